@@ -1,0 +1,61 @@
+# The two commands a newcomer needs: `make demo` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE ?= recipes/movies.yaml
+
+.PHONY: demo test lint format build bench wheel browser clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/kdnative run $(RECIPE) --overwrite
+
+test: $(VENV)/dev.stamp browser
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.h')
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell git ls-files '*.cpp' '*.h')
+
+# Rebuilds the native library of the development install after a change in csrc/.
+build: $(VENV)/dev.stamp
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python benchmarks/cpu_gemm.py --peers --json benchmarks/results/cpu_gemm.json
+	$(BIN)/python benchmarks/cpu_encoder.py --peers --json benchmarks/results/cpu_encoder.json
+
+wheel: $(VENV)/dev.stamp
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The report is tested in a real browser. Debian and its relatives have it as a package.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { echo "installing chromium for the report test"; apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	  { echo "no chromium: install it, or set KDNATIVE_NO_BROWSER=1 to leave the report test out"; exit 1; }
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# The native sources are prerequisites, so a stale library is rebuilt.
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp csrc/*/*/*.h)
+
+$(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(SOURCES) | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench.stamp: $(SOURCES) | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,19 @@
+#include "../avx512vnni/avx512vnni.h"
+#include "amx.h"
+
+namespace kdnative::cpu {
+
+const Kernels* amx_kernels() {
+  static constexpr Kernels table = {
+      .isa = "amx",
+      .quantize_rows = avx512vnni::quantize_rows,
+      .gemm_w8a8 = amx::gemm_w8a8,
+      .gemm_w4a8 = amx::gemm_w4a8,
+      .layer_norm = avx512vnni::layer_norm,
+      .attention = avx512vnni::attention,
+      .add_scaled_int8 = avx512vnni::add_scaled_int8,
+  };
+  return &table;
+}
+
+}  // namespace kdnative::cpu

@@ -1,0 +1,80 @@
+// 4-bit weights x int8 on AVX2: blocks of up to 4 rows x (8 columns from the low nibbles + 8 from the high ones).
+//
+// The nibbles u in [0, 15] are the unsigned operand of vpmaddubsw as they are. A pair is at most 2 * 15 * 127 = 3810,
+// so the pairs of 32 columns of k (8 steps) add up to at most 30480 in 16 bits before they are widened.
+#include "../simd/vec_avx2.h"
+//
+#include "../simd/blocks.h"
+#include "../simd/epilogue.h"
+#include "avx2.h"
+
+namespace kdnative::cpu::avx2 {
+namespace {
+
+constexpr int kMaxRows = 4;
+
+// sum of -zero * (activations of the group): what the sums of a * u start from.
+inline __m256i initial_sum(const PackedLinear& w, int64_t g, int64_t c, int32_t total) {
+  if (w.symmetric) return _mm256_set1_epi32(-8 * total);
+  const __m128i zero = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(w.zero + g * w.n_pad + c));
+  return _mm256_mullo_epi32(_mm256_cvtepu8_epi32(zero), _mm256_set1_epi32(-total));
+}
+
+template <int rows>
+void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t tile, int64_t half) {
+  const int64_t c[2] = {tile * kTileN + half * 8, tile * kTileN + 16 + half * 8};
+  const int64_t columns = w.group;
+  const uint8_t* b = w.data + tile * w.k_pad * 16 + half * 32;
+  const int8_t* q = a.q + r * a.k_pad;
+  const __m256i ones = _mm256_set1_epi16(1), nibble = _mm256_set1_epi8(15);
+  __m256 sum[rows][2];
+  for (int i = 0; i < rows; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_ps();
+  for (int64_t g = 0; g * columns < w.k; ++g) {
+    __m256i dot[rows][2];
+    for (int i = 0; i < rows; ++i) {
+      const int32_t total = group_total(a, r + i, g * columns, columns);
+      for (int j = 0; j < 2; ++j) dot[i][j] = initial_sum(w, g, c[j], total);
+    }
+    for (int64_t k = g * columns; k < (g + 1) * columns; k += 32) {
+      __m256i part[rows][2];
+      for (int i = 0; i < rows; ++i) part[i][0] = part[i][1] = _mm256_setzero_si256();
+      for (int64_t s = k; s < k + 32; s += 4) {
+        const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + s * 16));
+        const __m256i low = _mm256_and_si256(packed, nibble);
+        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), nibble);
+        for (int i = 0; i < rows; ++i) {
+          const __m256i x = _mm256_set1_epi32(load_quad(q + i * a.k_pad + s));
+          part[i][0] = _mm256_add_epi16(part[i][0], _mm256_maddubs_epi16(low, x));
+          part[i][1] = _mm256_add_epi16(part[i][1], _mm256_maddubs_epi16(high, x));
+        }
+      }
+      for (int i = 0; i < rows; ++i) {
+        for (int j = 0; j < 2; ++j) dot[i][j] = _mm256_add_epi32(dot[i][j], _mm256_madd_epi16(part[i][j], ones));
+      }
+    }
+    for (int j = 0; j < 2; ++j) {
+      const __m256 scale = _mm256_loadu_ps(w.scale + g * w.n_pad + c[j]);
+      for (int i = 0; i < rows; ++i) sum[i][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[i][j]), scale, sum[i][j]);
+    }
+  }
+  alignas(32) float out[2][rows][8];
+  for (int j = 0; j < 2; ++j) {
+    for (int i = 0; i < rows; ++i) _mm256_store_ps(out[j][i], sum[i][j]);
+    write_scaled(w, a, e, r, rows, c[j], 8, out[j][0], 8);
+  }
+}
+
+}  // namespace
+
+void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  for (int64_t m = range.m_begin; m < range.m_end; m += kRowChunk) {
+    const int64_t end = m + kRowChunk < range.m_end ? m + kRowChunk : range.m_end;
+    for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
+      for (int64_t half = 0; half < 2; ++half) {
+        for_row_blocks<kMaxRows>(m, end, [&](int64_t r, auto rows) { block<rows.count>(w, a, e, r, tile, half); });
+      }
+    }
+  }
+}
+
+}  // namespace kdnative::cpu::avx2

@@ -1,0 +1,18 @@
+#include "avx2.h"
+
+namespace kdnative::cpu {
+
+const Kernels* avx2_kernels() {
+  static constexpr Kernels table = {
+      .isa = "avx2",
+      .quantize_rows = avx2::quantize_rows,
+      .gemm_w8a8 = avx2::gemm_w8a8,
+      .gemm_w4a8 = avx2::gemm_w4a8,
+      .layer_norm = avx2::layer_norm,
+      .attention = avx2::attention,
+      .add_scaled_int8 = avx2::add_scaled_int8,
+  };
+  return &table;
+}
+
+}  // namespace kdnative::cpu

@@ -1,0 +1,18 @@
+#include "avx512vnni.h"
+
+namespace kdnative::cpu {
+
+const Kernels* avx512vnni_kernels() {
+  static constexpr Kernels table = {
+      .isa = "avx512vnni",
+      .quantize_rows = avx512vnni::quantize_rows,
+      .gemm_w8a8 = avx512vnni::gemm_w8a8,
+      .gemm_w4a8 = avx512vnni::gemm_w4a8,
+      .layer_norm = avx512vnni::layer_norm,
+      .attention = avx512vnni::attention,
+      .add_scaled_int8 = avx512vnni::add_scaled_int8,
+  };
+  return &table;
+}
+
+}  // namespace kdnative::cpu

@@ -1,0 +1,345 @@
+// The encoder as a program of steps (quantize, multiply, normalise ...), cut into stages for a team of threads.
+#include "encoder.h"
+
+#include <algorithm>
+#include <new>
+
+#include "encoder_format.h"
+#include "encoder_stages.h"
+#include "encoder_tokens.h"
+#include "scratch.h"
+
+namespace kdnative::cpu {
+namespace {
+
+// Sequences are processed in groups of about this many tokens, which bounds the working memory.
+constexpr int64_t kGroupTokens = 4096;
+// From this many rows a thread on, a task is a block of rows that goes through several steps while it is in the cache;
+// below it, one product is shared by all threads along its columns.
+constexpr int64_t kRowsPerThread = 32;
+constexpr int64_t kRowBlock = 128;
+// Multiply-adds that make one more thread worth waking.
+constexpr int64_t kWorkPerThread = int64_t{1} << 21;
+
+// In the order of execution: embed, the steps between for every layer, store (only where padding was dropped).
+enum class Step : int64_t {
+  embed,
+  quantize_input,
+  qkv,
+  attention,
+  quantize_context,
+  output,
+  attention_norm,
+  quantize_ffn_input,
+  ffn_in,
+  quantize_ffn,
+  ffn_out,
+  output_norm,
+  store
+};
+constexpr int64_t kLayerSteps = static_cast<int64_t>(Step::output_norm);
+
+bool is_product(Step s) { return s == Step::qkv || s == Step::output || s == Step::ffn_in || s == Step::ffn_out; }
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// The product that a step computes or prepares the input of.
+const PackedLinear& weight_of(Step s, const EncoderLayer& layer) {
+  if (s <= Step::qkv) return layer.qkv;
+  if (s <= Step::output) return layer.output;
+  return s <= Step::ffn_in ? layer.ffn_in : layer.ffn_out;
+}
+
+struct Widths {  // the largest of any layer
+  int64_t attention = 0, head_dim = 0, ffn = 0, k_pad = 0;
+  bool group_sums = false;
+  int64_t multiply_adds = 0;  // a token
+};
+
+Widths widths_of(const EncoderModel& m) {
+  Widths w;
+  for (const EncoderLayer& l : m.layers) {
+    w.attention = std::max(w.attention, l.heads * l.head_dim);
+    w.head_dim = std::max(w.head_dim, l.head_dim);
+    w.ffn = std::max(w.ffn, l.ffn);
+    for (const PackedLinear* p : {&l.qkv, &l.output, &l.ffn_in, &l.ffn_out}) {
+      w.k_pad = std::max(w.k_pad, p->k_pad);
+      w.group_sums |= p->bits == 4;
+      w.multiply_adds += p->n * p->k;
+    }
+  }
+  return w;
+}
+
+struct Matrix {
+  float* data;
+  int64_t stride;
+};
+
+// The forward pass of one group of sequences. Everything is set before the team starts and only read by it, except the
+// working memory and the stages' counters.
+struct Group {
+  const Kernels& kernels;
+  const EncoderModel& model;
+  const EncoderInputs& in;
+  float* out;
+  int64_t threads = 1;
+  bool by_rows = false;  // q .. ffn hold kRowBlock rows a worker; otherwise all rows of the group
+
+  float *x = nullptr, *qkv = nullptr, *context = nullptr;  // [count, ...]
+  int8_t* q = nullptr;
+  float* scale = nullptr;
+  int32_t* group_sum = nullptr;
+  float* ffn = nullptr;
+  int64_t buffer_rows = 0;  // of a worker
+  Widths widths{};
+  float* attention_scratch = nullptr;
+  int64_t attention_floats = 0;  // of a worker
+  Stage* stages = nullptr;
+  int64_t stage_count = 0;
+
+  const Token* tokens = nullptr;    // the kept ones of this group
+  const int64_t* starts = nullptr;  // of its sequences, counted from the first token of the batch
+  int64_t count = 0, sequences = 0;
+  int64_t first_row = 0, end_row = 0;  // of out
+
+  int64_t layers() const { return static_cast<int64_t>(model.layers.size()); }
+  Step step(int64_t index) const {
+    if (index == 0) return Step::embed;
+    return index > layers() * kLayerSteps ? Step::store : static_cast<Step>(1 + (index - 1) % kLayerSteps);
+  }
+  const EncoderLayer& layer(int64_t index) const {
+    return model.layers[static_cast<size_t>((index - 1) / kLayerSteps)];
+  }
+
+  void embed(int64_t begin, int64_t end) const;
+  void store(int64_t begin, int64_t end) const;
+  void attend(const EncoderLayer& l, int64_t sequence, int64_t head_begin, int64_t head_end, int64_t worker) const;
+  void compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
+               int64_t worker) const;
+  void run_task(const Stage& stage, int64_t task, int64_t worker) const;
+  void plan();
+};
+
+void Group::embed(int64_t begin, int64_t end) const {
+  const int64_t hidden = model.hidden;
+  const auto add = [&](const EmbeddingTable& table, int64_t row, float* to) {
+    kernels.add_scaled_int8(table.rows + row * hidden, table.scale[row], hidden, to);
+  };
+  for (int64_t r = begin; r < end; ++r) {
+    float* row = x + r * hidden;
+    std::fill(row, row + hidden, 0.0f);
+    add(model.word, in.input_ids[tokens[r].index], row);
+    if (model.token_type.count > 0) add(model.token_type, tokens[r].token_type, row);
+    add(model.position, tokens[r].position, row);
+  }
+  float* rows = x + begin * hidden;
+  kernels.layer_norm(rows, hidden, model.gamma, model.beta, model.eps, end - begin, hidden, rows, hidden);
+}
+
+// Copies rows to their places and clears the dropped rows before each, and after the last.
+void Group::store(int64_t begin, int64_t end) const {
+  const int64_t hidden = model.hidden;
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t at = tokens[r].index, gap = r == 0 ? first_row : tokens[r - 1].index + 1;
+    std::fill(out + gap * hidden, out + at * hidden, 0.0f);
+    std::copy(x + r * hidden, x + (r + 1) * hidden, out + at * hidden);
+    if (r + 1 == count) std::fill(out + (at + 1) * hidden, out + end_row * hidden, 0.0f);
+  }
+}
+
+void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t head_begin, int64_t head_end,
+                   int64_t worker) const {
+  const int64_t width = l.heads * l.head_dim, begin = starts[sequence] - starts[0];
+  const int64_t length = starts[sequence + 1] - starts[sequence];
+  if (length == 0) return;
+  const AttentionArgs args{qkv + begin * 3 * width,
+                           3 * width,
+                           context + begin * width,
+                           width,
+                           length,
+                           static_cast<int32_t>(l.heads),
+                           static_cast<int32_t>(l.head_dim),
+                           l.scaling,
+                           attention_scratch + worker * attention_floats};
+  kernels.attention(args, static_cast<int32_t>(head_begin), static_cast<int32_t>(head_end));
+}
+
+// A step over rows [begin, end) and, for a product, column tiles [tile_begin, tile_end).
+void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
+                    int64_t worker) const {
+  const int64_t hidden = model.hidden, width = l.heads * l.head_dim, rows = end - begin;
+  const PackedLinear& w = weight_of(s, l);
+  // Where these rows are in q .. ffn: the worker's own place, or the group's, with rows as far apart as this step's
+  // are.
+  const auto at = [&](int64_t widest, int64_t own) { return by_rows ? worker * buffer_rows * widest : begin * own; };
+  int8_t* codes = q + at(widths.k_pad, w.k_pad);
+  float* scales = scale + at(1, 1);
+  int32_t* sums = w.bits == 4 ? group_sum + at(widths.k_pad / 32, w.k_pad / 32) : nullptr;
+  const Matrix residual{x + begin * hidden, hidden}, heads{qkv + begin * 3 * width, 3 * width};
+  const Matrix attended{context + begin * width, width}, inner{ffn + at(widths.ffn, l.ffn), l.ffn};
+  const auto quantize = [&](const Matrix& from) {
+    kernels.quantize_rows(from.data, DType::f32, from.stride, rows, w.k, w.k_pad, codes, scales, sums);
+  };
+  const auto multiply = [&](const Matrix& to, Activation activation, const float* add) {
+    const Epilogue e{to.data, to.stride, DType::f32, activation, add, to.stride};
+    (w.bits == 8 ? kernels.gemm_w8a8 : kernels.gemm_w4a8)(w, {codes, scales, sums, w.k_pad}, e,
+                                                          {0, rows, tile_begin, tile_end});
+  };
+  const auto normalise = [&](const float* gamma, const float* beta) {
+    kernels.layer_norm(residual.data, hidden, gamma, beta, model.eps, rows, hidden, residual.data, hidden);
+  };
+  switch (s) {
+    case Step::quantize_input:
+    case Step::quantize_ffn_input:
+      return quantize(residual);
+    case Step::quantize_context:
+      return quantize(attended);
+    case Step::quantize_ffn:
+      return quantize(inner);
+    case Step::qkv:
+      return multiply(heads, Activation::none, nullptr);
+    case Step::ffn_in:
+      return multiply(inner, model.activation, nullptr);
+    case Step::output:
+    case Step::ffn_out:
+      return multiply(residual, Activation::none, residual.data);
+    case Step::attention_norm:
+      return normalise(l.attention_gamma, l.attention_beta);
+    default:
+      return normalise(l.output_gamma, l.output_beta);
+  }
+}
+
+void Group::run_task(const Stage& stage, int64_t task, int64_t worker) const {
+  const int64_t block = task % stage.row_blocks;
+  const int64_t part = task / stage.row_blocks * stage.part_block,
+                part_end = std::min(part + stage.part_block, stage.parts);
+  const int64_t begin = block * stage.row_block, end = std::min(begin + stage.row_block, count);
+  for (int64_t i = stage.begin; i < stage.end; ++i) {
+    const Step s = step(i);
+    if (s == Step::embed) {
+      embed(begin, end);
+    } else if (s == Step::store) {
+      store(begin, end);
+    } else if (s == Step::attention) {
+      attend(layer(i), block, part, part_end, worker);
+    } else {
+      const int64_t tiles = weight_of(s, layer(i)).n_pad / kTileN;
+      compute(s, layer(i), begin, end, by_rows ? 0 : part, by_rows ? tiles : part_end, worker);
+    }
+  }
+}
+
+// By rows, a stage runs on until it needs other rows (attention), and starts anew before the QKV product so that fewer
+// weights compete for the cache. Otherwise a product is a stage of its own, and the steps between products share one.
+void Group::plan() {
+  const int64_t steps = 1 + layers() * kLayerSteps + (x == out + first_row * model.hidden ? 0 : 1);
+  const auto joins = [&](Step previous, Step s) {
+    if (previous == Step::attention || s == Step::attention) return false;
+    return by_rows ? s != Step::quantize_input : !is_product(previous) && !is_product(s);
+  };
+  stage_count = 0;
+  for (int64_t i = 0; i < steps;) {
+    Stage& stage = *new (&stages[stage_count++]) Stage;
+    stage.begin = i;
+    do ++i;
+    while (i < steps && joins(step(i - 1), step(i)));
+    stage.end = i;
+    const Step first = step(stage.begin);
+    stage.parts = stage.part_block = 1;
+    if (first == Step::attention) {  // one sequence, and all heads when there are sequences enough
+      stage.row_block = 0;
+      stage.row_blocks = sequences;
+      stage.parts = layer(stage.begin).heads;
+      if (threads == 1 || sequences >= 4 * threads) stage.part_block = stage.parts;
+    } else {
+      stage.row_block = ceil_div(count, 2 * threads);
+      if (by_rows) stage.row_block = round_up(ceil_div(count, threads * ceil_div(count, threads * kRowBlock)), 16);
+      if (!by_rows && is_product(first)) {
+        stage.row_block = kRowBlock;
+        stage.parts = weight_of(first, layer(stage.begin)).n_pad / kTileN;
+        stage.part_block = ceil_div(stage.parts * ceil_div(count, kRowBlock), 4 * threads);
+      }
+      stage.row_blocks = ceil_div(count, stage.row_block);
+    }
+    stage.tasks = stage.row_blocks * ceil_div(stage.parts, stage.part_block);
+  }
+}
+
+void enter_team(int64_t begin, int64_t end, void* ctx) {
+  const auto& group = *static_cast<const Group*>(ctx);
+  for (int64_t worker = begin; worker < end; ++worker) {
+    run_stages(group.stages, group.stage_count,
+               [&](const Stage& stage, int64_t task) { group.run_task(stage, task, worker); });
+  }
+}
+
+}  // namespace
+
+const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, const EncoderInputs& in, float* out) {
+  thread_local EncoderModel model;  // keeps its layer list from call to call
+  if (const char* problem = EncoderReader(in.packed, in.packed_bytes).read(&model)) return problem;
+  if (model.hidden != in.hidden_size)
+    return complain("hidden_size is %lld, but the packed encoder is %lld wide", in.hidden_size, model.hidden);
+  const int64_t rows = in.batch * in.tokens;
+  if (rows == 0) return nullptr;
+
+  const Widths widths = widths_of(model);
+  const int64_t most_rows = std::min(rows, std::max(kGroupTokens, in.tokens));  // of one group
+  const int64_t buffer_rows = std::min(kRowBlock, round_up(most_rows, 16)),
+                all_buffers = parallel.threads * buffer_rows;
+  Group g{kernels, model, in, out};
+  g.widths = widths;
+  g.buffer_rows = buffer_rows;
+  g.attention_floats = round_up(attention_scratch(in.tokens, widths.head_dim), 16);
+  Token* tokens = nullptr;
+  int64_t* starts = nullptr;
+  float* x = nullptr;
+  const auto carve = [&](Carver c) {
+    tokens = c.take<Token>(rows);
+    starts = c.take<int64_t>(in.batch + 1);
+    x = c.take<float>(most_rows * model.hidden);
+    g.qkv = c.take<float>(most_rows * 3 * widths.attention);
+    g.context = c.take<float>(most_rows * widths.attention);
+    g.q = c.take<int8_t>(all_buffers * widths.k_pad);
+    g.scale = c.take<float>(all_buffers);
+    g.group_sum = c.take<int32_t>(widths.group_sums ? all_buffers * (widths.k_pad / 32) : 0);
+    g.ffn = c.take<float>(all_buffers * widths.ffn);
+    g.attention_scratch = c.take<float>(parallel.threads * g.attention_floats);
+    g.stages = c.take<Stage>(2 + kLayerSteps * static_cast<int64_t>(model.layers.size()));
+    return c.used();
+  };
+  carve(Carver(scratch(carve(Carver()))));
+  if (const char* problem = collect_tokens(model, in, tokens, starts)) return problem;
+
+  for (int64_t first = 0, last = 0; first < in.batch; first = last) {
+    for (last = first + 1; last < in.batch && starts[last + 1] - starts[first] <= kGroupTokens; ++last) {
+    }
+    g.tokens = tokens + starts[first];
+    g.starts = starts + first;
+    g.sequences = last - first;
+    g.count = starts[last] - starts[first];
+    g.first_row = first * in.tokens;
+    g.end_row = last * in.tokens;
+    float* group_out = out + g.first_row * model.hidden;
+    if (g.count == 0) {
+      std::fill(group_out, out + g.end_row * model.hidden, 0.0f);
+      continue;
+    }
+    // Without padding the rows are worked on where they will be wanted.
+    g.x = g.count == g.end_row - g.first_row ? group_out : x;
+    g.threads = std::clamp(g.count * widths.multiply_adds / kWorkPerThread, int64_t{1}, parallel.threads);
+    g.by_rows = g.threads == 1 || g.count >= kRowsPerThread * g.threads;
+    g.plan();
+    if (g.threads == 1) {
+      enter_team(0, 1, &g);
+    } else {
+      parallel.run(g.threads, enter_team, &g);
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace kdnative::cpu

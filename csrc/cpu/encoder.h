@@ -1,0 +1,32 @@
+// A whole BERT-like encoder in one call: embeddings, then post-LayerNorm transformer layers with int8 activations.
+#pragma once
+
+#include "kernels.h"
+
+namespace kdnative::cpu {
+
+// How the caller's thread pool runs n tasks: run calls fn on disjoint ranges that cover [0, n) and returns when all are
+// done. It may use fewer threads than asked for, or one.
+struct Parallel {
+  void (*run)(int64_t n, void (*fn)(int64_t begin, int64_t end, void* ctx), void* ctx);
+  int64_t threads;
+};
+
+struct EncoderInputs {
+  const void* packed;  // encoder buffer (encoder_format.h), 64-byte aligned
+  int64_t packed_bytes;
+  int64_t batch, tokens;          // B and T
+  const int64_t* input_ids;       // [B, T]
+  const uint8_t* mask;            // [B, T], 0 drops the token; nullptr keeps all
+  const int64_t* token_type_ids;  // [B, T] or nullptr: all 0
+  const int64_t* position_ids;    // [B, T] or nullptr: the model's own counting
+  int64_t hidden_size;            // what the caller allocated for; must be the buffer's
+};
+
+// out: fp32 [B, T, hidden_size]; rows of dropped tokens become 0. Every token that is kept attends to every kept token
+// of its sequence. Returns nullptr, or what is wrong with the inputs, in words; the text is valid until the next call
+// on this thread and nothing has been written then. Results do not depend on the number of threads. Working memory is
+// scratch() of the calling thread, so no input may live there.
+const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, const EncoderInputs& in, float* out);
+
+}  // namespace kdnative::cpu

@@ -1,0 +1,58 @@
+// The tokens that a forward pass works on: padding is dropped here, and every id is checked before any work is done.
+#pragma once
+
+#include <cstdio>
+
+#include "encoder.h"
+#include "encoder_format.h"
+
+namespace kdnative::cpu {
+
+struct Token {
+  int64_t index;  // in [0, B * T)
+  int64_t position, token_type;
+};
+
+// Text for the caller, valid until the next call on this thread.
+template <typename... Numbers>
+const char* complain(const char* format, Numbers... numbers) {
+  thread_local char text[320];
+  std::snprintf(text, sizeof text, format, static_cast<long long>(numbers)...);
+  return text;
+}
+
+// Writes the kept tokens in order and, for each sequence, the index of its first one (batch + 1 entries).
+inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in, Token* tokens, int64_t* starts) {
+  int64_t n = 0;
+  for (int64_t b = 0; b < in.batch; ++b) {
+    starts[b] = n;
+    int64_t counted = m.padding_id;  // RoBERTa: tokens other than padding have positions padding_id + 1, + 2 ...
+    for (int64_t t = 0; t < in.tokens; ++t) {
+      const int64_t i = b * in.tokens + t, id = in.input_ids[i];
+      const bool is_padding = m.padding_id >= 0 && id == m.padding_id;
+      if (!is_padding) ++counted;
+      if (in.mask != nullptr && in.mask[i] == 0) continue;
+      int64_t position = m.padding_id < 0 ? t : is_padding ? m.padding_id : counted;
+      if (in.position_ids != nullptr) position = in.position_ids[i];
+      const int64_t type = in.token_type_ids != nullptr ? in.token_type_ids[i] : 0;
+      if (id < 0 || id >= m.word.count)
+        return complain(
+            "input_ids[%lld, %lld] is %lld, but the vocabulary has ids 0 to %lld; was the text tokenised for "
+            "another model?",
+            b, t, id, m.word.count - 1);
+      if (position < 0 || position >= m.position.count)
+        return complain(
+            "the token at [%lld, %lld] has position %lld, but the model has positions 0 to %lld; shorten the "
+            "sequence (or correct position_ids)",
+            b, t, position, m.position.count - 1);
+      if (m.token_type.count > 0 && (type < 0 || type >= m.token_type.count))
+        return complain("token_type_ids[%lld, %lld] is %lld, but the model has token types 0 to %lld", b, t, type,
+                        m.token_type.count - 1);
+      tokens[n++] = {i, position, type};
+    }
+  }
+  starts[in.batch] = n;
+  return nullptr;
+}
+
+}  // namespace kdnative::cpu

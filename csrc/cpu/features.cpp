@@ -1,0 +1,63 @@
+#include "features.h"
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+namespace kdnative::cpu {
+namespace {
+
+#if defined(__x86_64__)
+
+uint64_t enabled_states() {  // XCR0: the register files that the OS saves
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t{high} << 32 | low;
+}
+
+bool request_amx() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+Features detect() {
+  Features found;
+  uint32_t a, b, c, d;
+  if (!__get_cpuid_count(1, 0, &a, &b, &c, &d)) return found;
+  const bool osxsave = c & (1u << 27), fma = c & (1u << 12), f16c = c & (1u << 29);
+  if (!osxsave) return found;
+  const uint64_t states = enabled_states();
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  const auto has = [](uint32_t word, int bit) { return (word >> bit & 1u) != 0; };
+  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6, kTiles = 0x60000;
+  found.avx2 = (states & kYmm) == kYmm && has(b, 5) && fma && f16c;
+  found.avx512vnni =
+      found.avx2 && (states & kZmm) == kZmm && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31) && has(c, 11);
+  found.amx = found.avx512vnni && (states & kTiles) == kTiles && has(d, 24) && has(d, 25) && request_amx();
+  return found;
+}
+
+#else
+
+Features detect() { return {}; }
+
+#endif
+
+}  // namespace
+
+const Features& features() {
+  static const Features found = detect();
+  return found;
+}
+
+}  // namespace kdnative::cpu

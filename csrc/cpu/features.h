@@ -1,0 +1,15 @@
+// What this processor and operating system can run.
+#pragma once
+
+namespace kdnative::cpu {
+
+struct Features {
+  bool avx2 = false;        // AVX2 + FMA + F16C, and the OS saves the registers
+  bool avx512vnni = false;  // AVX-512 F, BW, VL, DQ, VNNI
+  bool amx = false;         // avx512vnni + AMX tile and int8, and the OS granted the tile state to this process
+};
+
+// Detected once. On Linux this asks the kernel for the AMX tile state, which later threads inherit.
+const Features& features();
+
+}  // namespace kdnative::cpu

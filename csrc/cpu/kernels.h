@@ -1,0 +1,90 @@
+// The table of CPU kernels: what one instruction set must provide.
+//
+// Kernels take raw pointers and never allocate, never throw and never start threads: the op layer (csrc/ops)
+// validates, allocates, splits the work and calls. A range [begin, end) argument is one thread's share; results do
+// not depend on how the work is split because K is never split across calls.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "packed.h"
+
+namespace kdnative::cpu {
+
+enum class DType : int32_t { f32 = 0, bf16 = 1, f16 = 2 };
+
+enum class Activation : int32_t { none = 0, relu = 1, gelu_erf = 2, gelu_tanh = 3, silu = 4, tanh = 5 };
+
+// Activations after dynamic per-token quantization. Row r starts at q + r * k_pad; columns [k, k_pad) are zero.
+struct QuantizedRows {
+  const int8_t* q;           // [m, k_pad], values in [-127, 127]
+  const float* scale;        // [m]
+  const int32_t* group_sum;  // [m, k_pad / 32]: sum of q over each 32 columns
+  int64_t k_pad;
+};
+
+// y[r, c] = activation(acc * (scale_a[r] * scale_w[c]) + bias[c]) + residual[r, c], each operation rounded in fp32, no
+// fused multiply-add here: training reproduces these bits with plain tensor arithmetic.
+struct Epilogue {
+  void* out;       // element (r, c) at out + r * ld_out + c
+  int64_t ld_out;  // in elements
+  DType out_type;
+  Activation activation;
+  const float* residual;  // fp32, same row stride as ld_residual, or nullptr
+  int64_t ld_residual;
+};
+
+// One thread's share: rows [m_begin, m_end), and column tiles of kTileN columns [tile_begin, tile_end).
+struct GemmRange {
+  int64_t m_begin, m_end, tile_begin, tile_end;
+};
+
+// Attention of one sequence over some heads, fp32. Q, K, V are column slices of one [tokens, ld_qkv] buffer.
+struct AttentionArgs {
+  const float* qkv;  // row t: [q heads | k heads | v heads], each heads * head_dim wide
+  int64_t ld_qkv;
+  float* out;  // row t: heads * head_dim
+  int64_t ld_out;
+  int64_t tokens;  // rows of this sequence
+  int32_t heads, head_dim;
+  float scaling;   // usually 1 / sqrt(head_dim)
+  float* scratch;  // at least attention_scratch(tokens, head_dim) floats, private to the caller
+};
+
+// Scratch of one attention call, in floats: a block of query rows of scores, and K and V repacked for the head.
+constexpr int64_t attention_scratch(int64_t tokens, int64_t head_dim) {
+  const int64_t t = (tokens + 15) / 16 * 16, d = (head_dim + 15) / 16 * 16;
+  return 16 * t + 2 * t * d + 16 * d + 64;
+}
+
+struct Kernels {
+  const char* isa;  // "reference", "avx2", ...
+
+  // Dynamic per-token symmetric int8: amax = max|x|, scale = amax / 127, q = rint(x * (127 / amax)), half to even.
+  // A row with amax < 1e-30 gives q = 0 and scale = amax / 127; a row holding NaN or infinity gives q = 0 and scale =
+  // NaN. q rows are k_pad (a multiple of kTileK) apart with zeroed tails; group_sum may be nullptr.
+  void (*quantize_rows)(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
+                        float* scale, int32_t* group_sum);
+
+  void (*gemm_w8a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+  void (*gemm_w4a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+
+  // y = (x - mean) / sqrt(var + eps) * gamma + beta over n columns, fp32; y may be x.
+  void (*layer_norm)(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows,
+                     int64_t n, float* y, int64_t ld_y);
+
+  // softmax(Q K^T * scaling) V for heads [head_begin, head_end).
+  void (*attention)(const AttentionArgs& a, int32_t head_begin, int32_t head_end);
+
+  // out[c] += row[c] * scale, c < n: one row of an int8 embedding table.
+  void (*add_scaled_int8)(const int8_t* row, float scale, int64_t n, float* out);
+};
+
+// One table per instruction set; nullptr where this build has none.
+const Kernels* reference_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512vnni_kernels();
+const Kernels* amx_kernels();
+
+}  // namespace kdnative::cpu

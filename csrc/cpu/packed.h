@@ -1,0 +1,52 @@
+// Packed weights of one linear layer: a single byte buffer, the same on every machine (docs/packed_formats.md).
+//
+// Python builds the buffer (kdnative/ops/packing.py), C++ only reads it. All offsets are bytes from the start of the
+// buffer and multiples of 64.
+//
+// int8 weights, [n_pad/16][k_pad/4][16][4] int8:   element (n, k) at ((n/16 * k_pad/4 + k/4) * 16 + n%16) * 4 + k%4
+//   16 consecutive k-quads of one 16-column block are one AMX B tile (16 rows x 64 bytes) and one quad is one
+//   64-byte VNNI operand.
+// int4 weights, [n_pad/32][k_pad/4][16][4] bytes:  low nibble = columns 0..15 of the 32-column block, high nibble =
+//   columns 16..31; a nibble holds u = q + 8 in [0, 15], the weight is (u - zero) * scale.
+#pragma once
+
+#include <cstdint>
+
+namespace kdnative::cpu {
+
+constexpr int64_t kTileN = 32;                // columns are padded to this
+constexpr int64_t kTileK = 64;                // rows of the weight (the reduction) are padded to this
+constexpr int32_t kPackedMagic = 0x4b444e31;  // "KDN1"
+
+struct PackedHeader {  // the first 128 bytes
+  int32_t magic, version;
+  int32_t bits;  // 8 or 4
+  int32_t n, k;  // true sizes
+  int32_t n_pad, k_pad;
+  int32_t group;       // 0: one scale per column; otherwise 32, 64 or 128 (divides k, so it divides every used column)
+  int64_t data;        // weights, layout above
+  int64_t scale;       // bits 8: float [n_pad]; bits 4: float [ceil(k_pad / group)][n_pad]
+  int64_t column_sum;  // bits 8: int32 [n_pad], sum over k of the weights; bits 4: 0
+  int64_t zero;        // bits 4: uint8 [ceil(k_pad / group)][n_pad] in u space (8 when symmetric), 0 for bits 8
+  int64_t bias;        // float [n_pad], or 0 when there is none
+  int64_t bytes;       // size of the whole buffer
+  int32_t symmetric;   // bits 4: 1 when every zero is 8
+  int32_t reserved[11];
+};
+static_assert(sizeof(PackedHeader) == 128, "the header is 128 bytes on every machine");
+
+struct PackedLinear {  // a header resolved to pointers
+  int32_t bits, group;
+  int64_t n, k, n_pad, k_pad, groups;
+  const uint8_t* data;
+  const float* scale;
+  const int32_t* column_sum;
+  const uint8_t* zero;
+  const float* bias;  // nullptr when there is none
+  bool symmetric;
+};
+
+// nullptr when `bytes` at `p` hold a well-formed packed linear of the expected bits (0: any); otherwise what is wrong.
+const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinear* out);
+
+}  // namespace kdnative::cpu

@@ -1,0 +1,67 @@
+#include <algorithm>
+
+#include "../simd/vec_scalar.h"
+// math.h is written against Vec and comes after it.
+#include "../simd/math.h"
+#include "reference.h"
+
+namespace kdnative::cpu::reference {
+namespace {
+
+int32_t weight8(const PackedLinear& w, int64_t n, int64_t k) {
+  const auto* data = reinterpret_cast<const int8_t*>(w.data);
+  return data[((n / 16 * (w.k_pad / 4) + k / 4) * 16 + n % 16) * 4 + k % 4];
+}
+
+int32_t weight4(const PackedLinear& w, int64_t n, int64_t k) {  // u in [0, 15]
+  const uint8_t byte = w.data[((n / 32 * (w.k_pad / 4) + k / 4) * 16 + n % 16) * 4 + k % 4];
+  return n % 32 < 16 ? byte & 15 : byte >> 4;
+}
+
+void finish(const PackedLinear& w, const Epilogue& e, int64_t row, int64_t column, float y) {
+  if (w.bias != nullptr) y = y + w.bias[column];
+  Vec v = activate(Vec::set1(y), e.activation);
+  if (e.residual != nullptr) v = v + Vec::set1(e.residual[row * e.ld_residual + column]);
+  const int64_t at = row * e.ld_out + column;
+  if (e.out_type == DType::f32) {
+    v.store(static_cast<float*>(e.out) + at);
+  } else if (e.out_type == DType::bf16) {
+    v.store_bf16(static_cast<uint16_t*>(e.out) + at);
+  } else {
+    v.store_f16(static_cast<uint16_t*>(e.out) + at);
+  }
+}
+
+template <typename Element>
+void for_each(const PackedLinear& w, const GemmRange& r, const Element& element) {
+  const int64_t last = std::min(w.n, r.tile_end * kTileN);
+  for (int64_t row = r.m_begin; row < r.m_end; ++row)
+    for (int64_t column = r.tile_begin * kTileN; column < last; ++column) element(row, column);
+}
+
+}  // namespace
+
+void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r) {
+  for_each(w, r, [&](int64_t row, int64_t column) {
+    const int8_t* q = a.q + row * a.k_pad;
+    int32_t dot = 0;
+    for (int64_t k = 0; k < w.k; ++k) dot += q[k] * weight8(w, column, k);
+    finish(w, e, row, column, static_cast<float>(dot) * (a.scale[row] * w.scale[column]));
+  });
+}
+
+void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r) {
+  for_each(w, r, [&](int64_t row, int64_t column) {
+    const int8_t* q = a.q + row * a.k_pad;
+    float sum = 0.0f;
+    for (int64_t g = 0; g < w.k / w.group; ++g) {
+      const int32_t zero = w.zero[g * w.n_pad + column];
+      int32_t dot = 0;
+      for (int64_t k = g * w.group; k < (g + 1) * w.group; ++k) dot += q[k] * (weight4(w, column, k) - zero);
+      sum = std::fma(static_cast<float>(dot), w.scale[g * w.n_pad + column], sum);
+    }
+    finish(w, e, row, column, sum * a.scale[row]);
+  });
+}
+
+}  // namespace kdnative::cpu::reference

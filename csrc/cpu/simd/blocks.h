@@ -1,0 +1,57 @@
+// Splits rows into register blocks whose height is a compile-time constant; small helpers of the register blocks.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../kernels.h"
+
+namespace kdnative::cpu {
+namespace {
+
+constexpr int64_t kRowChunk = 128;  // rows that reuse a column tile while it is in the nearest caches
+
+template <int rows>
+struct Rows {
+  static constexpr int count = rows;
+};
+
+template <int most, typename F>
+inline void with_rows(int64_t rows, const F& f) {
+  if constexpr (most == 1) {
+    f(Rows<1>{});
+  } else {
+    if (rows == most) {
+      f(Rows<most>{});
+    } else {
+      with_rows<most - 1>(rows, f);
+    }
+  }
+}
+
+// f(first row, Rows<n>) over [begin, end) in blocks of nearly equal heights n <= most.
+template <int most, typename F>
+inline void for_row_blocks(int64_t begin, int64_t end, const F& f) {
+  for (int64_t r = begin, blocks = (end - begin + most - 1) / most; r < end; --blocks) {
+    const int64_t rows = (end - r + blocks - 1) / blocks;
+    with_rows<most>(rows, [&](auto count) { f(r, count); });
+    r += rows;
+  }
+}
+
+inline int32_t load_quad(const int8_t* p) {  // four activations, to be broadcast
+  int32_t quad;
+  std::memcpy(&quad, p, sizeof(quad));
+  return quad;
+}
+
+// Sum of the activations of row r over columns [k, k + columns), to take the zero points of 4-bit weights out.
+inline int32_t group_total(const QuantizedRows& a, int64_t r, int64_t k, int64_t columns) {
+  const int32_t* sums = a.group_sum + (r * a.k_pad + k) / 32;
+  int32_t total = 0;
+  for (int64_t i = 0; i < columns / 32; ++i) total += sums[i];
+  return total;
+}
+
+}  // namespace
+}  // namespace kdnative::cpu

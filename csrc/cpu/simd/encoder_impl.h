@@ -1,0 +1,162 @@
+// layer_norm, attention and add_scaled_int8 of the kernel table, over Vec. Include it after one vec_*.h.
+#pragma once
+
+#include "../kernels.h"
+#include "math.h"
+
+namespace kdnative::cpu {
+namespace {
+
+inline int64_t round_up_to(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+// Sum of term(i) over i in steps of Vec::width, i + width <= n. Four sums hide the latency of an addition.
+template <typename Term>
+inline float sum_whole(int64_t n, const Term& term) {
+  Vec sum[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+  int64_t i = 0;
+  for (; i + 4 * Vec::width <= n; i += 4 * Vec::width)
+    for (int64_t j = 0; j < 4; ++j) sum[j] = sum[j] + term(i + j * Vec::width);
+  for (; i + Vec::width <= n; i += Vec::width) sum[0] = sum[0] + term(i);
+  return reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+inline void layer_norm_impl(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps,
+                            int64_t rows, int64_t n, float* y, int64_t ld_y) {
+  const int64_t whole = n - n % Vec::width;
+  for (int64_t r = 0; r < rows; ++r, x += ld_x, y += ld_y) {
+    float total = sum_whole(n, [&](int64_t i) { return Vec::load(x + i); });
+    for (int64_t i = whole; i < n; ++i) total += x[i];
+    const float mean = total / static_cast<float>(n);
+    const Vec mean_lanes = Vec::set1(mean);
+    float squares = sum_whole(n, [&](int64_t i) {
+      const Vec d = Vec::load(x + i) - mean_lanes;
+      return d * d;
+    });
+    for (int64_t i = whole; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+    const float inverse = 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
+    const Vec inverse_lanes = Vec::set1(inverse);
+    for (int64_t i = 0; i < whole; i += Vec::width) {
+      const Vec d = (Vec::load(x + i) - mean_lanes) * inverse_lanes;
+      fma(d, Vec::load(gamma + i), Vec::load(beta + i)).store(y + i);
+    }
+    for (int64_t i = whole; i < n; ++i) y[i] = (x[i] - mean) * inverse * gamma[i] + beta[i];
+  }
+}
+
+inline void add_scaled_int8_impl(const int8_t* row, float scale, int64_t n, float* out) {
+  const Vec factor = Vec::set1(scale);
+  int64_t i = 0;
+  for (; i + Vec::width <= n; i += Vec::width) fma(Vec::load_s8(row + i), factor, Vec::load(out + i)).store(out + i);
+  for (; i < n; ++i) out[i] += static_cast<float>(row[i]) * scale;
+}
+
+// Query rows of one pass: as many sums as the registers hold with two vectors a row.
+constexpr int64_t kQueryRows = Vec::width == 16 ? 8 : 6;
+
+// c[r][v] = sum over k of a[r][k] * b[k][v], v counting vectors; put(r, v, c) stores.
+template <int R, int C, typename Put>
+inline void multiply_block(const float* a, int64_t ld_a, const float* b, int64_t ld_b, int64_t depth, const Put& put) {
+  Vec c[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < C; ++v) c[r][v] = Vec::zero();
+  for (int64_t k = 0; k < depth; ++k, b += ld_b) {
+    Vec row[C];
+    for (int v = 0; v < C; ++v) row[v] = Vec::load(b + v * Vec::width);
+    for (int r = 0; r < R; ++r) {
+      const Vec left = Vec::set1(a[r * ld_a + k]);
+      for (int v = 0; v < C; ++v) c[r][v] = fma(left, row[v], c[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < C; ++v) put(r, v, c[r][v]);
+}
+
+// All columns of R rows; put(r, column, c). columns is a multiple of the width.
+template <int R, typename Put>
+inline void multiply_rows(const float* a, int64_t ld_a, const float* b, int64_t ld_b, int64_t columns, int64_t depth,
+                          const Put& put) {
+  int64_t column = 0;
+  const auto at = [&](int r, int v, Vec c) { put(r, column + v * Vec::width, c); };
+  for (; column + 2 * Vec::width <= columns; column += 2 * Vec::width)
+    multiply_block<R, 2>(a, ld_a, b + column, ld_b, depth, at);
+  if (column < columns) multiply_block<R, 1>(a, ld_a, b + column, ld_b, depth, at);
+}
+
+// One head: keys as columns, scaled, [head_dim][t_pad]; values [tokens][d_pad]; padding is zero.
+struct HeadOperands {
+  float *keys, *values, *scores;
+  int64_t t_pad, d_pad;
+};
+
+inline void repack_head(const AttentionArgs& a, const float* k, const float* v, const HeadOperands& to) {
+  const int64_t d = a.head_dim;
+  for (int64_t t0 = 0; t0 < to.t_pad; t0 += Vec::width) {
+    const int64_t lanes = a.tokens - t0 < Vec::width ? a.tokens - t0 : Vec::width;
+    for (int64_t j = 0; j < d; ++j) {
+      float* key = to.keys + j * to.t_pad + t0;
+      int64_t i = 0;
+      for (; i < lanes; ++i) key[i] = k[(t0 + i) * a.ld_qkv + j] * a.scaling;
+      for (; i < Vec::width; ++i) key[i] = 0.0f;
+    }
+  }
+  for (int64_t t = 0; t < a.tokens; ++t) {
+    float* value = to.values + t * to.d_pad;
+    for (int64_t j = 0; j < to.d_pad; j += Vec::width) Vec::load(v + t * a.ld_qkv + j, d - j).store(value + j);
+  }
+}
+
+// Replaces scores[0, n) by exp(score - max) and returns 1 / their sum. Columns up to t_pad are overwritten.
+inline float softmax_row(float* scores, int64_t n, int64_t t_pad) {
+  for (int64_t i = n; i < t_pad; ++i) scores[i] = -__builtin_inff();
+  Vec largest = Vec::load(scores);
+  for (int64_t i = Vec::width; i < t_pad; i += Vec::width) largest = max(Vec::load(scores + i), largest);
+  const Vec top = Vec::set1(reduce_max(largest));
+  Vec sum = Vec::zero();
+  for (int64_t i = 0; i < t_pad; i += Vec::width) {
+    const Vec e = exp(Vec::load(scores + i) - top);
+    e.store(scores + i);
+    sum = sum + e;
+  }
+  return 1.0f / reduce_add(sum);
+}
+
+// R query rows at q against all keys; results to out.
+template <int R>
+inline void attend_rows(const AttentionArgs& a, const float* q, const HeadOperands& h, float* out) {
+  multiply_rows<R>(q, a.ld_qkv, h.keys, h.t_pad, h.t_pad, a.head_dim,
+                   [&](int r, int64_t column, Vec c) { c.store(h.scores + r * h.t_pad + column); });
+  float inverse[R];
+  for (int r = 0; r < R; ++r) inverse[r] = softmax_row(h.scores + r * h.t_pad, a.tokens, h.t_pad);
+  multiply_rows<R>(h.scores, h.t_pad, h.values, h.d_pad, h.d_pad, a.tokens, [&](int r, int64_t column, Vec c) {
+    const Vec scaled = c * Vec::set1(inverse[r]);
+    float* to = out + r * a.ld_out + column;
+    if (column + Vec::width <= a.head_dim) {
+      scaled.store(to);
+    } else {
+      scaled.store(to, a.head_dim - column);
+    }
+  });
+}
+
+inline void attention_impl(const AttentionArgs& a, int32_t head_begin, int32_t head_end) {
+  HeadOperands h;
+  h.t_pad = round_up_to(a.tokens, Vec::width);
+  h.d_pad = round_up_to(a.head_dim, Vec::width);
+  h.keys = a.scratch;
+  h.values = h.keys + round_up_to(a.head_dim * h.t_pad, 16);
+  h.scores = h.values + round_up_to(a.tokens * h.d_pad, 16);
+  const int64_t d = a.head_dim, width = a.heads * d;
+  for (int64_t head = head_begin; head < head_end; ++head) {
+    const float* q = a.qkv + head * d;
+    repack_head(a, q + width, q + 2 * width, h);
+    float* out = a.out + head * d;
+    int64_t t = 0;
+    for (; t + kQueryRows <= a.tokens; t += kQueryRows)
+      attend_rows<kQueryRows>(a, q + t * a.ld_qkv, h, out + t * a.ld_out);
+    for (; t + 2 <= a.tokens; t += 2) attend_rows<2>(a, q + t * a.ld_qkv, h, out + t * a.ld_out);
+    if (t < a.tokens) attend_rows<1>(a, q + t * a.ld_qkv, h, out + t * a.ld_out);
+  }
+}
+
+}  // namespace
+}  // namespace kdnative::cpu

@@ -1,0 +1,39 @@
+// kdnative._C: what was built and what runs here. The operators are registered with torch when this library loads.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cpu/dispatch.h"
+#include "cpu/features.h"
+#include "cpu/roofline.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Introspection of kdnative's native core.";
+  m.attr("version") = KDNATIVE_VERSION;
+  m.attr("compiler") = __VERSION__;
+  m.attr("has_cuda") = false;
+  m.def("isa", [] { return std::string(kdnative::cpu::kernels().isa); }, "The instruction set in use.");
+  m.def("available_isas", &kdnative::cpu::available_isas,
+        "Instruction sets that this build has and this processor runs.");
+  m.def(
+      "select_isa",
+      [](const std::string& name) {
+        const std::string problem = kdnative::cpu::select_isa(name);
+        if (!problem.empty()) throw std::invalid_argument("kdnative: " + problem);
+      },
+      py::arg("name"),
+      "Force an instruction set by name; '' selects the best one. ValueError when it cannot run here.");
+  m.def(
+      "peak_int8_ops",
+      [](const std::string& isa, double seconds) { return kdnative::cpu::peak_int8_ops(isa.c_str(), seconds); },
+      py::arg("isa"), py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),
+      "Most int8 operations per second that one thread reaches with operands in registers; 0 where the set cannot "
+      "run.");
+  m.def("read_bandwidth", &kdnative::cpu::read_bandwidth, py::arg("bytes"), py::arg("seconds") = 0.2,
+        py::call_guard<py::gil_scoped_release>(),
+        "Most bytes per second that one thread reads from a buffer of that size.");
+}

@@ -1,0 +1,19 @@
+#include "library.h"
+
+namespace kdnative {
+namespace {
+
+// Runs when the shared library is loaded; torch is loaded before it (kdnative/ops imports torch first). The handles
+// live as long as the process: releasing them at exit would race with torch's own teardown.
+const bool registered = [] {
+  TorchLibraryHandle definitions = nullptr, cpu = nullptr;
+  aoti_torch_library_init_def("kdnative", __FILE_NAME__, __LINE__, &definitions);
+  aoti_torch_library_init_impl("kdnative", "CPU", __FILE_NAME__, __LINE__, &cpu);
+  Library library(definitions, cpu);
+  register_linear(library);
+  register_encoder(library);
+  return true;
+}();
+
+}  // namespace
+}  // namespace kdnative

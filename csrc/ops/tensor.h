@@ -1,0 +1,173 @@
+// Owning views of torch tensors and the boxed calling convention, over torch_abi.h.
+#pragma once
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "../cpu/kernels.h"
+#include "torch_abi.h"
+
+namespace kdnative {
+
+[[noreturn]] inline void fail(const std::string& message) { throw std::runtime_error("kdnative: " + message); }
+
+inline void check(AOTITorchError code, const char* what) {
+  if (code != 0) fail(std::string("torch refused ") + what);
+}
+
+// Owns one reference to a torch tensor.
+class Tensor {
+ public:
+  Tensor() = default;
+  explicit Tensor(AtenTensorHandle handle) : handle_(handle) {}
+  Tensor(Tensor&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Tensor& operator=(Tensor&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~Tensor() {
+    if (handle_ != nullptr) aoti_torch_delete_tensor_object(handle_);
+  }
+
+  static Tensor empty(int64_t ndim, const int64_t* sizes, int32_t dtype) {
+    int64_t strides[kMaxDims];
+    int64_t stride = 1;
+    for (int64_t d = ndim - 1; d >= 0; --d) {
+      strides[d] = stride;
+      stride *= sizes[d] > 1 ? sizes[d] : 1;
+    }
+    AtenTensorHandle handle = nullptr;
+    static const int32_t cpu = aoti_torch_device_type_cpu();
+    check(aoti_torch_empty_strided(ndim, sizes, strides, dtype, cpu, 0, &handle), "to allocate the output");
+    return Tensor(handle);
+  }
+
+  explicit operator bool() const { return handle_ != nullptr; }
+  AtenTensorHandle release() { return std::exchange(handle_, nullptr); }
+
+  int64_t dim() const {
+    int64_t value = 0;
+    check(aoti_torch_get_dim(handle_, &value), "dim()");
+    return value;
+  }
+  const int64_t* sizes() const {
+    int64_t* value = nullptr;
+    check(aoti_torch_get_sizes(handle_, &value), "sizes()");
+    return value;
+  }
+  const int64_t* strides() const {
+    int64_t* value = nullptr;
+    check(aoti_torch_get_strides(handle_, &value), "strides()");
+    return value;
+  }
+  int32_t dtype() const {
+    int32_t value = 0;
+    check(aoti_torch_get_dtype(handle_, &value), "dtype");
+    return value;
+  }
+  bool on_cpu() const {
+    int32_t value = 0;
+    check(aoti_torch_get_device_type(handle_, &value), "device");
+    static const int32_t cpu = aoti_torch_device_type_cpu();
+    return value == cpu;
+  }
+  void* data() const {
+    void* value = nullptr;
+    check(aoti_torch_get_data_ptr(handle_, &value), "data_ptr()");
+    return value;
+  }
+  int64_t numel() const {
+    int64_t count = 1;
+    const int64_t* size = sizes();
+    for (int64_t d = 0, n = dim(); d < n; ++d) count *= size[d];
+    return count;
+  }
+  bool contiguous() const {
+    const int64_t *size = sizes(), *stride = strides();
+    int64_t expected = 1;
+    for (int64_t d = dim() - 1; d >= 0; --d) {
+      if (size[d] == 0) return true;
+      if (size[d] != 1 && stride[d] != expected) return false;
+      expected *= size[d];
+    }
+    return true;
+  }
+
+  static constexpr int64_t kMaxDims = 16;
+
+ private:
+  AtenTensorHandle handle_ = nullptr;
+};
+
+inline std::string shape_text(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t d = 0, n = t.dim(); d < n; ++d) text += (d ? ", " : "") + std::to_string(t.sizes()[d]);
+  return text + "]";
+}
+
+// Arguments arrive owned: taking one moves it off the stack.
+inline Tensor take_tensor(StableIValue value) {
+  AtenTensorHandle handle;
+  std::memcpy(&handle, &value, sizeof handle);
+  return Tensor(handle);
+}
+inline Tensor take_optional_tensor(StableIValue value) {  // nullptr, or a heap cell that holds the handle
+  StableIValue* cell;
+  std::memcpy(&cell, &value, sizeof cell);
+  if (cell == nullptr) return Tensor();
+  Tensor tensor = take_tensor(*cell);
+  delete cell;
+  return tensor;
+}
+inline int64_t take_int(StableIValue value) {
+  int64_t number;
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
+inline StableIValue give_tensor(Tensor tensor) {
+  AtenTensorHandle handle = tensor.release();
+  StableIValue value = 0;
+  std::memcpy(&value, &handle, sizeof handle);
+  return value;
+}
+
+// The kernels' name of a floating dtype; fails with `what` in the text for every other dtype.
+inline cpu::DType float_type(const Tensor& t, const char* what) {
+  static const int32_t f32 = aoti_torch_dtype_float32(), bf16 = aoti_torch_dtype_bfloat16(),
+                       f16 = aoti_torch_dtype_float16();
+  const int32_t type = t.dtype();
+  if (type == f32) return cpu::DType::f32;
+  if (type == bf16) return cpu::DType::bf16;
+  if (type == f16) return cpu::DType::f16;
+  fail(std::string(what) + " must be float32, bfloat16 or float16 (got torch dtype code " + std::to_string(type) +
+       "); convert it with .float() first");
+}
+
+inline void require_cpu(const Tensor& t, const char* op, const char* what) {
+  if (!t.on_cpu()) {
+    fail(std::string(op) + ": " + what +
+         " is on another device, but this kernel runs on the CPU; call .cpu() on it, or keep the " +
+         "original float module on that device");
+  }
+}
+
+// One region of work on torch's own thread pool: run(n, fn, ctx) calls fn on disjoint ranges that cover [0, n).
+inline int64_t thread_count() {
+  uint32_t threads = 1;
+  check(torch_get_num_threads(&threads), "get_num_threads");
+  return threads;
+}
+
+template <typename F>
+void parallel(int64_t n, const F& body) {  // body(begin, end) must not throw
+  if (n <= 1) {
+    if (n == 1) body(0, 1);
+    return;
+  }
+  const auto call = [](int64_t begin, int64_t end, void* ctx) { (*static_cast<const F*>(ctx))(begin, end); };
+  check(torch_parallel_for(0, n, 1, call, const_cast<F*>(&body)), "parallel_for");
+}
+
+}  // namespace kdnative

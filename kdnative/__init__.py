@@ -1,0 +1,67 @@
+"""kdnative: distil, prune, quantize and run small PyTorch models on native kernels.
+
+The public names load on first use, so importing the package is cheap and never initialises CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Scheme": "kdnative.scheme",
+    "convert_": "kdnative.convert",
+    "ConversionReport": "kdnative.convert",
+    "save": "kdnative.checkpoint",
+    "load": "kdnative.checkpoint",
+    "inspect": "kdnative.checkpoint",
+    "CheckpointError": "kdnative.checkpoint",
+    "run": "kdnative.pipeline",
+}
+_PACKAGES = ("bench", "data", "distill", "evaluate", "nn", "ops", "pipeline", "prune", "quantize", "report")
+
+__all__ = [  # written out for type checkers; a test keeps it equal to the two tables above
+    "CheckpointError",
+    "ConversionReport",
+    "Scheme",
+    "__version__",
+    "bench",
+    "convert_",
+    "data",
+    "distill",
+    "evaluate",
+    "inspect",
+    "load",
+    "nn",
+    "ops",
+    "pipeline",
+    "prune",
+    "quantize",
+    "report",
+    "run",
+    "save",
+]
+
+if TYPE_CHECKING:
+    from kdnative import bench, data, distill, evaluate, nn, ops, pipeline, prune, quantize, report
+    from kdnative.checkpoint import CheckpointError, inspect, load, save
+    from kdnative.convert import ConversionReport, convert_
+    from kdnative.pipeline import run
+    from kdnative.scheme import Scheme
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    elif name in _PACKAGES:
+        value = importlib.import_module(f"kdnative.{name}")
+    else:
+        raise AttributeError(f"module 'kdnative' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

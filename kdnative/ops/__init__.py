@@ -1,0 +1,93 @@
+"""Operators: ``torch.ops.kdnative.*``, their shapes for tracing, and thin callables.
+
+Importing this package loads the native library, which registers the operators with torch. ``KDNATIVE_ISA`` forces one
+instruction set (``reference``, ``avx2``, ``avx512vnni``, ``amx``); a name that this processor cannot run is an error.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+try:
+    from kdnative import _C
+except ImportError as error:  # the message of the loader alone does not say what to do
+    raise ImportError(
+        f"kdnative's native library could not be loaded ({error}). It needs torch >= 2.10 (found {torch.__version__}); "
+        "from a source tree run `make build`, otherwise reinstall with `pip install --force-reinstall kdnative`."
+    ) from error
+
+_C.select_isa(os.environ.get("KDNATIVE_ISA", ""))
+
+from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape functions; needs the operators above)
+
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
+"""Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
+
+OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w4a8", "encoder")
+
+linear_w8a8 = torch.ops.kdnative.linear_w8a8.default
+linear_w4a8 = torch.ops.kdnative.linear_w4a8.default
+encoder = torch.ops.kdnative.encoder.default
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return _C.isa()
+
+
+def available_isas() -> list[str]:
+    """Instruction sets that this build has and this processor can run, slowest first."""
+    return _C.available_isas()
+
+
+def select_isa(name: str) -> None:
+    """Force an instruction set by name for the whole process; ``""`` selects the best. ValueError if impossible."""
+    _C.select_isa(name)
+
+
+def kernel_table() -> dict[str, str]:
+    """For every operator the implementation that a call would run now."""
+    return dict.fromkeys(OPERATORS, isa())
+
+
+def activation_code(name: str) -> int:
+    """The code of an activation name; ValueError lists the allowed names."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} cannot be fused; allowed: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dynamic symmetric int8 quantization of each row.
+
+    Args:
+        x: float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides.
+
+    Returns:
+        ``q`` int8 ``[..., K]`` in [-127, 127] and ``scale`` float32 ``[...]`` with ``x ~ q * scale``;
+        ``scale = max|x| / 127``, ``q = round_half_even(x * (127 / max|x|))``. A row with NaN or infinity gives
+        ``q = 0`` and ``scale = NaN``.
+    """
+    return torch.ops.kdnative.quantize_per_token.default(x)
+
+
+def linear(
+    x: torch.Tensor, packed: torch.Tensor, bits: int, out_features: int, activation: str = "none"
+) -> torch.Tensor:
+    """``activation(x @ W.T + bias)`` with packed 8- or 4-bit weights and per-token int8 activations.
+
+    Args:
+        x: float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides.
+        packed: uint8 buffer from :func:`kdnative.ops.packing.pack`; it carries the bias.
+        bits: 8 or 4.
+        out_features: N.
+        activation: one of :data:`ACTIVATIONS`.
+
+    Returns:
+        ``[..., N]`` in the dtype of ``x``. Not differentiable.
+    """
+    if bits not in (4, 8):
+        raise ValueError(f"bits must be 8 or 4 (got {bits}); 2-bit codes are packed as 4 bits")
+    return (linear_w8a8 if bits == 8 else linear_w4a8)(x, packed, out_features, activation_code(activation))

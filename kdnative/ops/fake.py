@@ -1,0 +1,31 @@
+"""Shapes and dtypes of the operators for ``torch.compile`` and ``torch.export``; no data is touched."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.library.register_fake("kdnative::quantize_per_token")
+def _quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty(x.shape, dtype=torch.int8, device=x.device), x.new_empty(x.shape[:-1], dtype=torch.float32)
+
+
+def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int) -> Tensor:
+    return torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
+
+
+torch.library.register_fake("kdnative::linear_w8a8", _linear)
+torch.library.register_fake("kdnative::linear_w4a8", _linear)
+
+
+@torch.library.register_fake("kdnative::encoder")
+def _encoder(
+    packed: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+    hidden_size: int,
+) -> Tensor:
+    return input_ids.new_empty((*input_ids.shape, hidden_size), dtype=torch.float32)

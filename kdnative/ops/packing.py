@@ -1,0 +1,159 @@
+"""Plain integer weights <-> the packed buffer that kernels read (layout: ``csrc/cpu/packed.h``).
+
+The layout is the same on every machine, so a packed module can be copied and pickled; checkpoints still store the
+plain tensors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from kdnative.quantize import QuantizedWeight
+
+MAGIC = 0x4B444E31
+VERSION = 1
+TILE_N = 32
+TILE_K = 64
+GROUPS = (32, 64, 128)
+
+_HEADER = np.dtype(
+    [(name, "<i4") for name in ("magic", "version", "bits", "n", "k", "n_pad", "k_pad", "group")]
+    + [(name, "<i8") for name in ("data", "scale", "column_sum", "zero", "bias", "bytes")]
+    + [("symmetric", "<i4"), ("reserved", "<i4", 11)]
+)
+assert _HEADER.itemsize == 128
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _pad(t: Tensor, n_pad: int, k_pad: int | None = None) -> Tensor:
+    """Zero-pad the rows (and columns) of ``t``."""
+    shape = (n_pad, *t.shape[1:]) if k_pad is None else (n_pad, k_pad)
+    out = torch.zeros(shape, dtype=t.dtype)
+    out[tuple(slice(0, s) for s in t.shape)] = t
+    return out
+
+
+def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
+    """Pack integer weights for the kernels.
+
+    Args:
+        weight: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]`` (8 bits) or ``[N, G]`` (4 and 2 bits), ``zero``
+            int8 ``[N, G]`` or None. 2-bit codes are packed in 4 bits.
+        bias: float ``[N]`` or None.
+
+    Returns:
+        uint8 ``[bytes]``.
+
+    Raises:
+        ValueError: for a group size that the kernels do not have, or one that does not divide K.
+    """
+    n, k = weight.qweight.shape
+    if n == 0 or k == 0:
+        raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
+    bits = 8 if weight.bits == 8 else 4
+    n_pad, k_pad = _round_up(n, TILE_N), _round_up(k, TILE_K)
+    group = 0 if bits == 8 else weight.group_size
+    if bits == 8 and weight.group_size is not None:
+        raise ValueError(f"8-bit weights have one scale per output channel (got group size {weight.group_size})")
+    if bits == 4 and (group not in GROUPS or k % group != 0):
+        raise ValueError(
+            f"group size {group} cannot be packed for K = {k}: the kernels take {', '.join(map(str, GROUPS))}, "
+            "and the group must divide K"
+        )
+    q = _pad(weight.qweight.detach().cpu(), n_pad, k_pad)
+    sections: dict[str, Tensor] = {}
+    if bits == 8:
+        sections["data"] = _vnni(q, 16)
+        sections["scale"] = _pad(weight.scale.detach().cpu().float(), n_pad)
+        sections["column_sum"] = q.sum(dim=1, dtype=torch.int32)
+        symmetric = True
+    else:
+        groups = -(-k_pad // group)
+        symmetric = weight.zero is None or not bool(weight.zero.any())
+        zero = torch.zeros(n, k // group, dtype=torch.int8) if weight.zero is None else weight.zero.detach().cpu()
+        u = (q + 8).to(torch.uint8)  # [-8, 7] -> [0, 15]
+        blocks = u.view(n_pad // TILE_N, 2, 16, k_pad)
+        low, high = (_vnni(blocks[:, i].reshape(-1, k_pad), 16) for i in (0, 1))
+        sections["data"] = low | (high << 4)
+        sections["scale"] = _pad(weight.scale.detach().cpu().float(), n_pad, groups).t().contiguous()
+        sections["zero"] = (_pad(zero, n_pad, groups) + 8).to(torch.uint8).t().contiguous()
+    if bias is not None:
+        sections["bias"] = _pad(bias.detach().cpu().float(), n_pad)
+
+    header = np.zeros((), dtype=_HEADER)
+    header["magic"], header["version"], header["bits"], header["group"] = MAGIC, VERSION, bits, group
+    header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
+    header["symmetric"] = symmetric
+    offset = 128
+    for name, section in sections.items():
+        header[name] = offset
+        offset += _round_up(section.numel() * section.element_size(), 64)
+    header["bytes"] = offset
+    out = torch.zeros(offset, dtype=torch.uint8)
+    out[:128] = torch.from_numpy(np.frombuffer(header.tobytes(), dtype=np.uint8).copy())
+    for name, section in sections.items():
+        raw = section.contiguous().view(torch.uint8).flatten()
+        out[int(header[name]) : int(header[name]) + raw.numel()] = raw
+    return out
+
+
+def unpack(packed: Tensor, bits: int | None = None) -> tuple[QuantizedWeight, Tensor | None]:
+    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None).
+
+    Args:
+        packed: uint8 buffer.
+        bits: the bit width to report for a 4-bit buffer that holds 2-bit codes; None takes the buffer's own.
+    """
+    from kdnative.quantize import QuantizedWeight
+
+    header = read_header(packed)
+    n, k, n_pad, k_pad, group = (int(header[f]) for f in ("n", "k", "n_pad", "k_pad", "group"))
+
+    def section(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        start = int(header[name])
+        size = int(np.prod(shape)) * torch.empty((), dtype=dtype).element_size()
+        return packed[start : start + size].clone().view(dtype).view(shape)
+
+    bias = section("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
+    if header["bits"] == 8:
+        q = _unvnni(section("data", torch.int8, n_pad * k_pad), n_pad, k_pad, 16)
+        scale = section("scale", torch.float32, n_pad)[:n].clone()
+        return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
+    data = section("data", torch.uint8, n_pad * k_pad // 2)
+    halves = [_unvnni(h, n_pad // 2, k_pad, 16).view(n_pad // TILE_N, 1, 16, k_pad) for h in (data & 15, data >> 4)]
+    q = (torch.cat(halves, dim=1).view(n_pad, k_pad).to(torch.int16) - 8).to(torch.int8)
+    groups = -(-k_pad // group)
+    scale = section("scale", torch.float32, groups, n_pad).t()[:n, : k // group].contiguous()
+    zero = None
+    if not header["symmetric"]:
+        stored = section("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
+        zero = (stored.to(torch.int16) - 8).to(torch.int8).contiguous()
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits or 4, group), bias
+
+
+def read_header(packed: Tensor) -> np.void:
+    """The header of a packed buffer as a NumPy record; ValueError when it is not one."""
+    if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() < 128:
+        raise ValueError(f"not a packed weight: {packed.dtype} tensor of shape {list(packed.shape)}")
+    header = np.frombuffer(packed[:128].cpu().numpy().tobytes(), dtype=_HEADER)[0]
+    if header["magic"] != MAGIC or header["version"] != VERSION or header["bytes"] != packed.numel():
+        raise ValueError("not a packed weight, or a damaged one (magic number, version or length disagree)")
+    return header
+
+
+def _vnni(t: Tensor, block: int) -> Tensor:
+    """``[N, K]`` -> flat ``[N/block][K/4][block][4]``."""
+    n, k = t.shape
+    return t.view(n // block, block, k // 4, 4).permute(0, 2, 1, 3).reshape(-1)
+
+
+def _unvnni(flat: Tensor, n: int, k: int, block: int) -> Tensor:
+    return flat.view(n // block, k // 4, block, 4).permute(0, 2, 1, 3).reshape(n, k)

@@ -1,0 +1,38 @@
+"""Shared fixtures: instruction sets, thread counts, and a fixed seed for every test."""
+
+import os
+
+import pytest
+import torch
+
+ISAS = ("reference", "avx2", "avx512vnni", "amx")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Runs the test once per instruction set. One that this processor lacks is reported as skipped, by name.
+
+    With KDNATIVE_ISA in the environment only that one runs, and it must be possible.
+    """
+    from kdnative import ops
+
+    forced = os.environ.get("KDNATIVE_ISA")
+    if forced and request.param != forced:
+        pytest.skip(f"KDNATIVE_ISA={forced} runs that one only")
+    if request.param not in ops.available_isas():
+        pytest.skip(f"this processor cannot run {request.param}")
+    ops.select_isa(request.param)
+    yield request.param
+    ops.select_isa(forced or "")

@@ -1,0 +1,61 @@
+"""Packing keeps every integer, scale and zero point."""
+
+import pytest
+import torch
+
+from kdnative.ops import packing
+from kdnative.quantize import QuantizedWeight
+
+from .test_linear import SCHEMES, weight
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("n", "k"), [(1, 128), (31, 256), (32, 384), (100, 128)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_round_trip(scheme, n, k, with_bias):
+    w = weight(scheme, n, k)
+    bias = torch.randn(n) if with_bias else None
+    back, bias_back = packing.unpack(packing.pack(w, bias))
+    assert torch.equal(back.qweight, w.qweight) and torch.equal(back.scale, w.scale)
+    assert (back.bits, back.group_size) == (w.bits, w.group_size)
+    assert (back.zero is None) == (w.zero is None)
+    if w.zero is not None:
+        assert torch.equal(back.zero, w.zero)
+    assert (bias_back is None) == (bias is None)
+    if bias is not None:
+        assert torch.equal(bias_back, bias)
+
+
+def test_layout_is_the_documented_one():
+    """Element (n, k) of an int8 weight by the formula in packed.h, and both nibbles of an int4 one."""
+    w8 = weight("w8", 40, 70)
+    packed = packing.pack(w8)
+    header = packing.read_header(packed)
+    k_pad = int(header["k_pad"])
+    assert (int(header["n_pad"]), k_pad) == (64, 128)
+    data = packed[int(header["data"]) :].view(torch.int8)
+    for n, k in ((0, 0), (15, 3), (16, 4), (39, 69), (17, 66)):
+        assert data[((n // 16 * (k_pad // 4) + k // 4) * 16 + n % 16) * 4 + k % 4] == w8.qweight[n, k]
+    w4 = weight("w4-32", 40, 64)
+    packed = packing.pack(w4)
+    data = packed[int(packing.read_header(packed)["data"]) :]
+    for n, k in ((0, 0), (16, 5), (31, 63), (32, 0), (39, 17)):
+        byte = int(data[((n // 32 * (64 // 4) + k // 4) * 16 + n % 16) * 4 + k % 4])
+        assert (byte & 15 if n % 32 < 16 else byte >> 4) == int(w4.qweight[n, k]) + 8
+
+
+def test_two_bit_codes_travel_in_four_bits():
+    q = torch.randint(-2, 2, (8, 64), dtype=torch.int8)
+    w = QuantizedWeight(q, torch.rand(8, 2), None, 2, 32)
+    back, _ = packing.unpack(packing.pack(w), bits=2)
+    assert back.bits == 2 and torch.equal(back.qweight, q)
+
+
+def test_what_cannot_be_packed_is_named():
+    with pytest.raises(ValueError, match="empty weight"):
+        packing.pack(QuantizedWeight(torch.zeros(0, 4, dtype=torch.int8), torch.zeros(0), None, 8, None))
+    odd = QuantizedWeight(torch.zeros(4, 48, dtype=torch.int8), torch.ones(4, 3), None, 4, 16)
+    with pytest.raises(ValueError, match="group size 16 cannot be packed for K = 48: the kernels take 32, 64, 128"):
+        packing.pack(odd)
+    with pytest.raises(ValueError, match="not a packed weight"):
+        packing.unpack(torch.zeros(500, dtype=torch.uint8))
