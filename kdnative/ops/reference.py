@@ -59,7 +59,7 @@ def linear_w4a8(
         if zero is not None:
             w = w - zero[:, g : g + 1].double()
         dot = q[..., columns].double() @ w.t()
-        y = (dot * scale[:, g].double() + y.double()).float()  # one rounding, as a fused multiply-add
+        y = (dot * scale[:, g].double() + y.double()).float()  # a fused multiply-add but for rare ties
     return _finish(y * scale_x.unsqueeze(-1), bias, activation, x.dtype)
 
 

@@ -1,0 +1,20 @@
+"""Pruning: masks that keep shapes, and structured removal that shrinks them."""
+
+from .mask import finalize_masks_, mask_, masked_modules, sparsity_report
+from .report import PruneReport, PruneRow
+from .schedule import MaskSchedule
+from .structured import evenly_spaced, match_shapes_, structured_, student_from
+
+__all__ = [
+    "MaskSchedule",
+    "PruneReport",
+    "PruneRow",
+    "evenly_spaced",
+    "finalize_masks_",
+    "mask_",
+    "masked_modules",
+    "match_shapes_",
+    "sparsity_report",
+    "structured_",
+    "student_from",
+]

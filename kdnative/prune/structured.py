@@ -1,0 +1,314 @@
+"""Structured pruning: attention heads, feed-forward neurons and layers go away, and tensors really shrink."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .edits import Edits
+from .hf_graph import Graph, Stack, find_graph
+from .importance import Scores, call, evaluating, key_of, magnitude_scores, taylor_scores
+from .mask import masked_modules
+from .report import PruneReport, PruneRow
+
+__all__ = ["evenly_spaced", "match_shapes_", "structured_", "student_from"]
+
+
+def structured_(
+    model: nn.Module,
+    heads: float = 0.0,
+    ffn: float = 0.0,
+    layers: int | Sequence[int] | None = None,
+    *,
+    example_inputs: Any,
+    calibration: Iterable[Any] | None = None,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    importance: str | None = None,
+    multiple_of: int = 64,
+) -> PruneReport:
+    """Removes layers, then heads and neurons, in place, and checks that the model still runs.
+
+    Known are the encoders of Hugging Face transformers with the module names of BERT (also MiniLM, RoBERTa, ELECTRA),
+    MPNet and DistilBERT, with `nn.Linear` or `FakeQuantLinear` inside, and for `ffn` also chains of linears with
+    elementwise functions between them in an `nn.Sequential`. Every layer keeps the same number of heads and of neurons.
+    Parameters that shrink become new objects: make the optimizer afterwards.
+
+    Args:
+        model: the model; its own output width never changes.
+        heads: share of attention heads to remove from each layer, 0 <= heads < 1.
+        ffn: share of feed-forward neurons to remove from each layer, 0 <= ffn < 1.
+        layers: which layers to keep: a count (see `evenly_spaced`) or indices in ascending order. None keeps all.
+        example_inputs: a mapping (keyword arguments), tuple (positional) or tensor that the model can run on.
+        calibration: batches for Taylor importance (`taylor_scores`); with them heads and neurons are ranked by it.
+        loss: ``loss(model, batch)`` for calibration; None takes ``model(**batch).loss``.
+        importance: "taylor" or "magnitude"; None means "taylor" when there is calibration, else "magnitude".
+        multiple_of: kernel tile. The kept widths of attention (heads x head size) and of the feed-forward part are
+            rounded to the nearest multiple, up at a tie, at least one; where the full width is not larger than one
+            tile, to the nearest head or neuron. At least one head and one neuron stay.
+
+    Returns:
+        A row for every linear that shrank and every layer that went.
+
+    Raises:
+        ValueError: an argument out of range, a model without known parts, a masked model, or one whose output after
+            pruning is not finite or has another shape. Whatever goes wrong, the model is exactly as it was before.
+    """
+    _check_shares(heads=heads, ffn=ffn)
+    if multiple_of < 1:
+        raise ValueError(f"multiple_of={multiple_of}; 1 or more is needed")
+    method = _method(importance, calibration)
+    graph = find_graph(model)
+    _check_known(model, graph, heads, ffn, layers)
+    before = _first_output(model, example_inputs, "before pruning")
+    rows: list[PruneRow] = []
+    with Edits() as edits:
+        if layers is not None:
+            for stack in graph.stacks:
+                rows += _drop_layers(edits, stack, kept_layers(layers, len(stack.layers)))
+        if heads or ffn:
+            scores = taylor_scores(model, graph, calibration, loss) if method == "taylor" else magnitude_scores(graph)
+            sizes = _linear_sizes(graph)
+            if heads:
+                _drop_heads(edits, graph, scores, heads, multiple_of)
+            if ffn:
+                _drop_neurons(edits, graph, scores, ffn, multiple_of)
+            rows += _changed(sizes, graph)
+        after = _first_output(model, example_inputs, "after pruning")
+        if after.shape != before.shape:
+            raise ValueError(
+                f"pruning changed the output from shape {list(before.shape)} to {list(after.shape)}: the model uses "
+                "its layers in a way that is not known here. It has been restored"
+            )
+    return PruneReport(rows)
+
+
+def student_from(teacher: nn.Module, layers: int | Sequence[int]) -> nn.Module:
+    """A copy of a model that has only some of its encoder layers; embeddings and heads are copied whole.
+
+    Args:
+        teacher: a known Hugging Face encoder (see `structured_`), not changed.
+        layers: a count (`evenly_spaced`) or ascending indices of the layers to copy.
+
+    Returns:
+        The smaller model, with ``config.num_hidden_layers`` set.
+    """
+    student = copy.deepcopy(teacher)
+    graph = find_graph(student)
+    _check_known(student, graph, 0.0, 0.0, layers)
+    edits = Edits()
+    for stack in graph.stacks:
+        edits.keep_layers(stack, kept_layers(layers, len(stack.layers)))
+    return student
+
+
+@torch.no_grad()
+def match_shapes_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Shrinks a freshly built model to the shapes of a state dict of a pruned one, so that it can be loaded.
+
+    A configuration can't say that a layer has fewer heads than ``hidden_size / head_size``; the tensors do. The values
+    that stay are meaningless until `load_state_dict`.
+
+    Raises:
+        ValueError: a shape that no removal of layers, heads or neurons explains. The model is then as it was.
+    """
+    graph = find_graph(model)
+    with Edits() as edits:
+        for stack in graph.stacks:
+            prefix = f"{stack.name}.layer.".lstrip(".")
+            present = {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}
+            if present != set(range(len(present))) or not 0 < len(present) <= len(stack.layers):
+                raise ValueError(
+                    f"{prefix}*: the state dict has layers {sorted(present)}, the model {len(stack.layers)}"
+                )
+            if len(present) < len(stack.layers):
+                edits.keep_layers(stack, sorted(present))
+            for attention in stack.attentions:
+                width = _rows_in(state, attention.names[0], attention.q)
+                if width % attention.head_size:
+                    raise ValueError(
+                        f"{attention.names[0]}: {width} outputs are not whole heads of {attention.head_size}"
+                    )
+                if width < attention.q.out_features:
+                    edits.keep_heads(attention, torch.arange(width // attention.head_size))
+            if stack.shared_bias is not None and stack.attentions[0].heads < stack.shared_bias.embedding_dim:
+                edits.keep_shared_bias(stack, torch.arange(stack.attentions[0].heads))
+        for ffn in graph.all_feed_forwards:
+            width = _rows_in(state, ffn.names[0], ffn.up)
+            if width < ffn.width:
+                edits.keep_neurons(ffn, torch.arange(width))
+        _set_intermediate_size(edits, graph)
+        wrong = [
+            f"{name} is {list(tensor.shape)} in the model and {list(state[name].shape)} in the state dict"
+            for name, tensor in model.state_dict().items()
+            if name in state and state[name].shape != tensor.shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"removing layers, heads and neurons does not explain the state dict: {'; '.join(wrong[:5])}"
+            )
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` of the indices 0 .. total - 1, evenly spread, the first and the last among them (count 1: the first)."""
+    if not 1 <= count <= total:
+        raise ValueError(f"layers={count}; the model has {total} layers, so 1 to {total} can be kept")
+    if count == 1:
+        return [0]
+    return [(2 * i * (total - 1) + count - 1) // (2 * (count - 1)) for i in range(count)]
+
+
+def kept_layers(layers: int | Sequence[int], total: int) -> list[int]:
+    """Indices of the layers to keep, checked."""
+    if isinstance(layers, int):
+        return evenly_spaced(total, layers)
+    kept = list(layers)
+    if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= total:
+        raise ValueError(f"layers={kept}; ascending indices from 0 to {total - 1}, at least one, are needed")
+    return kept
+
+
+def kept_units(total: int, share: float, unit: int, multiple_of: int) -> int:
+    """How many of `total` heads or neurons stay, each `unit` columns wide, when `share` of them should go."""
+    step = multiple_of // math.gcd(multiple_of, unit)  # the fewest units whose columns fill whole tiles
+    if step >= total:
+        step = 1
+    return min(total, max(step, math.floor(total * (1 - share) / step + 0.5) * step))
+
+
+def _drop_layers(edits: Edits, stack: Stack, kept: list[int]) -> list[PruneRow]:
+    rows = []
+    for index, layer in enumerate(stack.layers):
+        if index not in kept:
+            count = sum(p.numel() for p in layer.parameters())
+            rows.append(PruneRow(f"{stack.name}.layer.{index}".lstrip("."), "layer", None, None, count, 0))
+    if rows:
+        edits.keep_layers(stack, kept)
+    return rows
+
+
+def _drop_heads(edits: Edits, graph: Graph, scores: Scores, share: float, multiple_of: int) -> None:
+    for stack in graph.stacks:
+        shared = stack.shared_bias is not None
+        total = sum(scores[a.name] for a in stack.attentions) if shared else None
+        kept = None
+        for attention in stack.attentions:
+            count = kept_units(attention.heads, share, attention.head_size, multiple_of)
+            kept = _largest(total if shared else scores[attention.name], count)
+            if count < attention.heads:
+                edits.keep_heads(attention, kept)
+        if shared and len(kept) < stack.shared_bias.embedding_dim:
+            edits.keep_shared_bias(stack, kept)
+
+
+def _drop_neurons(edits: Edits, graph: Graph, scores: Scores, share: float, multiple_of: int) -> None:
+    for ffn in graph.all_feed_forwards:
+        count = kept_units(ffn.width, share, 1, multiple_of)
+        if count < ffn.width:
+            edits.keep_neurons(ffn, _largest(scores[key_of(ffn)], count))
+    _set_intermediate_size(edits, graph)
+
+
+def _set_intermediate_size(edits: Edits, graph: Graph) -> None:
+    """The configuration follows when all layers of an encoder agree."""
+    for stack in graph.stacks:
+        widths = {ffn.width for ffn in stack.feed_forwards}
+        for attribute in ("intermediate_size", "hidden_dim"):
+            if len(widths) == 1 and isinstance(getattr(stack.config, attribute, None), int):
+                edits.set(stack.config, attribute, widths.copy().pop())
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """Indices of the largest scores, ascending; of equal ones the first."""
+    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+
+
+def _linear_sizes(graph: Graph) -> dict[str, tuple[str, nn.Linear, list[int], int]]:
+    """What, module, weight shape and parameters of every linear in the graph, by name."""
+    found = {}
+    for attention in graph.attentions:
+        linears = (attention.q, attention.k, attention.v, attention.out)
+        found |= {name: ("heads", linear) for name, linear in zip(attention.names, linears, strict=True)}
+    for ffn in graph.all_feed_forwards:
+        found |= {ffn.names[0]: ("ffn", ffn.up), ffn.names[1]: ("ffn", ffn.down)}
+    return {n: (what, m, list(m.weight.shape), _count(m)) for n, (what, m) in found.items()}
+
+
+def _changed(sizes: dict[str, tuple[str, nn.Linear, list[int], int]], graph: Graph) -> list[PruneRow]:
+    return [
+        PruneRow(name, what, shape, list(linear.weight.shape), count, _count(linear))
+        for name, (what, linear, shape, count) in sizes.items()
+        if list(linear.weight.shape) != shape
+    ]
+
+
+def _count(linear: nn.Linear) -> int:
+    return linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
+
+
+def _rows_in(state: Mapping[str, Tensor], name: str, linear: nn.Linear) -> int:
+    weight = state.get(f"{name}.weight")
+    if weight is None or weight.dim() != 2 or weight.shape[0] > linear.out_features:
+        shape = "missing" if weight is None else list(weight.shape)
+        raise ValueError(f"{name}.weight is {shape} in the state dict; the model has {list(linear.weight.shape)}")
+    return weight.shape[0]
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name}={share}; the share to remove, 0 <= {name} < 1, is needed")
+
+
+def _method(importance: str | None, calibration: Iterable[Any] | None) -> str:
+    if importance not in (None, "taylor", "magnitude"):
+        raise ValueError(f"importance={importance!r}; allowed are 'taylor', 'magnitude' and None")
+    if importance == "taylor" and calibration is None:
+        raise ValueError("importance='taylor' needs calibration=, an iterable of batches")
+    return importance or ("magnitude" if calibration is None else "taylor")
+
+
+def _check_known(model: nn.Module, graph: Graph, heads: float, ffn: float, layers: int | Sequence[int] | None) -> None:
+    missing = [] if graph.stacks else [n for n, v in (("heads", heads), ("layers", layers is not None)) if v]
+    if ffn and not graph.all_feed_forwards:
+        missing.append("ffn")
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__} has no part that {', '.join(missing)} could prune. Known are Hugging Face "
+            "encoders with the module names of BERT, RoBERTa, MPNet or DistilBERT, and for ffn also linears in an "
+            "nn.Sequential"
+        )
+    if masked := masked_modules(model):
+        raise ValueError(
+            f"{next(iter(masked))} has a mask, whose shape would not fit any more: prune structure first, then "
+            "mask, or call finalize_masks_ before"
+        )
+
+
+@torch.no_grad()
+def _first_output(model: nn.Module, inputs: Any, when: str) -> Tensor:
+    with evaluating(model):
+        output = call(model, inputs)
+    first = _first_tensor(output)
+    if first is None:
+        raise ValueError(
+            f"the model returned no tensor with dimensions for example_inputs {when}, but a {type(output).__name__}"
+        )
+    if not bool(torch.isfinite(first).all()):
+        raise ValueError(f"the model's output for example_inputs has NaN or infinite values {when}")
+    return first
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    """The first tensor that is not a scalar: a Hugging Face output may begin with a loss."""
+    if isinstance(value, Tensor):
+        return value if value.dim() else None
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((t for t in map(_first_tensor, value) if t is not None), None)
+    return None

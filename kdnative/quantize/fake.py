@@ -1,0 +1,210 @@
+"""A linear layer for quantization-aware training: its forward gives the bits that the integer kernel will give.
+
+Gradients pass through the rounding as if it were not there (straight-through estimator, Bengio et al. 2013); weights
+outside a clipped range get no gradient, and a learned range gets the gradient of LSQ (Esser et al. 2020).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..scheme import Scheme
+from . import exact, rtn
+from .native import native_linear
+from .plain import QuantizedWeight, code_range
+
+__all__ = ["FakeQuantLinear"]
+
+_CLIP_MODES = (None, "search", "learn")
+_INPUT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_SMALLEST_CLIP = 0.05  # keeps a learned factor away from 0, where the scale would vanish
+
+
+class FakeQuantLinear(nn.Linear):
+    """``nn.Linear`` whose forward equals the native integer layer of a scheme bit for bit.
+
+    The weight is quantized anew in every forward, activations dynamically per token. ``weight`` and ``bias`` stay float
+    parameters under their usual names, so optimizers and checkpoints of the float model fit.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as for `nn.Linear`.
+        scheme: a `Scheme` or its text, such as "w8a8" or "w4a8-g64".
+        clip: how the range of a channel or group is chosen. None: it covers every weight. "search": a shrink factor per
+            channel or group found by `search_clip`; the factors stay as they are until `refresh_clip()`. "learn": they
+            start there and are trained with the weights. Both keep them under the name ``clip_factor``, fp32 [N, G].
+
+    Input [..., K] in fp32, bf16 or fp16 -> [..., N], in the dtype of the input or, under autocast, in autocast's. The
+    forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
+
+    Raises:
+        ValueError: a group size that does not divide `in_features`, an unknown `clip`.
+        TypeError: an input of another dtype.
+    """
+
+    clip_factor: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        scheme: Scheme | str = "w8a8",
+        clip: str | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self._configure(Scheme.parse(scheme), clip)
+
+    @classmethod
+    def from_float(cls, linear: nn.Linear, scheme: Scheme | str, clip: str | None = None) -> FakeQuantLinear:
+        """A layer that shares the very parameters of `linear` (an optimizer that holds them goes on working)."""
+        layer = cls(linear.in_features, linear.out_features, False, scheme=scheme, device="meta")
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer._configure(layer.scheme, clip)
+        return layer.train(linear.training)
+
+    def become(self, linear: nn.Linear) -> None:
+        """Gives `linear` the class and the settings of this layer; its parameters, buffers and hooks stay its own."""
+        linear.__class__ = FakeQuantLinear
+        linear._configure(self.scheme, None)
+        linear.clip, linear.clip_factor = self.clip, self.clip_factor
+
+    def become_float(self) -> None:
+        """Turns this object into an `nn.Linear`; the weight stays as it is."""
+        del self.clip_factor, self.clip, self.scheme
+        self.__class__ = nn.Linear
+
+    def _configure(self, scheme: Scheme, clip: str | None) -> None:
+        scheme.groups(self.in_features)  # raises when the groups do not divide
+        if clip not in _CLIP_MODES:
+            raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
+        if self.in_features > exact.MAX_INPUTS:
+            raise ValueError(f"{self.in_features} input features could overflow int32 sums; at most {exact.MAX_INPUTS}")
+        self.scheme, self.clip = scheme, clip
+        self.register_buffer("clip_factor", None if clip is None else self.searched_clip())
+        if clip == "learn":
+            self.clip_factor = nn.Parameter(self.clip_factor)
+
+    def searched_clip(self) -> Tensor:
+        if self.weight.is_meta:
+            groups = self.scheme.groups(self.in_features)
+            return torch.ones(self.out_features, groups, dtype=torch.float32, device="meta")
+        return rtn.search_clip(self.weight, self.scheme)
+
+    @torch.no_grad()
+    def refresh_clip(self) -> None:
+        """Searches the shrink factors again for the current weight; nothing to do when ``clip`` is None."""
+        if self.clip_factor is not None:
+            self.clip_factor.copy_(self.searched_clip())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in _INPUT_TYPES:
+            raise TypeError(f"FakeQuantLinear got an input of {x.dtype}; float32, bfloat16 and float16 are allowed")
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(
+                f"FakeQuantLinear got an input of shape {list(x.shape)}; it needs [..., {self.in_features}]"
+            )
+        kind = x.device.type
+        compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            return _Linear.apply(x, self.weight, self.bias, self.clip_factor, self.scheme, compute)
+
+    @torch.no_grad()
+    def quantized(self) -> QuantizedWeight:
+        """The integer weight that the forward uses now, for `convert_` and for checkpoints."""
+        clip = None if self.clip_factor is None else _usable(self.clip_factor)
+        return rtn.quantize_weight(self.weight, self.scheme, clip=clip)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
+        missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
+        factor = prefix + "clip_factor"
+        # A checkpoint of the float model has no factors: they are searched for the weight that it brings.
+        if self.clip_factor is not None and factor not in state_dict and prefix + "weight" in state_dict:
+            self.refresh_clip()
+            missing = [key for key in missing if key != factor]
+        missing_keys += missing
+
+    def extra_repr(self) -> str:
+        clip = "" if self.clip is None else f", clip={self.clip}"
+        return f"{super().extra_repr()}, scheme={self.scheme}{clip}"
+
+
+def _usable(clip: Tensor) -> Tensor:
+    return clip.detach().float().clamp(_SMALLEST_CLIP, 1.0)
+
+
+class _Linear(torch.autograd.Function):
+    """See `FakeQuantLinear`. Codes are kept for the backward, not floats: a quarter of the memory."""
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, clip: Tensor | None, scheme: Scheme, compute: torch.dtype
+    ) -> Tensor:
+        bits = scheme.weight_bits
+        groups = rtn.grouped(weight.float(), scheme.group_size)
+        full = rtn.base_range(groups, bits, scheme.symmetric)
+        used = rtn.apply_clip(full, bits, None if clip is None else _usable(clip))
+        codes = rtn.round_codes(groups, used, bits)
+        rows, row_scale = exact.quantize_rows(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
+        y = native_linear(x, codes, used.scale, used.zero, scheme, bias)
+        if used.zero is not None:
+            codes -= used.zero[..., None]
+        if y is None and scheme.group_size is None:
+            y = exact.per_channel_linear(rows, row_scale, codes.view(weight.shape), used.scale[:, 0], bias)
+        elif y is None:
+            y = exact.grouped_linear(rows, row_scale, codes, used.scale, bias)
+        ctx.compute, ctx.input_shape, ctx.input_type = compute, x.shape, x.dtype
+        ctx.weight_type = weight.dtype
+        ctx.bias_type = None if bias is None else bias.dtype
+        ctx.largest_code = code_range(bits)[1]
+        clipped = (None, None) if clip is None else (weight, full.scale)
+        ctx.save_for_backward(rows.to(torch.int8), row_scale, codes.to(torch.int8), used.scale, *clipped)
+        return y.view(*x.shape[:-1], weight.shape[0]).to(compute)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        rows, row_scale, codes, scale, weight, full_scale = ctx.saved_tensors
+        need_x, need_weight, need_bias, need_clip = ctx.needs_input_grad[:4]
+        grad_x = grad_weight = grad_bias = grad_clip = None
+        grad = grad.reshape(rows.shape[0], codes.shape[0])
+        compute = ctx.compute
+        with torch.autocast(grad.device.type, enabled=False):
+            if need_x:
+                dequantized = (codes * scale[..., None]).flatten(1).to(compute)
+                grad_x = (grad.to(compute) @ dequantized).view(ctx.input_shape).to(ctx.input_type)
+            if need_weight or need_clip:
+                grad_weight = grad.to(compute).t() @ (rows * row_scale[:, None]).to(compute)
+            if need_bias:
+                grad_bias = grad.sum(0, dtype=torch.float32).to(ctx.bias_type)
+            if weight is not None and grad_weight is not None:
+                grad_weight, grad_clip = _through_clip(grad_weight, weight, codes, scale, full_scale, ctx.largest_code)
+        if need_weight:
+            grad_weight = grad_weight.to(ctx.weight_type)
+        return grad_x, grad_weight if need_weight else None, grad_bias, grad_clip if need_clip else None, None, None
+
+
+def _through_clip(
+    grad: Tensor, weight: Tensor, codes: Tensor, scale: Tensor, full_scale: Tensor, largest_code: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the weight and of its shrink factors, from that of the dequantized weight.
+
+    A weight is clipped when its code is more than half a step away from it. Then the dequantized weight moves with the
+    scale alone; otherwise with the weight, and with the scale by the rounding error (LSQ, equation 3, and its gradient
+    scale 1 / sqrt(count * largest code)).
+    """
+    grad = grad.float().view_as(codes)
+    error = codes - weight.float().view_as(codes) / scale[..., None]
+    inside = error.abs() <= 0.5
+    per_scale = (grad * torch.where(inside, error, codes.float())).sum(-1)
+    grad_clip = per_scale * full_scale / (codes.shape[-1] * largest_code) ** 0.5
+    return (grad * inside).view_as(weight), grad_clip

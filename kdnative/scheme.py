@@ -1,0 +1,108 @@
+"""The format a weight is stored in and computed with, as a short name such as ``w8a8`` or ``w4a8-g64``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+GROUP_SIZES = (32, 64, 128)
+_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<asym>-asym)?")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Weight and activation format of a linear layer.
+
+    ``w8a8``: int8 weights, symmetric, one fp32 scale per output channel. ``w4a8-gG`` and ``w2a8-gG``: 4-bit or 2-bit
+    codes, one fp32 scale per output channel and G input columns (G = 32, 64 or 128, dividing the layer's in_features);
+    with ``-asym`` also one integer zero point per group. Activations are int8, symmetric, quantized per token while
+    running. 2-bit codes are stored as 2 bits in checkpoints but run on the 4-bit kernel for now: they save disk, and
+    cost the memory and the time of 4 bits.
+
+    Args:
+        weight_bits: 8, 4 or 2.
+        activation_bits: 8, the only width that has kernels.
+        group_size: input columns per scale, None for one scale per output channel (8 bits only).
+        symmetric: False adds a zero point per group (2 and 4 bits only).
+
+    Raises:
+        ValueError: the combination has no kernel; the text lists those that have one.
+    """
+
+    weight_bits: int
+    activation_bits: int = 8
+    group_size: int | None = None
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        per_channel = self.weight_bits == 8 and self.group_size is None and self.symmetric
+        grouped = self.weight_bits in (2, 4) and self.group_size in GROUP_SIZES
+        if self.activation_bits != 8 or not (per_channel or grouped):
+            raise ValueError(_refusal(str(self)))
+
+    def __str__(self) -> str:
+        group = "" if self.group_size is None else f"-g{self.group_size}"
+        return f"w{self.weight_bits}a{self.activation_bits}{group}{'' if self.symmetric else '-asym'}"
+
+    @classmethod
+    def parse(cls, text: str | Scheme) -> Scheme:
+        """The scheme a name stands for; a Scheme is returned as it is, and ``Scheme.parse(str(s)) == s``.
+
+        Raises:
+            ValueError: unknown name, or one without a kernel. TypeError: neither a string nor a Scheme.
+        """
+        if isinstance(text, Scheme):
+            return text
+        if not isinstance(text, str):
+            raise TypeError(f"a scheme is a string such as 'w8a8' or a kdnative.Scheme, not {type(text).__name__}")
+        match = _PATTERN.fullmatch(text.strip().lower())
+        if match is None:
+            raise ValueError(_refusal(text))
+        group = None if match["g"] is None else int(match["g"])
+        return cls(int(match["w"]), int(match["a"]), group, match["asym"] is None)
+
+    @staticmethod
+    def allowed() -> list[str]:
+        """The names of every scheme that has a kernel."""
+        grouped = [f"w{b}a8-g{g}{asym}" for b in (4, 2) for g in GROUP_SIZES for asym in ("", "-asym")]
+        return ["w8a8", *grouped]
+
+    @property
+    def kernel_bits(self) -> int:
+        """Bits of the kernel that runs the weights: 8 or 4 (2-bit codes run on the 4-bit kernel)."""
+        return 8 if self.weight_bits == 8 else 4
+
+    def groups(self, in_features: int) -> int:
+        """Number of scales along ``in_features`` input columns (1 without groups).
+
+        Raises:
+            ValueError: the group size does not divide ``in_features``.
+        """
+        if self.group_size is None:
+            return 1
+        if in_features % self.group_size:
+            raise ValueError(
+                f"scheme {self} needs in_features divisible by its group size {self.group_size}, got {in_features}"
+                f"{_fitting_groups(in_features)}"
+            )
+        return in_features // self.group_size
+
+
+def _fitting_groups(in_features: int) -> str:
+    fitting = [f"g{g}" for g in GROUP_SIZES if in_features % g == 0]
+    return f"; use {' or '.join(fitting)}" if fitting else "; use w8a8, which has no groups"
+
+
+def _refusal(text: str) -> str:
+    """Why a name is no scheme, what is allowed, and the nearest allowed name."""
+    allowed = Scheme.allowed()
+    reason = f"unknown scheme {text!r}"
+    match = _PATTERN.fullmatch(text.strip().lower())
+    if match and match["a"] != "8":
+        reason = f"scheme {text!r} keeps {match['a']}-bit activations, and there is no kernel for that yet: only a8"
+    elif match and match["w"] in ("2", "4") and match["g"] is None:
+        reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
+    near = difflib.get_close_matches(text.strip().lower(), allowed, n=1, cutoff=0.5)
+    suggestion = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{reason}{suggestion} Allowed: {', '.join(allowed)}"

@@ -1,0 +1,210 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from kdnative import ops
+from kdnative.ops import packing
+from kdnative.quantize import FakeQuantLinear, exact, fake, quantize_weight
+
+SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g128", "w2a8-g32-asym"]
+
+
+@pytest.fixture
+def plain_torch(monkeypatch):
+    """The forward through plain torch operations, as on a GPU."""
+    monkeypatch.setattr(fake, "native_linear", lambda *arguments: None)
+
+
+def layer_and_input(text, m=7, n=40, k=256, dtype=torch.float32, **arguments):
+    layer = FakeQuantLinear.from_float(nn.Linear(k, n).to(dtype), text, **arguments)
+    return layer, torch.randn(m, k).to(dtype)
+
+
+def native(layer, x):
+    packed = packing.pack(layer.quantized(), layer.bias)
+    return ops.linear(x, packed, layer.scheme.kernel_bits, layer.out_features)
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_plain_torch_gives_the_bits_of_the_kernel(text, dtype, isa, plain_torch):
+    layer, x = layer_and_input(text, dtype=dtype)
+    x[0] = 0
+    x[1] *= 30 if dtype == torch.float16 else 1e20
+    x[2, 3] = torch.nan
+    got, expected = layer(x).detach(), native(layer, x)
+    assert got.dtype == expected.dtype == dtype
+    assert torch.equal(got.nan_to_num(nan=-7.0), expected.nan_to_num(nan=-7.0))
+    assert got[2].isnan().all() and not got[[0, 3, 4, 5, 6]].isnan().any()
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+@pytest.mark.parametrize("clip", [None, "search", "learn"])
+def test_the_forward_that_training_uses_gives_the_bits_of_the_kernel(text, clip, isa):
+    layer, x = layer_and_input(text, clip=clip)
+    assert torch.equal(layer(x.requires_grad_()).detach(), native(layer, x.detach()))
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 5, 7), (2, 33, 1100), (17, 64, 3072)])
+def test_odd_and_large_shapes(m, n, k, isa, plain_torch):
+    layer, x = layer_and_input("w8a8", m, n, k)
+    with torch.no_grad():
+        layer.weight.fill_(0.5)
+        x[0] = 3.0  # the largest sums of products there are
+    assert torch.equal(layer(x).detach(), native(layer, x))
+
+
+def test_forward_against_float64():
+    layer, x = layer_and_input("w4a8-g32-asym")
+    codes, scale = exact.quantize_rows(x)
+    w = layer.quantized().dequantize().double()
+    expected = (codes.double() * scale.double()[:, None]) @ w.t() + layer.bias.double()
+    assert torch.allclose(layer(x).double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+def test_leading_dimensions_and_empty_batches(text):
+    layer, x = layer_and_input(text, m=6)
+    flat = layer(x)
+    assert torch.equal(layer(x.view(2, 3, 256)), flat.view(2, 3, 40))
+    assert torch.equal(layer(x[0]), flat[0])
+    assert torch.equal(layer(x.t().contiguous().t()), flat)
+    empty = torch.empty(2, 0, 256, requires_grad=True)
+    layer(empty).sum().backward()
+    assert empty.grad.shape == (2, 0, 256) and (layer.weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+def test_gradients_are_those_of_the_dequantized_layer(text):
+    layer, x = layer_and_input(text)
+    x.requires_grad_()
+    upstream = torch.randn(7, 40)
+    layer(x).backward(upstream)
+    codes, scale = exact.quantize_rows(x.detach())
+    x_hat = codes.double() * scale.double()[:, None]
+    assert torch.allclose(x.grad.double(), upstream.double() @ layer.quantized().dequantize().double(), atol=1e-5)
+    assert torch.allclose(layer.weight.grad.double(), upstream.double().t() @ x_hat, atol=1e-4)
+    assert torch.allclose(layer.bias.grad.double(), upstream.double().sum(0), atol=1e-5)
+
+
+def test_clipped_weights_get_no_gradient():
+    layer, x = layer_and_input("w4a8-g64", clip="search")
+    with torch.no_grad():
+        layer.clip_factor.fill_(0.5)
+    layer(x).backward(torch.randn(7, 40))
+    qw = layer.quantized()
+    steps = layer.weight.detach().view(40, 4, 64) / qw.scale[..., None]
+    clipped = ((steps > 7.5) | (steps < -8.5)).view(40, 256)
+    assert clipped.any()
+    assert (layer.weight.grad[clipped] == 0).all() and (layer.weight.grad[~clipped] != 0).all()
+
+
+def test_gradient_of_a_learned_range():
+    layer, x = layer_and_input("w4a8-g64-asym", clip="learn")
+    with torch.no_grad():
+        layer.clip_factor.uniform_(0.5, 0.9)
+    upstream = torch.randn(7, 40)
+    layer(x).backward(upstream)
+    # The straight-through gradient by autograd, in float64: round passes gradients, clamp stops them.
+    qw = layer.quantized()
+    weight = layer.weight.detach().double().view(40, 4, 64)
+    factor = layer.clip_factor.detach().double().requires_grad_()
+    full = (qw.scale.double() / layer.clip_factor.detach().double())[..., None]
+    scale = full * factor[..., None]
+    zero = qw.zero.double()[..., None]
+    steps = weight / scale + zero
+    rounded = steps + (steps.round() - steps).detach()
+    w_hat = (rounded.clamp(-8, 7) - zero) * scale
+    codes, row_scale = exact.quantize_rows(x)
+    y = (codes.double() * row_scale.double()[:, None]) @ w_hat.view(40, 256).t()
+    y.backward(upstream.double())
+    expected = factor.grad / (64 * 7) ** 0.5
+    assert torch.allclose(layer.clip_factor.grad.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_wanted_gradients():
+    layer, x = layer_and_input("w8a8")
+    layer.weight.requires_grad_(False)
+    layer(x.requires_grad_()).sum().backward()
+    assert layer.weight.grad is None and x.grad is not None and layer.bias.grad is not None
+    with torch.no_grad():
+        assert not layer(x).requires_grad
+
+
+@pytest.mark.parametrize("text", ["w8a8", "w4a8-g32"])
+def test_autocast_keeps_the_forward_exact(text):
+    layer, x = layer_and_input(text)
+    expected = layer(x).detach()
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = layer(x)
+    assert got.dtype == torch.bfloat16 and torch.equal(got.detach(), expected.to(torch.bfloat16))
+    got.float().square().sum().backward()
+    assert x.grad.dtype == torch.float32 and layer.weight.grad.dtype == torch.float32
+    reference = copy.deepcopy(layer)
+    reference.zero_grad()
+    reference(x.detach()).square().sum().backward()
+    cosine = torch.cosine_similarity(layer.weight.grad.flatten(), reference.weight.grad.flatten(), dim=0)
+    assert cosine > 0.999
+
+
+def test_bfloat16_parameters():
+    layer, x = layer_and_input("w8a8", dtype=torch.bfloat16)
+    layer(x).sum().backward()
+    assert layer.weight.grad.dtype == layer.bias.grad.dtype == torch.bfloat16
+
+
+def test_training_recovers_what_rounding_lost():
+    teacher = nn.Linear(64, 16)
+    layer = FakeQuantLinear.from_float(copy.deepcopy(teacher), "w2a8-g32", "learn")
+    optimizer = torch.optim.Adam(layer.parameters(), lr=2e-3)
+    x = torch.randn(256, 8) @ torch.randn(8, 64)  # correlated inputs: rounding errors can make up for each other
+    losses = []
+    for _ in range(40):
+        loss = (layer(x) - teacher(x).detach()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("clip", [None, "search", "learn"])
+def test_checkpoints(clip):
+    layer, x = layer_and_input("w4a8-g32", clip=clip)
+    fresh = FakeQuantLinear(256, 40, scheme="w4a8-g32", clip=clip)
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(fresh(x), layer(x))
+    other = nn.Linear(256, 40)
+    layer.load_state_dict(other.state_dict())  # a float checkpoint: the range is searched for the new weight
+    expected = quantize_weight(other.weight, "w4a8-g32", clip_search=clip is not None)
+    assert torch.equal(layer.quantized().qweight, expected.qweight)
+    if clip is None:
+        other.load_state_dict(layer.state_dict())
+    with pytest.raises(RuntimeError, match="weight"):
+        fresh.load_state_dict({"bias": torch.zeros(40)})
+
+
+def test_copies_are_independent():
+    layer, x = layer_and_input("w8a8")
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        twin.weight.neg_()
+    assert not torch.equal(twin(x), layer(x)) and twin.scheme == layer.scheme
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: FakeQuantLinear(48, 4, scheme="w4a8-g32"), ValueError, "32"),
+        (lambda: FakeQuantLinear(32, 4, clip="always"), ValueError, "'search' and 'learn'"),
+        (lambda: FakeQuantLinear(200_000, 1, device="meta"), ValueError, "overflow int32"),
+        (lambda: FakeQuantLinear(32, 4)(torch.zeros(2, 32, dtype=torch.float64)), TypeError, "float64"),
+        (lambda: FakeQuantLinear(32, 4)(torch.zeros(2, 31)), ValueError, r"needs \[..., 32\]"),
+    ],
+)
+def test_bad_arguments(make, error, words):
+    with pytest.raises(error, match=words):
+        make()

@@ -1,0 +1,88 @@
+import dataclasses
+import pickle
+
+import pytest
+
+from kdnative.scheme import Scheme
+
+
+@pytest.mark.parametrize("name", Scheme.allowed())
+def test_every_allowed_name_round_trips(name):
+    scheme = Scheme.parse(name)
+    assert str(scheme) == name
+    assert Scheme.parse(str(scheme)) == scheme
+    assert pickle.loads(pickle.dumps(scheme)) == scheme
+
+
+def test_allowed_is_exactly_the_documented_set():
+    expected = {"w8a8"}
+    for bits in (2, 4):
+        for group in (32, 64, 128):
+            expected |= {f"w{bits}a8-g{group}", f"w{bits}a8-g{group}-asym"}
+    assert set(Scheme.allowed()) == expected and len(Scheme.allowed()) == 13
+
+
+def test_fields():
+    assert Scheme.parse("w8a8") == Scheme(8)
+    assert Scheme.parse("w4a8-g64") == Scheme(4, 8, 64, True)
+    assert Scheme.parse(" W2A8-G32-asym ") == Scheme(2, 8, 32, False)
+    assert Scheme.parse(Scheme(8)) == Scheme(8)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Scheme(8).weight_bits = 4
+    assert len({Scheme(8), Scheme.parse("w8a8")}) == 1
+
+
+def test_kernel_bits_say_that_two_bits_run_on_the_four_bit_kernel():
+    assert [Scheme.parse(s).kernel_bits for s in ("w8a8", "w4a8-g64", "w2a8-g64")] == [8, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "text, suggestion",
+    [
+        ("w8a9", "'w8a8'"),
+        ("int8", None),
+        ("", None),
+        ("w4a8_g64", "'w4a8-g64'"),
+        ("w8a8-", "'w8a8'"),
+        ("w8a8 x", "'w8a8'"),
+    ],
+)
+def test_unknown_names_list_what_is_allowed(text, suggestion):
+    with pytest.raises(ValueError, match="Allowed: w8a8, w4a8-g32") as info:
+        Scheme.parse(text)
+    assert repr(text) in str(info.value)
+    assert (f"did you mean {suggestion}" in str(info.value)) == (suggestion is not None)
+
+
+@pytest.mark.parametrize("text", ["w8a16", "w4a16-g128", "w8a4"])
+def test_other_activation_widths_are_refused_in_words(text):
+    with pytest.raises(ValueError, match="no kernel for that yet"):
+        Scheme.parse(text)
+
+
+@pytest.mark.parametrize("text", ["w4a8", "w2a8-asym"])
+def test_low_bits_without_a_group_are_refused_in_words(text):
+    with pytest.raises(ValueError, match="has no group size"):
+        Scheme.parse(text)
+
+
+@pytest.mark.parametrize("text", ["w8a8-g64", "w8a8-asym", "w4a8-g16", "w3a8-g64", "w16a8"])
+def test_combinations_without_a_kernel_are_refused(text):
+    with pytest.raises(ValueError, match="Allowed"):
+        Scheme.parse(text)
+    with pytest.raises(ValueError, match="Allowed"):
+        Scheme(3, group_size=64)
+
+
+def test_parse_refuses_other_types():
+    with pytest.raises(TypeError, match="not int"):
+        Scheme.parse(8)
+
+
+def test_groups():
+    assert Scheme.parse("w8a8").groups(7) == 1
+    assert Scheme.parse("w4a8-g64").groups(192) == 3
+    with pytest.raises(ValueError, match="divisible by its group size 64, got 96; use g32"):
+        Scheme.parse("w4a8-g64").groups(96)
+    with pytest.raises(ValueError, match="use w8a8"):
+        Scheme.parse("w4a8-g64").groups(100)
