@@ -1,0 +1,183 @@
+"""The ``kdnative`` command: one function per subcommand, heavy imports only where one needs them.
+
+Exit codes: 0 done, 1 failed (in words; ``--debug`` shows the traceback), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdnative import __version__
+
+# Failures that a user can act on; anything else is a defect and deserves its traceback.
+_IN_WORDS = (ValueError, RuntimeError, OSError, ImportError, TypeError, LookupError, MemoryError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as end:  # argparse leaves by exception: 0 after --help and --version, 2 on wrong usage
+        return int(end.code or 0)
+    if arguments.debug:
+        return arguments.command(arguments)
+    try:
+        return arguments.command(arguments)
+    except KeyboardInterrupt:
+        print("kdnative: stopped; a run continues with --resume", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output left, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except _IN_WORDS as error:
+        text = str(error) or type(error).__name__
+        print(f"kdnative: {text}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    # allow_abbrev: a misspelt or shortened option must not silently mean another one in a later version
+    parser = argparse.ArgumentParser(
+        prog="kdnative", description="Distil, prune, quantize and run small models natively.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"kdnative {__version__}")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+        sub.set_defaults(command=function)
+        return sub
+
+    _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure"))
+    _convert_arguments(command("convert", _convert, "convert a model into a checkpoint of packed native modules"))
+    _bench_arguments(command("bench", _bench, "measure kernels, encoders or models on this machine"))
+    sub = command("doctor", _doctor, "show kernels, torch, GPU and optional packages of this machine")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub = command("inspect", _inspect, "show the modules of a saved student")
+    sub.add_argument("student", help="folder of a kdnative checkpoint")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub = command("report", _report, "write report.html and report.json of a run")
+    sub.add_argument("run_dir", help="folder of a run, such as runs/movies")
+    return parser
+
+
+def _run_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", help="YAML file, see docs/recipes.md")
+    sub.add_argument("--runs", default="runs", metavar="DIR", help="parent of the run folders (default: runs)")
+    existing = sub.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue an earlier run of this name")
+    existing.add_argument("--overwrite", action="store_true", help="start afresh; with --only, run that stage again")
+    sub.add_argument("--restart-changed", action="store_true", help="with --resume: run changed stages again")
+    part = sub.add_mutually_exclusive_group()
+    part.add_argument("--only", metavar="STAGE", help="run one stage on the outputs of the earlier ones")
+    part.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as distil.epochs=3")
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from kdnative import pipeline
+
+    folder = pipeline.run(
+        arguments.recipe,
+        runs=arguments.runs,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        restart_changed=arguments.restart_changed,
+        only=arguments.only,
+        until=arguments.until,
+        overrides=arguments.set,
+        progress=not arguments.quiet and sys.stderr.isatty(),
+    )
+    summary = folder / "summary.txt"
+    if summary.is_file():
+        print(summary.read_text(encoding="utf-8"))
+    print(f"run folder: {folder}")
+    return 0
+
+
+def _convert_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("input", metavar="IN", help="Hugging Face folder, package:NAME, hub:NAME or kdnative checkpoint")
+    sub.add_argument("output", metavar="OUT", help="folder to write")
+    sub.add_argument("--scheme", default="w8a8", help="such as w8a8 or w4a8-g64 (default: w8a8)")
+    sub.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="modules to leave in float")
+    sub.add_argument("--float-embeddings", action="store_true", help="leave embeddings in float (default: int8)")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from kdnative import convert_, save
+    from kdnative.pipeline.models import load_any
+    from kdnative.scheme import Scheme
+
+    scheme = Scheme.parse(arguments.scheme)
+    output = Path(arguments.output)
+    if output.exists() and not arguments.overwrite:
+        raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
+    model, tokenizer = load_any(arguments.input)
+    embeddings = None if arguments.float_embeddings else 8
+    report = convert_(model, scheme, keep=tuple(arguments.keep), embeddings=embeddings)
+    save(report.model, output, tokenizer=tokenizer)
+    print(report)
+    print(f"saved: {output}")
+    return 0
+
+
+def _bench_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("suite", choices=("gemm", "encoder", "model"))
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the suite; --help lists them")
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    import importlib
+
+    suite = importlib.import_module(f"kdnative.bench.{arguments.suite}")
+    return suite.main(arguments.rest) or 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from kdnative import doctor
+
+    found = doctor.collect()
+    print(json.dumps(found, indent=2) if arguments.json else doctor.describe(found))
+    return 1 if found["problems"] else 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from kdnative import inspect
+
+    found = inspect(arguments.student)
+    print(json.dumps(found, indent=2) if arguments.json else _table_of(found))
+    return 0
+
+
+def _table_of(found: dict) -> str:
+    """The modules of a checkpoint, aligned, and the totals below."""
+    head = ("module", "kind", "scheme", "shape", "bytes")
+    lines = [head]
+    for row in found["modules"]:
+        shape = "" if row["shape"] is None else "x".join(map(str, row["shape"]))
+        lines.append((row["name"] or "(model)", row["kind"], row["scheme"] or "-", shape, f"{row['bytes']:,}"))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    totals = found["totals"]
+    return "\n".join([*table, f"{totals['modules']} modules, {totals['file_bytes'] / 1e6:.2f} MB file"])
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from kdnative import report
+
+    print(report.build(Path(arguments.run_dir)))
+    return 0

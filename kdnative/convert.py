@@ -1,0 +1,374 @@
+"""From plain to packed: replaces the modules of a model by native ones.
+
+Everything is decided and built before the model is touched, so a failure leaves it as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from kdnative.conversion import ConversionReport, ConversionRow
+from kdnative.nn import Embedding, Linear, hf
+from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
+from kdnative.rebuild import NATIVE, walk
+from kdnative.scheme import Scheme
+from kdnative.selection import Choice, Selection
+
+__all__ = ["MIN_IN_FEATURES", "MIN_OUT_FEATURES", "ConversionReport", "ConversionRow", "convert_"]
+
+MIN_OUT_FEATURES = 16
+"""Linears with fewer outputs (classifier heads) stay in float: the kernels compute 32 outputs at a time."""
+
+MIN_IN_FEATURES = 48
+"""Linears with fewer inputs stay in float: the kernels pad inputs to 64, and quantizing them costs more than the
+integer product saves (measured against torch in float32, AVX2, 1 to 32 rows: 0.8x to 1.3x at 32, over 1x from 48)."""
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_NATIVE = tuple(NATIVE.values())
+_LAYERS = (nn.Linear, nn.Embedding)
+_NOT_FINITE = "NaN or infinite values"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def convert_(
+    model: nn.Module,
+    schemes: str | Scheme | Mapping[str, str | Scheme | None] = "w8a8",
+    *,
+    keep: Iterable[str] = (),
+    embeddings: int | None = 8,
+    fuse: bool = True,
+    clip_search: bool = False,
+) -> ConversionReport:
+    """Replace what can run on the integer kernels, in place, and put the model into eval mode.
+
+    Encoders of Hugging Face transformers that the library knows (BERT, MiniLM and others, pruned or not) become one
+    :class:`kdnative.nn.Encoder`; in all other models ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear`` and
+    ``nn.Embedding`` are replaced one by one. Everything else stays, and the report says why. A FakeQuantLinear keeps
+    the integer weights it was trained with.
+
+    Args:
+        model: float32, bfloat16 or float16, on the CPU.
+        schemes: a scheme for all linears, or ``{pattern: scheme or None}``; the first pattern that matches a module's
+            name, or the name of a module that contains it, wins. Patterns are globs, or regular expressions after
+            ``re:``. Linears that no pattern matches stay in float.
+        keep: patterns of modules that stay in float.
+        embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
+        fuse: False converts known encoders linear by linear too.
+        clip_search: search the clipping range of weights (better at 4 and 2 bits, slower to convert).
+
+    Returns:
+        The report. Use ``report.model`` from then on when ``model`` itself may be an encoder or a single layer, such
+        as a bare ``BertModel``: an object can't be replaced in place, so it is left unchanged and the native one is
+        ``report.model``. In all other cases ``report.model is model``.
+
+    Raises:
+        ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
+            can't be done (the text lists every case); the model is not on the CPU. The model is unchanged then.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
+    if embeddings not in (None, 8):
+        raise ValueError(f"embeddings must be 8 or None, got {embeddings!r}")
+    for name, tensor in model.named_parameters():
+        if tensor.device.type not in ("cpu", "meta"):
+            raise ValueError(f"{name} is on {tensor.device}; native modules run on the CPU: call model.cpu() first")
+    plan = _Plan(model, Selection(schemes, keep), embeddings, clip_search)
+    if fuse:
+        plan.fuse_encoders()
+    plan.replace_layers()
+    return plan.apply()
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What will happen to one layer."""
+
+    scheme: Scheme | None
+    reason: str
+
+
+class _Plan:
+    """Decides and builds every replacement; only `apply` touches the model."""
+
+    def __init__(self, model: nn.Module, selection: Selection, embeddings: int | None, clip_search: bool) -> None:
+        self.model, self.selection, self.embeddings, self.clip_search = model, selection, embeddings, clip_search
+        self.modules = dict(walk(model))
+        self.names = {id(m): name for name, m in self.modules.items()}
+        self.replacements: dict[int, nn.Module] = {}
+        self.rows: dict[str, ConversionRow] = {}
+        self.counted: set[int] = set()  # tensors whose bytes are in a row already
+        self.owners = _owners(self.modules)
+        layers = [n for n, m in self.modules.items() if isinstance(m, (*_LAYERS, *_NATIVE))]
+        selection.check_used(layers)
+        self.verdicts = self._judge_all()
+
+    # -- deciding ------------------------------------------------------------------------------------------------------
+
+    def _judge_all(self) -> dict[str, _Verdict]:
+        verdicts, errors = {}, []
+        for name, module in self.modules.items():
+            if not isinstance(module, _LAYERS):
+                continue
+            choice = self.selection.choose(name)
+            if isinstance(module, nn.Embedding):
+                choice = self._choice_of_embedding(choice)
+            if choice.scheme is None:
+                verdicts[name] = _Verdict(None, choice.reason)
+                continue
+            obstacle = self._obstacle(name, module, choice)
+            if obstacle is None:
+                verdicts[name] = _Verdict(self._scheme_of(module, choice), "")
+            elif choice.explicit or obstacle.startswith(_NOT_FINITE):
+                errors.append(f"  {name or '(model)'}: {obstacle}")
+            else:
+                verdicts[name] = _Verdict(None, obstacle)
+        if errors:
+            raise ValueError(
+                "nothing was converted; these modules can't be converted as asked (keep=[...] leaves them in float):\n"
+                + "\n".join(errors)
+            )
+        return verdicts
+
+    def _choice_of_embedding(self, choice: Choice) -> Choice:
+        """Schemes are for linears; an embedding follows ``embeddings=`` unless a pattern keeps it in float."""
+        if choice.scheme is None and choice.reason != Selection.UNMATCHED:
+            return choice
+        return Choice(Scheme(8)) if self.embeddings else Choice(None, "asked for by embeddings=None")
+
+    def _scheme_of(self, module: nn.Module, choice: Choice) -> Scheme:
+        return module.scheme if type(module) is FakeQuantLinear else choice.scheme
+
+    def _obstacle(self, name: str, module: nn.Module, choice: Choice) -> str | None:
+        """Why a layer can't become native; None when it can."""
+        general = _unusual(module) or self._shared(name, module)
+        if general:
+            return general
+        weight = module.weight.detach()
+        if weight.is_meta:
+            return "its weight is on the meta device and has no values"
+        if type(weight) not in (Tensor, nn.Parameter):
+            return f"its weight is a {type(weight).__name__}, not a plain tensor"
+        if weight.dtype not in _FLOATS:
+            return f"its weight is {weight.dtype}; float32, bfloat16 and float16 can be converted"
+        if 0 in weight.shape:
+            return f"its weight is empty: shape {list(weight.shape)}"
+        bias = getattr(module, "bias", None)
+        for what, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+                return f"{_NOT_FINITE}: its {what} has {int((~torch.isfinite(tensor)).sum())} of them"
+        if isinstance(module, nn.Embedding):
+            return "max_norm rewrites the table at every call" if module.max_norm is not None else None
+        if type(module) is FakeQuantLinear:
+            if choice.explicit and choice.scheme != module.scheme:
+                return f"it was trained for {module.scheme}, but {choice.scheme} is asked for"
+            return None
+        try:
+            choice.scheme.groups(module.in_features)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _shared(self, name: str, module: nn.Module) -> str | None:
+        """Another module uses the same weight, or reads this one's without calling it."""
+        others = [o for o in self.owners.get(_storage(module.weight), ()) if o != name]
+        if others:
+            return f"its weight is shared with {', '.join(others)}"
+        parent_name = name.rpartition(".")[0]
+        parent = self.modules[parent_name] if name else None
+        if isinstance(parent, nn.TransformerEncoderLayer) and parent.activation_relu_or_gelu:
+            return "nn.TransformerEncoderLayer reads this weight itself in its fast path"
+        return None
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    def fuse_encoders(self) -> None:
+        """Build an Encoder for every module that is a known Hugging Face encoder, outermost first."""
+        done: list[str] = []
+        for name, module in self.modules.items():
+            if any(_within(name, outer) for outer in done) or not hf.is_encoder(module):
+                continue
+            result = self._refusal_to_fuse(name) or self._fused(name, module)
+            if isinstance(result, str):
+                self._row(name, module, "kept", None, f"not fused: {result}; converted layer by layer instead")
+            done.append(name)
+
+    def _refusal_to_fuse(self, name: str) -> str | None:
+        """A fused encoder has no room for float layers and runs no hooks: why this one would need some."""
+        for inner, module in self.modules.items():
+            if _within(inner, name) and (hooks := _hooked(module)):
+                return f"{inner} {hooks}"
+        for inner, verdict in self.verdicts.items():
+            if _within(inner, name) and verdict.scheme is None:
+                return f"{inner} stays in float ({verdict.reason})"
+        return None
+
+    def _fused(self, name: str, module: nn.Module) -> str | None:
+        used: dict[str, QuantizedWeight] = {}
+
+        def quantize(inner: str, linear: nn.Linear) -> QuantizedWeight | None:
+            full = self.names.get(id(linear), f"{name}.{inner}".strip("."))
+            used[full] = self._quantized(full, linear)
+            return used[full]
+
+        encoder = hf.encoder_from_hf(module, quantize)
+        if isinstance(encoder, str):
+            return encoder
+        self.replacements[id(module)] = encoder
+        remaining = sum(t.numel() * t.element_size() for t in (*encoder.parameters(), *encoder.buffers()))
+        own = name or "(model)"
+        for inner, part in self.modules.items():
+            if not _within(inner, name) or inner == name or not _own_tensors(part, buffers=False):
+                continue
+            size = _fused_bytes(part, used.get(inner))
+            remaining -= size
+            scheme = self._scheme_text(inner, part)
+            self._row(inner, part, "fused", scheme, _with_note(f"runs inside the fused encoder {own}", scheme), size)
+        self._row(name, module, "fused", None, "the whole encoder is one native operator", max(remaining, 0))
+        return None
+
+    def replace_layers(self) -> None:
+        """Build a native module for every layer that is not in a fused encoder, and a row for everything left."""
+        for name, module in self.modules.items():
+            if name in self.rows:
+                continue
+            if isinstance(module, _NATIVE):
+                self._row(name, module, "kept", None, "already native")
+            elif isinstance(module, _LAYERS):
+                scheme, reason = self.verdicts[name].scheme, self.verdicts[name].reason
+                if scheme and isinstance(module, nn.Linear):
+                    reason = self._slower_natively(name, module)
+                if scheme is None or reason:
+                    self._row(name, module, "kept", None, reason)
+                    continue
+                if isinstance(module, nn.Embedding):
+                    native = Embedding.from_float(module)
+                else:
+                    native = Linear.from_quantized(self._quantized(name, module), module.bias, scheme)
+                self.replacements[id(module)] = native
+                text = self._scheme_text(name, module)
+                reason = "int8 table, one scale per row" if isinstance(module, nn.Embedding) else "native linear"
+                self._row(name, module, "converted", text, _with_note(reason, text), _bytes(_own_tensors(native)))
+            elif _own_tensors(module, buffers=False):
+                self._row(name, module, "kept", None, f"there is no native {type(module).__name__}: it runs in torch")
+
+    def _slower_natively(self, name: str, module: nn.Linear) -> str:
+        """Why the float layer is faster for its shape; empty when it is not, or when the user wants it regardless."""
+        if type(module) is FakeQuantLinear or self.selection.choose(name).explicit:
+            return ""
+        n, k = module.weight.shape
+        if n < MIN_OUT_FEATURES:
+            return f"faster in float: {n} outputs are fewer than {MIN_OUT_FEATURES}"
+        if k < MIN_IN_FEATURES:
+            return f"faster in float: {k} inputs are fewer than {MIN_IN_FEATURES}"
+        return ""
+
+    def _quantized(self, name: str, linear: nn.Linear) -> QuantizedWeight:
+        if type(linear) is FakeQuantLinear:
+            return linear.quantized()
+        scheme = self.verdicts[name].scheme
+        return quantize_weight(linear.weight.detach(), scheme, clip_search=self.clip_search)
+
+    def _scheme_text(self, name: str, module: nn.Module) -> str | None:
+        if isinstance(module, nn.Embedding):
+            return "int8"
+        return str(self.verdicts[name].scheme) if isinstance(module, nn.Linear) else None
+
+    def _row(
+        self, name: str, module: nn.Module, action: str, scheme: str | None, reason: str, after: int | None = None
+    ) -> None:
+        own = [t for t in _own_tensors(module) if id(t) not in self.counted]
+        self.counted.update(map(id, own))
+        before = _bytes(own)
+        weight = module._parameters.get("weight")  # not module.weight: a native module would unpack it
+        shape = _native_shape(module) if weight is None else list(weight.shape)
+        after = before if after is None else after
+        self.rows[name] = ConversionRow(name, type(module).__name__, action, scheme, reason, shape, before, after)
+
+    # -- applying ------------------------------------------------------------------------------------------------------
+
+    def apply(self) -> ConversionReport:
+        for parent in self.modules.values():
+            for attribute, child in list(parent._modules.items()):
+                if id(child) in self.replacements:
+                    setattr(parent, attribute, self.replacements[id(child)])
+        model = self.replacements.get(id(self.model), self.model).eval()
+        return ConversionReport(model, [self.rows[name] for name in self.modules if name in self.rows])
+
+
+def _within(name: str, outer: str) -> bool:
+    return outer in ("", name) or name.startswith(f"{outer}.")
+
+
+def _storage(tensor: Tensor) -> tuple[str, int]:
+    """Equal for tensors that start at the same memory."""
+    return ("address", tensor.data_ptr()) if tensor.numel() and not tensor.is_meta else ("object", id(tensor))
+
+
+def _owners(modules: dict[str, nn.Module]) -> dict[tuple[str, int], list[str]]:
+    """The modules that hold each parameter."""
+    owners: dict[tuple[str, int], list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(_storage(parameter), []).append(name)
+    return owners
+
+
+def _hooked(module: nn.Module) -> str | None:
+    """Why replacing a module would lose something that runs around its forward."""
+    hooks = [hook for name in _HOOKS for hook in getattr(module, name).values()]
+    # Transformers leaves hooks behind that record outputs when a caller asks for hidden states, and do nothing else.
+    if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
+        return "has hooks, which a native module would not run: remove them first"
+    if "forward" in vars(module):
+        return "has a forward of its own, set on the instance"
+    return None
+
+
+def _unusual(module: nn.Module) -> str | None:
+    """Why a layer is not a plain Linear or Embedding."""
+    if parametrize.is_parametrized(module):
+        return (
+            f"it is parametrized ({', '.join(module.parametrizations)}): make that permanent first, with "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    if "weight_mask" in module._buffers:
+        return "it has a pruning mask: make that permanent first, with kdnative.prune.finalize_masks_"
+    if type(module) not in (nn.Linear, nn.Embedding, FakeQuantLinear):
+        base = "nn.Linear" if isinstance(module, nn.Linear) else "nn.Embedding"
+        return f"{type(module).__name__} is a subclass of {base} and may behave in its own way"
+    hooks = _hooked(module)
+    return hooks and f"it {hooks}"
+
+
+def _own_tensors(module: nn.Module, buffers: bool = True) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *(module.buffers(recurse=False) if buffers else ())]
+
+
+def _native_shape(module: nn.Module) -> list[int] | None:
+    if isinstance(module, Linear):
+        return [module.out_features, module.in_features]
+    return [module.num_embeddings, module.embedding_dim] if isinstance(module, Embedding) else None
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _fused_bytes(part: nn.Module, weight: QuantizedWeight | None) -> int:
+    """Bytes of a part inside an encoder's buffer, without padding: int8 tables, float32 vectors, weights by scheme."""
+    if isinstance(part, nn.Embedding):
+        return part.weight.numel() + 4 * part.num_embeddings
+    if weight is None:
+        return 4 * sum(p.numel() for p in part.parameters(recurse=False))
+    codes = weight.qweight.numel() // (1 if weight.bits == 8 else 2)
+    zeros = 0 if weight.zero is None else weight.zero.numel()
+    return codes + 4 * weight.scale.numel() + zeros + (0 if part.bias is None else 4 * part.out_features)
+
+
+def _with_note(reason: str, scheme: str | None) -> str:
+    return f"{reason}; 2-bit codes take 4 bits in memory" if scheme and scheme.startswith("w2") else reason

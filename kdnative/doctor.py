@@ -1,0 +1,131 @@
+"""What kdnative finds on this machine: kernels, torch, GPU, optional packages; and what to do about what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import torch
+
+from kdnative import __version__
+from kdnative.bench.machine import cpu_name
+from kdnative.data import cache_dir
+from kdnative.pipeline.extras import EXTRAS, how_to_get, installed
+
+SUPPORTED_TORCH = (2, 10)
+# Where the name to install differs from the name to import.
+_DISTRIBUTIONS = {"yaml": "pyyaml"}
+
+
+def collect() -> dict[str, Any]:
+    """Everything ``kdnative doctor`` prints, as plain values ready for JSON.
+
+    ``problems`` lists in words what keeps kdnative from working here; it is empty on a sound machine. Missing optional
+    packages are no problem, they are listed under ``extras`` with the command that installs them.
+    """
+    torch_ok = _version(torch.__version__) >= SUPPORTED_TORCH
+    supported = ">=" + ".".join(map(str, SUPPORTED_TORCH))
+    native = _native()
+    problems = []
+    if not torch_ok:
+        problems.append(f"torch {torch.__version__} is too old: kdnative needs torch {supported}")
+    if not native["loaded"]:
+        problems.append(native["error"])
+    return {
+        "kdnative": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "torch": {"version": torch.__version__, "supported": supported, "ok": torch_ok},
+        "threads": torch.get_num_threads(),
+        "native": native,
+        "gpu": _gpu(),
+        "extras": _extras(),
+        "cache": _cache(),
+        "problems": problems,
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The text of ``kdnative doctor`` for what :func:`collect` returned."""
+    native, gpu, cache = found["native"], found["gpu"], found["cache"]
+    torch_row = f"{found['torch']['version']} (supported: {found['torch']['supported']})"
+    rows = [
+        ("kdnative", found["kdnative"]),
+        ("python", f"{found['python']}, {found['system']}"),
+        ("processor", f"{found['cpu']}, {found['cores']} cores"),
+        ("torch", torch_row),
+        ("threads", str(found["threads"])),
+    ]
+    if native["loaded"]:
+        forced = f", forced by KDNATIVE_ISA={native['forced']}" if native["forced"] else ""
+        available = ", ".join(native["available"])
+        rows.append(("instruction set", f"{native['isa']}{forced} (this machine runs: {available})"))
+        rows += [(f"  {operator}", isa) for operator, isa in native["kernels"].items()]
+    else:
+        rows.append(("native library", "NOT LOADED"))
+    rows.append(("gpu", gpu["name"] or "none found by torch"))
+    rows.append(("cuda, triton", f"{gpu['cuda'] or 'torch without CUDA'}, {gpu['triton'] or 'no triton'}"))
+    for extra, packages in found["extras"].items():
+        missing = [name for name, version in packages.items() if version is None]
+        present = ", ".join(f"{name} {version}" for name, version in packages.items() if version is not None)
+        need = f"missing {', '.join(missing)}: {how_to_get(extra)}" if missing else ""
+        rows.append((f"extra [{extra}]", "; ".join(part for part in (present, need) if part)))
+    rows.append(("cache", f"{cache['path']} ({cache['megabytes']:.1f} MB; KDNATIVE_CACHE moves it)"))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    lines += [f"PROBLEM: {problem}" for problem in found["problems"]] or ["no problem found"]
+    return "\n".join(lines)
+
+
+def _native() -> dict[str, Any]:
+    forced = os.environ.get("KDNATIVE_ISA") or None
+    try:
+        from kdnative import ops
+    except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
+        return {"loaded": False, "error": str(error), "forced": forced, "isa": None, "available": [], "kernels": {}}
+    return {
+        "loaded": True,
+        "error": None,
+        "forced": forced,
+        "isa": ops.isa(),
+        "available": ops.available_isas(),
+        "kernels": ops.kernel_table(),
+    }
+
+
+def _gpu() -> dict[str, str | None]:
+    name = None
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        name = f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
+    return {"name": name, "cuda": torch.version.cuda, "triton": _installed_version("triton")}
+
+
+def _extras() -> dict[str, dict[str, str | None]]:
+    extras: dict[str, dict[str, str | None]] = {}
+    for module, extra in EXTRAS.items():
+        extras.setdefault(extra, {})[_DISTRIBUTIONS.get(module, module)] = _installed_version(module)
+    return extras
+
+
+def _installed_version(module: str) -> str | None:
+    if not installed(module):
+        return None
+    try:
+        return importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
+    except importlib.metadata.PackageNotFoundError:
+        return "(unknown version)"
+
+
+def _cache() -> dict[str, Any]:
+    path = cache_dir()
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    return {"path": str(path), "megabytes": sum(file.stat().st_size for file in files) / 1e6}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in text.split("+")[0].split(".")[:2])

@@ -1,0 +1,85 @@
+"""Writing folders so that a reader sees the old one or the new one, whole, whatever happens in between."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Container
+from pathlib import Path
+
+__all__ = ["replace_folder", "sha256_of"]
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def replace_folder(path: Path, write: Callable[[Path], None], replaceable: Container[str]) -> None:
+    """Create or replace the folder ``path`` with what ``write`` puts into an empty folder.
+
+    Everything is written next to ``path`` under a temporary name and synced to disk before it takes its place; where
+    the system can (Linux), old and new change places in one step. When anything fails, ``path`` is as it was and
+    nothing temporary is left.
+
+    Args:
+        path: its parents are created.
+        write: called with the empty temporary folder.
+        replaceable: names of files in an existing ``path`` that this replaces or removes. Other files are carried over.
+    """
+    path = Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+    new.mkdir()
+    try:
+        write(new)
+        for entry in sorted(new.rglob("*")):
+            _sync(entry)
+        _sync(new)
+        if not path.exists():
+            os.rename(new, path)
+        else:
+            _exchange(new, path)  # `new` is the old folder from here on
+            for entry in sorted(new.iterdir()):
+                if entry.name not in replaceable and not (path / entry.name).exists():
+                    os.rename(entry, path / entry.name)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows can't open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Let two folders change places; in one step where the system has one."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is not None:
+        if rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+            return
+    aside = a.with_suffix(".old")
+    os.rename(b, aside)
+    try:
+        os.rename(a, b)
+    except OSError:
+        os.rename(aside, b)
+        raise
+    os.rename(aside, a)

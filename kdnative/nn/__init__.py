@@ -1,0 +1,7 @@
+"""Modules that run on the integer kernels and replace those of torch.nn and of encoder models."""
+
+from kdnative.nn.embedding import Embedding
+from kdnative.nn.encoder import Encoder
+from kdnative.nn.linear import Linear
+
+__all__ = ["Embedding", "Encoder", "Linear"]

@@ -1,0 +1,150 @@
+"""A drop-in replacement of ``torch.nn.Embedding`` that keeps its table in int8."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdnative.quantize import QuantizedWeight, quantize_weight
+from kdnative.scheme import Scheme
+
+__all__ = ["Embedding"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Embedding(nn.Module):
+    """Looks rows up in an int8 table with one float32 scale per row: ``y = qweight[id] * scale[id]``.
+
+    ``state_dict()`` holds ``qweight`` int8 ``[V, D]`` and ``scale`` float32 ``[V]``; ``load_state_dict()`` also takes
+    the ``weight`` of the float layer this one replaces, and quantizes. ``.to(dtype)``, ``.half()`` and the like change
+    the dtype of the output only; table and scales stay as they are. The output never requires grad.
+
+    Args:
+        num_embeddings: V.
+        embedding_dim: D.
+        padding_idx: kept for code that reads it; the forward treats that row like any other, as torch's does.
+        bits: 8, the only width there is.
+        dtype: of the output: torch.float32, torch.bfloat16 or torch.float16, or its name.
+
+    A new module has an all-zero table.
+
+    Raises:
+        ValueError: another number of bits or dtype, a negative size, or padding_idx outside the table.
+    """
+
+    qweight: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        bits: int = 8,
+        dtype: torch.dtype | str = torch.float32,
+    ) -> None:
+        super().__init__()
+        if num_embeddings < 0 or embedding_dim < 0:
+            raise ValueError(
+                f"num_embeddings and embedding_dim must not be negative: {num_embeddings}, {embedding_dim}"
+            )
+        if bits != 8:
+            raise ValueError(f"embedding tables have 8 bits, got bits={bits!r}")
+        dtype = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+        if dtype not in _DTYPES.values():
+            raise ValueError(f"dtype {dtype} is not one of {', '.join(_DTYPES)}")
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"padding_idx {padding_idx} is outside a table of {num_embeddings} rows")
+        self.num_embeddings, self.embedding_dim, self.bits = num_embeddings, embedding_dim, bits
+        self.padding_idx = padding_idx + num_embeddings if padding_idx is not None and padding_idx < 0 else padding_idx
+        self.dtype = dtype
+        self.register_buffer("qweight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(num_embeddings, dtype=torch.float32))
+
+    @classmethod
+    def from_float(cls, embedding: nn.Embedding, bits: int = 8) -> Embedding:
+        """Quantize the table of ``embedding`` (not changed), one scale per row; the output keeps its dtype.
+
+        Raises:
+            ValueError: NaN or infinite values in the table, or ``max_norm``, which changes the table while running.
+        """
+        if embedding.max_norm is not None:
+            raise ValueError("an embedding with max_norm rewrites its table at every call and can't be quantized")
+        table = embedding.weight.detach()
+        weight = quantize_weight(table, Scheme(8))
+        module = cls(*table.shape, embedding.padding_idx, bits, table.dtype)
+        module.qweight, module.scale = weight.qweight, weight.scale
+        return module.eval()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """int64 or int32 ids ``[...]`` in [0, V) -> ``[..., D]`` in ``self.dtype``.
+
+        Raises:
+            IndexError: an id outside the table.
+        """
+        rows = F.embedding(ids, self.qweight).to(torch.float32)
+        return (rows * self.scale[ids].unsqueeze(-1)).to(self.dtype)
+
+    def quantized(self) -> QuantizedWeight:
+        """The table in plain form, ``[V, D]``."""
+        return QuantizedWeight(self.qweight, self.scale, None, 8, None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized table, ``[V, D]`` in ``self.dtype``: a new tensor at every access."""
+        return self.quantized().dequantize().to(self.dtype)
+
+    @property
+    def config(self) -> dict:
+        """The constructor's arguments, as JSON can hold them: ``Embedding(**module.config)``."""
+        return {
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "padding_idx": self.padding_idx,
+            "bits": self.bits,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def _apply(self, fn, recurse=True):
+        # Module.to(dtype) would round the scales. What it asks for is the dtype of the output: a probe finds that out.
+        dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        if dtype not in _DTYPES.values():
+            raise TypeError(f"kdnative.nn.Embedding can't give {dtype}: allowed are {', '.join(_DTYPES)}")
+
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(keep_dtype, recurse)
+        self.dtype = dtype
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        if prefix + "weight" in state_dict and prefix + "qweight" not in state_dict:
+            weight = state_dict[prefix + "weight"]
+            state_dict = {key: value for key, value in state_dict.items() if key != prefix + "weight"}
+            try:
+                plain = quantize_weight(weight.detach(), Scheme(8))
+            except (TypeError, ValueError) as error:
+                error_msgs.append(f"{prefix}weight: {error}")
+                return
+            state_dict |= {prefix + "qweight": plain.qweight, prefix + "scale": plain.scale}
+        for name, own in self._buffers.items():
+            given = state_dict.get(prefix + name, own)
+            if given.dtype != own.dtype:  # copying would round in silence
+                error_msgs.append(
+                    f"dtype mismatch for {prefix}{name}: the checkpoint has {given.dtype}, the model needs {own.dtype}."
+                )
+                return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        dtype = "" if self.dtype == torch.float32 else f", dtype={self.config['dtype']}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}, bits={self.bits}{dtype}"

@@ -1,0 +1,274 @@
+"""A drop-in replacement of ``torch.nn.Linear`` that runs on the integer kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from kdnative import ops
+from kdnative.ops import packing
+from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
+from kdnative.scheme import Scheme
+
+__all__ = ["Linear"]
+
+_KERNELS = {8: ops.linear_w8a8, 4: ops.linear_w4a8}
+
+
+class Linear(nn.Module):
+    """``y = activation(x @ W.T + bias)`` with packed 8-, 4- or 2-bit weights and dynamic per-token int8 activations.
+
+    The module holds one uint8 buffer, ``packed``, in the kernels' layout. ``state_dict()`` gives plain tensors instead,
+    and ``load_state_dict()`` packs them, so a checkpoint does not depend on the machine:
+
+    ===========  ==============================================================================================
+    ``qweight``  int8 ``[N, K]`` for 8 bits; uint8 ``[N, K * bits / 8]`` for 4 and 2 bits, see
+                 :func:`kdnative.quantize.pack_bits`
+    ``scale``    float32 ``[N]``, or ``[N, K / group_size]`` for schemes with groups
+    ``zero``     int8 ``[N, K / group_size]``, asymmetric schemes only
+    ``bias``     float32 ``[N]``, if there is a bias
+    ===========  ==============================================================================================
+
+    ``load_state_dict`` also takes the ``weight`` and ``bias`` of the float layer this one replaces, and quantizes.
+    ``.to(dtype)``, ``.half()`` and the like do not touch the weights: the output has the dtype of the input.
+    Outputs are not differentiable: training uses :class:`kdnative.quantize.FakeQuantLinear`.
+
+    Args:
+        in_features: K.
+        out_features: N.
+        scheme: a name such as ``"w8a8"`` or a :class:`kdnative.Scheme`.
+        bias: whether there is a bias.
+        activation: fused into the layer: one of :data:`kdnative.ops.ACTIVATIONS`.
+
+    A new module has zero weights.
+
+    Raises:
+        ValueError: K or N is not positive, the group size does not divide K, or a name is unknown.
+    """
+
+    packed: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        scheme: Scheme | str = "w8a8",
+        bias: bool = True,
+        activation: str = "none",
+    ) -> None:
+        super().__init__()
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"in_features and out_features must be at least 1, got {in_features} and {out_features}")
+        scheme = Scheme.parse(scheme)
+        with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
+            zeros = torch.zeros(out_features, in_features, dtype=torch.int8)
+            shape = (out_features,) if scheme.group_size is None else (out_features, scheme.groups(in_features))
+            zero = None if scheme.symmetric else torch.zeros(shape, dtype=torch.int8)
+            weight = QuantizedWeight(zeros, torch.ones(shape), zero, scheme.weight_bits, scheme.group_size)
+            self._set(weight, torch.zeros(out_features) if bias else None, scheme, activation)
+
+    def _set(self, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme, activation: str) -> None:
+        self.out_features, self.in_features = weight.qweight.shape
+        self.scheme = scheme
+        self.has_bias = bias is not None
+        self.activation = activation
+        self._activation_code = ops.activation_code(activation)
+        self._kernel_bits = scheme.kernel_bits
+        self.register_buffer("packed", packing.pack(weight, bias), persistent=False)
+
+    @classmethod
+    def from_quantized(
+        cls, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme | str, activation: str = "none"
+    ) -> Linear:
+        """A module from integer weights that an algorithm produced.
+
+        Args:
+            weight: ``[N, K]``, bits and group size those of ``scheme``.
+            bias: float ``[N]`` or None.
+
+        Raises:
+            ValueError: the weights are not of this scheme, the bias has another shape, or it is not finite.
+        """
+        scheme = Scheme.parse(scheme)
+        if (weight.bits, weight.group_size) != (scheme.weight_bits, scheme.group_size):
+            raise ValueError(
+                f"the weights have {weight.bits} bits and group size {weight.group_size}, which is not scheme {scheme}"
+            )
+        if weight.zero is not None and scheme.symmetric:
+            raise ValueError(f"the weights have zero points, but scheme {scheme} is symmetric: use {scheme}-asym")
+        if bias is not None:
+            bias = _checked_bias(bias, weight.out_features)
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._set(weight, bias, scheme, activation)
+        return module.eval()
+
+    @classmethod
+    def from_float(
+        cls, linear: nn.Linear, scheme: Scheme | str = "w8a8", activation: str = "none", clip_search: bool = False
+    ) -> Linear:
+        """Quantize the weight of ``linear`` (float32, bfloat16 or float16, not changed) by rounding to nearest.
+
+        Raises:
+            ValueError: NaN or infinite weights, or a group size that does not divide in_features.
+        """
+        scheme = Scheme.parse(scheme)
+        weight = quantize_weight(linear.weight.detach(), scheme, clip_search=clip_search)
+        bias = None if linear.bias is None else linear.bias.detach()
+        return cls.from_quantized(weight, bias, scheme, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides -> ``[..., N]`` in the dtype of ``x``."""
+        packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
+        if x.requires_grad or not x.is_cpu or not packed.is_cpu:
+            self._check_call(x, packed)
+        return _KERNELS[self._kernel_bits](x, packed, self.out_features, self._activation_code)
+
+    def _check_call(self, x: Tensor, packed: Tensor) -> None:
+        for name, tensor in (("input", x), ("module", packed)):
+            if tensor.device.type not in ("cpu", "meta"):
+                raise RuntimeError(
+                    f"kdnative.nn.Linear runs on the CPU, but its {name} is on {tensor.device}: "
+                    'move both with .to("cpu")'
+                )
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                "kdnative.nn.Linear is for inference and its input requires grad: call it under torch.inference_mode() "
+                "or torch.no_grad(), or train with kdnative.quantize.prepare_qat_ (FakeQuantLinear) and convert after"
+            )
+
+    def quantized(self) -> QuantizedWeight:
+        """The integer weights in plain form, ``[N, K]``."""
+        weight, _ = packing.unpack(self.packed, bits=self.scheme.weight_bits if self.scheme.weight_bits != 8 else None)
+        if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
+            weight = replace(weight, zero=torch.zeros(weight.scale.shape, dtype=torch.int8))
+        return weight
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized weight, float32 ``[N, K]``: a new tensor at every access, for code that inspects weights."""
+        return self.quantized().dequantize()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """A copy of the bias, float32 ``[N]``, or None."""
+        return packing.unpack(self.packed)[1] if self.has_bias else None
+
+    @property
+    def config(self) -> dict:
+        """The constructor's arguments, as JSON can hold them: ``Linear(**module.config)``."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "scheme": str(self.scheme),
+            "bias": self.has_bias,
+            "activation": self.activation,
+        }
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The plain tensors that ``state_dict()`` holds for this module, without a prefix."""
+        weight = self.quantized()
+        state = {"qweight": weight.qweight, "scale": weight.scale}
+        if weight.bits != 8:
+            state["qweight"] = pack_bits(weight.qweight, weight.bits)
+        if weight.zero is not None:
+            state["zero"] = weight.zero
+        if self.has_bias:
+            state["bias"] = self.bias
+        return state
+
+    def _plain_specification(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        """Shape and dtype of every plain tensor; dtype None: any float is taken, float32 is given."""
+        scheme, n, k = self.scheme, self.out_features, self.in_features
+        scale = (n,) if scheme.group_size is None else (n, scheme.groups(k))
+        codes = ((n, k), torch.int8) if scheme.weight_bits == 8 else ((n, k * scheme.weight_bits // 8), torch.uint8)
+        wanted = {"qweight": codes, "scale": (scale, torch.float32)}
+        if not scheme.symmetric:
+            wanted["zero"] = (scale, torch.int8)
+        if self.has_bias:
+            wanted["bias"] = ((n,), None)
+        return wanted
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.packed.is_meta:  # shapes are all that such a module has
+            state = {
+                k: torch.empty(s, dtype=d or torch.float32, device="meta")
+                for k, (s, d) in self._plain_specification().items()
+            }
+        else:
+            state = self.plain_state()
+        destination.update({prefix + name: tensor for name, tensor in state.items()})
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, False, [], [], [])  # runs pre-hooks
+        given = {key[len(prefix) :]: state_dict[key] for key in state_dict if key.startswith(prefix)}
+        wanted = self._plain_specification()
+        from_float = "weight" in given and "qweight" not in given
+        if from_float:
+            wanted = {name: spec for name, spec in wanted.items() if name == "bias"}
+            wanted["weight"] = ((self.out_features, self.in_features), None)
+        if strict:  # torch passes True here whatever its caller asked for, and sorts that out later
+            unexpected_keys += [prefix + name for name in given if name not in wanted]
+        missing = [name for name in wanted if name not in given]
+        missing_keys += [prefix + name for name in missing]
+        given = {name: given[name] for name in wanted if name in given}
+        errors = [_mismatch(prefix + name, given[name], *wanted[name]) for name in given]
+        error_msgs += filter(None, errors)
+        if any(errors) or not given:
+            return
+        try:
+            if from_float:
+                given |= self._quantized_state(given.pop("weight"))
+            if missing:  # like torch: what is there is loaded, the rest stays as it is
+                given = self.plain_state() | given
+            self._load_plain(given)
+        except (TypeError, ValueError) as error:
+            error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
+
+    def _quantized_state(self, weight: Tensor) -> dict[str, Tensor]:
+        return Linear.from_quantized(quantize_weight(weight.detach(), self.scheme), None, self.scheme).plain_state()
+
+    def _load_plain(self, state: dict[str, Tensor]) -> None:
+        bits, codes = self.scheme.weight_bits, state["qweight"].detach().cpu()
+        if bits != 8:
+            codes = unpack_bits(codes, bits, self.in_features)
+        zero = None if self.scheme.symmetric else state["zero"].detach().cpu()
+        scale = state["scale"].detach().cpu()
+        bias = _checked_bias(state["bias"].detach(), self.out_features) if self.has_bias else None
+        packed = packing.pack(QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size), bias)
+        self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+
+    def extra_repr(self) -> str:
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}"
+        text += f", scheme={self.scheme}"
+        return text if self.activation == "none" else f"{text}, activation={self.activation}"
+
+
+def _checked_bias(bias: Tensor, out_features: int) -> Tensor:
+    bias = bias.detach().float()
+    if tuple(bias.shape) != (out_features,):
+        raise ValueError(f"the bias has shape {list(bias.shape)}, the layer needs [{out_features}]")
+    if not bool(torch.isfinite(bias).all()):
+        raise ValueError("the bias holds NaN or infinite values")
+    return bias
+
+
+def _mismatch(key: str, given: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> str | None:
+    """Why a tensor can't be loaded, in torch's words where it has some; None when it can. dtype None: any float."""
+    if tuple(given.shape) != shape:
+        return (
+            f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, "
+            f"the shape in current model is {torch.Size(shape)}."
+        )
+    if given.is_meta:
+        return f"{key} is a meta tensor: it has no values to load."
+    if given.dtype != dtype and not (dtype is None and given.dtype.is_floating_point):
+        return (
+            f"dtype mismatch for {key}: the checkpoint has {given.dtype}, the model needs {dtype or 'a float dtype'}."
+        )
+    return None
