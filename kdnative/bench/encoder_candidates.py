@@ -1,0 +1,269 @@
+"""Every way of running a whole Hugging Face encoder on the CPU: ours, torch, torchao, ONNX Runtime and OpenVINO.
+
+Each one gets the same model and the same token ids and returns the last hidden state, fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .latency import example_inputs
+from .peers import Candidate, Prepared
+
+_ONNX = ("onnx", "onnxruntime")
+
+
+class HiddenStates(nn.Module):
+    """A Hugging Face encoder with positional inputs and one output, as exporters want it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        return self.model(**dict(zip(names, inputs, strict=False))).last_hidden_state
+
+
+@dataclass
+class Encoder:
+    """A model and the engines' versions of it, built once for all cases.
+
+    Attributes:
+        model: fp32, in eval mode; candidates never change it.
+        threads: of every engine.
+    """
+
+    model: nn.Module
+    threads: int
+    built: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, name: str, make) -> Any:
+        """What ``make()`` returned the first time; a failure is remembered too, and raised again."""
+        if name not in self.built:
+            try:
+                self.built[name] = make()
+            except Exception as error:
+                self.built[name] = error
+        if isinstance(self.built[name], Exception):
+            raise self.built[name]
+        return self.built[name]
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where exported files go; removed with this object."""
+        self._folder = tempfile.TemporaryDirectory(prefix="kdnative-bench-")
+        return Path(self._folder.name)
+
+
+@dataclass
+class EncoderCase:
+    """``batch`` sequences of ``tokens`` tokens without padding."""
+
+    encoder: Encoder
+    batch: int
+    tokens: int
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        return example_inputs(self.encoder.model, self.batch, self.tokens)
+
+    @property
+    def positional(self) -> tuple[Tensor, ...]:
+        return tuple(self.inputs.values())
+
+    @functools.cached_property
+    def reference(self) -> Tensor:
+        return self.encoder.model(**self.inputs).last_hidden_state.clone()
+
+
+def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = False) -> list[Candidate[EncoderCase]]:
+    """Candidates of one run; the arguments are those of :func:`kdnative.bench.gemm_candidates.candidates`."""
+    found = [Candidate(f"kdnative {name}", "any", _ours(name), ours=True) for name in schemes]
+    if peers:
+        found += PEERS
+    if peers and compiled:
+        found += COMPILED
+    return found
+
+
+def _ours(scheme: str):
+    def prepare(case: EncoderCase) -> Prepared:
+        def make() -> nn.Module:
+            from kdnative.convert import convert_
+
+            return convert_(copy.deepcopy(case.encoder.model), scheme).model
+
+        return _torch_call(case.encoder.build(f"kdnative {scheme}", make), case)
+
+    return prepare
+
+
+def _torch(dtype: torch.dtype, compiled: bool = False):
+    def prepare(case: EncoderCase) -> Prepared:
+        def make() -> nn.Module:
+            return copy.deepcopy(case.encoder.model).to(dtype)
+
+        model = case.encoder.build(f"torch {dtype}", make)
+        return _compiled_call(model, case) if compiled else _torch_call(model, case)
+
+    return prepare
+
+
+def _torchao_int8(case: EncoderCase, compiled: bool = False) -> Prepared:
+    def make() -> nn.Module:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        model = copy.deepcopy(case.encoder.model).bfloat16()
+        quantize_(model, Int8DynamicActivationInt8WeightConfig())
+        return model
+
+    model = case.encoder.build("torchao int8", make)
+    return _compiled_call(model, case) if compiled else _torch_call(model, case)
+
+
+def _torch_dynamic_int8(case: EncoderCase) -> Prepared:
+    def make() -> nn.Module:
+        return torch.ao.quantization.quantize_dynamic(copy.deepcopy(case.encoder.model), {nn.Linear}, dtype=torch.qint8)
+
+    return _torch_call(case.encoder.build("torch dynamic int8", make), case)
+
+
+def _torch_call(model: nn.Module, case: EncoderCase) -> Prepared:
+    inputs = case.inputs
+    return Prepared(lambda: model(**inputs), lambda y: y.last_hidden_state.float())
+
+
+def _compiled_call(model: nn.Module, case: EncoderCase) -> Prepared:
+    # Freezing lets the compiler pack the weights, as a deployment would; one graph for each shape.
+    call = torch.compile(HiddenStates(model), dynamic=False, options={"freezing": True})
+    inputs = case.positional
+    return Prepared(lambda: call(*inputs), lambda y: y.float())
+
+
+def _openvino_model(case: EncoderCase) -> Any:
+    import openvino as ov
+
+    inputs = EncoderCase(case.encoder, 2, 16).positional
+    model = ov.convert_model(HiddenStates(case.encoder.model), example_input=inputs)
+    for port, name in zip(model.inputs, case.inputs, strict=True):
+        port.get_tensor().set_names({name})
+    return model
+
+
+def _openvino(case: EncoderCase, name: str, make_model) -> Prepared:
+    import openvino as ov
+
+    config = {
+        "INFERENCE_NUM_THREADS": case.encoder.threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16",
+    }
+
+    def make():
+        return ov.Core().compile_model(make_model(), "CPU", config).create_infer_request()
+
+    request = case.encoder.build(name, make)
+    feed = [value.numpy() for value in case.positional]
+    return Prepared(lambda: request.infer(feed), lambda y: torch.from_numpy(y[0].copy()))
+
+
+def _openvino_bf16(case: EncoderCase) -> Prepared:
+    def model():
+        return case.encoder.build("openvino model", lambda: _openvino_model(case))
+
+    return _openvino(case, "openvino bf16", model)
+
+
+def _openvino_int8(case: EncoderCase) -> Prepared:
+    def model():
+        import nncf
+
+        samples = [
+            [value.numpy() for value in example_inputs(case.encoder.model, 1, 64, seed).values()] for seed in range(8)
+        ]
+        data = nncf.Dataset(samples)
+        ir = _openvino_model(case)  # quantization changes it: one of its own
+        return nncf.quantize(ir, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples))
+
+    return _openvino(case, "openvino int8", model)
+
+
+def _onnx_file(case: EncoderCase) -> Path:
+    """The encoder as ONNX, with ONNX Runtime's fusions for BERT-like models."""
+    from onnxruntime.transformers import optimizer
+
+    path = case.encoder.folder / "encoder.onnx"
+    names = list(case.inputs)
+    example = EncoderCase(case.encoder, 2, 16).positional
+    torch.onnx.export(
+        HiddenStates(case.encoder.model),
+        example,
+        str(path),
+        input_names=names,
+        output_names=["y"],
+        opset_version=17,
+        dynamo=False,
+        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in names},
+    )
+    config = case.encoder.model.config
+    fused = optimizer.optimize_model(
+        str(path), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size
+    )
+    fused.save_model_to_file(str(path))
+    return path
+
+
+def _onnxruntime(case: EncoderCase, name: str, make_file) -> Prepared:
+    import onnxruntime as ort
+
+    def make():
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = case.encoder.threads, 3
+        return ort.InferenceSession(str(make_file()), options, providers=["CPUExecutionProvider"])
+
+    session = case.encoder.build(name, make)
+    feed = {key: value.numpy() for key, value in case.inputs.items()}
+    return Prepared(lambda: session.run(None, feed), lambda y: torch.from_numpy(y[0]))
+
+
+def _onnxruntime_fp32(case: EncoderCase) -> Prepared:
+    return _onnxruntime(case, "onnxruntime fp32", lambda: case.encoder.build("onnx file", lambda: _onnx_file(case)))
+
+
+def _onnxruntime_int8(case: EncoderCase) -> Prepared:
+    def quantized() -> Path:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        source = case.encoder.build("onnx file", lambda: _onnx_file(case))
+        path = case.encoder.folder / "encoder_int8.onnx"
+        float_type = {"DefaultTensorType": 1}  # the fusions leave tensors without a recorded type: fp32
+        quantize_dynamic(str(source), str(path), weight_type=QuantType.QInt8, extra_options=float_type)
+        return path
+
+    return _onnxruntime(case, "onnxruntime int8", quantized)
+
+
+PEERS = [
+    Candidate("torch fp32", "any", _torch(torch.float32)),
+    Candidate("torch bf16", "any", _torch(torch.bfloat16)),
+    Candidate("torch dynamic int8", "any", _torch_dynamic_int8),
+    Candidate("onnxruntime fp32", "any", _onnxruntime_fp32, _ONNX),
+    Candidate("onnxruntime int8", "any", _onnxruntime_int8, _ONNX),
+    Candidate("openvino bf16", "any", _openvino_bf16, ("openvino",)),
+    Candidate("openvino int8", "any", _openvino_int8, ("openvino", "nncf")),
+]
+COMPILED = [
+    Candidate("torch.compile bf16", "any", _torch(torch.bfloat16, compiled=True)),
+    Candidate("torch.compile torchao int8", "any", lambda case: _torchao_int8(case, compiled=True), ("torchao",)),
+]

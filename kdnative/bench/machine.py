@@ -1,0 +1,132 @@
+"""Where a measurement was made: a block that every result carries, and a clean environment for the peers."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdnative import __version__
+
+# Processor flags that decide which kernels anyone can run.
+_FLAGS = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+)
+# They pin the BLAS behind torch or numpy to another processor's kernels or to one thread: that would flatter us.
+_SPOILING = "OPENBLAS_"
+_NOTED = ("OMP_", "MKL_", "KMP_", "GOMP_", "KDNATIVE_", "ONEDNN_", "DNNL_", "TORCHINDUCTOR_")
+
+
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """Machine, versions and settings, ready for JSON.
+
+    Args:
+        threads: torch threads of the measurement (None: as torch has them now).
+    """
+    from kdnative import ops
+
+    return {
+        "cpu": cpu_name(),
+        "flags": [flag for flag in _FLAGS if flag in cpu_flags()],
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "kdnative": __version__,
+        "isa": ops.isa(),
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "revision": _revision(),
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_NOTED)},
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """The processor's feature flags as Linux names them; empty elsewhere."""
+    return set(_cpuinfo("flags").split())
+
+
+def rerun_clean(module: str, argv: Sequence[str]) -> int | None:
+    """Runs ``python -m module`` again without the variables that slow the peers down.
+
+    Returns:
+        The exit code of that run, or None when no such variable is set and nothing was run.
+    """
+    spoiling = sorted(name for name in os.environ if name.startswith(_SPOILING))
+    if not spoiling:
+        return None
+    print(f"{', '.join(spoiling)} would change how fast the peers are: measuring without.", file=sys.stderr)
+    clean = {name: value for name, value in os.environ.items() if name not in spoiling}
+    package_parent = str(Path(__file__).resolve().parents[2])
+    clean["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, clean.get("PYTHONPATH")]))
+    return subprocess.run([sys.executable, "-m", module, *argv], env=clean, check=False).returncode
+
+
+def write_result(path: str | Path, result: dict[str, Any]) -> None:
+    """Writes a result as JSON in one step: readers see the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replaces a text file in one step, flushed to the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            for line in stream:
+                name, _, value = line.partition(":")
+                if name.strip() == key:
+                    return value.strip()
+    except OSError:
+        pass  # not Linux
+    return ""
+
+
+def _revision() -> str | None:
+    """The git revision of the source tree, marked when files differ from it; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,49 @@
+"""``kdnative bench model``: latency of saved models side by side, over batch sizes and lengths."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .latency import as_dtype, latency_grid
+from .machine import environment, write_result
+from .options import add_basic, numbers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the suite from command-line arguments and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="kdnative bench model", description=__doc__, allow_abbrev=False)
+    text = "kdnative checkpoint, Hugging Face folder, package:NAME or hub:NAME; append @bfloat16 for that type"
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=text)
+    parser.add_argument("--batch", type=numbers, default="1,16", help="sequences per forward (default: 1,16)")
+    parser.add_argument("--tokens", type=numbers, default="16,32,128", help="tokens per sequence (default: 16,32,128)")
+    add_basic(parser)
+    options = parser.parse_args(argv)
+    from kdnative.pipeline.models import load_any
+
+    models = {}
+    for source in options.models:
+        path, _, dtype = source.partition("@")
+        model = load_any(path)[0].eval()
+        name = (Path(path).name or path) + (f" {dtype}" if dtype else "")
+        models[source if name in models else name] = as_dtype(model, dtype) if dtype else model
+    rows = latency_grid(models, options.batch, options.tokens, repeats=options.rounds, threads=options.threads)
+    width = max(map(len, models))
+    print(f"{'model':{width}}  batch x tokens        ms       p20       p80")
+    for row in rows:
+        case = f"{row['batch']} x {row['tokens']}"
+        print(f"{row['model']:{width}}  {case:>14}{row['p50']:>10.3f}{row['p20']:>10.3f}{row['p80']:>10.3f}")
+    where = environment(options.threads)
+    if options.json:
+        write_result(options.json, {"suite": "model", "environment": where, "latency": rows})
+    if options.plot:
+        from .plots import latency_plot
+
+        latency_plot(rows, where, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

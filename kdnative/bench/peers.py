@@ -1,0 +1,153 @@
+"""What other engines are compared with: a candidate is a name, a class of precision, and a function that prepares it.
+
+A peer that is not installed, or fails, or computes something else, is reported with the reason; it never just vanishes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+HOW_TO_GET = "pip install 'kdnative[bench]'"
+
+Case = TypeVar("Case")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A candidate ready to be timed.
+
+    Attributes:
+        call: one run; its result stays in the engine's own form.
+        decode: turns that result into a tensor to compare with the reference. Not timed.
+    """
+
+    call: Callable[[], Any]
+    decode: Callable[[Any], Tensor] = torch.as_tensor
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[Case]):
+    """One way of running a case.
+
+    Attributes:
+        name: shown in tables.
+        kind: ``"float"``, ``"int8"`` or ``"int4"``: candidates are compared within their kind.
+        prepare: builds it for a case; raises what the engine raises.
+        packages: names to import that it needs.
+        ours: whether it is kdnative's own.
+        note: what it leaves out, for the reader.
+    """
+
+    name: str
+    kind: str
+    prepare: Callable[[Case], Prepared]
+    packages: tuple[str, ...] = ()
+    ours: bool = False
+    note: str = ""
+
+
+class Unsuited(Exception):
+    """The engine does not take this shape; the text says why."""
+
+
+def missing_packages(candidate: Candidate) -> list[str]:
+    """Packages that the candidate needs and that are not installed."""
+    return [name for name in candidate.packages if importlib.util.find_spec(name) is None]
+
+
+def split_by_installed(candidates: Sequence[Candidate[Case]]) -> tuple[list[Candidate[Case]], list[dict[str, str]]]:
+    """The candidates that can be tried, and for the others a row that says what to install."""
+    ready, absent = [], []
+    for candidate in candidates:
+        missing = missing_packages(candidate)
+        if missing:
+            absent.append(_failure(candidate, f"not installed: {', '.join(missing)}: {HOW_TO_GET}"))
+        else:
+            ready.append(candidate)
+    return ready, absent
+
+
+def left_out(candidates: Sequence[Candidate[Case]], option: str) -> list[dict[str, str]]:
+    """Rows for candidates that only run when the caller asks for them, naming the option that does."""
+    return [_failure(candidate, f"left out: {option} measures it") for candidate in candidates]
+
+
+def prepare_all(
+    candidates: Sequence[Candidate[Case]],
+    case: Case,
+    reference: Tensor,
+    tolerance: Mapping[str, float],
+) -> tuple[dict[str, Prepared], dict[str, float], list[dict[str, str]]]:
+    """Prepares candidates for one case and checks that each computes what the reference says.
+
+    Args:
+        candidates: those that are installed.
+        case: what to run.
+        reference: the right result, fp32.
+        tolerance: largest relative error (Frobenius norm) by kind.
+
+    Returns:
+        Prepared candidates by name, their relative errors, and a row with the reason for each one that failed.
+    """
+    prepared, errors, failed = {}, {}, []
+    for candidate in candidates:
+        try:
+            ready = candidate.prepare(case)
+            error = relative_error(ready.decode(ready.call()), reference)
+        except Exception as problem:  # an engine may raise anything; the row must name it
+            text = str(problem) if isinstance(problem, Unsuited) else f"{type(problem).__name__}: {problem}"
+            failed.append(_failure(candidate, " ".join(text.split())[:300]))
+            continue
+        if not error <= tolerance[candidate.kind]:
+            limit = tolerance[candidate.kind]
+            failed.append(_failure(candidate, f"wrong result: relative error {error:.3g}, allowed {limit:g}"))
+            continue
+        prepared[candidate.name], errors[candidate.name] = ready, error
+    return prepared, errors, failed
+
+
+def relative_error(found: Tensor, reference: Tensor) -> float:
+    """``|found - reference| / |reference|`` in the Frobenius norm, computed in float64; infinite if shapes differ."""
+    if found.shape != reference.shape:
+        return float("inf")
+    difference = found.detach().double() - reference.double()
+    return float(difference.norm() / reference.double().norm().clamp_min(1e-300))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the engines' warnings off the screen; their errors become rows of the result."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def versions(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """Versions of the installed packages that the candidates use."""
+    names = sorted({name for candidate in candidates for name in candidate.packages})
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _failure(candidate: Candidate, reason: str) -> dict[str, str]:
+    return {"name": candidate.name, "kind": candidate.kind, "reason": reason}

@@ -1,0 +1,126 @@
+"""The suites' results as one SVG file each, in the style of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
+
+from .machine import replace_file
+
+_WIDTH, _GAP = 720, 28
+_KINDS = {"int8": 1, "int4": 2, "float": 6}  # colour of the best peer of each kind; ours count on from 3, w8a8 is 0
+
+
+def gemm_plot(result: dict[str, Any], path: str | Path) -> None:
+    """For each shape the rate over the rows of x: ours, the best peer of each kind, and the ceiling.
+
+    Args:
+        result: of :func:`kdnative.bench.gemm.run`.
+        path: an .svg file, replaced in one step.
+    """
+    charts = []
+    peak = result["ceilings"]["int8_ops"]
+    for n, k in dict.fromkeys((case["n"], case["k"]) for case in result["cases"]):
+        cases = [case for case in result["cases"] if (case["n"], case["k"]) == (n, k)]
+        series = _gemm_series(cases)
+        if peak:
+            ends = [min(case["m"] for case in cases), max(case["m"] for case in cases)]
+            series.append(Series("ceiling", [Point(m, peak / 1e9) for m in ends], 6, dashed=True, marks=False))
+        charts.append(
+            xy_chart(
+                f"{n} outputs × {k} inputs",
+                f"Rate of a linear layer with {n} outputs and {k} inputs against the rows of activations, in billions "
+                "of operations per second; higher is better.",
+                series,
+                Axis("rows of activations", "marked"),
+                Axis("GOPS (log scale)", "log"),
+            )
+        )
+    _write(charts, result["environment"], path)
+
+
+def encoder_plot(result: dict[str, Any], path: str | Path) -> None:
+    """For each case the latencies as bars, the fastest first.
+
+    Args:
+        result: of :func:`kdnative.bench.encoder.run`.
+        path: an .svg file, replaced in one step.
+    """
+    charts = []
+    for case in result["cases"]:
+        rows = sorted(case["rows"], key=lambda row: row["p50"])
+        bars = [Bar(row["name"], row["p50"], f"{row['p50']:.3g} ms", 0 if row["ours"] else 6) for row in rows]
+        title = f"{result['model']}, batch {case['batch']} × {case['tokens']} tokens"
+        if bars:
+            charts.append(bar_chart(title, f"Median latency of {title} in milliseconds; shorter is better.", bars))
+    _write(charts, result["environment"], path)
+
+
+def latency_plot(rows: Sequence[dict[str, Any]], environment: dict[str, Any], path: str | Path) -> None:
+    """For each batch size the latency over the length.
+
+    Args:
+        rows: of :func:`kdnative.bench.latency_grid`.
+        environment: of :func:`kdnative.bench.environment`.
+        path: an .svg file, replaced in one step.
+    """
+    from kdnative.report.figures import latency_by_length
+
+    _write([chart for _, chart in latency_by_length(rows)], environment, path)
+
+
+def _gemm_series(cases: Sequence[dict[str, Any]]) -> list[Series]:
+    rates: dict[tuple[str, int], list[Point]] = {}
+    for case in cases:
+        others = 3
+        for row in case["rows"]:
+            if row["ours"]:
+                w8a8 = row["kind"] == "int8"
+                key = (row["name"], 0 if w8a8 else others)
+                others += 0 if w8a8 else 1
+                rates.setdefault(key, []).append(_rate(case, row))
+        for kind, colour in _KINDS.items():
+            peers = [row for row in case["rows"] if row["kind"] == kind and not row["ours"]]
+            if peers:
+                best = min(peers, key=lambda row: row["p50"])
+                rates.setdefault((f"best {kind} peer", colour), []).append(_rate(case, best))
+    return [
+        Series(name, points, colour % 7, dashed=name.startswith("best")) for (name, colour), points in rates.items()
+    ]
+
+
+def _rate(case: dict[str, Any], row: dict[str, Any]) -> Point:
+    return Point(
+        case["m"], row["gops"], tip=f"{row['name']}, {case['m']} rows: {row['gops']:g} GOPS, {row['p50']:g} µs"
+    )
+
+
+def _write(charts: Sequence[str], environment: dict[str, Any], path: str | Path) -> None:
+    """Stacks charts in one file with their style and a line that says where they were measured."""
+    path = Path(path)
+    if path.suffix != ".svg":
+        raise ValueError(f"plots are written as .svg, got {path.name}")
+    style = (files("kdnative.report") / "assets" / "chart.css").read_text(encoding="utf-8")
+    y, parts = _GAP, []
+    for chart in charts:
+        width, height = map(int, chart.split('viewBox="0 0 ', 1)[1].split('"', 1)[0].split())
+        parts.append(chart.replace("<svg ", f'<svg x="{_GAP}" y="{y}" width="{width}" height="{height}" ', 1))
+        y += height + _GAP
+    where = (
+        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads, torch {environment['torch']}, "
+        f"{environment['date'][:10]}"
+    )
+    width, height = _WIDTH + 2 * _GAP, y + _GAP
+    replace_file(
+        path,
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}">\n<style>\n{style}.page {{ fill: var(--page); }}\n</style>\n'
+        f'<rect class="page" width="{width}" height="{height}"/>\n'
+        + "\n".join(parts)
+        + f'\n<text class="tick" x="{_GAP}" y="{height - _GAP}">{escape(where)}</text>\n</svg>\n',
+    )

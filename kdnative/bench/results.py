@@ -1,0 +1,71 @@
+"""What the suites share: comparison with the best peer, the summary of all cases, and the lines they print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .peers import Candidate
+from .timer import Timing, ratio
+
+
+def against_peers(candidate: Candidate, ready: Sequence[Candidate], timings: dict[str, Timing]) -> dict[str, Any]:
+    """For ours: the fastest peer of the same kind that ran, and how many times faster we are."""
+    if not candidate.ours:
+        return {}
+    rivals = [c.name for c in ready if not c.ours and c.kind == candidate.kind and c.name in timings]
+    if not rivals:
+        return {"best_peer": None, "speedup": None}
+    best = min(rivals, key=lambda name: timings[name].p50)
+    return {"best_peer": best, "speedup": ratio(timings[best], timings[candidate.name])}
+
+
+def summarize(cases: Iterable[tuple[str, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """For each of ours: the worst and the median speed-up over the best peer, and where the worst one is.
+
+    Args:
+        cases: the name of each case and its rows.
+    """
+    found: dict[str, list[tuple[float, str, str]]] = {}
+    for where, rows in cases:
+        for row in rows:
+            if row.get("speedup") is not None:
+                found.setdefault(row["name"], []).append((row["speedup"], where, row["best_peer"]))
+    summary = []
+    for name, results in found.items():
+        results.sort()
+        worst, where, peer = results[0]
+        middle = results[len(results) // 2][0]
+        summary.append(
+            {"name": name, "worst": worst, "case": where, "peer": peer, "median": middle, "cases": len(results)}
+        )
+    return summary
+
+
+def summary_lines(summary: Sequence[dict[str, Any]]) -> list[str]:
+    """The summary in words."""
+    if not summary:
+        return ["No peer of the same kind ran: there is nothing to compare with (--peers compares)."]
+    return [
+        f"{row['name']}: worst {row['worst']:.2f}x the speed of the best peer ({row['peer']}, {row['case']}), "
+        f"median {row['median']:.2f}x over {row['cases']} cases"
+        for row in summary
+    ]
+
+
+def describe(where: dict[str, Any], limits: dict[str, Any]) -> str:
+    """Machine and ceilings in two lines."""
+    peak = f"{limits['int8_ops'] / 1e12:.3g} TOPS int8" if limits["int8_ops"] else "no int8 ceiling"
+    read = ", ".join(f"{r['level']} {r['bytes_per_second'] / 1e9:.3g} GB/s" for r in limits["read"])
+    return (
+        f"{where['cpu']}, {where['isa']}, {where['threads']} threads, torch {where['torch']}, load {where['load']}\n"
+        f"measured ceilings: {peak}; reads: {read}"
+    )
+
+
+def not_run_lines(not_run: Sequence[dict[str, str]]) -> list[str]:
+    """One line per candidate and reason, with the cases it concerns."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for row in not_run:
+        grouped.setdefault((row["name"], row["reason"]), []).append(row["case"])
+    return [f"not run: {name} ({', '.join(cases)}): {reason}" for (name, reason), cases in grouped.items()]

@@ -1,0 +1,158 @@
+"""The report's charts: from a run's figures to SVG. A chart that the run has no figures for is None."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import words
+from .charts import Axis, Bar, Point, Series, bar_chart, xy_chart
+from .schema import LatencyRow, ModelRow, SensitivityRow, TrainingPoint
+
+_MOST_BARS = 30
+
+
+def _share_axis(title: str) -> Axis:
+    return Axis(title, text=lambda v: f"{100 * v:.4g} %")
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:g}"
+
+
+def accuracy_latency(rows: Sequence[ModelRow], case: dict[str, int] | None) -> str | None:
+    """Accuracy against latency along the pipeline, in torch fp32 and native."""
+    found = [
+        # The last row's accuracy is that of its native form; in torch it was only timed.
+        Series("torch fp32", _placed(rows[:-1], "fp32", lambda row: row.get("accuracy")), 6, dashed=True),
+        # Before the last row the native figures are of that row's model, converted.
+        Series("native", _placed(rows, "native", lambda row: row.get("native", row).get("accuracy")), 0),
+    ]
+    found = [s for s in found if s.points]
+    if not found:
+        return None
+    at = f", batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads" if case else ""
+    return xy_chart(
+        "Accuracy against latency",
+        f"Test accuracy with 95 % intervals against median latency in milliseconds{at}; one point a model and way of "
+        "running, joined in the order of the pipeline. Up and to the left is better.",
+        found,
+        Axis(f"latency, ms (log scale){at}", "log", _milliseconds),
+        _share_axis("accuracy on the test split"),
+        height=420,
+    )
+
+
+def accuracy_size(rows: Sequence[ModelRow]) -> str | None:
+    """Accuracy against the size of the model file along the pipeline."""
+    points = [
+        _point(row, row["bytes"] / 1e6, row["accuracy"], f"{words.megabytes(row['bytes'])} MB")
+        for row in rows
+        if row.get("bytes") and row.get("accuracy")
+    ]
+    if not points:
+        return None
+    return xy_chart(
+        "Accuracy against model file size",
+        "Test accuracy with 95 % intervals against the size of the model file in megabytes; joined in the order of the "
+        "pipeline. Up and to the left is better.",
+        [Series("", points, 0)],
+        Axis("model file, MB", zero=True),
+        _share_axis("accuracy on the test split"),
+    )
+
+
+def latency_by_length(rows: Sequence[LatencyRow]) -> list[tuple[int, str]]:
+    """For each batch size its chart of latency against length."""
+    charts = []
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    for batch in sorted({row["batch"] for row in rows}):
+        of_batch = [row for row in rows if row["batch"] == batch]
+        series = [
+            Series(name, [_latency_point(row) for row in of_batch if row["model"] == name], _colour(name, index))
+            for index, name in enumerate(models)
+        ]
+        threads = of_batch[0]["threads"]
+        chart = xy_chart(
+            f"Batch {batch}",
+            f"Median latency in milliseconds against the number of tokens, batch {batch}, {threads} threads; bars span "
+            "the 20th to the 80th percentile. Lower is better.",
+            [s for s in series if s.points],
+            Axis("tokens per sequence", "marked"),
+            Axis("latency, ms (log scale)", "log", _milliseconds),
+            width=540,
+            height=360,
+        )
+        charts.append((batch, chart))
+    return charts
+
+
+def training_curves(histories: dict[str, list[TrainingPoint]]) -> list[str]:
+    """Loss and validation accuracy of every training stage against the step; what was not recorded is left out."""
+    charts = []
+    for key, title, axis in (
+        ("loss", "Training loss", Axis("mean loss of the epoch")),
+        ("validation_accuracy", "Validation accuracy", _share_axis("accuracy on the validation split")),
+    ):
+        series = []
+        for index, (stage, history) in enumerate(histories.items()):
+            text = words.percent if key == "validation_accuracy" else "{:.4f}".format
+            points = [
+                Point(p["step"], p[key], tip=f"{stage}, step {p['step']}: {text(p[key])}")
+                for p in history
+                if p.get(key) is not None
+            ]
+            if points:
+                series.append(Series(stage, points, index % 7))
+        if series:
+            description = f"{title} of each training stage against the optimizer step."
+            charts.append(xy_chart(title, description, series, Axis("step", zero=True), axis, width=540, height=340))
+    return charts
+
+
+def sensitivity_bars(rows: Sequence[SensitivityRow]) -> str | None:
+    """What each layer alone loses, the worst first: divergence of the outputs, or accuracy where there is none."""
+    key = "divergence" if any(row.get("divergence") is not None for row in rows) else "accuracy_drop"
+    found = sorted((row for row in rows if row.get(key) is not None), key=lambda row: -row[key])[:_MOST_BARS]
+    if not found:
+        return None
+    title = "Divergence of the outputs" if key == "divergence" else "Accuracy lost"
+    several = len({row.get("scheme") for row in found}) > 1
+    bars = [_sensitivity_bar(row, key, several) for row in found]
+    return bar_chart(
+        f"{title} when one layer alone is compressed",
+        f"{title}, layer by layer, the most sensitive first; at most {_MOST_BARS} layers. Shorter is better.",
+        bars,
+    )
+
+
+def _sensitivity_bar(row: SensitivityRow, key: str, with_scheme: bool) -> Bar:
+    value = row[key]  # type: ignore[literal-required]
+    text = f"{value:.2e}" if key == "divergence" else words.percent(value, 2)
+    scheme = f" {row['scheme']}" if row.get("scheme") else ""
+    name = row["layer"] + (scheme if with_scheme else "")
+    return Bar(name, value, text, 0, tip=f"{row['layer']}{scheme}: {text}")
+
+
+def _placed(rows: Sequence[ModelRow], way: str, accuracy: Any) -> list[Point]:
+    points = []
+    for row in rows:
+        latency, estimate = row.get("latency", {}).get(way), accuracy(row)
+        if latency and estimate:
+            points.append(_point(row, latency["p50"], estimate, f"{words.milliseconds(latency['p50'])} ms {way}"))
+    return points
+
+
+def _point(row: ModelRow, x: float, accuracy: dict[str, float], place: str) -> Point:
+    tip = f"{row['name']}: {words.percent(accuracy['value'])} [{words.interval(accuracy)}], {place}"
+    return Point(x, accuracy["value"], accuracy["low"], accuracy["high"], row["name"], tip)
+
+
+def _latency_point(row: LatencyRow) -> Point:
+    tip = f"{row['model']}, batch {row['batch']} × {row['tokens']}: {words.milliseconds(row['p50'])} ms"
+    return Point(row["tokens"], row["p50"], row["p20"], row["p80"], tip=tip)
+
+
+def _colour(name: str, index: int) -> int:
+    """Native results keep one colour throughout the report."""
+    return 0 if "native" in name else 1 + index % 6

@@ -1,0 +1,110 @@
+"""Reads a run folder into one value, and says in words what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .schema import RunInfo, StageRecord, Summary
+
+_ROW_KEYS = ("key", "name")
+_GOAL_KEYS = ("name", "target", "value", "met")
+# Keys of metrics.json that the report understands, and what each of their rows must have.
+METRIC_ROWS = {
+    "history": ("step",),
+    "conversion": ("name", "kind", "action"),
+    "latency": ("model", "batch", "tokens", "threads", "p20", "p50", "p80"),
+    "sensitivity": ("layer",),
+}
+
+
+class ReportError(ValueError):
+    """A run folder that no report can be made of; the text names the file and what to do."""
+
+
+@dataclass
+class Run:
+    """What a run folder holds; see :mod:`kdnative.report.schema`.
+
+    Attributes:
+        metrics: content of metrics.json by stage, in the order of the pipeline.
+        records: content of stage.json by stage.
+        recipe: text of recipe.yaml, "" without one.
+    """
+
+    folder: Path
+    summary: Summary
+    info: RunInfo
+    recipe: str = ""
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, StageRecord] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.info.get("name") or self.folder.resolve().name
+
+    def rows(self, key: str) -> dict[str, list[dict[str, Any]]]:
+        """The rows that stages have under one of the keys of :data:`METRIC_ROWS`, by stage, where there are any."""
+        return {stage: found[key] for stage, found in self.metrics.items() if found.get(key)}
+
+
+def read_run(folder: str | Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        ReportError: no such folder, no summary.json, a file that is not JSON, or a row that lacks a required key.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ReportError(f"no run folder at {folder}: give the folder that `kdnative run` made, such as runs/movies")
+    summary_file = folder / "summary.json"
+    if not summary_file.is_file():
+        raise ReportError(
+            f"{summary_file} is missing: the run has not reached its report stage; finish it with "
+            "`kdnative run RECIPE --resume`"
+        )
+    summary = _read(summary_file)
+    _check_rows(summary_file, "rows", summary.get("rows"), _ROW_KEYS)
+    if not summary["rows"]:
+        raise ReportError(f"{summary_file}: 'rows' is empty, there is no model to report on")
+    _check_rows(summary_file, "goals", summary.get("goals", []), _GOAL_KEYS)
+    info = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
+    recipe_file = folder / "recipe.yaml"
+    run = Run(folder, summary, info, recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else "")
+    for stage in _stages(folder, info.get("stages", [])):
+        place = folder / "stages" / stage
+        if (place / "stage.json").is_file():
+            run.records[stage] = _read(place / "stage.json")
+        if (place / "metrics.json").is_file():
+            run.metrics[stage] = _read(place / "metrics.json")
+            for key, needed in METRIC_ROWS.items():
+                _check_rows(place / "metrics.json", key, run.metrics[stage].get(key, []), needed)
+    return run
+
+
+def _stages(folder: Path, order: list[str]) -> list[str]:
+    """Finished stages: those in the run's order first, any others after them by name."""
+    place = folder / "stages"
+    present = sorted(p.name for p in place.iterdir() if p.is_dir() and "." not in p.name) if place.is_dir() else []
+    return [name for name in order if name in present] + [name for name in present if name not in order]
+
+
+def _read(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"can't read {path}: {error}; run the stage that writes it again") from error
+    if not isinstance(content, dict):
+        raise ReportError(f"{path} must hold a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _check_rows(path: Path, key: str, rows: Any, needed: tuple[str, ...]) -> None:
+    if not isinstance(rows, list):
+        raise ReportError(f"{path}: {key!r} must be a list of objects, found {type(rows).__name__}")
+    for index, row in enumerate(rows):
+        missing = [name for name in needed if not isinstance(row, dict) or name not in row]
+        if missing:
+            raise ReportError(f"{path}: {key}[{index}] lacks {', '.join(missing)} (see kdnative/report/schema.py)")

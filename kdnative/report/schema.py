@@ -1,0 +1,149 @@
+"""What the report reads: the files of one run folder, as typed dictionaries.
+
+::
+
+    runs/NAME/run.json                       RunInfo
+    runs/NAME/recipe.yaml                    text, shown as it is
+    runs/NAME/summary.json                   Summary: the final table and the goals
+    runs/NAME/stages/STAGE/stage.json        StageRecord
+    runs/NAME/stages/STAGE/metrics.json      any figures; these keys are understood wherever a stage has them:
+        history      list[TrainingPoint]     training curve
+        conversion   list[ConversionRow]     what became of each module
+        latency      list[LatencyRow]        a grid over batch and length
+        sensitivity  list[SensitivityRow]    what each layer loses alone
+
+Only ``summary.json`` is required. What a run does not have is left out of the report and named as left out.
+Fractions are in [0, 1], times in milliseconds unless the name says seconds, sizes in bytes. A number that could not be
+measured is ``null``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Estimate(TypedDict):
+    """A measured value and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Percentiles(TypedDict):
+    """Latency in milliseconds: 20th, 50th and 80th percentile."""
+
+    p20: float
+    p50: float
+    p80: float
+
+
+class Quality(TypedDict, total=False):
+    """How good a model is on the test split."""
+
+    accuracy: Estimate | None
+    macro_f1: Estimate | None
+    agreement: Estimate | None  # share of test examples on which it answers as the teacher does
+    ece: float | None  # expected calibration error
+
+
+class ModelRow(Quality, total=False):
+    """One model of the final table, in the order of the pipeline."""
+
+    key: str  # required: "teacher", "baseline", "distilled", "pruned", "native"
+    name: str  # required: shown in tables and plots
+    native: Quality  # the same model converted to native kernels without further training
+    accuracy_kept: float | None  # accuracy / teacher accuracy
+    parameters: int | None
+    bytes: int | None  # of the model file
+    latency: dict[str, Percentiles]  # by way of running: "fp32", "bf16", "native"
+    speedup: float | None  # teacher fp32 latency / this model's native latency
+
+
+class GoalRow(TypedDict, total=False):
+    """One goal of the recipe."""
+
+    name: str  # required: what was asked for, in words
+    target: float  # required
+    value: float | None  # required: what was measured
+    met: bool | None  # required; None: could not be measured
+    unit: str  # "%", "x", "ms", "MB" or ""; with "%" target and value are fractions
+    detail: str  # how the value came about
+
+
+class LatencyCase(TypedDict):
+    """The case that the final table's latencies belong to."""
+
+    batch: int
+    tokens: int
+    threads: int
+
+
+class Summary(TypedDict, total=False):
+    """summary.json."""
+
+    rows: list[ModelRow]  # required
+    goals: list[GoalRow]
+    case: LatencyCase
+    data: dict[str, Any]  # source, labels, counts of the splits
+    notes: list[str]  # anything a reader must know, in words
+
+
+class RunInfo(TypedDict, total=False):
+    """run.json."""
+
+    name: str
+    stages: list[str]
+    machine: dict[str, Any]  # any nesting of texts and numbers; shown as a table
+
+
+class StageRecord(TypedDict, total=False):
+    """stage.json of one stage."""
+
+    stage: str
+    seconds: float
+
+
+class TrainingPoint(TypedDict, total=False):
+    """One point of a training curve. A key that a point lacks has no value there."""
+
+    step: int  # required
+    epoch: float
+    loss: float
+    learning_rate: float
+    validation_accuracy: float
+    validation_loss: float
+
+
+class ConversionRow(TypedDict, total=False):
+    """One module in the conversion report."""
+
+    name: str
+    kind: str  # class of the original module
+    action: str  # "converted", "fused", "kept"
+    scheme: str | None
+    shape: list[int] | None
+    reason: str
+    bytes_before: int
+    bytes_after: int
+
+
+class LatencyRow(TypedDict):
+    """One cell of a latency grid, as :func:`kdnative.bench.latency_grid` returns it. Milliseconds."""
+
+    model: str
+    batch: int
+    tokens: int
+    threads: int
+    p20: float
+    p50: float
+    p80: float
+
+
+class SensitivityRow(TypedDict, total=False):
+    """What the model loses when one layer alone is quantized or masked."""
+
+    layer: str
+    scheme: str
+    accuracy_drop: float  # fraction; positive is a loss
+    divergence: float  # mean KL divergence of the outputs, nats

