@@ -1,0 +1,164 @@
+"""Reading local .csv, .tsv and .jsonl files; every complaint names the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from .types import DataError, Dataset, Example
+
+__all__ = ["SUFFIXES", "Row", "read_rows", "to_dataset"]
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+
+class Row(NamedTuple):
+    """One row of a file: its text, its label as written (None without a label column), where it was found."""
+
+    text: str
+    label: str | None
+    file: str
+    line: int
+
+
+def read_rows(
+    path: str | Path, text_column: str = "text", label_column: str | None = "label", empty: str = "error"
+) -> list[Row]:
+    """Reads one file.
+
+    ``.csv`` has a header, commas and double quotes (RFC 4180). ``.tsv`` has a header, tabs and no quoting: quotes are
+    part of the text. ``.jsonl`` has one JSON object a line; labels may be strings, integers or booleans. UTF-8, with
+    or without a byte order mark.
+
+    Args:
+        path: the file.
+        text_column, label_column: column names; ``label_column=None`` reads unlabelled data.
+        empty: "error" or "drop": what to do with rows whose text is empty or white space.
+
+    Raises:
+        DataError: missing file, unknown suffix, text that is not UTF-8, a missing column, a malformed row.
+    """
+    path = Path(path)
+    if empty not in ("error", "drop"):
+        raise ValueError(f'empty={empty!r}: allowed are "error" and "drop"')
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed are {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    text = _decode(path)
+    read = _read_json_lines if path.suffix.lower() == ".jsonl" else _read_delimited
+    rows = read(path, text, text_column, label_column)
+    blank = [r for r in rows if not r.text.strip()]
+    if blank and empty == "error":
+        raise DataError(
+            f"{path}, line {blank[0].line}: the text is empty ({len(blank)} such rows); "
+            'repair them or pass empty="drop"'
+        )
+    rows = [r for r in rows if r.text.strip()] if blank else rows
+    if not rows:
+        raise DataError(f"{path}: no rows")
+    return rows
+
+
+def to_dataset(rows: list[Row], labels: tuple[str, ...] | None, name: str) -> Dataset:
+    """Rows -> Dataset. `labels` None: the classes are the labels found (numbers in numerical order, else sorted)."""
+    if rows and rows[0].label is None:
+        return Dataset([Example(r.text, None, f"{name}:{r.line}") for r in rows], (), name)
+    found = sorted({r.label for r in rows}, key=_label_order)
+    if labels is None and len(found) < 2:
+        raise DataError(f"{rows[0].file}: every row has the label {found[0]!r}; at least two classes are needed")
+    labels = tuple(found) if labels is None else labels
+    number = {label: i for i, label in enumerate(labels)}
+    for r in rows:
+        if r.label not in number:
+            raise DataError(
+                f"{r.file}, line {r.line}: the label {r.label!r} does not occur in the training data "
+                f"({', '.join(labels)})"
+            )
+    return Dataset([Example(r.text, number[r.label], f"{name}:{r.line}") for r in rows], labels, name)
+
+
+def _label_order(label: str):
+    try:
+        return (0, int(label), label)
+    except ValueError:
+        return (1, 0, label)
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8 "
+            f"(for example: iconv -f latin1 -t utf-8)"
+        ) from error
+
+
+def _read_delimited(path: Path, text: str, text_column: str, label_column: str | None) -> list[Row]:
+    if path.suffix.lower() == ".tsv":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows, header, line = [], None, 1
+    try:
+        for fields in reader:
+            first, line = line, reader.line_num + 1  # a quoted field may span lines: name the one where it starts
+            if not fields:
+                continue
+            if header is None:
+                header = fields
+                _check_columns(path, header, text_column, label_column)
+                continue
+            if len(fields) != len(header):
+                raise DataError(f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}")
+            values = dict(zip(header, fields, strict=True))
+            label = None if label_column is None else values[label_column].strip()
+            if label == "":
+                raise DataError(f"{path}, line {first}: the label (column {label_column!r}) is empty")
+            rows.append(Row(values[text_column], label, str(path), first))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {line}: {error}") from error
+    return rows
+
+
+def _check_columns(path: Path, header: list[str], text_column: str, label_column: str | None) -> None:
+    for column in (text_column, label_column):
+        if column is not None and header.count(column) != 1:
+            problem = "occurs more than once" if column in header else "is missing"
+            raise DataError(
+                f"{path}, line 1: the column {column!r} {problem}; the header has {', '.join(map(repr, header))}. "
+                f"Name the right ones with text_column= and label_column= (label_column=None: unlabelled)"
+            )
+
+
+def _read_json_lines(path: Path, text: str, text_column: str, label_column: str | None) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {number}: a {type(record).__name__}, but every line must be a JSON object")
+        for column in (text_column, label_column):
+            if column is not None and column not in record:
+                raise DataError(
+                    f"{path}, line {number}: no {column!r}; the object has {', '.join(map(repr, record)) or 'nothing'}"
+                )
+        if not isinstance(record[text_column], str):
+            raise DataError(f"{path}, line {number}: {text_column!r} is not a string")
+        label = None if label_column is None else record[label_column]
+        if label_column is not None and (not isinstance(label, str | int) or label == ""):
+            raise DataError(
+                f"{path}, line {number}: the label must be a string, an integer or a boolean, not {label!r}"
+            )
+        rows.append(Row(record[text_column], None if label is None else str(label), str(path), number))
+    return rows

@@ -1,0 +1,185 @@
+"""Soft labels of a teacher, computed once and kept in a file that knows what it was computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import TokenizedDataset
+from ..evaluate.predict import predict
+from .files import write_atomically
+from .loss import TopK
+
+__all__ = ["SoftLabelMismatch", "SoftLabels", "weights_hash"]
+
+FORMAT = 1
+MANIFEST = ("classes", "source", "data", "teacher", "settings")
+NAMES = ("logits", "values", "indices", "rest")
+
+
+class SoftLabelMismatch(ValueError):
+    """The cached soft labels belong to another teacher, other data or other settings."""
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) of a model's class and state: names, dtypes, shapes and bytes of parameters and buffers."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # extra state of a module
+            digest.update(f"{name}={tensor!r};".encode())
+            continue
+        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """A teacher's logits for a whole dataset, in the order of the dataset.
+
+    Attributes:
+        target: fp32 [N, C], or a `TopK` with values fp32 [N, k], indices int64 [N, k] and perhaps rest fp32 [N].
+        classes: C.
+        source, data, teacher: hashes of what they were computed from: the texts, the tokenised texts, the weights.
+        settings: top_k and temperature.
+    """
+
+    target: Tensor | TopK
+    classes: int
+    source: str
+    data: str
+    teacher: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def compute(
+        cls,
+        model: nn.Module,
+        dataset: TokenizedDataset,
+        *,
+        top_k: int | None = None,
+        temperature: float | None = None,
+        batch_size: int = 64,
+        device: str | torch.device = "auto",
+        amp: bool | str = False,
+    ) -> SoftLabels:
+        """Runs the teacher once over the dataset, in a fixed order (by length), without gradients.
+
+        Args:
+            model: the teacher. dataset: tokenised for the teacher; the student reads cached labels by position, so
+                its own tokenisation may differ as long as it is of the same examples.
+            top_k: keep that many logits of each example only; None keeps all.
+            temperature: with `top_k`, also keep the remaining probability mass at this temperature (see `TopK`).
+            batch_size, device, amp: of the computation.
+
+        Raises:
+            ValueError: the teacher gives NaN or infinite logits, or top_k exceeds the classes.
+        """
+        logits = predict(model, dataset, batch_size=batch_size, device=device, amp=amp).logits
+        if not bool(torch.isfinite(logits).all()):
+            row = int((~torch.isfinite(logits)).any(-1).nonzero()[0, 0])
+            raise ValueError(f"the teacher's logits for example {row} are not finite; nothing can be learned from them")
+        target = logits if top_k is None else TopK.of(logits, top_k, temperature)
+        settings = _settings(top_k, temperature)
+        source, data = dataset.source.fingerprint, dataset.fingerprint
+        return cls(target, logits.shape[-1], source, data, weights_hash(model), settings)
+
+    @classmethod
+    def cached(cls, path: str | Path, model: nn.Module, dataset: TokenizedDataset, **options: Any) -> SoftLabels:
+        """Loads `path` if it exists (refusing what does not match), else computes and saves. Options: of `compute`."""
+        if Path(path).exists():
+            settings = _settings(options.get("top_k"), options.get("temperature"))
+            return cls.load(path, model=model, dataset=dataset, settings=settings)
+        found = cls.compute(model, dataset, **options)
+        found.save(path)
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file with a JSON manifest in its header, atomically."""
+        from safetensors.torch import save_file
+
+        tensors = {"logits": self.target} if isinstance(self.target, Tensor) else self._top_k_tensors()
+        manifest = {"format": FORMAT, **{key: getattr(self, key) for key in MANIFEST}}
+        metadata = {"kdnative.soft_labels": json.dumps(manifest, sort_keys=True)}
+        write_atomically(path, lambda name: save_file(tensors, name, metadata))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        model: nn.Module | None = None,
+        dataset: TokenizedDataset | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> SoftLabels:
+        """Reads soft labels; whatever is given is checked against what they were computed from.
+
+        Raises:
+            FileNotFoundError: no such file. SoftLabelMismatch: another teacher, data, tokenisation or setting, or
+            not such a file at all.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no soft labels here; compute them with SoftLabels.compute(...).save(path)"
+            )
+        try:
+            with safe_open(str(path), "pt") as f:
+                manifest = json.loads((f.metadata() or {}).get("kdnative.soft_labels", "null"))
+                tensors = {name: f.get_tensor(name) for name in f.keys() if name in NAMES}
+        except SafetensorError as error:
+            raise SoftLabelMismatch(f"{path}: not a readable safetensors file ({error}); delete it") from error
+        if not manifest or manifest["format"] != FORMAT:
+            raise SoftLabelMismatch(f"{path}: not soft labels of this version; delete the file to compute them anew")
+        found = cls(_target(tensors, manifest["settings"]), **{key: manifest[key] for key in MANIFEST})
+        expected = {
+            "data or tokenisation": (found.data, None if dataset is None else dataset.fingerprint),
+            "teacher's weights": (found.teacher, None if model is None else weights_hash(model)),
+            "settings": (found.settings, settings),
+        }
+        for what, (had, wanted) in expected.items():
+            if wanted is not None and had != wanted:
+                raise SoftLabelMismatch(
+                    f"{path}: the soft labels were computed with other {what} ({_short(had)}, now {_short(wanted)}); "
+                    "delete the file to compute them anew, or use what they were computed from"
+                )
+        return found
+
+    def __len__(self) -> int:
+        return len(self.target if isinstance(self.target, Tensor) else self.target.values)
+
+    def __getitem__(self, index: Tensor) -> Tensor | TopK:
+        """The rows of a batch (``batch.index``), on the CPU."""
+        if isinstance(self.target, Tensor):
+            return self.target[index]
+        values, indices, rest, temperature = self.target
+        return TopK(values[index], indices[index], None if rest is None else rest[index], temperature)
+
+    def _top_k_tensors(self) -> dict[str, Tensor]:
+        values, indices, rest, _ = self.target
+        found = {"values": values.contiguous(), "indices": indices.contiguous()}
+        return found if rest is None else {**found, "rest": rest}
+
+
+def _settings(top_k: int | None, temperature: float | None) -> dict[str, Any]:
+    return {"top_k": top_k, "temperature": None if top_k is None or temperature is None else float(temperature)}
+
+
+def _target(tensors: dict[str, Tensor], settings: dict[str, Any]) -> Tensor | TopK:
+    if "logits" in tensors:
+        return tensors["logits"]
+    rest = tensors.get("rest")
+    return TopK(tensors["values"], tensors["indices"], rest, None if rest is None else settings["temperature"])
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) else str(value)

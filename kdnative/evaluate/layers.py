@@ -1,0 +1,136 @@
+"""Which layer loses what: one linear layer at a time gets coarser weights, and the model is measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import Batches, TokenizedDataset
+from ..scheme import Scheme
+from .predict import predict
+
+__all__ = ["Sensitivity", "sensitivity"]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One layer under one change.
+
+    Attributes:
+        layer: module name, or "(all)" for every chosen layer at once. change: a scheme, such as "w4a8-g64", or
+            "sparsity 0.50". weights: number of weights changed.
+        kl: mean ``KL(original || changed)`` of the predicted distributions in nats; it shows harm long before the
+            accuracy does. accuracy, accuracy_change: None without labels.
+    """
+
+    layer: str
+    change: str
+    weights: int
+    kl: float
+    accuracy: float | None
+    accuracy_change: float | None
+
+
+def sensitivity(
+    model: nn.Module,
+    data: TokenizedDataset | Batches,
+    schemes: Sequence[str | Scheme] = ("w8a8", "w4a8-g64"),
+    *,
+    sparsities: Sequence[float] = (),
+    layers: str | Sequence[str] = "*",
+    include_all: bool = True,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+) -> list[Sensitivity]:
+    """Measures every linear layer under every scheme and sparsity, one at a time.
+
+    Weights are rounded to the nearest codes and back (`quantize_weight`; activations stay in floating point), or the
+    smallest magnitudes of the layer are set to 0. The model's weights are the same, bit for bit, afterwards.
+
+    Args:
+        model: a classifier. data: a validation set; a few hundred examples rank the layers well.
+        schemes, sparsities: the changes; a sparsity is the share of weights set to 0, within (0, 1).
+        layers: shell patterns of module names.
+        include_all: also change all chosen layers at once, per change.
+
+    Returns:
+        Rows in the order of the model, per change; a scheme whose groups do not divide a layer's inputs is left out
+        for that layer.
+
+    Raises:
+        ValueError: no linear layer matches, or a sparsity outside of (0, 1).
+    """
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(fnmatchcase(name, p) for p in patterns)
+    }
+    if not found:
+        raise ValueError(f"layers={patterns}: no linear layer of this model matches")
+    changes = {str(Scheme.parse(s)): _rounding(Scheme.parse(s)) for s in schemes}
+    changes |= {f"sparsity {share:.2f}": _masking(share) for share in sparsities}
+
+    def measured() -> tuple[Tensor, float | None]:
+        p = predict(model, data, batch_size=batch_size, device=device)
+        accuracy = None if p.labels is None else float((p.classes == p.labels).double().mean())
+        return p.logits.double().log_softmax(-1), accuracy
+
+    original, accuracy = measured()
+    rows = []
+    for change, coarser in changes.items():
+        targets = [(name, [module]) for name, module in found.items()]
+        targets += [("(all)", list(found.values()))] if include_all and len(found) > 1 else []
+        for name, modules in targets:
+            with _changed(modules, coarser) as weights:
+                if not weights:
+                    continue
+                log_q, now = measured()
+            kl = float((original.exp() * (original - log_q)).sum(-1).mean())
+            drop = None if accuracy is None else now - accuracy
+            rows.append(Sensitivity(name, change, weights, kl, now, drop))
+    return rows
+
+
+@contextmanager
+def _changed(modules: list[nn.Linear], coarser: Callable[[Tensor], Tensor | None]) -> Iterator[int]:
+    """Coarser weights in place; yields how many were changed and puts the exact ones back."""
+    kept = [(m.weight, m.weight.detach().clone()) for m in modules]
+    changed = 0
+    try:
+        for weight, original in kept:
+            new = coarser(original)
+            if new is not None:
+                weight.data.copy_(new)
+                changed += weight.numel()
+        yield changed
+    finally:
+        for weight, original in kept:
+            weight.data.copy_(original)
+
+
+def _rounding(scheme: Scheme) -> Callable[[Tensor], Tensor | None]:
+    from ..quantize import quantize_weight
+
+    def coarser(weight: Tensor) -> Tensor | None:
+        if scheme.group_size is not None and weight.shape[1] % scheme.group_size:
+            return None
+        return quantize_weight(weight, scheme).dequantize().to(weight.dtype)
+
+    return coarser
+
+
+def _masking(share: float) -> Callable[[Tensor], Tensor]:
+    if not 0 < share < 1:
+        raise ValueError(f"sparsity {share}: within 0 and 1, both excluded")
+
+    def coarser(weight: Tensor) -> Tensor:
+        smallest = weight.abs().flatten().topk(round(share * weight.numel()), largest=False).indices
+        return weight.flatten().index_fill(0, smallest, 0.0).view_as(weight)
+
+    return coarser

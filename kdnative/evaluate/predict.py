@@ -1,0 +1,145 @@
+"""Logits of a model over a dataset, whatever the model's output looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import Batches, TokenizedDataset
+from ..data.types import Dataset
+
+__all__ = ["Predictions", "autocast", "evaluating", "fast_bf16", "logits_of", "predict", "select_device"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits fp32 [N, C] in the order of the dataset, labels int64 [N] or None, and the names of the classes."""
+
+    logits: Tensor
+    labels: Tensor | None
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> Tensor:
+        """int64 [N], the predicted class of every example."""
+        return self.logits.argmax(-1)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """fp32 [N, C]."""
+        return self.logits.softmax(-1)
+
+    def records(self, dataset: Dataset) -> list[dict[str, Any]]:
+        """One dict an example, for JSON lines: id, text, predicted class, its probability, true class if known."""
+        if len(dataset) != len(self.logits):
+            raise ValueError(f"{len(self.logits)} predictions for a dataset of {len(dataset)} examples")
+        names = self.label_names or dataset.labels or [str(i) for i in range(self.logits.shape[-1])]
+        best = self.probabilities.max(-1)
+        rows = []
+        for e, which, p in zip(dataset, best.indices.tolist(), best.values.tolist(), strict=True):
+            true = {} if e.label is None else {"label": names[e.label]}
+            rows.append({"id": e.id, "text": e.text, "predicted": names[which], "probability": p, **true})
+        return rows
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output: a tensor, ``output.logits``, ``output["logits"]``, or a tuple's first item."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(f"no logits in a {type(output).__name__}: return a tensor, a tuple, or an object with .logits")
+
+
+def select_device(device: str | torch.device = "auto") -> torch.device:
+    """ "auto" is CUDA where there is a device, else the CPU."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device={str(device)!r}: torch finds no CUDA device here; use "cpu" or "auto"')
+    return chosen
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware (CPU: AMX or AVX-512 BF16)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(probe() for probe in probes if probe is not None)
+
+
+def autocast(device: torch.device, amp: bool | str = "auto"):
+    """A bf16 autocast context: on, off, or "auto": on where `fast_bf16`."""
+    if amp not in (True, False, "auto"):
+        raise ValueError(f'amp={amp!r}: allowed are True, False and "auto"')
+    if amp is False or (amp == "auto" and not fast_bf16(device)):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def predict(
+    model: nn.Module,
+    data: TokenizedDataset | Batches,
+    *,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+    amp: bool | str = False,
+) -> Predictions:
+    """Runs a classifier over a dataset.
+
+    Args:
+        model: called with a batch's inputs as keywords; moved to `device`.
+        data: a tokenised dataset (batched by length) or `Batches` that cover theirs once.
+        batch_size: for a tokenised dataset.
+        device: "auto", "cpu", "cuda" ...
+        amp: bf16 autocast: True, False or "auto".
+
+    Returns:
+        `Predictions` in the order of the dataset, on the CPU.
+    """
+    batches = Batches(data, batch_size) if isinstance(data, TokenizedDataset) else data
+    device = select_device(device)
+    model.to(device)
+    found, index, labels = [], [], []
+    with evaluating(model), autocast(device, amp):
+        for batch in batches:
+            logits = logits_of(model(**batch.to(device).inputs))
+            if logits.dim() != 2 or len(logits) != len(batch):
+                raise ValueError(
+                    f"the model returned logits {list(logits.shape)} for {len(batch)} examples, not [N, C]"
+                )
+            found.append(logits.float().cpu())
+            index.append(batch.index)
+            labels += [] if batch.labels is None else [batch.labels]
+    if not found:
+        raise ValueError("the dataset is empty: there is nothing to predict")
+    order = torch.cat(index).argsort()
+    kept = torch.cat(labels)[order] if labels else None
+    names = getattr(getattr(batches, "data", None), "label_names", ())
+    return Predictions(torch.cat(found)[order], kept, names)

@@ -1,0 +1,201 @@
+"""Local files, hash splits, and what is said about files that cannot be used."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kdnative.data import DataError, Dataset, Example, load_dataset
+from kdnative.data.types import by_hash
+
+SIXTY = [(f"sentence number {i}", ("good", "bad", "so-so")[i % 3]) for i in range(60)]
+
+
+def write_csv(path, rows=SIXTY, header="text,label"):
+    path.write_text(header + "\n" + "".join(f'"{t}",{y}\n' for t, y in rows), "utf-8")
+    return path
+
+
+def everything(splits):
+    return [e for part in (splits.train, splits.validation, splits.test) for e in part]
+
+
+class TestFormats:
+    def test_csv_with_quotes_commas_lines_and_byte_order_mark(self, tmp_path):
+        path = tmp_path / "a.csv"
+        rows = 'text,label\n"a ""quoted"", text",x\n"two\nlines",y\n\nplain ünï,x\n'
+        path.write_bytes(b"\xef\xbb\xbf" + rows.replace("\n", "\r\n").encode())
+        found = load_dataset(path, validation=path, test=path).train
+        assert [(e.text, found.labels[e.label], e.id) for e in found] == [
+            ('a "quoted", text', "x", "train:2"),
+            ("two\r\nlines", "y", "train:3"),
+            ("plain ünï", "x", "train:6"),
+        ]
+
+    def test_tsv_takes_quotes_as_they_are(self, tmp_path):
+        path = tmp_path / "a.tsv"
+        path.write_text('id\tlabel\ttext\n1\t0\t"half a quote\n2\t1\tsay "x"\n')
+        found = load_dataset(path, validation=path, test=path).train
+        assert found.texts == ['"half a quote', 'say "x"']
+
+    def test_json_lines_with_numbers_booleans_and_other_columns(self, tmp_path):
+        path = tmp_path / "a.jsonl"
+        records = [{"body": f"t{i}", "y": i, "extra": None} for i in (10, 9, 2)]
+        path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+        found = load_dataset(path, text_column="body", label_column="y", validation=path, test=path).train
+        assert found.labels == ("2", "9", "10"), "numbers are in numerical order"
+        assert [e.label for e in found] == [2, 1, 0]
+
+    def test_unlabelled(self, tmp_path):
+        path = tmp_path / "a.jsonl"
+        path.write_text("".join(json.dumps({"text": f"number {i}"}) + "\n" for i in range(40)))
+        splits = load_dataset(path, label_column=None)
+        assert not splits.train.labelled and splits.labels == ()
+        assert all(e.label is None for e in everything(splits))
+
+    def test_folder_with_split_files(self, tmp_path):
+        write_csv(tmp_path / "train.csv")
+        write_csv(tmp_path / "dev.csv", [("d", "good")])
+        write_csv(tmp_path / "test.csv", [("e", "so-so"), ("f", "bad")])
+        splits = load_dataset(tmp_path)
+        assert [len(p) for p in (splits.train, splits.validation, splits.test)] == [60, 1, 2]
+        assert splits.labels == ("bad", "good", "so-so") == splits.test.labels
+        assert splits.summary()["test"] == {"bad": 1, "good": 0, "so-so": 1}
+
+    def test_missing_splits_are_cut_from_the_training_file(self, tmp_path):
+        write_csv(tmp_path / "train.csv")
+        write_csv(tmp_path / "test.csv", [("e", "bad")])
+        splits = load_dataset(tmp_path, split=(0.5, 0.5, 0.0))
+        assert len(splits.train) + len(splits.validation) == 60 and 15 < len(splits.train) < 45
+        assert [e.text for e in splits.test] == ["e"]
+
+
+class TestHashSplit:
+    def test_parts_are_whole_disjoint_and_about_the_shares(self, tmp_path):
+        rows = [(f"sentence {i}", "xy"[i % 2]) for i in range(3000)]
+        splits = load_dataset(write_csv(tmp_path / "a.csv", rows))
+        assert sorted(e.id for e in everything(splits)) == sorted(f"train:{i + 2}" for i in range(3000))
+        assert abs(len(splits.train) - 2400) < 90 and abs(len(splits.test) - 300) < 66  # four standard deviations
+
+    def test_stays_when_rows_are_added_or_reordered(self, tmp_path):
+        first = load_dataset(write_csv(tmp_path / "a.csv"))
+        more = [*reversed(SIXTY), *((f"new {i}", "bad") for i in range(40))]
+        second = load_dataset(write_csv(tmp_path / "b.csv", more))
+        for name in ("train", "validation", "test"):
+            assert set(getattr(first, name).texts) <= set(getattr(second, name).texts)
+
+    def test_the_same_text_never_sits_in_two_parts(self):
+        examples = [Example(f"{'  A ' if i % 2 else 'a '}text {i // 4}", None, str(i)) for i in range(400)]
+        parts = by_hash(Dataset(examples), (0.5, 0.5), ("a", "b"))
+        normal = [{" ".join(t.split()).casefold() for t in p.texts} for p in parts]
+        assert not normal[0] & normal[1] and all(normal)
+
+    def test_known_answer(self):
+        # sha256(b"good") begins with 0x770e, at 0.465 of the range; sha256(b"bad") with 0x2f05, at 0.184
+        data = Dataset([Example("good", None, "1"), Example("bad", None, "2")])
+        assert [p.texts for p in by_hash(data, (0.19, 0.27, 0.54), ("a", "b", "c"))] == [["bad"], [], ["good"]]
+
+    @pytest.mark.parametrize("shares", [(), (0.0, 0.0), (-1.0, 2.0), (1.0,)])
+    def test_bad_shares(self, shares):
+        with pytest.raises(ValueError, match="split="):
+            by_hash(Dataset([]), shares, ("a", "b"))
+
+
+def test_limit_keeps_order_and_balance(tmp_path):
+    rows = [(f"text {i}", "ab"[i >= 500]) for i in range(1000)]  # sorted by label
+    whole = load_dataset(write_csv(tmp_path / "a.csv", rows))
+    few = load_dataset(tmp_path / "a.csv", limit=100)
+    assert len(few.train) == 100 and 30 < few.train.counts["a"] < 70
+    ids = [e.id for e in few.train]
+    assert ids == [e.id for e in whole.train if e.id in set(ids)]
+
+
+def test_fingerprint_sees_text_label_order_and_names():
+    examples = [Example("a", 0, "1"), Example("b", 1, "2")]
+    base = Dataset(examples, ("x", "y")).fingerprint
+    assert base == Dataset(list(examples), ("x", "y"), "another name").fingerprint
+    changed = [
+        Dataset(examples[::-1], ("x", "y")),
+        Dataset(examples, ("x", "z")),
+        Dataset([Example("a", 1, "1"), examples[1]], ("x", "y")),
+        Dataset([Example("a ", 0, "1"), examples[1]], ("x", "y")),
+        Dataset([Example("", 0, "1a"), examples[1]], ("x", "y")),
+        Dataset(examples[:1], ("x", "y")),
+    ]
+    assert len({base, *(d.fingerprint for d in changed)}) == 1 + len(changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,label\nfine,x\ncaf\xe9,y\n", "a.csv, line 3: byte 0xe9 is not UTF-8"),
+        (
+            "a.csv",
+            b"sentence,label\na,x\n",
+            "a.csv, line 1: the column 'text' is missing; the header has 'sentence', 'l",
+        ),
+        ("a.csv", b"text,text,label\na,b,x\n", "'text' occurs more than once"),
+        ("a.csv", b"text,label\na,x\nb\n", "a.csv, line 3: 1 columns, but the header has 2"),
+        ("a.csv", b'text,label\n"two\nlines",x\nb,y,z\n', "a.csv, line 4: 3 columns"),
+        ("a.csv", b'text,label\na,x\n"open,y\n', "a.csv, line 3: "),
+        ("a.csv", b"text,label\na,x\n  ,y\n,x\n", r"a.csv, line 3: the text is empty \(2 such rows\)"),
+        ("a.csv", b"text,label\na,x\nb, \n", "a.csv, line 3: the label .* is empty"),
+        ("a.csv", b"text,label\na,x\nb,x\n", "every row has the label 'x'"),
+        ("a.csv", b"text,label\n", "a.csv: no rows"),
+        ("a.csv", b"", "a.csv: no rows"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "a.jsonl, line 2: not JSON"),
+        ("a.jsonl", b"[1]\n", "line 1: a list"),
+        ("a.jsonl", b'{"text": "a"}\n', "line 1: no 'label'; the object has 'text'"),
+        ("a.jsonl", b'{"text": 3, "label": 1}\n', "line 1: 'text' is not a string"),
+        ("a.jsonl", b'{"text": "a", "label": 0.5}\n', "the label must be a string, an integer or a boolean, not 0.5"),
+        ("a.xlsx", b"", "unknown kind of file '.xlsx'"),
+    ],
+)
+def test_unusable_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path / name)
+
+
+def test_rows_without_text_can_be_dropped(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,x\n ,y\nb,y\n")
+    path = tmp_path / "a.csv"
+    assert load_dataset(path, validation=path, test=path, empty="drop").train.texts == ["a", "b"]
+    with pytest.raises(ValueError, match="empty='skip'"):
+        load_dataset(path, empty="skip")
+
+
+def test_other_problems(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere.csv: no such file"):
+        load_dataset(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match="no train file"):
+        load_dataset(tmp_path)
+    with pytest.raises(ValueError, match="only packaged data set"):
+        load_dataset("package:imdb")
+    with pytest.raises(ValueError, match="image folders are reserved"):
+        load_dataset("imagefolder:photos")
+    with pytest.raises(ValueError, match="limit=0"):
+        load_dataset(write_csv(tmp_path / "a.csv"), limit=0)
+    with pytest.raises(DataError, match="the test split is empty"):
+        load_dataset(tmp_path / "a.csv", split=(0.5, 0.5, 0.0))
+    write_csv(tmp_path / "b.csv", [("e", "terrible")])
+    with pytest.raises(DataError, match="b.csv, line 2: the label 'terrible' does not occur in the training data"):
+        load_dataset(tmp_path / "a.csv", test=tmp_path / "b.csv")
+    write_csv(tmp_path / "train.csv")
+    (tmp_path / "train.tsv").write_text("text\tlabel\na\tb\n")
+    with pytest.raises(DataError, match="train.csv and train.tsv are the same split"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([Example("a", 0, "1"), Example("b", None, "2")], "1 of 2 examples have a label"),
+        ([Example("a", 2, "1")], "label 2; there are 2 classes"),
+        ([Example("a", 0, "1"), Example("b", 0, "1")], "'1' occurs twice"),
+    ],
+)
+def test_impossible_datasets(examples, message):
+    with pytest.raises(DataError, match=message):
+        Dataset(examples, ("x", "y"))

@@ -1,0 +1,100 @@
+"""Hub data sets, with a stand-in for the package `datasets` that has the part of its interface that is used."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from kdnative.data import DataError, load_dataset, model_path
+
+
+class Table:
+    def __init__(self, names=None, **columns):
+        self.columns = columns
+        self.column_names = list(columns)
+        self.features = {c: SimpleNamespace(names=names) if c == "label" and names else object() for c in columns}
+
+    def __getitem__(self, column):
+        return self.columns[column]
+
+
+def table(n, start=0, label=None, names=("neg", "pos")):
+    return Table(names, text=[f"text {start + i}" for i in range(n)], label=label or [i % 2 for i in range(n)])
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Sets what `datasets.load_dataset` returns; .asked holds the arguments."""
+    module = ModuleType("datasets")
+
+    def load(name, config=None, revision=None):
+        module.asked = (name, config, revision)
+        return module.content
+
+    module.load_dataset = load
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return module
+
+
+def test_three_splits(hub):
+    hub.content = {"train": table(8), "validation": table(4, 50), "test": table(4, 80)}
+    splits = load_dataset("hub:owner/name", config="de", revision="abc")
+    assert hub.asked == ("owner/name", "de", "abc")
+    assert splits.labels == ("neg", "pos")
+    assert (splits.validation[0].text, splits.test[1].label) == ("text 50", 1)
+
+
+def test_unlabelled_test_split_is_replaced_by_the_validation_data(hub):
+    hub.content = {"train": table(100), "validation": table(4, 200), "test": table(4, 300, [-1] * 4)}
+    splits = load_dataset("hub:glue")
+    assert splits.test.texts == [f"text {i}" for i in range(200, 204)]
+    assert sorted(splits.train.texts + splits.validation.texts) == sorted(f"text {i}" for i in range(100))
+    assert 2 <= len(splits.validation) <= 25
+
+
+def test_training_data_alone_is_split(hub):
+    hub.content = {"train": table(200)}
+    splits = load_dataset("hub:x")
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 200
+
+
+def test_text_labels_without_class_names(hub):
+    words = ["b", "a"] * 4
+    hub.content = {name: table(8, i * 8, words, None) for i, name in enumerate(("train", "validation", "test"))}
+    splits = load_dataset("hub:x")
+    assert splits.labels == ("a", "b") and [e.label for e in splits.train][:2] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"test": table(4)}, "hub:x: no split named 'train'; it has test"),
+        ({"train": Table(None, body=["a"], label=[0])}, "no column 'text'; it has body, label"),
+        ({"train": Table(None, text=["a"], y=[0])}, "no column 'label'"),
+        ({"train": Table(("a", "b"), text=["a", " "], label=[0, 1])}, "hub:x/train, row 1: 'text' is not a text"),
+        ({"train": Table(("a", "b"), text=["a", "b"], label=[0, 2])}, "row 1: the label 2 is none"),
+    ],
+)
+def test_unusable_content(hub, content, message):
+    hub.content = content
+    with pytest.raises(DataError, match=message):
+        load_dataset("hub:x")
+
+
+def test_package_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match="pip install datasets"):
+        load_dataset("hub:x")
+
+
+def test_models_come_without_pickles(monkeypatch):
+    module = ModuleType("huggingface_hub")
+    module.snapshot_download = lambda name, **options: f"{name} {options}"
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    found = model_path("hub:owner/model")
+    assert found.startswith("owner/model") and "safetensors" in found
+    assert ".bin" not in found and "'*'" not in found
+    with pytest.raises(ValueError, match="needs a name"):
+        model_path("hub:")
