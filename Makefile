@@ -46,7 +46,7 @@ $(BIN)/pip:
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp csrc/*/*/*.h)
 
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip
-	$(BIN)/pip install --quiet --editable '.[demo]'
+	$(BIN)/pip install --quiet --editable '.[pipeline]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(SOURCES) | $(BIN)/pip

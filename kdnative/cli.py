@@ -102,7 +102,8 @@ def _run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet and sys.stderr.isatty(),
     )
     summary = folder / "summary.txt"
-    if summary.is_file():
+    last = arguments.only or arguments.until
+    if last in (None, "report") and summary.is_file():
         print(summary.read_text(encoding="utf-8"))
     print(f"run folder: {folder}")
     return 0

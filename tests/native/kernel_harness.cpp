@@ -2,9 +2,9 @@
 //
 //   kernel_harness [--time] [--isa NAME]      exit status 1 when a check fails
 //
-// Compiled by hand from the root of the repository (see tests/native/build_harness.sh); it needs no torch and no Python.
-// The expected values come from unpacked weights and the rules in csrc/cpu/kernels.h, not from another kernel; only
-// activations are compared with the reference table, and that table with double precision.
+// Compiled by hand from the root of the repository (see tests/native/build_harness.sh); it needs no torch and no
+// Python. The expected values come from unpacked weights and the rules in csrc/cpu/kernels.h, not from another kernel;
+// only activations are compared with the reference table, and that table with double precision.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -36,7 +36,8 @@ void check(bool ok, const char* isa, const std::string& what) {
 // Exactly `count` elements, 64-byte aligned, so that a sanitizer sees any access past the end.
 template <typename T>
 struct Buffer {
-  explicit Buffer(int64_t count) : size(count), p(static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64)))) {
+  explicit Buffer(int64_t count)
+      : size(count), p(static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64)))) {
     std::memset(static_cast<void*>(p.get()), 0, count * sizeof(T));
   }
   struct Free {
@@ -105,7 +106,8 @@ struct Layer {
         }
       }
     }
-    packed = {bits, group, n, k, n_pad, k_pad, groups, data.get(), scale.get(), sums.get(), zero.get(), with_bias ? bias.get() : nullptr,
+    packed = {bits,     group,      n,           k,          n_pad,      k_pad,
+              groups,   data.get(), scale.get(), sums.get(), zero.get(), with_bias ? bias.get() : nullptr,
               symmetric};
   }
   int64_t n_pad, k_pad, groups;
@@ -182,9 +184,10 @@ struct Case {
   DType out;
   std::string name() const {
     char text[200];
-    std::snprintf(text, sizeof text, "w%da8 m=%ld n=%ld k=%ld group=%d symmetric=%d bias=%d residual=%d extreme=%d activation=%d out=%d", bits,
-                  static_cast<long>(m), static_cast<long>(n), static_cast<long>(k), group, symmetric, bias, residual, extreme,
-                  static_cast<int>(act), static_cast<int>(out));
+    std::snprintf(text, sizeof text,
+                  "w%da8 m=%ld n=%ld k=%ld group=%d symmetric=%d bias=%d residual=%d extreme=%d activation=%d out=%d",
+                  bits, static_cast<long>(m), static_cast<long>(n), static_cast<long>(k), group, symmetric, bias,
+                  residual, extreme, static_cast<int>(act), static_cast<int>(out));
     return text;
   }
 };
@@ -273,7 +276,8 @@ void check_gemms(const std::vector<const Kernels*>& tables) {
 
 void check_quantize(const Kernels& t) {
   for (int i = 0; i < 300; ++i) {
-    const int64_t rows = random_int(0, 6), k = i < 150 ? i + 1 : random_int(1, 1100), k_pad = round_up(k, 64), ld = k + random_int(0, 3);
+    const int64_t rows = random_int(0, 6), k = i < 150 ? i + 1 : random_int(1, 1100), k_pad = round_up(k, 64),
+                  ld = k + random_int(0, 3);
     const auto type = static_cast<DType>(i % 3);
     Buffer<float> x(rows * ld);
     Buffer<uint16_t> half(rows * ld);
@@ -318,7 +322,9 @@ void check_quantize(const Kernels& t) {
         }
         same = same && (!with_sums || sums[r * (k_pad / 32) + g] == sum);
       }
-      check(same, t.isa, "quantize_rows k=" + std::to_string(k) + " type=" + std::to_string(i % 3) + " kind=" + std::to_string(kind));
+      check(
+          same, t.isa,
+          "quantize_rows k=" + std::to_string(k) + " type=" + std::to_string(i % 3) + " kind=" + std::to_string(kind));
     }
   }
 }
@@ -345,16 +351,19 @@ double microseconds(const auto& f) {
 // Quantization of the activations plus GEMM, one thread.
 void time_gemms(const Kernels& t) {
   const int64_t shapes[][2] = {{384, 384}, {1536, 384}, {768, 768}, {3072, 768}, {768, 3072}, {4096, 4096}};
-  std::printf("%s, one thread: us (GOPS), quantization included; quantize alone\n%-12s %5s %18s %18s %18s %18s %10s\n", t.isa, "N x K", "M",
-              "w8a8", "w8a8 gelu", "w4a8-g128", "w4a8-g32", "quantize");
+  std::printf("%s, one thread: us (GOPS), quantization included; quantize alone\n%-12s %5s %18s %18s %18s %18s %10s\n",
+              t.isa, "N x K", "M", "w8a8", "w8a8 gelu", "w4a8-g128", "w4a8-g32", "quantize");
   for (const auto& s : shapes) {
-    Layer w8(s[0], s[1], 8, 0, true, true, false), w4(s[0], s[1], 4, 128, true, true, false), w32(s[0], s[1], 4, 32, true, true, false);
+    Layer w8(s[0], s[1], 8, 0, true, true, false), w4(s[0], s[1], 4, 128, true, true, false),
+        w32(s[0], s[1], 4, 32, true, true, false);
     for (const int64_t m : {1, 8, 32, 128, 512}) {
       Buffer<float> x(m * s[1]), scale(m), out(m * s[0]);
       Buffer<int8_t> q(m * w8.k_pad);
       Buffer<int32_t> sums(m * w8.k_pad / 32);
       for (int64_t i = 0; i < x.size; ++i) x[i] = random_float(2.0f);
-      const auto quantize = [&] { t.quantize_rows(x.get(), DType::f32, s[1], m, s[1], w8.k_pad, q.get(), scale.get(), sums.get()); };
+      const auto quantize = [&] {
+        t.quantize_rows(x.get(), DType::f32, s[1], m, s[1], w8.k_pad, q.get(), scale.get(), sums.get());
+      };
       const auto linear = [&](Layer& w, Activation act) {
         return microseconds([&] {
           quantize();
@@ -383,7 +392,8 @@ int main(int argc, char** argv) {
   }
   std::vector<const Kernels*> tables;
   const Features& f = features();
-  for (const Kernels* t : {f.avx2 ? avx2_kernels() : nullptr, f.avx512vnni ? avx512vnni_kernels() : nullptr, f.amx ? amx_kernels() : nullptr}) {
+  for (const Kernels* t : {f.avx2 ? avx2_kernels() : nullptr, f.avx512vnni ? avx512vnni_kernels() : nullptr,
+                           f.amx ? amx_kernels() : nullptr}) {
     if (t != nullptr && (only.empty() || only == t->isa)) tables.push_back(t);
   }
   check_quantize(*reference_kernels());

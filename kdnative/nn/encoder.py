@@ -1,0 +1,251 @@
+"""A whole BERT-like encoder as one native operator."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdnative import ops
+from kdnative.nn import encoder_format
+from kdnative.nn.encoder_parts import LINEARS, EncoderParts
+from kdnative.nn.linear import Linear
+
+__all__ = ["Encoder", "EncoderOutput"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_KNOWN_MASKS = (torch.int64, torch.bool, torch.uint8, torch.float32)
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder returns where transformers is not installed."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """Embeddings and every layer of a post-LayerNorm transformer encoder (Vaswani et al. 2017; Devlin et al. 2019).
+
+    Takes the place of the base model of a transformers model (``model.bert`` and the like): same call, same class of
+    output. Linears run on the integer kernels with dynamic per-token int8 activations; embedding tables are int8 with
+    one scale per row; attention, softmax and LayerNorm are float32.
+
+    Padding is skipped: tokens whose ``attention_mask`` is 0 cost nothing, no token attends to them, and their rows of
+    the output are 0. Outputs never require grad.
+
+    The module holds one uint8 buffer, ``packed``, and the pooler. ``state_dict()`` gives plain tensors instead, and
+    ``load_state_dict()`` packs them: ``embeddings.{word, position, token_type}.{qweight, scale}``,
+    ``embeddings.norm.{weight, bias}``, ``layers.N.{qkv, output, ffn_in, ffn_out}.{qweight, scale, zero, bias}`` as in
+    :class:`kdnative.nn.Linear`, ``layers.N.{attention_norm, output_norm}.{weight, bias}`` and ``pooler.*``.
+
+    ``config`` is a dict that JSON can hold: ``hidden_size``, ``vocab_size``, ``max_positions``, ``token_types`` (0:
+    none), ``activation`` (of the feed-forward network, see :data:`kdnative.ops.ACTIVATIONS`), ``eps`` (of LayerNorm),
+    ``padding_id`` (None: a token's position is its column; otherwise RoBERTa's counting), ``pooler`` (scheme or None),
+    ``output`` (name of the output's class in ``transformers.modeling_outputs``), ``dtype`` (of the output), and
+    ``layers``: for each ``heads``, ``head_dim``, ``ffn``, ``scaling`` (of attention scores) and the schemes of ``qkv``,
+    ``output``, ``ffn_in``, ``ffn_out``. Layers may differ from one another.
+    """
+
+    packed: Tensor
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """An encoder with zero weights, to be filled by ``load_state_dict``."""
+        super().__init__()
+        with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
+            parts, width = EncoderParts(config), config["hidden_size"]
+            pooler = Linear(width, width, config["pooler"], activation="tanh") if config["pooler"] else None
+            self._set(parts, pooler)
+
+    def _set(self, parts: EncoderParts, pooler: Linear | None) -> None:
+        self._config = dict(parts.config)
+        self._dtype = _DTYPES[self._config["dtype"]]
+        self._hidden_size = self._config["hidden_size"]
+        self._output = self._config["output"]
+        self.register_buffer("packed", encoder_format.pack(parts), persistent=False)
+        self.register_module("pooler", pooler)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Encoder:
+        """An encoder with zero weights, to be filled by ``load_state_dict``.
+
+        Raises:
+            ValueError: a size is not positive, or a scheme or the activation is unknown.
+        """
+        return cls(config).eval()
+
+    @classmethod
+    def from_parts(cls, parts: EncoderParts, pooler: Linear | None) -> Encoder:
+        """An encoder from its plain form; ``pooler`` goes with the scheme in ``parts.config["pooler"]``."""
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._set(parts, pooler)
+        return module.eval()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of the sizes, schemes and names this was built from, as JSON can hold them."""
+        names = {dtype: name for name, dtype in _DTYPES.items()}
+        return {**self._config, "layers": [dict(x) for x in self._config["layers"]], "dtype": names[self._dtype]}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the output."""
+        return self._dtype
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: None = None,
+        return_dict: bool | None = None,
+        **unsupported: Any,
+    ) -> Any:
+        """Encode a batch.
+
+        Args:
+            input_ids: integer ``[B, T]``; B or T may be 0.
+            attention_mask: ``[B, T]``, 0 for padding; None keeps every token. Padding may be anywhere.
+            token_type_ids: integer ``[B, T]``; None means 0. Ignored by models without token types.
+            position_ids: integer ``[B, T]`` or ``[1, T]``; None means the model's own counting.
+            inputs_embeds: not supported.
+            return_dict: False returns a tuple.
+            unsupported: further arguments of the transformers model, accepted only when they ask for nothing.
+
+        Returns:
+            ``last_hidden_state`` ``[B, T, H]`` and, if there is a pooler, ``pooler_output`` ``[B, H]``
+            (``tanh(dense(first token))``), in ``self.dtype``, in the class of output that the replaced model returned.
+
+        Raises:
+            ValueError: an argument that the native encoder can't honour.
+            RuntimeError: an id outside its table; a module on another device; training mode with grad enabled.
+        """
+        if inputs_embeds is not None or input_ids is None or unsupported:
+            _refuse_unsupported(input_ids, inputs_embeds, unsupported)
+        if self.training and torch.is_grad_enabled():
+            raise RuntimeError(
+                "kdnative.nn.Encoder is for inference: it has no gradients. Call .eval() on it (or run under "
+                "torch.no_grad()); to train, use the float model with kdnative.quantize.prepare_qat_ and convert after"
+            )
+        hidden = ops.encoder(
+            self._buffers["packed"],  # not self.packed: that goes through Module.__getattr__
+            _as_ids(input_ids),
+            None if attention_mask is None else _as_mask(attention_mask),
+            None if token_type_ids is None else _as_ids(token_type_ids.expand_as(input_ids)),
+            None if position_ids is None else _as_ids(position_ids.expand_as(input_ids)),
+            self._hidden_size,
+        )
+        pooler = self._modules["pooler"]
+        pooled = None if pooler is None else pooler(hidden[:, 0])
+        if self._dtype is not torch.float32:
+            hidden, pooled = hidden.to(self._dtype), None if pooled is None else pooled.to(self._dtype)
+        if return_dict is False:
+            return (hidden,) if pooler is None else (hidden, pooled)
+        return _output(self._output, hidden, pooled)
+
+    def _apply(self, fn, recurse=True):
+        # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of the output, found by a probe.
+        dtype = fn(torch.empty(0, dtype=self._dtype)).dtype
+        if dtype not in _DTYPES.values():
+            raise TypeError(f"kdnative.nn.Encoder can't give {dtype}: allowed are {', '.join(_DTYPES)}")
+        super()._apply(fn, recurse)
+        self._dtype = dtype
+        return self
+
+    def parts(self) -> EncoderParts:
+        """A copy of every weight in plain form, without the pooler."""
+        with torch.device("cpu"):
+            return encoder_format.unpack(self.packed, self.config)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        parts = EncoderParts(self.config).to("meta") if self.packed.is_meta else self.parts()
+        destination.update(parts.state_dict(prefix=prefix))
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, False, [], [], [])  # runs pre-hooks
+        with torch.device("cpu"):
+            parts = EncoderParts(self.config) if self.packed.is_meta else self.parts()
+        before = len(error_msgs)
+        for name, module in parts.named_modules(prefix=prefix.rstrip(".")):
+            # Torch calls this for each module of a tree; the parts are one, if only for the moment.
+            own, unexpected = f"{name}." if name else "", []
+            module._load_from_state_dict(state_dict, own, {}, strict, missing_keys, unexpected, error_msgs)
+            pooler = f"{prefix}pooler." if self.pooler is not None else None
+            unexpected_keys += [key for key in unexpected if pooler is None or not key.startswith(pooler)]
+        if len(error_msgs) == before:
+            packed = encoder_format.pack(parts)
+            self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+
+    def extra_repr(self) -> str:
+        c = self._config
+        schemes = sorted({layer[name] for layer in c["layers"] for name in LINEARS})
+        sizes = f"layers={len(c['layers'])}, hidden_size={c['hidden_size']}, vocab_size={c['vocab_size']}"
+        return f"{sizes}, schemes={', '.join(schemes)}"
+
+
+_OUTPUTS: dict[str, type] = {}
+
+
+def _output_class(name: str) -> type:
+    """The class of that name in transformers.modeling_outputs, imported at its first use."""
+    try:
+        from transformers import modeling_outputs
+    except ImportError:
+        _OUTPUTS[name] = EncoderOutput
+    else:
+        _OUTPUTS[name] = getattr(modeling_outputs, name)
+    return _OUTPUTS[name]
+
+
+def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
+    kind = _OUTPUTS.get(name) or _output_class(name)
+    if kind is EncoderOutput:
+        return EncoderOutput(hidden, pooled)
+    values = {"last_hidden_state": hidden} if pooled is None else {"last_hidden_state": hidden, "pooler_output": pooled}
+    if torch.compiler.is_compiling():
+        return kind(**values)
+    # The constructor of transformers' outputs inspects its fields for many microseconds; this sets what it would set.
+    output = kind.__new__(kind)
+    for field, value in values.items():
+        OrderedDict.__setitem__(output, field, value)
+    output.__dict__.update(values)
+    return output
+
+
+def _as_ids(ids: Tensor) -> Tensor:
+    """int64 and contiguous."""
+    if ids.dtype is not torch.int64:
+        ids = ids.to(torch.int64)
+    return ids if ids.is_contiguous() else ids.contiguous()
+
+
+def _as_mask(mask: Tensor) -> Tensor:
+    if mask.dim() != 2:
+        raise ValueError(
+            f"attention_mask has shape {list(mask.shape)}; kdnative.nn.Encoder takes [batch, tokens] with 0 for "
+            "padding. For a mask over pairs of tokens keep the encoder in float: convert_(..., keep=[...])"
+        )
+    if mask.dtype not in _KNOWN_MASKS:
+        mask = mask != 0
+    return mask if mask.is_contiguous() else mask.contiguous()
+
+
+def _refuse_unsupported(input_ids: Tensor | None, inputs_embeds: Any, others: dict[str, Any]) -> None:
+    if inputs_embeds is not None:
+        raise ValueError("kdnative.nn.Encoder does not take inputs_embeds: it has its own embeddings; pass input_ids")
+    if input_ids is None:
+        raise ValueError("kdnative.nn.Encoder needs input_ids, an integer tensor [batch, tokens]")
+    for name, value in others.items():
+        if value is None or value is False or name == "use_cache":
+            continue
+        raise ValueError(
+            f"kdnative.nn.Encoder does not support {name}: it gives the last hidden state only; leave it out, or keep "
+            "the encoder in float: convert_(..., keep=[...])"
+        )

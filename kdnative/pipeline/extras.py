@@ -1,0 +1,44 @@
+"""Optional packages: which extra brings which, and an error in words where one is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+# import name -> extra of this package that brings it
+EXTRAS = {
+    "transformers": "pipeline",
+    "pydantic": "pipeline",
+    "yaml": "pipeline",
+    "tqdm": "pipeline",
+    "matplotlib": "report",
+    "onnxruntime": "bench",
+    "openvino": "bench",
+    "torchao": "bench",
+}
+
+
+def how_to_get(extra: str) -> str:
+    """The command that installs an extra."""
+    return f'pip install "kdnative[{extra}]"'
+
+
+def require(module: str) -> ModuleType:
+    """Imports an optional package.
+
+    Raises:
+        ImportError: the package is not installed; the text says which extra brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # the package is there and misses something of its own
+            raise
+        extra = EXTRAS[module]
+        raise ImportError(f"this needs the package {module!r}, which is not installed: {how_to_get(extra)}") from error
+
+
+def installed(module: str) -> bool:
+    """Whether an optional package can be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None

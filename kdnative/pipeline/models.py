@@ -1,0 +1,107 @@
+"""Loading of Hugging Face classifiers and tokenizers, and of anything ``kdnative convert`` accepts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .extras import require
+from .folder import PipelineError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer that lies beside a model (``package:NAME``, ``hub:NAME`` or a folder).
+
+    Raises:
+        PipelineError: there is none that transformers can read.
+    """
+    from kdnative.data import model_path
+
+    return _tokenizer_in(Path(model_path(source)))
+
+
+def load_classifier(source: str | Path, labels: Sequence[str]) -> nn.Module:
+    """A Hugging Face encoder with a classification head for these class names, in float32.
+
+    The head is new, drawn from torch's global generator, unless the model at ``source`` already has one of this size.
+
+    Raises:
+        PipelineError: transformers can't build a classifier from it.
+    """
+    import torch
+
+    from kdnative.data import model_path
+
+    transformers = require("transformers")
+    folder = model_path(source)
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    with _quiet(transformers):
+        try:
+            return transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=len(labels), ignore_mismatched_sizes=True, dtype=torch.float32, **names
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise PipelineError(f"can't load a classifier from {source} ({folder}): {error}") from error
+
+
+def load_any(source: str | Path) -> tuple[nn.Module, Any]:
+    """A model and its tokenizer (None without one) from a kdnative checkpoint or anything in Hugging Face layout.
+
+    A Hugging Face model is built as the class that its config.json names.
+    """
+    import torch
+
+    import kdnative
+    from kdnative.data import model_path
+
+    if (Path(source) / "kdnative.json").is_file():
+        return kdnative.load(source), _tokenizer_or_none(Path(source))
+    folder = Path(model_path(source))
+    transformers = require("transformers")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name = (config.get("architectures") or ["AutoModel"])[0]
+    family = getattr(transformers, name, None)
+    if family is None:
+        raise PipelineError(f"{folder}/config.json names the architecture {name!r}, which transformers does not have")
+    with _quiet(transformers):
+        return family.from_pretrained(folder, dtype=torch.float32), _tokenizer_or_none(folder)
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters; those shared by two modules count once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _tokenizer_or_none(folder: Path) -> Any:
+    names = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+    return _tokenizer_in(folder) if any((folder / name).is_file() for name in names) else None
+
+
+def _tokenizer_in(folder: Path) -> Any:
+    transformers = require("transformers")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"no tokenizer in {folder}: {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No list of newly made weights on the screen: a fresh head is what the pipeline asks for."""
+    logging = transformers.utils.logging
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

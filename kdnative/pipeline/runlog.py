@@ -1,0 +1,46 @@
+"""Where a run's messages go: the terminal, above any progress bar, and the run's log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class _AboveBars(logging.Handler):
+    """Prints without tearing a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
+    """A logger that appends to ``path`` and prints to stderr; its handlers are gone afterwards."""
+    log = logging.getLogger("kdnative.run")
+    level, propagate = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    to_screen = _AboveBars() if bars else logging.StreamHandler()
+    to_screen.setFormatter(logging.Formatter("%(message)s"))
+    handlers = [to_file, to_screen]
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield log
+    except BaseException as error:
+        # The terminal shows the error once, from the caller; the file must hold it too.
+        to_file.emit(log.makeRecord(log.name, logging.ERROR, __file__, 0, f"{type(error).__name__}: {error}", (), None))
+        raise
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+        log.setLevel(level)
+        log.propagate = propagate

@@ -1,0 +1,191 @@
+"""What a recipe may say: one typed section per stage, every key with its default (explained in docs/recipes.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kdnative.scheme import Scheme
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors and values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    source: str
+    text: str = "text"
+    label: str = "label"
+    validation: str | None = None
+    test: str | None = None
+    split: tuple[NotNegative, NotNegative, NotNegative] = (0.8, 0.1, 0.1)
+    empty: Literal["error", "drop"] = "error"
+    config: str | None = None
+    revision: str | None = None
+    limit: Positive | None = None
+    max_length: Annotated[int, Field(ge=4)] = 128
+
+
+class Teacher(Section):
+    source: str
+
+
+class Student(Section):
+    source: str = "teacher"
+    layers: Positive | list[Annotated[int, Field(ge=0)]] | None = None
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers):
+        if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
+            raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {layers}")
+        return layers
+
+
+class Training(Section):
+    epochs: Annotated[int, Field(ge=0)] = 3
+    lr: PositiveFloat = 5e-5
+    batch_size: Positive = 32
+    warmup: Fraction = 0.1
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: NotNegative = 0.01
+    clip_norm: PositiveFloat = 1.0
+    label_smoothing: Fraction = 0.0
+    class_weights: Literal["balanced"] | list[PositiveFloat] | None = None
+    amp: bool | Literal["auto"] = "auto"
+    max_steps: Positive | None = None
+    select_best: bool = True
+    save_every: Positive = 100
+
+
+class Distilling(Training):
+    temperature: PositiveFloat = 2.0
+    soft_weight: NotNegative = 1.0
+    hard_weight: NotNegative = 1.0
+    hidden_weight: NotNegative = 0.0
+    hidden_metric: Literal["mse", "cosine"] = "mse"
+    layer_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _some_weight(self):
+        if self.epochs and not self.soft_weight + self.hard_weight + self.hidden_weight:
+            raise ValueError("soft_weight, hard_weight and hidden_weight are all 0: there is nothing to learn from")
+        return self
+
+
+class CompressTeacher(Section):
+    scheme: str | None = "w8a8"
+    batch_size: Positive = 64
+    top_k: Positive | None = None
+    temperature: PositiveFloat | None = None
+
+    @field_validator("scheme")
+    @classmethod
+    def _known(cls, scheme):
+        return None if scheme is None else str(Scheme.parse(scheme))
+
+
+class Prune(Distilling):
+    epochs: Annotated[int, Field(ge=0)] = 2
+    heads: Fraction = 0.0
+    ffn: Fraction = 0.0
+    layers: Positive | list[Annotated[int, Field(ge=0)]] | None = None
+    multiple_of: Positive = 64
+    importance: Literal["taylor", "magnitude"] = "taylor"
+    calibration_batches: Positive = 16
+
+
+Schemes = str | dict[str, str | None]
+
+
+def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
+    if isinstance(schemes, dict):
+        if not schemes:
+            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
+        return {pattern: None if s is None else str(Scheme.parse(s)) for pattern, s in schemes.items()}
+    return None if schemes is None else str(Scheme.parse(schemes))
+
+
+class Recover(Distilling):
+    epochs: Annotated[int, Field(ge=0)] = 2
+    schemes: Schemes = "w8a8"
+    clip: Literal["search", "learn"] | None = None
+    _parse = field_validator("schemes")(_parse_schemes)
+
+
+class Convert(Section):
+    schemes: Schemes | None = None
+    embeddings: Literal[8] | None = 8
+    keep: list[str] = []
+    clip_search: bool = False
+    _parse = field_validator("schemes")(_parse_schemes)
+
+
+class Evaluate(Section):
+    batch_size: Positive = 64
+    native_schemes: Schemes = "w8a8"
+    sensitivity: Annotated[int, Field(ge=0)] = 0
+    _parse = field_validator("native_schemes")(_parse_schemes)
+
+
+class Benchmark(Section):
+    batch: Positive = 1
+    tokens: Annotated[int, Field(ge=2)] = 32
+    threads: Positive | None = None
+    repeats: Positive = 30
+    grid_batches: list[Positive] = [1, 8]
+    grid_tokens: list[Annotated[int, Field(ge=2)]] = [16, 32, 128]
+    grid_repeats: Positive = 5
+
+
+class Report(Section):
+    html: bool = True
+
+
+class Goals(Section):
+    accuracy_kept: NotNegative | None = None
+    size_ratio: NotNegative | None = None
+    speedup_teacher: NotNegative | None = None
+    speedup_bf16: NotNegative | None = None
+
+
+class Recipe(Section):
+    """A whole pipeline. ``train_baseline``, ``prune`` and ``recover`` may be ``null``: that stage is left out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive | None = None
+    data: Data
+    teacher: Teacher
+    student: Student = Student()
+    train_teacher: Training = Training()
+    compress_teacher: CompressTeacher = CompressTeacher()
+    train_baseline: Training | None = Training()
+    distil: Distilling = Distilling()
+    prune: Prune | None = None
+    recover: Recover | None = Recover()
+    convert: Convert = Convert()
+    evaluate: Evaluate = Evaluate()
+    benchmark: Benchmark = Benchmark()
+    report: Report = Report()
+    goals: Goals = Goals()
+
+    def student_before(self, stage: str) -> str:
+        """The stage whose student ``stage`` starts from: the last one before it that the recipe has."""
+        chain = [name for name in ("distil", "prune", "recover") if getattr(self, name) is not None]
+        return chain[chain.index(stage) - 1] if stage in chain else chain[-1]
+
+    def final_schemes(self) -> Schemes:
+        """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8."""
+        if self.convert.schemes is not None:
+            return self.convert.schemes
+        return self.recover.schemes if self.recover is not None else "w8a8"

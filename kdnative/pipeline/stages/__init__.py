@@ -1,0 +1,22 @@
+"""The stages in their order. Each is a folder of the run and, under the same name, a section of the recipe."""
+
+from .base import Context, Shared, Stage
+from .measure import BENCHMARK, EVALUATE, REPORT
+from .native import CONVERT
+from .student import DISTIL, PRUNE, RECOVER, TRAIN_BASELINE
+from .teacher import COMPRESS_TEACHER, TRAIN_TEACHER
+
+STAGES: tuple[Stage, ...] = (
+    TRAIN_TEACHER,
+    COMPRESS_TEACHER,
+    TRAIN_BASELINE,
+    DISTIL,
+    PRUNE,
+    RECOVER,
+    CONVERT,
+    EVALUATE,
+    BENCHMARK,
+    REPORT,
+)
+
+__all__ = ["STAGES", "Context", "Shared", "Stage"]

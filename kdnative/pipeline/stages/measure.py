@@ -1,0 +1,172 @@
+"""What the whole job bought: quality on the test split, size, latency, and the report about them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from kdnative.evaluate import Interval, Predictions, agreement, measure, paired_difference, predict
+
+from ..folder import write_json, write_text
+from ..summary import build_summary, format_summary
+from .base import Context, Stage
+from .training import MODEL, load_model, student_source, tokenized, tokenizer
+
+if TYPE_CHECKING:
+    from ..schema import Recipe
+
+TEACHER, NATIVE = "teacher", "native"
+# Models and ways of running that the report shows over batch size and length.
+_GRID = ((TEACHER, "fp32"), (NATIVE, "fp32"), (NATIVE, "bf16"), (NATIVE, "native"))
+
+
+def row_stages(recipe: Recipe) -> dict[str, str]:
+    """The rows of the final table and the stage whose model each shows."""
+    rows = {TEACHER: "train_teacher", "baseline": "train_baseline", "distilled": "distil", "pruned": "prune"}
+    rows = {key: stage for key, stage in rows.items() if getattr(recipe, stage) is not None}
+    return {**rows, NATIVE: "convert"}
+
+
+def _evaluate(context: Context) -> dict[str, Any]:
+    """Every row's model on the test split: as it is, and on native kernels."""
+    from kdnative.checkpoint import file_size
+
+    recipe, batch = context.recipe, context.settings.batch_size
+    found: dict[str, Any] = {}
+    teacher = None
+    for key, stage in row_stages(recipe).items():
+        source = recipe.teacher.source if key == TEACHER else student_source(recipe)
+        test = tokenized(context, source, "test")
+        model = load_model(context, stage)
+        made = context.run.metrics(stage)
+        if key == NATIVE:
+            own = native = predict(model, test, batch_size=batch, device="cpu")
+        else:
+            own = predict(model, test, batch_size=batch, device=context.device)
+            native = predict(_converted(context, model), test, batch_size=batch, device="cpu")
+        teacher = own if teacher is None else teacher
+        found[key] = {
+            **_quality(own, teacher, recipe.seed),
+            "native": _quality(native, teacher, recipe.seed),
+            "parameters": made["parameters"],
+            "bytes": file_size(context.input(stage) / MODEL),
+        }
+        context.log.info("evaluate: %s, accuracy %.4f, native %.4f", key, *(_accuracy(p) for p in (own, native)))
+    metrics = {"rows": found, "native_schemes": _scheme_text(context.settings.native_schemes)}
+    return {**metrics, **_sensitivity(context)}
+
+
+def _sensitivity(context: Context) -> dict[str, Any]:
+    """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
+    from kdnative.data import tokenize
+    from kdnative.evaluate import sensitivity
+    from kdnative.quantize import finish_qat_
+
+    recipe, limit = context.recipe, context.settings.sensitivity
+    if not limit:
+        return {}
+    model = load_model(context, recipe.student_before("convert"))
+    finish_qat_(model)
+    examples = context.data.validation.head(limit)
+    data = tokenize(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
+    found = sensitivity(model, data, device=context.device)
+    rows = [
+        {"layer": s.layer, "scheme": s.change, "accuracy_drop": -s.accuracy_change, "divergence": s.kl} for s in found
+    ]
+    return {"sensitivity": rows}
+
+
+def _accuracy(predictions: Predictions) -> float:
+    return float((predictions.classes == predictions.labels).double().mean())
+
+
+def _quality(predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
+    metrics = measure(predictions, seed=seed)
+    return {
+        "accuracy": _estimate(metrics.intervals["accuracy"]),
+        "macro_f1": _estimate(metrics.intervals["macro_f1"]),
+        "agreement": _estimate(agreement(predictions, teacher)),
+        "accuracy_difference": _estimate(paired_difference(teacher, predictions, predictions.labels, seed=seed)),
+        "ece": metrics.ece,
+        "n": metrics.n,
+        "per_class": metrics.per_class,
+    }
+
+
+def _estimate(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _converted(context: Context, model: nn.Module) -> nn.Module:
+    """A float model of an earlier stage on native kernels, without further training."""
+    from kdnative import convert_
+
+    return convert_(model.cpu(), context.recipe.evaluate.native_schemes).model
+
+
+def _benchmark(context: Context) -> dict[str, Any]:
+    """Latency of every row's model: torch eager in fp32 and bf16, and native; interleaved, on the CPU."""
+    from kdnative.bench import as_dtype, environment, latency_grid
+    from kdnative.quantize import finish_qat_
+
+    recipe, settings = context.recipe, context.settings
+    models: dict[str, nn.Module] = {}
+    for key, stage in row_stages(recipe).items():
+        plain = load_model(context, recipe.student_before("convert") if key == NATIVE else stage)
+        finish_qat_(plain)  # the same student in torch: its integer weights as floats
+        models[f"{key} fp32"] = plain
+        models[f"{key} bf16"] = as_dtype(plain, "bfloat16")
+        native = load_model(context, stage) if key == NATIVE else _converted(context, copy.deepcopy(plain))
+        models[f"{key} native"] = native
+    rows = latency_grid(models, [settings.batch], [settings.tokens], repeats=settings.repeats, threads=settings.threads)
+    latency: dict[str, Any] = {}
+    for row in rows:
+        key, way = row["model"].split()
+        latency.setdefault(key, {})[way] = {name: row[name] for name in ("p20", "p50", "p80")}
+    shown = {_grid_name(key, way): models[f"{key} {way}"] for key, way in _GRID}
+    grid = latency_grid(
+        shown, settings.grid_batches, settings.grid_tokens, repeats=settings.grid_repeats, threads=settings.threads
+    )
+    threads = rows[0]["threads"]
+    return {
+        "case": {"batch": settings.batch, "tokens": settings.tokens, "threads": threads},
+        "models": latency,
+        "latency": grid,
+        "environment": environment(threads),
+    }
+
+
+def _report(context: Context) -> dict[str, Any]:
+    """Writes summary.json and summary.txt into the run's folder, and the report where its package is there."""
+    recipe, run = context.recipe, context.run
+    about = {"source": recipe.data.source, "labels": list(context.data.labels), "counts": context.data.summary()}
+    scheme = _scheme_text(recipe.final_schemes())
+    summary = build_summary(recipe.goals, run.metrics("evaluate"), run.metrics("benchmark"), about, scheme)
+    write_json(run.path / "summary.json", summary)
+    write_text(run.path / "summary.txt", format_summary(summary) + "\n")
+    if context.settings.html:
+        from kdnative import report
+
+        report.build(run.path)
+    return {"goals": summary["goals"]}
+
+
+def _grid_name(key: str, way: str) -> str:
+    return f"{'teacher' if key == TEACHER else 'student'}, {'native' if way == NATIVE else 'torch ' + way}"
+
+
+def _scheme_text(schemes: Any) -> str:
+    if isinstance(schemes, str):
+        return schemes
+    return ", ".join(f"{pattern}: {scheme or 'float'}" for pattern, scheme in schemes.items())
+
+
+def _measured(recipe: Recipe) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*row_stages(recipe).values(), recipe.student_before("convert"))))
+
+
+EVALUATE = Stage("evaluate", _evaluate, needs=_measured, uses=("data", "teacher", "student"))
+BENCHMARK = Stage("benchmark", _benchmark, needs=_measured, uses=("evaluate",), uses_data=False)
+REPORT = Stage("report", _report, needs=lambda recipe: ("evaluate", "benchmark"), uses=("data", "goals"))

@@ -1,0 +1,49 @@
+"""From the plain student to packed modules on native kernels, always on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdnative.evaluate import agreement, measure, predict
+
+from ..models import parameters
+from .base import Context, Stage
+from .training import VALIDATION_BATCH, load_model, save_model, student_source, tokenized
+
+
+def _convert(context: Context) -> dict[str, Any]:
+    from kdnative import convert_
+
+    recipe, settings = context.recipe, context.settings
+    source = student_source(recipe)
+    model = load_model(context, recipe.student_before("convert"))
+    count = parameters(model)
+    validation = tokenized(context, source, "validation")
+    before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
+    report = convert_(
+        model.cpu(),
+        recipe.final_schemes(),
+        keep=settings.keep,
+        embeddings=settings.embeddings,
+        clip_search=settings.clip_search,
+    )
+    after = predict(report.model, validation, batch_size=VALIDATION_BATCH, device="cpu")
+    context.log.info("convert: every module and what became of it\n%s", report)
+    return {
+        "bytes": save_model(context, report.model, source),
+        "parameters": count,
+        "conversion": report.to_dict()["rows"],
+        "validation": {
+            "accuracy_before": measure(before).accuracy,
+            "accuracy_native": measure(after).accuracy,
+            "agreement": agreement(before, after).value,
+        },
+    }
+
+
+CONVERT = Stage(
+    "convert",
+    _convert,
+    needs=lambda recipe: (recipe.student_before("convert"),),
+    uses=("data", "teacher", "student"),
+)

@@ -1,0 +1,62 @@
+"""The teacher: fine-tuned, then compressed to compute the soft labels that every student learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdnative.distill import SoftLabels
+
+from ..models import load_classifier
+from .base import Context, Stage
+from .training import fit, hard_loss, load_model, save_model, tokenized
+
+SOFT_LABELS = "soft_labels.safetensors"
+
+
+def _train_teacher(context: Context) -> dict[str, Any]:
+    source = context.recipe.teacher.source
+    model = load_classifier(source, context.data.labels)
+    metrics = fit(context, model, hard_loss(context), source)
+    metrics["bytes"] = save_model(context, model, source)
+    return metrics
+
+
+def _compress_teacher(context: Context) -> dict[str, Any]:
+    """Converts the teacher to native kernels and lets it label the training split; ``scheme: null`` keeps it in float.
+
+    The native teacher runs on the CPU, the float one on the recipe's device.
+    """
+    from kdnative import convert_
+    from kdnative.evaluate import agreement, measure, predict
+
+    settings, source = context.settings, context.recipe.teacher.source
+    teacher = load_model(context, "train_teacher")
+    validation = tokenized(context, source, "validation")
+    metrics: dict[str, Any] = {}
+    device = context.device
+    if settings.scheme is not None:
+        before = predict(teacher, validation, batch_size=settings.batch_size, device=device)
+        report = convert_(teacher.cpu(), settings.scheme)
+        teacher, device = report.model, "cpu"
+        after = predict(teacher, validation, batch_size=settings.batch_size, device=device)
+        metrics["conversion"] = report.to_dict()["rows"]
+        metrics["validation"] = {
+            "accuracy_float": measure(before).accuracy,
+            "accuracy_native": measure(after).accuracy,
+            "agreement": agreement(before, after).value,
+        }
+        metrics["bytes"] = save_model(context, teacher, source)
+    train = tokenized(context, source, "train")
+    top = {"top_k": settings.top_k, "temperature": settings.temperature}
+    labels = SoftLabels.compute(teacher, train, batch_size=settings.batch_size, device=device, **top)
+    labels.save(context.folder / SOFT_LABELS)
+    return {**metrics, "examples": len(labels)}
+
+
+TRAIN_TEACHER = Stage("train_teacher", _train_teacher, uses=("data", "teacher"))
+COMPRESS_TEACHER = Stage(
+    "compress_teacher",
+    _compress_teacher,
+    needs=lambda recipe: ("train_teacher",),
+    uses=("data", "teacher"),
+)

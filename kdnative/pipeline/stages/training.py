@@ -1,0 +1,172 @@
+"""What the training stages share: data, losses, the loop with its resume file, and its figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from kdnative.data import Batches, TokenizedDataset, tokenize
+from kdnative.distill import DistillationLoss, HiddenStateLoss, SoftLabels, train, uniform_layer_map
+
+from ..models import load_tokenizer, parameters
+from .base import Context
+
+if TYPE_CHECKING:
+    from ..schema import Distilling, Recipe, Training
+
+STATE = "training.state"
+MODEL = "model"
+VALIDATION_BATCH = 64
+
+
+def student_source(recipe: Recipe) -> str:
+    """Where the student, and with it its tokenizer, comes from."""
+    return recipe.teacher.source if recipe.student.source == "teacher" else recipe.student.source
+
+
+def tokenized(context: Context, source: str, split: str) -> TokenizedDataset:
+    """A split of the data as the model from ``source`` reads it; tokenized once per run."""
+    cache = context.shared.cache
+    key = f"{split} for {source}"
+    if key not in cache:
+        cache[key] = tokenize(getattr(context.data, split), tokenizer(context, source), context.recipe.data.max_length)
+    return cache[key]
+
+
+def tokenizer(context: Context, source: str) -> Any:
+    """The tokenizer of the model from ``source``; loaded once per run."""
+    cache = context.shared.cache
+    key = f"tokenizer of {source}"
+    if key not in cache:
+        cache[key] = load_tokenizer(source)
+    return cache[key]
+
+
+def hard_loss(context: Context) -> DistillationLoss:
+    """Cross entropy with the labels alone."""
+    settings = context.settings
+    weights = class_weights(context)
+    return DistillationLoss(soft_weight=0.0, class_weights=weights, label_smoothing=settings.label_smoothing)
+
+
+def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module) -> DistillationLoss:
+    """The loss of a distilling stage, with projections of the hidden states where the widths differ."""
+    settings: Distilling = context.settings
+    hidden = None
+    if settings.hidden_weight:
+        layers = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+        pairs = settings.layer_map or uniform_layer_map(*layers)
+        widths = student.config.hidden_size, teacher.config.hidden_size
+        hidden = HiddenStateLoss(pairs, *widths, metric=settings.hidden_metric)
+    return DistillationLoss(
+        temperature=settings.temperature,
+        soft_weight=settings.soft_weight,
+        hard_weight=settings.hard_weight,
+        hidden_weight=settings.hidden_weight,
+        class_weights=class_weights(context),
+        label_smoothing=settings.label_smoothing,
+        hidden=hidden,
+    )
+
+
+def class_weights(context: Context) -> list[float] | None:
+    """Weights of the classes: as given, or the inverse of their share of the training split ("balanced")."""
+    chosen = context.settings.class_weights
+    if chosen != "balanced":
+        return chosen
+    counts = context.data.train.counts
+    absent = [name for name, count in counts.items() if not count]
+    if absent:
+        raise ValueError(
+            f"{context.stage}.class_weights is 'balanced', but the training split has no {absent[0]!r}: "
+            "give the weights as a list"
+        )
+    return [sum(counts.values()) / (len(counts) * count) for count in counts.values()]
+
+
+def fit(
+    context: Context,
+    model: nn.Module,
+    loss: DistillationLoss,
+    source: str,
+    *,
+    soft_labels: SoftLabels | None = None,
+    teacher: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Trains a model with the stage's settings, from the last saved step if there is one; returns the figures.
+
+    The model is on the CPU afterwards.
+    """
+    settings: Training = context.settings
+    seed = context.recipe.seed
+    batches = Batches(tokenized(context, source, "train"), settings.batch_size, shuffle=True, seed=seed)
+    state = context.folder / STATE
+    if state.is_file():
+        context.log.info("%s: continues from its last saved step", context.stage)
+    history = train(
+        model,
+        batches,
+        loss,
+        epochs=settings.epochs,
+        lr=settings.lr,
+        soft_labels=soft_labels if loss.soft_weight else None,
+        teacher=teacher if loss.hidden is not None else None,
+        validation=Batches(tokenized(context, source, "validation"), VALIDATION_BATCH),
+        select_best=settings.select_best,
+        warmup=settings.warmup,
+        schedule=settings.schedule,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        amp=settings.amp,
+        device=context.device,
+        seed=seed,
+        max_steps=settings.max_steps,
+        state_path=state,
+        save_every=settings.save_every,
+        resume=True,
+        log=lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)),
+        progress=context.progress,
+    )
+    model.cpu()
+    state.unlink(missing_ok=True)
+    return {
+        "parameters": parameters(model),
+        "steps": history.steps,
+        "best_epoch": history.best,
+        "history": [_point(entry) for entry in history.epochs],
+    }
+
+
+def save_model(context: Context, model: nn.Module, source: str) -> int:
+    """Saves the stage's model with its tokenizer and returns the bytes of the model file."""
+    import kdnative
+    from kdnative.checkpoint import file_size
+
+    path = context.folder / MODEL
+    kdnative.save(model, path, tokenizer=tokenizer(context, source))
+    return file_size(path)
+
+
+def load_model(context: Context, stage: str) -> nn.Module:
+    """The model that an earlier stage saved, on the CPU, in evaluation mode."""
+    import kdnative
+
+    return kdnative.load(context.input(stage) / MODEL).eval()
+
+
+def seeded(context: Context) -> None:
+    """What is drawn at random next depends on the recipe's seed only, not on what ran before in this process."""
+    torch.manual_seed(context.recipe.seed)
+
+
+def _point(entry: dict[str, float]) -> dict[str, float]:
+    """One entry of the loop's history under the names that the report reads."""
+    names = {"val_loss": "validation_loss", "val_accuracy": "validation_accuracy"}
+    return {names.get(key, key): value for key, value in entry.items()}
+
+
+def _in_words(entry: dict[str, float]) -> str:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in entry.items() if name not in ("epoch", "step"))
+    return f"epoch {entry['epoch'] + 1}, step {entry['step']}: {figures}"

@@ -1,0 +1,70 @@
+"""A teacher that reads the student's token ids: for hidden states where two vocabularies are numbered differently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .folder import PipelineError
+
+# Marks that play the same part under different names, such as [CLS] and <s>.
+_ROLES = (("cls_token", "bos_token"), ("sep_token", "eos_token"), ("pad_token",), ("unk_token",), ("mask_token",))
+MISSING_ALLOWED = 0.01
+
+
+def id_table(student: Any, teacher: Any) -> Tensor:
+    """For every token id of the student's tokenizer, the teacher's id of the same piece of text.
+
+    Both must cut texts into the same pieces, as all models with BERT's uncased word pieces do; only the numbering and
+    the names of the marks may differ. Pieces that the teacher lacks become its unknown token.
+
+    Returns:
+        int64 [largest student id + 1].
+
+    Raises:
+        PipelineError: more than 1 % of the pieces are unknown to the teacher.
+    """
+    ours: Mapping[str, int] = student.get_vocab()
+    theirs: Mapping[str, int] = teacher.get_vocab()
+    unknown = teacher.unk_token_id
+    if unknown is None:
+        raise PipelineError("the teacher's tokenizer has no unknown token, so its ids can't stand for the student's")
+    table = torch.full((max(ours.values()) + 1,), unknown, dtype=torch.int64)
+    marks = set()
+    for names in _ROLES:
+        of_student, of_teacher = (_first_id(tokenizer, names) for tokenizer in (student, teacher))
+        if of_student is not None and of_teacher is not None:
+            table[of_student] = of_teacher
+            marks.add(of_student)
+    pieces = [(piece, number) for piece, number in ours.items() if number not in marks]
+    missing = [piece for piece, _ in pieces if piece not in theirs]
+    if len(missing) > MISSING_ALLOWED * len(pieces):
+        raise PipelineError(
+            f"hidden_weight needs a teacher and a student that cut texts alike, but the teacher's vocabulary lacks "
+            f"{len(missing)} of the student's {len(pieces)} pieces (such as {missing[0]!r}): set hidden_weight to 0"
+        )
+    for piece, number in pieces:
+        if piece in theirs:
+            table[number] = theirs[piece]
+    return table
+
+
+def _first_id(tokenizer: Any, marks: tuple[str, ...]) -> int | None:
+    ids = (getattr(tokenizer, f"{mark}_id", None) for mark in marks)
+    return next((number for number in ids if number is not None), None)
+
+
+class TranslatingTeacher(nn.Module):
+    """A Hugging Face model behind a table from the student's token ids to its own. Takes ids and mask, nothing else."""
+
+    def __init__(self, model: nn.Module, table: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
+        return self.model(input_ids=self.table[input_ids], attention_mask=attention_mask, **options)

@@ -1,0 +1,133 @@
+"""The run folder: complete or absent outputs, interrupted work, locks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kdnative.pipeline import PipelineError, RunFolder
+from kdnative.pipeline.folder import read_json, weights_digest, write_json
+
+ORIGIN = {"settings": {"seed": 1}, "inputs": {}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.open()
+    yield run
+    run.close()
+
+
+def make(folder: RunFolder, stage: str, content: bytes = b"x") -> None:
+    place = folder.begin(stage, ORIGIN)
+    (place / "w.safetensors").write_bytes(content)
+    folder.finish(stage, {"n": 1}, 0.5)
+
+
+def test_a_stage_is_visible_only_when_finished(folder):
+    place = folder.begin("distil", ORIGIN)
+    (place / "w.safetensors").write_bytes(b"half")
+    assert folder.record("distil") is None and folder.origin("distil") == ORIGIN
+    folder.finish("distil", {"n": 1}, 0.5)
+    assert not place.exists()
+    assert folder.record("distil")["seconds"] == 0.5 and folder.metrics("distil") == {"n": 1}
+    assert folder.origin("distil") == ORIGIN
+
+
+def test_interrupted_work_of_the_same_origin_is_kept(folder):
+    (folder.begin("distil", ORIGIN) / "training.state").write_bytes(b"step 7")
+    assert (folder.begin("distil", ORIGIN) / "training.state").read_bytes() == b"step 7"
+    assert not (folder.begin("distil", {"settings": {"seed": 2}, "inputs": {}}) / "training.state").exists()
+
+
+def test_digest_covers_names_and_contents(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.safetensors").write_bytes(b"12")
+    line = f"model/a.safetensors\n{hashlib.sha256(b'12').hexdigest()}\n"
+    assert weights_digest(tmp_path) == hashlib.sha256(line.encode()).hexdigest()
+
+
+def test_digest_without_weights_is_of_the_figures(tmp_path):
+    write_json(tmp_path / "metrics.json", {"a": 1})
+    before = weights_digest(tmp_path)
+    write_json(tmp_path / "metrics.json", {"a": 2})
+    assert weights_digest(tmp_path) != before
+
+
+def test_discard_removes_finished_and_half_finished(folder):
+    make(folder, "distil")
+    folder.begin("prune", ORIGIN)
+    folder.discard("distil")
+    folder.discard("prune")
+    folder.discard("never there")
+    assert os.listdir(folder.stages) == []
+
+
+def test_an_interrupted_removal_is_completed(tmp_path, folder):
+    (folder.stages / "distil.discarded").mkdir()
+    folder.close()
+    again = RunFolder(folder.path)
+    again.open()
+    again.close()
+    assert not (folder.stages / "distil.discarded").exists()
+
+
+def test_two_processes_cannot_share_a_run(folder):
+    with pytest.raises(PipelineError, match="another process"):
+        RunFolder(folder.path).open()
+    folder.close()
+    again = RunFolder(folder.path)
+    again.open()
+    again.close()
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path):
+    """A lock that outlived its process would make every interrupted run impossible to resume."""
+    code = (
+        "import os, sys; from kdnative.pipeline import RunFolder\n"
+        "RunFolder(sys.argv[1]).open(); os.kill(os.getpid(), 9)"
+    )
+    end = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert end.returncode == -9
+    run = RunFolder(tmp_path / "run")
+    run.open()
+    run.close()
+
+
+def test_clear_touches_only_what_a_run_wrote(folder):
+    make(folder, "distil")
+    (folder.path / "recipe.yaml").write_text("name: x\n")
+    (folder.path / "notes.txt").write_text("mine")
+    folder.clear()
+    assert (folder.path / "notes.txt").read_text() == "mine" and not folder.stages.exists()
+
+
+def test_clear_refuses_other_folders(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(PipelineError, match="not the folder of a run"):
+        RunFolder(tmp_path).clear()
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_an_unwritable_place_is_an_error_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PipelineError, match="can't make the run folder"):
+        RunFolder(tmp_path / "file" / "run").open()
+
+
+def test_damaged_json_is_an_error_in_words(tmp_path):
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(PipelineError, match="metrics.json"):
+        read_json(tmp_path / "metrics.json")
+
+
+def test_failed_write_keeps_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"a": 1} and os.listdir(tmp_path) == ["a.json"]

@@ -1,0 +1,157 @@
+"""Recipes: defaults, round trips, and errors that name key, line and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdnative.pipeline import RecipeError, dump_recipe, load_recipe
+from kdnative.pipeline.schema import Recipe, Section
+
+ROOT = Path(__file__).parents[2]
+SMALL = "name: small\ndata: {source: a.tsv}\nteacher:\n  source: b\n"
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_recipe(path, overrides)
+
+
+def message(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, text, *overrides)
+    return str(caught.value)
+
+
+def test_defaults_fill_in_and_survive_a_round_trip(tmp_path):
+    recipe = read(tmp_path, SMALL)
+    assert recipe.distil.temperature == 2.0 and recipe.prune is None and recipe.student.source == "teacher"
+    assert read(tmp_path, dump_recipe(recipe)) == recipe
+
+
+def test_exponents_without_a_dot_are_numbers(tmp_path):
+    """YAML 1.1 reads 5e-5 as a text, which every writer of recipes runs into."""
+    assert read(tmp_path, SMALL + "distil: {lr: 5e-5}\n").distil.lr == 5e-5
+
+
+def test_layer_map_keys_are_integers(tmp_path):
+    recipe = read(tmp_path, SMALL + "distil: {layer_map: {1: 2, 2: 4}}\n")
+    assert recipe.distil.layer_map == {1: 2, 2: 4}
+    assert read(tmp_path, dump_recipe(recipe)) == recipe
+
+
+def test_stages_can_be_left_out(tmp_path):
+    recipe = read(tmp_path, SMALL + "recover: null\nprune: null\ntrain_baseline: null\n")
+    assert recipe.recover is None
+    assert recipe.student_before("convert") == "distil" and recipe.final_schemes() == "w8a8"
+
+
+@pytest.mark.parametrize(
+    ("sections", "before"),
+    [("prune: {}\n", {"recover": "prune", "convert": "recover"}), ("", {"recover": "distil", "convert": "recover"})],
+)
+def test_chain_of_students(tmp_path, sections, before):
+    recipe = read(tmp_path, SMALL + sections)
+    assert {stage: recipe.student_before(stage) for stage in before} == before
+
+
+def test_overrides_apply_on_top(tmp_path):
+    recipe = read(tmp_path, SMALL, "distil.epochs=7", "prune.ffn=0.5", "name=other", "recover=null")
+    assert (recipe.distil.epochs, recipe.prune.ffn, recipe.name, recipe.recover) == (7, 0.5, "other", None)
+
+
+def test_misspelt_key_names_the_nearest_and_the_line(tmp_path):
+    text = message(tmp_path, SMALL + "distil:\n  lr: 0.1\n  epchs: 3\n")
+    assert text == "recipe.yaml line 7: unknown key 'epchs' in distil; did you mean 'epochs'?"
+
+
+def test_misspelt_section(tmp_path):
+    assert "unknown key 'distill' in the recipe; did you mean 'distil'?" in message(tmp_path, SMALL + "distill: {}\n")
+
+
+def test_unlike_key_lists_what_is_allowed(tmp_path):
+    assert "allowed: accuracy_kept, size_ratio, speedup_bf16, speedup_teacher" in message(
+        tmp_path, SMALL + "goals: {q: 1}\n"
+    )
+
+
+def test_every_problem_is_reported_at_once(tmp_path):
+    text = message(tmp_path, SMALL + "distil: {epchs: 3}\nprune: {heads: 1.5}\n")
+    assert "'epchs'" in text and "prune.heads" in text and "1.5" in text
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ("recover: {schemes: w9a8}\n", ("line 5", "recover.schemes", "unknown scheme 'w9a8'", "w4a8-g64")),
+        ("recover: {schemes: {'*': w4a8-g65}}\n", ("recover.schemes", "w4a8-g64")),
+        ("recover: {schemes: {}}\n", ("recover.schemes", "empty")),
+        ("distil: {epochs: many}\n", ("distil.epochs", "'many'", "integer")),
+        ("distil: {epochs: -1}\n", ("distil.epochs", "-1")),
+        ("distil: {soft_weight: 0, hard_weight: 0}\n", ("distil", "nothing to learn from")),
+        ("student: {layers: [2, 1]}\n", ("student.layers", "ascending", "[2, 1]")),
+        ("device: gpu\n", ("device", "'gpu'", "'cuda'")),
+        ("distil: 3\n", ("distil", "needs keys of its own", "epochs")),
+        ("prune: true\n", ("prune", "needs keys of its own")),
+        ("seed: 1\nseed: 2\n", ("line 6", "seed", "already given in line 5")),
+    ],
+)
+def test_wrong_values_in_words(tmp_path, added, expected):
+    text = message(tmp_path, SMALL + added)
+    assert all(part in text for part in expected), text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "must hold 'key: value' lines"),
+        ("- 1\n", "must hold"),
+        ("name: [\n", "not valid YAML"),
+        ("name: x\n", "data"),
+    ],
+)
+def test_what_is_no_recipe(tmp_path, text, expected):
+    assert expected in message(tmp_path, text)
+
+
+def test_name_cannot_leave_the_runs_folder(tmp_path):
+    assert "name" in message(tmp_path, SMALL, "name=../elsewhere")
+
+
+@pytest.mark.parametrize("override", ["distil", "distil.=1", "=1", "name.x=1", "distil.epochs=["])
+def test_wrong_overrides(tmp_path, override):
+    assert message(tmp_path, SMALL, override)
+
+
+def test_missing_and_undecodable_files(tmp_path):
+    with pytest.raises(RecipeError, match="no recipe at"):
+        load_recipe(tmp_path / "absent.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(RecipeError, match="can't read"):
+        load_recipe(tmp_path / "bytes.yaml")
+
+
+@pytest.mark.parametrize("name", ["movies", "movies-mpnet"])
+def test_shipped_recipes_are_valid(name):
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    assert recipe.name == name
+    assert read_back(recipe) == recipe
+
+
+def read_back(recipe: Recipe) -> Recipe:
+    import yaml
+
+    return Recipe.model_validate(yaml.safe_load(dump_recipe(recipe)))
+
+
+def test_every_key_is_documented_with_its_default():
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    sections: dict[str, type[Section]] = {"recipe": Recipe}
+    for name, field in Recipe.model_fields.items():
+        for member in getattr(field.annotation, "__args__", (field.annotation,)):
+            if isinstance(member, type) and issubclass(member, Section):
+                sections[name] = member
+    missing = [f"{s}.{key}" for s, model in sections.items() for key in model.model_fields if f"`{key}`" not in text]
+    assert not missing

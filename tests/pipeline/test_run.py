@@ -1,0 +1,236 @@
+"""The whole pipeline on a miniature: every stage, interruption by SIGKILL, changed recipes, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import kdnative
+from kdnative.data import DataError
+from kdnative.pipeline import PipelineError, RunFolder
+from kdnative.quantize import FakeQuantLinear
+
+from .conftest import write_model, write_recipe
+
+STAGES = ["train_teacher", "compress_teacher", "train_baseline", "distil", "prune", "recover", "convert"]
+
+
+def changed(recipe: dict, **sections) -> dict:
+    """A copy of a recipe with some sections updated (or set to None)."""
+    recipe = copy.deepcopy(recipe)
+    for name, value in sections.items():
+        recipe[name] = {**recipe[name], **value} if isinstance(value, dict) and recipe.get(name) else value
+    return recipe
+
+
+def digests(folder: RunFolder, stages=STAGES) -> dict[str, str]:
+    return {stage: folder.record(stage)["digest"] for stage in stages}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> RunFolder:
+    """One uninterrupted run; tests read it and change nothing but what they put back."""
+    place = tmp_path_factory.mktemp("finished")
+    return RunFolder(kdnative.run(write_recipe(place / "tiny.yaml", tiny), runs=place / "runs", progress=False))
+
+
+def again(finished: RunFolder, recipe: dict, **options) -> Path:
+    path = write_recipe(finished.path.parent.parent / "again.yaml", recipe)
+    return kdnative.run(path, runs=finished.path.parent, progress=False, **options)
+
+
+def test_every_stage_leaves_its_output(finished, tiny):
+    assert [stage for stage in STAGES if not (finished.output(stage) / "stage.json").is_file()] == []
+    assert not list(finished.stages.glob("*.partial"))
+    assert not list(finished.path.rglob("training.state"))
+    assert "distil: finished" in (finished.path / "log.txt").read_text(encoding="utf-8")
+    assert kdnative.pipeline.load_recipe(finished.path / "recipe.yaml").name == "tiny"
+
+
+def test_the_final_student_is_pruned_quantized_and_native(finished):
+    student = kdnative.load(finished.output("convert") / "model")
+    plain = kdnative.load(finished.output("recover") / "model")
+    assert any(type(m).__name__ == "Encoder" for m in student.modules())
+    feed_forward = plain.bert.encoder.layer[0].intermediate.dense
+    assert isinstance(feed_forward, FakeQuantLinear) and str(feed_forward.scheme) == "w4a8-g64"
+    assert feed_forward.out_features == 64 and len(plain.bert.encoder.layer) == 2
+    ids = torch.tensor([[2, 6, 7, 8, 3]])
+    with torch.no_grad():
+        answers = [m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for m in (student, plain)]
+    assert torch.allclose(*answers, atol=0.1)
+
+
+def test_summary_figures_are_those_of_the_models(finished):
+    summary = json.loads((finished.path / "summary.json").read_text(encoding="utf-8"))
+    rows = {row["key"]: row for row in summary["rows"]}
+    assert list(rows) == ["teacher", "baseline", "distilled", "pruned", "native"]
+    teacher = kdnative.load(finished.output("train_teacher") / "model")
+    assert rows["teacher"]["parameters"] == sum(p.numel() for p in teacher.parameters())
+    assert rows["native"]["bytes"] == (finished.output("convert") / "model" / "model.safetensors").stat().st_size
+    assert rows["native"]["bytes"] < rows["pruned"]["bytes"] < rows["teacher"]["bytes"]
+    assert rows["teacher"]["agreement"]["value"] == 1.0 and rows["native"]["latency"]["native"]["p50"] > 0
+    met = [goal["met"] for goal in summary["goals"]]
+    assert met[1] is False and met[2:] == [True, True]  # 1000 times smaller is out of reach
+    assert "quantized, native" in (finished.path / "report.html").read_text(encoding="utf-8")
+    assert "MISSED" in (finished.path / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_killed_twice_then_resumed_gives_the_same_bits(finished, tiny, tmp_path):
+    """SIGKILL in the teacher's training and again in the distillation; --resume ends with the uninterrupted result."""
+    recipe = write_recipe(tmp_path / "tiny.yaml", tiny)
+    runs = tmp_path / "runs"
+    run = RunFolder(runs / "tiny")
+    for stage, options in (("train_teacher", []), ("distil", ["--resume"])):
+        _kill_in(stage, run, [str(recipe), "--runs", str(runs), "--quiet", *options])
+        assert run.record(stage) is None
+    kdnative.run(recipe, runs=runs, resume=True, progress=False, until="convert")
+    log = (run.path / "log.txt").read_text(encoding="utf-8")
+    assert "train_teacher: continues from its last saved step" in log and "distil: continues" in log
+    assert digests(run) == digests(finished)
+
+
+def _kill_in(stage: str, run: RunFolder, arguments: list[str]) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "kdnative", "run", *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run.partial(stage) / "training.state").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, f"{stage} never saved a state"
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_a_second_run_needs_to_say_what_it_wants(finished, tiny):
+    with pytest.raises(PipelineError, match="already holds a run: continue it with --resume"):
+        again(finished, tiny)
+
+
+def test_resuming_a_finished_run_does_nothing(finished, tiny):
+    before = digests(finished), (finished.output("benchmark") / "metrics.json").read_bytes()
+    again(finished, tiny, resume=True)
+    assert before == (digests(finished), (finished.output("benchmark") / "metrics.json").read_bytes())
+
+
+def test_resume_refuses_a_changed_recipe_in_words(finished, tiny):
+    before = digests(finished)
+    with pytest.raises(PipelineError) as caught:
+        again(finished, changed(tiny, prune={"ffn": 0.25}), resume=True)
+    text = str(caught.value)
+    assert "prune: prune.ffn was 0.5, now 0.25" in text and "recover: was made from prune" in text
+    assert "distil" not in text and "--restart-changed" in text
+    assert digests(finished) == before
+
+
+def test_resume_refuses_changed_data(finished, tiny, tmp_path):
+    rows = Path(tiny["data"]["source"]).read_text(encoding="utf-8")
+    other = tmp_path / "data.tsv"
+    other.write_text(rows + "a lovely scene 999\tpositive\n", encoding="utf-8")
+    with pytest.raises(PipelineError, match="train_teacher: the data changed; data.source was"):
+        again(finished, changed(tiny, data={"source": str(other)}), resume=True)
+
+
+def test_device_and_threads_may_change(finished, tiny):
+    again(finished, changed(tiny, threads=2, device="auto"), resume=True, until="convert")
+
+
+def test_only_refuses_without_its_inputs(tiny, tmp_path):
+    recipe = write_recipe(tmp_path / "r.yaml", tiny)
+    with pytest.raises(PipelineError, match="distil needs the output of train_teacher and compress_teacher"):
+        kdnative.run(recipe, runs=tmp_path / "runs", only="distil", progress=False)
+
+
+def test_only_refuses_a_stale_input(finished, tiny):
+    with pytest.raises(PipelineError, match="distil reads train_teacher, which no longer matches .*lr was"):
+        again(finished, changed(tiny, train_teacher={"lr": 1e-3}), only="distil")
+
+
+def test_restarting_changed_stages_and_only(finished, tiny, tmp_path):
+    """A changed stage runs again with all that depends on it, and nothing else does."""
+    import shutil
+
+    shutil.copytree(finished.path, tmp_path / "runs" / "tiny")
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    before = digests(run)
+    recipe = write_recipe(tmp_path / "r.yaml", changed(tiny, recover={"max_steps": 1}))
+    kdnative.run(recipe, runs=tmp_path / "runs", resume=True, restart_changed=True, until="recover", progress=False)
+    assert digests(run)["convert"] == before["convert"]  # not asked for, so left as it was
+    assert not (run.path / "summary.json").exists()  # it showed the student that is gone
+    assert digests(run, STAGES[:5]) == {stage: before[stage] for stage in STAGES[:5]}
+    assert run.record("recover")["digest"] != before["recover"]
+    with pytest.raises(PipelineError, match="convert: the output of recover is another one"):
+        kdnative.run(recipe, runs=tmp_path / "runs", resume=True, until="convert", progress=False)
+    kdnative.run(recipe, runs=tmp_path / "runs", only="convert", overwrite=True, progress=False)
+    assert run.record("convert")["digest"] != before["convert"]
+
+
+def test_overwrite_starts_afresh(tiny, tmp_path):
+    short = changed(tiny, train_teacher={"max_steps": 1})
+    recipe = write_recipe(tmp_path / "r.yaml", short)
+    options = {"runs": tmp_path / "runs", "until": "train_teacher", "progress": False}
+    run = RunFolder(kdnative.run(recipe, **options))
+    (run.path / "notes.txt").write_text("mine")
+    kdnative.run(write_recipe(recipe, changed(short, seed=6)), overwrite=True, **options)
+    assert run.origin("train_teacher")["settings"]["seed"] == 6
+    assert (run.path / "notes.txt").read_text() == "mine"
+
+
+def test_failures_leave_no_folder_behind(tiny, tmp_path):
+    for wrong, error, words in (
+        (changed(tiny, data={"source": str(tmp_path / "absent.tsv")}), DataError, "absent.tsv: no such file"),
+        (changed(tiny, recover={"schemes": "w3a8"}), kdnative.pipeline.RecipeError, "unknown scheme 'w3a8'"),
+        (changed(tiny, distil={"epchs": 3}), kdnative.pipeline.RecipeError, "did you mean 'epochs'"),
+    ):
+        with pytest.raises(error, match=words):
+            kdnative.run(write_recipe(tmp_path / "r.yaml", wrong), runs=tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"only": "distill"}, "'distill' is no stage; stages of this recipe: train_teacher"),
+        ({"until": "prune"}, "'prune' is left out by this recipe"),
+        ({"only": "distil", "until": "distil"}, "not both"),
+    ],
+)
+def test_wrong_stage_names(tiny, tmp_path, options, words):
+    recipe = write_recipe(tmp_path / "r.yaml", changed(tiny, prune=None))
+    with pytest.raises(PipelineError, match=words):
+        kdnative.run(recipe, runs=tmp_path / "runs", progress=False, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_a_device(tiny, tmp_path):
+    with pytest.raises(PipelineError, match="finds no CUDA device"):
+        kdnative.run(write_recipe(tmp_path / "r.yaml", changed(tiny, device="cuda")), runs=tmp_path, progress=False)
+
+
+def test_another_models_student_with_its_own_vocabulary(tiny, tmp_path):
+    """Student of another width and numbering: translated ids, projected hidden states, stages left out."""
+    student = write_model(tmp_path / "student", layers=2, width=32, backwards=True)
+    recipe = changed(
+        tiny,
+        student={"source": str(student), "layers": None},
+        train_teacher={"max_steps": 2},
+        compress_teacher={"scheme": None},
+        distil={"max_steps": 2, "class_weights": "balanced", "layer_map": {"2": 3}},
+        train_baseline=None,
+        prune=None,
+        recover=None,
+    )
+    path = write_recipe(tmp_path / "r.yaml", recipe)
+    run = RunFolder(kdnative.run(path, runs=tmp_path / "runs", progress=False, until="evaluate"))
+    rows = run.metrics("evaluate")["rows"]
+    assert list(rows) == ["teacher", "distilled", "native"]
+    assert run.metrics("distil")["history"][0]["hidden"] > 0
+    assert run.record("prune") is None
