@@ -1,4 +1,4 @@
-"""Writing folders so that a reader sees the old one or the new one, whole, whatever happens in between."""
+"""Files and folders that a reader sees old or new, whole, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Container
 from pathlib import Path
 
-__all__ = ["replace_folder", "sha256_of"]
+__all__ = ["replace_folder", "replace_text", "sha256_of", "write_atomically"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -24,6 +24,34 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
+    """Calls ``write(temporary name in the same folder)``, flushes to disk, then gives the file its name.
+
+    Folders are created. After a crash at any moment, ``path`` holds the old content or the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        write(str(temporary))
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)  # the rename itself has to reach the disk
+
+
+def replace_text(path: str | Path, text: str) -> None:
+    """Replaces a UTF-8 text file in one step."""
+    data = text.encode()  # a text that can't be encoded fails before anything is written
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:
+            file.write(data)
+
+    write_atomically(path, write)
 
 
 def replace_folder(path: Path, write: Callable[[Path], None], replaceable: Container[str]) -> None:

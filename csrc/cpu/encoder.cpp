@@ -19,7 +19,7 @@ constexpr int64_t kGroupTokens = 4096;
 constexpr int64_t kRowsPerThread = 32;
 constexpr int64_t kRowBlock = 128;
 // Multiply-adds that make one more thread worth waking.
-constexpr int64_t kWorkPerThread = int64_t{1} << 21;
+constexpr int64_t kWorkPerThread = int64_t{1} << 22;
 
 // In the order of execution: embed, the steps between for every layer, store (only where padding was dropped).
 enum class Step : int64_t {

@@ -38,7 +38,7 @@ void run_stages(Stage* stages, int64_t count, const Task& task) {
     }
     // A thread that holds a task may have lost its core, so after a while let others run.
     for (int64_t spins = 0; stage.done.load(std::memory_order_acquire) < stage.tasks; ++spins) {
-      if (spins < 4096) {
+      if (spins < 256) {
         spin_pause();
       } else {
         std::this_thread::yield();

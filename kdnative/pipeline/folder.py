@@ -24,8 +24,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdnative.data.packages import file_sha256
-from kdnative.distill.files import write_atomically
+from kdnative.files import replace_text, sha256_of
 
 RECORD = "stage.json"
 METRICS = "metrics.json"
@@ -38,14 +37,9 @@ class PipelineError(RuntimeError):
     """The pipeline can't go on; the text says why and what to do."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step: readers see the old text or the new one, never a part."""
-    write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON in one step. Not-a-number is refused: no reader could parse it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -67,7 +61,7 @@ def weights_digest(folder: Path) -> str:
     files = sorted(folder.rglob("*.safetensors")) or [folder / METRICS]
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.relative_to(folder).as_posix()}\n{file_sha256(file)}\n".encode())
+        total.update(f"{file.relative_to(folder).as_posix()}\n{sha256_of(file)}\n".encode())
     return total.hexdigest()
 
 

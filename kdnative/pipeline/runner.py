@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kdnative.files import replace_text
+
 from .extras import require
-from .folder import PipelineError, RunFolder, write_json, write_text
+from .folder import PipelineError, RunFolder, write_json
 from .recipe import dump_recipe, load_recipe
 from .runlog import run_log
 from .stages import STAGES, Context, Shared, Stage
@@ -79,7 +81,7 @@ def run(
             folder.discard(only)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        write_text(folder.path / "recipe.yaml", dump_recipe(recipe))
+        replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
         with run_log(folder.path / "log.txt", progress) as log:
             _record_machine(recipe, folder)
             for stage in chosen:

@@ -22,13 +22,14 @@ def build(run_dir: str | Path) -> Path:
     Raises:
         ReportError: the folder is missing or incomplete, or a file in it is damaged.
     """
-    from kdnative.bench.machine import replace_file, write_result
+    from kdnative.bench.machine import write_result
+    from kdnative.files import replace_text
 
     run = read_run(run_dir)
     page, absent = render(run)
     write_result(run.folder / "report.json", _as_json(run, absent))
     path = run.folder / "report.html"
-    replace_file(path, page)
+    replace_text(path, page)
     return path
 
 

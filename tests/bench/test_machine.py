@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from kdnative.bench import machine
-from kdnative.bench.machine import environment, replace_file, rerun_clean, write_result
+from kdnative.bench.machine import environment, rerun_clean, write_result
+from kdnative.files import replace_text
 
 
 def test_environment_names_machine_and_versions():
@@ -67,7 +68,7 @@ def test_old_result_survives_a_failing_write(tmp_path, monkeypatch):
 
     monkeypatch.setattr(machine.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        replace_file(path, "new")
+        replace_text(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["r.json"]
 
 

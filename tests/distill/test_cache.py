@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from kdnative.data import Batches, TokenizedDataset
 from kdnative.distill import SoftLabelMismatch, SoftLabels, TopK
 from kdnative.distill.cache import weights_hash
-from kdnative.distill.files import write_atomically
+from kdnative.files import write_atomically
 
 from .tiny import model, tokens
 

@@ -2,7 +2,7 @@
 // of a chunk; every group ends as int32 in a small block that is scaled into fp32 while the next group multiplies.
 #include "../avx512vnni/avx512vnni.h"
 #include "../simd/vec_avx512.h"
-//
+// These are written against Vec and come after it.
 #include "../simd/epilogue.h"
 #include "amx.h"
 #include "tiles.h"

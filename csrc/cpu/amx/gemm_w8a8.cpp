@@ -4,7 +4,7 @@
 // unfinished k wait as int32 in a panel on the stack. Few rows can't fill a tile: they take the VNNI kernel, same bits.
 #include "../avx512vnni/avx512vnni.h"
 #include "../simd/vec_avx512.h"
-//
+// These are written against Vec and come after it.
 #include "../simd/epilogue.h"
 #include "amx.h"
 #include "tiles.h"
@@ -12,9 +12,9 @@
 namespace kdnative::cpu::amx {
 namespace {
 
-constexpr int64_t kVnniRows = 4;    // up to here weights are read faster than tiles would be filled
-constexpr int64_t kDepth = 64;      // columns of k of one step
-constexpr int64_t kPieceK = 1024;   // 32 KiB of weights
+constexpr int64_t kVnniRows = 4;   // up to here weights are read faster than tiles would be filled
+constexpr int64_t kDepth = 64;     // columns of k of one step
+constexpr int64_t kPieceK = 1024;  // 32 KiB of weights
 constexpr int64_t kStepBytes = kDepth * 16;
 
 // Rows [m, end) of one column tile.

@@ -68,7 +68,8 @@ struct Prefetch {
   }
 };
 
-// One block's operands: rows of A lda bytes apart, two panels of 16 columns of B, `steps` steps of `depth` columns of k.
+// One block's operands: rows of A lda bytes apart, two panels of 16 columns of B, `steps` steps of `depth` columns of
+// k.
 struct Product {
   const int8_t* a;
   int64_t lda;

@@ -3,7 +3,7 @@
 // The nibbles u in [0, 15] are the unsigned operand of vpmaddubsw as they are. A pair is at most 2 * 15 * 127 = 3810,
 // so the pairs of 32 columns of k (8 steps) add up to at most 30480 in 16 bits before they are widened.
 #include "../simd/vec_avx2.h"
-//
+// These are written against Vec and come after it.
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
 #include "avx2.h"
@@ -12,6 +12,9 @@ namespace kdnative::cpu::avx2 {
 namespace {
 
 constexpr int kMaxRows = 4;
+
+// Keeps GCC from computing the products of all rows first: they would not fit the registers beside the sums.
+inline void in_order(__m256i& a, __m256i& b) { __asm__ volatile("" : "+x"(a), "+x"(b)); }
 
 // sum of -zero * (activations of the group): what the sums of a * u start from.
 inline __m256i initial_sum(const PackedLinear& w, int64_t g, int64_t c, int32_t total) {
@@ -38,6 +41,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
     for (int64_t k = g * columns; k < (g + 1) * columns; k += 32) {
       __m256i part[rows][2];
       for (int i = 0; i < rows; ++i) part[i][0] = part[i][1] = _mm256_setzero_si256();
+#pragma GCC unroll 2
       for (int64_t s = k; s < k + 32; s += 4) {
         const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + s * 16));
         const __m256i low = _mm256_and_si256(packed, nibble);
@@ -46,6 +50,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
           const __m256i x = _mm256_set1_epi32(load_quad(q + i * a.k_pad + s));
           part[i][0] = _mm256_add_epi16(part[i][0], _mm256_maddubs_epi16(low, x));
           part[i][1] = _mm256_add_epi16(part[i][1], _mm256_maddubs_epi16(high, x));
+          in_order(part[i][0], part[i][1]);
         }
       }
       for (int i = 0; i < rows; ++i) {

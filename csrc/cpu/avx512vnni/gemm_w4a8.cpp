@@ -3,10 +3,11 @@
 // The nibbles u in [0, 15] are the unsigned operand of vpdpbusd as they are; the zero points come out with the sums of
 // the activations, which the quantizer left behind.
 #include "../simd/vec_avx512.h"
-//
+// These are written against Vec and come after it.
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
 #include "avx512vnni.h"
+#include "dot.h"
 
 namespace kdnative::cpu::avx512vnni {
 namespace {
@@ -48,8 +49,8 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
         const __m512i high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), nibble);
         for (int i = 0; i < rows; ++i) {
           const __m512i x = _mm512_set1_epi32(load_quad(q + i * a.k_pad + k + 4 * s));
-          dot[s][i][0] = _mm512_dpbusd_epi32(dot[s][i][0], low, x);
-          dot[s][i][1] = _mm512_dpbusd_epi32(dot[s][i][1], high, x);
+          dot[s][i][0] = add_products(dot[s][i][0], low, x);
+          dot[s][i][1] = add_products(dot[s][i][1], high, x);
         }
       }
     }

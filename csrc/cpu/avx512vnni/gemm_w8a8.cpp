@@ -3,10 +3,11 @@
 // vpdpbusd multiplies unsigned by signed bytes. The weights become unsigned by flipping the top bit (w + 128, one
 // instruction shared by all rows), the activations are broadcast as they are, and 128 * (sum of the row) is taken out.
 #include "../simd/vec_avx512.h"
-//
+// These are written against Vec and come after it.
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
 #include "avx512vnni.h"
+#include "dot.h"
 
 namespace kdnative::cpu::avx512vnni {
 namespace {
@@ -43,8 +44,8 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
       const __m512i u1 = _mm512_xor_si512(_mm512_loadu_si512(b1 + at), top);
       for (int i = 0; i < rows; ++i) {
         const __m512i x = _mm512_set1_epi32(load_quad(q + i * a.k_pad + k + 4 * s));
-        sum[s][i][0] = _mm512_dpbusd_epi32(sum[s][i][0], u0, x);
-        sum[s][i][1] = _mm512_dpbusd_epi32(sum[s][i][1], u1, x);
+        sum[s][i][0] = add_products(sum[s][i][0], u0, x);
+        sum[s][i][1] = add_products(sum[s][i][1], u1, x);
       }
     }
   }

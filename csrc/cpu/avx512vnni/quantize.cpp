@@ -1,5 +1,5 @@
 #include "../simd/vec_avx512.h"
-//
+// These are written against Vec and come after it.
 #include "../simd/quantize.h"
 #include "avx512vnni.h"
 

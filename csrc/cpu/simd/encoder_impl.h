@@ -52,16 +52,20 @@ inline void add_scaled_int8_impl(const int8_t* row, float scale, int64_t n, floa
 
 // Query rows of one pass: as many sums as the registers hold with two vectors a row.
 constexpr int64_t kQueryRows = Vec::width == 16 ? 8 : 6;
+// A right-hand operand is stored in panels of this many columns, [depth][kPanel] one after the other, so that it is
+// read in the order of memory; the last panel is one vector wide where that is enough. Columns beyond the true ones are
+// zero.
+constexpr int64_t kPanel = 2 * Vec::width;
 
-// c[r][v] = sum over k of a[r][k] * b[k][v], v counting vectors; put(r, v, c) stores.
+// c[r][v] = sum over k of a[r][k] * panel[k][v], v counting vectors; put(r, v, c) stores.
 template <int R, int C, typename Put>
-inline void multiply_block(const float* a, int64_t ld_a, const float* b, int64_t ld_b, int64_t depth, const Put& put) {
+inline void multiply_panel(const float* a, int64_t ld_a, const float* panel, int64_t depth, const Put& put) {
   Vec c[R][C];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < C; ++v) c[r][v] = Vec::zero();
-  for (int64_t k = 0; k < depth; ++k, b += ld_b) {
+  for (int64_t k = 0; k < depth; ++k, panel += C * Vec::width) {
     Vec row[C];
-    for (int v = 0; v < C; ++v) row[v] = Vec::load(b + v * Vec::width);
+    for (int v = 0; v < C; ++v) row[v] = Vec::load(panel + v * Vec::width);
     for (int r = 0; r < R; ++r) {
       const Vec left = Vec::set1(a[r * ld_a + k]);
       for (int v = 0; v < C; ++v) c[r][v] = fma(left, row[v], c[r][v]);
@@ -71,37 +75,46 @@ inline void multiply_block(const float* a, int64_t ld_a, const float* b, int64_t
     for (int v = 0; v < C; ++v) put(r, v, c[r][v]);
 }
 
-// All columns of R rows; put(r, column, c). columns is a multiple of the width.
+// All columns (a multiple of the width) of R rows; put(r, column, c).
 template <int R, typename Put>
-inline void multiply_rows(const float* a, int64_t ld_a, const float* b, int64_t ld_b, int64_t columns, int64_t depth,
+inline void multiply_rows(const float* a, int64_t ld_a, const float* panels, int64_t columns, int64_t depth,
                           const Put& put) {
   int64_t column = 0;
   const auto at = [&](int r, int v, Vec c) { put(r, column + v * Vec::width, c); };
-  for (; column + 2 * Vec::width <= columns; column += 2 * Vec::width)
-    multiply_block<R, 2>(a, ld_a, b + column, ld_b, depth, at);
-  if (column < columns) multiply_block<R, 1>(a, ld_a, b + column, ld_b, depth, at);
+  for (; column + kPanel <= columns; column += kPanel)
+    multiply_panel<R, 2>(a, ld_a, panels + column * depth, depth, at);
+  if (column < columns) multiply_panel<R, 1>(a, ld_a, panels + column * depth, depth, at);
 }
 
-// One head: keys as columns, scaled, [head_dim][t_pad]; values [tokens][d_pad]; padding is zero.
+// One head: keys, scaled, as [head_dim] x [t_pad] and values as [tokens] x [d_pad], both in panels.
 struct HeadOperands {
   float *keys, *values, *scores;
   int64_t t_pad, d_pad;
 };
 
-inline void repack_head(const AttentionArgs& a, const float* k, const float* v, const HeadOperands& to) {
-  const int64_t d = a.head_dim;
-  for (int64_t t0 = 0; t0 < to.t_pad; t0 += Vec::width) {
-    const int64_t lanes = a.tokens - t0 < Vec::width ? a.tokens - t0 : Vec::width;
-    for (int64_t j = 0; j < d; ++j) {
-      float* key = to.keys + j * to.t_pad + t0;
+inline int64_t panel_width(int64_t column, int64_t columns) {
+  return columns - column < kPanel ? columns - column : kPanel;
+}
+
+inline void repack_keys(const AttentionArgs& a, const float* k, const HeadOperands& to) {
+  for (int64_t t0 = 0; t0 < to.t_pad; t0 += kPanel) {
+    const int64_t lanes = panel_width(t0, to.t_pad), used = a.tokens - t0 < lanes ? a.tokens - t0 : lanes;
+    float* key = to.keys + t0 * a.head_dim;
+    for (int64_t j = 0; j < a.head_dim; ++j, key += lanes) {
       int64_t i = 0;
-      for (; i < lanes; ++i) key[i] = k[(t0 + i) * a.ld_qkv + j] * a.scaling;
-      for (; i < Vec::width; ++i) key[i] = 0.0f;
+      for (; i < used; ++i) key[i] = k[(t0 + i) * a.ld_qkv + j] * a.scaling;
+      for (; i < lanes; ++i) key[i] = 0.0f;
     }
   }
-  for (int64_t t = 0; t < a.tokens; ++t) {
-    float* value = to.values + t * to.d_pad;
-    for (int64_t j = 0; j < to.d_pad; j += Vec::width) Vec::load(v + t * a.ld_qkv + j, d - j).store(value + j);
+}
+
+inline void repack_values(const AttentionArgs& a, const float* v, const HeadOperands& to) {
+  for (int64_t j0 = 0; j0 < to.d_pad; j0 += kPanel) {
+    const int64_t lanes = panel_width(j0, to.d_pad);
+    float* value = to.values + j0 * a.tokens;
+    for (int64_t t = 0; t < a.tokens; ++t, value += lanes)
+      for (int64_t j = 0; j < lanes; j += Vec::width)
+        Vec::load(v + t * a.ld_qkv + j0 + j, a.head_dim - j0 - j).store(value + j);
   }
 }
 
@@ -123,11 +136,11 @@ inline float softmax_row(float* scores, int64_t n, int64_t t_pad) {
 // R query rows at q against all keys; results to out.
 template <int R>
 inline void attend_rows(const AttentionArgs& a, const float* q, const HeadOperands& h, float* out) {
-  multiply_rows<R>(q, a.ld_qkv, h.keys, h.t_pad, h.t_pad, a.head_dim,
+  multiply_rows<R>(q, a.ld_qkv, h.keys, h.t_pad, a.head_dim,
                    [&](int r, int64_t column, Vec c) { c.store(h.scores + r * h.t_pad + column); });
   float inverse[R];
   for (int r = 0; r < R; ++r) inverse[r] = softmax_row(h.scores + r * h.t_pad, a.tokens, h.t_pad);
-  multiply_rows<R>(h.scores, h.t_pad, h.values, h.d_pad, h.d_pad, a.tokens, [&](int r, int64_t column, Vec c) {
+  multiply_rows<R>(h.scores, h.t_pad, h.values, h.d_pad, a.tokens, [&](int r, int64_t column, Vec c) {
     const Vec scaled = c * Vec::set1(inverse[r]);
     float* to = out + r * a.ld_out + column;
     if (column + Vec::width <= a.head_dim) {
@@ -148,7 +161,8 @@ inline void attention_impl(const AttentionArgs& a, int32_t head_begin, int32_t h
   const int64_t d = a.head_dim, width = a.heads * d;
   for (int64_t head = head_begin; head < head_end; ++head) {
     const float* q = a.qkv + head * d;
-    repack_head(a, q + width, q + 2 * width, h);
+    repack_keys(a, q + width, h);
+    repack_values(a, q + 2 * width, h);
     float* out = a.out + head * d;
     int64_t t = 0;
     for (; t + kQueryRows <= a.tokens; t += kQueryRows)

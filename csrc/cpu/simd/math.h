@@ -1,7 +1,7 @@
 // exp, tanh, erf and the activations over Vec. Include it after one vec_*.h.
 //
-// Only operations that IEEE 754 rounds exactly one way are used, in one order, so every instruction set returns the same
-// bits. Coefficients are relative minimax fits (iteratively reweighted least squares in double precision).
+// Only operations that IEEE 754 rounds exactly one way are used, in one order, so every instruction set returns the
+// same bits. Coefficients are relative minimax fits (iteratively reweighted least squares in double precision).
 #pragma once
 
 #include "../kernels.h"

@@ -29,9 +29,7 @@ struct Vec {
   static Vec load_s8(const int8_t* p, int64_t n) { return from_s8(_mm_maskz_loadu_epi8(lane_mask(n), p)); }
   static Vec load_s32(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 
-  static Vec from_bf16(__m256i x) {
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16))};
-  }
+  static Vec from_bf16(__m256i x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16))}; }
   static Vec load_bf16(const uint16_t* p) { return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static Vec load_bf16(const uint16_t* p, int64_t n) { return from_bf16(_mm256_maskz_loadu_epi16(lane_mask(n), p)); }
   static Vec load_f16(const uint16_t* p) {

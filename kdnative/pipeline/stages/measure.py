@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdnative.evaluate import Interval, Predictions, agreement, measure, paired_difference, predict
+from kdnative.files import replace_text
 
-from ..folder import write_json, write_text
+from ..folder import write_json
 from ..summary import build_summary, format_summary
 from .base import Context, Stage
 from .training import MODEL, load_model, student_source, tokenized, tokenizer
@@ -145,7 +146,7 @@ def _report(context: Context) -> dict[str, Any]:
     scheme = _scheme_text(recipe.final_schemes())
     summary = build_summary(recipe.goals, run.metrics("evaluate"), run.metrics("benchmark"), about, scheme)
     write_json(run.path / "summary.json", summary)
-    write_text(run.path / "summary.txt", format_summary(summary) + "\n")
+    replace_text(run.path / "summary.txt", format_summary(summary) + "\n")
     if context.settings.html:
         from kdnative import report
 
