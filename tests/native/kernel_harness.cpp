@@ -392,8 +392,13 @@ int main(int argc, char** argv) {
   }
   std::vector<const Kernels*> tables;
   const Features& f = features();
+#if defined(KDNATIVE_EMULATE_AMX)  // the tiles are software, the rest of these kernels is AVX-512
+  const bool amx = f.avx512vnni;
+#else
+  const bool amx = f.amx;
+#endif
   for (const Kernels* t : {f.avx2 ? avx2_kernels() : nullptr, f.avx512vnni ? avx512vnni_kernels() : nullptr,
-                           f.amx ? amx_kernels() : nullptr}) {
+                           amx ? amx_kernels() : nullptr}) {
     if (t != nullptr && (only.empty() || only == t->isa)) tables.push_back(t);
   }
   check_quantize(*reference_kernels());

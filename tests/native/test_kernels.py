@@ -1,0 +1,38 @@
+"""The kernels alone, without torch, under the address and undefined-behaviour sanitizers; AMX also in software.
+
+The same C++ program checks every instruction set against plain loops. On a processor without AMX the emulated run is
+what covers the AMX kernels: same code, tiles computed by tests/native/amx_emulator.h.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kdnative import ops
+
+HERE = Path(__file__).parent
+SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
+
+
+@pytest.mark.parametrize("emulated", [False, True], ids=["hardware", "amx-emulated"])
+def test_every_table_agrees_with_plain_loops(tmp_path, emulated):
+    expected = ops.available_isas()
+    if emulated:
+        if "avx512vnni" not in expected:
+            pytest.skip("this processor cannot run avx512vnni, which the AMX kernels are built on")
+        expected = ["reference", "avx2", "avx512vnni", "amx"]
+    assert shutil.which("g++"), "a C++ compiler is needed: install g++"
+    program, environment = tmp_path / "harness", {**os.environ, "EMULATE_AMX": "1" if emulated else ""}
+    built = subprocess.run(
+        ["sh", str(HERE / "build_harness.sh"), str(program), *SANITIZE], env=environment, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == f"PASS: {' '.join(expected)}, 0 failed checks"
