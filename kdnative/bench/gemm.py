@@ -17,7 +17,7 @@ from .results import against_peers, describe, not_run_lines, summarize, summary_
 from .roofline import ceilings
 from .timer import interleave, torch_threads
 
-SHAPES = "384x384,1536x384,384x1536,768x768,3072x768,768x3072"
+SHAPES = "384x384,1536x384,384x1536,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,8,32,128,512"
 SCHEMES = "w8a8,w4a8-g32,w4a8-g64,w4a8-g128"
 # Largest relative error of the output for normally distributed weights and activations: about twice what the format
@@ -84,7 +84,8 @@ def run(
         ``{"suite", "environment", "versions", "ceilings", "cases", "not_run", "summary"}``. A case has ``n``, ``k``,
         ``m`` and ``rows``; a row has ``name``, ``kind``, ``ours``, microseconds ``p20``/``p50``/``p80``, ``gops``,
         ``of_ceiling`` (None without a ceiling), ``error`` (relative, of the output) and, for ours, ``speedup`` over
-        ``best_peer`` of the same kind. ``not_run`` lists every candidate that gave no row, with the reason.
+        ``best_peer`` of the same kind (and ``speedup_partial`` over ``best_partial``, a peer that
+        does a part of the work). ``not_run`` lists every candidate that gave no row, with the reason.
     """
     wanted = candidates(schemes, peers, compiled)
     ready, absent = split_by_installed(wanted)

@@ -256,7 +256,11 @@ PEERS = [
     Candidate("openvino bf16", "float", _openvino_bf16, ("openvino",)),
     Candidate("torch dynamic int8", "int8", _torch_dynamic_int8),
     Candidate(
-        "torch _int_mm", "int8", _torch_int_mm, note="integer product only: no quantization of activations, no scales"
+        "torch _int_mm",
+        "int8",
+        _torch_int_mm,
+        note="integer product only: no quantization of activations, no scales, int32 out",
+        partial=True,
     ),
     Candidate("torchao int8", "int8", _torchao_int8, ("torchao",)),
     Candidate("onnxruntime int8", "int8", _ort_int8, _ONNX),

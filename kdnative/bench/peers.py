@@ -45,7 +45,8 @@ class Candidate(Generic[Case]):
         prepare: builds it for a case; raises what the engine raises.
         packages: names to import that it needs.
         ours: whether it is kdnative's own.
-        note: what it leaves out, for the reader.
+        note: what sets it apart, for the reader.
+        partial: it leaves work out that the others do, so it is compared with apart from them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Candidate(Generic[Case]):
     packages: tuple[str, ...] = ()
     ours: bool = False
     note: str = ""
+    partial: bool = False
 
 
 class Unsuited(Exception):

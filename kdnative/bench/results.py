@@ -10,14 +10,21 @@ from .timer import Timing, ratio
 
 
 def against_peers(candidate: Candidate, ready: Sequence[Candidate], timings: dict[str, Timing]) -> dict[str, Any]:
-    """For ours: the fastest peer of the same kind that ran, and how many times faster we are."""
+    """For ours: the fastest peer of the same kind that ran, and how many times faster we are.
+
+    Peers that do only a part of the work come apart from the others, as ``best_partial`` and ``speedup_partial``.
+    """
     if not candidate.ours:
         return {}
-    rivals = [c.name for c in ready if not c.ours and c.kind == candidate.kind and c.name in timings]
-    if not rivals:
-        return {"best_peer": None, "speedup": None}
-    best = min(rivals, key=lambda name: timings[name].p50)
-    return {"best_peer": best, "speedup": ratio(timings[best], timings[candidate.name])}
+    found: dict[str, Any] = {}
+    for partial, peer, speedup in ((False, "best_peer", "speedup"), (True, "best_partial", "speedup_partial")):
+        rivals = [c.name for c in ready if not c.ours and (c.kind, c.partial) == (candidate.kind, partial)]
+        rivals = [name for name in rivals if name in timings]
+        if rivals or not partial:
+            best = min(rivals, key=lambda name: timings[name].p50, default=None)
+            found[peer] = best
+            found[speedup] = None if best is None else ratio(timings[best], timings[candidate.name])
+    return found
 
 
 def summarize(cases: Iterable[tuple[str, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
@@ -25,20 +32,23 @@ def summarize(cases: Iterable[tuple[str, Sequence[dict[str, Any]]]]) -> list[dic
 
     Args:
         cases: the name of each case and its rows.
+
+    Returns:
+        One entry for the peers that do the same work and, with ``partial`` set, one for those that do a part of it.
     """
-    found: dict[str, list[tuple[float, str, str]]] = {}
+    found: dict[tuple[bool, str], list[tuple[float, str, str]]] = {}
     for where, rows in cases:
         for row in rows:
-            if row.get("speedup") is not None:
-                found.setdefault(row["name"], []).append((row["speedup"], where, row["best_peer"]))
+            for partial, peer, speedup in ((False, "best_peer", "speedup"), (True, "best_partial", "speedup_partial")):
+                if row.get(speedup) is not None:
+                    found.setdefault((partial, row["name"]), []).append((row[speedup], where, row[peer]))
     summary = []
-    for name, results in found.items():
+    for (partial, name), results in sorted(found.items(), key=lambda item: item[0][0]):
         results.sort()
         worst, where, peer = results[0]
         middle = results[len(results) // 2][0]
-        summary.append(
-            {"name": name, "worst": worst, "case": where, "peer": peer, "median": middle, "cases": len(results)}
-        )
+        entry = {"name": name, "worst": worst, "case": where, "peer": peer, "median": middle, "cases": len(results)}
+        summary.append({**entry, "partial": partial})
     return summary
 
 
@@ -47,7 +57,8 @@ def summary_lines(summary: Sequence[dict[str, Any]]) -> list[str]:
     if not summary:
         return ["No peer of the same kind ran: there is nothing to compare with (--peers compares)."]
     return [
-        f"{row['name']}: worst {row['worst']:.2f}x the speed of the best peer ({row['peer']}, {row['case']}), "
+        f"{row['name']}: worst {row['worst']:.2f}x the speed of the "
+        f"{'best peer that does a part of the work' if row['partial'] else 'best peer'} ({row['peer']}, {row['case']}), "
         f"median {row['median']:.2f}x over {row['cases']} cases"
         for row in summary
     ]

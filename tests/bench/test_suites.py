@@ -38,7 +38,13 @@ def test_gemm_rows(peers_of_torch):
     absent = {(row["name"], row["case"]) for row in result["not_run"]}
     assert {("kdnative w4a8-g64", "33x72 M=1"), ("torch int4", "33x72 M=5")} <= absent
     assert any("not run: kdnative w4a8-g64 (33x72 M=1, 33x72 M=5)" in line for line in lines)
-    assert {row["name"] for row in result["summary"]} == {"kdnative w8a8", "kdnative w4a8-g64"}
+    assert [(row["name"], row["partial"]) for row in result["summary"]] == [
+        ("kdnative w8a8", False),
+        ("kdnative w4a8-g64", False),
+        ("kdnative w8a8", True),
+    ]
+    assert {row["peer"] for row in result["summary"] if row["partial"]} == {"torch _int_mm"}
+    assert "best peer that does a part of the work (torch _int_mm" in lines[-1]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
@@ -111,6 +117,7 @@ def test_summary_names_the_worst_case():
         ("d", [{"name": "o", "speedup": None}]),
     ]
     (row,) = summarize(cases)
+    assert not row["partial"]
     assert (row["worst"], row["case"], row["peer"], row["median"], row["cases"]) == (0.5, "b", "y", 2.0, 3)
     assert "worst 0.50x the speed of the best peer (y, b)" in summary_lines([row])[0]
 

@@ -89,6 +89,7 @@ void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& 
       const int64_t rows = smaller(kBlockRows, end - r);
       float* sums = work.sums + (r - m) * kBlockColumns;
       tiles.shape(rows, step);
+      if (last) fetch_output(e, r, rows, c, kTileN);
       block(w, a, r, rows, c, k, depth, work, sums, prefetch);
       if (last) write_scaled(w, a, e, r, rows, c, kTileN, sums, kBlockColumns);
     }

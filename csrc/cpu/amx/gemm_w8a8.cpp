@@ -36,6 +36,7 @@ void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& 
       const auto* b = reinterpret_cast<const int8_t*>(panel) + k * 16;
       const Product product = {a.q + r * a.k_pad + k, a.k_pad, {b, b + 16 * w.k_pad}, steps, kDepth};
       int32_t* c = pieces == 1 ? sums : sums + (r - m) * kBlockColumns;
+      if (last) fetch_output(e, r, rows, tile * kTileN, kTileN);
       multiply(rows, product, k > 0, c, prefetch);
       if (last) write_sums(w, a, e, r, rows, tile * kTileN, kTileN, c, kBlockColumns);
     }

@@ -30,6 +30,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
   const uint8_t* b = w.data + tile * w.k_pad * 16 + half * 32;
   const int8_t* q = a.q + r * a.k_pad;
   const __m256i ones = _mm256_set1_epi16(1), nibble = _mm256_set1_epi8(15);
+  for (const int64_t column : c) fetch_output(e, r, rows, column, 8);
   __m256 sum[rows][2];
   for (int i = 0; i < rows; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_ps();
   for (int64_t g = 0; g * columns < w.k; ++g) {

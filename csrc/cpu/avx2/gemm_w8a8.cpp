@@ -55,6 +55,7 @@ inline void multiply(const int8_t* b, const Split (&a)[rows][kPieceK / 32], int6
 template <int rows>
 void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t c) {
   const int8_t* b = reinterpret_cast<const int8_t*>(w.data) + c * w.k_pad;
+  fetch_output(e, r, rows, c, 16);
   Split pieces[rows][kPieceK / 32];
   __m256i sum[rows][2];
   for (int i = 0; i < rows; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_si256();

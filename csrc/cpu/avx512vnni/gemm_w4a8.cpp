@@ -29,6 +29,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
   const uint8_t* b = w.data + tile * w.k_pad * 16;
   const int8_t* q = a.q + r * a.k_pad;
   const __m512i nibble = _mm512_set1_epi8(15);
+  fetch_output(e, r, rows, c, kTileN);
   __m512 sum[rows][2];
   for (int i = 0; i < rows; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
   for (int64_t g = 0; g * columns < w.k; ++g) {

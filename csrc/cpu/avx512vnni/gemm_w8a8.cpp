@@ -31,6 +31,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
   const int8_t* b1 = b0 + 16 * w.k_pad;
   const int8_t* q = a.q + r * a.k_pad;
   const __m512i top = _mm512_set1_epi8(-128);
+  fetch_output(e, r, rows, tile * kTileN, kTileN);
   __m512i sum[kChains][rows][2];
   for (int s = 0; s < kChains; ++s) {
     for (int i = 0; i < rows; ++i) sum[s][i][0] = sum[s][i][1] = _mm512_setzero_si512();

@@ -27,26 +27,52 @@ inline void finish(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t 
   }
 }
 
+// Fetches the lines of the output that a block will write into L2, long before it does: rows lie far apart, so no
+// hardware prefetcher sees them coming, and stores that miss leave the core one after the other.
+inline void fetch_output(const Epilogue& e, int64_t r, int64_t rows, int64_t c, int64_t columns) {
+  const int64_t size = e.out_type == DType::f32 ? 4 : 2;
+  for (int64_t i = 0; i < rows; ++i) {
+    const char* row = static_cast<const char*>(e.out) + ((r + i) * e.ld_out + c) * size;
+    for (int64_t at = 0; at < columns * size; at += 64) __builtin_prefetch(row + at, 1, 2);
+  }
+}
+
+// The block's values(i, j), row r + i and columns c + j .. c + j + Vec::width, to the output. What most layers need,
+// fp32 without activation and residual, is a loop of its own: the choices of finish() would cost more than its
+// arithmetic.
+template <typename Values>
+inline void write_block(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c, int64_t columns,
+                        const Values& values) {
+  if (e.out_type != DType::f32 || e.activation != Activation::none || e.residual != nullptr || c + columns > w.n) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; j += Vec::width) finish(w, e, r + i, c + j, values(i, j));
+    return;
+  }
+  float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
+  for (int64_t j = 0; j < columns; j += Vec::width) {
+    if (w.bias == nullptr) {
+      for (int64_t i = 0; i < rows; ++i) values(i, j).store(out + i * e.ld_out + j);
+    } else {
+      const Vec bias = Vec::load(w.bias + c + j);
+      for (int64_t i = 0; i < rows; ++i) (values(i, j) + bias).store(out + i * e.ld_out + j);
+    }
+  }
+}
+
 // int32 sums of `rows` x `columns` outputs from (r, c) on; row i starts at dot + i * ld.
 [[gnu::noinline]] inline void write_sums(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r,
                                          int64_t rows, int64_t c, int64_t columns, const int32_t* dot, int64_t ld) {
-  for (int64_t i = 0; i < rows; ++i) {
-    const Vec scale_a = Vec::set1(a.scale[r + i]);
-    for (int64_t j = 0; j < columns; j += Vec::width) {
-      finish(w, e, r + i, c + j, Vec::load_s32(dot + i * ld + j) * (scale_a * Vec::load(w.scale + c + j)));
-    }
-  }
+  const float* scale = w.scale + c;
+  write_block(w, e, r, rows, c, columns, [&](int64_t i, int64_t j) {
+    return Vec::load_s32(dot + i * ld + j) * (Vec::set1(a.scale[r + i]) * Vec::load(scale + j));
+  });
 }
 
 // The same for sums that hold the scales of the weights already.
 [[gnu::noinline]] inline void write_scaled(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r,
                                            int64_t rows, int64_t c, int64_t columns, const float* sum, int64_t ld) {
-  for (int64_t i = 0; i < rows; ++i) {
-    const Vec scale_a = Vec::set1(a.scale[r + i]);
-    for (int64_t j = 0; j < columns; j += Vec::width) {
-      finish(w, e, r + i, c + j, Vec::load(sum + i * ld + j) * scale_a);
-    }
-  }
+  write_block(w, e, r, rows, c, columns,
+              [&](int64_t i, int64_t j) { return Vec::load(sum + i * ld + j) * Vec::set1(a.scale[r + i]); });
 }
 
 }  // namespace
