@@ -57,8 +57,8 @@ def summary_lines(summary: Sequence[dict[str, Any]]) -> list[str]:
     if not summary:
         return ["No peer of the same kind ran: there is nothing to compare with (--peers compares)."]
     return [
-        f"{row['name']}: worst {row['worst']:.2f}x the speed of the "
-        f"{'best peer that does a part of the work' if row['partial'] else 'best peer'} ({row['peer']}, {row['case']}), "
+        f"{row['name']}: worst {row['worst']:.2f}x the speed of the best peer"
+        f"{' that does a part of the work' if row['partial'] else ''} ({row['peer']}, {row['case']}), "
         f"median {row['median']:.2f}x over {row['cases']} cases"
         for row in summary
     ]
