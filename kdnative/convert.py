@@ -227,7 +227,7 @@ class _Plan:
             size = _fused_bytes(part, used.get(inner))
             remaining -= size
             scheme = self._scheme_text(inner, part)
-            self._row(inner, part, "fused", scheme, _with_note(f"runs inside the fused encoder {own}", scheme), size)
+            self._row(inner, part, "fused", scheme, f"runs inside the fused encoder {own}", size)
         self._row(name, module, "fused", None, "the whole encoder is one native operator", max(remaining, 0))
         return None
 
@@ -252,7 +252,7 @@ class _Plan:
                 self.replacements[id(module)] = native
                 text = self._scheme_text(name, module)
                 reason = "int8 table, one scale per row" if isinstance(module, nn.Embedding) else "native linear"
-                self._row(name, module, "converted", text, _with_note(reason, text), _bytes(_own_tensors(native)))
+                self._row(name, module, "converted", text, reason, _bytes(_own_tensors(native)))
             elif _own_tensors(module, buffers=False):
                 self._row(name, module, "kept", None, f"there is no native {type(module).__name__}: it runs in torch")
 
@@ -365,10 +365,6 @@ def _fused_bytes(part: nn.Module, weight: QuantizedWeight | None) -> int:
         return part.weight.numel() + 4 * part.num_embeddings
     if weight is None:
         return 4 * sum(p.numel() for p in part.parameters(recurse=False))
-    codes = weight.qweight.numel() // (1 if weight.bits == 8 else 2)
+    codes = weight.qweight.numel() * weight.bits // 8
     zeros = 0 if weight.zero is None else weight.zero.numel()
     return codes + 4 * weight.scale.numel() + zeros + (0 if part.bias is None else 4 * part.out_features)
-
-
-def _with_note(reason: str, scheme: str | None) -> str:
-    return f"{reason}; 2-bit codes take 4 bits in memory" if scheme and scheme.startswith("w2") else reason

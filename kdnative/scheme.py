@@ -17,8 +17,7 @@ class Scheme:
     ``w8a8``: int8 weights, symmetric, one fp32 scale per output channel. ``w4a8-gG`` and ``w2a8-gG``: 4-bit or 2-bit
     codes, one fp32 scale per output channel and G input columns (G = 32, 64 or 128, dividing the layer's in_features);
     with ``-asym`` also one integer zero point per group. Activations are int8, symmetric, quantized per token while
-    running. 2-bit codes are stored as 2 bits in checkpoints but run on the 4-bit kernel for now: they save disk, and
-    cost the memory and the time of 4 bits.
+    running.
 
     Args:
         weight_bits: 8, 4 or 2.
@@ -67,11 +66,6 @@ class Scheme:
         """The names of every scheme that has a kernel."""
         grouped = [f"w{b}a8-g{g}{asym}" for b in (4, 2) for g in GROUP_SIZES for asym in ("", "-asym")]
         return ["w8a8", *grouped]
-
-    @property
-    def kernel_bits(self) -> int:
-        """Bits of the kernel that runs the weights: 8 or 4 (2-bit codes run on the 4-bit kernel)."""
-        return 8 if self.weight_bits == 8 else 4
 
     def groups(self, in_features: int) -> int:
         """Number of scales along ``in_features`` input columns (1 without groups).

@@ -118,9 +118,10 @@ def test_root_that_is_a_layer_is_returned_in_the_report():
     assert "(model)" in str(report)
 
 
-def test_two_bits_say_that_they_run_as_four():
-    report = convert_(mlp(), {"1": "w2a8-g32"})
-    assert "2-bit codes take 4 bits" in rows(report)["1"].reason and rows(report)["1"].scheme == "w2a8-g32"
+def test_two_bits_take_half_of_four():
+    two, four = (rows(convert_(mlp(), {"4": scheme}))["4"] for scheme in ("w2a8-g128", "w4a8-g128"))
+    assert two.scheme == "w2a8-g128" and two.action == "converted"
+    assert four.bytes_after - two.bytes_after == 128 * 256 // 4
 
 
 def test_a_module_used_twice_is_replaced_everywhere():

@@ -32,10 +32,6 @@ def test_fields():
     assert len({Scheme(8), Scheme.parse("w8a8")}) == 1
 
 
-def test_kernel_bits_say_that_two_bits_run_on_the_four_bit_kernel():
-    assert [Scheme.parse(s).kernel_bits for s in ("w8a8", "w4a8-g64", "w2a8-g64")] == [8, 4, 4]
-
-
 @pytest.mark.parametrize(
     "text, suggestion",
     [

@@ -65,7 +65,7 @@ Widths widths_of(const EncoderModel& m) {
     w.ffn = std::max(w.ffn, l.ffn);
     for (const PackedLinear* p : {&l.qkv, &l.output, &l.ffn_in, &l.ffn_out}) {
       w.k_pad = std::max(w.k_pad, p->k_pad);
-      w.group_sums |= p->bits == 4;
+      w.group_sums |= p->bits != 8;
       w.multiply_adds += p->n * p->k;
     }
   }
@@ -176,7 +176,7 @@ void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, i
   const auto at = [&](int64_t widest, int64_t own) { return by_rows ? worker * buffer_rows * widest : begin * own; };
   int8_t* codes = q + at(widths.k_pad, w.k_pad);
   float* scales = scale + at(1, 1);
-  int32_t* sums = w.bits == 4 ? group_sum + at(widths.k_pad / 32, w.k_pad / 32) : nullptr;
+  int32_t* sums = w.bits != 8 ? group_sum + at(widths.k_pad / 32, w.k_pad / 32) : nullptr;
   const Matrix residual{x + begin * hidden, hidden}, heads{qkv + begin * 3 * width, 3 * width};
   const Matrix attended{context + begin * width, width}, inner{ffn + at(widths.ffn, l.ffn), l.ffn};
   const auto quantize = [&](const Matrix& from) {
@@ -184,8 +184,7 @@ void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, i
   };
   const auto multiply = [&](const Matrix& to, Activation activation, const float* add) {
     const Epilogue e{to.data, to.stride, DType::f32, activation, add, to.stride};
-    (w.bits == 8 ? kernels.gemm_w8a8 : kernels.gemm_w4a8)(w, {codes, scales, sums, w.k_pad}, e,
-                                                          {0, rows, tile_begin, tile_end});
+    gemm_of(kernels, w)(w, {codes, scales, sums, w.k_pad}, e, {0, rows, tile_begin, tile_end});
   };
   const auto normalise = [&](const float* gamma, const float* beta) {
     kernels.layer_norm(residual.data, hidden, gamma, beta, model.eps, rows, hidden, residual.data, hidden);

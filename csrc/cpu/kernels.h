@@ -69,6 +69,7 @@ struct Kernels {
 
   void (*gemm_w8a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
   void (*gemm_w4a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+  void (*gemm_w2a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
 
   // y = (x - mean) / sqrt(var + eps) * gamma + beta over n columns, fp32; y may be x.
   void (*layer_norm)(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows,
@@ -80,6 +81,11 @@ struct Kernels {
   // out[c] += row[c] * scale, c < n: one row of an int8 embedding table.
   void (*add_scaled_int8)(const int8_t* row, float scale, int64_t n, float* out);
 };
+
+// The GEMM for the width of these weights.
+inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
+  return w.bits == 8 ? kernels.gemm_w8a8 : w.bits == 4 ? kernels.gemm_w4a8 : kernels.gemm_w2a8;
+}
 
 // One table per instruction set; nullptr where this build has none.
 const Kernels* reference_kernels();

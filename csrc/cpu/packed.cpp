@@ -11,7 +11,7 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
   if (h.magic != kPackedMagic)
     return "the tensor is not a packed weight (wrong magic number); build it with kdnative.ops.packing.pack";
   if (h.version != 1) return "the packed weight has an unknown version; pack it again with this release";
-  if (h.bits != 8 && h.bits != 4) return "the packed weight has an unknown bit width";
+  if (h.bits != 8 && h.bits != 4 && h.bits != 2) return "the packed weight has an unknown bit width";
   if (bits != 0 && h.bits != bits) return "the packed weight has another bit width than this operator expects";
   if (h.n < 1 || h.k < 1 || h.n_pad < h.n || h.k_pad < h.k || h.n_pad % kTileN != 0 || h.k_pad % kTileK != 0)
     return "the packed weight has impossible sizes";
@@ -41,7 +41,7 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
                       base + h.data,
                       reinterpret_cast<const float*>(base + h.scale),
                       h.bits == 8 ? reinterpret_cast<const int32_t*>(base + h.column_sum) : nullptr,
-                      h.bits == 4 ? base + h.zero : nullptr,
+                      h.bits != 8 ? base + h.zero : nullptr,
                       h.bias != 0 ? reinterpret_cast<const float*>(base + h.bias) : nullptr,
                       h.symmetric != 0};
   return nullptr;

@@ -1,4 +1,4 @@
-// quantize_per_token, linear_w8a8, linear_w4a8: argument checks, allocation, work split.
+// quantize_per_token, linear_w8a8, linear_w4a8, linear_w2a8: argument checks, allocation, work split.
 #include "linear.h"
 
 #include <algorithm>
@@ -83,7 +83,7 @@ struct Problem {
   void multiply(const cpu::GemmRange& range) const {
     const cpu::QuantizedRows rows{q, scale, group_sum, w.k_pad};
     const cpu::Epilogue e{out, w.n, x.type, activation, nullptr, 0};
-    (w.bits == 8 ? kernels.gemm_w8a8 : kernels.gemm_w4a8)(w, rows, e, range);
+    cpu::gemm_of(kernels, w)(w, rows, e, range);
   }
 };
 
@@ -145,7 +145,7 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   const auto carve = [&](Carver& c, int8_t*& q, float*& scale, int32_t*& sums) {
     q = c.take<int8_t>(rows.rows * w.k_pad);
     scale = c.take<float>(rows.rows);
-    sums = w.bits == 4 ? c.take<int32_t>(rows.rows * (w.k_pad / 32)) : nullptr;
+    sums = w.bits != 8 ? c.take<int32_t>(rows.rows * (w.k_pad / 32)) : nullptr;
   };
   int8_t* q;
   float* scale;
@@ -161,8 +161,8 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
 template <int32_t bits>
 void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
-  stack[0] = give_tensor(
-      linear(bits == 8 ? "linear_w8a8" : "linear_w4a8", bits, x, packed, take_int(stack[2]), take_int(stack[3])));
+  constexpr const char* op = bits == 8 ? "linear_w8a8" : bits == 4 ? "linear_w4a8" : "linear_w2a8";
+  stack[0] = give_tensor(linear(op, bits, x, packed, take_int(stack[2]), take_int(stack[3])));
 }
 
 void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
@@ -219,6 +219,8 @@ void register_linear(Library& library) {
              boxed_linear<8>);
   library.op("linear_w4a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w4a8",
              boxed_linear<4>);
+  library.op("linear_w2a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w2a8",
+             boxed_linear<2>);
 }
 
 }  // namespace kdnative

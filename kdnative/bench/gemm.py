@@ -19,10 +19,10 @@ from .timer import interleave, torch_threads
 
 SHAPES = "384x384,1536x384,384x1536,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,8,32,128,512"
-SCHEMES = "w8a8,w4a8-g32,w4a8-g64,w4a8-g128"
+SCHEMES = "w8a8,w4a8-g32,w4a8-g64,w4a8-g128,w2a8-g128"
 # Largest relative error of the output for normally distributed weights and activations: about twice what the format
 # costs, and for int8 what saturating 16-bit sums cost on processors without VNNI. Beyond it the result is just wrong.
-TOLERANCE = {"float": 0.02, "int8": 0.15, "int4": 0.25}
+TOLERANCE = {"float": 0.02, "int8": 0.15, "int4": 0.25, "int2": 1.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -65,9 +65,7 @@ def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = Fals
         peers: include the other engines.
         compiled: include ``torch.compile``, which takes minutes.
     """
-    found = [
-        Candidate(f"kdnative {name}", "int8" if name == "w8a8" else "int4", _ours(name), ours=True) for name in schemes
-    ]
+    found = [Candidate(f"kdnative {name}", f"int{name[1:2]}", _ours(name), ours=True) for name in schemes]
     if peers:
         found += PEERS
     if peers and compiled:

@@ -41,7 +41,7 @@ class Candidate(Generic[Case]):
 
     Attributes:
         name: shown in tables.
-        kind: ``"float"``, ``"int8"`` or ``"int4"``: candidates are compared within their kind.
+        kind: ``"float"``, ``"int8"``, ``"int4"`` or ``"int2"``: candidates are compared within their kind.
         prepare: builds it for a case; raises what the engine raises.
         packages: names to import that it needs.
         ours: whether it is kdnative's own.

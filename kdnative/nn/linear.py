@@ -14,7 +14,7 @@ from kdnative.scheme import Scheme
 
 __all__ = ["Linear"]
 
-_KERNELS = {8: ops.linear_w8a8, 4: ops.linear_w4a8}
+_KERNELS = ops.LINEAR
 
 
 class Linear(nn.Module):
@@ -75,7 +75,7 @@ class Linear(nn.Module):
         self.has_bias = bias is not None
         self.activation = activation
         self._activation_code = ops.activation_code(activation)
-        self._kernel_bits = scheme.kernel_bits
+        self._bits = scheme.weight_bits
         self.register_buffer("packed", packing.pack(weight, bias), persistent=False)
 
     @classmethod
@@ -124,7 +124,7 @@ class Linear(nn.Module):
         packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
         if x.requires_grad or not x.is_cpu or not packed.is_cpu:
             self._check_call(x, packed)
-        return _KERNELS[self._kernel_bits](x, packed, self.out_features, self._activation_code)
+        return _KERNELS[self._bits](x, packed, self.out_features, self._activation_code)
 
     def _check_call(self, x: Tensor, packed: Tensor) -> None:
         for name, tensor in (("input", x), ("module", packed)):
@@ -141,7 +141,7 @@ class Linear(nn.Module):
 
     def quantized(self) -> QuantizedWeight:
         """The integer weights in plain form, ``[N, K]``."""
-        weight, _ = packing.unpack(self.packed, bits=self.scheme.weight_bits if self.scheme.weight_bits != 8 else None)
+        weight, _ = packing.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             weight = replace(weight, zero=torch.zeros(weight.scale.shape, dtype=torch.int8))
         return weight

@@ -25,10 +25,13 @@ from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape fun
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
 
-OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w4a8", "encoder")
+OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w4a8", "linear_w2a8", "encoder")
 
 linear_w8a8 = torch.ops.kdnative.linear_w8a8.default
 linear_w4a8 = torch.ops.kdnative.linear_w4a8.default
+linear_w2a8 = torch.ops.kdnative.linear_w2a8.default
+LINEAR = {8: linear_w8a8, 4: linear_w4a8, 2: linear_w2a8}
+"""The operator for each width of the weights."""
 encoder = torch.ops.kdnative.encoder.default
 
 
@@ -76,18 +79,18 @@ def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def linear(
     x: torch.Tensor, packed: torch.Tensor, bits: int, out_features: int, activation: str = "none"
 ) -> torch.Tensor:
-    """``activation(x @ W.T + bias)`` with packed 8- or 4-bit weights and per-token int8 activations.
+    """``activation(x @ W.T + bias)`` with packed 8-, 4- or 2-bit weights and per-token int8 activations.
 
     Args:
         x: float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides.
         packed: uint8 buffer from :func:`kdnative.ops.packing.pack`; it carries the bias.
-        bits: 8 or 4.
+        bits: 8, 4 or 2.
         out_features: N.
         activation: one of :data:`ACTIVATIONS`.
 
     Returns:
         ``[..., N]`` in the dtype of ``x``. Not differentiable.
     """
-    if bits not in (4, 8):
-        raise ValueError(f"bits must be 8 or 4 (got {bits}); 2-bit codes are packed as 4 bits")
-    return (linear_w8a8 if bits == 8 else linear_w4a8)(x, packed, out_features, activation_code(activation))
+    if bits not in LINEAR:
+        raise ValueError(f"bits must be 8, 4 or 2 (got {bits})")
+    return LINEAR[bits](x, packed, out_features, activation_code(activation))

@@ -15,8 +15,8 @@ def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int) -> Te
     return torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
 
 
-torch.library.register_fake("kdnative::linear_w8a8", _linear)
-torch.library.register_fake("kdnative::linear_w4a8", _linear)
+for _bits in (8, 4, 2):
+    torch.library.register_fake(f"kdnative::linear_w{_bits}a8", _linear)
 
 
 @torch.library.register_fake("kdnative::encoder")

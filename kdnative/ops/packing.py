@@ -46,7 +46,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
 
     Args:
         weight: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]`` (8 bits) or ``[N, G]`` (4 and 2 bits), ``zero``
-            int8 ``[N, G]`` or None. 2-bit codes are packed in 4 bits.
+            int8 ``[N, G]`` or None.
         bias: float ``[N]`` or None.
 
     Returns:
@@ -58,12 +58,12 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     n, k = weight.qweight.shape
     if n == 0 or k == 0:
         raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
-    bits = 8 if weight.bits == 8 else 4
+    bits = weight.bits
     n_pad, k_pad = _round_up(n, TILE_N), _round_up(k, TILE_K)
     group = 0 if bits == 8 else weight.group_size
     if bits == 8 and weight.group_size is not None:
         raise ValueError(f"8-bit weights have one scale per output channel (got group size {weight.group_size})")
-    if bits == 4 and (group not in GROUPS or k % group != 0):
+    if bits != 8 and (group not in GROUPS or k % group != 0):
         raise ValueError(
             f"group size {group} cannot be packed for K = {k}: the kernels take {', '.join(map(str, GROUPS))}, "
             "and the group must divide K"
@@ -79,12 +79,10 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
         groups = -(-k_pad // group)
         symmetric = weight.zero is None or not bool(weight.zero.any())
         zero = torch.zeros(n, k // group, dtype=torch.int8) if weight.zero is None else weight.zero.detach().cpu()
-        u = (q + 8).to(torch.uint8)  # [-8, 7] -> [0, 15]
-        blocks = u.view(n_pad // TILE_N, 2, 16, k_pad)
-        low, high = (_vnni(blocks[:, i].reshape(-1, k_pad), 16) for i in (0, 1))
-        sections["data"] = low | (high << 4)
+        middle = 1 << (bits - 1)
+        sections["data"] = _pack_codes((q + middle).to(torch.uint8), bits)
         sections["scale"] = _pad(weight.scale.detach().cpu().float(), n_pad, groups).t().contiguous()
-        sections["zero"] = (_pad(zero, n_pad, groups) + 8).to(torch.uint8).t().contiguous()
+        sections["zero"] = (_pad(zero, n_pad, groups) + middle).to(torch.uint8).t().contiguous()
     if bias is not None:
         sections["bias"] = _pad(bias.detach().cpu().float(), n_pad)
 
@@ -105,17 +103,12 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     return out
 
 
-def unpack(packed: Tensor, bits: int | None = None) -> tuple[QuantizedWeight, Tensor | None]:
-    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None).
-
-    Args:
-        packed: uint8 buffer.
-        bits: the bit width to report for a 4-bit buffer that holds 2-bit codes; None takes the buffer's own.
-    """
+def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
+    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None)."""
     from kdnative.quantize import QuantizedWeight
 
     header = read_header(packed)
-    n, k, n_pad, k_pad, group = (int(header[f]) for f in ("n", "k", "n_pad", "k_pad", "group"))
+    bits, n, k, n_pad, k_pad, group = (int(header[f]) for f in ("bits", "n", "k", "n_pad", "k_pad", "group"))
 
     def section(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
         start = int(header[name])
@@ -123,20 +116,20 @@ def unpack(packed: Tensor, bits: int | None = None) -> tuple[QuantizedWeight, Te
         return packed[start : start + size].clone().view(dtype).view(shape)
 
     bias = section("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
-    if header["bits"] == 8:
+    if bits == 8:
         q = _unvnni(section("data", torch.int8, n_pad * k_pad), n_pad, k_pad, 16)
         scale = section("scale", torch.float32, n_pad)[:n].clone()
         return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
-    data = section("data", torch.uint8, n_pad * k_pad // 2)
-    halves = [_unvnni(h, n_pad // 2, k_pad, 16).view(n_pad // TILE_N, 1, 16, k_pad) for h in (data & 15, data >> 4)]
-    q = (torch.cat(halves, dim=1).view(n_pad, k_pad).to(torch.int16) - 8).to(torch.int8)
+    middle = 1 << (bits - 1)
+    u = _unpack_codes(section("data", torch.uint8, n_pad * k_pad * bits // 8), bits, n_pad, k_pad)
+    q = u.to(torch.int8) - middle
     groups = -(-k_pad // group)
     scale = section("scale", torch.float32, groups, n_pad).t()[:n, : k // group].contiguous()
     zero = None
     if not header["symmetric"]:
         stored = section("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
-        zero = (stored.to(torch.int16) - 8).to(torch.int8).contiguous()
-    return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits or 4, group), bias
+        zero = (stored.to(torch.int8) - middle).contiguous()
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group), bias
 
 
 def read_header(packed: Tensor) -> np.void:
@@ -147,6 +140,30 @@ def read_header(packed: Tensor) -> np.void:
     if header["magic"] != MAGIC or header["version"] != VERSION or header["bytes"] != packed.numel():
         raise ValueError("not a packed weight, or a damaged one (magic number, version or length disagree)")
     return header
+
+
+def _pack_codes(u: Tensor, bits: int) -> Tensor:
+    """Codes uint8 ``[N, K]`` below 2^bits -> bytes: of each quad of k, columns 0 to 15 of a tile, then 16 to 31."""
+    n_pad, k_pad = u.shape
+    quads = 4 // bits  # in 64 bytes
+    halves = u.view(n_pad // TILE_N, 2, 16, k_pad)
+    out = torch.zeros(n_pad * k_pad * bits // 8 // 64, 64, dtype=torch.uint8)
+    for j in range(2):
+        codes = _vnni(halves[:, j].reshape(-1, k_pad), 16).view(-1, quads, 64)
+        for t in range(quads):
+            out |= codes[:, t] << (bits * (2 * t + j))
+    return out.view(-1)
+
+
+def _unpack_codes(data: Tensor, bits: int, n_pad: int, k_pad: int) -> Tensor:
+    """The inverse of :func:`_pack_codes`, uint8 ``[N, K]``."""
+    quads, mask = 4 // bits, (1 << bits) - 1
+    halves = []
+    for j in range(2):
+        codes = [(data.view(-1, 64) >> (bits * (2 * t + j))) & mask for t in range(quads)]
+        flat = torch.stack(codes, dim=1).view(-1)
+        halves.append(_unvnni(flat, n_pad // 2, k_pad, 16).view(n_pad // TILE_N, 1, 16, k_pad))
+    return torch.cat(halves, dim=1).view(n_pad, k_pad)
 
 
 def _vnni(t: Tensor, block: int) -> Tensor:

@@ -50,4 +50,4 @@ def native_linear(
     zero = None if zero is None else zero.to(torch.int8)
     plain = _Codes(codes.flatten(1).to(torch.int8), scale, zero, scheme.weight_bits, scheme.group_size)
     packed = packing.pack(plain, bias)
-    return ops.linear(x.float(), packed, scheme.kernel_bits, codes.shape[0])
+    return ops.linear(x.float(), packed, scheme.weight_bits, codes.shape[0])

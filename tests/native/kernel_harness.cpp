@@ -81,15 +81,17 @@ struct Layer {
   Layer(int64_t n, int64_t k, int bits, int group, bool symmetric, bool with_bias, bool extreme)
       : n_pad(round_up(n, 32)),
         k_pad(round_up(k, 64)),
-        groups(bits == 4 ? (k_pad + group - 1) / group : 1),
+        groups(bits != 8 ? (k_pad + group - 1) / group : 1),
         weight(n * k, 0),
         data(n_pad * k_pad * bits / 8),
         scale(groups * n_pad),
         sums(n_pad),
         zero(groups * n_pad),
         bias(n_pad) {
+    const int64_t most = (1 << bits) - 1, quads = bits == 8 ? 1 : 4 / bits;  // largest code; quads of k in 64 bytes
     for (int64_t i = 0; i < scale.size; ++i) scale[i] = 0.001f + std::fabs(random_float(0.01f));
-    for (int64_t i = 0; i < zero.size; ++i) zero[i] = static_cast<uint8_t>(symmetric ? 8 : random_int(0, 15));
+    for (int64_t i = 0; i < zero.size; ++i)
+      zero[i] = static_cast<uint8_t>(symmetric ? 1 << (bits - 1) : random_int(0, most));
     for (int64_t i = 0; i < n_pad; ++i) bias[i] = random_float(1.0f);
     for (int64_t c = 0; c < n; ++c) {
       for (int64_t i = 0; i < k; ++i) {
@@ -99,10 +101,11 @@ struct Layer {
           data[((c / 16 * (k_pad / 4) + i / 4) * 16 + c % 16) * 4 + i % 4] = static_cast<uint8_t>(v);
           sums[c] += static_cast<int32_t>(v);
         } else {
-          const int64_t u = extreme ? random_int(0, 1) * 15 : random_int(0, 15);
+          const int64_t u = extreme ? random_int(0, 1) * most : random_int(0, most);
           weight[c * k + i] = static_cast<int>(u - zero[i / group * n_pad + c]);
-          uint8_t& byte = data[((c / 32 * (k_pad / 4) + i / 4) * 16 + c % 16) * 4 + i % 4];
-          byte = static_cast<uint8_t>(byte | u << (c % 32 < 16 ? 0 : 4));
+          const int64_t columns = 4 * quads, place = i / 4 % quads * 2 + c % 32 / 16;
+          uint8_t& byte = data[((c / 32 * (k_pad / columns) + i / columns) * 16 + c % 16) * 4 + i % 4];
+          byte = static_cast<uint8_t>(byte | u << (bits * place));
         }
       }
     }
@@ -173,7 +176,7 @@ double activation(Activation which, double x) {
 }
 
 void run_gemm(const Kernels& t, const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r) {
-  (w.bits == 8 ? t.gemm_w8a8 : t.gemm_w4a8)(w, a, e, r);
+  gemm_of(t, w)(w, a, e, r);
 }
 
 struct Case {
@@ -257,7 +260,7 @@ void check_gemms(const std::vector<const Kernels*>& tables) {
   const auto pick = [](const auto& list) { return list[random_int(0, std::size(list) - 1)]; };
   for (int i = 0; i < 600; ++i) {
     Case c{};
-    c.bits = i % 2 ? 8 : 4;
+    c.bits = i % 2 ? 8 : i % 4 ? 4 : 2;
     c.group = c.bits == 8 ? 0 : 32 << random_int(0, 2);
     c.m = i % 40 < 20 ? ms[i % 20] : pick(ms);
     c.n = pick(ns);

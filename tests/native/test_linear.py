@@ -1,4 +1,4 @@
-"""linear_w8a8 and linear_w4a8 against exact integers, on every instruction set."""
+"""linear_w8a8, linear_w4a8 and linear_w2a8 against exact integers, on every instruction set."""
 
 import pytest
 import torch
@@ -18,11 +18,12 @@ SHAPES = [
     (64, 64, 64),
     (130, 70, 192),
 ]
-SCHEMES = ["w8", "w4-32", "w4-32-asym", "w4-64", "w4-64-asym", "w4-128", "w4-128-asym"]
+SCHEMES = ["w8", "w4-32", "w4-32-asym", "w4-64", "w4-64-asym", "w4-128", "w4-128-asym", "w2-32", "w2-64-asym", "w2-128"]
 
 
 def weight(scheme: str, n: int, k: int, extreme: bool = False, power_of_two: bool = False) -> QuantizedWeight:
-    bits, low, high = (8, -127, 127) if scheme == "w8" else (4, -8, 7)
+    bits = int(scheme[1])
+    low, high = (-127, 127) if bits == 8 else (-(1 << bits - 1), (1 << bits - 1) - 1)
     q = torch.randint(low, high + 1, (n, k), dtype=torch.int8)
     if extreme:
         q = torch.where(torch.rand(n, k) < 0.5, low, high).to(torch.int8)
@@ -32,7 +33,7 @@ def weight(scheme: str, n: int, k: int, extreme: bool = False, power_of_two: boo
     else:
         group = int(scheme.split("-")[1])
         shape = (n, k // group)
-        zero = torch.randint(-8, 8, shape, dtype=torch.int8) if scheme.endswith("asym") else None
+        zero = torch.randint(low, high + 1, shape, dtype=torch.int8) if scheme.endswith("asym") else None
     scale = torch.rand(shape) * 0.02 + 1e-3
     if power_of_two:
         scale = torch.exp2(torch.randint(-3, 3, shape).float())
@@ -42,7 +43,7 @@ def weight(scheme: str, n: int, k: int, extreme: bool = False, power_of_two: boo
 def expected(w: QuantizedWeight, x: torch.Tensor, bias: torch.Tensor | None, activation: int = 0) -> torch.Tensor:
     if w.bits == 8:
         return reference.linear_w8a8(x, w.qweight, w.scale, bias, activation)
-    return reference.linear_w4a8(x, w.qweight, w.scale, w.zero, w.group_size, bias, activation)
+    return reference.linear_grouped(x, w.qweight, w.scale, w.zero, w.group_size, bias, activation)
 
 
 def run(
@@ -88,7 +89,7 @@ def test_integer_parts_are_exact_at_the_extremes(isa, scheme, m, n, k):
         torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("scheme", ["w8", "w4-64", "w4-64-asym"])
+@pytest.mark.parametrize("scheme", ["w8", "w4-64", "w4-64-asym", "w2-64"])
 @pytest.mark.parametrize("activation", [a for a in ops.ACTIVATIONS if a != "none"])
 def test_activations(isa, scheme, activation):
     w, bias = weight(scheme, 48, 64), torch.randn(48)
@@ -97,7 +98,7 @@ def test_activations(isa, scheme, activation):
     torch.testing.assert_close(run(w, x, bias, activation), want, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("scheme", ["w8", "w4-32"])
+@pytest.mark.parametrize("scheme", ["w8", "w4-32", "w2-32"])
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 4096, 1024), (40, 1000, 1024), (300, 200, 512), (129, 31, 8192)])
 def test_threads_do_not_change_the_result(isa, scheme, m, n, k):
     w, x = weight(scheme, n, k), torch.randn(m, k)
@@ -124,7 +125,7 @@ def test_every_instruction_set_returns_the_same_bits():
     assert len(isas) >= 1
 
 
-@pytest.mark.parametrize("scheme", ["w8", "w4-32"])
+@pytest.mark.parametrize("scheme", ["w8", "w4-32", "w2-32"])
 def test_shapes_and_strides(isa, scheme):
     w = weight(scheme, 20, 64)
     packed = packing.pack(w)
@@ -171,8 +172,8 @@ def test_bad_input_is_named():
         ops.linear(x, packed, 4, 8)
     with pytest.raises(ValueError, match="cannot be fused; allowed: none, relu"):
         ops.linear(x, packed, 8, 8, "swish9")
-    with pytest.raises(ValueError, match="bits must be 8 or 4"):
-        ops.linear(x, packed, 2, 8)
+    with pytest.raises(ValueError, match="bits must be 8, 4 or 2"):
+        ops.linear(x, packed, 3, 8)
     with pytest.raises(RuntimeError, match="truncated"):
         ops.linear(x, packed[:-64].clone(), 8, 8)
     with pytest.raises(RuntimeError, match="wrong magic number"):

@@ -27,7 +27,7 @@ def test_round_trip(scheme, n, k, with_bias):
 
 
 def test_layout_is_the_documented_one():
-    """Element (n, k) of an int8 weight by the formula in packed.h, and both nibbles of an int4 one."""
+    """Element (n, k) of an int8 weight by the formula in packed.h, and the codes of an int4 and an int2 one."""
     w8 = weight("w8", 40, 70)
     packed = packing.pack(w8)
     header = packing.read_header(packed)
@@ -42,13 +42,12 @@ def test_layout_is_the_documented_one():
     for n, k in ((0, 0), (16, 5), (31, 63), (32, 0), (39, 17)):
         byte = int(data[((n // 32 * (64 // 4) + k // 4) * 16 + n % 16) * 4 + k % 4])
         assert (byte & 15 if n % 32 < 16 else byte >> 4) == int(w4.qweight[n, k]) + 8
-
-
-def test_two_bit_codes_travel_in_four_bits():
-    q = torch.randint(-2, 2, (8, 64), dtype=torch.int8)
-    w = QuantizedWeight(q, torch.rand(8, 2), None, 2, 32)
-    back, _ = packing.unpack(packing.pack(w), bits=2)
-    assert back.bits == 2 and torch.equal(back.qweight, q)
+    w2 = weight("w2-32", 40, 64)
+    packed = packing.pack(w2)
+    data = packed[int(packing.read_header(packed)["data"]) :]
+    for n, k in ((0, 0), (16, 5), (31, 63), (32, 0), (39, 17), (3, 12)):
+        byte = int(data[((n // 32 * (64 // 8) + k // 8) * 16 + n % 16) * 4 + k % 4])
+        assert byte >> (n % 32 // 16 * 2 + k // 4 % 2 * 4) & 3 == int(w2.qweight[n, k]) + 2
 
 
 def test_what_cannot_be_packed_is_named():

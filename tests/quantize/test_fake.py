@@ -24,7 +24,7 @@ def layer_and_input(text, m=7, n=40, k=256, dtype=torch.float32, **arguments):
 
 def native(layer, x):
     packed = packing.pack(layer.quantized(), layer.bias)
-    return ops.linear(x, packed, layer.scheme.kernel_bits, layer.out_features)
+    return ops.linear(x, packed, layer.scheme.weight_bits, layer.out_features)
 
 
 @pytest.mark.parametrize("text", SCHEMES)

@@ -9,6 +9,7 @@ const Kernels* amx_kernels() {
       .quantize_rows = avx512vnni::quantize_rows,
       .gemm_w8a8 = amx::gemm_w8a8,
       .gemm_w4a8 = amx::gemm_w4a8,
+      .gemm_w2a8 = amx::gemm_w2a8,
       .layer_norm = avx512vnni::layer_norm,
       .attention = avx512vnni::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,

@@ -8,6 +8,7 @@ const Kernels* avx2_kernels() {
       .quantize_rows = avx2::quantize_rows,
       .gemm_w8a8 = avx2::gemm_w8a8,
       .gemm_w4a8 = avx2::gemm_w4a8,
+      .gemm_w2a8 = avx2::gemm_w2a8,
       .layer_norm = avx2::layer_norm,
       .attention = avx2::attention,
       .add_scaled_int8 = avx2::add_scaled_int8,

@@ -3,9 +3,15 @@
 namespace kdnative::cpu {
 
 const Kernels* reference_kernels() {
-  static const Kernels table = {
-      "reference",           reference::quantize_rows, reference::gemm_w8a8,       reference::gemm_w4a8,
-      reference::layer_norm, reference::attention,     reference::add_scaled_int8,
+  static constexpr Kernels table = {
+      .isa = "reference",
+      .quantize_rows = reference::quantize_rows,
+      .gemm_w8a8 = reference::gemm_w8a8,
+      .gemm_w4a8 = reference::gemm_w4a8,
+      .gemm_w2a8 = reference::gemm_w2a8,
+      .layer_norm = reference::layer_norm,
+      .attention = reference::attention,
+      .add_scaled_int8 = reference::add_scaled_int8,
   };
   return &table;
 }

@@ -1,5 +1,6 @@
-// 4-bit weights x int8 on AMX: a piece of a 32-column panel is unpacked once to int8 (u - zero) and reused by all rows
-// of a chunk; every group ends as int32 in a small block that is scaled into fp32 while the next group multiplies.
+// 4-bit and 2-bit weights x int8 on AMX: a piece of a 32-column panel is unpacked once to int8 (u - zero) and reused by
+// all rows of a chunk; every group ends as int32 in a small block that is scaled into fp32 while the next group
+// multiplies.
 #include "../avx512vnni/avx512vnni.h"
 #include "../simd/vec_avx512.h"
 // These are written against Vec and come after it.
@@ -27,18 +28,22 @@ inline __m512i zero_bytes(const uint8_t* zero) {
 }
 
 // Columns [k, k + depth) of the panel of a tile.
+template <int bits>
 void unpack(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth, Workspace& work) {
-  const uint8_t* packed = w.data + tile * w.k_pad * 16 + k * 16;
-  const __m512i nibble = _mm512_set1_epi8(15);
+  constexpr int kQuads = 4 / bits;  // of k, in 64 bytes
+  const uint8_t* packed = w.data + (tile * w.k_pad + k) * 4 * bits;
+  const __m512i mask = _mm512_set1_epi8((1 << bits) - 1);
   for (int64_t at = 0; at < depth; at += w.group) {
     const uint8_t* zero = w.zero + (k + at) / w.group * w.n_pad + tile * kTileN;
     const __m512i zero0 = zero_bytes(zero), zero1 = zero_bytes(zero + 16);
-    for (int64_t quad = at * 16; quad < (at + w.group) * 16; quad += 64) {
-      const __m512i both = _mm512_loadu_si512(packed + quad);
-      const __m512i low = _mm512_and_si512(both, nibble);
-      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
-      _mm512_store_si512(work.weights[0] + quad, _mm512_sub_epi8(low, zero0));
-      _mm512_store_si512(work.weights[1] + quad, _mm512_sub_epi8(high, zero1));
+    for (int64_t column = at; column < at + w.group; column += 4 * kQuads) {
+      __m512i codes = _mm512_loadu_si512(packed + column * 4 * bits);
+      for (int64_t quad = column * 16; quad < (column + 4 * kQuads) * 16; quad += 64) {
+        const __m512i second = _mm512_srli_epi16(codes, bits);
+        _mm512_store_si512(work.weights[0] + quad, _mm512_sub_epi8(_mm512_and_si512(codes, mask), zero0));
+        _mm512_store_si512(work.weights[1] + quad, _mm512_sub_epi8(_mm512_and_si512(second, mask), zero1));
+        codes = _mm512_srli_epi16(second, bits);
+      }
     }
   }
 }
@@ -74,6 +79,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, int64_t r, int64_t row
 }
 
 // Rows [m, end) of one column tile.
+template <int bits>
 void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t m, int64_t end, int64_t tile,
                  bool more_tiles, Tiles& tiles, Workspace& work) {
   const int64_t step = w.group < 64 ? w.group : 64, c = tile * kTileN;
@@ -81,9 +87,9 @@ void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& 
   for (int64_t k = 0; k < w.k; k += kPieceK) {
     const int64_t depth = smaller(kPieceK, w.k - k);
     const bool last = k + depth == w.k;
-    unpack(w, tile, k, depth, work);
-    const uint8_t* next = w.data + (last ? (tile + 1) * w.k_pad : tile * w.k_pad + k + depth) * 16;
-    const int64_t bytes = last && !more_tiles ? 0 : depth * 8;
+    unpack<bits>(w, tile, k, depth, work);
+    const uint8_t* next = w.data + (last ? (tile + 1) * w.k_pad : tile * w.k_pad + k + depth) * 4 * bits;
+    const int64_t bytes = last && !more_tiles ? 0 : depth * 2 * bits;
     Prefetch prefetch(next, next + bytes, bytes, blocks * (depth / step));
     for (int64_t r = m; r < end; r += kBlockRows) {
       const int64_t rows = smaller(kBlockRows, end - r);
@@ -96,18 +102,28 @@ void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& 
   }
 }
 
-}  // namespace
-
-void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  if (range.m_end - range.m_begin <= kVnniRows) return avx512vnni::gemm_w4a8(w, a, e, range);
+template <int bits>
+void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
   Workspace work;
   Tiles tiles;
   for (int64_t m = range.m_begin; m < range.m_end; m += kChunkRows) {
     const int64_t end = smaller(m + kChunkRows, range.m_end);
     for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
-      column_tile(w, a, e, m, end, tile, tile + 1 < range.tile_end, tiles, work);
+      column_tile<bits>(w, a, e, m, end, tile, tile + 1 < range.tile_end, tiles, work);
     }
   }
+}
+
+bool few(const GemmRange& range) { return range.m_end - range.m_begin <= kVnniRows; }
+
+}  // namespace
+
+void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  (few(range) ? avx512vnni::gemm_w4a8 : gemm<4>)(w, a, e, range);
+}
+
+void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  (few(range) ? avx512vnni::gemm_w2a8 : gemm<2>)(w, a, e, range);
 }
 
 }  // namespace kdnative::cpu::amx
