@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/movies.yaml
 
-.PHONY: demo test lint format build bench wheel browser clean
+# `make test-wheel TORCH='==2.10.*'` runs the native tests of one wheel under another torch.
+TORCH ?= >=2.10
+WHEEL_VENV ?= build/wheel-venv
+
+.PHONY: demo test test-wheel lint format build bench wheel browser clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -31,7 +35,19 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/cpu_encoder.py --peers --json benchmarks/results/cpu_encoder.json
 
 wheel: $(VENV)/dev.stamp
+	rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Away from the source tree, so that the tests import the installed package. dist/ is built once and kept.
+test-wheel:
+	@test -n "$(wildcard dist/*.whl)" || $(MAKE) wheel
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis
+	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	$(WHEEL_VENV)/bin/pip install --quiet dist/*.whl
+	rm -rf build/wheel-test && mkdir -p build/wheel-test && cp -r tests csrc pyproject.toml build/wheel-test
+	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -c 'import torch, kdnative; print("torch", torch.__version__, kdnative.__file__)'
+	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -m pytest -q tests/native
 
 # The report is tested in a real browser. Debian and its relatives have it as a package.
 browser:

@@ -50,7 +50,7 @@ def linear_grouped(
     bias: Tensor | None = None,
     activation: int = 0,
 ) -> Tensor:
-    """Groups of ``group_size`` columns, summed in order; qweight int8 ``[N, K]`` of 4 or 2 bits, scale, zero ``[N, G]``."""
+    """Groups of ``group_size`` columns, summed in order; qweight int8 ``[N, K]``, scale and zero ``[N, G]``."""
     q, scale_x = quantize_per_token(x)
     y = torch.zeros(*x.shape[:-1], qweight.shape[0], dtype=torch.float32)
     for g in range(scale.shape[1]):
