@@ -12,8 +12,11 @@ EXTRAS = {
     "pydantic": "pipeline",
     "yaml": "pipeline",
     "tqdm": "pipeline",
-    "matplotlib": "report",
+    "datasets": "hub",
+    "nncf": "bench",
+    "onnx": "bench",
     "onnxruntime": "bench",
+    "onnxscript": "bench",
     "openvino": "bench",
     "torchao": "bench",
 }
