@@ -36,8 +36,9 @@ x86_64 | amd64)
   ;;
 aarch64 | arm64)
   define=-DKDNATIVE_ARM64
-  compile neon -march=armv8.2-a+dotprod "$@"
-  compile i8mm -march=armv8.2-a+dotprod+i8mm "$@"
+  arm=-fno-schedule-insns
+  compile neon $arm -march=armv8.2-a+dotprod "$@"
+  compile i8mm $arm -march=armv8.2-a+dotprod+i8mm "$@"
   ;;
 *)
   define=

@@ -1,4 +1,4 @@
-// int8 x int8 with dot products: blocks of up to 4 rows x 16 columns.
+// int8 x int8 with dot products: blocks of up to 6 rows x 16 columns.
 //
 // A quad of k of four columns is one register of weights, read as it lies in memory; sdot multiplies it by one of the
 // four quads of activations that a register holds. Both are signed, so nothing has to be corrected afterwards.
@@ -12,7 +12,7 @@
 namespace kdnative::cpu::neon {
 namespace {
 
-constexpr int kMaxRows = 4;  // 16 sums, 4 registers of activations, and room for the weights to run ahead
+constexpr int kMaxRows = 6;  // 24 sums, 6 registers of activations, 2 of weights: all 32
 
 template <int rows>
 void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t c) {
