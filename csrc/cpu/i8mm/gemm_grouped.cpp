@@ -1,4 +1,4 @@
-// Weights of few bits x int8 with smmla: blocks of up to 6 rows x 16 columns.
+// 4-bit and 2-bit weights x int8 with smmla: blocks of up to 6 rows x 16 columns.
 //
 // A piece of a 32-column tile is unpacked once to int8 (u - zero), 16 columns to one panel and 16 to another, and
 // reused by all rows of a chunk. Every group ends as int32 and is scaled into fp32 sums on the stack. Few rows take the
@@ -99,6 +99,10 @@ void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, cons
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
   gemm<4>(w, a, e, range, neon::gemm_w4a8);
+}
+
+void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  gemm<2>(w, a, e, range, neon::gemm_w2a8);
 }
 
 }  // namespace kdnative::cpu::i8mm

@@ -9,6 +9,7 @@ const Kernels* i8mm_kernels() {
       .quantize_rows = neon::quantize_rows,
       .gemm_w8a8 = i8mm::gemm_w8a8,
       .gemm_w4a8 = i8mm::gemm_w4a8,
+      .gemm_w2a8 = i8mm::gemm_w2a8,
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,

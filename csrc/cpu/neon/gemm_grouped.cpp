@@ -1,4 +1,5 @@
-// Weights of few bits x int8 with dot products: blocks of up to 4 rows x (8 columns of the first 16 + 8 of the second).
+// 4-bit and 2-bit weights x int8 with dot products: blocks of up to 4 rows x (8 columns of the first 16 + 8 of the
+// second).
 //
 // The codes u in [0, 2^bits) are signed bytes as they are; the zero points come out with the sums of the activations,
 // which the quantizer left behind.
@@ -100,6 +101,10 @@ void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, cons
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
   gemm<4>(w, a, e, range);
+}
+
+void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  gemm<2>(w, a, e, range);
 }
 
 }  // namespace kdnative::cpu::neon

@@ -8,6 +8,7 @@ const Kernels* neon_kernels() {
       .quantize_rows = neon::quantize_rows,
       .gemm_w8a8 = neon::gemm_w8a8,
       .gemm_w4a8 = neon::gemm_w4a8,
+      .gemm_w2a8 = neon::gemm_w2a8,
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,
