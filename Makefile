@@ -8,13 +8,22 @@ RECIPE ?= recipes/movies.yaml
 TORCH ?= >=2.10
 WHEEL_VENV ?= build/wheel-venv
 
-.PHONY: demo test test-wheel lint format build bench wheel browser clean
+.PHONY: demo test test-arm test-wheel lint format build bench wheel browser clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
 
 test: $(VENV)/dev.stamp browser
 	$(BIN)/python -m pytest
+
+# The ARM64 kernels on a machine of another kind: cross-built, and run by an emulator.
+test-arm: $(VENV)/dev.stamp
+	@{ command -v aarch64-linux-gnu-g++ && { command -v qemu-aarch64 || command -v qemu-aarch64-static; }; } >/dev/null || \
+	  { echo "installing a compiler and an emulator for ARM64"; apt-get update -qq && \
+	    apt-get install -y -qq g++-aarch64-linux-gnu qemu-user >/dev/null; } || \
+	  { echo "install what provides aarch64-linux-gnu-g++ and qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user)"; \
+	    exit 1; }
+	KDNATIVE_REQUIRE_ARM=1 $(BIN)/python -m pytest -s tests/native/test_arm.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

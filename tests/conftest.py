@@ -1,11 +1,15 @@
 """Shared fixtures: instruction sets, thread counts, and a fixed seed for every test."""
 
 import os
+import platform
 
 import pytest
 import torch
 
-ISAS = ("reference", "avx2", "avx512vnni", "amx")
+ISAS = {
+    "x86_64": ("reference", "avx2", "avx512vnni", "amx"),
+    "aarch64": ("reference", "neon", "i8mm"),
+}.get(platform.machine(), ("reference",))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,9 @@ const std::vector<Entry>& entries() {  // slowest first
       {"avx2", avx2_kernels(), features().avx2},
       {"avx512vnni", avx512vnni_kernels(), features().avx512vnni},
       {"amx", amx_kernels(), features().amx},
+#elif defined(KDNATIVE_ARM64)
+      {"neon", neon_kernels(), features().neon},
+      {"i8mm", i8mm_kernels(), features().i8mm},
 #endif
   };
   return all;

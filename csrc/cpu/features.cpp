@@ -8,6 +8,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace kdnative::cpu {
@@ -44,6 +46,17 @@ Features detect() {
   found.avx512vnni =
       found.avx2 && (states & kZmm) == kZmm && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31) && has(c, 11);
   found.amx = found.avx512vnni && (states & kTiles) == kTiles && has(d, 24) && has(d, 25) && request_amx();
+  return found;
+}
+
+#elif defined(__aarch64__) && defined(__linux__)
+
+Features detect() {
+  // HWCAP_ASIMDDP and HWCAP2_I8MM of <asm/hwcap.h>, which older system headers lack.
+  constexpr unsigned long kDotProduct = 1ul << 20, kMatrixMultiply = 1ul << 13;
+  Features found;
+  found.neon = (getauxval(AT_HWCAP) & kDotProduct) != 0;
+  found.i8mm = found.neon && (getauxval(AT_HWCAP2) & kMatrixMultiply) != 0;
   return found;
 }
 

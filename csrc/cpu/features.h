@@ -7,6 +7,8 @@ struct Features {
   bool avx2 = false;        // AVX2 + FMA + F16C, and the OS saves the registers
   bool avx512vnni = false;  // AVX-512 F, BW, VL, DQ, VNNI
   bool amx = false;         // avx512vnni + AMX tile and int8, and the OS granted the tile state to this process
+  bool neon = false;        // AArch64: Advanced SIMD with 8-bit dot products
+  bool i8mm = false;        // neon + 8-bit matrix multiply
 };
 
 // Detected once. On Linux this asks the kernel for the AMX tile state, which later threads inherit.

@@ -87,10 +87,12 @@ inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
   return w.bits == 8 ? kernels.gemm_w8a8 : w.bits == 4 ? kernels.gemm_w4a8 : kernels.gemm_w2a8;
 }
 
-// One table per instruction set; nullptr where this build has none.
+// One table per instruction set; a build has those of its architecture.
 const Kernels* reference_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512vnni_kernels();
 const Kernels* amx_kernels();
+const Kernels* neon_kernels();
+const Kernels* i8mm_kernels();
 
 }  // namespace kdnative::cpu

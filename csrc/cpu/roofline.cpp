@@ -42,6 +42,9 @@ Burst burst_of(const char* isa) {
   if (std::strcmp(isa, "avx2") == 0 && features().avx2) return avx2::int8_burst;
   if (std::strcmp(isa, "avx512vnni") == 0 && features().avx512vnni) return avx512vnni::int8_burst;
   if (std::strcmp(isa, "amx") == 0 && features().amx) return amx::int8_burst;
+#elif defined(KDNATIVE_ARM64)
+  if (std::strcmp(isa, "neon") == 0 && features().neon) return neon::int8_burst;
+  if (std::strcmp(isa, "i8mm") == 0 && features().i8mm) return i8mm::int8_burst;
 #endif
   (void)isa;
   return nullptr;
@@ -62,6 +65,8 @@ ReadAll widest_read() {
 #if defined(KDNATIVE_X86)
   if (features().avx512vnni) return avx512vnni::read_all;
   if (features().avx2) return avx2::read_all;
+#elif defined(KDNATIVE_ARM64)
+  if (features().neon) return neon::read_all;
 #endif
   return read_all_baseline;
 }

@@ -33,4 +33,13 @@ namespace amx {
 int64_t int8_burst(int64_t rounds);
 }  // namespace amx
 
+namespace neon {
+int64_t int8_burst(int64_t rounds);
+uint64_t read_all(const uint8_t* p, size_t bytes);
+}  // namespace neon
+
+namespace i8mm {
+int64_t int8_burst(int64_t rounds);
+}  // namespace i8mm
+
 }  // namespace kdnative::cpu

@@ -1,5 +1,7 @@
 #!/bin/sh
 # Builds tests/native/kernel_harness.cpp with the CPU kernels: build_harness.sh OUTPUT [extra compiler flags]
+# TARGET=x86_64 or aarch64 picks the kernels; left out, it is this machine. Another architecture needs a cross compiler
+# in CXX.
 # EMULATE_AMX=1 compiles the AMX kernels against tests/native/amx_emulator.h, so that any AVX-512 machine runs them.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -8,15 +10,7 @@ shift
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
 cxx="${CXX:-g++} -std=c++20 -O2 -ffp-contract=off"
-avx2="-mavx2 -mfma -mf16c"
-vnni="$avx2 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni"
-if [ -n "${EMULATE_AMX:-}" ]; then
-  amx="-include tests/native/amx_emulator.h"
-  harness=-DKDNATIVE_EMULATE_AMX
-else
-  amx="-mamx-tile -mamx-int8"
-  harness=
-fi
+common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp"
 compile() { # FOLDER FLAGS...
   folder=$1
   shift
@@ -25,7 +19,29 @@ compile() { # FOLDER FLAGS...
   done
 }
 compile reference "$@"
-compile avx2 $avx2 "$@"
-compile avx512vnni $vnni "$@"
-compile amx $vnni $amx "$@"
-$cxx $harness "$@" tests/native/kernel_harness.cpp csrc/cpu/features.cpp "$objects"/*.o -o "$output"
+case "${TARGET:-$(uname -m)}" in
+x86_64 | amd64)
+  avx2="-mavx2 -mfma -mf16c"
+  vnni="$avx2 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni"
+  define=-DKDNATIVE_X86
+  if [ -n "${EMULATE_AMX:-}" ]; then
+    amx="-include tests/native/amx_emulator.h"
+    define="$define -DKDNATIVE_EMULATE_AMX"
+  else
+    amx="-mamx-tile -mamx-int8"
+  fi
+  compile avx2 $avx2 "$@"
+  compile avx512vnni $vnni "$@"
+  compile amx $vnni $amx "$@"
+  ;;
+aarch64 | arm64)
+  define=-DKDNATIVE_ARM64
+  arm=-fno-schedule-insns
+  compile neon $arm -march=armv8.2-a+dotprod "$@"
+  compile i8mm $arm -march=armv8.2-a+dotprod+i8mm "$@"
+  ;;
+*)
+  define=
+  ;;
+esac
+$cxx $define "$@" $common "$objects"/*.o -o "$output"

@@ -8,6 +8,8 @@ import pytest
 
 from kdnative import ops
 
+from ..conftest import ISAS
+
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -20,7 +22,7 @@ def test_best_is_the_default():
     assert done.stdout.split() == [ops.available_isas()[-1]], done.stderr
 
 
-@pytest.mark.parametrize("name", ["reference", "avx2", "avx512vnni", "amx"])
+@pytest.mark.parametrize("name", ISAS)
 def test_forced_by_the_environment(name):
     done = run("from kdnative import ops; print(ops.isa())", KDNATIVE_ISA=name)
     if name in ops.available_isas():
@@ -28,6 +30,12 @@ def test_forced_by_the_environment(name):
     else:
         assert done.returncode != 0
         assert f"'{name}' cannot run on this processor; possible here: reference" in done.stderr
+
+
+def test_another_architecture_is_refused_in_words():
+    done = run("import kdnative.ops", KDNATIVE_ISA="avx2" if "neon" in ISAS else "neon")
+    assert done.returncode != 0
+    assert "is not one that this build has" in done.stderr
 
 
 def test_an_unknown_name_is_refused_in_words():

@@ -2,36 +2,20 @@
 
 import platform
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from kdnative import _C
+
+from .disassembly import functions
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
 
 WIDE = re.compile(r"%zmm|%ymm|%k[1-7]\b|%tmm|^v[a-z0-9]+\s")  # registers, or a VEX/EVEX mnemonic
 
 
-def functions() -> dict[str, list[str]]:
-    """Disassembly by function name (demangled)."""
-    assert shutil.which("objdump"), "binutils is needed: install binutils"
-    text = subprocess.run(
-        ["objdump", "-d", "-C", "--no-show-raw-insn", _C.__file__], capture_output=True, text=True, check=True
-    ).stdout
-    found: dict[str, list[str]] = {}
-    body: list[str] = []
-    for line in text.splitlines():
-        if match := re.match(r"[0-9a-f]+ <(.+)>:$", line):
-            body = found.setdefault(match[1], [])
-        elif "\t" in line:
-            body.append(line.split("\t", 1)[1].split("<")[0])
-    return found
-
-
 def test_only_instruction_set_namespaces_use_wide_registers():
-    wide = {name for name, body in functions().items() if any(WIDE.search(line) for line in body)}
+    wide = {name for name, body in functions(_C.__file__).items() if any(WIDE.search(line) for line in body)}
     allowed = re.compile(
         r"kdnative::cpu::(avx2|avx512vnni|amx)::|kdnative::cpu::\(anonymous namespace\)::"
         r"|(avx2|avx512vnni|amx)_kernels"
@@ -42,14 +26,14 @@ def test_only_instruction_set_namespaces_use_wide_registers():
 
 @pytest.mark.parametrize(("namespace", "registers"), [("avx2", "%zmm"), ("reference", "%ymm")])
 def test_no_kernel_uses_more_than_its_instruction_set(namespace, registers):
-    bodies = {n: b for n, b in functions().items() if f"kdnative::cpu::{namespace}::" in n}
+    bodies = {n: b for n, b in functions(_C.__file__).items() if f"kdnative::cpu::{namespace}::" in n}
     assert bodies
     assert not [n for n, b in bodies.items() if any(registers in line for line in b)]
 
 
 def test_amx_kernels_use_tiles_and_vnni_kernels_use_dot_products():
     text = {
-        space: "\n".join("\n".join(b) for n, b in functions().items() if f"cpu::{space}::" in n)
+        space: "\n".join("\n".join(b) for n, b in functions(_C.__file__).items() if f"cpu::{space}::" in n)
         for space in ("amx", "avx512vnni")
     }
     assert "tdpb" in text["amx"]

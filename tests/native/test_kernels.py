@@ -17,7 +17,9 @@ from kdnative import ops
 HERE = Path(__file__).parent
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
-pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="has kernels for x86-64 and ARM64 only"
+)
 
 
 @pytest.mark.parametrize("emulated", [False, True], ids=["hardware", "amx-emulated"])

@@ -50,8 +50,8 @@ inline void add_scaled_int8_impl(const int8_t* row, float scale, int64_t n, floa
   for (; i < n; ++i) out[i] += static_cast<float>(row[i]) * scale;
 }
 
-// Query rows of one pass: as many sums as the registers hold with two vectors a row.
-constexpr int64_t kQueryRows = Vec::width == 16 ? 8 : 6;
+// Query rows of one pass: as many sums as the registers hold with two vectors a row. AVX2 has 16, AVX-512 and NEON 32.
+constexpr int64_t kQueryRows = Vec::width == 16 || Vec::width == 4 ? 8 : 6;
 // A right-hand operand is stored in panels of this many columns, [depth][kPanel] one after the other, so that it is
 // read in the order of memory; the last panel is one vector wide where that is enough. Columns beyond the true ones are
 // zero.

@@ -1,0 +1,20 @@
+#include "../neon/neon.h"
+#include "i8mm.h"
+
+namespace kdnative::cpu {
+
+const Kernels* i8mm_kernels() {
+  static constexpr Kernels table = {
+      .isa = "i8mm",
+      .quantize_rows = neon::quantize_rows,
+      .gemm_w8a8 = i8mm::gemm_w8a8,
+      .gemm_w4a8 = i8mm::gemm_w4a8,
+      .gemm_w2a8 = i8mm::gemm_w2a8,
+      .layer_norm = neon::layer_norm,
+      .attention = neon::attention,
+      .add_scaled_int8 = neon::add_scaled_int8,
+  };
+  return &table;
+}
+
+}  // namespace kdnative::cpu

@@ -1,0 +1,19 @@
+#include "neon.h"
+
+namespace kdnative::cpu {
+
+const Kernels* neon_kernels() {
+  static constexpr Kernels table = {
+      .isa = "neon",
+      .quantize_rows = neon::quantize_rows,
+      .gemm_w8a8 = neon::gemm_w8a8,
+      .gemm_w4a8 = neon::gemm_w4a8,
+      .gemm_w2a8 = neon::gemm_w2a8,
+      .layer_norm = neon::layer_norm,
+      .attention = neon::attention,
+      .add_scaled_int8 = neon::add_scaled_int8,
+  };
+  return &table;
+}
+
+}  // namespace kdnative::cpu

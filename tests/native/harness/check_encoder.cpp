@@ -1,0 +1,172 @@
+// layer_norm, attention and add_scaled_int8 against plain loops in double precision.
+//
+// The order of sums differs from one instruction set to the next, so these are held to a few rounding errors of the
+// terms that are added; only the split of the work must not change a bit.
+#include <limits>
+
+#include "checks.h"
+
+namespace harness {
+namespace {
+
+constexpr double kUnit = 0x1p-24;      // relative error of one rounding
+constexpr float kUntouched = -777.0f;  // fills what a kernel must leave alone
+
+struct Matrix {
+  Matrix(int64_t row_count, int64_t column_count, int64_t spare)
+      : rows(row_count), columns(column_count), ld(column_count + spare), data(row_count * ld) {
+    for (int64_t i = 0; i < data.size; ++i) data[i] = kUntouched;
+  }
+  float& operator()(int64_t r, int64_t c) { return data[r * ld + c]; }
+  float* get() { return data.get(); }
+  void randomize(float scale, float offset) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) (*this)(r, c) = offset + random_float(scale);
+  }
+  bool same_bits(Matrix& other) { return std::memcmp(get(), other.get(), data.size * sizeof(float)) == 0; }
+  // What lies behind the last column of a row is as it was.
+  bool kept_the_rest() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = columns; c < ld; ++c)
+        if ((*this)(r, c) != kUntouched) return false;
+    return true;
+  }
+  int64_t rows, columns, ld;
+  Buffer<float> data;
+};
+
+void check_layer_norm(const Kernels& t) {
+  for (int i = 0; i < 200; ++i) {
+    const int64_t rows = random_int(0, 5), n = i < 100 ? i + 1 : random_int(1, 1100);
+    const float eps = i % 2 ? 1e-12f : 1e-5f, offset = random_float(4.0f);
+    Matrix x(rows, n, random_int(0, 3)), y(rows, n, random_int(0, 3));
+    x.randomize(2.0f, offset);
+    if (rows > 0 && i % 10 == 0)
+      for (int64_t c = 0; c < n; ++c) x(0, c) = 3.0f;  // no variance
+    Buffer<float> gamma(n), beta(n);
+    for (int64_t c = 0; c < n; ++c) gamma[c] = random_float(2.0f), beta[c] = random_float(1.0f);
+    t.layer_norm(x.get(), x.ld, gamma.get(), beta.get(), eps, rows, n, y.get(), y.ld);
+    const std::string what = "layer_norm n=" + std::to_string(n);
+    check(y.kept_the_rest(), t.isa, what + " wrote past the last column");
+    for (int64_t r = 0; r < rows; ++r) {
+      double mean = 0, variance = 0, largest = 0;
+      for (int64_t c = 0; c < n; ++c) mean += x(r, c), largest = std::fmax(largest, std::fabs(x(r, c)));
+      mean /= static_cast<double>(n);
+      for (int64_t c = 0; c < n; ++c) variance += (x(r, c) - mean) * (x(r, c) - mean);
+      const double inverse = 1 / std::sqrt(variance / static_cast<double>(n) + eps);
+      // Sums of n terms in at least one lane and four chains; in practice errors cancel to far below n roundings.
+      const double steps = 8 + std::sqrt(static_cast<double>(n));
+      for (int64_t c = 0; c < n; ++c) {
+        const double d = (x(r, c) - mean) * inverse, wanted = d * gamma[c] + beta[c];
+        const double limit =
+            kUnit * steps * (std::fabs(gamma[c]) * (largest * inverse + std::fabs(d)) + std::fabs(wanted) + 1);
+        check(std::fabs(y(r, c) - wanted) <= limit, t.isa, what + " is off");
+      }
+    }
+    t.layer_norm(x.get(), x.ld, gamma.get(), beta.get(), eps, rows, n, x.get(), x.ld);
+    for (int64_t r = 0; r < rows; ++r)
+      check(std::memcmp(&x(r, 0), &y(r, 0), n * sizeof(float)) == 0, t.isa, what + " differs in place");
+    check(x.kept_the_rest(), t.isa, what + " in place wrote past the last column");
+  }
+}
+
+// softmax(Q K^T * scaling) V of one head and one query row; `magnitude` becomes the largest |score| before the softmax.
+std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, double& magnitude) {
+  const int64_t d = a.head_dim, width = a.heads * d;
+  const float* q = a.qkv + row * a.ld_qkv + head * d;
+  std::vector<double> weight(a.tokens), out(d, 0.0);
+  double top = -std::numeric_limits<double>::infinity(), sum = 0;
+  magnitude = 0;
+  for (int64_t t = 0; t < a.tokens; ++t) {
+    const float* k = a.qkv + t * a.ld_qkv + width + head * d;
+    double absolute = 0;
+    for (int64_t j = 0; j < d; ++j) {
+      weight[t] += double{q[j]} * k[j] * a.scaling;
+      absolute += std::fabs(double{q[j]} * k[j] * a.scaling);
+    }
+    top = std::fmax(top, weight[t]);
+    magnitude = std::fmax(magnitude, absolute);
+  }
+  for (double& w : weight) sum += w = std::exp(w - top);
+  for (int64_t t = 0; t < a.tokens; ++t)
+    for (int64_t j = 0; j < d; ++j) out[j] += weight[t] / sum * a.qkv[t * a.ld_qkv + 2 * width + head * d + j];
+  return out;
+}
+
+void check_attention(const Kernels& t) {
+  const int64_t dims[] = {1, 3, 4, 5, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 64, 80};
+  for (int i = 0; i < 150; ++i) {
+    const int64_t tokens = i < 80 ? i + 1 : random_int(1, 150), d = dims[random_int(0, std::size(dims) - 1)];
+    const auto heads = static_cast<int32_t>(random_int(1, 4));
+    Matrix qkv(tokens, 3 * heads * d, random_int(0, 5)), out(tokens, heads * d, random_int(0, 5));
+    Matrix parts(tokens, heads * d, out.ld - out.columns);
+    qkv.randomize(i % 3 ? 1.0f : 6.0f, 0.0f);  // flat and sharp distributions
+    // NaN wherever a kernel would read before it wrote.
+    Buffer<float> scratch(attention_scratch(tokens, d));
+    const auto run = [&](Matrix& to, int32_t begin, int32_t end) {
+      for (int64_t j = 0; j < scratch.size; ++j) scratch[j] = NAN;
+      const AttentionArgs a = {qkv.get(),
+                               qkv.ld,
+                               to.get(),
+                               to.ld,
+                               tokens,
+                               heads,
+                               static_cast<int32_t>(d),
+                               1.0f / std::sqrt(static_cast<float>(d)),
+                               scratch.get()};
+      t.attention(a, begin, end);
+      return a;
+    };
+    const AttentionArgs a = run(out, 0, heads);
+    const std::string what = "attention tokens=" + std::to_string(tokens) + " heads=" + std::to_string(heads) +
+                             " head_dim=" + std::to_string(d);
+    check(out.kept_the_rest(), t.isa, what + " wrote past the last column");
+    for (int32_t h = 0; h < heads; ++h) {
+      for (int64_t r = 0; r < tokens; ++r) {
+        double magnitude;
+        const std::vector<double> wanted = attended(a, h, r, magnitude);
+        // A score is off by roundings of its terms, and that much, relatively, is each weight; values are below 6.
+        const double limit = 6 * kUnit * (8 + std::sqrt(static_cast<double>(tokens)) + 4 * magnitude);
+        for (int64_t j = 0; j < d; ++j)
+          check(std::fabs(out(r, h * d + j) - wanted[j]) <= limit, t.isa, what + " is off");
+      }
+    }
+    const auto middle = static_cast<int32_t>(random_int(0, heads));
+    run(parts, middle, heads);
+    for (int64_t r = 0; r < tokens; ++r)
+      for (int64_t c = 0; c < middle * d; ++c)
+        check(parts(r, c) == kUntouched, t.isa, what + " wrote to a head that is not its own");
+    run(parts, 0, middle);
+    check(parts.same_bits(out), t.isa, what + " in two parts");
+  }
+}
+
+void check_add_scaled_int8(const Kernels& t) {
+  for (int64_t n = 0; n < 300; ++n) {
+    Buffer<int8_t> row(n);
+    Buffer<float> out(n);
+    const float scale = random_float(0.1f);
+    std::vector<double> wanted(n), limit(n);
+    for (int64_t i = 0; i < n; ++i) {
+      row[i] = static_cast<int8_t>(random_int(-128, 127));
+      out[i] = random_float(2.0f);
+      const double product = double{scale} * row[i];
+      wanted[i] = out[i] + product;
+      // At most one rounding of each, fused or not.
+      limit[i] = 1.0001 * kUnit * (std::fabs(product) + std::fabs(wanted[i]));
+    }
+    t.add_scaled_int8(row.get(), scale, n, out.get());
+    for (int64_t i = 0; i < n; ++i)
+      check(std::fabs(out[i] - wanted[i]) <= limit[i], t.isa, "add_scaled_int8 n=" + std::to_string(n) + " is off");
+  }
+}
+
+}  // namespace
+
+void check_encoder(const Kernels& t) {
+  check_layer_norm(t);
+  check_attention(t);
+  check_add_scaled_int8(t);
+}
+
+}  // namespace harness

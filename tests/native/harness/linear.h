@@ -1,0 +1,78 @@
+// Random packed layers and quantized activations, with the plain values that they stand for.
+#pragma once
+
+#include "common.h"
+
+namespace harness {
+
+// A linear layer: plain weights and their packed form, by the layout in csrc/cpu/packed.h.
+struct Layer {
+  Layer(int64_t n, int64_t k, int bits, int group, bool symmetric, bool with_bias, bool extreme)
+      : n_pad(round_up(n, 32)),
+        k_pad(round_up(k, 64)),
+        groups(bits != 8 ? (k_pad + group - 1) / group : 1),
+        weight(n * k, 0),
+        data(n_pad * k_pad * bits / 8),
+        scale(groups * n_pad),
+        sums(n_pad),
+        zero(groups * n_pad),
+        bias(n_pad) {
+    const int64_t most = (1 << bits) - 1, quads = bits == 8 ? 1 : 4 / bits;  // largest code; quads of k in 64 bytes
+    for (int64_t i = 0; i < scale.size; ++i) scale[i] = 0.001f + std::fabs(random_float(0.01f));
+    for (int64_t i = 0; i < zero.size; ++i)
+      zero[i] = static_cast<uint8_t>(symmetric ? 1 << (bits - 1) : random_int(0, most));
+    for (int64_t i = 0; i < n_pad; ++i) bias[i] = random_float(1.0f);
+    for (int64_t c = 0; c < n; ++c) {
+      for (int64_t i = 0; i < k; ++i) {
+        if (bits == 8) {
+          const int64_t v = extreme ? (random_int(0, 1) ? -128 : 127) : random_int(-127, 127);
+          weight[c * k + i] = static_cast<int>(v);
+          data[((c / 16 * (k_pad / 4) + i / 4) * 16 + c % 16) * 4 + i % 4] = static_cast<uint8_t>(v);
+          sums[c] += static_cast<int32_t>(v);
+        } else {
+          const int64_t u = extreme ? random_int(0, 1) * most : random_int(0, most);
+          weight[c * k + i] = static_cast<int>(u - zero[i / group * n_pad + c]);
+          const int64_t columns = 4 * quads, place = i / 4 % quads * 2 + c % 32 / 16;
+          uint8_t& byte = data[((c / 32 * (k_pad / columns) + i / columns) * 16 + c % 16) * 4 + i % 4];
+          byte = static_cast<uint8_t>(byte | u << (bits * place));
+        }
+      }
+    }
+    packed = {bits,     group,      n,           k,          n_pad,      k_pad,
+              groups,   data.get(), scale.get(), sums.get(), zero.get(), with_bias ? bias.get() : nullptr,
+              symmetric};
+  }
+  int64_t n_pad, k_pad, groups;
+  std::vector<int> weight;
+  Buffer<uint8_t> data;
+  Buffer<float> scale;
+  Buffer<int32_t> sums;
+  Buffer<uint8_t> zero;
+  Buffer<float> bias;
+  PackedLinear packed;
+};
+
+struct Rows {
+  Rows(int64_t m, int64_t k, bool extreme) : k_pad(round_up(k, 64)), q(m * k_pad), scale(m), sums(m * k_pad / 32) {
+    for (int64_t r = 0; r < m; ++r) {
+      scale[r] = 0.001f + std::fabs(random_float(0.05f));
+      for (int64_t i = 0; i < k; ++i) {
+        const int64_t v = extreme ? (random_int(0, 1) ? -127 : 127) : random_int(-127, 127);
+        q[r * k_pad + i] = static_cast<int8_t>(v);
+        sums[r * (k_pad / 32) + i / 32] += static_cast<int32_t>(v);
+      }
+    }
+  }
+  QuantizedRows view() { return {q.get(), scale.get(), sums.get(), k_pad}; }
+  int64_t k_pad;
+  Buffer<int8_t> q;
+  Buffer<float> scale;
+  Buffer<int32_t> sums;
+};
+
+inline void run_gemm(const Kernels& t, const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
+                     const GemmRange& r) {
+  gemm_of(t, w)(w, a, e, r);
+}
+
+}  // namespace harness
