@@ -1,7 +1,7 @@
 """Operators: ``torch.ops.kdnative.*``, their shapes for tracing, and thin callables.
 
 Importing this package loads the native library, which registers the operators with torch. ``KDNATIVE_ISA`` forces one
-instruction set (``reference``, ``avx2``, ``avx512vnni``, ``amx``); a name that this processor cannot run is an error.
+instruction set (``reference``, ``avx2`` and so on, see :func:`available_isas`); one that cannot run is an error.
 """
 
 from __future__ import annotations

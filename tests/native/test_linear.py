@@ -197,8 +197,7 @@ def test_a_tampered_header_never_crashes(field):
             assert result.shape == (3, 40)
 
 
-@pytest.mark.parametrize("scheme", ["w8", "w4-64-asym"])
+@pytest.mark.parametrize("scheme", ["w8", "w4-32", "w4-64-asym", "w2-32", "w2-64-asym"])
 def test_opcheck(scheme):
     w = weight(scheme, 40, 64)
-    op = ops.linear_w8a8 if w.bits == 8 else ops.linear_w4a8
-    torch.library.opcheck(op, (torch.randn(3, 5, 64), packing.pack(w, torch.randn(40)), 40, 2))
+    torch.library.opcheck(ops.LINEAR[w.bits], (torch.randn(3, 5, 64), packing.pack(w, torch.randn(40)), 40, 2))

@@ -77,8 +77,10 @@ def _linear(state, name, scheme, x):
     amax = np.abs(x).max(-1, keepdims=True)
     a = np.rint(x * np.divide(127, amax, out=np.zeros_like(amax), where=amax > 0)) * (amax / 127)
     codes, scale, zero = state[name + ".qweight"], state[name + ".scale"], state.get(name + ".zero")
-    if scheme != "w8a8":  # 4 bits: two codes a byte, low nibble first, each + 8
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1).astype(np.int64) - 8
+    if scheme != "w8a8":  # 4 or 2 bits: 8 / bits codes a byte, from the low bits up, each + 2^(bits - 1)
+        bits = int(scheme[1])
+        lanes = [codes >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
+        codes = np.stack(lanes, axis=-1).reshape(len(codes), -1).astype(np.int64) - (1 << bits - 1)
         size = codes.shape[1] // scale.shape[1]
         scale = np.repeat(scale, size, axis=1)
         zero = None if zero is None else np.repeat(zero, size, axis=1)

@@ -88,8 +88,8 @@ def test_activations(activation):
     check_close(encoder(ids, mask, types)[0], oracle, mask)
 
 
-@pytest.mark.parametrize("scheme", ["w4a8-g32", "w4a8-g32-asym"])
-def test_4_bit_and_mixed_schemes(scheme):
+@pytest.mark.parametrize("scheme", ["w4a8-g32", "w4a8-g32-asym", "w2a8-g32", "w2a8-g32-asym"])
+def test_few_bits_and_mixed_schemes(scheme):
     model = bert(64, 4, 96)
     mixed = lambda name: "w8a8" if "output.dense" in name else scheme  # noqa: E731
     encoder, (ids, mask, types) = native(model, mixed), batch(model, 3, 20)
