@@ -224,7 +224,7 @@ class _Plan:
         for inner, part in self.modules.items():
             if not _within(inner, name) or inner == name or not _own_tensors(part, buffers=False):
                 continue
-            size = _fused_bytes(part, used.get(inner))
+            size = _fused_bytes(inner, part, used.get(inner))
             remaining -= size
             scheme = self._scheme_text(inner, part)
             self._row(inner, part, "fused", scheme, f"runs inside the fused encoder {own}", size)
@@ -275,7 +275,7 @@ class _Plan:
 
     def _scheme_text(self, name: str, module: nn.Module) -> str | None:
         if isinstance(module, nn.Embedding):
-            return "int8"
+            return None if hf.stays_in_float(name) else "int8"
         return str(self.verdicts[name].scheme) if isinstance(module, nn.Linear) else None
 
     def _row(
@@ -359,9 +359,9 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _fused_bytes(part: nn.Module, weight: QuantizedWeight | None) -> int:
+def _fused_bytes(name: str, part: nn.Module, weight: QuantizedWeight | None) -> int:
     """Bytes of a part inside an encoder's buffer, without padding: int8 tables, float32 vectors, weights by scheme."""
-    if isinstance(part, nn.Embedding):
+    if isinstance(part, nn.Embedding) and not hf.stays_in_float(name):
         return part.weight.numel() + 4 * part.num_embeddings
     if weight is None:
         return 4 * sum(p.numel() for p in part.parameters(recurse=False))

@@ -53,16 +53,19 @@ const PackedLinear& weight_of(Step s, const EncoderLayer& layer) {
 
 struct Widths {  // the largest of any layer
   int64_t attention = 0, head_dim = 0, ffn = 0, k_pad = 0;
-  bool group_sums = false;
+  bool group_sums = false, normed_rows = false, columns = false;
   int64_t multiply_adds = 0;  // a token
 };
 
 Widths widths_of(const EncoderModel& m) {
   Widths w;
+  w.columns = m.relative_bias != nullptr;
   for (const EncoderLayer& l : m.layers) {
     w.attention = std::max(w.attention, l.heads * l.head_dim);
     w.head_dim = std::max(w.head_dim, l.head_dim);
-    w.ffn = std::max(w.ffn, l.ffn);
+    w.ffn = std::max(w.ffn, l.ffn_in.n);
+    w.columns |= l.window >= 0;
+    w.normed_rows |= l.attention_before.gamma != nullptr || l.ffn_before.gamma != nullptr;
     for (const PackedLinear* p : {&l.qkv, &l.output, &l.ffn_in, &l.ffn_out}) {
       w.k_pad = std::max(w.k_pad, p->k_pad);
       w.group_sums |= p->bits != 8;
@@ -85,13 +88,13 @@ struct Group {
   const EncoderInputs& in;
   float* out;
   int64_t threads = 1;
-  bool by_rows = false;  // q .. ffn hold kRowBlock rows a worker; otherwise all rows of the group
+  bool by_rows = false;  // q .. normed hold kRowBlock rows a worker; otherwise all rows of the group
 
   float *x = nullptr, *qkv = nullptr, *context = nullptr;  // [count, ...]
   int8_t* q = nullptr;
   float* scale = nullptr;
   int32_t* group_sum = nullptr;
-  float* ffn = nullptr;
+  float *ffn = nullptr, *normed = nullptr;
   int64_t buffer_rows = 0;  // of a worker
   Widths widths{};
   float* attention_scratch = nullptr;
@@ -99,8 +102,9 @@ struct Group {
   Stage* stages = nullptr;
   int64_t stage_count = 0;
 
-  const Token* tokens = nullptr;    // the kept ones of this group
-  const int64_t* starts = nullptr;  // of its sequences, counted from the first token of the batch
+  const Token* tokens = nullptr;     // the kept ones of this group
+  const int32_t* columns = nullptr;  // of these tokens; nullptr where no layer asks for them
+  const int64_t* starts = nullptr;   // of its sequences, counted from the first token of the batch
   int64_t count = 0, sequences = 0;
   int64_t first_row = 0, end_row = 0;  // of out
 
@@ -132,10 +136,10 @@ void Group::embed(int64_t begin, int64_t end) const {
     std::fill(row, row + hidden, 0.0f);
     add(model.word, in.input_ids[tokens[r].index], row);
     if (model.token_type.count > 0) add(model.token_type, tokens[r].token_type, row);
-    add(model.position, tokens[r].position, row);
+    if (model.position.count > 0) add(model.position, tokens[r].position, row);
   }
   float* rows = x + begin * hidden;
-  kernels.layer_norm(rows, hidden, model.gamma, model.beta, model.eps, end - begin, hidden, rows, hidden);
+  kernels.layer_norm(rows, hidden, model.norm.gamma, model.norm.beta, model.eps, end - begin, hidden, rows, hidden);
 }
 
 // Copies rows to their places and clears the dropped rows before each, and after the last.
@@ -154,15 +158,32 @@ void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t head_begin, 
   const int64_t width = l.heads * l.head_dim, begin = starts[sequence] - starts[0];
   const int64_t length = starts[sequence + 1] - starts[sequence];
   if (length == 0) return;
-  const AttentionArgs args{qkv + begin * 3 * width,
-                           3 * width,
-                           context + begin * width,
-                           width,
-                           length,
-                           static_cast<int32_t>(l.heads),
-                           static_cast<int32_t>(l.head_dim),
-                           l.scaling,
-                           attention_scratch + worker * attention_floats};
+  float* rows = qkv + begin * 3 * width;
+  if (l.rotary != nullptr) {
+    const int64_t half = model.rotary_half, first = head_begin * l.head_dim, heads = head_end - head_begin;
+    for (int64_t r = 0; r < length; ++r) {
+      const float* cosine = l.rotary + tokens[begin + r].position * 2 * half;
+      for (int64_t part = 0; part < 2; ++part)  // queries, keys
+        kernels.rotate(rows + (3 * r + part) * width + first, cosine, cosine + half, half, heads);
+    }
+  }
+  const bool relative = model.relative_bias != nullptr;
+  const bool consecutive = tokens[begin + length - 1].index - tokens[begin].index == length - 1;
+  const AttentionArgs args{
+      .qkv = rows,
+      .ld_qkv = 3 * width,
+      .out = context + begin * width,
+      .ld_out = width,
+      .tokens = length,
+      .heads = static_cast<int32_t>(l.heads),
+      .head_dim = static_cast<int32_t>(l.head_dim),
+      .scaling = l.scaling,
+      .scratch = attention_scratch + worker * attention_floats,
+      .bias = relative ? model.relative_bias + model.bias_span : nullptr,
+      .bias_stride = 2 * model.bias_span + 1,
+      .window = l.window,
+      .columns = columns == nullptr || consecutive ? nullptr : columns + begin,
+  };
   kernels.attention(args, static_cast<int32_t>(head_begin), static_cast<int32_t>(head_end));
 }
 
@@ -178,36 +199,45 @@ void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, i
   float* scales = scale + at(1, 1);
   int32_t* sums = w.bits != 8 ? group_sum + at(widths.k_pad / 32, w.k_pad / 32) : nullptr;
   const Matrix residual{x + begin * hidden, hidden}, heads{qkv + begin * 3 * width, 3 * width};
-  const Matrix attended{context + begin * width, width}, inner{ffn + at(widths.ffn, l.ffn), l.ffn};
+  const Matrix attended{context + begin * width, width}, inner{ffn + at(widths.ffn, l.ffn_in.n), l.ffn_in.n};
   const auto quantize = [&](const Matrix& from) {
     kernels.quantize_rows(from.data, DType::f32, from.stride, rows, w.k, w.k_pad, codes, scales, sums);
+  };
+  const auto normalise = [&](const Norm& norm, const Matrix& to) {
+    kernels.layer_norm(residual.data, hidden, norm.gamma, norm.beta, model.eps, rows, hidden, to.data, to.stride);
+  };
+  const auto quantize_input = [&](const Norm& before) {
+    if (before.gamma == nullptr) return quantize(residual);
+    const Matrix rows_normed{normed + at(hidden, hidden), hidden};
+    normalise(before, rows_normed);
+    quantize(rows_normed);
   };
   const auto multiply = [&](const Matrix& to, Activation activation, const float* add) {
     const Epilogue e{to.data, to.stride, DType::f32, activation, add, to.stride};
     gemm_of(kernels, w)(w, {codes, scales, sums, w.k_pad}, e, {0, rows, tile_begin, tile_end});
   };
-  const auto normalise = [&](const float* gamma, const float* beta) {
-    kernels.layer_norm(residual.data, hidden, gamma, beta, model.eps, rows, hidden, residual.data, hidden);
-  };
   switch (s) {
     case Step::quantize_input:
+      return quantize_input(l.attention_before);
     case Step::quantize_ffn_input:
-      return quantize(residual);
+      return quantize_input(l.ffn_before);
     case Step::quantize_context:
       return quantize(attended);
     case Step::quantize_ffn:
+      if (l.gated) kernels.gate(inner.data, inner.stride, rows, l.ffn, model.activation);
       return quantize(inner);
     case Step::qkv:
       return multiply(heads, Activation::none, nullptr);
     case Step::ffn_in:
-      return multiply(inner, model.activation, nullptr);
+      return multiply(inner, l.gated ? Activation::none : model.activation, nullptr);
     case Step::output:
     case Step::ffn_out:
       return multiply(residual, Activation::none, residual.data);
     case Step::attention_norm:
-      return normalise(l.attention_gamma, l.attention_beta);
-    default:
-      return normalise(l.output_gamma, l.output_beta);
+    default: {
+      const Norm& after = s == Step::attention_norm ? l.attention_after : l.ffn_after;
+      if (after.gamma != nullptr) normalise(after, residual);
+    }
   }
 }
 
@@ -294,10 +324,12 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
   g.buffer_rows = buffer_rows;
   g.attention_floats = round_up(attention_scratch(in.tokens, widths.head_dim), 16);
   Token* tokens = nullptr;
+  int32_t* columns = nullptr;
   int64_t* starts = nullptr;
   float* x = nullptr;
   const auto carve = [&](Carver c) {
     tokens = c.take<Token>(rows);
+    columns = c.take<int32_t>(widths.columns ? rows : 0);
     starts = c.take<int64_t>(in.batch + 1);
     x = c.take<float>(most_rows * model.hidden);
     g.qkv = c.take<float>(most_rows * 3 * widths.attention);
@@ -306,17 +338,20 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     g.scale = c.take<float>(all_buffers);
     g.group_sum = c.take<int32_t>(widths.group_sums ? all_buffers * (widths.k_pad / 32) : 0);
     g.ffn = c.take<float>(all_buffers * widths.ffn);
+    g.normed = c.take<float>(widths.normed_rows ? all_buffers * model.hidden : 0);
     g.attention_scratch = c.take<float>(parallel.threads * g.attention_floats);
     g.stages = c.take<Stage>(2 + kLayerSteps * static_cast<int64_t>(model.layers.size()));
     return c.used();
   };
   carve(Carver(scratch(carve(Carver()))));
-  if (const char* problem = collect_tokens(model, in, tokens, starts)) return problem;
+  if (const char* problem = collect_tokens(model, in, tokens, widths.columns ? columns : nullptr, starts))
+    return problem;
 
   for (int64_t first = 0, last = 0; first < in.batch; first = last) {
     for (last = first + 1; last < in.batch && starts[last + 1] - starts[first] <= kGroupTokens; ++last) {
     }
     g.tokens = tokens + starts[first];
+    g.columns = widths.columns ? columns + starts[first] : nullptr;
     g.starts = starts + first;
     g.sequences = last - first;
     g.count = starts[last] - starts[first];

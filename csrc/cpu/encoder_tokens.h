@@ -1,6 +1,7 @@
 // The tokens that a forward pass works on: padding is dropped here, and every id is checked before any work is done.
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
 
 #include "encoder.h"
@@ -13,6 +14,12 @@ struct Token {
   int64_t position, token_type;
 };
 
+// Positions that the model has; -1: any number, as with relative ones alone.
+inline int64_t position_count(const EncoderModel& m) {
+  if (m.position.count == 0) return m.rotary_positions > 0 ? m.rotary_positions : -1;
+  return m.rotary_positions > 0 ? std::min(m.position.count, m.rotary_positions) : m.position.count;
+}
+
 // Text for the caller, valid until the next call on this thread.
 template <typename... Numbers>
 const char* complain(const char* format, Numbers... numbers) {
@@ -21,8 +28,15 @@ const char* complain(const char* format, Numbers... numbers) {
   return text;
 }
 
-// Writes the kept tokens in order and, for each sequence, the index of its first one (batch + 1 entries).
-inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in, Token* tokens, int64_t* starts) {
+// Writes the kept tokens in order, the column of each (unless that is nullptr) and, for each sequence, the index of its
+// first one (batch + 1 entries).
+inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in, Token* tokens, int32_t* columns,
+                                  int64_t* starts) {
+  const int64_t positions = position_count(m);
+  if (m.relative_bias != nullptr && in.tokens > m.bias_span + 1)
+    return complain(
+        "input_ids has %lld columns, but the model's relative positions reach over %lld; shorten the sequence",
+        in.tokens, m.bias_span + 1);
   int64_t n = 0;
   for (int64_t b = 0; b < in.batch; ++b) {
     starts[b] = n;
@@ -40,14 +54,15 @@ inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in
             "input_ids[%lld, %lld] is %lld, but the vocabulary has ids 0 to %lld; was the text tokenised for "
             "another model?",
             b, t, id, m.word.count - 1);
-      if (position < 0 || position >= m.position.count)
+      if (position < 0 || (positions >= 0 && position >= positions))
         return complain(
             "the token at [%lld, %lld] has position %lld, but the model has positions 0 to %lld; shorten the "
             "sequence (or correct position_ids)",
-            b, t, position, m.position.count - 1);
+            b, t, position, positions - 1);
       if (m.token_type.count > 0 && (type < 0 || type >= m.token_type.count))
         return complain("token_type_ids[%lld, %lld] is %lld, but the model has token types 0 to %lld", b, t, type,
                         m.token_type.count - 1);
+      if (columns != nullptr) columns[n] = static_cast<int32_t>(t);
       tokens[n++] = {i, position, type};
     }
   }

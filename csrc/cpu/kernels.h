@@ -50,6 +50,11 @@ struct AttentionArgs {
   int32_t heads, head_dim;
   float scaling;   // usually 1 / sqrt(head_dim)
   float* scratch;  // at least attention_scratch(tokens, head_dim) floats, private to the caller
+  // Added to the score of query i and key j: bias[head * bias_stride + column(j) - column(i)]; nullptr adds nothing.
+  const float* bias;
+  int64_t bias_stride;
+  int64_t window;          // keys more than this many columns away are not attended to; < 0: every key is
+  const int32_t* columns;  // of each row, increasing; nullptr: rows are consecutive columns
 };
 
 // Scratch of one attention call, in floats: a block of query rows of scores, and K and V repacked for the head.
@@ -80,6 +85,13 @@ struct Kernels {
 
   // out[c] += row[c] * scale, c < n: one row of an int8 embedding table.
   void (*add_scaled_int8)(const int8_t* row, float scale, int64_t n, float* out);
+
+  // Rotary position embedding (Su et al. 2021) of `heads` heads of one token, each 2 * half wide, in place: the pair
+  // (x[i], x[half + i]) turns by the angle whose cosine and sine are given.
+  void (*rotate)(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads);
+
+  // x[r, c] = activation(x[r, c]) * x[r, n + c] for c < n: the gate of a gated feed-forward network (Shazeer 2020).
+  void (*gate)(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation);
 };
 
 // The GEMM for the width of these weights.

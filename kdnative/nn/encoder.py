@@ -1,4 +1,4 @@
-"""A whole BERT-like encoder as one native operator."""
+"""A whole transformer encoder as one native operator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class EncoderOutput(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Embeddings and every layer of a post-LayerNorm transformer encoder (Vaswani et al. 2017; Devlin et al. 2019).
+    """Embeddings and every layer of a transformer encoder (Vaswani et al. 2017; Devlin et al. 2019).
+
+    LayerNorm comes after each part, as in BERT, or before it, as in ModernBERT; positions are learned, biased by
+    distance (MPNet) or rotary; the feed-forward network may be gated, and attention limited to a window.
 
     Takes the place of the base model of a transformers model (``model.bert`` and the like): same call, same class of
     output. Linears run on the integer kernels with dynamic per-token int8 activations; embedding tables are int8 with
@@ -39,14 +42,18 @@ class Encoder(nn.Module):
     The module holds one uint8 buffer, ``packed``, and the pooler. ``state_dict()`` gives plain tensors instead, and
     ``load_state_dict()`` packs them: ``embeddings.{word, position, token_type}.{qweight, scale}``,
     ``embeddings.norm.{weight, bias}``, ``layers.N.{qkv, output, ffn_in, ffn_out}.{qweight, scale, zero, bias}`` as in
-    :class:`kdnative.nn.Linear`, ``layers.N.{attention_norm, output_norm}.{weight, bias}`` and ``pooler.*``.
+    :class:`kdnative.nn.Linear`, ``layers.N.{attention_norm, output_norm | ffn_norm}.{weight, bias}`` and, where the
+    model has them, ``relative_bias.weight``, ``final_norm.{weight, bias}`` and ``pooler.*``.
 
-    ``config`` is a dict that JSON can hold: ``hidden_size``, ``vocab_size``, ``max_positions``, ``token_types`` (0:
-    none), ``activation`` (of the feed-forward network, see :data:`kdnative.ops.ACTIVATIONS`), ``eps`` (of LayerNorm),
-    ``padding_id`` (None: a token's position is its column; otherwise RoBERTa's counting), ``pooler`` (scheme or None),
-    ``output`` (name of the output's class in ``transformers.modeling_outputs``), ``dtype`` (of the output), and
-    ``layers``: for each ``heads``, ``head_dim``, ``ffn``, ``scaling`` (of attention scores) and the schemes of ``qkv``,
-    ``output``, ``ffn_in``, ``ffn_out``. Layers may differ from one another.
+    ``config`` is a dict that JSON can hold: ``hidden_size``, ``vocab_size``, ``max_positions``, ``position_table``
+    (whether positions are learned), ``token_types`` (0: none), ``norm`` ("post" or "pre"), ``gated`` (whether the
+    feed-forward network is), ``activation`` (its own, see :data:`kdnative.ops.ACTIVATIONS`), ``eps`` (of LayerNorm),
+    ``relative_buckets`` and ``relative_distance`` (biases by distance; 0: none), ``padding_id`` (None: a token's
+    position is its column; otherwise RoBERTa's counting), ``pooler`` (scheme or None), ``output`` (name of the output's
+    class in ``transformers.modeling_outputs``), ``dtype`` (of the output), and ``layers``: for each ``heads``,
+    ``head_dim``, ``ffn``, ``scaling`` (of attention scores), ``window`` (columns that attention reaches to either side,
+    None: all), ``rope_theta`` (base of rotary positions, or None), ``attention_norm`` (False: a "pre" layer without
+    one) and the schemes of ``qkv``, ``output``, ``ffn_in``, ``ffn_out``. Layers may differ from one another.
     """
 
     packed: Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from kdnative.nn.encoder_parts import LINEARS, EncoderParts
 __all__ = ["pack", "unpack"]
 
 MAGIC = 0x4B444E45
-VERSION = 1
+VERSION = 2
 _ALIGN = 64
 
 _HEADER = np.dtype(
@@ -23,16 +25,21 @@ _HEADER = np.dtype(
     + [(name, "<i4") for name in ("vocabulary", "positions", "token_types")]
     + [("eps", "<f4")]
     + [(f"{table}{part}", "<i8") for table in ("word", "position", "token_type") for part in ("", "_scale")]
-    + [(name, "<i8") for name in ("norm_weight", "norm_bias", "layer_table", "reserved")]
+    + [(name, "<i8") for name in ("norm_weight", "norm_bias", "layer_table")]
+    + [("bias_heads", "<i4"), ("bias_span", "<i4"), ("relative_bias", "<i8")]
+    + [(name, "<i4") for name in ("rotary_tables", "rotary_positions", "rotary_half", "unused")]
+    + [("rotary", "<i8"), ("bias_buckets", "<i8"), ("reserved", "<i8", 3)]
 )
+_NORMS = ("attention_before", "attention_after", "ffn_before", "ffn_after")
 _LAYER = np.dtype(
     [(name, "<i4") for name in ("heads", "head_dim", "ffn")]
     + [("scaling", "<f4")]
+    + [(name, "<i4") for name in ("gated", "window", "rotary", "unused")]
     + [(f"{linear}{part}", "<i8") for linear in LINEARS for part in ("", "_bytes")]
-    + [(f"{norm}_{part}", "<i8") for norm in ("attention_norm", "output_norm") for part in ("weight", "bias")]
-    + [("reserved", "<i8", 2)]
+    + [(f"{norm}_{part}", "<i8") for norm in _NORMS for part in ("weight", "bias")]
+    + [("reserved", "<i8", 4)]
 )
-assert _HEADER.itemsize == 128 and _LAYER.itemsize == 128
+assert _HEADER.itemsize == 192 and _LAYER.itemsize == 192
 
 
 class _Writer:
@@ -73,27 +80,87 @@ def pack(parts: EncoderParts) -> Tensor:
     header["layers"], header["hidden"] = len(layers), config["hidden_size"]
     header["activation"] = ops.activation_code(config["activation"])
     header["padding_id"] = -1 if config["padding_id"] is None else config["padding_id"]
-    header["vocabulary"], header["positions"] = config["vocab_size"], config["max_positions"]
-    header["token_types"], header["eps"] = config["token_types"], config["eps"]
+    header["vocabulary"], header["token_types"] = config["vocab_size"], config["token_types"]
+    header["positions"] = config["max_positions"] if config["position_table"] else 0
+    header["eps"] = config["eps"]
     embeddings = parts.embeddings
     for name in ("word", "position", "token_type"):
         if hasattr(embeddings, name):
             table = getattr(embeddings, name)
             header[name], header[f"{name}_scale"] = writer.add(table.qweight), writer.add(table.scale)
     header["norm_weight"], header["norm_bias"] = _add_norm(writer, embeddings.norm)
-    for record, layer, sizes in zip(layers, parts.layers, config["layers"], strict=True):
+    if config["relative_buckets"]:
+        weight = parts.relative_bias.weight.detach().float()
+        header["bias_heads"], header["bias_span"] = weight.shape[1], config["max_positions"] - 1
+        header["bias_buckets"] = writer.add(weight)
+        header["relative_bias"] = writer.add(
+            relative_bias(weight, config["relative_distance"], config["max_positions"])
+        )
+    thetas = sorted({layer["rope_theta"] for layer in config["layers"]} - {None})
+    if thetas:
+        half = next(layer["head_dim"] for layer in config["layers"] if layer["rope_theta"] is not None) // 2
+        header["rotary_tables"], header["rotary_half"] = len(thetas), half
+        header["rotary_positions"] = config["max_positions"]
+        header["rotary"] = writer.add(torch.stack([rotary(t, config["max_positions"], half) for t in thetas]))
+    for record, layer, settings in zip(layers, parts.layers, config["layers"], strict=True):
         for name in ("heads", "head_dim", "ffn", "scaling"):
-            record[name] = sizes[name]
+            record[name] = settings[name]
+        record["gated"] = config["gated"]
+        record["window"] = -1 if settings["window"] is None else settings["window"]
+        record["rotary"] = -1 if settings["rope_theta"] is None else thetas.index(settings["rope_theta"])
         for name in LINEARS:
             packed = getattr(layer, name).packed
             record[name], record[f"{name}_bytes"] = writer.add(packed), packed.numel()
-        for name in ("attention_norm", "output_norm"):
-            record[f"{name}_weight"], record[f"{name}_bias"] = _add_norm(writer, getattr(layer, name))
+    for record, place, norm in _layer_norms(parts, layers):
+        record[f"{place}_weight"], record[f"{place}_bias"] = _add_norm(writer, norm)
     header["bytes"] = writer.bytes
     out = writer.buffer()
     records = torch.cat([_bytes_of(header), _bytes_of(layers)])
     out[: records.numel()] = records
     return out
+
+
+def relative_bias(weight: Tensor, max_distance: int, positions: int) -> Tensor:
+    """Biases by distance, float32 ``[heads, 2 * positions - 1]``: entry d + positions - 1 is for a key d columns on.
+
+    Buckets as in Raffel et al. 2020, both directions: half of them for keys after the query, in each half one a
+    distance up to a quarter of all, then logarithmically wider ones up to ``max_distance``, and the last for the rest.
+
+    Args:
+        weight: ``[buckets, heads]``.
+    """
+    half = weight.shape[0] // 2
+    exact = half // 2
+    distance = torch.arange(-(positions - 1), positions)
+    far = distance.abs()
+    # In float32, as the models compute it: a distance on the edge of a bucket must fall on the same side.
+    wide = torch.log(far.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)
+    bucket = torch.where(far < exact, far, (exact + wide.long()).clamp(max=half - 1))
+    return weight[bucket + half * (distance > 0)].t().contiguous()
+
+
+def rotary(theta: float, positions: int, half: int) -> Tensor:
+    """Cosines and sines of rotary positions (Su et al. 2021), float32 ``[positions, 2, half]``.
+
+    The angle of pair i at position p is ``p * theta^(-i / half)``.
+    """
+    rates = theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * rates
+    return torch.stack([angles.cos(), angles.sin()], dim=1).float()
+
+
+def _layer_norms(parts: EncoderParts, records: np.ndarray) -> Iterator[tuple[np.void, str, nn.LayerNorm]]:
+    """Every LayerNorm after the embeddings, with its record and its place there."""
+    for record, layer in zip(records, parts.layers, strict=True):
+        if parts.config["norm"] == "post":
+            yield record, "attention_after", layer.attention_norm
+            yield record, "ffn_after", layer.output_norm
+        else:
+            if hasattr(layer, "attention_norm"):
+                yield record, "attention_before", layer.attention_norm
+            yield record, "ffn_before", layer.ffn_norm
+    if parts.config["norm"] == "pre":
+        yield records[-1], "ffn_after", parts.final_norm
 
 
 def _add_norm(writer: _Writer, norm: nn.LayerNorm) -> tuple[int, int]:
@@ -116,6 +183,7 @@ def unpack(packed: Tensor, config: dict[str, Any]) -> EncoderParts:
     table = packed[start : start + len(config["layers"]) * _LAYER.itemsize]
     layers = np.frombuffer(table.cpu().numpy().tobytes(), _LAYER)
     parts = EncoderParts(config)
+    config = parts.config
 
     def read(offset: int, like: Tensor) -> Tensor:
         size = like.numel() * like.element_size()
@@ -131,10 +199,12 @@ def unpack(packed: Tensor, config: dict[str, Any]) -> EncoderParts:
         else:
             embedding.qweight = read(int(header[name]), embedding.qweight)
             embedding.scale = read(int(header[f"{name}_scale"]), embedding.scale)
+    if config["relative_buckets"]:
+        parts.relative_bias.weight.data = read(int(header["bias_buckets"]), parts.relative_bias.weight)
     for record, layer in zip(layers, parts.layers, strict=True):
         for name in LINEARS:
             linear = getattr(layer, name)
             linear.packed = read(int(record[name]), linear.packed)
-        for name in ("attention_norm", "output_norm"):
-            read_norm(record, name, getattr(layer, name))
+    for record, place, norm in _layer_norms(parts, layers):
+        read_norm(record, place, norm)
     return parts

@@ -13,34 +13,72 @@ from kdnative import ops
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.linear import Linear
 
-__all__ = ["LINEARS", "EncoderParts", "LayerParts"]
+__all__ = ["LINEARS", "EncoderParts", "LayerParts", "complete"]
 
 LINEARS = ("qkv", "output", "ffn_in", "ffn_out")
 """The linears of a layer, in the order of execution. ``qkv``: queries, keys and values one after the other."""
 
+_DEFAULTS = {"position_table": True, "relative_buckets": 0, "relative_distance": 0, "norm": "post", "gated": False}
+_LAYER_DEFAULTS = {"attention_norm": True, "window": None, "rope_theta": None}
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of an encoder's config with what older checkpoints leave out: BERT's way of doing it.
+
+    Raises:
+        ValueError: a size is not positive, or a setting has an unknown value.
+    """
+    config = {**_DEFAULTS, **config, "layers": [{**_LAYER_DEFAULTS, **layer} for layer in config["layers"]]}
+    for name in ("hidden_size", "vocab_size", "max_positions"):
+        if config[name] < 1:
+            raise ValueError(f"encoder config: {name} must be at least 1, got {config[name]}")
+    if config["norm"] not in ("post", "pre"):
+        raise ValueError(f"encoder config: norm is {config['norm']!r}; allowed are 'post' and 'pre'")
+    if config["norm"] == "pre" and not config["layers"]:
+        raise ValueError("encoder config: norm 'pre' needs at least one layer")
+    buckets = config["relative_buckets"]
+    if buckets and (buckets < 4 or buckets % 4 or config["relative_distance"] <= buckets // 4):
+        raise ValueError(
+            f"encoder config: relative_buckets is {buckets} and relative_distance {config['relative_distance']}; "
+            "buckets must be a multiple of 4, and the distance more than a quarter of them"
+        )
+    rotary = {layer["head_dim"] for layer in config["layers"] if layer["rope_theta"] is not None}
+    if len(rotary) > 1 or any(width % 2 for width in rotary):
+        raise ValueError(
+            f"encoder config: rotary positions need one even head_dim for all layers, got {sorted(rotary)}"
+        )
+    ops.activation_code(config["activation"])
+    return config
+
 
 class LayerParts(nn.Module):
-    """One layer: ``qkv``, ``output``, ``attention_norm``, ``ffn_in``, ``ffn_out``, ``output_norm``."""
+    """One layer: ``qkv``, ``output``, ``ffn_in``, ``ffn_out`` and two LayerNorms.
 
-    def __init__(self, hidden: int, eps: float, layer: dict[str, Any]) -> None:
+    With norm "post" these are ``attention_norm`` and ``output_norm``, after the sums; with "pre" ``attention_norm``
+    (unless the layer has none) and ``ffn_norm``, of what each part reads.
+    """
+
+    def __init__(self, config: dict[str, Any], layer: dict[str, Any]) -> None:
         super().__init__()
-        width, ffn = layer["heads"] * layer["head_dim"], layer["ffn"]
+        hidden, eps, width, ffn = config["hidden_size"], config["eps"], layer["heads"] * layer["head_dim"], layer["ffn"]
         self.qkv = Linear(hidden, 3 * width, layer["qkv"])
         self.output = Linear(width, hidden, layer["output"])
-        self.attention_norm = nn.LayerNorm(hidden, eps)
-        self.ffn_in = Linear(hidden, ffn, layer["ffn_in"])
+        if layer["attention_norm"]:
+            self.attention_norm = nn.LayerNorm(hidden, eps)
+        self.ffn_in = Linear(hidden, 2 * ffn if config["gated"] else ffn, layer["ffn_in"])
         self.ffn_out = Linear(ffn, hidden, layer["ffn_out"])
-        self.output_norm = nn.LayerNorm(hidden, eps)
+        setattr(self, "output_norm" if config["norm"] == "post" else "ffn_norm", nn.LayerNorm(hidden, eps))
 
 
 class EmbeddingParts(nn.Module):
-    """``word``, ``position``, ``token_type`` (only if the model has token types) and ``norm``."""
+    """``word``, ``position`` and ``token_type`` (only if the model has such tables) and ``norm``."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         hidden = config["hidden_size"]
         self.word = Embedding(config["vocab_size"], hidden)
-        self.position = Embedding(config["max_positions"], hidden)
+        if config["position_table"]:
+            self.position = Embedding(config["max_positions"], hidden)
         if config["token_types"]:
             self.token_type = Embedding(config["token_types"], hidden)
         self.norm = nn.LayerNorm(hidden, config["eps"])
@@ -50,18 +88,18 @@ class EncoderParts(nn.Module):
     """Every weight of an encoder, zero at first.
 
     Args:
-        config: see :class:`kdnative.nn.Encoder`.
+        config: see :class:`kdnative.nn.Encoder`; ``self.config`` is its complete form.
 
     Raises:
-        ValueError: a size is not positive, or a scheme or the activation is unknown.
+        ValueError: a size is not positive, or a scheme or another setting is unknown.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        for name in ("hidden_size", "vocab_size", "max_positions"):
-            if config[name] < 1:
-                raise ValueError(f"encoder config: {name} must be at least 1, got {config[name]}")
-        ops.activation_code(config["activation"])
-        self.config = config
+        self.config = config = complete(config)
         self.embeddings = EmbeddingParts(config)
-        self.layers = nn.ModuleList(LayerParts(config["hidden_size"], config["eps"], x) for x in config["layers"])
+        if config["relative_buckets"]:
+            self.relative_bias = nn.Embedding(config["relative_buckets"], config["layers"][0]["heads"])
+        self.layers = nn.ModuleList(LayerParts(config, layer) for layer in config["layers"])
+        if config["norm"] == "pre":
+            self.final_norm = nn.LayerNorm(config["hidden_size"], config["eps"])

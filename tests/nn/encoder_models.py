@@ -41,6 +41,46 @@ def bert(hidden=48, heads=3, ffn=100, layers=2, vocab=101, **options):
     return jitter(transformers.BertModel(config).eval())
 
 
+def roberta(**options):
+    return _small("Roberta", max_position_embeddings=60, type_vocab_size=1, pad_token_id=1, **options)
+
+
+def electra(**options):
+    return _small("Electra", **{"embedding_size": 48, "max_position_embeddings": 40, **options})
+
+
+def mpnet(tokens=40, **options):
+    model = _small("MPNet", max_position_embeddings=tokens + 2, **options)
+    torch.nn.init.normal_(model.encoder.relative_attention_bias.weight)  # as much as the scores themselves
+    return model
+
+
+def modernbert(**options):
+    """Global, local, local, global ... attention; the window is 3 columns to either side."""
+    settings = {"num_hidden_layers": 4, "intermediate_size": 70, "local_attention": 6, "max_position_embeddings": 160}
+    model = _small("ModernBert", **{**settings, **options}, pad_token_id=0, initializer_cutoff_factor=3.0)
+    return model
+
+
+def nomic(**options):
+    return _small("NomicBert", max_position_embeddings=160, **options)
+
+
+def _small(kind, **options):
+    """A random model of transformers, of which attention and feed-forward parts matter as much as the residual."""
+    torch.manual_seed(0)
+    settings = {
+        "hidden_size": 48,
+        "num_attention_heads": 3,
+        "intermediate_size": 100,
+        "num_hidden_layers": 2,
+        "vocab_size": 101,
+        "initializer_range": 0.15,
+    }
+    config = getattr(transformers, f"{kind}Config")(**{**settings, **options})
+    return jitter(getattr(transformers, f"{kind}Model")(config).eval())
+
+
 @torch.no_grad()
 def jitter(model):
     """Random biases and LayerNorms, which initialisation leaves at 0 and 1."""
@@ -64,7 +104,8 @@ def batch(model, size, length, seed=1):
     mask[0] = 1
     if size > 2:
         mask[1] = 0
-    types = torch.randint(0, model.config.type_vocab_size, (size, length), generator=g)
+    kinds = getattr(model.config, "type_vocab_size", 1)
+    types = torch.randint(0, kinds, (size, length), generator=g)
     return ids, mask, types
 
 

@@ -1,4 +1,4 @@
-"""A BERT-like encoder in float64 NumPy, from the plain tensors of an Encoder's state dict.
+"""A transformer encoder in float64 NumPy, from the plain tensors of an Encoder's state dict.
 
 Activations are quantized per token as the kernels do; everything else is exact, and written without torch's modules.
 """
@@ -36,31 +36,66 @@ def encode(config, state, input_ids, mask=None, token_type_ids=None, position_id
         else:
             real = input_ids[b] != config["padding_id"]
             positions = np.where(real, np.cumsum(real) + config["padding_id"], config["padding_id"])
-        x = _rows(state, "word", input_ids[b][kept]) + _rows(state, "position", positions[kept])
+        x = _rows(state, "word", input_ids[b][kept])
+        if config["position_table"]:
+            x = x + _rows(state, "position", positions[kept])
         if config["token_types"]:
             types = np.zeros(length, dtype=int) if token_type_ids is None else token_type_ids[b].numpy()
             x = x + _rows(state, "token_type", types[kept])
         x = _norm(state, "embeddings.norm", x, config["eps"])
         for i, layer in enumerate(config["layers"]):
-            x = _layer(config, layer, state, f"layers.{i}.", x)
-        out[b, kept] = x
+            x = _layer(config, layer, state, f"layers.{i}.", x, positions[kept], kept)
+        out[b, kept] = x if config["norm"] == "post" else _norm(state, "final_norm", x, config["eps"])
     return out
 
 
-def _layer(config, layer, state, prefix, x):
-    heads, head_dim = layer["heads"], layer["head_dim"]
-    qkv = _linear(state, prefix + "qkv", layer["qkv"], x).reshape(len(x), 3, heads, head_dim)
-    scores = np.einsum("qhd,khd->hqk", qkv[:, 0], qkv[:, 1]) * layer["scaling"]
+def _layer(config, layer, state, prefix, x, positions, columns):
+    heads, head_dim, post = layer["heads"], layer["head_dim"], config["norm"] == "post"
+    norm = lambda name, x: _norm(state, prefix + name, x, config["eps"])  # noqa: E731
+    read = norm("attention_norm", x) if not post and layer["attention_norm"] else x
+    qkv = _linear(state, prefix + "qkv", layer["qkv"], read).reshape(len(x), 3, heads, head_dim)
+    q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+    if layer["rope_theta"] is not None:
+        q, k = _turn(q, positions, layer["rope_theta"]), _turn(k, positions, layer["rope_theta"])
+    scores = np.einsum("qhd,khd->hqk", q, k) * layer["scaling"]
+    apart = columns[None, :] - columns[:, None]
+    if config["relative_buckets"]:
+        bucket = np.vectorize(lambda d: _bucket(d, config["relative_buckets"], config["relative_distance"]))(apart)
+        scores = scores + state["relative_bias.weight"].astype(np.float64)[bucket].transpose(2, 0, 1)
+    if layer["window"] is not None:
+        scores = np.where(np.abs(apart) <= layer["window"], scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
-    context = np.einsum("hqk,khd->qhd", p, qkv[:, 2]).reshape(len(x), heads * head_dim)
-    x = _norm(
-        state, prefix + "attention_norm", x + _linear(state, prefix + "output", layer["output"], context), config["eps"]
-    )
-    inner = _ACTIVATIONS[config["activation"]](_linear(state, prefix + "ffn_in", layer["ffn_in"], x))
-    return _norm(
-        state, prefix + "output_norm", x + _linear(state, prefix + "ffn_out", layer["ffn_out"], inner), config["eps"]
-    )
+    context = np.einsum("hqk,khd->qhd", p, v).reshape(len(x), heads * head_dim)
+    x = x + _linear(state, prefix + "output", layer["output"], context)
+    x = norm("attention_norm", x) if post else x
+    inner = _linear(state, prefix + "ffn_in", layer["ffn_in"], x if post else norm("ffn_norm", x))
+    activation = _ACTIVATIONS[config["activation"]]
+    if config["gated"]:
+        inner = activation(inner[:, : layer["ffn"]]) * inner[:, layer["ffn"] :]
+    else:
+        inner = activation(inner)
+    x = x + _linear(state, prefix + "ffn_out", layer["ffn_out"], inner)
+    return norm("output_norm", x) if post else x
+
+
+def _turn(x, positions, theta):
+    """Rotary positions as a product of complex numbers: pair i of a head is x[i] + 1j * x[half + i]."""
+    half = x.shape[-1] // 2
+    angles = positions[:, None, None] * theta ** (-np.arange(half) / half)
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def _bucket(distance, buckets, max_distance):
+    """The bucket of a key that many columns after the query, by the ends of the buckets (Raffel et al. 2020)."""
+    half = buckets // 2
+    exact = half // 2
+    # Bucket exact + i starts where log(d / exact) / log(max_distance / exact) * (half - exact) reaches i.
+    starts = [exact * (max_distance / exact) ** (i / (half - exact)) for i in range(1, half - exact)]
+    far = abs(distance)
+    within = far if far < exact else exact + sum(far >= start - 1e-9 for start in starts)
+    return within + (half if distance > 0 else 0)
 
 
 def _rows(state, table, ids):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdnative import ops
-from tests.nn.encoder_models import bert, native
+from tests.nn.encoder_models import bert, modernbert, mpnet, native
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,15 @@ def test_damaged_buffers_are_refused():
         run(moved)
 
 
-def test_no_number_in_the_tables_can_crash():
+@pytest.mark.parametrize("make", [bert, mpnet, modernbert], ids=lambda make: make.__name__)
+def test_no_number_in_the_tables_can_crash(make):
     """Every integer of the header and the layer records, and of each weight's header, set to extreme values."""
-    packed = native(bert()).packed
-    records = packed[128:384].view(torch.int64).view(2, 16)
-    weights = [int(record[2 + 2 * i]) for record in records for i in range(4)]
+    packed = native(make(num_hidden_layers=2) if make is not bert else bert()).packed
+    size = 192
+    records = packed[size : 3 * size].view(torch.int64).view(2, size // 8)
+    weights = [int(record[4 + 2 * i]) for record in records for i in range(4)]
     refused = 0
-    for start, stop in ((0, 384), *((w, w + 128) for w in weights[:4])):
+    for start, stop in ((0, 3 * size), *((w, w + 128) for w in weights[:4])):
         for width, dtype in ((4, torch.int32), (8, torch.int64)):
             for offset in range(start, stop, width):
                 for value in (-1, 0, 1, 64, 2 ** (8 * width - 2), 2 ** (8 * width - 1) - 1, -(2 ** (8 * width - 1))):

@@ -9,24 +9,7 @@ import torch
 
 from kdnative.nn.hf import encoder_from_hf, is_encoder
 from tests.nn import encoder_oracle
-from tests.nn.encoder_models import batch, bert, check_close, jitter, native, transformers, with_scheme
-
-
-def roberta(**options):
-    torch.manual_seed(0)
-    config = transformers.RobertaConfig(
-        hidden_size=48,
-        num_attention_heads=3,
-        intermediate_size=100,
-        num_hidden_layers=2,
-        vocab_size=101,
-        max_position_embeddings=60,
-        type_vocab_size=1,
-        pad_token_id=1,
-        initializer_range=0.15,
-        **options,
-    )
-    return jitter(transformers.RobertaModel(config).eval())
+from tests.nn.encoder_models import batch, bert, check_close, jitter, native, roberta, transformers, with_scheme
 
 
 def test_roberta_counts_positions_from_padding():
@@ -114,15 +97,15 @@ def test_inside_a_classifier():
         (lambda: bert(is_decoder=True), "decoder"),
         (lambda: bert(hidden_act="quick_gelu"), "activation QuickGELUActivation"),
         (
-            lambda: transformers.MPNetModel(
-                transformers.MPNetConfig(
+            lambda: transformers.LayoutLMModel(
+                transformers.LayoutLMConfig(
                     hidden_size=48, num_attention_heads=3, intermediate_size=64, num_hidden_layers=1, vocab_size=50
                 )
             ),
-            "MPNetModel is not one of .*relative positions",
+            "LayoutLMModel is not one of BertModel, .*, NomicBertModel of transformers",
         ),
     ],
-    ids=["decoder", "activation", "mpnet"],
+    ids=["decoder", "activation", "unknown"],
 )
 def test_reasons_against_fusing(build, reason):
     model = build()

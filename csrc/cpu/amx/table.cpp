@@ -13,6 +13,8 @@ const Kernels* amx_kernels() {
       .layer_norm = avx512vnni::layer_norm,
       .attention = avx512vnni::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,
+      .rotate = avx512vnni::rotate,
+      .gate = avx512vnni::gate,
   };
   return &table;
 }

@@ -12,6 +12,8 @@ const Kernels* avx2_kernels() {
       .layer_norm = avx2::layer_norm,
       .attention = avx2::attention,
       .add_scaled_int8 = avx2::add_scaled_int8,
+      .rotate = avx2::rotate,
+      .gate = avx2::gate,
   };
   return &table;
 }

@@ -14,5 +14,7 @@ void layer_norm(const float* x, int64_t ld_x, const float* gamma, const float* b
                 float* y, int64_t ld_y);
 void attention(const AttentionArgs& a, int32_t head_begin, int32_t head_end);
 void add_scaled_int8(const int8_t* row, float scale, int64_t n, float* out);
+void rotate(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads);
+void gate(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation);
 
 }  // namespace kdnative::cpu::avx512vnni

@@ -12,6 +12,8 @@ const Kernels* avx512vnni_kernels() {
       .layer_norm = avx512vnni::layer_norm,
       .attention = avx512vnni::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,
+      .rotate = avx512vnni::rotate,
+      .gate = avx512vnni::gate,
   };
   return &table;
 }

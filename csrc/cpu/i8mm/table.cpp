@@ -13,6 +13,8 @@ const Kernels* i8mm_kernels() {
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,
+      .rotate = neon::rotate,
+      .gate = neon::gate,
   };
   return &table;
 }

@@ -19,4 +19,12 @@ void add_scaled_int8(const int8_t* row, float scale, int64_t n, float* out) {
   add_scaled_int8_impl(row, scale, n, out);
 }
 
+void rotate(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads) {
+  rotate_impl(x, cosine, sine, half, heads);
+}
+
+void gate(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation) {
+  gate_impl(x, ld, rows, n, activation);
+}
+
 }  // namespace kdnative::cpu::neon

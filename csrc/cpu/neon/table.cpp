@@ -12,6 +12,8 @@ const Kernels* neon_kernels() {
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,
+      .rotate = neon::rotate,
+      .gate = neon::gate,
   };
   return &table;
 }

@@ -12,6 +12,8 @@ const Kernels* reference_kernels() {
       .layer_norm = reference::layer_norm,
       .attention = reference::attention,
       .add_scaled_int8 = reference::add_scaled_int8,
+      .rotate = reference::rotate,
+      .gate = reference::gate,
   };
   return &table;
 }

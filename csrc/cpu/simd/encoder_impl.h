@@ -1,4 +1,4 @@
-// layer_norm, attention and add_scaled_int8 of the kernel table, over Vec. Include it after one vec_*.h.
+// layer_norm, attention, add_scaled_int8, rotate and gate of the kernel table, over Vec. Include it after one vec_*.h.
 #pragma once
 
 #include "../kernels.h"
@@ -50,6 +50,36 @@ inline void add_scaled_int8_impl(const int8_t* row, float scale, int64_t n, floa
   for (; i < n; ++i) out[i] += static_cast<float>(row[i]) * scale;
 }
 
+inline void rotate_impl(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads) {
+  for (int64_t head = 0; head < heads; ++head, x += 2 * half) {
+    int64_t i = 0;
+    for (; i + Vec::width <= half; i += Vec::width) {
+      const Vec a = Vec::load(x + i), b = Vec::load(x + half + i);
+      const Vec c = Vec::load(cosine + i), s = Vec::load(sine + i);
+      (a * c - b * s).store(x + i);
+      (b * c + a * s).store(x + half + i);
+    }
+    for (; i < half; ++i) {
+      const float a = x[i], b = x[half + i];
+      x[i] = a * cosine[i] - b * sine[i];
+      x[half + i] = b * cosine[i] + a * sine[i];
+    }
+  }
+}
+
+inline void gate_impl(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation) {
+  for (int64_t r = 0; r < rows; ++r, x += ld) {
+    for (int64_t c = 0; c < n; c += Vec::width) {
+      const int64_t left = n - c;
+      if (left >= Vec::width) {
+        (activate(Vec::load(x + c), activation) * Vec::load(x + n + c)).store(x + c);
+      } else {
+        (activate(Vec::load(x + c, left), activation) * Vec::load(x + n + c, left)).store(x + c, left);
+      }
+    }
+  }
+}
+
 // Query rows of one pass: as many sums as the registers hold with two vectors a row. AVX2 has 16, AVX-512 and NEON 32.
 constexpr int64_t kQueryRows = Vec::width == 16 || Vec::width == 4 ? 8 : 6;
 // A right-hand operand is stored in panels of this many columns, [depth][kPanel] one after the other, so that it is
@@ -75,15 +105,22 @@ inline void multiply_panel(const float* a, int64_t ld_a, const float* panel, int
     for (int v = 0; v < C; ++v) put(r, v, c[r][v]);
 }
 
-// All columns (a multiple of the width) of R rows; put(r, column, c).
+struct Range {
+  int64_t begin, end;
+};
+
+// R rows of a right-hand operand that is `depth` deep: the columns of a range, whole panels and perhaps the last one,
+// and of each the rows `k`, from a[r][k.begin] on; put(r, column, c).
 template <int R, typename Put>
-inline void multiply_rows(const float* a, int64_t ld_a, const float* panels, int64_t columns, int64_t depth,
+inline void multiply_rows(const float* a, int64_t ld_a, const float* panels, Range columns, int64_t depth, Range k,
                           const Put& put) {
-  int64_t column = 0;
+  int64_t column = columns.begin;
   const auto at = [&](int r, int v, Vec c) { put(r, column + v * Vec::width, c); };
-  for (; column + kPanel <= columns; column += kPanel)
-    multiply_panel<R, 2>(a, ld_a, panels + column * depth, depth, at);
-  if (column < columns) multiply_panel<R, 1>(a, ld_a, panels + column * depth, depth, at);
+  a += k.begin;
+  for (; column + kPanel <= columns.end; column += kPanel)
+    multiply_panel<R, 2>(a, ld_a, panels + column * depth + k.begin * kPanel, k.end - k.begin, at);
+  if (column < columns.end)
+    multiply_panel<R, 1>(a, ld_a, panels + column * depth + k.begin * Vec::width, k.end - k.begin, at);
 }
 
 // One head: keys, scaled, as [head_dim] x [t_pad] and values as [tokens] x [d_pad], both in panels.
@@ -118,14 +155,14 @@ inline void repack_values(const AttentionArgs& a, const float* v, const HeadOper
   }
 }
 
-// Replaces scores[0, n) by exp(score - max) and returns 1 / their sum. Columns up to t_pad are overwritten.
-inline float softmax_row(float* scores, int64_t n, int64_t t_pad) {
-  for (int64_t i = n; i < t_pad; ++i) scores[i] = -__builtin_inff();
+// Replaces scores[0, n) by exp(score - max) and returns 1 / their sum. Columns up to padded are overwritten.
+inline float softmax_row(float* scores, int64_t n, int64_t padded) {
+  for (int64_t i = n; i < padded; ++i) scores[i] = -__builtin_inff();
   Vec largest = Vec::load(scores);
-  for (int64_t i = Vec::width; i < t_pad; i += Vec::width) largest = max(Vec::load(scores + i), largest);
+  for (int64_t i = Vec::width; i < padded; i += Vec::width) largest = max(Vec::load(scores + i), largest);
   const Vec top = Vec::set1(reduce_max(largest));
   Vec sum = Vec::zero();
-  for (int64_t i = 0; i < t_pad; i += Vec::width) {
+  for (int64_t i = 0; i < padded; i += Vec::width) {
     const Vec e = exp(Vec::load(scores + i) - top);
     e.store(scores + i);
     sum = sum + e;
@@ -133,22 +170,63 @@ inline float softmax_row(float* scores, int64_t n, int64_t t_pad) {
   return 1.0f / reduce_add(sum);
 }
 
-// R query rows at q against all keys; results to out.
+// The keys that query rows [first, first + count) may attend to: whole panels, and not beyond t_pad. Rows of dropped
+// tokens are gone, so a key within the window is at most that many rows away.
+inline Range keys_of(const AttentionArgs& a, int64_t first, int64_t count, int64_t t_pad) {
+  if (a.window < 0) return {0, t_pad};
+  const int64_t low = first - a.window, high = round_up_to(first + count + a.window, kPanel);
+  return {low > 0 ? low / kPanel * kPanel : 0, high < t_pad ? high : t_pad};
+}
+
+// Adds the bias to the scores of query row i and keys j, and removes the keys outside the window.
+inline void adjust_scores(const AttentionArgs& a, int32_t head, int64_t i, Range j, float* scores) {
+  const float* bias = a.bias == nullptr ? nullptr : a.bias + head * a.bias_stride;
+  const float never = -__builtin_inff();
+  if (a.columns == nullptr) {
+    if (bias != nullptr) {
+      const float* row = bias - i;
+      int64_t k = j.begin;
+      for (; k + Vec::width <= j.end; k += Vec::width) (Vec::load(scores + k) + Vec::load(row + k)).store(scores + k);
+      for (; k < j.end; ++k) scores[k] += row[k];
+    }
+    if (a.window >= 0) {
+      for (int64_t k = j.begin; k < i - a.window; ++k) scores[k] = never;
+      for (int64_t k = i + a.window + 1; k < j.end; ++k) scores[k] = never;
+    }
+    return;
+  }
+  for (int64_t k = j.begin; k < j.end; ++k) {
+    const int64_t distance = a.columns[k] - a.columns[i];
+    if (bias != nullptr) scores[k] += bias[distance];
+    if (a.window >= 0 && (distance < 0 ? -distance : distance) > a.window) scores[k] = never;
+  }
+}
+
+// Query rows [first, first + R) against all keys.
 template <int R>
-inline void attend_rows(const AttentionArgs& a, const float* q, const HeadOperands& h, float* out) {
-  multiply_rows<R>(q, a.ld_qkv, h.keys, h.t_pad, a.head_dim,
+inline void attend_rows(const AttentionArgs& a, int32_t head, int64_t first, const HeadOperands& h) {
+  const float* q = a.qkv + first * a.ld_qkv + head * a.head_dim;
+  float* out = a.out + first * a.ld_out + head * a.head_dim;
+  const Range keys = keys_of(a, first, R, h.t_pad);
+  const int64_t last = keys.end < a.tokens ? keys.end : a.tokens;
+  multiply_rows<R>(q, a.ld_qkv, h.keys, keys, a.head_dim, {0, a.head_dim},
                    [&](int r, int64_t column, Vec c) { c.store(h.scores + r * h.t_pad + column); });
   float inverse[R];
-  for (int r = 0; r < R; ++r) inverse[r] = softmax_row(h.scores + r * h.t_pad, a.tokens, h.t_pad);
-  multiply_rows<R>(h.scores, h.t_pad, h.values, h.d_pad, a.tokens, [&](int r, int64_t column, Vec c) {
-    const Vec scaled = c * Vec::set1(inverse[r]);
-    float* to = out + r * a.ld_out + column;
-    if (column + Vec::width <= a.head_dim) {
-      scaled.store(to);
-    } else {
-      scaled.store(to, a.head_dim - column);
-    }
-  });
+  for (int r = 0; r < R; ++r) {
+    float* scores = h.scores + r * h.t_pad;
+    if (a.bias != nullptr || a.window >= 0) adjust_scores(a, head, first + r, {keys.begin, last}, scores);
+    inverse[r] = softmax_row(scores + keys.begin, last - keys.begin, keys.end - keys.begin);
+  }
+  multiply_rows<R>(h.scores, h.t_pad, h.values, {0, h.d_pad}, a.tokens, {keys.begin, last},
+                   [&](int r, int64_t column, Vec c) {
+                     const Vec scaled = c * Vec::set1(inverse[r]);
+                     float* to = out + r * a.ld_out + column;
+                     if (column + Vec::width <= a.head_dim) {
+                       scaled.store(to);
+                     } else {
+                       scaled.store(to, a.head_dim - column);
+                     }
+                   });
 }
 
 inline void attention_impl(const AttentionArgs& a, int32_t head_begin, int32_t head_end) {
@@ -158,17 +236,15 @@ inline void attention_impl(const AttentionArgs& a, int32_t head_begin, int32_t h
   h.keys = a.scratch;
   h.values = h.keys + round_up_to(a.head_dim * h.t_pad, 16);
   h.scores = h.values + round_up_to(a.tokens * h.d_pad, 16);
-  const int64_t d = a.head_dim, width = a.heads * d;
-  for (int64_t head = head_begin; head < head_end; ++head) {
-    const float* q = a.qkv + head * d;
+  const int64_t width = a.heads * a.head_dim;
+  for (int32_t head = head_begin; head < head_end; ++head) {
+    const float* q = a.qkv + head * a.head_dim;
     repack_keys(a, q + width, h);
     repack_values(a, q + 2 * width, h);
-    float* out = a.out + head * d;
     int64_t t = 0;
-    for (; t + kQueryRows <= a.tokens; t += kQueryRows)
-      attend_rows<kQueryRows>(a, q + t * a.ld_qkv, h, out + t * a.ld_out);
-    for (; t + 2 <= a.tokens; t += 2) attend_rows<2>(a, q + t * a.ld_qkv, h, out + t * a.ld_out);
-    if (t < a.tokens) attend_rows<1>(a, q + t * a.ld_qkv, h, out + t * a.ld_out);
+    for (; t + kQueryRows <= a.tokens; t += kQueryRows) attend_rows<kQueryRows>(a, head, t, h);
+    for (; t + 2 <= a.tokens; t += 2) attend_rows<2>(a, head, t, h);
+    if (t < a.tokens) attend_rows<1>(a, head, t, h);
   }
 }
 

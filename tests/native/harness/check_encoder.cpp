@@ -1,4 +1,4 @@
-// layer_norm, attention and add_scaled_int8 against plain loops in double precision.
+// layer_norm, attention, add_scaled_int8, rotate and gate against plain loops in double precision.
 //
 // The order of sums differs from one instruction set to the next, so these are held to a few rounding errors of the
 // terms that are added; only the split of the work must not change a bit.
@@ -77,12 +77,22 @@ std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, 
   std::vector<double> weight(a.tokens), out(d, 0.0);
   double top = -std::numeric_limits<double>::infinity(), sum = 0;
   magnitude = 0;
+  const auto column = [&](int64_t t) { return a.columns == nullptr ? t : int64_t{a.columns[t]}; };
   for (int64_t t = 0; t < a.tokens; ++t) {
+    const int64_t apart = column(t) - column(row);
+    if (a.window >= 0 && std::llabs(apart) > a.window) {
+      weight[t] = -std::numeric_limits<double>::infinity();
+      continue;
+    }
     const float* k = a.qkv + t * a.ld_qkv + width + head * d;
     double absolute = 0;
     for (int64_t j = 0; j < d; ++j) {
       weight[t] += double{q[j]} * k[j] * a.scaling;
       absolute += std::fabs(double{q[j]} * k[j] * a.scaling);
+    }
+    if (a.bias != nullptr) {
+      weight[t] += a.bias[head * a.bias_stride + apart];
+      absolute += std::fabs(a.bias[head * a.bias_stride + apart]);
     }
     top = std::fmax(top, weight[t]);
     magnitude = std::fmax(magnitude, absolute);
@@ -103,6 +113,17 @@ void check_attention(const Kernels& t) {
     qkv.randomize(i % 3 ? 1.0f : 6.0f, 0.0f);  // flat and sharp distributions
     // NaN wherever a kernel would read before it wrote.
     Buffer<float> scratch(attention_scratch(tokens, d));
+    // A bias by distance, a window and gaps between the columns, each in some of the cases.
+    Buffer<int32_t> columns(tokens);
+    const bool gaps = i % 4 == 1;
+    for (int64_t t = 0, at = 0; t < tokens; ++t, ++at) {
+      if (gaps) at += random_int(0, 2);
+      columns[t] = static_cast<int32_t>(at);
+    }
+    const int64_t span = columns[tokens - 1], stride = 2 * span + 1;
+    Buffer<float> bias(heads * stride);
+    for (int64_t j = 0; j < bias.size; ++j) bias[j] = random_float(3.0f);
+    const int64_t window = i % 3 == 2 ? random_int(0, 1 + span) : -1;
     const auto run = [&](Matrix& to, int32_t begin, int32_t end) {
       for (int64_t j = 0; j < scratch.size; ++j) scratch[j] = NAN;
       const AttentionArgs a = {qkv.get(),
@@ -113,7 +134,11 @@ void check_attention(const Kernels& t) {
                                heads,
                                static_cast<int32_t>(d),
                                1.0f / std::sqrt(static_cast<float>(d)),
-                               scratch.get()};
+                               scratch.get(),
+                               i % 2 ? bias.get() + span : nullptr,
+                               stride,
+                               window,
+                               gaps ? columns.get() : nullptr};
       t.attention(a, begin, end);
       return a;
     };
@@ -138,6 +163,48 @@ void check_attention(const Kernels& t) {
         check(parts(r, c) == kUntouched, t.isa, what + " wrote to a head that is not its own");
     run(parts, 0, middle);
     check(parts.same_bits(out), t.isa, what + " in two parts");
+  }
+}
+
+void check_rotate(const Kernels& t) {
+  for (int64_t half = 1; half < 70; ++half) {
+    const int64_t heads = random_int(0, 4);
+    Buffer<float> x(heads * 2 * half), turned(heads * 2 * half), cosine(half), sine(half);
+    for (int64_t i = 0; i < half; ++i) {
+      const float angle = random_float(6.0f);
+      cosine[i] = std::cos(angle), sine[i] = std::sin(angle);
+    }
+    for (int64_t i = 0; i < x.size; ++i) turned[i] = x[i] = random_float(4.0f);
+    t.rotate(turned.get(), cosine.get(), sine.get(), half, heads);
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t i = 0; i < half; ++i) {
+        const double a = x[2 * h * half + i], b = x[(2 * h + 1) * half + i], c = cosine[i], s = sine[i];
+        const double limit = 2 * kUnit * (std::fabs(a) + std::fabs(b));
+        const std::string what = "rotate half=" + std::to_string(half) + " is off";
+        check(std::fabs(turned[2 * h * half + i] - (a * c - b * s)) <= limit, t.isa, what);
+        check(std::fabs(turned[(2 * h + 1) * half + i] - (b * c + a * s)) <= limit, t.isa, what);
+      }
+    }
+  }
+}
+
+void check_gate(const Kernels& t) {
+  for (int64_t n = 1; n < 80; ++n) {
+    const int64_t rows = random_int(0, 4);
+    Matrix x(rows, 2 * n, random_int(0, 3)), y(rows, 2 * n, x.ld - x.columns);
+    x.randomize(5.0f, 0.0f);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < 2 * n; ++c) y(r, c) = x(r, c);
+    t.gate(y.get(), y.ld, rows, n, Activation::silu);
+    check(y.kept_the_rest(), t.isa, "gate wrote past the last column");
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < n; ++c) {
+        const double v = x(r, c), wanted = v / (1 + std::exp(-v)) * x(r, n + c);
+        const std::string what = "gate n=" + std::to_string(n);
+        check(std::fabs(y(r, c) - wanted) <= 8 * kUnit * std::fabs(wanted), t.isa, what + " is off");
+        check(y(r, n + c) == x(r, n + c), t.isa, what + " changed the gate itself");
+      }
+    }
   }
 }
 
@@ -167,6 +234,8 @@ void check_encoder(const Kernels& t) {
   check_layer_norm(t);
   check_attention(t);
   check_add_scaled_int8(t);
+  check_rotate(t);
+  check_gate(t);
 }
 
 }  // namespace harness
