@@ -19,6 +19,7 @@ const std::vector<Entry>& entries() {  // slowest first
 #if defined(KDNATIVE_X86)
       {"avx2", avx2_kernels(), features().avx2},
       {"avx512vnni", avx512vnni_kernels(), features().avx512vnni},
+      {"avx512bf16", avx512bf16_kernels(), features().avx512bf16},
       {"amx", amx_kernels(), features().amx},
 #elif defined(KDNATIVE_ARM64)
       {"neon", neon_kernels(), features().neon},

@@ -57,10 +57,13 @@ struct AttentionArgs {
   const int32_t* columns;  // of each row, increasing; nullptr: rows are consecutive columns
 };
 
-// Scratch of one attention call, in floats: a block of query rows of scores, and K and V repacked for the head.
+constexpr int64_t kQueryBlock = 32;  // query rows whose scores a kernel holds at once, at most
+
+// Scratch of one attention call, in floats: K and V repacked for the head, and scores, weights and sums of a block of
+// query rows.
 constexpr int64_t attention_scratch(int64_t tokens, int64_t head_dim) {
-  const int64_t t = (tokens + 15) / 16 * 16, d = (head_dim + 15) / 16 * 16;
-  return 16 * t + 2 * t * d + 16 * d + 64;
+  const int64_t t = (tokens + 31) / 32 * 32, d = (head_dim + 31) / 32 * 32;
+  return 2 * t * d + 16 * t + kQueryBlock * (3 * d + 3 * (t < 512 ? t : 512) / 2) + 64;
 }
 
 struct Kernels {
@@ -80,7 +83,8 @@ struct Kernels {
   void (*layer_norm)(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows,
                      int64_t n, float* y, int64_t ld_y);
 
-  // softmax(Q K^T * scaling) V for heads [head_begin, head_end).
+  // softmax(Q K^T * scaling + bias) V for heads [head_begin, head_end). The kernels of avx512bf16 and amx round Q *
+  // scaling, K, V and the weights e^(score - largest) to bf16; all others compute in fp32.
   void (*attention)(const AttentionArgs& a, int32_t head_begin, int32_t head_end);
 
   // out[c] += row[c] * scale, c < n: one row of an int8 embedding table.
@@ -103,6 +107,7 @@ inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
 const Kernels* reference_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512vnni_kernels();
+const Kernels* avx512bf16_kernels();
 const Kernels* amx_kernels();
 const Kernels* neon_kernels();
 const Kernels* i8mm_kernels();

@@ -1,7 +1,8 @@
-// The AMX int8 intrinsics in software, for machines without AMX: compiled into the kernels with -include. What the
-// processor would refuse (shapes that do not fit, tiles without a configuration) ends the program with a message.
+// The AMX int8 and bf16 intrinsics in software, for machines without AMX: compiled into the kernels with -include. What
+// the processor would refuse (shapes that do not fit, tiles without a configuration) ends the program with a message.
 //
-// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, LDTILECFG, TILELOADD, TDPBSSD.
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, LDTILECFG, TILELOADD, TDPBSSD,
+// TDPBF16PS.
 #pragma once
 
 #include <immintrin.h>
@@ -71,14 +72,22 @@ inline void store(int tile, void* base, int64_t stride) {
     std::memcpy(static_cast<uint8_t*>(base) + r * stride, state.data[tile][r], state.config.row_bytes[tile]);
 }
 
-// c[m][n] += sum over k of a[m][k] * b[k / 4][4 n + k % 4], int32 sums that wrap.
-inline void dot_s8s8(int c, int a, int b) {
+// What every product asks of its tiles: c [rows, columns] += a [rows, depth] b [depth, columns], in elements of 4
+// bytes.
+inline void require_product(int c, int a, int b) {
   require_configured(c), require_configured(a), require_configured(b);
   require(c != a && c != b && a != b, "one tile for two operands");
   const Config& f = state.config;
-  const int rows = f.rows[c], columns = f.row_bytes[c] / 4, depth = f.row_bytes[a] / 4;
   require(f.row_bytes[c] % 4 == 0 && f.row_bytes[a] % 4 == 0, "rows that are no multiple of four bytes");
-  require(f.rows[a] == rows && f.row_bytes[b] == f.row_bytes[c] && f.rows[b] == depth, "shapes that do not fit");
+  require(f.rows[a] == f.rows[c] && f.row_bytes[b] == f.row_bytes[c] && f.rows[b] == f.row_bytes[a] / 4,
+          "shapes that do not fit");
+}
+
+// c[m][n] += sum over k of a[m][k] * b[k / 4][4 n + k % 4], int32 sums that wrap.
+inline void dot_s8s8(int c, int a, int b) {
+  require_product(c, a, b);
+  const Config& f = state.config;
+  const int rows = f.rows[c], columns = f.row_bytes[c] / 4, depth = f.row_bytes[a] / 4;
   for (int m = 0; m < rows; ++m) {
     for (int n = 0; n < columns; ++n) {
       uint32_t sum;
@@ -88,6 +97,34 @@ inline void dot_s8s8(int c, int a, int b) {
           sum += static_cast<uint32_t>(static_cast<int8_t>(state.data[a][m][4 * k + i]) *
                                        static_cast<int8_t>(state.data[b][k][4 * n + i]));
       std::memcpy(&state.data[c][m][4 * n], &sum, 4);
+    }
+  }
+}
+
+inline float bf16_at(const uint8_t* p) {  // subnormal factors count as zero
+  uint16_t bits;
+  std::memcpy(&bits, p, 2);
+  const uint32_t wide = (bits & 0x7f80) == 0 ? (bits & 0x8000u) << 16 : uint32_t{bits} << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+// c[m][n] += sum over k of a[m][k] * b[k / 2][2 n + k % 2], bf16 factors, fp32 sums: even k, then odd k.
+inline void dot_bf16(int c, int a, int b) {
+  require_product(c, a, b);
+  const Config& f = state.config;
+  const int rows = f.rows[c], columns = f.row_bytes[c] / 4, depth = f.row_bytes[a] / 4;
+  for (int m = 0; m < rows; ++m) {
+    for (int n = 0; n < columns; ++n) {
+      float sum[2] = {0.0f, 0.0f}, start;
+      for (int k = 0; k < depth; ++k)
+        for (int i = 0; i < 2; ++i)
+          sum[i] = __builtin_fmaf(bf16_at(&state.data[a][m][4 * k + 2 * i]), bf16_at(&state.data[b][k][4 * n + 2 * i]),
+                                  sum[i]);
+      std::memcpy(&start, &state.data[c][m][4 * n], 4);
+      start += sum[0] + sum[1];
+      std::memcpy(&state.data[c][m][4 * n], &start, 4);
     }
   }
 }
@@ -102,6 +139,7 @@ inline void dot_s8s8(int c, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbssd
+#undef _tile_dpbf16ps
 #define _tile_loadconfig(p) amx_emulator::load_config(p)
 #define _tile_storeconfig(p) std::memcpy(p, &amx_emulator::state.config, 64)
 #define _tile_release() (amx_emulator::state = {})
@@ -109,3 +147,4 @@ inline void dot_s8s8(int c, int a, int b) {
 #define _tile_loadd(t, p, stride) amx_emulator::load(t, p, stride)
 #define _tile_stored(t, p, stride) amx_emulator::store(t, p, stride)
 #define _tile_dpbssd(c, a, b) amx_emulator::dot_s8s8(c, a, b)
+#define _tile_dpbf16ps(c, a, b) amx_emulator::dot_bf16(c, a, b)

@@ -2,7 +2,8 @@
 # Builds tests/native/kernel_harness.cpp with the CPU kernels: build_harness.sh OUTPUT [extra compiler flags]
 # TARGET=x86_64 or aarch64 picks the kernels; left out, it is this machine. Another architecture needs a cross compiler
 # in CXX.
-# EMULATE_AMX=1 compiles the AMX kernels against tests/native/amx_emulator.h, so that any AVX-512 machine runs them.
+# EMULATE_AMX=1 compiles the AMX kernels against tests/native/amx_emulator.h, so that a machine with AVX512_BF16
+# runs them.
 set -eu
 cd "$(dirname "$0")/../.."
 output=$1
@@ -28,11 +29,12 @@ x86_64 | amd64)
     amx="-include tests/native/amx_emulator.h"
     define="$define -DKDNATIVE_EMULATE_AMX"
   else
-    amx="-mamx-tile -mamx-int8"
+    amx="-mamx-tile -mamx-int8 -mamx-bf16"
   fi
   compile avx2 $avx2 "$@"
   compile avx512vnni $vnni "$@"
-  compile amx $vnni $amx "$@"
+  compile avx512bf16 $vnni -mavx512bf16 "$@"
+  compile amx $vnni -mavx512bf16 $amx "$@"
   ;;
 aarch64 | arm64)
   define=-DKDNATIVE_ARM64

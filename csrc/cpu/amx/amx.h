@@ -8,5 +8,6 @@ namespace kdnative::cpu::amx {
 void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
 void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+void attention(const AttentionArgs& a, int32_t head_begin, int32_t head_end);
 
 }  // namespace kdnative::cpu::amx

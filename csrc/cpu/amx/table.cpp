@@ -11,7 +11,7 @@ const Kernels* amx_kernels() {
       .gemm_w4a8 = amx::gemm_w4a8,
       .gemm_w2a8 = amx::gemm_w2a8,
       .layer_norm = avx512vnni::layer_norm,
-      .attention = avx512vnni::attention,
+      .attention = amx::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,
       .rotate = avx512vnni::rotate,
       .gate = avx512vnni::gate,

@@ -1,9 +1,10 @@
-// The 32 x 32 block of AMX int8: four C tiles (0..3), two of A (4, 5) and two of B (6, 7).
+// The 32 x 32 block of AMX, int8 or bf16: four C tiles (0..3), two of A (4, 5) and two of B (6, 7).
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace kdnative::cpu {
 namespace {
@@ -68,27 +69,38 @@ struct Prefetch {
   }
 };
 
-// One block's operands: rows of A lda bytes apart, two panels of 16 columns of B, `steps` steps of `depth` columns of
-// k.
+// One block's operands: rows of A lda bytes apart, two panels of 16 columns of B, `steps` steps of `depth` bytes of k,
+// rows of C ldc sums apart.
 struct Product {
-  const int8_t* a;
+  const void* a;
   int64_t lda;
-  const int8_t* b[2];
+  const void* b[2];
   int64_t steps, depth;
+  int64_t ldc = kBlockColumns;
 };
 
+// Sum is int32_t for int8 operands, float for bf16. Tile numbers must be constants, so this is a macro.
+#define KDNATIVE_TILE_DOT(c, a, b)              \
+  do {                                          \
+    if constexpr (std::is_same_v<Sum, float>) { \
+      _tile_dpbf16ps(c, a, b);                  \
+    } else {                                    \
+      _tile_dpbssd(c, a, b);                    \
+    }                                           \
+  } while (false)
+
 // c [rows, 32] = A B, or c += A B. The tiles must have the shape of the block; two_tiles: more than 16 rows.
-template <bool two_tiles>
-inline void multiply_block(const Product& p, bool accumulate, int32_t* c, Prefetch& prefetch) {
-  constexpr int64_t kRowBytes = kBlockColumns * 4;
-  int32_t* lower = c + 16 * kBlockColumns;
+template <bool two_tiles, typename Sum>
+inline void multiply_block(const Product& p, bool accumulate, Sum* c, Prefetch& prefetch) {
+  const int64_t row_bytes = p.ldc * 4;
+  Sum* lower = c + 16 * p.ldc;
   __asm__ volatile("" : : : "memory");  // tile loads do not tell the compiler that they read memory
   if (accumulate) {
-    _tile_loadd(0, c, kRowBytes);
-    _tile_loadd(1, c + 16, kRowBytes);
+    _tile_loadd(0, c, row_bytes);
+    _tile_loadd(1, c + 16, row_bytes);
     if constexpr (two_tiles) {
-      _tile_loadd(2, lower, kRowBytes);
-      _tile_loadd(3, lower + 16, kRowBytes);
+      _tile_loadd(2, lower, row_bytes);
+      _tile_loadd(3, lower + 16, row_bytes);
     }
   } else {
     _tile_zero(0);
@@ -99,29 +111,32 @@ inline void multiply_block(const Product& p, bool accumulate, int32_t* c, Prefet
     }
   }
   for (int64_t s = 0; s < p.steps; ++s) {
-    const int8_t* a = p.a + s * p.depth;
+    const uint8_t* a = static_cast<const uint8_t*>(p.a) + s * p.depth;
     const int64_t b = s * p.depth * 16;
-    _tile_loadd(6, p.b[0] + b, 64);
+    _tile_loadd(6, static_cast<const uint8_t*>(p.b[0]) + b, 64);
     _tile_loadd(4, a, p.lda);
-    _tile_dpbssd(0, 4, 6);
-    _tile_loadd(7, p.b[1] + b, 64);
-    _tile_dpbssd(1, 4, 7);
+    KDNATIVE_TILE_DOT(0, 4, 6);
+    _tile_loadd(7, static_cast<const uint8_t*>(p.b[1]) + b, 64);
+    KDNATIVE_TILE_DOT(1, 4, 7);
     if constexpr (two_tiles) {
       _tile_loadd(5, a + 16 * p.lda, p.lda);
-      _tile_dpbssd(2, 5, 6);
-      _tile_dpbssd(3, 5, 7);
+      KDNATIVE_TILE_DOT(2, 5, 6);
+      KDNATIVE_TILE_DOT(3, 5, 7);
     }
     prefetch.step();
   }
-  _tile_stored(0, c, kRowBytes);
-  _tile_stored(1, c + 16, kRowBytes);
+  _tile_stored(0, c, row_bytes);
+  _tile_stored(1, c + 16, row_bytes);
   if constexpr (two_tiles) {
-    _tile_stored(2, lower, kRowBytes);
-    _tile_stored(3, lower + 16, kRowBytes);
+    _tile_stored(2, lower, row_bytes);
+    _tile_stored(3, lower + 16, row_bytes);
   }
 }
 
-inline void multiply(int64_t rows, const Product& p, bool accumulate, int32_t* c, Prefetch& prefetch) {
+#undef KDNATIVE_TILE_DOT
+
+template <typename Sum>
+inline void multiply(int64_t rows, const Product& p, bool accumulate, Sum* c, Prefetch& prefetch) {
   if (rows > 16) {
     multiply_block<true>(p, accumulate, c, prefetch);
   } else {

@@ -2,12 +2,11 @@
 #pragma once
 
 #include "../kernels.h"
+#include "attention_scores.h"
 #include "math.h"
 
 namespace kdnative::cpu {
 namespace {
-
-inline int64_t round_up_to(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
 // Sum of term(i) over i in steps of Vec::width, i + width <= n. Four sums hide the latency of an addition.
 template <typename Term>
@@ -105,10 +104,6 @@ inline void multiply_panel(const float* a, int64_t ld_a, const float* panel, int
     for (int v = 0; v < C; ++v) put(r, v, c[r][v]);
 }
 
-struct Range {
-  int64_t begin, end;
-};
-
 // R rows of a right-hand operand that is `depth` deep: the columns of a range, whole panels and perhaps the last one,
 // and of each the rows `k`, from a[r][k.begin] on; put(r, column, c).
 template <int R, typename Put>
@@ -170,44 +165,12 @@ inline float softmax_row(float* scores, int64_t n, int64_t padded) {
   return 1.0f / reduce_add(sum);
 }
 
-// The keys that query rows [first, first + count) may attend to: whole panels, and not beyond t_pad. Rows of dropped
-// tokens are gone, so a key within the window is at most that many rows away.
-inline Range keys_of(const AttentionArgs& a, int64_t first, int64_t count, int64_t t_pad) {
-  if (a.window < 0) return {0, t_pad};
-  const int64_t low = first - a.window, high = round_up_to(first + count + a.window, kPanel);
-  return {low > 0 ? low / kPanel * kPanel : 0, high < t_pad ? high : t_pad};
-}
-
-// Adds the bias to the scores of query row i and keys j, and removes the keys outside the window.
-inline void adjust_scores(const AttentionArgs& a, int32_t head, int64_t i, Range j, float* scores) {
-  const float* bias = a.bias == nullptr ? nullptr : a.bias + head * a.bias_stride;
-  const float never = -__builtin_inff();
-  if (a.columns == nullptr) {
-    if (bias != nullptr) {
-      const float* row = bias - i;
-      int64_t k = j.begin;
-      for (; k + Vec::width <= j.end; k += Vec::width) (Vec::load(scores + k) + Vec::load(row + k)).store(scores + k);
-      for (; k < j.end; ++k) scores[k] += row[k];
-    }
-    if (a.window >= 0) {
-      for (int64_t k = j.begin; k < i - a.window; ++k) scores[k] = never;
-      for (int64_t k = i + a.window + 1; k < j.end; ++k) scores[k] = never;
-    }
-    return;
-  }
-  for (int64_t k = j.begin; k < j.end; ++k) {
-    const int64_t distance = a.columns[k] - a.columns[i];
-    if (bias != nullptr) scores[k] += bias[distance];
-    if (a.window >= 0 && (distance < 0 ? -distance : distance) > a.window) scores[k] = never;
-  }
-}
-
 // Query rows [first, first + R) against all keys.
 template <int R>
 inline void attend_rows(const AttentionArgs& a, int32_t head, int64_t first, const HeadOperands& h) {
   const float* q = a.qkv + first * a.ld_qkv + head * a.head_dim;
   float* out = a.out + first * a.ld_out + head * a.head_dim;
-  const Range keys = keys_of(a, first, R, h.t_pad);
+  const Range keys = keys_of(a, first, R, h.t_pad, kPanel);
   const int64_t last = keys.end < a.tokens ? keys.end : a.tokens;
   multiply_rows<R>(q, a.ld_qkv, h.keys, keys, a.head_dim, {0, a.head_dim},
                    [&](int r, int64_t column, Vec c) { c.store(h.scores + r * h.t_pad + column); });

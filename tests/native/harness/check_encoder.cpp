@@ -70,8 +70,18 @@ void check_layer_norm(const Kernels& t) {
   }
 }
 
-// softmax(Q K^T * scaling) V of one head and one query row; `magnitude` becomes the largest |score| before the softmax.
-std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, double& magnitude) {
+// Rounded to bf16, half to even, by going through the sum with a number 2^16 times the last place.
+double as_bf16(double x) {
+  int exponent;
+  std::frexp(x, &exponent);
+  const double unit = std::ldexp(1.0, exponent - 8);
+  return x == 0 ? 0 : std::nearbyint(x / unit) * unit;
+}
+
+// softmax(Q K^T * scaling + bias) V of one head and one query row, of factors rounded to bf16 where a kernel does that;
+// `magnitude` becomes the largest |score| before the softmax.
+std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, bool bf16, double& magnitude) {
+  const auto factor = [&](double x) { return bf16 ? as_bf16(x) : x; };
   const int64_t d = a.head_dim, width = a.heads * d;
   const float* q = a.qkv + row * a.ld_qkv + head * d;
   std::vector<double> weight(a.tokens), out(d, 0.0);
@@ -87,8 +97,9 @@ std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, 
     const float* k = a.qkv + t * a.ld_qkv + width + head * d;
     double absolute = 0;
     for (int64_t j = 0; j < d; ++j) {
-      weight[t] += double{q[j]} * k[j] * a.scaling;
-      absolute += std::fabs(double{q[j]} * k[j] * a.scaling);
+      const double product = factor(q[j] * a.scaling) * factor(k[j]);
+      weight[t] += product;
+      absolute += std::fabs(product);
     }
     if (a.bias != nullptr) {
       weight[t] += a.bias[head * a.bias_stride + apart];
@@ -99,14 +110,19 @@ std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, 
   }
   for (double& w : weight) sum += w = std::exp(w - top);
   for (int64_t t = 0; t < a.tokens; ++t)
-    for (int64_t j = 0; j < d; ++j) out[j] += weight[t] / sum * a.qkv[t * a.ld_qkv + 2 * width + head * d + j];
+    for (int64_t j = 0; j < d; ++j) out[j] += weight[t] / sum * factor(a.qkv[t * a.ld_qkv + 2 * width + head * d + j]);
   return out;
 }
 
 void check_attention(const Kernels& t) {
+  const bool bf16 = std::string(t.isa) == "avx512bf16" || std::string(t.isa) == "amx";
   const int64_t dims[] = {1, 3, 4, 5, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 64, 80};
   for (int i = 0; i < 150; ++i) {
-    const int64_t tokens = i < 80 ? i + 1 : random_int(1, 150), d = dims[random_int(0, std::size(dims) - 1)];
+    // Beyond 512 keys the bf16 kernels work in blocks of keys.
+    const int64_t tokens = i < 80   ? i + 1
+                           : i % 10 ? random_int(1, 150)
+                                    : random_int(500, 1200),
+                  d = dims[random_int(0, std::size(dims) - 1)];
     const auto heads = static_cast<int32_t>(random_int(1, 4));
     Matrix qkv(tokens, 3 * heads * d, random_int(0, 5)), out(tokens, heads * d, random_int(0, 5));
     Matrix parts(tokens, heads * d, out.ld - out.columns);
@@ -149,9 +165,11 @@ void check_attention(const Kernels& t) {
     for (int32_t h = 0; h < heads; ++h) {
       for (int64_t r = 0; r < tokens; ++r) {
         double magnitude;
-        const std::vector<double> wanted = attended(a, h, r, magnitude);
+        const std::vector<double> wanted = attended(a, h, r, bf16, magnitude);
         // A score is off by roundings of its terms, and that much, relatively, is each weight; values are below 6.
-        const double limit = 6 * kUnit * (8 + std::sqrt(static_cast<double>(tokens)) + 4 * magnitude);
+        // The weights of the bf16 kernels have 8 bits.
+        const double limit =
+            6 * (bf16 ? 0x1p-9 : 0.0) + 6 * kUnit * (8 + std::sqrt(static_cast<double>(tokens)) + 4 * magnitude);
         for (int64_t j = 0; j < d; ++j)
           check(std::fabs(out(r, h * d + j) - wanted[j]) <= limit, t.isa, what + " is off");
       }

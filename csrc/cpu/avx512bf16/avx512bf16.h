@@ -1,0 +1,10 @@
+// What this folder provides; table.cpp puts the functions in the table. Meanings and exactness: ../kernels.h.
+#pragma once
+
+#include "../kernels.h"
+
+namespace kdnative::cpu::avx512bf16 {
+
+void attention(const AttentionArgs& a, int32_t head_begin, int32_t head_end);
+
+}  // namespace kdnative::cpu::avx512bf16

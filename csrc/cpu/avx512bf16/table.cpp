@@ -1,0 +1,22 @@
+#include "../avx512vnni/avx512vnni.h"
+#include "avx512bf16.h"
+
+namespace kdnative::cpu {
+
+const Kernels* avx512bf16_kernels() {
+  static constexpr Kernels table = {
+      .isa = "avx512bf16",
+      .quantize_rows = avx512vnni::quantize_rows,
+      .gemm_w8a8 = avx512vnni::gemm_w8a8,
+      .gemm_w4a8 = avx512vnni::gemm_w4a8,
+      .gemm_w2a8 = avx512vnni::gemm_w2a8,
+      .layer_norm = avx512vnni::layer_norm,
+      .attention = avx512bf16::attention,
+      .add_scaled_int8 = avx512vnni::add_scaled_int8,
+      .rotate = avx512vnni::rotate,
+      .gate = avx512vnni::gate,
+  };
+  return &table;
+}
+
+}  // namespace kdnative::cpu
