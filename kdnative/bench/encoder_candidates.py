@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .encoder_cases import EncoderCase, Shape
+from .encoder_models import converted
 from .latency import example_inputs
 from .peers import Candidate, Prepared
 
@@ -53,12 +54,8 @@ def _of_tokens(prepare):
 
 def _ours(scheme: str):
     def prepare(case: EncoderCase) -> Prepared:
-        def make() -> nn.Module:
-            from kdnative.convert import convert_
-
-            return convert_(copy.deepcopy(case.encoder.model), scheme).model
-
-        return _torch_call(case.encoder.build(f"kdnative {scheme}", make), case)
+        made = case.encoder.build(f"kdnative {scheme}", lambda: converted(case.encoder.model, scheme))
+        return _torch_call(made, case)
 
     return prepare
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -46,3 +47,18 @@ def load_encoders(sources: Sequence[str]) -> dict[str, nn.Module]:
     short = {source: source.rstrip("/").rpartition("/")[2].rpartition(":")[2] for source in sources}
     unique = len(set(short.values())) == len(set(sources))
     return {short[source] if unique else source: load_encoder(source) for source in sources}
+
+
+def converted(model: nn.Module, scheme: str) -> nn.Module:
+    """A copy of the encoder as one native operator.
+
+    Raises:
+        ValueError: the scheme is unknown, or the library can't fuse this encoder: the suites measure the fused one.
+    """
+    from kdnative import convert_
+    from kdnative.nn import Encoder
+
+    found = convert_(copy.deepcopy(model), scheme).model
+    if not isinstance(found, Encoder):
+        raise ValueError(f"{type(model).__name__} is not an encoder that kdnative fuses: the suite measures those only")
+    return found

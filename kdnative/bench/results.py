@@ -91,3 +91,13 @@ def not_run_lines(not_run: Sequence[dict[str, str]]) -> list[str]:
     for row in not_run:
         grouped.setdefault((row["name"], row["reason"]), []).append(row["case"])
     return [f"not run: {name} ({', '.join(cases)}): {reason}" for (name, reason), cases in grouped.items()]
+
+
+def goal(text: str, value: float, limit: float, *, at_least: bool) -> dict[str, Any]:
+    """A goal and whether a figure meets it: ``value >= limit``, or ``value < limit`` where less is better."""
+    return {"goal": text, "value": value, "limit": limit, "met": bool(value >= limit if at_least else value < limit)}
+
+
+def goal_line(found: dict[str, Any]) -> str:
+    """The goal, the figure and the verdict."""
+    return f"{found['goal']}: {found['value']:.5g}, {'met' if found['met'] else 'MISSED'}"
