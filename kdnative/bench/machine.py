@@ -101,10 +101,15 @@ def rerun_clean(module: str, argv: Sequence[str]) -> int | None:
     if not spoiling:
         return None
     print(f"{', '.join(spoiling)} would change how fast the peers are: measuring without.", file=sys.stderr)
-    clean = {name: value for name, value in os.environ.items() if name not in spoiling}
+    return subprocess.run([sys.executable, "-m", module, *argv], env=child_environment(), check=False).returncode
+
+
+def child_environment() -> dict[str, str]:
+    """This process's variables for a Python of its own that finds kdnative, less those that slow the peers down."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(_SPOILING)}
     package_parent = str(Path(__file__).resolve().parents[2])
     clean["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, clean.get("PYTHONPATH")]))
-    return subprocess.run([sys.executable, "-m", module, *argv], env=clean, check=False).returncode
+    return clean
 
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:

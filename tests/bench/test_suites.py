@@ -9,7 +9,7 @@ import torch
 from kdnative.bench import gemm, gemm_candidates, peers
 from kdnative.bench.gemm_candidates import GemmCase
 from kdnative.bench.peers import Candidate, Prepared
-from kdnative.bench.results import not_run_lines, summarize, summary_lines
+from kdnative.bench.results import goal, goal_line, not_run_lines, summarize, summary_lines
 
 TORCH_ONLY = [c for c in gemm_candidates.PEERS if not c.packages]
 
@@ -152,3 +152,11 @@ def test_unknown_scheme_is_a_row_with_the_reason():
     result = gemm.run([(8, 32)], [1], schemes=["w3a8"], peers=False, rounds=1)
     (row,) = result["not_run"]
     assert row["name"] == "kdnative w3a8" and "w8a8" in row["reason"]
+
+
+def test_goals_are_met_or_missed():
+    assert goal("a", 0.995, 0.995, at_least=True)["met"] and not goal("a", 0.9949, 0.995, at_least=True)["met"]
+    assert goal("b", 2.9, 3.0, at_least=False)["met"] and not goal("b", 3.0, 3.0, at_least=False)["met"]
+    assert not goal("c", float("nan"), 1.0, at_least=True)["met"]
+    assert goal_line(goal("time < 3", 4.0, 3.0, at_least=False)) == "time < 3: 4, MISSED"
+    assert goal_line(goal("time < 3", 2.5, 3.0, at_least=False)) == "time < 3: 2.5, met"
