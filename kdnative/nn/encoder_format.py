@@ -69,7 +69,7 @@ class _Writer:
         return self.add(_bytes_of(record))
 
     def buffer(self) -> Tensor:
-        out = torch.zeros(self.bytes, dtype=torch.uint8)
+        out = torch.empty(self.bytes, dtype=torch.uint8)  # takes memory as it is written, section by section
         for offset, tensor in self.sections:
             _write(out, offset, tensor)
         for module, offsets in self.later:
@@ -83,9 +83,12 @@ class _Writer:
 
 
 def _write(out: Tensor, offset: int, tensor: Tensor) -> None:
+    """The bytes of a section, and zeros up to the next one."""
     if not tensor.is_meta:  # a module that could not be filled, which its filler reports
         raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        out[offset : offset + raw.numel()] = raw
+        end = offset + raw.numel()
+        out[offset:end] = raw
+        out[end : -(-end // _ALIGN) * _ALIGN] = 0
 
 
 def _bytes_of(record: np.ndarray) -> Tensor:
