@@ -106,6 +106,7 @@ inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
 // One table per instruction set; a build has those of its architecture.
 const Kernels* reference_kernels();
 const Kernels* avx2_kernels();
+const Kernels* avxvnni_kernels();
 const Kernels* avx512vnni_kernels();
 const Kernels* avx512bf16_kernels();
 const Kernels* amx_kernels();

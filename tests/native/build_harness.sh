@@ -32,6 +32,7 @@ x86_64 | amd64)
     amx="-mamx-tile -mamx-int8 -mamx-bf16"
   fi
   compile avx2 $avx2 "$@"
+  compile avxvnni $avx2 -mavxvnni "$@"
   compile avx512vnni $vnni "$@"
   compile avx512bf16 $vnni -mavx512bf16 "$@"
   compile amx $vnni -mavx512bf16 $amx "$@"
