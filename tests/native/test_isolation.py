@@ -38,4 +38,4 @@ def test_amx_kernels_use_tiles_and_vnni_kernels_use_dot_products():
     }
     assert "tdpbssd" in text["amx"] and "tdpbf16ps" in text["amx"]
     assert "vdpbf16ps" in text["avx512bf16"]
-    assert "vpdpbusd" in text["avx512vnni"] and "vpdpbusd" in text["avxvnni"]
+    assert "vpdpbusd" in text["avx512vnni"] and "{vex} vpdpbusd" in text["avxvnni"]
