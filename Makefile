@@ -39,9 +39,15 @@ format: $(VENV)/dev.stamp
 build: $(VENV)/dev.stamp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 
+# Every suite, its result as JSON; `kdnative bench table` prints them as Markdown. About an hour; the soak test ends it.
+RESULTS := benchmarks/results
 bench: $(VENV)/bench.stamp
-	$(BIN)/python benchmarks/cpu_gemm.py --peers --json benchmarks/results/cpu_gemm.json
-	$(BIN)/python benchmarks/cpu_encoder.py --peers --json benchmarks/results/cpu_encoder.json
+	$(BIN)/python benchmarks/cpu_gemm.py --peers --json $(RESULTS)/cpu_gemm.json
+	$(BIN)/python benchmarks/cpu_encoder.py --peers --json $(RESULTS)/cpu_encoder.json
+	$(BIN)/kdnative bench memory --json $(RESULTS)/memory.json
+	$(BIN)/kdnative bench accuracy --json $(RESULTS)/accuracy.json
+	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
+	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 
 wheel: $(VENV)/dev.stamp
 	rm -rf dist

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import kdnative
 from kdnative import rebuild
 from kdnative.files import replace_folder, sha256_of
+from kdnative.nn.encoder_parts import LINEARS
 from kdnative.scheme import Scheme
 
 __all__ = ["FORMAT", "CheckpointError", "file_size", "inspect", "load", "save"]
@@ -412,7 +413,7 @@ def _scheme_in_encoder(name: str, modules: dict[str, dict]) -> str | None:
         inner = name.removeprefix(f"{outer}." if outer else "").split(".")
         if inner == ["pooler"]:
             return entry["config"]["pooler"]
-        if len(inner) == 3 and inner[0] == "layers":
+        if len(inner) == 3 and inner[0] == "layers" and inner[2] in LINEARS:
             return entry["config"]["layers"][int(inner[1])].get(inner[2])
     return None
 
