@@ -10,6 +10,8 @@ const Kernels* amx_kernels() {
       .gemm_w8a8 = amx::gemm_w8a8,
       .gemm_w4a8 = amx::gemm_w4a8,
       .gemm_w2a8 = amx::gemm_w2a8,
+      .widen_rows = avx512vnni::widen_rows,
+      .gemm_a16 = avx512vnni::gemm_a16,
       .layer_norm = avx512vnni::layer_norm,
       .attention = amx::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,

@@ -9,6 +9,8 @@ const Kernels* avx2_kernels() {
       .gemm_w8a8 = avx2::gemm_w8a8,
       .gemm_w4a8 = avx2::gemm_w4a8,
       .gemm_w2a8 = avx2::gemm_w2a8,
+      .widen_rows = avx2::widen_rows,
+      .gemm_a16 = avx2::gemm_a16,
       .layer_norm = avx2::layer_norm,
       .attention = avx2::attention,
       .add_scaled_int8 = avx2::add_scaled_int8,

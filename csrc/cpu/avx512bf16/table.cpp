@@ -10,6 +10,8 @@ const Kernels* avx512bf16_kernels() {
       .gemm_w8a8 = avx512vnni::gemm_w8a8,
       .gemm_w4a8 = avx512vnni::gemm_w4a8,
       .gemm_w2a8 = avx512vnni::gemm_w2a8,
+      .widen_rows = avx512vnni::widen_rows,
+      .gemm_a16 = avx512vnni::gemm_a16,
       .layer_norm = avx512vnni::layer_norm,
       .attention = avx512bf16::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,

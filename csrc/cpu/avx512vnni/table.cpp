@@ -9,6 +9,8 @@ const Kernels* avx512vnni_kernels() {
       .gemm_w8a8 = avx512vnni::gemm_w8a8,
       .gemm_w4a8 = avx512vnni::gemm_w4a8,
       .gemm_w2a8 = avx512vnni::gemm_w2a8,
+      .widen_rows = avx512vnni::widen_rows,
+      .gemm_a16 = avx512vnni::gemm_a16,
       .layer_norm = avx512vnni::layer_norm,
       .attention = avx512vnni::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,

@@ -10,6 +10,8 @@ const Kernels* i8mm_kernels() {
       .gemm_w8a8 = i8mm::gemm_w8a8,
       .gemm_w4a8 = i8mm::gemm_w4a8,
       .gemm_w2a8 = i8mm::gemm_w2a8,
+      .widen_rows = neon::widen_rows,
+      .gemm_a16 = neon::gemm_a16,
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,

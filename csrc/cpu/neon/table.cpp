@@ -9,6 +9,8 @@ const Kernels* neon_kernels() {
       .gemm_w8a8 = neon::gemm_w8a8,
       .gemm_w4a8 = neon::gemm_w4a8,
       .gemm_w2a8 = neon::gemm_w2a8,
+      .widen_rows = neon::widen_rows,
+      .gemm_a16 = neon::gemm_a16,
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,

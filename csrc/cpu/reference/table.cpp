@@ -9,6 +9,8 @@ const Kernels* reference_kernels() {
       .gemm_w8a8 = reference::gemm_w8a8,
       .gemm_w4a8 = reference::gemm_w4a8,
       .gemm_w2a8 = reference::gemm_w2a8,
+      .widen_rows = reference::widen_rows,
+      .gemm_a16 = reference::gemm_a16,
       .layer_norm = reference::layer_norm,
       .attention = reference::attention,
       .add_scaled_int8 = reference::add_scaled_int8,

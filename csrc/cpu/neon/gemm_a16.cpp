@@ -1,0 +1,17 @@
+#include "../simd/vec_neon.h"
+
+// Written against Vec, so it comes after it.
+#include "../simd/gemm_a16.h"
+#include "neon.h"
+
+namespace kdnative::cpu::neon {
+
+void widen_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, float* out, int64_t ld_out) {
+  widen_rows_impl(x, type, ld_x, rows, k, out, ld_out);
+}
+
+void gemm_a16(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& range) {
+  gemm_a16_impl(w, a, e, range);
+}
+
+}  // namespace kdnative::cpu::neon
