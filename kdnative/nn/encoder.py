@@ -34,7 +34,8 @@ class Encoder(nn.Module):
 
     Takes the place of the base model of a transformers model (``model.bert`` and the like): same call, same class of
     output. Linears run on the integer kernels with dynamic per-token int8 activations; embedding tables are int8 with
-    one scale per row; attention, softmax and LayerNorm are float32.
+    one scale per row; the rest is float32. On ``avx512bf16`` and ``amx`` the factors of attention (Q, K, V and the
+    softmax's weights) are rounded to bfloat16, and summed in float32.
 
     Padding is skipped: tokens whose ``attention_mask`` is 0 cost nothing, no token attends to them, and their rows of
     the output are 0. Outputs never require grad.

@@ -26,7 +26,9 @@ def test_compute_ceiling_of_each_instruction_set(isa):
 
 
 def test_wider_instruction_sets_have_higher_ceilings():
-    peaks = [ops._C.peak_int8_ops(name, 0.05) for name in ops.available_isas() if name != "reference"]
+    # avx512bf16 has the integer instructions of avx512vnni, and its probe
+    wider = [name for name in ops.available_isas() if name not in ("reference", "avx512bf16")]
+    peaks = [ops._C.peak_int8_ops(name, 0.05) for name in wider]
     assert peaks == sorted(peaks)
 
 

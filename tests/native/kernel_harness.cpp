@@ -24,7 +24,7 @@ Tables tables_of(const std::string& only) {
     add(&kernels());
   }
 #if defined(KDNATIVE_EMULATE_AMX)  // the tiles are software, the rest of these kernels is AVX-512
-  if (features().avx512vnni && !features().amx) add(amx_kernels());
+  if (features().avx512bf16 && !features().amx) add(amx_kernels());
 #endif
   return tables;
 }

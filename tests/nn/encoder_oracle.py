@@ -1,6 +1,7 @@
 """A transformer encoder in float64 NumPy, from the plain tensors of an Encoder's state dict.
 
-Activations are quantized per token as the kernels do; everything else is exact, and written without torch's modules.
+Activations are quantized per token as the kernels do, and attention rounds its factors to bf16 where the kernels of the
+instruction set in use do; everything else is exact, and written without torch's modules.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import math
 
 import numpy as np
 import torch
+
+from kdnative import ops
 
 _ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + torch.erf(torch.from_numpy(x / math.sqrt(2))).numpy()),
@@ -57,7 +60,8 @@ def _layer(config, layer, state, prefix, x, positions, columns):
     q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
     if layer["rope_theta"] is not None:
         q, k = _turn(q, positions, layer["rope_theta"]), _turn(k, positions, layer["rope_theta"])
-    scores = np.einsum("qhd,khd->hqk", q, k) * layer["scaling"]
+    factor = _bf16 if ops.isa() in ("avx512bf16", "amx") else lambda x: x
+    scores = np.einsum("qhd,khd->hqk", factor(q * layer["scaling"]), factor(k))
     apart = columns[None, :] - columns[:, None]
     if config["relative_buckets"]:
         bucket = np.vectorize(lambda d: _bucket(d, config["relative_buckets"], config["relative_distance"]))(apart)
@@ -65,8 +69,8 @@ def _layer(config, layer, state, prefix, x, positions, columns):
     if layer["window"] is not None:
         scores = np.where(np.abs(apart) <= layer["window"], scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    context = np.einsum("hqk,khd->qhd", p, v).reshape(len(x), heads * head_dim)
+    context = np.einsum("hqk,khd->qhd", factor(p), factor(v)) / p.sum(-1).T[:, :, None]
+    context = context.reshape(len(x), heads * head_dim)
     x = x + _linear(state, prefix + "output", layer["output"], context)
     x = norm("attention_norm", x) if post else x
     inner = _linear(state, prefix + "ffn_in", layer["ffn_in"], x if post else norm("ffn_norm", x))
@@ -77,6 +81,10 @@ def _layer(config, layer, state, prefix, x, positions, columns):
         inner = activation(inner)
     x = x + _linear(state, prefix + "ffn_out", layer["ffn_out"], inner)
     return norm("output_norm", x) if post else x
+
+
+def _bf16(x):
+    return torch.from_numpy(x).float().bfloat16().double().numpy()
 
 
 def _turn(x, positions, theta):

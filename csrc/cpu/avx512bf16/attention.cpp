@@ -11,6 +11,13 @@ namespace {
 constexpr int64_t kQueryRows = 16;  // their scores and weights stay in L1 beside the keys of a short sequence
 constexpr int kMaxRows = 8;         // 16 sums: the latency of vdpbf16ps is covered
 
+// As add_products of ../avx512vnni/dot.h: the empty statement keeps the sum in its register.
+inline __m512 add_pairs(__m512 sum, __m512bh a, __m512bh b) {
+  sum = _mm512_dpbf16_ps(sum, a, b);
+  __asm__ volatile("" : "+v"(sum));
+  return sum;
+}
+
 // Two blocks of 16 columns.
 template <int rows>
 void block(const Bf16Product& p, int64_t r, int64_t column) {
@@ -23,9 +30,8 @@ void block(const Bf16Product& p, int64_t r, int64_t column) {
     for (int i = 0; i < rows; ++i) {
       const auto pair =
           reinterpret_cast<__m512bh>(_mm512_set1_epi32(load_quad(reinterpret_cast<const int8_t*>(a + i * p.lda + k))));
-      sum[i][0] = _mm512_dpbf16_ps(sum[i][0], pair, low);
-      sum[i][1] = _mm512_dpbf16_ps(sum[i][1], pair, high);
-      __asm__ volatile("" : "+v"(sum[i][0]), "+v"(sum[i][1]));  // as in ../avx512vnni/dot.h
+      sum[i][0] = add_pairs(sum[i][0], pair, low);
+      sum[i][1] = add_pairs(sum[i][1], pair, high);
     }
   }
   for (int i = 0; i < rows; ++i) {
