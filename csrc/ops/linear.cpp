@@ -118,25 +118,29 @@ struct IntegerProblem : Problem {
   }
 };
 
-// Float activations: rows that are not dense fp32 are copied first, and so are rows that lie whole pages apart, since a
-// block of them would share few sets of the nearest cache.
+// Float activations: rows that are not dense, or not of the type that the kernel takes, are copied first; so are rows
+// that lie whole pages apart, since a block of them would share few sets of the nearest cache.
 struct FloatProblem : Problem {
   static constexpr int64_t kSmallest = kSmallWork / 4;  // a float product takes about four times as long
   cpu::FloatRows rows;
-  float* copy = nullptr;
+  uint8_t* copy = nullptr;
 
   explicit FloatProblem(const Problem& p) : Problem(p) {
-    rows = {reinterpret_cast<const float*>(x.data), x.row_stride, x.rows};
+    const bool bf16 = kernels.bf16_rows > 0 && x.rows >= kernels.bf16_rows && x.type != DType::f16;
+    rows = {x.data, bf16 ? DType::bf16 : DType::f32, x.row_stride};
   }
   void carve(Carver& c) {
-    if (x.uniform && x.type == DType::f32 && (x.rows < 8 || x.row_stride % 1024 != 0)) return;
-    rows.ld = (x.k + 15) / 16 * 16 + 16;
-    rows.x = copy = c.take<float>(x.rows * rows.ld);
+    const int64_t size = element_size(rows.type), width = rows.type == DType::bf16 ? w.k_pad : x.k;
+    const bool pages_apart = x.rows >= 8 && x.row_stride * size % 4096 == 0;
+    if (x.uniform && x.type == rows.type && x.k == width && !pages_apart) return;
+    rows.ld = (width + 15) / 16 * 16 + 64 / size;
+    rows.x = copy = c.take<uint8_t>(x.rows * rows.ld * size);
   }
   void prepare(int64_t begin, int64_t end) const {
     if (copy == nullptr) return;
+    const int64_t row_bytes = rows.ld * element_size(rows.type);
     for_dense_rows(x, begin, end, [&](int64_t r, int64_t count, const uint8_t* data, int64_t ld) {
-      kernels.widen_rows(data, x.type, ld, count, x.k, copy + r * rows.ld, rows.ld);
+      kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
     });
   }
   void multiply(const cpu::GemmRange& range) const { kernels.gemm_a16(w, rows, epilogue(), range); }

@@ -6,8 +6,9 @@
 
 namespace kdnative::cpu::neon {
 
-void widen_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, float* out, int64_t ld_out) {
-  widen_rows_impl(x, type, ld_x, rows, k, out, ld_out);
+void convert_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
+                  int64_t ld_out) {
+  convert_rows_impl(x, type, ld_x, rows, k, out, out_type, ld_out);
 }
 
 void gemm_a16(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& range) {

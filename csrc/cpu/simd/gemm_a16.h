@@ -70,7 +70,7 @@ template <int bits, int rows, int count>
 void stream_block(const PackedLinear& w, const FloatRows& a, const Epilogue& e, int64_t r, const Pair (&pairs)[count]) {
   constexpr int step = kStep<bits>;
   const int64_t columns = bits == 8 ? w.k : w.group;
-  const float* x = a.x + r * a.ld;
+  const float* x = static_cast<const float*>(a.x) + r * a.ld;
   Vec sum[count][rows][2];
   for (int p = 0; p < count; ++p)
     for (int i = 0; i < rows; ++i) sum[p][i][0] = sum[p][i][1] = Vec::zero();
@@ -203,7 +203,8 @@ void panel(const PackedLinear& w, const FloatRows& a, const Epilogue& e, int64_t
       for_row_blocks<kMaxRows>(m, end, [&](int64_t r, auto rows) {
         auto* weights = reinterpret_cast<const float (*)[kTileN]>(work.weights[0] + c);
         auto* sums = reinterpret_cast<float (*)[kTileN]>(work.sums[r - m] + c);
-        panel_block<bits, rows.count>(w, a.x + r * a.ld + k, a.ld, k, depth, weights, w.scale + first + c, sums);
+        panel_block<bits, rows.count>(w, static_cast<const float*>(a.x) + r * a.ld + k, a.ld, k, depth, weights,
+                                      w.scale + first + c, sums);
       });
     }
   }
@@ -234,19 +235,25 @@ inline void gemm_a16_impl(const PackedLinear& w, const FloatRows& a, const Epilo
 }
 
 template <DType type>
-inline void widen_rows_of(const void* x, int64_t ld_x, int64_t rows, int64_t k, float* out, int64_t ld_out) {
+inline void convert_rows_of(const void* x, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
+                            int64_t ld_out) {
   for (int64_t r = 0; r < rows; ++r) {
-    int64_t c = 0;
-    for (; c + Vec::width <= k; c += Vec::width) load_as<type>(x, r * ld_x + c).store(out + r * ld_out + c);
-    if (c < k) load_as<type>(x, r * ld_x + c, k - c).store(out + r * ld_out + c, k - c);
+    for (int64_t c = 0; c < ld_out; c += Vec::width) {
+      const Vec v = c + Vec::width <= k ? load_as<type>(x, r * ld_x + c) : load_as<type>(x, r * ld_x + c, k - c);
+      if (c + Vec::width <= ld_out) {
+        store_as(out_type, out, r * ld_out + c, v);
+      } else {
+        store_as(out_type, out, r * ld_out + c, v, ld_out - c);
+      }
+    }
   }
 }
 
-inline void widen_rows_impl(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, float* out,
-                            int64_t ld_out) {
-  (type == DType::f32    ? widen_rows_of<DType::f32>
-   : type == DType::bf16 ? widen_rows_of<DType::bf16>
-                         : widen_rows_of<DType::f16>)(x, ld_x, rows, k, out, ld_out);
+inline void convert_rows_impl(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out,
+                              DType out_type, int64_t ld_out) {
+  (type == DType::f32    ? convert_rows_of<DType::f32>
+   : type == DType::bf16 ? convert_rows_of<DType::bf16>
+                         : convert_rows_of<DType::f16>)(x, ld_x, rows, k, out, out_type, ld_out);
 }
 
 }  // namespace

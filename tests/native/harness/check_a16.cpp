@@ -52,7 +52,7 @@ void check_layer(const Tables& tables, const Case& c) {
   Buffer<float> x(c.m * ld_x), residual(c.m * c.n);
   for (int64_t i = 0; i < x.size; ++i) x[i] = c.extreme ? random_float(1e6f) : random_float(2.0f);
   for (int64_t i = 0; i < residual.size; ++i) residual[i] = random_float(2.0f);
-  const FloatRows rows = {x.get(), ld_x, c.m};
+  const FloatRows rows = {x.get(), DType::f32, ld_x};
   const int64_t tiles = w.n_pad / 32, bytes = c.m * ld * size;
   const auto epilogue = [&](uint8_t* out) {
     return Epilogue{out, ld, c.out, Activation::none, c.residual ? residual.get() : nullptr, c.n};
@@ -98,22 +98,22 @@ void check_layer(const Tables& tables, const Case& c) {
   }
 }
 
-void check_widen(const Kernels& t) {
-  for (int i = 0; i < 60; ++i) {
-    const auto type = static_cast<DType>(i % 3);
-    const int64_t rows = random_int(0, 5), k = random_int(1, 70), ld_x = k + random_int(0, 3), ld = k + 8;
-    const int64_t size = type == DType::f32 ? 4 : 2;
-    Buffer<uint8_t> x(rows * ld_x * size);
-    Buffer<float> out(rows * ld);
+void check_convert(const Kernels& t) {
+  for (int i = 0; i < 120; ++i) {
+    const auto type = static_cast<DType>(i % 3), out_type = i % 2 ? DType::bf16 : DType::f32;
+    const int64_t rows = random_int(0, 5), k = random_int(1, 70), ld_x = k + random_int(0, 3);
+    const int64_t ld = k + random_int(0, 40), size = type == DType::f32 ? 4 : 2;
+    const int64_t out_size = out_type == DType::f32 ? 4 : 2;
+    Buffer<uint8_t> x(rows * ld_x * size), out(rows * ld * out_size);
     for (int64_t j = 0; j < rows * ld_x; ++j) {
       const float value = random_float(100.0f);
       const uint16_t half = type == DType::bf16 ? float_to_bf16(value) : float_to_f16(value);
       std::memcpy(x.get() + j * size, size == 4 ? static_cast<const void*>(&value) : &half, size);
     }
-    for (int64_t j = 0; j < out.size; ++j) out[j] = -1.0f;
-    t.widen_rows(x.get(), type, ld_x, rows, k, out.get(), ld);
-    for (int64_t j = 0; j < out.size; ++j) {
-      float wanted = -1.0f;
+    std::memset(out.get(), 0xcd, out.size);
+    t.convert_rows(x.get(), type, ld_x, rows, k, out.get(), out_type, ld);
+    for (int64_t j = 0; j < rows * ld; ++j) {
+      float wanted = 0.0f;
       if (j % ld < k) {
         const uint8_t* at = x.get() + (j / ld * ld_x + j % ld) * size;
         uint16_t half;
@@ -121,16 +121,52 @@ void check_widen(const Kernels& t) {
         std::memcpy(&wanted, at, size == 4 ? 4 : 2);
         if (type != DType::f32) wanted = type == DType::bf16 ? bf16_to_float(half) : f16_to_float(half);
       }
-      check(out[j] == wanted, t.isa, "widen_rows");
+      uint16_t got_half;
+      float got;
+      std::memcpy(&got_half, out.get() + j * out_size, 2);
+      std::memcpy(&got, out.get() + j * out_size, out_size);
+      check(out_type == DType::f32 ? got == wanted : got_half == float_to_bf16(wanted), t.isa, "convert_rows");
     }
   }
+}
+
+// bf16 rows: the products are exact, so fp32 sums in any order stay within the same bound. Only AMX and AVX512_BF16
+// have them.
+void check_bf16(const Kernels& t, const Case& c) {
+  Layer w(c.n, c.k, c.bits, c.group, c.symmetric, false, c.extreme);
+  const int64_t ld_x = w.k_pad + 32 * random_int(0, 2);
+  Buffer<uint16_t> x(c.m * ld_x);
+  Buffer<float> wide(c.m * ld_x), out(c.m * c.n), parts(c.m * c.n);
+  for (int64_t r = 0; r < c.m; ++r) {
+    for (int64_t i = 0; i < c.k; ++i) {
+      x[r * ld_x + i] = float_to_bf16(random_float(2.0f));
+      wide[r * ld_x + i] = bf16_to_float(x[r * ld_x + i]);
+    }
+  }
+  const FloatRows rows = {x.get(), DType::bf16, ld_x};
+  const int64_t tiles = w.n_pad / 32;
+  const auto epilogue = [&](float* to) { return Epilogue{to, c.n, DType::f32, Activation::none, nullptr, 0}; };
+  t.gemm_a16(w.packed, rows, epilogue(out.get()), {0, c.m, 0, tiles});
+  for (int64_t r = 0; r < c.m; ++r) {
+    for (int64_t j = 0; j < c.n; ++j) {
+      const Sums s = expected(w, wide.get() + r * ld_x, j);
+      check(std::fabs(out[r * c.n + j] - s.exact) <= s.bound + 1e-30, t.isa, c.name() + " bf16: beyond the bound");
+    }
+  }
+  const int64_t row = random_int(0, c.m), tile = random_int(0, tiles);
+  const int64_t row_ends[3] = {0, row, c.m}, column_ends[3] = {0, tile, tiles};
+  for (int i = 0; i < 4; ++i) {
+    const GemmRange part = {row_ends[i / 2], row_ends[i / 2 + 1], column_ends[i % 2], column_ends[i % 2 + 1]};
+    t.gemm_a16(w.packed, rows, epilogue(parts.get()), part);
+  }
+  check(std::memcmp(out.get(), parts.get(), c.m * c.n * 4) == 0, t.isa, c.name() + " bf16 in four parts");
 }
 
 }  // namespace
 
 void check_a16(const Tables& tables) {
-  check_widen(*reference_kernels());
-  for (const Kernels* t : tables) check_widen(*t);
+  check_convert(*reference_kernels());
+  for (const Kernels* t : tables) check_convert(*t);
   const int64_t ms[] = {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 16, 25, 33, 128, 130, 133};
   const int64_t ns[] = {1, 7, 16, 17, 32, 33, 64, 100, 160};
   const int64_t ks[] = {1, 2, 3, 5, 31, 63, 65, 127, 128, 129, 130, 255, 384, 1000};
@@ -148,6 +184,8 @@ void check_a16(const Tables& tables) {
     c.extreme = i % 5 == 0;
     c.out = static_cast<DType>(random_int(0, 2));
     check_layer(tables, c);
+    for (const Kernels* t : tables)
+      if (t->bf16_rows > 0) check_bf16(*t, c);
   }
   check_layer(tables, {0, 40, 70, 8, 0, true, true, false, false, DType::f32});
 }
