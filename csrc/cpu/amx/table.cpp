@@ -12,7 +12,7 @@ const Kernels* amx_kernels() {
       .gemm_w2a8 = amx::gemm_w2a8,
       .convert_rows = avx512vnni::convert_rows,
       .gemm_a16 = amx::gemm_a16,
-      .bf16_rows = 16,
+      .bf16_rows = 5,
       .layer_norm = avx512vnni::layer_norm,
       .attention = amx::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,

@@ -24,9 +24,53 @@ inline __m512i pairs_of(Vec even, Vec odd) {
   return _mm512_mask_mov_epi16(low, 0xaaaaaaaau, _mm512_castps_si512(odd.v));
 }
 
+// The bf16 numbers that the codes of symmetric weights stand for, as a table of their low bytes and one of their high
+// ones.
+template <int bits>
+struct CodeTable {
+  alignas(16) uint8_t low[16] = {}, high[16] = {};
+  constexpr CodeTable() {
+    for (int u = 0; u < 1 << bits; ++u) {
+      const auto value = __builtin_bit_cast(uint32_t, static_cast<float>(u - (1 << (bits - 1))));
+      low[u] = static_cast<uint8_t>(value >> 16);
+      high[u] = static_cast<uint8_t>(value >> 24);
+    }
+  }
+};
+
+// Columns [k, k + depth) of a tile of symmetric weights by table look-up: half the instructions of the way over fp32.
+template <int bits>
+void look_up_bf16(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth, Bf16Workspace& work) {
+  static constexpr CodeTable<bits> table;
+  const auto repeat = [](const uint8_t* p) {
+    return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  };
+  const __m512i low = repeat(table.low), high = repeat(table.high), mask = _mm512_set1_epi8((1 << bits) - 1);
+  // Twice each of the codes 0 and 1, or 2 and 3, of a quad of k.
+  const __m512i twice[2] = {
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13)),
+      _mm512_broadcast_i32x4(_mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15))};
+  const uint8_t* data = w.data + (tile * w.k_pad + k) * 4 * bits;
+  for (int64_t s = 0; s < depth; s += kStep<bits>, data += 64) {
+    __m512i packed = _mm512_loadu_si512(data);
+    for (int field = 0; field < 8 / bits; ++field, packed = _mm512_srli_epi16(packed, bits)) {
+      const __m512i codes = _mm512_and_si512(packed, mask);
+      for (int h = 0; h < 2; ++h) {
+        const __m512i index = _mm512_shuffle_epi8(codes, twice[h]);
+        const __m512i pairs =
+            _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, index), 0xaaaaaaaaaaaaaaaau, high, index);
+        _mm512_store_si512(work.weights[field % 2] + (s + field / 2 * 4 + h * 2) * 16, pairs);
+      }
+    }
+  }
+}
+
 // Columns [k, k + depth) of a tile.
 template <int bits>
 void widen_to_bf16(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth, Bf16Workspace& work) {
+  if constexpr (bits != 8) {
+    if (w.symmetric) return look_up_bf16<bits>(w, tile, k, depth, work);
+  }
   const Pair p(w, tile);
   Vec zero[2] = {Vec::zero(), Vec::zero()};
   for (int64_t s = 0; s < depth; s += kStep<bits>) {

@@ -12,7 +12,7 @@ const Kernels* avx512bf16_kernels() {
       .gemm_w2a8 = avx512vnni::gemm_w2a8,
       .convert_rows = avx512vnni::convert_rows,
       .gemm_a16 = avx512bf16::gemm_a16,
-      .bf16_rows = 16,
+      .bf16_rows = 5,
       .layer_norm = avx512vnni::layer_norm,
       .attention = avx512bf16::attention,
       .add_scaled_int8 = avx512vnni::add_scaled_int8,
