@@ -58,7 +58,8 @@ def convert_(
             ``re:``. Linears that no pattern matches stay in float.
         keep: patterns of modules that stay in float.
         embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
-        fuse: False converts known encoders linear by linear too.
+        fuse: False converts known encoders linear by linear too. So does a scheme with float activations (``a16``): the
+            fused encoder computes with int8 activations only.
         clip_search: search the clipping range of weights (better at 4 and 2 bits, slower to convert).
 
     Returns:
@@ -205,6 +206,8 @@ class _Plan:
         for inner, verdict in self.verdicts.items():
             if _within(inner, name) and verdict.scheme is None:
                 return f"{inner} stays in float ({verdict.reason})"
+            if _within(inner, name) and verdict.scheme.activation_bits != 8:
+                return f"{inner} is to keep float activations ({verdict.scheme}); the fused encoder has int8 ones only"
         return None
 
     def _fused(self, name: str, module: nn.Module) -> str | None:

@@ -1,4 +1,4 @@
-"""The format a weight is stored in and computed with, as a short name such as ``w8a8`` or ``w4a8-g64``."""
+"""The format a weight is stored in and computed with, as a short name such as ``w8a8`` or ``w4a16-g64``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 GROUP_SIZES = (32, 64, 128)
+ACTIVATION_BITS = (8, 16)
 _PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<asym>-asym)?")
 
 
@@ -16,12 +17,13 @@ class Scheme:
 
     ``w8a8``: int8 weights, symmetric, one fp32 scale per output channel. ``w4a8-gG`` and ``w2a8-gG``: 4-bit or 2-bit
     codes, one fp32 scale per output channel and G input columns (G = 32, 64 or 128, dividing the layer's in_features);
-    with ``-asym`` also one integer zero point per group. Activations are int8, symmetric, quantized per token while
-    running.
+    with ``-asym`` also one integer zero point per group. ``a8``: activations are int8, symmetric, quantized per token
+    while running. ``a16`` in its place: the same weights, and activations stay in floating point (float32, bfloat16 or
+    float16, summed in float32): more exact, and where there are few rows as fast, since reading weights is the cost.
 
     Args:
         weight_bits: 8, 4 or 2.
-        activation_bits: 8, the only width that has kernels.
+        activation_bits: 8, or 16 for floats of any width.
         group_size: input columns per scale, None for one scale per output channel (8 bits only).
         symmetric: False adds a zero point per group (2 and 4 bits only).
 
@@ -37,7 +39,7 @@ class Scheme:
     def __post_init__(self) -> None:
         per_channel = self.weight_bits == 8 and self.group_size is None and self.symmetric
         grouped = self.weight_bits in (2, 4) and self.group_size in GROUP_SIZES
-        if self.activation_bits != 8 or not (per_channel or grouped):
+        if self.activation_bits not in ACTIVATION_BITS or not (per_channel or grouped):
             raise ValueError(_refusal(str(self)))
 
     def __str__(self) -> str:
@@ -64,8 +66,14 @@ class Scheme:
     @staticmethod
     def allowed() -> list[str]:
         """The names of every scheme that has a kernel."""
-        grouped = [f"w{b}a8-g{g}{asym}" for b in (4, 2) for g in GROUP_SIZES for asym in ("", "-asym")]
-        return ["w8a8", *grouped]
+        grouped = [
+            f"w{bits}a{activation}-g{group}{asym}"
+            for bits in (4, 2)
+            for activation in ACTIVATION_BITS
+            for group in GROUP_SIZES
+            for asym in ("", "-asym")
+        ]
+        return ["w8a8", "w8a16", *grouped]
 
     def groups(self, in_features: int) -> int:
         """Number of scales along ``in_features`` input columns (1 without groups).
@@ -78,14 +86,13 @@ class Scheme:
         if in_features % self.group_size:
             raise ValueError(
                 f"scheme {self} needs in_features divisible by its group size {self.group_size}, got {in_features}"
-                f"{_fitting_groups(in_features)}"
+                f"{self._fitting_groups(in_features)}"
             )
         return in_features // self.group_size
 
-
-def _fitting_groups(in_features: int) -> str:
-    fitting = [f"g{g}" for g in GROUP_SIZES if in_features % g == 0]
-    return f"; use {' or '.join(fitting)}" if fitting else "; use w8a8, which has no groups"
+    def _fitting_groups(self, in_features: int) -> str:
+        fitting = [f"g{g}" for g in GROUP_SIZES if in_features % g == 0]
+        return f"; use {' or '.join(fitting) or f'w8a{self.activation_bits}, which has no groups'}"
 
 
 def _refusal(text: str) -> str:
@@ -93,8 +100,8 @@ def _refusal(text: str) -> str:
     allowed = Scheme.allowed()
     reason = f"unknown scheme {text!r}"
     match = _PATTERN.fullmatch(text.strip().lower())
-    if match and match["a"] != "8":
-        reason = f"scheme {text!r} keeps {match['a']}-bit activations, and there is no kernel for that yet: only a8"
+    if match and match["a"] not in ("8", "16"):
+        reason = f"scheme {text!r} keeps {match['a']}-bit activations, and there is no kernel for that: only a8 and a16"
     elif match and match["w"] in ("2", "4") and match["g"] is None:
         reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
     near = difflib.get_close_matches(text.strip().lower(), allowed, n=1, cutoff=0.5)

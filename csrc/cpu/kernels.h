@@ -24,6 +24,13 @@ struct QuantizedRows {
   int64_t k_pad;
 };
 
+// Activations that stay in floating point: type f32, [m, k], or bf16, [m, k_pad] with zeros from column k on.
+struct FloatRows {
+  const void* x;  // row r starts at element r * ld
+  DType type;
+  int64_t ld;
+};
+
 // y[r, c] = activation(acc * (scale_a[r] * scale_w[c]) + bias[c]) + residual[r, c], each operation rounded in fp32, no
 // fused multiply-add here: training reproduces these bits with plain tensor arithmetic.
 struct Epilogue {
@@ -78,6 +85,19 @@ struct Kernels {
   void (*gemm_w8a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
   void (*gemm_w4a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
   void (*gemm_w2a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+
+  // out[r, c] = x[r, c] for c < k, fp32 or bf16 (nearest even), and 0 for the columns from there to ld_out.
+  void (*convert_rows)(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
+                       int64_t ld_out);
+
+  // Weights of 8, 4 or 2 bits, float activations. Over k in order, acc = fma(x[r, k], float(q - zero), acc). 8 bits:
+  // acc * scale_w[c]. 4 and 2 bits: every group has an acc of its own, and sum = fma(acc, scale_w[g, c], sum) over the
+  // groups in order. Then bias, activation and residual as above. With bf16 rows the products are exact and the order
+  // of the fp32 sums is the processor's.
+  void (*gemm_a16)(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& r);
+
+  // gemm_a16 takes bf16 rows, and calls with at least that many fp32 or bf16 rows should use them; 0: fp32 rows only.
+  int64_t bf16_rows;
 
   // y = (x - mean) / sqrt(var + eps) * gamma + beta over n columns, fp32; y may be x.
   void (*layer_norm)(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows,

@@ -1,4 +1,4 @@
-// quantize_per_token, linear_w8a8, linear_w4a8, linear_w2a8: argument checks, allocation, work split.
+// quantize_per_token, linear_wXa8, linear_wXa16: argument checks, allocation, work split.
 #include "linear.h"
 
 #include <algorithm>
@@ -67,44 +67,104 @@ void gather(const T* source, int64_t stride, int64_t n, T* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = source[i * stride];
 }
 
+// f(first row, rows, data, row stride) over rows [begin, end): all at once where they are dense, else one by one from a
+// small buffer that they are gathered into.
+template <typename F>
+void for_dense_rows(const RowSource& x, int64_t begin, int64_t end, const F& f) {
+  const int64_t size = element_size(x.type);
+  if (x.uniform) return f(begin, end - begin, x.data + begin * x.row_stride * size, x.row_stride);
+  thread_local std::vector<uint8_t> row;
+  row.resize(static_cast<size_t>(x.k * size));
+  for (int64_t r = begin; r < end; ++r) {
+    const uint8_t* source = x.data + row_offset(x, r) * size;
+    if (size == 4) {
+      gather(reinterpret_cast<const uint32_t*>(source), x.column_stride, x.k, reinterpret_cast<uint32_t*>(row.data()));
+    } else {
+      gather(reinterpret_cast<const uint16_t*>(source), x.column_stride, x.k, reinterpret_cast<uint16_t*>(row.data()));
+    }
+    f(r, 1, static_cast<const uint8_t*>(row.data()), x.k);
+  }
+}
+
+// What a call computes, to be split over threads.
 struct Problem {
   const Kernels& kernels;
   const cpu::PackedLinear& w;
-  RowSource x;
+  const RowSource& x;
   uint8_t* out;
   Activation activation;
+
+  cpu::Epilogue epilogue() const { return {out, w.n, x.type, activation, nullptr, 0}; }
+};
+
+// Integer activations: every row is quantized first.
+struct IntegerProblem : Problem {
+  static constexpr int64_t kSmallest = kSmallWork;
   int8_t* q;
   float* scale;
   int32_t* group_sum;
 
-  void quantize(int64_t begin, int64_t end) const {
+  explicit IntegerProblem(const Problem& p) : Problem(p) {}
+  void carve(Carver& c) {
+    q = c.take<int8_t>(x.rows * w.k_pad);
+    scale = c.take<float>(x.rows);
+    group_sum = w.bits != 8 ? c.take<int32_t>(x.rows * (w.k_pad / 32)) : nullptr;
+  }
+  void prepare(int64_t begin, int64_t end) const {
     quantize_range(kernels, x, begin, end, w.k_pad, q, scale, group_sum);
   }
   void multiply(const cpu::GemmRange& range) const {
-    const cpu::QuantizedRows rows{q, scale, group_sum, w.k_pad};
-    const cpu::Epilogue e{out, w.n, x.type, activation, nullptr, 0};
-    cpu::gemm_of(kernels, w)(w, rows, e, range);
+    cpu::gemm_of(kernels, w)(w, {q, scale, group_sum, w.k_pad}, epilogue(), range);
   }
 };
 
-void run(const Problem& p) {
+// Float activations: rows that are not dense, or not of the type that the kernel takes, are copied first; so are rows
+// that lie whole pages apart, since a block of them would share few sets of the nearest cache.
+struct FloatProblem : Problem {
+  static constexpr int64_t kSmallest = kSmallWork / 4;  // a float product takes about four times as long
+  cpu::FloatRows rows;
+  uint8_t* copy = nullptr;
+
+  explicit FloatProblem(const Problem& p) : Problem(p) {
+    const bool bf16 = kernels.bf16_rows > 0 && x.rows >= kernels.bf16_rows && x.type != DType::f16;
+    rows = {x.data, bf16 ? DType::bf16 : DType::f32, x.row_stride};
+  }
+  void carve(Carver& c) {
+    const int64_t size = element_size(rows.type), width = rows.type == DType::bf16 ? w.k_pad : x.k;
+    const bool pages_apart = x.rows >= 8 && x.row_stride * size % 4096 == 0;
+    if (x.uniform && x.type == rows.type && x.k == width && !pages_apart) return;
+    rows.ld = (width + 15) / 16 * 16 + 64 / size;
+    rows.x = copy = c.take<uint8_t>(x.rows * rows.ld * size);
+  }
+  void prepare(int64_t begin, int64_t end) const {
+    if (copy == nullptr) return;
+    const int64_t row_bytes = rows.ld * element_size(rows.type);
+    for_dense_rows(x, begin, end, [&](int64_t r, int64_t count, const uint8_t* data, int64_t ld) {
+      kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
+    });
+  }
+  void multiply(const cpu::GemmRange& range) const { kernels.gemm_a16(w, rows, epilogue(), range); }
+};
+
+template <typename Work>
+void run(const Work& p) {
   const int64_t rows = p.x.rows, tiles = p.w.n_pad / kTileN;
-  const int64_t threads = rows * p.w.n_pad * p.w.k_pad < kSmallWork ? 1 : thread_count();
+  const int64_t threads = rows * p.w.n_pad * p.w.k_pad < Work::kSmallest ? 1 : thread_count();
   if (threads == 1) {
-    p.quantize(0, rows);
+    p.prepare(0, rows);
     p.multiply({0, rows, 0, tiles});
-  } else if (rows >= 64 * threads) {  // enough rows: each thread quantizes and multiplies its own
+  } else if (rows >= 64 * threads) {  // enough rows: each thread prepares and multiplies its own
     const int64_t chunks = std::min(threads, rows / 32);
     const int64_t step = ((rows + chunks - 1) / chunks + 31) / 32 * 32;
     parallel((rows + step - 1) / step, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         const int64_t last = std::min(rows, (c + 1) * step);
-        p.quantize(c * step, last);
+        p.prepare(c * step, last);
         p.multiply({c * step, last, 0, tiles});
       }
     });
   } else {  // few rows: share out the columns
-    p.quantize(0, rows);
+    p.prepare(0, rows);
     const int64_t chunks = std::min(threads, tiles);
     parallel(chunks, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) p.multiply({0, rows, tiles * c / chunks, tiles * (c + 1) / chunks});
@@ -112,6 +172,7 @@ void run(const Problem& p) {
   }
 }
 
+template <typename Work>
 Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packed, int64_t out_features,
               int64_t activation) {
   require_cpu(x, op, "the input");
@@ -141,28 +202,35 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   Tensor out = Tensor::empty(rows.ndim + 1, sizes, x.dtype());
   if (rows.rows == 0) return out;
 
+  Work work(Problem{cpu::kernels(), w, rows, static_cast<uint8_t*>(out.data()), static_cast<Activation>(activation)});
   Carver count;
-  const auto carve = [&](Carver& c, int8_t*& q, float*& scale, int32_t*& sums) {
-    q = c.take<int8_t>(rows.rows * w.k_pad);
-    scale = c.take<float>(rows.rows);
-    sums = w.bits != 8 ? c.take<int32_t>(rows.rows * (w.k_pad / 32)) : nullptr;
-  };
-  int8_t* q;
-  float* scale;
-  int32_t* sums;
-  carve(count, q, scale, sums);
+  work.carve(count);
   Carver place(scratch(count.used()));
-  carve(place, q, scale, sums);
-  run({cpu::kernels(), w, rows, static_cast<uint8_t*>(out.data()), static_cast<Activation>(activation), q, scale,
-       sums});
+  work.carve(place);
+  run(work);
   return out;
 }
 
-template <int32_t bits>
+template <typename Work>
+const char* op_name(int32_t bits) {
+  constexpr bool floats = std::is_same_v<Work, FloatProblem>;
+  return bits == 8   ? (floats ? "linear_w8a16" : "linear_w8a8")
+         : bits == 4 ? (floats ? "linear_w4a16" : "linear_w4a8")
+                     : (floats ? "linear_w2a16" : "linear_w2a8");
+}
+
+template <typename Work, int32_t bits>
 void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
-  constexpr const char* op = bits == 8 ? "linear_w8a8" : bits == 4 ? "linear_w4a8" : "linear_w2a8";
-  stack[0] = give_tensor(linear(op, bits, x, packed, take_int(stack[2]), take_int(stack[3])));
+  stack[0] = give_tensor(linear<Work>(op_name<Work>(bits), bits, x, packed, take_int(stack[2]), take_int(stack[3])));
+}
+
+template <typename Work, int32_t bits>
+void add_linear(Library& library) {
+  const char* name = op_name<Work>(bits);
+  const std::string schema =
+      std::string(name) + "(Tensor x, Tensor packed, int out_features, int activation) -> Tensor";
+  library.op(schema.c_str(), name, boxed_linear<Work, bits>);
 }
 
 void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
@@ -192,35 +260,21 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
 
 void quantize_range(const Kernels& kernels, const RowSource& x, int64_t begin, int64_t end, int64_t k_pad, int8_t* q,
                     float* scale, int32_t* group_sum) {
-  const int64_t size = element_size(x.type), groups = k_pad / 32;
-  if (x.uniform) {
-    kernels.quantize_rows(x.data + begin * x.row_stride * size, x.type, x.row_stride, end - begin, x.k, k_pad,
-                          q + begin * k_pad, scale + begin, group_sum ? group_sum + begin * groups : nullptr);
-    return;
-  }
-  // Rows that are not dense are gathered into a small buffer first.
-  thread_local std::vector<uint8_t> row;
-  row.resize(static_cast<size_t>(x.k * size));
-  for (int64_t r = begin; r < end; ++r) {
-    const uint8_t* source = x.data + row_offset(x, r) * size;
-    if (size == 4) {
-      gather(reinterpret_cast<const uint32_t*>(source), x.column_stride, x.k, reinterpret_cast<uint32_t*>(row.data()));
-    } else {
-      gather(reinterpret_cast<const uint16_t*>(source), x.column_stride, x.k, reinterpret_cast<uint16_t*>(row.data()));
-    }
-    kernels.quantize_rows(row.data(), x.type, x.k, 1, x.k, k_pad, q + r * k_pad, scale + r,
+  const int64_t groups = k_pad / 32;
+  for_dense_rows(x, begin, end, [&](int64_t r, int64_t rows, const uint8_t* data, int64_t ld) {
+    kernels.quantize_rows(data, x.type, ld, rows, x.k, k_pad, q + r * k_pad, scale + r,
                           group_sum ? group_sum + r * groups : nullptr);
-  }
+  });
 }
 
 void register_linear(Library& library) {
   library.op("quantize_per_token(Tensor x) -> (Tensor, Tensor)", "quantize_per_token", boxed_quantize);
-  library.op("linear_w8a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w8a8",
-             boxed_linear<8>);
-  library.op("linear_w4a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w4a8",
-             boxed_linear<4>);
-  library.op("linear_w2a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w2a8",
-             boxed_linear<2>);
+  add_linear<IntegerProblem, 8>(library);
+  add_linear<IntegerProblem, 4>(library);
+  add_linear<IntegerProblem, 2>(library);
+  add_linear<FloatProblem, 8>(library);
+  add_linear<FloatProblem, 4>(library);
+  add_linear<FloatProblem, 2>(library);
 }
 
 }  // namespace kdnative

@@ -1,4 +1,4 @@
-"""A drop-in replacement of ``torch.nn.Linear`` that runs on the integer kernels."""
+"""A drop-in replacement of ``torch.nn.Linear`` with integer weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from kdnative.scheme import Scheme
 
 __all__ = ["Linear"]
 
-_KERNELS = ops.LINEAR
-
 
 class Linear(nn.Module):
-    """``y = activation(x @ W.T + bias)`` with packed 8-, 4- or 2-bit weights and dynamic per-token int8 activations.
+    """``y = activation(x @ W.T + bias)`` with packed 8-, 4- or 2-bit weights.
+
+    Activations are quantized per token to int8 while running (schemes with ``a8``), or stay in floating point and are
+    summed in float32 (``a16``). The weights of both are the same.
 
     The module holds one uint8 buffer, ``packed``, in the kernels' layout. ``state_dict()`` gives plain tensors instead,
     and ``load_state_dict()`` packs them, so a checkpoint does not depend on the machine:
@@ -75,7 +76,7 @@ class Linear(nn.Module):
         self.has_bias = bias is not None
         self.activation = activation
         self._activation_code = ops.activation_code(activation)
-        self._bits = scheme.weight_bits
+        self._operator = (scheme.weight_bits, scheme.activation_bits)
         self.register_buffer("packed", packing.pack(weight, bias), persistent=False)
 
     @classmethod
@@ -124,7 +125,7 @@ class Linear(nn.Module):
         packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
         if x.requires_grad or not x.is_cpu or not packed.is_cpu:
             self._check_call(x, packed)
-        return _KERNELS[self._bits](x, packed, self.out_features, self._activation_code)
+        return ops.LINEAR[self._operator](x, packed, self.out_features, self._activation_code)
 
     def _check_call(self, x: Tensor, packed: Tensor) -> None:
         for name, tensor in (("input", x), ("module", packed)):
