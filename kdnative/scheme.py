@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GROUP_SIZES = (32, 64, 128)
-_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<asym>-asym)?")
+SPARSITIES = ("4x1", "2:4", "mask")
+_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<asym>-asym)?(?:\+(?P<sparse>.*))?")
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,16 @@ class Scheme:
     ``w8a8``: int8 weights, symmetric, one fp32 scale per output channel. ``w4a8-gG`` and ``w2a8-gG``: 4-bit or 2-bit
     codes, one fp32 scale per output channel and G input columns (G = 32, 64 or 128, dividing the layer's in_features);
     with ``-asym`` also one integer zero point per group. Activations are int8, symmetric, quantized per token while
-    running.
+    running. ``w8a8+4x1``, ``w8a8+2:4`` and ``w8a8+mask`` store and multiply only what the weight has besides zeros, and
+    compute exactly what ``w8a8`` computes: blocks of four consecutive outputs and one input, two of four consecutive
+    inputs, or single weights (:mod:`kdnative.prune` makes such zeros; :mod:`kdnative.crossover` knows when they pay).
 
     Args:
         weight_bits: 8, 4 or 2.
         activation_bits: 8, the only width that has kernels.
         group_size: input columns per scale, None for one scale per output channel (8 bits only).
         symmetric: False adds a zero point per group (2 and 4 bits only).
+        sparsity: None, "4x1", "2:4" or "mask" (8 bits only).
 
     Raises:
         ValueError: the combination has no kernel; the text lists those that have one.
@@ -33,16 +37,19 @@ class Scheme:
     activation_bits: int = 8
     group_size: int | None = None
     symmetric: bool = True
+    sparsity: str | None = None
 
     def __post_init__(self) -> None:
         per_channel = self.weight_bits == 8 and self.group_size is None and self.symmetric
         grouped = self.weight_bits in (2, 4) and self.group_size in GROUP_SIZES
-        if self.activation_bits != 8 or not (per_channel or grouped):
+        sparse = self.sparsity in SPARSITIES and per_channel
+        if self.activation_bits != 8 or not (per_channel or grouped) or not (self.sparsity is None or sparse):
             raise ValueError(_refusal(str(self)))
 
     def __str__(self) -> str:
         group = "" if self.group_size is None else f"-g{self.group_size}"
-        return f"w{self.weight_bits}a{self.activation_bits}{group}{'' if self.symmetric else '-asym'}"
+        sparse = "" if self.sparsity is None else f"+{self.sparsity}"
+        return f"w{self.weight_bits}a{self.activation_bits}{group}{'' if self.symmetric else '-asym'}{sparse}"
 
     @classmethod
     def parse(cls, text: str | Scheme) -> Scheme:
@@ -59,13 +66,18 @@ class Scheme:
         if match is None:
             raise ValueError(_refusal(text))
         group = None if match["g"] is None else int(match["g"])
-        return cls(int(match["w"]), int(match["a"]), group, match["asym"] is None)
+        return cls(int(match["w"]), int(match["a"]), group, match["asym"] is None, match["sparse"])
 
     @staticmethod
     def allowed() -> list[str]:
         """The names of every scheme that has a kernel."""
         grouped = [f"w{b}a8-g{g}{asym}" for b in (4, 2) for g in GROUP_SIZES for asym in ("", "-asym")]
-        return ["w8a8", *grouped]
+        return ["w8a8", *grouped, *(f"w8a8+{s}" for s in SPARSITIES)]
+
+    @property
+    def dense(self) -> Scheme:
+        """The scheme that stores zeros like any other weight, and computes the same."""
+        return replace(self, sparsity=None)
 
     def groups(self, in_features: int) -> int:
         """Number of scales along ``in_features`` input columns (1 without groups).
@@ -97,6 +109,8 @@ def _refusal(text: str) -> str:
         reason = f"scheme {text!r} keeps {match['a']}-bit activations, and there is no kernel for that yet: only a8"
     elif match and match["w"] in ("2", "4") and match["g"] is None:
         reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
+    elif match and match["sparse"] is not None:
+        reason = f"scheme {text!r} has no kernel: only w8a8 weights are stored without zeros"
     near = difflib.get_close_matches(text.strip().lower(), allowed, n=1, cutoff=0.5)
     suggestion = f"; did you mean {near[0]!r}?" if near else ""
     return f"{reason}{suggestion} Allowed: {', '.join(allowed)}"

@@ -25,13 +25,16 @@ from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape fun
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
 
-OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w4a8", "linear_w2a8", "encoder")
+OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w4a8", "linear_w2a8", "linear_sparse", "encoder")
 
 linear_w8a8 = torch.ops.kdnative.linear_w8a8.default
 linear_w4a8 = torch.ops.kdnative.linear_w4a8.default
 linear_w2a8 = torch.ops.kdnative.linear_w2a8.default
 LINEAR = {8: linear_w8a8, 4: linear_w4a8, 2: linear_w2a8}
 """The operator for each width of the weights."""
+linear_sparse = torch.ops.kdnative.linear_sparse.default
+"""``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.ops.packing_sparse.pack`; the output
+is that of ``linear_w8a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
 
 

@@ -15,8 +15,8 @@ def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int) -> Te
     return torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
 
 
-for _bits in (8, 4, 2):
-    torch.library.register_fake(f"kdnative::linear_w{_bits}a8", _linear)
+for _name in ("linear_w8a8", "linear_w4a8", "linear_w2a8", "linear_sparse"):
+    torch.library.register_fake(f"kdnative::{_name}", _linear)
 
 
 @torch.library.register_fake("kdnative::encoder")
