@@ -11,7 +11,7 @@ shift
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
 cxx="${CXX:-g++} -std=c++20 -O2 -ffp-contract=off"
-common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp"
+common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp csrc/cpu/sparse.cpp"
 compile() { # FOLDER FLAGS...
   folder=$1
   shift

@@ -54,6 +54,7 @@ int main(int argc, char** argv) {
   }
   check_gemms(tables);
   check_a16(tables);
+  check_sparse(tables);
   std::printf("%s: %s, %d failed checks\n", failures == 0 ? "PASS" : "FAIL", names.c_str(), failures);
   if (timing) {
     for (const Kernels* t : tables) time_gemms(*t);
