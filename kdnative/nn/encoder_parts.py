@@ -96,17 +96,19 @@ class EncoderParts(nn.Module):
 
     Args:
         config: see :class:`kdnative.nn.Encoder`; ``self.config`` is its complete form.
+        device: "meta" gives the shapes without values, and never has the values of more than one layer in memory.
 
     Raises:
         ValueError: a size is not positive, or a scheme or another setting is unknown.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         self.config = config = complete(config)
-        self.embeddings = EmbeddingParts(config)
+        self.embeddings = EmbeddingParts(config).to(device)
         if config["relative_buckets"]:
             self.relative_bias = nn.Embedding(config["relative_buckets"], config["layers"][0]["heads"])
-        self.layers = nn.ModuleList(LayerParts(config, layer) for layer in config["layers"])
+        self.layers = nn.ModuleList(LayerParts(config, layer).to(device) for layer in config["layers"])
         if config["norm"] == "pre":
             self.final_norm = nn.LayerNorm(config["hidden_size"], config["eps"])
+        self.to(device)
