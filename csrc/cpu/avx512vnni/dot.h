@@ -21,6 +21,7 @@ inline __m512i add_products(__m512i sum, __m512i u, __m512i s) {
 struct Dot {
   static constexpr int kRows = 8;                       // 16 accumulators
   static constexpr int grouped_rows(int) { return 6; }  // 12 integer and 12 float accumulators
+  static constexpr int kVectorRows = 2;
   static Ints add_products(Ints sum, Ints u, Ints s) { return {avx512vnni::add_products(sum.v, u.v, s.v)}; }
 };
 

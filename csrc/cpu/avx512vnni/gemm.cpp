@@ -11,11 +11,11 @@ void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
 }
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  grouped_gemm<VnniProducts<Dot>, 4>(w, a, e, range);
+  vnni_grouped<Dot, 4>(w, a, e, range);
 }
 
 void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  grouped_gemm<VnniProducts<Dot>, 2>(w, a, e, range);
+  vnni_grouped<Dot, 2>(w, a, e, range);
 }
 
 }  // namespace kdnative::cpu::avx512vnni

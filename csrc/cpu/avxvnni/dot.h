@@ -13,6 +13,7 @@ struct Dot {
   // 12 integer accumulators, or 10 beside the four operands of 2-bit codes; the float ones wait in memory during a
   // group.
   static constexpr int grouped_rows(int bits) { return bits == 2 ? 5 : 6; }
+  static constexpr int kVectorRows = 1;
 
   // The empty statement keeps the sum in its register: left alone, GCC moves accumulators to another register and back.
   static Ints add_products(Ints sum, Ints u, Ints s) {

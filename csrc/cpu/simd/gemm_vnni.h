@@ -2,6 +2,7 @@
 //
 // Dot is the instruction and the size of its register file:
 //   kRows, grouped_rows(bits)     rows of a block at most, of 8-bit weights and of narrower ones
+//   kVectorRows                   rows up to which gemv_grouped.h is faster
 //   add_products(sum, u, s)       sum + the dot products of four unsigned bytes of u and four signed ones of s a lane
 #pragma once
 
@@ -9,6 +10,7 @@
 #include "blocks.h"
 #include "epilogue.h"
 #include "gemm_grouped.h"
+#include "gemv_grouped.h"
 
 namespace kdnative::cpu {
 namespace {
@@ -110,6 +112,13 @@ void vnni_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
           m, end, [&](int64_t r, auto rows) { block_w8<Dot, rows.count>(w, a, e, r, c, sums + (r - m)); });
     }
   });
+}
+
+template <typename Dot, int bits>
+void vnni_grouped(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  const int64_t rows = range.m_end - range.m_begin;
+  if (rows < 1 || rows > Dot::kVectorRows) return grouped_gemm<VnniProducts<Dot>, bits>(w, a, e, range);
+  with_rows<Dot::kVectorRows>(rows, [&](auto count) { gemv<Dot, bits, count.count>(w, a, e, range); });
 }
 
 }  // namespace

@@ -32,6 +32,10 @@ template <int bits>
 inline Ints shift_words_right(Ints a) {  // 16-bit words, zeros come in
   return {_mm256_srli_epi16(a.v, bits)};
 }
+template <int bits>
+inline Ints shift_right(Ints a) {  // 32-bit lanes, the sign comes in
+  return {_mm256_srai_epi32(a.v, bits)};
+}
 inline int32_t reduce_add(Ints a) {
   __m128i s = _mm_add_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));

@@ -32,6 +32,10 @@ template <int bits>
 inline Ints shift_words_right(Ints a) {  // 16-bit words, zeros come in
   return {_mm512_srli_epi16(a.v, bits)};
 }
+template <int bits>
+inline Ints shift_right(Ints a) {  // 32-bit lanes, the sign comes in
+  return {_mm512_srai_epi32(a.v, bits)};
+}
 inline int32_t reduce_add(Ints a) { return _mm512_reduce_add_epi32(a.v); }
 
 }  // namespace
