@@ -171,7 +171,7 @@ def test_patterns_that_match_nothing_list_the_names(call):
 
 def test_bad_requests():
     with pytest.raises(ValueError, match="Allowed"):
-        convert_(mlp(), "w8a16")
+        convert_(mlp(), "w8a32")
     with pytest.raises(ValueError, match="no regular expression"):
         convert_(mlp(), {"re:(": "w8a8"})
     with pytest.raises(ValueError, match="empty mapping"):
@@ -180,6 +180,31 @@ def test_bad_requests():
         convert_("model")
     with pytest.raises(TypeError, match="a pattern is a string"):
         convert_(mlp(), {1: "w8a8"})
+
+
+@pytest.mark.parametrize("scheme", ["w8a16", "w4a16-g64"])
+def test_float_activations(scheme):
+    model = mlp()
+    ids = torch.randint(0, 100, (4, 7))
+    report = convert_(model, scheme, embeddings=None)
+    assert model[1].scheme == Scheme.parse(scheme) and rows(report)["1"].scheme == scheme
+    with torch.no_grad():
+        h = model[3](model[2](torch.nn.functional.linear(model[0](ids), model[1].weight, model[1].bias)))
+        expected = model[6](torch.tanh(torch.nn.functional.linear(h, model[4].weight, model[4].bias)))
+        assert (model(ids) - expected).norm() / expected.norm() < 0.01  # bf16 factors on some processors
+
+
+def test_encoders_with_float_activations_are_converted_layer_by_layer():
+    model = bert()
+    ids = torch.randint(0, 200, (3, 20))
+    with torch.no_grad():
+        expected = model(ids).logits
+    report = convert_(model, {"*output.dense": "w8a16", "*": "w8a8"})
+    assert type(model.bert).__name__ == "BertModel" and "int8 ones only" in rows(report)["bert"].reason
+    assert str(model.bert.encoder.layer[0].output.dense.scheme) == "w8a16"
+    assert str(model.bert.encoder.layer[0].attention.self.query.scheme) == "w8a8"
+    with torch.no_grad():
+        assert (model(ids).logits - expected).norm() / expected.norm() < 0.1
 
 
 def test_matching():

@@ -1,4 +1,4 @@
-// quantize_per_token, linear_w8a8, linear_w4a8, linear_w2a8: argument checks, allocation, work split.
+// quantize_per_token, linear_wXa8, linear_wXa16: argument checks, allocation, work split.
 #include "linear.h"
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/scratch.h"
 #include "library.h"
-#include "tensor.h"
 
 namespace kdnative {
 namespace {
@@ -18,9 +17,171 @@ using cpu::Kernels;
 using cpu::kTileK;
 using cpu::kTileN;
 
-constexpr int64_t kSmallWork = int64_t{1} << 20;  // multiply-adds below which a second thread costs more than it saves
-
 int64_t element_size(DType type) { return type == DType::f32 ? 4 : 2; }
+
+int64_t row_offset(const RowSource& x, int64_t row) {
+  int64_t offset = 0;
+  for (int64_t d = x.ndim - 1; d >= 0; --d) {
+    offset += row % x.sizes[d] * x.strides[d];
+    row /= x.sizes[d];
+  }
+  return offset;
+}
+
+template <typename T>
+void gather(const T* source, int64_t stride, int64_t n, T* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = source[i * stride];
+}
+
+// f(first row, rows, data, row stride) over rows [begin, end): all at once where they are dense, else one by one from a
+// small buffer that they are gathered into.
+template <typename F>
+void for_dense_rows(const RowSource& x, int64_t begin, int64_t end, const F& f) {
+  const int64_t size = element_size(x.type);
+  if (x.uniform) return f(begin, end - begin, x.data + begin * x.row_stride * size, x.row_stride);
+  thread_local std::vector<uint8_t> row;
+  row.resize(static_cast<size_t>(x.k * size));
+  for (int64_t r = begin; r < end; ++r) {
+    const uint8_t* source = x.data + row_offset(x, r) * size;
+    if (size == 4) {
+      gather(reinterpret_cast<const uint32_t*>(source), x.column_stride, x.k, reinterpret_cast<uint32_t*>(row.data()));
+    } else {
+      gather(reinterpret_cast<const uint16_t*>(source), x.column_stride, x.k, reinterpret_cast<uint16_t*>(row.data()));
+    }
+    f(r, 1, static_cast<const uint8_t*>(row.data()), x.k);
+  }
+}
+
+// What a call computes, to be split over threads.
+struct Problem {
+  const Kernels& kernels;
+  const cpu::PackedLinear& w;
+  const RowSource& x;
+  uint8_t* out;
+  Activation activation;
+
+  cpu::Epilogue epilogue() const { return {out, w.n, x.type, activation, nullptr, 0}; }
+};
+
+// Integer activations: every row is quantized first.
+struct IntegerProblem : Problem {
+  static constexpr int64_t kSmallest = kSmallWork;
+  int8_t* q;
+  float* scale;
+  int32_t* group_sum;
+
+  explicit IntegerProblem(const Problem& p) : Problem(p) {}
+  void carve(Carver& c) {
+    q = c.take<int8_t>(x.rows * w.k_pad);
+    scale = c.take<float>(x.rows);
+    group_sum = w.bits != 8 ? c.take<int32_t>(x.rows * (w.k_pad / 32)) : nullptr;
+  }
+  void prepare(int64_t begin, int64_t end) const {
+    quantize_range(kernels, x, begin, end, w.k_pad, q, scale, group_sum);
+  }
+  void multiply(const cpu::GemmRange& range) const {
+    cpu::gemm_of(kernels, w)(w, {q, scale, group_sum, w.k_pad}, epilogue(), range);
+  }
+};
+
+// Float activations: rows that are not dense, or not of the type that the kernel takes, are copied first; so are rows
+// that lie whole pages apart, since a block of them would share few sets of the nearest cache.
+struct FloatProblem : Problem {
+  static constexpr int64_t kSmallest = kSmallWork / 4;  // a float product takes about four times as long
+  cpu::FloatRows rows;
+  uint8_t* copy = nullptr;
+
+  explicit FloatProblem(const Problem& p) : Problem(p) {
+    const bool bf16 = kernels.bf16_rows > 0 && x.rows >= kernels.bf16_rows && x.type != DType::f16;
+    rows = {x.data, bf16 ? DType::bf16 : DType::f32, x.row_stride};
+  }
+  void carve(Carver& c) {
+    const int64_t size = element_size(rows.type), width = rows.type == DType::bf16 ? w.k_pad : x.k;
+    const bool pages_apart = x.rows >= 8 && x.row_stride * size % 4096 == 0;
+    if (x.uniform && x.type == rows.type && x.k == width && !pages_apart) return;
+    rows.ld = (width + 15) / 16 * 16 + 64 / size;
+    rows.x = copy = c.take<uint8_t>(x.rows * rows.ld * size);
+  }
+  void prepare(int64_t begin, int64_t end) const {
+    if (copy == nullptr) return;
+    const int64_t row_bytes = rows.ld * element_size(rows.type);
+    for_dense_rows(x, begin, end, [&](int64_t r, int64_t count, const uint8_t* data, int64_t ld) {
+      kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
+    });
+  }
+  void multiply(const cpu::GemmRange& range) const { kernels.gemm_a16(w, rows, epilogue(), range); }
+};
+
+template <typename Work>
+Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packed, int64_t out_features,
+              int64_t activation) {
+  require_cpu(x, op, "the input");
+  require_packed(packed, op, "kdnative.ops.packing.pack");
+  cpu::PackedLinear w;
+  if (const char* problem = cpu::parse_packed(packed.data(), packed.sizes()[0], bits, &w))
+    fail(std::string(op) + ": " + problem);
+  const RowSource rows = rows_of(x, op);
+  require_fitting(x, rows, w, op, out_features, activation);
+  Tensor out = empty_output(x, rows, w.n);
+  if (rows.rows == 0) return out;
+
+  Work work(Problem{cpu::kernels(), w, rows, static_cast<uint8_t*>(out.data()), static_cast<Activation>(activation)});
+  Carver count;
+  work.carve(count);
+  Carver place(scratch(count.used()));
+  work.carve(place);
+  share_out(
+      rows.rows, w, kTileN, Work::kSmallest, [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
+      [&](const cpu::GemmRange& range, int64_t) { work.multiply(range); });
+  return out;
+}
+
+template <typename Work>
+const char* op_name(int32_t bits) {
+  constexpr bool floats = std::is_same_v<Work, FloatProblem>;
+  return bits == 8   ? (floats ? "linear_w8a16" : "linear_w8a8")
+         : bits == 4 ? (floats ? "linear_w4a16" : "linear_w4a8")
+                     : (floats ? "linear_w2a16" : "linear_w2a8");
+}
+
+template <typename Work, int32_t bits>
+void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
+  const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
+  stack[0] = give_tensor(linear<Work>(op_name<Work>(bits), bits, x, packed, take_int(stack[2]), take_int(stack[3])));
+}
+
+template <typename Work, int32_t bits>
+void add_linear(Library& library) {
+  const char* name = op_name<Work>(bits);
+  const std::string schema =
+      std::string(name) + "(Tensor x, Tensor packed, int out_features, int activation) -> Tensor";
+  library.op(schema.c_str(), name, boxed_linear<Work, bits>);
+}
+
+void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
+  const Tensor x = take_tensor(stack[0]);
+  require_cpu(x, "quantize_per_token", "the input");
+  const RowSource rows = rows_of(x, "quantize_per_token");
+  static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
+  Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8), scale = Tensor::empty(rows.ndim, rows.sizes, f32);
+  auto* q_data = static_cast<int8_t*>(q.data());
+  auto* scale_data = static_cast<float*>(scale.data());
+  const auto& kernels = cpu::kernels();
+  const int64_t chunks = rows.rows * rows.k < kSmallWork / 8 ? 1 : std::min(rows.rows, thread_count());
+  // Kernels write whole tiles: a ragged row goes through padded scratch.
+  const int64_t k_pad = (rows.k + kTileK - 1) / kTileK * kTileK;
+  auto* padded = k_pad == rows.k ? q_data : static_cast<int8_t*>(scratch(static_cast<size_t>(rows.rows * k_pad)));
+  parallel(rows.rows == 0 ? 0 : chunks, [&](int64_t begin, int64_t end) {
+    const int64_t first = rows.rows * begin / chunks, last = rows.rows * end / chunks;
+    quantize_range(kernels, rows, first, last, k_pad, padded, scale_data, nullptr);
+    for (int64_t r = first; padded != q_data && r < last; ++r)
+      std::memcpy(q_data + r * rows.k, padded + r * k_pad, static_cast<size_t>(rows.k));
+  });
+  stack[0] = give_tensor(std::move(q));
+  stack[1] = give_tensor(std::move(scale));
+}
+
+}  // namespace
 
 RowSource rows_of(const Tensor& x, const char* op) {
   const int64_t ndim = x.dim();
@@ -53,174 +214,51 @@ RowSource rows_of(const Tensor& x, const char* op) {
   return s;
 }
 
-int64_t row_offset(const RowSource& x, int64_t row) {
-  int64_t offset = 0;
-  for (int64_t d = x.ndim - 1; d >= 0; --d) {
-    offset += row % x.sizes[d] * x.strides[d];
-    row /= x.sizes[d];
-  }
-  return offset;
-}
-
-template <typename T>
-void gather(const T* source, int64_t stride, int64_t n, T* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = source[i * stride];
-}
-
-struct Problem {
-  const Kernels& kernels;
-  const cpu::PackedLinear& w;
-  RowSource x;
-  uint8_t* out;
-  Activation activation;
-  int8_t* q;
-  float* scale;
-  int32_t* group_sum;
-
-  void quantize(int64_t begin, int64_t end) const {
-    quantize_range(kernels, x, begin, end, w.k_pad, q, scale, group_sum);
-  }
-  void multiply(const cpu::GemmRange& range) const {
-    const cpu::QuantizedRows rows{q, scale, group_sum, w.k_pad};
-    const cpu::Epilogue e{out, w.n, x.type, activation, nullptr, 0};
-    cpu::gemm_of(kernels, w)(w, rows, e, range);
-  }
-};
-
-void run(const Problem& p) {
-  const int64_t rows = p.x.rows, tiles = p.w.n_pad / kTileN;
-  const int64_t threads = rows * p.w.n_pad * p.w.k_pad < kSmallWork ? 1 : thread_count();
-  if (threads == 1) {
-    p.quantize(0, rows);
-    p.multiply({0, rows, 0, tiles});
-  } else if (rows >= 64 * threads) {  // enough rows: each thread quantizes and multiplies its own
-    const int64_t chunks = std::min(threads, rows / 32);
-    const int64_t step = ((rows + chunks - 1) / chunks + 31) / 32 * 32;
-    parallel((rows + step - 1) / step, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        const int64_t last = std::min(rows, (c + 1) * step);
-        p.quantize(c * step, last);
-        p.multiply({c * step, last, 0, tiles});
-      }
-    });
-  } else {  // few rows: share out the columns
-    p.quantize(0, rows);
-    const int64_t chunks = std::min(threads, tiles);
-    parallel(chunks, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) p.multiply({0, rows, tiles * c / chunks, tiles * (c + 1) / chunks});
-    });
-  }
-}
-
-Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packed, int64_t out_features,
-              int64_t activation) {
-  require_cpu(x, op, "the input");
+void require_packed(const Tensor& packed, const char* op, const char* builder) {
   require_cpu(packed, op, "the packed weight");
   static const int32_t u8 = aoti_torch_dtype_uint8();
   if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
-    fail(std::string(op) +
-         ": the packed weight must be a contiguous 1-D uint8 tensor built by kdnative.ops.packing.pack");
-  cpu::PackedLinear w;
-  if (const char* problem = cpu::parse_packed(packed.data(), packed.sizes()[0], bits, &w))
-    fail(std::string(op) + ": " + problem);
-  if (reinterpret_cast<uintptr_t>(w.data) % 64 != 0)
+    fail(std::string(op) + ": the packed weight must be a contiguous 1-D uint8 tensor built by " + builder);
+  if (reinterpret_cast<uintptr_t>(packed.data()) % 64 != 0)
     fail(std::string(op) + ": the packed weight is not 64-byte aligned (a view into another tensor?); clone() it");
+}
+
+void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLinear& w, const char* op,
+                     int64_t out_features, int64_t activation) {
   if (w.n != out_features)
     fail(std::string(op) + ": out_features is " + std::to_string(out_features) + " but the packed weight has " +
          std::to_string(w.n));
   if (activation < 0 || activation > 5)
     fail(std::string(op) + ": activation code " + std::to_string(activation) + " is unknown; allowed are 0 to 5");
-  const RowSource rows = rows_of(x, op);
   if (rows.k != w.k)
     fail(std::string(op) + ": the input has shape " + shape_text(x) + ", but its last dimension must be " +
          std::to_string(w.k) + " (the weight is [" + std::to_string(w.n) + ", " + std::to_string(w.k) + "])");
+}
 
+Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n) {
   int64_t sizes[Tensor::kMaxDims];
   std::copy(rows.sizes, rows.sizes + rows.ndim, sizes);
-  sizes[rows.ndim] = w.n;
-  Tensor out = Tensor::empty(rows.ndim + 1, sizes, x.dtype());
-  if (rows.rows == 0) return out;
-
-  Carver count;
-  const auto carve = [&](Carver& c, int8_t*& q, float*& scale, int32_t*& sums) {
-    q = c.take<int8_t>(rows.rows * w.k_pad);
-    scale = c.take<float>(rows.rows);
-    sums = w.bits != 8 ? c.take<int32_t>(rows.rows * (w.k_pad / 32)) : nullptr;
-  };
-  int8_t* q;
-  float* scale;
-  int32_t* sums;
-  carve(count, q, scale, sums);
-  Carver place(scratch(count.used()));
-  carve(place, q, scale, sums);
-  run({cpu::kernels(), w, rows, static_cast<uint8_t*>(out.data()), static_cast<Activation>(activation), q, scale,
-       sums});
-  return out;
+  sizes[rows.ndim] = n;
+  return Tensor::empty(rows.ndim + 1, sizes, x.dtype());
 }
-
-template <int32_t bits>
-void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
-  const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
-  constexpr const char* op = bits == 8 ? "linear_w8a8" : bits == 4 ? "linear_w4a8" : "linear_w2a8";
-  stack[0] = give_tensor(linear(op, bits, x, packed, take_int(stack[2]), take_int(stack[3])));
-}
-
-void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
-  const Tensor x = take_tensor(stack[0]);
-  require_cpu(x, "quantize_per_token", "the input");
-  const RowSource rows = rows_of(x, "quantize_per_token");
-  static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
-  Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8), scale = Tensor::empty(rows.ndim, rows.sizes, f32);
-  auto* q_data = static_cast<int8_t*>(q.data());
-  auto* scale_data = static_cast<float*>(scale.data());
-  const auto& kernels = cpu::kernels();
-  const int64_t chunks = rows.rows * rows.k < kSmallWork / 8 ? 1 : std::min(rows.rows, thread_count());
-  // Kernels write whole tiles: a ragged row goes through padded scratch.
-  const int64_t k_pad = (rows.k + kTileK - 1) / kTileK * kTileK;
-  auto* padded = k_pad == rows.k ? q_data : static_cast<int8_t*>(scratch(static_cast<size_t>(rows.rows * k_pad)));
-  parallel(rows.rows == 0 ? 0 : chunks, [&](int64_t begin, int64_t end) {
-    const int64_t first = rows.rows * begin / chunks, last = rows.rows * end / chunks;
-    quantize_range(kernels, rows, first, last, k_pad, padded, scale_data, nullptr);
-    for (int64_t r = first; padded != q_data && r < last; ++r)
-      std::memcpy(q_data + r * rows.k, padded + r * k_pad, static_cast<size_t>(rows.k));
-  });
-  stack[0] = give_tensor(std::move(q));
-  stack[1] = give_tensor(std::move(scale));
-}
-
-}  // namespace
 
 void quantize_range(const Kernels& kernels, const RowSource& x, int64_t begin, int64_t end, int64_t k_pad, int8_t* q,
                     float* scale, int32_t* group_sum) {
-  const int64_t size = element_size(x.type), groups = k_pad / 32;
-  if (x.uniform) {
-    kernels.quantize_rows(x.data + begin * x.row_stride * size, x.type, x.row_stride, end - begin, x.k, k_pad,
-                          q + begin * k_pad, scale + begin, group_sum ? group_sum + begin * groups : nullptr);
-    return;
-  }
-  // Rows that are not dense are gathered into a small buffer first.
-  thread_local std::vector<uint8_t> row;
-  row.resize(static_cast<size_t>(x.k * size));
-  for (int64_t r = begin; r < end; ++r) {
-    const uint8_t* source = x.data + row_offset(x, r) * size;
-    if (size == 4) {
-      gather(reinterpret_cast<const uint32_t*>(source), x.column_stride, x.k, reinterpret_cast<uint32_t*>(row.data()));
-    } else {
-      gather(reinterpret_cast<const uint16_t*>(source), x.column_stride, x.k, reinterpret_cast<uint16_t*>(row.data()));
-    }
-    kernels.quantize_rows(row.data(), x.type, x.k, 1, x.k, k_pad, q + r * k_pad, scale + r,
+  const int64_t groups = k_pad / 32;
+  for_dense_rows(x, begin, end, [&](int64_t r, int64_t rows, const uint8_t* data, int64_t ld) {
+    kernels.quantize_rows(data, x.type, ld, rows, x.k, k_pad, q + r * k_pad, scale + r,
                           group_sum ? group_sum + r * groups : nullptr);
-  }
+  });
 }
 
 void register_linear(Library& library) {
   library.op("quantize_per_token(Tensor x) -> (Tensor, Tensor)", "quantize_per_token", boxed_quantize);
-  library.op("linear_w8a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w8a8",
-             boxed_linear<8>);
-  library.op("linear_w4a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w4a8",
-             boxed_linear<4>);
-  library.op("linear_w2a8(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_w2a8",
-             boxed_linear<2>);
+  add_linear<IntegerProblem, 8>(library);
+  add_linear<IntegerProblem, 4>(library);
+  add_linear<IntegerProblem, 2>(library);
+  add_linear<FloatProblem, 8>(library);
+  add_linear<FloatProblem, 4>(library);
+  add_linear<FloatProblem, 2>(library);
 }
 
 }  // namespace kdnative

@@ -65,9 +65,12 @@ def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = Fals
         peers: include the other engines.
         compiled: include ``torch.compile``, which takes minutes.
     """
-    found = [Candidate(f"kdnative {name}", f"int{name[1:2]}", _ours(name), ours=True) for name in schemes]
+    kinds = {name: name[:5] if name[2:5] == "a16" else f"int{name[1:2]}" for name in schemes}
+    found = [Candidate(f"kdnative {name}", kind, _ours(name), ours=True) for name, kind in kinds.items()]
     if peers:
         found += PEERS
+    if peers and any(kind.endswith("a16") for kind in kinds.values()):
+        found += WEIGHT_ONLY
     if peers and compiled:
         found += COMPILED
     return found
@@ -114,6 +117,12 @@ def _torch_int4(case: GemmCase) -> Prepared:
     params = torch.stack([scale, low + 8 * scale], -1).transpose(0, 1).contiguous().bfloat16()
     x = case.x.bfloat16()
     return Prepared(lambda: torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, block, params))
+
+
+def _torch_int8_weights(case: GemmCase) -> Prepared:
+    codes, scale = _int8_rows(case.weight)
+    x, scale = case.x.bfloat16(), scale.bfloat16()
+    return Prepared(lambda: torch.ops.aten._weight_int8pack_mm(x, codes, scale))
 
 
 def _torch_compile(dtype: torch.dtype):
@@ -171,7 +180,16 @@ def _openvino_int8(case: GemmCase) -> Prepared:
     return _openvino(case, build, "f32")
 
 
-def _openvino_int4(case: GemmCase) -> Prepared:
+def _openvino_int8_weights(case: GemmCase, precision: str) -> Prepared:
+    def build(ops: Any, x: Any, c: GemmCase):
+        codes, scale = _int8_rows(c.weight)
+        weight = ops.multiply(ops.convert(ops.constant(codes.numpy()), "f32"), ops.constant(scale[:, None].numpy()))
+        return x, weight
+
+    return _openvino(case, build, precision)
+
+
+def _openvino_int4(case: GemmCase, precision: str = "f32", quantize_activations: bool = True) -> Prepared:
     def build(ops: Any, x: Any, c: GemmCase):
         import numpy as np
         import openvino as ov
@@ -182,7 +200,7 @@ def _openvino_int4(case: GemmCase) -> Prepared:
         weight = ops.multiply(ops.convert(ops.constant(packed), "f32"), ops.constant(scale[..., None].numpy()))
         return x, ops.reshape(weight, ops.constant(np.array([c.n, c.k])), False)
 
-    return _openvino(case, build, "f32", case.block)
+    return _openvino(case, build, precision, case.block if quantize_activations else 0)
 
 
 def _ort_int8(case: GemmCase) -> Prepared:
@@ -191,11 +209,11 @@ def _ort_int8(case: GemmCase) -> Prepared:
     return _ort(case, "DynamicQuantizeMatMul", constants)
 
 
-def _ort_int4(case: GemmCase) -> Prepared:
+def _ort_int4(case: GemmCase, accuracy_level: int = 4) -> Prepared:
     block = case.block
     codes, scale = _int4_groups(case.weight, block)
     data = _nibbles(codes + 8).reshape(case.n, case.k // block, block // 2)  # unsigned, zero point 8 by default
-    attributes = {"K": case.k, "N": case.n, "bits": 4, "block_size": block, "accuracy_level": 4}
+    attributes = {"K": case.k, "N": case.n, "bits": 4, "block_size": block, "accuracy_level": accuracy_level}
     return _ort(case, "MatMulNBits", {"w": data, "s": scale.reshape(-1).numpy()}, **attributes)
 
 
@@ -248,10 +266,11 @@ def _nibbles(codes: Tensor):
 
 
 _ONNX = ("onnx", "onnxruntime")
+_FLOAT_ACTIVATIONS = ("w8a16", "w4a16", "w2a16")
 PEERS = [
-    Candidate("torch fp32", "float", _torch_fp32),
-    Candidate("torch bf16", "float", _torch_bf16),
-    Candidate("openvino bf16", "float", _openvino_bf16, ("openvino",)),
+    Candidate("torch fp32", "float", _torch_fp32, also=_FLOAT_ACTIVATIONS),
+    Candidate("torch bf16", "float", _torch_bf16, also=_FLOAT_ACTIVATIONS),
+    Candidate("openvino bf16", "float", _openvino_bf16, ("openvino",), also=_FLOAT_ACTIVATIONS),
     Candidate("torch dynamic int8", "int8", _torch_dynamic_int8),
     Candidate(
         "torch _int_mm",
@@ -263,9 +282,20 @@ PEERS = [
     Candidate("torchao int8", "int8", _torchao_int8, ("torchao",)),
     Candidate("onnxruntime int8", "int8", _ort_int8, _ONNX),
     Candidate("openvino int8", "int8", _openvino_int8, ("openvino",), note="static range of activations"),
-    Candidate("torch int4", "int4", _torch_int4, note="bf16 activations"),
+    Candidate("torch int4", "int4", _torch_int4, note="bf16 activations", also=("w4a16",)),
     Candidate("onnxruntime int4", "int4", _ort_int4, _ONNX),
     Candidate("openvino int4", "int4", _openvino_int4, ("openvino",)),
+]
+# Beside ours with float activations only.
+WEIGHT_ONLY = [
+    Candidate("torch int8 weights", "w8a16", _torch_int8_weights, note="bf16 activations"),
+    Candidate("openvino int8 weights", "w8a16", lambda case: _openvino_int8_weights(case, "f32"), ("openvino",)),
+    Candidate("openvino int8 weights bf16", "w8a16", lambda case: _openvino_int8_weights(case, "bf16"), ("openvino",)),
+    Candidate(
+        "onnxruntime int4 weights", "w4a16", lambda case: _ort_int4(case, 1), _ONNX, note="accuracy level 1: fp32"
+    ),
+    Candidate("openvino int4 weights", "w4a16", lambda case: _openvino_int4(case, "f32", False), ("openvino",)),
+    Candidate("openvino int4 weights bf16", "w4a16", lambda case: _openvino_int4(case, "bf16", False), ("openvino",)),
 ]
 COMPILED = [
     Candidate("torch.compile fp32", "float", _torch_compile(torch.float32)),

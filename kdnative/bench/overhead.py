@@ -90,7 +90,8 @@ def pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 
 
 def _of_linear(layer: Linear, x: torch.Tensor) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    operator, packed, outputs = ops.LINEAR[layer.scheme.weight_bits], layer.packed, layer.out_features
+    operator = ops.LINEAR[layer.scheme.weight_bits, layer.scheme.activation_bits]
+    packed, outputs = layer.packed, layer.out_features
     none = ops.activation_code("none")
     return lambda: layer(x), lambda: operator(x, packed, outputs, none)
 

@@ -41,12 +41,14 @@ class Candidate(Generic[Case]):
 
     Attributes:
         name: shown in tables.
-        kind: ``"float"``, ``"int8"``, ``"int4"`` or ``"int2"``: candidates are compared within their kind.
+        kind: ``"float"``, ``"int8"``, ``"int4"`` or ``"int2"``, or with integer weights and float activations
+            ``"w8a16"``, ``"w4a16"`` or ``"w2a16"``: candidates are compared within their kind.
         prepare: builds it for a case; raises what the engine raises.
         packages: names to import that it needs.
         ours: whether it is kdnative's own.
         note: what sets it apart, for the reader.
         partial: it leaves work out that the others do, so it is compared with apart from them.
+        also: further kinds of ours that it is a fair peer of.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Candidate(Generic[Case]):
     ours: bool = False
     note: str = ""
     partial: bool = False
+    also: tuple[str, ...] = ()
 
 
 class Unsuited(Exception):

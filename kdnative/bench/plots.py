@@ -15,7 +15,8 @@ from .results import machine_line
 
 _WIDTH, _GAP = 720, 28
 _PEERS_SHOWN = 3  # the fastest of a case; the JSON has all
-_KINDS = {"int8": 1, "int4": 2, "float": 6}  # colour of the best peer of each kind; ours count on from 3, w8a8 is 0
+# Colour of the best peer of each kind; ours count on from 3, w8a8 is 0.
+_KINDS = {"int8": 1, "int4": 2, "w8a16": 5, "w4a16": 4, "float": 6}
 
 
 def gemm_plot(result: dict[str, Any], path: str | Path) -> None:

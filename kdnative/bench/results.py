@@ -10,7 +10,7 @@ from .timer import Timing, ratio
 
 
 def against_peers(candidate: Candidate, ready: Sequence[Candidate], timings: dict[str, Timing]) -> dict[str, Any]:
-    """For ours: the fastest peer of the same kind that ran, and how many times faster we are.
+    """For ours: the fastest peer of its kind that ran, and how many times faster we are.
 
     Peers that do only a part of the work come apart from the others, as ``best_partial`` and ``speedup_partial``.
     """
@@ -18,7 +18,7 @@ def against_peers(candidate: Candidate, ready: Sequence[Candidate], timings: dic
         return {}
     found: dict[str, Any] = {}
     for partial, peer, speedup in ((False, "best_peer", "speedup"), (True, "best_partial", "speedup_partial")):
-        rivals = [c.name for c in ready if not c.ours and (c.kind, c.partial) == (candidate.kind, partial)]
+        rivals = [c.name for c in ready if not c.ours and c.partial == partial and candidate.kind in (c.kind, *c.also)]
         rivals = [name for name in rivals if name in timings]
         if rivals or not partial:
             best = min(rivals, key=lambda name: timings[name].p50, default=None)

@@ -15,6 +15,7 @@ from torch import nn
 from kdnative import ops
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.linear import Linear
+from kdnative.scheme import Scheme
 
 __all__ = ["LINEARS", "EncoderParts", "LayerParts", "complete"]
 
@@ -64,6 +65,12 @@ class LayerParts(nn.Module):
     def __init__(self, config: dict[str, Any], layer: dict[str, Any]) -> None:
         super().__init__()
         hidden, eps, width, ffn = config["hidden_size"], config["eps"], layer["heads"] * layer["head_dim"], layer["ffn"]
+        for name in LINEARS:
+            if Scheme.parse(layer[name]).activation_bits != 8:
+                raise ValueError(
+                    f"scheme {layer[name]} of {name} keeps float activations, but a fused encoder computes with int8 "
+                    "ones: use an a8 scheme, or convert_(model, ..., fuse=False)"
+                )
         self.qkv = Linear(hidden, 3 * width, layer["qkv"])
         self.output = Linear(width, hidden, layer["output"])
         if layer["attention_norm"]:

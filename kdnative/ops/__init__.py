@@ -25,13 +25,28 @@ from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape fun
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
 
-OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w4a8", "linear_w2a8", "encoder")
+OPERATORS = (
+    "quantize_per_token",
+    *("linear_w8a8", "linear_w4a8", "linear_w2a8"),
+    *("linear_w8a16", "linear_w4a16", "linear_w2a16"),
+    "linear_sparse",
+    "encoder",
+)
 
 linear_w8a8 = torch.ops.kdnative.linear_w8a8.default
 linear_w4a8 = torch.ops.kdnative.linear_w4a8.default
 linear_w2a8 = torch.ops.kdnative.linear_w2a8.default
-LINEAR = {8: linear_w8a8, 4: linear_w4a8, 2: linear_w2a8}
-"""The operator for each width of the weights."""
+linear_w8a16 = torch.ops.kdnative.linear_w8a16.default
+linear_w4a16 = torch.ops.kdnative.linear_w4a16.default
+linear_w2a16 = torch.ops.kdnative.linear_w2a16.default
+LINEAR = {
+    **{(8, 8): linear_w8a8, (4, 8): linear_w4a8, (2, 8): linear_w2a8},
+    **{(8, 16): linear_w8a16, (4, 16): linear_w4a16, (2, 16): linear_w2a16},
+}
+"""The operator for each width of the weights and of the activations; 16 stands for any float."""
+linear_sparse = torch.ops.kdnative.linear_sparse.default
+"""``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.ops.packing_sparse.pack`; the output
+is that of ``linear_w8a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
 
 
@@ -77,9 +92,14 @@ def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def linear(
-    x: torch.Tensor, packed: torch.Tensor, bits: int, out_features: int, activation: str = "none"
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bits: int,
+    out_features: int,
+    activation: str = "none",
+    activation_bits: int = 8,
 ) -> torch.Tensor:
-    """``activation(x @ W.T + bias)`` with packed 8-, 4- or 2-bit weights and per-token int8 activations.
+    """``activation(x @ W.T + bias)`` with packed 8-, 4- or 2-bit weights.
 
     Args:
         x: float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides.
@@ -87,10 +107,11 @@ def linear(
         bits: 8, 4 or 2.
         out_features: N.
         activation: one of :data:`ACTIVATIONS`.
+        activation_bits: 8 quantizes ``x`` per token to int8; 16 leaves it in floating point and sums in float32.
 
     Returns:
         ``[..., N]`` in the dtype of ``x``. Not differentiable.
     """
-    if bits not in LINEAR:
-        raise ValueError(f"bits must be 8, 4 or 2 (got {bits})")
-    return LINEAR[bits](x, packed, out_features, activation_code(activation))
+    if (bits, activation_bits) not in LINEAR:
+        raise ValueError(f"bits must be 8, 4 or 2 and activation_bits 8 or 16 (got {bits} and {activation_bits})")
+    return LINEAR[bits, activation_bits](x, packed, out_features, activation_code(activation))

@@ -63,6 +63,24 @@ def linear_grouped(
     return _finish(y * scale_x.unsqueeze(-1), bias, activation, x.dtype)
 
 
+def linear_float(
+    x: Tensor,
+    qweight: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    group_size: int | None,
+    bias: Tensor | None = None,
+    activation: int = 0,
+) -> Tensor:
+    """Float activations: the product in float64, rounded once; scale (and zero) ``[N]``, or ``[N, G]`` with groups."""
+    n, k = qweight.shape
+    groups = qweight.double().view(n, -1, group_size or k)
+    if zero is not None:
+        groups = groups - zero.double().view(n, -1, 1)
+    weight = (groups * scale.double().view(n, -1, 1)).view(n, k)
+    return _finish((x.double() @ weight.t()).float(), bias, activation, x.dtype)
+
+
 def _finish(y: Tensor, bias: Tensor | None, activation: int, dtype: torch.dtype) -> Tensor:
     if bias is not None:
         y = y + bias.float()

@@ -27,8 +27,10 @@ _SMALLEST_CLIP = 0.05  # keeps a learned factor away from 0, where the scale wou
 class FakeQuantLinear(nn.Linear):
     """``nn.Linear`` whose forward equals the native integer layer of a scheme bit for bit.
 
-    The weight is quantized anew in every forward, activations dynamically per token. ``weight`` and ``bias`` stay float
-    parameters under their usual names, so optimizers and checkpoints of the float model fit.
+    The weight is quantized anew in every forward, activations dynamically per token. Schemes with float activations
+    (``a16``) are computed in fp32 with the quantized weight instead; the native layer adds in another order, so the two
+    differ by the rounding of fp32 sums. ``weight`` and ``bias`` stay float parameters under their usual names, so
+    optimizers and checkpoints of the float model fit.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
@@ -84,7 +86,7 @@ class FakeQuantLinear(nn.Linear):
         scheme.groups(self.in_features)  # raises when the groups do not divide
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
-        if self.in_features > exact.MAX_INPUTS:
+        if scheme.activation_bits == 8 and self.in_features > exact.MAX_INPUTS:
             raise ValueError(f"{self.in_features} input features could overflow int32 sums; at most {exact.MAX_INPUTS}")
         self.scheme, self.clip = scheme, clip
         self.register_buffer("clip_factor", None if clip is None else self.searched_clip())
@@ -154,11 +156,17 @@ class _Linear(torch.autograd.Function):
         full = rtn.base_range(groups, bits, scheme.symmetric)
         used = rtn.apply_clip(full, bits, None if clip is None else _usable(clip))
         codes = rtn.round_codes(groups, used, bits)
-        rows, row_scale = exact.quantize_rows(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
-        y = native_linear(x, codes, used.scale, used.zero, scheme, bias)
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        if scheme.activation_bits == 8:
+            rows, row_scale = exact.quantize_rows(rows)
+            y = native_linear(x, codes, used.scale, used.zero, scheme, bias)
         if used.zero is not None:
             codes -= used.zero[..., None]
-        if y is None and scheme.group_size is None:
+        if scheme.activation_bits != 8:
+            row_scale = None
+            dequantized = (codes * used.scale[..., None]).view(weight.shape)
+            y = torch.nn.functional.linear(rows.float(), dequantized, None if bias is None else bias.float())
+        elif y is None and scheme.group_size is None:
             y = exact.per_channel_linear(rows, row_scale, codes.view(weight.shape), used.scale[:, 0], bias)
         elif y is None:
             y = exact.grouped_linear(rows, row_scale, codes, used.scale, bias)
@@ -167,7 +175,9 @@ class _Linear(torch.autograd.Function):
         ctx.bias_type = None if bias is None else bias.dtype
         ctx.largest_code = code_range(bits)[1]
         clipped = (None, None) if clip is None else (weight, full.scale)
-        ctx.save_for_backward(rows.to(torch.int8), row_scale, codes.to(torch.int8), used.scale, *clipped)
+        if row_scale is not None:
+            rows = rows.to(torch.int8)
+        ctx.save_for_backward(rows, row_scale, codes.to(torch.int8), used.scale, *clipped)
         return y.view(*x.shape[:-1], weight.shape[0]).to(compute)
 
     @staticmethod
@@ -183,7 +193,8 @@ class _Linear(torch.autograd.Function):
                 dequantized = (codes * scale[..., None]).flatten(1).to(compute)
                 grad_x = (grad.to(compute) @ dequantized).view(ctx.input_shape).to(ctx.input_type)
             if need_weight or need_clip:
-                grad_weight = grad.to(compute).t() @ (rows * row_scale[:, None]).to(compute)
+                inputs = rows if row_scale is None else rows * row_scale[:, None]
+                grad_weight = grad.to(compute).t() @ inputs.to(compute)
             if need_bias:
                 grad_bias = grad.sum(0, dtype=torch.float32).to(ctx.bias_type)
             if weight is not None and grad_weight is not None:

@@ -12,11 +12,13 @@ from kdnative.bench.peers import Candidate, Prepared
 from kdnative.bench.results import goal, goal_line, not_run_lines, summarize, summary_lines
 
 TORCH_ONLY = [c for c in gemm_candidates.PEERS if not c.packages]
+WEIGHT_ONLY = [c for c in gemm_candidates.WEIGHT_ONLY if not c.packages]
 
 
 @pytest.fixture
 def peers_of_torch(monkeypatch):
     monkeypatch.setattr(gemm_candidates, "PEERS", TORCH_ONLY)
+    monkeypatch.setattr(gemm_candidates, "WEIGHT_ONLY", WEIGHT_ONLY)
 
 
 def test_gemm_rows(peers_of_torch):
@@ -48,6 +50,18 @@ def test_gemm_rows(peers_of_torch):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+def test_float_activations_have_peers_of_their_own(peers_of_torch):
+    result = gemm.run([(64, 128)], [3], schemes=["w8a8", "w4a16-g64", "w8a16"], rounds=2)
+    rows = {row["name"]: row for row in result["cases"][0]["rows"]}
+    assert {c.name for c in (*TORCH_ONLY, *WEIGHT_ONLY)} <= set(rows)
+    floats = {"torch fp32", "torch bf16"}
+    assert rows["kdnative w4a16-g64"]["kind"] == "w4a16" and rows["kdnative w8a16"]["kind"] == "w8a16"
+    assert rows["kdnative w4a16-g64"]["best_peer"] in {"torch int4", *floats}
+    assert rows["kdnative w8a16"]["best_peer"] in {"torch int8 weights", *floats}
+    assert rows["kdnative w8a8"]["best_peer"] == "torch dynamic int8"
+    assert rows["kdnative w8a16"]["error"] < 0.01 < rows["kdnative w8a8"]["error"] + 0.01
+
+
 def test_ours_alone(peers_of_torch):
     result = gemm.run([(32, 64)], [2], schemes=["w8a8"], peers=False, rounds=1)
     (row,) = result["cases"][0]["rows"]
@@ -55,7 +69,7 @@ def test_ours_alone(peers_of_torch):
     assert "nothing to compare with" in summary_lines([])[0]
 
 
-@pytest.mark.parametrize("candidate", TORCH_ONLY, ids=lambda c: c.name)
+@pytest.mark.parametrize("candidate", TORCH_ONLY + WEIGHT_ONLY, ids=lambda c: c.name)
 def test_peers_of_torch_compute_the_case(candidate):
     case = GemmCase(96, 128, 7, 1)
     with peers.quiet():

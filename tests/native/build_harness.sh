@@ -11,7 +11,7 @@ shift
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
 cxx="${CXX:-g++} -std=c++20 -O2 -ffp-contract=off"
-common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp"
+common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp csrc/cpu/sparse.cpp"
 compile() { # FOLDER FLAGS...
   folder=$1
   shift
@@ -32,6 +32,7 @@ x86_64 | amd64)
     amx="-mamx-tile -mamx-int8 -mamx-bf16"
   fi
   compile avx2 $avx2 "$@"
+  compile avxvnni $avx2 -mavxvnni "$@"
   compile avx512vnni $vnni "$@"
   compile avx512bf16 $vnni -mavx512bf16 "$@"
   compile amx $vnni -mavx512bf16 $amx "$@"

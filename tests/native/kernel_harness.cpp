@@ -53,6 +53,8 @@ int main(int argc, char** argv) {
     names += std::string(" ") + t->isa;
   }
   check_gemms(tables);
+  check_a16(tables);
+  check_sparse(tables);
   std::printf("%s: %s, %d failed checks\n", failures == 0 ? "PASS" : "FAIL", names.c_str(), failures);
   if (timing) {
     for (const Kernels* t : tables) time_gemms(*t);

@@ -172,7 +172,7 @@ def test_bad_input_is_named():
         ops.linear(x, packed, 4, 8)
     with pytest.raises(ValueError, match="cannot be fused; allowed: none, relu"):
         ops.linear(x, packed, 8, 8, "swish9")
-    with pytest.raises(ValueError, match="bits must be 8, 4 or 2"):
+    with pytest.raises(ValueError, match="bits must be 8, 4 or 2 and activation_bits 8 or 16"):
         ops.linear(x, packed, 3, 8)
     with pytest.raises(RuntimeError, match="truncated"):
         ops.linear(x, packed[:-64].clone(), 8, 8)
@@ -200,4 +200,4 @@ def test_a_tampered_header_never_crashes(field):
 @pytest.mark.parametrize("scheme", ["w8", "w4-32", "w4-64-asym", "w2-32", "w2-64-asym"])
 def test_opcheck(scheme):
     w = weight(scheme, 40, 64)
-    torch.library.opcheck(ops.LINEAR[w.bits], (torch.randn(3, 5, 64), packing.pack(w, torch.randn(40)), 40, 2))
+    torch.library.opcheck(ops.LINEAR[w.bits, 8], (torch.randn(3, 5, 64), packing.pack(w, torch.randn(40)), 40, 2))

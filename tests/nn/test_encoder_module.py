@@ -31,6 +31,13 @@ def test_state_dict_round_trip():
     assert torch.equal(fresh(ids)[0], encoder(ids)[0]) and torch.equal(fresh(ids)[1], encoder(ids)[1])
 
 
+def test_float_activations_are_refused():
+    config = json.loads(json.dumps(native(bert()).config))
+    config["layers"][1]["ffn_in"] = "w8a16"
+    with pytest.raises(ValueError, match="w8a16 of ffn_in keeps float activations.*use an a8 scheme"):
+        Encoder.from_config(config)
+
+
 def test_only_the_packed_buffer_is_in_memory():
     encoder = native(bert())
     assert [name for name, _ in encoder.named_buffers()] == ["packed", "pooler.packed"]

@@ -13,6 +13,7 @@ from kdnative.quantize import quantize_weight
 from kdnative.scheme import Scheme
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g128", "w2a8-g32", "w2a8-g64-asym"]
+FLOAT_SCHEMES = ["w8a16", "w4a16-g32", "w4a16-g64-asym", "w2a16-g128"]  # activations stay in floating point
 
 
 def random_linear(k=128, n=40, bias=True, seed=0):
@@ -55,6 +56,20 @@ def test_forward_equals_the_documented_arithmetic(scheme, bias):
         y = module(x)
         assert y.shape == (*shape[:-1], 40) and y.dtype == torch.float32
         torch.testing.assert_close(y, emulate(x, weight, linear.bias), rtol=0, atol=0 if scheme == "w8a8" else 1e-6)
+
+
+@pytest.mark.parametrize("scheme", FLOAT_SCHEMES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_float_activations_multiply_the_dequantized_weight(scheme, bias):
+    module = Linear.from_float(random_linear(bias=bias), scheme)
+    integer = Linear.from_float(random_linear(bias=bias), scheme.replace("a16", "a8"))
+    assert torch.equal(module.packed, integer.packed), "the weights of both are the same buffer"
+    for shape in [(128,), (3, 128), (2, 5, 128), (0, 128), (2, 0, 128)]:
+        x = torch.randn(shape).bfloat16().float()  # exact as bf16: some processors multiply bf16 factors
+        y = module(x)
+        exact = nn.functional.linear(x.double(), module.weight.double(), module.bias.double() if bias else None)
+        assert y.shape == (*shape[:-1], 40) and y.dtype == torch.float32
+        torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("k, n", [(1, 1), (3, 33), (64, 32), (65, 31), (312, 1000), (127, 2)])
@@ -104,7 +119,7 @@ def test_unknown_activation_lists_the_allowed_ones():
         Linear(64, 64, activation="swish")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES + FLOAT_SCHEMES)
 @pytest.mark.parametrize("bias", [True, False])
 def test_state_dict_is_plain_and_round_trips(scheme, bias):
     linear = random_linear(bias=bias)
@@ -146,7 +161,7 @@ def test_asymmetric_with_zero_points_that_are_all_zero():
     assert torch.equal(module(torch.randn(3, 64)), torch.zeros(3, 8))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES + FLOAT_SCHEMES)
 def test_takes_the_checkpoint_of_the_float_layer(scheme):
     linear = random_linear()
     module = Linear(128, 40, scheme)

@@ -9,6 +9,7 @@ from kdnative.ops import packing
 from kdnative.quantize import FakeQuantLinear, exact, fake, quantize_weight
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g128", "w2a8-g32-asym"]
+FLOAT_SCHEMES = ["w8a16", "w4a16-g64-asym", "w2a16-g32"]
 
 
 @pytest.fixture
@@ -24,7 +25,8 @@ def layer_and_input(text, m=7, n=40, k=256, dtype=torch.float32, **arguments):
 
 def native(layer, x):
     packed = packing.pack(layer.quantized(), layer.bias)
-    return ops.linear(x, packed, layer.scheme.weight_bits, layer.out_features)
+    scheme = layer.scheme
+    return ops.linear(x, packed, scheme.weight_bits, layer.out_features, activation_bits=scheme.activation_bits)
 
 
 @pytest.mark.parametrize("text", SCHEMES)
@@ -45,6 +47,27 @@ def test_plain_torch_gives_the_bits_of_the_kernel(text, dtype, isa, plain_torch)
 def test_the_forward_that_training_uses_gives_the_bits_of_the_kernel(text, clip, isa):
     layer, x = layer_and_input(text, clip=clip)
     assert torch.equal(layer(x.requires_grad_()).detach(), native(layer, x.detach()))
+
+
+@pytest.mark.parametrize("text", FLOAT_SCHEMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_float_activations_are_not_quantized(text, dtype):
+    layer, x = layer_and_input(text, m=4, dtype=dtype, clip="search")
+    got = layer(x.requires_grad_())
+    exact_y = x.double() @ layer.quantized().dequantize().double().t() + layer.bias.double()
+    rtol = {torch.float32: 1e-5, torch.bfloat16: 1 / 128, torch.float16: 1 / 1024}[dtype]
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), exact_y, rtol=rtol, atol=1e-5)
+    torch.testing.assert_close(got.detach(), native(layer, x.detach()), rtol=rtol, atol=1e-5)
+    if dtype != torch.float32:
+        return
+    upstream = torch.randn(4, 40)
+    got.backward(upstream)
+    assert torch.allclose(x.grad.double(), upstream.double() @ layer.quantized().dequantize().double(), atol=1e-5)
+    clipped = layer.weight.grad == 0
+    wanted = upstream.double().t() @ x.detach().double()
+    assert torch.allclose(layer.weight.grad.double()[~clipped], wanted[~clipped], atol=1e-4)
+    assert torch.allclose(layer.bias.grad.double(), upstream.double().sum(0), atol=1e-5)
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 5, 7), (2, 33, 1100), (17, 64, 3072)])
@@ -71,6 +94,17 @@ def test_leading_dimensions_and_empty_batches(text):
     assert torch.equal(layer(x.view(2, 3, 256)), flat.view(2, 3, 40))
     assert torch.equal(layer(x[0]), flat[0])
     assert torch.equal(layer(x.t().contiguous().t()), flat)
+    empty = torch.empty(2, 0, 256, requires_grad=True)
+    layer(empty).sum().backward()
+    assert empty.grad.shape == (2, 0, 256) and (layer.weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("text", FLOAT_SCHEMES)
+def test_leading_dimensions_and_empty_batches_in_float(text):
+    layer, x = layer_and_input(text, m=6)
+    flat = layer(x)
+    for got, wanted in ((layer(x.view(2, 3, 256)), flat.view(2, 3, 40)), (layer(x[0]), flat[0])):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     empty = torch.empty(2, 0, 256, requires_grad=True)
     layer(empty).sum().backward()
     assert empty.grad.shape == (2, 0, 256) and (layer.weight.grad == 0).all()

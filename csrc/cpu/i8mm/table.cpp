@@ -1,4 +1,5 @@
 #include "../neon/neon.h"
+#include "../reference/reference.h"
 #include "i8mm.h"
 
 namespace kdnative::cpu {
@@ -10,6 +11,14 @@ const Kernels* i8mm_kernels() {
       .gemm_w8a8 = i8mm::gemm_w8a8,
       .gemm_w4a8 = i8mm::gemm_w4a8,
       .gemm_w2a8 = i8mm::gemm_w2a8,
+      .convert_rows = neon::convert_rows,
+      .gemm_a16 = neon::gemm_a16,
+      .bf16_rows = 0,
+      .arrange_rows = reference::arrange_rows,
+      .gemm_blocks = reference::gemm_blocks,
+      .expand_mask = reference::expand_mask,
+      .mask_rows = 0,
+      .gemm_mask = nullptr,
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,

@@ -1,3 +1,4 @@
+#include "../reference/reference.h"
 #include "neon.h"
 
 namespace kdnative::cpu {
@@ -9,6 +10,14 @@ const Kernels* neon_kernels() {
       .gemm_w8a8 = neon::gemm_w8a8,
       .gemm_w4a8 = neon::gemm_w4a8,
       .gemm_w2a8 = neon::gemm_w2a8,
+      .convert_rows = neon::convert_rows,
+      .gemm_a16 = neon::gemm_a16,
+      .bf16_rows = 0,
+      .arrange_rows = reference::arrange_rows,
+      .gemm_blocks = reference::gemm_blocks,
+      .expand_mask = reference::expand_mask,
+      .mask_rows = 0,
+      .gemm_mask = nullptr,
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,

@@ -75,5 +75,11 @@ inline void write_block(const PackedLinear& w, const Epilogue& e, int64_t r, int
               [&](int64_t i, int64_t j) { return Vec::load(sum + i * ld + j) * Vec::set1(a.scale[r + i]); });
 }
 
+// The same for sums that are complete.
+[[gnu::noinline]] inline void write_floats(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c,
+                                           int64_t columns, const float* sum, int64_t ld) {
+  write_block(w, e, r, rows, c, columns, [&](int64_t i, int64_t j) { return Vec::load(sum + i * ld + j); });
+}
+
 }  // namespace
 }  // namespace kdnative::cpu

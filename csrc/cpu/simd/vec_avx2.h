@@ -100,13 +100,33 @@ struct Mask {
   __m256 m;
 };
 
+struct Word {  // eight lanes of 32 bits: fields of packed weights
+  __m256i v;
+  static Word load(const uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+};
+
+// The byte of every lane from bit `shift` on, signed; the `bits` bits from there on, unsigned.
+template <int shift>
+inline Vec signed_byte(Word w) {
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w.v, 24 - shift), 24))};
+}
+template <int shift, int bits>
+inline Vec unsigned_field(Word w) {
+  const __m256i mask = _mm256_set1_epi32((1 << bits) - 1);
+  return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w.v, shift), mask))};
+}
+
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }  // a * b + c, rounded once
-inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }                // b where either is NaN
-inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }                // b where either is NaN
+inline Vec keep(Vec a) {  // stays in its register: left alone, GCC moves accumulators to another and back
+  __asm__ volatile("" : "+x"(a.v));
+  return a;
+}
+inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }  // b where either is NaN
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }  // b where either is NaN
 inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m256 bit = _mm256_set1_ps(-0.0f);

@@ -69,13 +69,36 @@ struct Mask {
   __mmask16 m;
 };
 
+struct Word {  // sixteen lanes of 32 bits: fields of packed weights
+  __m512i v;
+  static Word load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+};
+
+// The byte of every lane from bit `shift` on, signed; the `bits` bits from there on, unsigned.
+template <int shift>
+inline Vec signed_byte(Word w) {
+  return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w.v, 24 - shift), 24))};
+}
+template <int shift, int bits>
+inline Vec unsigned_field(Word w) {
+  const __m512i field = _mm512_srli_epi32(w.v, shift);
+  if constexpr (bits == 4) {  // vpermps reads the low four bits of an index and no others
+    return {_mm512_permutexvar_ps(field, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))};
+  }
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(field, _mm512_set1_epi32((1 << bits) - 1)))};
+}
+
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }  // a * b + c, rounded once
-inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }                // b where either is NaN
-inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }                // b where either is NaN
+inline Vec keep(Vec a) {  // stays in its register: left alone, GCC moves accumulators to another and back
+  __asm__ volatile("" : "+v"(a.v));
+  return a;
+}
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }  // b where either is NaN
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
 inline Vec abs(Vec a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m512 bit = _mm512_set1_ps(-0.0f);

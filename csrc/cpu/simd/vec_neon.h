@@ -84,6 +84,23 @@ struct Mask {
   uint32x4_t m;
 };
 
+struct Word {  // four lanes of 32 bits: fields of packed weights
+  uint32x4_t v;
+  static Word load(const uint8_t* p) { return {vreinterpretq_u32_u8(vld1q_u8(p))}; }
+};
+
+// The byte of every lane from bit `shift` on, signed; the `bits` bits from there on, unsigned.
+template <int shift>
+inline Vec signed_byte(Word w) {
+  return {vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(vreinterpretq_s32_u32(w.v), 24 - shift), 24))};
+}
+template <int shift, int bits>
+inline Vec unsigned_field(Word w) {
+  uint32x4_t field = w.v;
+  if constexpr (shift > 0) field = vshrq_n_u32(field, shift);
+  return {vcvtq_f32_u32(vandq_u32(field, vdupq_n_u32((1u << bits) - 1)))};
+}
+
 inline Mask operator<(Vec a, Vec b) { return {vcltq_f32(a.v, b.v)}; }
 inline Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
 inline Mask operator==(Vec a, Vec b) { return {vceqq_f32(a.v, b.v)}; }
@@ -94,6 +111,7 @@ inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }  // a * b + c, rounded once
+inline Vec keep(Vec a) { return a; }                                        // stays in its register
 // FMIN and FMAX would return NaN where either operand is NaN; the rule here is b.
 inline Vec min(Vec a, Vec b) { return select(a < b, a, b); }
 inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }

@@ -90,11 +90,31 @@ struct Mask {
   bool m;
 };
 
+struct Word {  // `width` lanes of 32 bits: fields of packed weights
+  uint32_t v;
+  static Word load(const uint8_t* p) {
+    Word w;
+    std::memcpy(&w.v, p, sizeof(w.v));
+    return w;
+  }
+};
+
+// The byte of every lane from bit `shift` on, signed; the `bits` bits from there on, unsigned.
+template <int shift>
+inline Vec signed_byte(Word w) {
+  return {static_cast<float>(static_cast<int8_t>(w.v >> shift & 0xff))};
+}
+template <int shift, int bits>
+inline Vec unsigned_field(Word w) {
+  return {static_cast<float>(w.v >> shift & ((1u << bits) - 1))};
+}
+
 inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
 inline Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
 inline Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {std::fma(a.v, b.v, c.v)}; }  // a * b + c, rounded once
+inline Vec keep(Vec a) { return a; }                                       // stays in its register
 inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }           // b where either is NaN
 inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }           // b where either is NaN
 inline Vec abs(Vec a) { return {bits_float(float_bits(a.v) & 0x7fffffffu)}; }
