@@ -35,6 +35,8 @@ struct Matrix {
   Buffer<float> data;
 };
 
+}  // namespace
+
 void check_layer_norm(const Kernels& t) {
   for (int i = 0; i < 200; ++i) {
     const int64_t rows = random_int(0, 5), n = i < 100 ? i + 1 : random_int(1, 1100);
@@ -69,6 +71,8 @@ void check_layer_norm(const Kernels& t) {
     check(x.kept_the_rest(), t.isa, what + " in place wrote past the last column");
   }
 }
+
+namespace {
 
 // Rounded to bf16, half to even, by going through the sum with a number 2^16 times the last place.
 double as_bf16(double x) {
@@ -114,6 +118,8 @@ std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, 
   return out;
 }
 
+}  // namespace
+
 void check_attention(const Kernels& t) {
   const bool bf16 = std::string(t.isa) == "avx512bf16" || std::string(t.isa) == "amx";
   const int64_t dims[] = {1, 3, 4, 5, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 64, 80};
@@ -127,6 +133,10 @@ void check_attention(const Kernels& t) {
     Matrix qkv(tokens, 3 * heads * d, random_int(0, 5)), out(tokens, heads * d, random_int(0, 5));
     Matrix parts(tokens, heads * d, out.ld - out.columns);
     qkv.randomize(i % 3 ? 1.0f : 6.0f, 0.0f);  // flat and sharp distributions
+    if (i % 7 == 3) {                          // scores whose exponentials are beyond any float
+      for (int64_t r = 0; r < tokens; ++r)
+        for (int64_t c = 0; c < heads * d; ++c) qkv(r, c) *= 12.0f;
+    }
     // NaN wherever a kernel would read before it wrote.
     Buffer<float> scratch(attention_scratch(tokens, d));
     // A bias by distance, a window and gaps between the columns, each in some of the cases.
@@ -206,7 +216,37 @@ void check_rotate(const Kernels& t) {
   }
 }
 
+namespace {
+
+// Every activation over the whole range where it does something, times 1: close to double precision, and the bits of
+// the reference.
+void check_activations(const Kernels& t) {
+  const float special[] = {0.0f, -0.0f, NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-40f};
+  const int64_t specials = std::size(special), n = 8000 + specials;
+  for (int32_t which = 0; which < 6; ++which) {
+    const auto act = static_cast<Activation>(which);
+    Matrix x(1, 2 * n, 0), y(1, 2 * n, 0), reference(1, 2 * n, 0);
+    for (int64_t c = 0; c < n; ++c) {
+      const int64_t i = c - specials;
+      x(0, c) = i < 0 ? special[c] : i < 4000 ? random_float(100.0f) : random_float(10.0f);
+      x(0, n + c) = 1.0f;
+    }
+    for (int64_t c = 0; c < 2 * n; ++c) y(0, c) = reference(0, c) = x(0, c);
+    t.gate(y.get(), y.ld, 1, n, act);
+    reference_kernels()->gate(reference.get(), reference.ld, 1, n, act);
+    const std::string what = "activation " + std::to_string(which);
+    check(y.same_bits(reference), t.isa, what + " differs from the reference");
+    for (int64_t c = specials; c < n; ++c) {
+      const double wanted = activation(act, x(0, c));
+      check(std::fabs(y(0, c) - wanted) <= 1e-6 * (1 + std::fabs(wanted)), t.isa, what + " is off");
+    }
+  }
+}
+
+}  // namespace
+
 void check_gate(const Kernels& t) {
+  check_activations(t);
   for (int64_t n = 1; n < 80; ++n) {
     const int64_t rows = random_int(0, 4);
     Matrix x(rows, 2 * n, random_int(0, 3)), y(rows, 2 * n, x.ld - x.columns);
@@ -244,16 +284,6 @@ void check_add_scaled_int8(const Kernels& t) {
     for (int64_t i = 0; i < n; ++i)
       check(std::fabs(out[i] - wanted[i]) <= limit[i], t.isa, "add_scaled_int8 n=" + std::to_string(n) + " is off");
   }
-}
-
-}  // namespace
-
-void check_encoder(const Kernels& t) {
-  check_layer_norm(t);
-  check_attention(t);
-  check_add_scaled_int8(t);
-  check_rotate(t);
-  check_gate(t);
 }
 
 }  // namespace harness
