@@ -94,7 +94,7 @@ class Workplace:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
         command = [str(self.program), "--stop", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     def try_mutant(self, mutant: Mutant) -> tuple[str, str]:
         """What became of it, and the first words of whoever noticed."""

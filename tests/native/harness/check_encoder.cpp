@@ -82,12 +82,31 @@ double as_bf16(double x) {
   return x == 0 ? 0 : std::nearbyint(x / unit) * unit;
 }
 
-// softmax(Q K^T * scaling + bias) V of one head and one query row, of factors rounded to bf16 where a kernel does that;
-// `magnitude` becomes the largest |score| before the softmax.
-std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, bool bf16, double& magnitude) {
-  const auto factor = [&](double x) { return bf16 ? as_bf16(x) : x; };
-  const int64_t d = a.head_dim, width = a.heads * d;
-  const float* q = a.qkv + row * a.ld_qkv + head * d;
+// The factors of one head as the kernel takes them: queries, scaled, keys and values [tokens, head_dim], rounded to
+// bf16 where it does that.
+struct HeadFactors {
+  HeadFactors(const AttentionArgs& a, int32_t head, bool bf16) {
+    const int64_t d = a.head_dim, width = a.heads * d;
+    const auto take = [&](std::vector<double>& to, int64_t first, float scale) {
+      for (int64_t t = 0; t < a.tokens; ++t)
+        for (int64_t j = 0; j < d; ++j) {
+          const float x = a.qkv[t * a.ld_qkv + first + head * d + j] * scale;
+          to.push_back(bf16 ? as_bf16(x) : x);
+        }
+    };
+    take(queries, 0, a.scaling);
+    take(keys, width, 1.0f);
+    take(values, 2 * width, 1.0f);
+  }
+  std::vector<double> queries, keys, values;
+};
+
+// softmax(Q K^T * scaling + bias) V of one head and one query row; `magnitude` becomes the largest |score| before the
+// softmax.
+std::vector<double> attended(const AttentionArgs& a, const HeadFactors& f, int32_t head, int64_t row,
+                             double& magnitude) {
+  const int64_t d = a.head_dim;
+  const double* q = f.queries.data() + row * d;
   std::vector<double> weight(a.tokens), out(d, 0.0);
   double top = -std::numeric_limits<double>::infinity(), sum = 0;
   magnitude = 0;
@@ -98,23 +117,26 @@ std::vector<double> attended(const AttentionArgs& a, int32_t head, int64_t row, 
       weight[t] = -std::numeric_limits<double>::infinity();
       continue;
     }
-    const float* k = a.qkv + t * a.ld_qkv + width + head * d;
-    double absolute = 0;
+    const double* k = f.keys.data() + t * d;
+    double score = 0, absolute = 0;
     for (int64_t j = 0; j < d; ++j) {
-      const double product = factor(q[j] * a.scaling) * factor(k[j]);
-      weight[t] += product;
-      absolute += std::fabs(product);
+      score += q[j] * k[j];
+      absolute += std::fabs(q[j] * k[j]);
     }
     if (a.bias != nullptr) {
-      weight[t] += a.bias[head * a.bias_stride + apart];
+      score += a.bias[head * a.bias_stride + apart];
       absolute += std::fabs(a.bias[head * a.bias_stride + apart]);
     }
-    top = std::fmax(top, weight[t]);
+    weight[t] = score;
+    top = std::fmax(top, score);
     magnitude = std::fmax(magnitude, absolute);
   }
   for (double& w : weight) sum += w = std::exp(w - top);
-  for (int64_t t = 0; t < a.tokens; ++t)
-    for (int64_t j = 0; j < d; ++j) out[j] += weight[t] / sum * factor(a.qkv[t * a.ld_qkv + 2 * width + head * d + j]);
+  for (int64_t t = 0; t < a.tokens; ++t) {
+    if (weight[t] == 0) continue;
+    const double share = weight[t] / sum, *v = f.values.data() + t * d;
+    for (int64_t j = 0; j < d; ++j) out[j] += share * v[j];
+  }
   return out;
 }
 
@@ -173,9 +195,10 @@ void check_attention(const Kernels& t) {
                              " head_dim=" + std::to_string(d);
     check(out.kept_the_rest(), t.isa, what + " wrote past the last column");
     for (int32_t h = 0; h < heads; ++h) {
+      const HeadFactors factors(a, h, bf16);
       for (int64_t r = 0; r < tokens; ++r) {
         double magnitude;
-        const std::vector<double> wanted = attended(a, h, r, bf16, magnitude);
+        const std::vector<double> wanted = attended(a, factors, h, r, magnitude);
         // A score is off by roundings of its terms, and that much, relatively, is each weight; values are below 6.
         // The weights of the bf16 kernels have 8 bits.
         const double limit =
