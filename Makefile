@@ -8,13 +8,17 @@ RECIPE ?= recipes/movies.yaml
 TORCH ?= >=2.10
 WHEEL_VENV ?= build/wheel-venv
 
-.PHONY: demo test test-arm test-wheel lint format build bench wheel browser clean
+.PHONY: demo test mutants test-arm test-wheel lint format build bench wheel browser clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
 
 test: $(VENV)/dev.stamp browser
 	$(BIN)/python -m pytest
+
+# Does the kernel harness notice a mistake? About 15 minutes.
+mutants: $(VENV)/dev.stamp
+	$(BIN)/python tests/native/mutate_kernels.py
 
 # The ARM64 kernels on a machine of another kind: cross-built, and run by an emulator.
 test-arm: $(VENV)/dev.stamp

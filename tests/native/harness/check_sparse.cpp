@@ -146,8 +146,8 @@ void check_layer(const Tables& tables, SparseLayer& layer, int64_t m, const std:
           int64_t dot = 0;
           for (int64_t i = 0; i < layer.k; ++i)
             dot += int64_t{a.q[r * a.k_pad + i]} * layer.weight[c * layer.k_pad + i];
-          const float scale = a.scale[r] * w.layer.scale[c];
-          check(out[r * layer.n + c] == static_cast<float>(dot) * scale, t->isa, name);
+          const float got = out[r * layer.n + c], wanted = static_cast<float>(dot) * (a.scale[r] * w.layer.scale[c]);
+          check(std::isnan(wanted) ? std::isnan(got) : got == wanted, t->isa, name);
         }
       }
     }
