@@ -32,8 +32,7 @@ struct VnniProducts {
   static void multiply_codes(const uint8_t* codes, const int8_t* q, int64_t ld_q, int64_t columns,
                              Ints (&dot)[chain_count][rows][2]) {
     constexpr int64_t kStep = 4 * kQuads<bits>;  // columns of k in 64 bytes of codes
-    int64_t k = 0;
-    do {  // at least once: a loop that might not run would make GCC keep the sums in memory
+    for (int64_t k = 0; k < columns; k += kStep * chain_count) {
       for (int s = 0; s < chain_count; ++s) {
         const int64_t first = k + kStep * s;
         const uint8_t* at = codes + first * 4 * bits;
@@ -47,8 +46,7 @@ struct VnniProducts {
           }
         }
       }
-      k += kStep * chain_count;
-    } while (k < columns);
+    }
   }
 };
 
