@@ -137,7 +137,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _bench_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("suite", choices=("gemm", "encoder", "model"))
+    sub.add_argument("suite", choices=("gemm", "sparse", "encoder", "model"))
     sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the suite; --help lists them")
 
 
