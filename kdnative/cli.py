@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 # The modules of kdnative.bench that are commands.
-_SUITES = ("gemm", "encoder", "model", "memory", "accuracy", "overhead", "soak", "table")
+_SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "table")
 
 
 def _parser() -> argparse.ArgumentParser:

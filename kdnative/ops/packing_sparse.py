@@ -98,7 +98,7 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         )
     else:
         q = _unpack_mask(
-            section("values", torch.int8, count), section("index", torch.int64, n_pad * k_pad // 64), n_pad, k_pad
+            section("values", torch.uint8, count), section("index", torch.int64, n_pad * k_pad // 64), n_pad, k_pad
         )
     bias = section("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
     scale = section("scale", torch.float32, n_pad)[:n].clone()
@@ -156,18 +156,18 @@ def _unpack_blocks(values: Tensor, index: Tensor, start: Tensor, k_pad: int) -> 
 
 
 def _pack_mask(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values int8 ``[count]``, masks int64 ``[n_pad * k_pad / 64]`` and starts int64 ``[n_pad / 16 + 1]``."""
+    """Weights + 128 uint8 ``[count]``, masks int64 ``[n_pad * k_pad / 64]``, starts int64 ``[n_pad / 16 + 1]``."""
     dense = packing.vnni(q, 16)
     kept = dense != 0
     bits = np.packbits(kept.numpy(), bitorder="little")
     mask = torch.from_numpy(bits.view("<i8").astype(np.int64))
-    return dense[kept], mask, _starts(kept.view(q.shape[0] // 16, -1).sum(1))
+    return dense[kept].view(torch.uint8) ^ 0x80, mask, _starts(kept.view(q.shape[0] // 16, -1).sum(1))
 
 
 def _unpack_mask(values: Tensor, mask: Tensor, n_pad: int, k_pad: int) -> Tensor:
     kept = torch.from_numpy(np.unpackbits(mask.numpy().astype("<i8").view(np.uint8), bitorder="little").astype(bool))
     dense = torch.zeros(n_pad * k_pad, dtype=torch.int8)
-    dense[kept] = values
+    dense[kept] = (values ^ 0x80).view(torch.int8)
     return packing.unvnni(dense, n_pad, k_pad, 16)
 
 

@@ -1,19 +1,20 @@
 // Masks with the byte expansion of VBMI2, which only this file may use.
 #pragma GCC target("avx512vbmi2")
 
-#include "gemm_mask_vbmi2.h"
-
 #include "../simd/vec_avx512.h"
+#include "gemm_mask.h"
 // This is written against Vec and comes after it.
 #include "mask_block.h"
 
 namespace kdnative::cpu::avx512vnni {
 namespace {
 
+// The operand as unsigned bytes, 128 where the weight is zero.
+//
 // Two things that the compiler would do differently: expanding straight from memory takes four times as long, and the
 // instruction waits for what was in its destination, even where that is zeroed (both measured on Zen 5).
 inline __m512i expand(__m512i packed, uint64_t mask) {
-  __m512i dense = _mm512_setzero_si512();
+  __m512i dense = _mm512_set1_epi8(-128);
   __asm__("" : "+v"(packed), "+v"(dense));
   return _mm512_mask_expand_epi8(dense, mask, packed);
 }
@@ -39,7 +40,7 @@ bool mostly_narrow(const SparseLinear& w) {  // at most 3/8 of the weights kept
 
 bool expand_mask_vbmi2(const SparseLinear& w, int64_t tile, int8_t* dense) {
   return expand_tile(w, tile, dense, [](const uint8_t* p, uint64_t mask, uint8_t* out) {
-    _mm512_store_si512(out, Wide::load(p, mask, 64));
+    _mm512_store_si512(out, _mm512_xor_si512(Wide::load(p, mask, 64), _mm512_set1_epi8(-128)));
   });
 }
 

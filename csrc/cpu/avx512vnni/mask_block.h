@@ -1,7 +1,7 @@
 // The product with a mask for few rows: blocks of up to 8 rows x 32 columns, whose operands are put together in
 // registers by Expand::load(bytes, mask, number of bytes). Include it after vec_avx512.h.
 //
-// As in gemm_w8a8.cpp the weights become unsigned by flipping the top bit, and 128 * (sum of the row) is taken out.
+// As in gemm_w8a8.cpp the weights are unsigned, here from the start, and 128 * (sum of the row) is taken out.
 #pragma once
 
 #include "../simd/blocks.h"
@@ -25,9 +25,8 @@ inline int32_t sum_of_row(const int8_t* q, int64_t k_pad) {
 template <int rows, typename Expand>
 bool mask_block(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t tile,
                 const int32_t* sums) {
-  constexpr int kChains = rows <= 2 ? 2 : 1;  // short blocks would wait for the latency of vpdpbusd
+  constexpr int kChains = rows <= 4 ? 2 : 1;  // short blocks would wait for the latency of vpdpbusd
   const int8_t* q = a.q + r * a.k_pad;
-  const __m512i top = _mm512_set1_epi8(-128);
   MaskStream stream[2] = {{w, 2 * tile}, {w, 2 * tile + 1}};
   __m512i sum[kChains][rows][2];
   for (int s = 0; s < kChains; ++s) {
@@ -35,19 +34,20 @@ bool mask_block(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e
   }
   for (int64_t k = 0; k < w.layer.k_pad; k += 4 * kCheckEvery) {
     if (!stream[0].sound() || !stream[1].sound()) return false;
-    for (int j = 0; j < 2; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(stream[j].at + kMaskPrefetch), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(stream[j].at + kMaskPrefetch + 64), _MM_HINT_T0);
+    for (int j = 0; j < 2; ++j) {  // two lines of masks a step
       _mm_prefetch(reinterpret_cast<const char*>(stream[j].mask + kMaskPrefetch / 16), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(stream[j].mask + kMaskPrefetch / 16 + 8), _MM_HINT_T0);
     }
     for (int64_t i = 0; i < kCheckEvery; i += 2) {
+      _mm_prefetch(reinterpret_cast<const char*>(stream[0].at + kMaskPrefetch), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(stream[1].at + kMaskPrefetch), _MM_HINT_T0);
 #pragma GCC unroll 2
       for (int t = 0; t < 2; ++t) {
         __m512i u[2];
         for (int j = 0; j < 2; ++j) {
           const uint64_t mask = *stream[j].mask;
           const int64_t count = __builtin_popcountll(mask);
-          u[j] = _mm512_xor_si512(Expand::load(stream[j].at, mask, count), top);
+          u[j] = Expand::load(stream[j].at, mask, count);
           stream[j].next(count);
         }
         for (int row = 0; row < rows; ++row) {

@@ -33,7 +33,7 @@ bool expand_mask(const SparseLinear& w, int64_t tile, int8_t* dense) {
       *dense = 0;
       if ((w.mask[block * operands + i / 64] >> i % 64 & 1) == 0) continue;
       if (at == w.start[block + 1]) return false;
-      *dense = static_cast<int8_t>(w.values[at++]);
+      *dense = static_cast<int8_t>(w.values[at++] - 128);
     }
     if (at != w.start[block + 1]) return false;
   }
