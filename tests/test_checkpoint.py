@@ -13,6 +13,8 @@ from torch import nn
 import kdnative
 from kdnative import checkpoint
 from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
+from kdnative.checkpoint.manifest import read_manifest
+from kdnative.checkpoint.weights import Weights
 from kdnative.convert import convert_
 from kdnative.nn import Embedding, Encoder, Linear
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
@@ -175,6 +177,63 @@ def test_layers_that_hide_an_argument_are_not_rebuilt_wrongly(tmp_path):
     save(nn.Sequential(nn.MultiheadAttention(8, 2, add_bias_kv=True)), tmp_path / "m")
     with pytest.raises(CheckpointError, match="into="):
         load(tmp_path / "m")
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+DTYPES = (
+    "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool uint16 uint32 uint64 complex64 "
+    "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz"
+).split()
+
+
+def test_tensors_of_every_dtype_and_shape(tmp_path):
+    model = nn.Module()
+    for dtype in DTYPES:
+        for shape in ((), (0,), (3, 5), (2, 0, 3)):
+            kind = getattr(torch, dtype)
+            codes = torch.randint(0, 2, (*shape, kind.itemsize), dtype=torch.uint8)
+            model.register_buffer(f"{dtype}_{'x'.join(map(str, shape))}", codes.view(kind).reshape(shape))
+    save(model, tmp_path / "m")
+    with Weights(tmp_path / "m", read_manifest(tmp_path / "m")) as weights:
+        found = weights.state()
+    assert len(found) == len(DTYPES) * 4
+    for name, tensor in model.state_dict().items():
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape, name
+        assert found[name].view(-1).view(torch.uint8).tolist() == tensor.view(-1).view(torch.uint8).tolist(), name
+
+
+def test_tensors_are_read_into_memory_of_their_shape_and_dtype(tmp_path):
+    save(nn.Sequential(nn.Linear(4, 3)), tmp_path / "m")
+    with Weights(tmp_path / "m", read_manifest(tmp_path / "m")) as weights:
+        place = torch.zeros(3, 4)
+        assert weights.read("0.weight", place) is place and place.count_nonzero() == 12
+        for other in (torch.zeros(4, 3), torch.zeros(3, 4, dtype=torch.float64), None):
+            found = weights.read("0.weight", other)
+            assert found is not other and torch.equal(found, place)
+            assert other is None or not other.any()
+
+
+def test_an_encoders_tables_are_read_into_its_packed_weights(tmp_path, monkeypatch):
+    model = convert_(bert()).model
+    save(model, tmp_path / "m")
+    read, places = Weights.read, {}
+
+    def watched(self, name, place=None):
+        found = read(self, name, place)
+        if found is place:
+            places[name] = found.untyped_storage().data_ptr()
+        return found
+
+    monkeypatch.setattr(Weights, "read", watched)
+    loaded = load(tmp_path / "m")
+    tables = {
+        f"bert.embeddings.{table}.{part}"
+        for table in ("word", "position", "token_type")
+        for part in ("qweight", "scale")
+    }
+    assert places == dict.fromkeys(tables, loaded.bert.packed.untyped_storage().data_ptr())
+    assert torch.equal(loaded.bert.packed, model.bert.packed)
 
 
 # -- describing --------------------------------------------------------------------------------------------------------

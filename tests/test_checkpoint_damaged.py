@@ -1,6 +1,8 @@
 """Checkpoints that are damaged, changed, of another version or model, or that name what they may not."""
 
 import hashlib
+import json
+import os
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
+from kdnative.checkpoint.weights import Weights
 from kdnative.convert import convert_
 from tests.checkpoints import edit, mlp, names
 from tests.small_models import bert
@@ -19,6 +22,10 @@ def saved(tmp_path):
     return tmp_path / "m"
 
 
+def vouched(file):
+    return {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
 def rewrite(folder, change):
     """Other tensors, with a description that vouches for the file."""
     file = folder / "model.safetensors"
@@ -28,8 +35,7 @@ def rewrite(folder, change):
 
     def vouch(manifest):
         weights = manifest["weights"]
-        weights["bytes"] = file.stat().st_size
-        weights["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        weights |= vouched(file)
         weights["tensors"] = {
             k: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for k, t in tensors.items()
         }
@@ -60,6 +66,35 @@ def test_damaged_weights(saved):
     file.unlink()
     with pytest.raises(CheckpointError, match="model.safetensors: there is no such file"):
         load(saved)
+
+
+def test_weights_that_are_no_safetensors_file_though_vouched_for(saved):
+    file = saved / "model.safetensors"
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    beyond = json.dumps({**header, "x": {"dtype": "F32", "shape": [9], "data_offsets": [len(whole), len(whole) + 36]}})
+    overlap = json.dumps({name: {**entry, "data_offsets": [0, 4]} for name, entry in header.items()})
+    for damaged in (
+        b"",
+        whole[:7],
+        (1 << 62).to_bytes(8, "little") + whole[8:],
+        whole[:8] + b"?" * length + whole[8 + length :],
+        *(len(text).to_bytes(8, "little") + text.encode() + whole[8 + length :] for text in (beyond, overlap, "[]")),
+    ):
+        file.write_bytes(damaged)
+        edit(saved, lambda m: m["weights"].update(vouched(file)))
+        with pytest.raises(CheckpointError, match="model.safetensors: damaged: "):
+            load(saved)
+
+
+def test_weights_cut_off_while_they_are_read(saved):
+    manifest = json.loads((saved / "kdnative.json").read_text())
+    with Weights(saved, manifest) as weights:
+        name = max(weights.shapes, key=lambda name: weights._offsets[name])
+        os.truncate(saved / "model.safetensors", weights._offsets[name] + 1)
+        with pytest.raises(CheckpointError, match=f"truncated while it was read: {name} is not all there"):
+            weights.read(name)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "weights": 3}', "\xff"])

@@ -9,8 +9,7 @@ import textwrap
 import pytest
 from torch import nn
 
-from kdnative import checkpoint
-from kdnative.checkpoint import CheckpointError, load, save
+from kdnative.checkpoint import CheckpointError, load, save, writing
 from kdnative.convert import convert_
 from tests.checkpoints import assert_same, mlp, names
 
@@ -60,7 +59,7 @@ def test_a_failing_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, exists,
         file.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, step, full)
+    monkeypatch.setattr(writing, step, full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         save(mlp(1), folder)
     assert names(tmp_path) == (["m"] if exists else [])
