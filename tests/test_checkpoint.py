@@ -196,11 +196,12 @@ def test_tensors_of_every_dtype_and_shape(tmp_path):
             model.register_buffer(f"{dtype}_{'x'.join(map(str, shape))}", codes.view(kind).reshape(shape))
     save(model, tmp_path / "m")
     with Weights(tmp_path / "m", read_manifest(tmp_path / "m")) as weights:
-        found = weights.state()
-    assert len(found) == len(DTYPES) * 4
+        mapped, read = weights.state(), {name: weights.read(name) for name in weights.shapes}
+    assert len(mapped) == len(read) == len(DTYPES) * 4
     for name, tensor in model.state_dict().items():
-        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape, name
-        assert found[name].view(-1).view(torch.uint8).tolist() == tensor.view(-1).view(torch.uint8).tolist(), name
+        for found in (mapped[name], read[name]):
+            assert found.dtype == tensor.dtype and found.shape == tensor.shape, name
+            assert found.view(-1).view(torch.uint8).tolist() == tensor.view(-1).view(torch.uint8).tolist(), name
 
 
 def test_tensors_are_read_into_memory_of_their_shape_and_dtype(tmp_path):

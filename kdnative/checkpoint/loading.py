@@ -54,7 +54,7 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
     except Exception as error:  # whatever a damaged or foreign description makes a constructor raise
         raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
     _check_shapes(path, model, weights)
-    filled = _fill_encoders(path, model, weights)
+    filled = _fill_packed(path, model, weights)
     _load_state(path, model, weights.state(without=filled), assign=True, filled=filled)
     _restore_buffers(path, model, weights)
     _tie(model, manifest["weights"]["aliases"])
@@ -92,24 +92,25 @@ def _check_shapes(path: Path, model: nn.Module, weights: Weights) -> None:
             )
 
 
-def _fill_encoders(path: Path, model: nn.Module, weights: Weights) -> set[str]:
-    """Give fused encoders their weights part by part, and return the names of these.
+def _fill_packed(path: Path, model: nn.Module, weights: Weights) -> set[str]:
+    """Give encoders and linears their weights part by part, and return the names of these.
 
-    Tables are read into the packed weights; of the rest one part at a time is in memory beside them.
+    Tables of encoders are read into the packed weights; of the rest one part at a time is in memory beside them.
     """
     filled: set[str] = set()
     for name, module in rebuild.walk(model):
-        if not isinstance(module, rebuild.Encoder):
+        if not isinstance(module, (rebuild.Encoder, rebuild.Linear)):
             continue
         prefix = f"{name}." if name else ""
         own = {prefix + key for key in module.plain_names()}
         if not own <= weights.shapes.keys():
             continue  # load_state_dict says what is missing
-
-        def read(key: str, place: Tensor | None, prefix: str = prefix) -> Tensor:
-            return weights.read(prefix + key, place)
-
-        errors = module.fill(read)
+        if isinstance(module, rebuild.Encoder):
+            errors = module.fill(lambda key, place, prefix=prefix: weights.read(prefix + key, place))
+        else:
+            errors = []
+            state = {key: weights.read(key) for key in own}
+            module._load_from_state_dict(state, prefix, {}, True, [], [], errors)
         if errors:
             raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {'; '.join(errors)}")
         filled |= own
@@ -124,9 +125,10 @@ def _load_state(
         result = model.load_state_dict(state, strict=not filled, assign=assign)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {error}") from error
-    wrong = sorted({*result.missing_keys, *result.unexpected_keys} - filled)
-    if wrong:
-        raise CheckpointError(f"{path / WEIGHTS}: these tensors are not those of the model: {some(wrong)}")
+    wrong = {"Missing": result.missing_keys, "Unexpected": result.unexpected_keys}
+    lists = [f"{what}: {some(left)}" for what, names in wrong.items() if (left := sorted({*names} - filled))]
+    if lists:
+        raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {'; '.join(lists)}")
 
 
 def _restore_buffers(path: Path, model: nn.Module, weights: Weights) -> None:

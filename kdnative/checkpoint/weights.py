@@ -32,8 +32,9 @@ _DTYPES = {  # the format's names, and torch's
 class Weights:
     """The tensors of a checkpoint, open for reading; a context manager.
 
-    They are read from the file into memory that is theirs, not mapped: the pages of a mapping count as memory of the
-    process beside what is made of them, until the last tensor of the file is gone.
+    There are two ways to get them. What a model keeps as it is comes from :meth:`state`, mapped: it takes memory when
+    it is used, and processes share it. What is packed comes from :meth:`read`, in memory of its own: the pages of a
+    mapping would count as memory of the process beside what is made of them, until its last tensor is gone.
 
     Attributes:
         shapes: of the tensors of the state dict, shared ones under all their names.
@@ -89,12 +90,16 @@ class Weights:
         return self._read(BUFFER + name, None)
 
     def state(self, without: Set[str] = frozenset()) -> dict[str, Tensor]:
-        """The state dict, except for some names; shared tensors are one."""
-        found = {name: self.read(name) for name in self.shapes if name not in without and name not in self._aliases}
-        for alias, name in self._aliases.items():
-            if alias not in without:
-                found[alias] = found[name] if name in found else self.read(name)
-        return found
+        """The state dict, except for some names, mapped from the file; shared tensors are one."""
+        from safetensors import SafetensorError, safe_open
+
+        sources = {name: self._aliases.get(name, name) for name in self.shapes if name not in without}
+        try:
+            with safe_open(str(self._path), framework="pt") as file:
+                found = {name: file.get_tensor(name) for name in dict.fromkeys(sources.values())}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self._path}: damaged: {error}") from error
+        return {name: found[source] for name, source in sources.items()}
 
     def _read(self, name: str, place: Tensor | None) -> Tensor:
         shape, dtype = self._listed[name]["shape"], getattr(torch, self._listed[name]["dtype"])
