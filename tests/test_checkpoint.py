@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import nn
 
 import kdnative
 from kdnative import checkpoint
+from kdnative.bench.machine import child_environment
 from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
 from kdnative.checkpoint.manifest import read_manifest
 from kdnative.checkpoint.weights import Weights
@@ -235,6 +239,30 @@ def test_an_encoders_tables_are_read_into_its_packed_weights(tmp_path, monkeypat
     }
     assert places == dict.fromkeys(tables, loaded.bert.packed.untyped_storage().data_ptr())
     assert torch.equal(loaded.bert.packed, model.bert.packed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process comes from /proc")
+def test_loading_an_encoder_has_its_weights_in_memory_once(tmp_path):
+    """In a fresh process that has loaded a small one before, so that what torch itself needs is there."""
+    save(convert_(bert().bert).model, tmp_path / "small")
+    large = convert_(bert(vocab_size=100_000, hidden_size=256, intermediate_size=4096).bert).model
+    save(large, tmp_path / "large")
+    program = """
+        import sys
+        from pathlib import Path
+        from kdnative.bench.memory_child import sizes
+        from kdnative.checkpoint import load
+        load(sys.argv[1])
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+        before = sizes()
+        model = load(sys.argv[2])
+        print(sizes()["peak"] - before["resident"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "small"), str(tmp_path / "large")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=child_environment())
+    assert done.returncode == 0, done.stderr
+    assert large.packed.nbytes > 30e6  # 25.6 MB of it are the table of words
+    assert 0.9 < int(done.stdout) / large.packed.nbytes < 1.3
 
 
 # -- describing --------------------------------------------------------------------------------------------------------

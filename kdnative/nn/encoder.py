@@ -76,6 +76,7 @@ class Encoder(nn.Module):
         self._dtype = _DTYPES[self._config["dtype"]]
         self._hidden_size = self._config["hidden_size"]
         self._output = self._config["output"]
+        self._plain_names: tuple[str, ...] = ()  # known when somebody asks
         self.register_buffer("packed", packed, persistent=False)
         self.register_module("pooler", pooler)
 
@@ -223,7 +224,9 @@ class Encoder(nn.Module):
 
     def plain_names(self) -> list[str]:
         """Names of the tensors in ``state_dict()``, without the pooler's."""
-        return list(EncoderParts(self.config, "meta").state_dict())
+        if not self._plain_names:
+            self._plain_names = tuple(EncoderParts(self.config, "meta").state_dict())
+        return list(self._plain_names)
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
