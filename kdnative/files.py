@@ -10,8 +10,9 @@ import sys
 import uuid
 from collections.abc import Callable, Container
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["replace_folder", "replace_text", "sha256_of", "write_atomically"]
+__all__ = ["replace_folder", "replace_text", "sha256_of", "sha256_of_open", "write_atomically"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -19,10 +20,15 @@ _RENAME_EXCHANGE = 2
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return sha256_of_open(file)
+
+
+def sha256_of_open(file: BinaryIO) -> str:
+    """SHA-256 of what is left to read of an open file, hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

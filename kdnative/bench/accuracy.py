@@ -6,7 +6,7 @@ model it was converted from: the cosine of each sentence's two embeddings, and S
 
 The result, as JSON: ``{"suite": "accuracy", "environment", "model", "data", "sentences", "pairs", "cases"}``; a case
 has ``scheme``, ``mean_cosine``, ``min_cosine``, ``spearman`` and ``goals``, a list of ``{"goal", "value", "limit",
-"met"}``.
+"met"}`` for the mean cosine and Spearman's correlation. The least cosine is that of one sentence, and is told only.
 """
 
 from __future__ import annotations
@@ -112,12 +112,13 @@ def run(
             rank = spearman(similar, (found @ found.T)[pairs[0], pairs[1]])
             figures = {"mean_cosine": float(cosine.mean()), "min_cosine": float(cosine.min()), "spearman": rank}
             goals = [
-                goal(f"{name.replace('_', ' ')} >= {GOAL}", value, GOAL, at_least=True)
-                for name, value in figures.items()
+                goal(f"{name.replace('_', ' ')} >= {GOAL}", figures[name], GOAL, at_least=True)
+                for name in ("mean_cosine", "spearman")
             ]
             cases.append({"scheme": scheme, **figures, "goals": goals})
             for line in goals:
                 show(f"{scheme}, {len(texts)} sentences, {goal_line(line)}")
+            show(f"{scheme}, {len(texts)} sentences, least cosine: {figures['min_cosine']:.5g}")
     return {
         "suite": "accuracy",
         "environment": where,

@@ -166,6 +166,7 @@ def _accuracy(result: Result) -> list[str]:
             name, _, limit = row["goal"].partition(" >= ")
             verdict = "met" if row["met"] else "missed"
             table.append([case["scheme"], name, f"{row['value']:.5f}", f">= {limit}: {verdict}"])
+        table.append([case["scheme"], "least cosine", f"{case['min_cosine']:.5f}", "-"])
     text = f"{result['model']}, {result['sentences']:,} sentences, {result['pairs']:,} pairs, against fp32."
     return [*_rows(["scheme", "embeddings", "value", "goal"], table), "", text]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -76,6 +76,7 @@ class Encoder(nn.Module):
         self._dtype = _DTYPES[self._config["dtype"]]
         self._hidden_size = self._config["hidden_size"]
         self._output = self._config["output"]
+        self._plain_names: tuple[str, ...] = ()  # known when somebody asks
         self.register_buffer("packed", packed, persistent=False)
         self.register_module("pooler", pooler)
 
@@ -192,11 +193,13 @@ class Encoder(nn.Module):
         parts = EncoderParts(self.config, "meta") if self.packed.is_meta else self.parts()
         destination.update(parts.state_dict(prefix=prefix))
 
-    def fill(self, read: Callable[[str], Tensor]) -> list[str]:
+    def fill(self, read: Callable[[str, Tensor | None], Tensor]) -> list[str]:
         """Give an encoder its weights one part after the other, so that they are never all in memory twice.
 
         Args:
-            read: returns the plain tensor of a name of :meth:`plain_names`.
+            read: returns the plain tensor of a name of :meth:`plain_names`. Its second argument is None, or memory of
+                the packed weights where this tensor belongs as it is: what is put there need not be copied. The tensor
+                may have another shape or dtype than the memory; then it is returned elsewhere, and is an error.
 
         Returns:
             What is wrong with the tensors, in words; if anything is, the encoder is as it was.
@@ -208,9 +211,9 @@ class Encoder(nn.Module):
         for key in parts.state_dict():
             keys.setdefault(key.rpartition(".")[0], []).append(key)
 
-        def fill(module: nn.Module) -> None:
+        def fill(module: nn.Module, places: Mapping[str, Tensor]) -> None:
             name = names[module]
-            state = {key: read(key) for key in keys[name]}
+            state = {key: read(key, places.get(key.rpartition(".")[2])) for key in keys[name]}
             module._load_from_state_dict(state, f"{name}.", _ASSIGN, True, [], [], errors)
 
         with torch.device("cpu"):
@@ -221,7 +224,9 @@ class Encoder(nn.Module):
 
     def plain_names(self) -> list[str]:
         """Names of the tensors in ``state_dict()``, without the pooler's."""
-        return list(EncoderParts(self.config, "meta").state_dict())
+        if not self._plain_names:
+            self._plain_names = tuple(EncoderParts(self.config, "meta").state_dict())
+        return list(self._plain_names)
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -235,7 +240,7 @@ class Encoder(nn.Module):
         ]
         missing = [key for key in known if key not in state_dict]
         if not missing:
-            error_msgs += self.fill(lambda name: state_dict[prefix + name])
+            error_msgs += self.fill(lambda name, place: state_dict[prefix + name])
         elif len(missing) < len(known):
             self._load_some(state_dict, prefix, strict, missing_keys, error_msgs)
         else:

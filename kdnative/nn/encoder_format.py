@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ __all__ = ["pack", "unpack"]
 MAGIC = 0x4B444E45
 VERSION = 2
 _ALIGN = 64
+
+Filler = Callable[[nn.Module, Mapping[str, Tensor]], None]
 
 _HEADER = np.dtype(
     [("magic", "<i4"), ("version", "<i4"), ("bytes", "<i8")]
@@ -45,7 +47,7 @@ assert _HEADER.itemsize == 192 and _LAYER.itemsize == 192
 class _Writer:
     """Collects sections and gives each its offset; large ones are taken from their module when they are written."""
 
-    def __init__(self, fill: Callable[[nn.Module], None] | None) -> None:
+    def __init__(self, fill: Filler | None) -> None:
         self.fill = fill
         self.sections: list[tuple[int, Tensor]] = []
         self.later: list[tuple[nn.Module, dict[str, int]]] = []
@@ -74,7 +76,8 @@ class _Writer:
             _write(out, offset, tensor)
         for module, offsets in self.later:
             if self.fill is not None:
-                self.fill(module)
+                places = {name: _section(out, offset, getattr(module, name)) for name, offset in offsets.items()}
+                self.fill(module, places)
             for name, offset in offsets.items():
                 _write(out, offset, getattr(module, name))
             if self.fill is not None:
@@ -82,12 +85,18 @@ class _Writer:
         return out
 
 
+def _section(out: Tensor, offset: int, like: Tensor) -> Tensor:
+    """Where a section of the shape and dtype of ``like`` goes."""
+    return out[offset : offset + like.numel() * like.element_size()].view(like.dtype).view(like.shape)
+
+
 def _write(out: Tensor, offset: int, tensor: Tensor) -> None:
     """The bytes of a section, and zeros up to the next one."""
     if not tensor.is_meta:  # a module that could not be filled, which its filler reports
         raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
         end = offset + raw.numel()
-        out[offset:end] = raw
+        if raw.data_ptr() != out.data_ptr() + offset:  # not put there by the filler
+            out[offset:end] = raw
         out[end : -(-end // _ALIGN) * _ALIGN] = 0
 
 
@@ -95,19 +104,20 @@ def _bytes_of(record: np.ndarray) -> Tensor:
     return torch.from_numpy(np.frombuffer(record.tobytes(), dtype=np.uint8).copy())
 
 
-def pack(parts: EncoderParts, fill: Callable[[nn.Module], None] | None = None) -> Tensor:
+def pack(parts: EncoderParts, fill: Filler | None = None) -> Tensor:
     """All of ``parts`` as one uint8 ``[bytes]`` buffer.
 
     Args:
         parts: on the CPU, or with ``fill`` on the meta device.
         fill: gives one module of ``parts`` its values; those of a linear or a table are dropped once they are packed.
-            So the buffer and one module are in memory, and not the parts beside it.
+            So the buffer and one module are in memory, and not the parts beside it. It is also given, by the names of
+            the module's buffers, where in the packed buffer they go, and may make these places the module's buffers.
     """
     config, writer = parts.config, _Writer(fill)
     if fill is not None:
         for module in parts.modules():  # small ones
             if isinstance(module, (nn.LayerNorm, nn.Embedding)):
-                fill(module)
+                fill(module, {})
     header, layers = np.zeros((), _HEADER), np.zeros(len(config["layers"]), _LAYER)
     writer.add_record(header)  # keeps the place; written again when the offsets are known
     header["layer_table"] = writer.add_record(layers) if len(layers) else _HEADER.itemsize

@@ -62,7 +62,7 @@ class LayerParts(nn.Module):
     (unless the layer has none) and ``ffn_norm``, of what each part reads.
     """
 
-    def __init__(self, config: dict[str, Any], layer: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], layer: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         hidden, eps, width, ffn = config["hidden_size"], config["eps"], layer["heads"] * layer["head_dim"], layer["ffn"]
         for name in LINEARS:
@@ -71,12 +71,13 @@ class LayerParts(nn.Module):
                     f"scheme {layer[name]} of {name} keeps float activations, but a fused encoder computes with int8 "
                     "ones: use an a8 scheme, or convert_(model, ..., fuse=False)"
                 )
-        self.qkv = Linear(hidden, 3 * width, layer["qkv"])
-        self.output = Linear(width, hidden, layer["output"])
+        # A linear is packed on the CPU: each leaves it before the next one is made.
+        self.qkv = Linear(hidden, 3 * width, layer["qkv"]).to(device)
+        self.output = Linear(width, hidden, layer["output"]).to(device)
         if layer["attention_norm"]:
             self.attention_norm = nn.LayerNorm(hidden, eps)
-        self.ffn_in = Linear(hidden, 2 * ffn if config["gated"] else ffn, layer["ffn_in"])
-        self.ffn_out = Linear(ffn, hidden, layer["ffn_out"])
+        self.ffn_in = Linear(hidden, 2 * ffn if config["gated"] else ffn, layer["ffn_in"]).to(device)
+        self.ffn_out = Linear(ffn, hidden, layer["ffn_out"]).to(device)
         setattr(self, "output_norm" if config["norm"] == "post" else "ffn_norm", nn.LayerNorm(hidden, eps))
 
 
@@ -99,7 +100,7 @@ class EncoderParts(nn.Module):
 
     Args:
         config: see :class:`kdnative.nn.Encoder`; ``self.config`` is its complete form.
-        device: "meta" gives the shapes without values, and never has the values of more than one layer in memory.
+        device: "meta" gives the shapes without values, and never has the values of more than one linear in memory.
 
     Raises:
         ValueError: a size is not positive, or a scheme or another setting is unknown.
@@ -123,5 +124,5 @@ def _layers(config: dict[str, Any], device: str) -> Iterator[LayerParts]:
     for layer in config["layers"]:
         key = tuple(sorted(layer.items()))
         if key not in made:
-            made[key] = LayerParts(config, layer).to(device)
+            made[key] = LayerParts(config, layer, device)
         yield copy.deepcopy(made[key])

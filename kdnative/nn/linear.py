@@ -192,6 +192,10 @@ class Linear(nn.Module):
             state["bias"] = self.bias
         return state
 
+    def plain_names(self) -> list[str]:
+        """Names of the tensors in :meth:`plain_state`."""
+        return list(self._plain_specification())
+
     def _plain_specification(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
         """Shape and dtype of every plain tensor; dtype None: any float is taken, float32 is given."""
         scheme, n, k = self.scheme, self.out_features, self.in_features

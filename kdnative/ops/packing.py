@@ -42,6 +42,11 @@ def pad(t: Tensor, n_pad: int, k_pad: int | None = None) -> Tensor:
     return out
 
 
+def row_sums(q: Tensor) -> Tensor:
+    """int32 ``[N]`` of int8 ``[N, K]``, a few rows at a time: torch makes an int32 copy of what it sums."""
+    return torch.cat([rows.sum(dim=1, dtype=torch.int32) for rows in q.split(max(1, 2**18 // q.shape[1]))])
+
+
 def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     """Pack integer weights for the kernels.
 
@@ -74,7 +79,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     if bits == 8:
         sections["data"] = vnni(q, 16)
         sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad)
-        sections["column_sum"] = q.sum(dim=1, dtype=torch.int32)
+        sections["column_sum"] = row_sums(q)
         symmetric = True
     else:
         groups = -(-k_pad // group)

@@ -70,7 +70,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
         "index": index,
         "start": start,
         "scale": packing.pad(weight.scale.detach().cpu().float(), n_pad),
-        "column_sum": q.sum(dim=1, dtype=torch.int32),
+        "column_sum": packing.row_sums(q),
     }
     if bias is not None:
         sections["bias"] = packing.pad(bias.detach().cpu().float(), n_pad)

@@ -144,9 +144,13 @@ def test_fill_takes_one_part_after_the_other():
     assert fresh.packed.is_meta and fresh.packed.numel() == 0
     assert set(fresh.plain_names()) == {name for name in state if not name.startswith("pooler.")}
 
-    def of_state(name):
+    def of_state(name, place):
         read.append(name)
-        return state[name]
+        assert (place is None) == (name.split(".")[1] not in ("word", "position", "token_type"))
+        if place is None or name.endswith("scale"):
+            return state[name]
+        assert place.shape == state[name].shape and place.dtype == torch.int8
+        return place.copy_(state[name])
 
     assert fresh.fill(of_state) == []
     assert torch.equal(fresh.packed, encoder.packed)
@@ -160,8 +164,8 @@ def test_fill_says_what_is_wrong_and_changes_nothing():
     state, before = encoder.state_dict(), encoder.packed.clone()
     state["layers.1.qkv.qweight"] = state["layers.1.qkv.qweight"][:5]
     state["embeddings.word.qweight"] = state["embeddings.word.qweight"].float()
-    errors = encoder.fill(state.__getitem__)
+    errors = encoder.fill(lambda name, place: state[name])
     assert len(errors) == 2 and "embeddings.word.qweight" in errors[0] and "size mismatch" in errors[1]
     assert torch.equal(encoder.packed, before)
     fresh = Encoder.unfilled(encoder.config)
-    assert fresh.fill(state.__getitem__) == errors and fresh.packed.is_meta
+    assert fresh.fill(lambda name, place: state[name]) == errors and fresh.packed.is_meta

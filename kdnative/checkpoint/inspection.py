@@ -1,0 +1,107 @@
+"""What a checkpoint holds, told from its description alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from kdnative.nn.encoder_parts import LINEARS
+from kdnative.scheme import Scheme
+
+from .manifest import BUFFER, MANIFEST, CheckpointError, read_manifest
+
+__all__ = ["file_size", "inspect"]
+
+
+def inspect(path: str | os.PathLike) -> dict:
+    """What a checkpoint holds, from its description alone (no model is built, the weights are not read).
+
+    Returns:
+        ``{"path", "format", "kdnative", "model", "rebuild", "modules": [{"name", "kind", "scheme", "shape", "bytes"}],
+        "totals": {"modules", "tensors", "bytes", "file_bytes"}}``; bytes are those stored. A fused encoder has a row
+        for each of its parts.
+
+    Raises:
+        CheckpointError: there is no readable description.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    tensors = manifest["weights"]["tensors"]
+    groups: dict[str, dict[str, dict]] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(BUFFER):
+            parent, _, own = name.rpartition(".")
+            groups.setdefault(parent, {})[own] = tensor
+    try:
+        rows = [_row(name, group, manifest["modules"]) for name, group in groups.items()]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / MANIFEST}: damaged: its modules and tensors do not agree: {error!r}") from error
+    return {
+        "path": str(path),
+        "format": manifest["format"],
+        "kdnative": manifest["kdnative"],
+        "model": manifest["modules"][""]["class"],
+        "rebuild": manifest["rebuild"],
+        "modules": rows,
+        "totals": {
+            "modules": len(rows),
+            "tensors": len(tensors),
+            "bytes": sum(map(_stored_bytes, tensors.values())),
+            "file_bytes": file_size(path),
+        },
+    }
+
+
+def file_size(path: str | os.PathLike) -> int:
+    """Bytes of the weights: of a file, or of all ``.safetensors`` files of a folder (kdnative or Hugging Face).
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{path}: there is no .safetensors file")
+    return sum(file.stat().st_size for file in files)
+
+
+def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:
+    entry, codes = modules.get(name), tensors.get("qweight")
+    if entry is not None:
+        kind, scheme = entry["class"], entry.get("config", {}).get("scheme")
+    else:
+        kind, scheme = "part of kdnative.nn.Encoder", _scheme_in_encoder(name, modules)
+    weight = codes or tensors.get("weight")
+    shape = None if weight is None else list(weight["shape"])
+    if codes is not None and scheme is None:
+        scheme = "int8"  # embedding tables
+    elif codes is not None and codes["dtype"] == "uint8":
+        shape[-1] *= 8 // Scheme.parse(scheme).weight_bits
+    return {
+        "name": name,
+        "kind": kind,
+        "scheme": scheme,
+        "shape": shape,
+        "bytes": sum(map(_stored_bytes, tensors.values())),
+    }
+
+
+def _scheme_in_encoder(name: str, modules: dict[str, dict]) -> str | None:
+    """The scheme of a linear inside a fused encoder; None for its other parts."""
+    encoders = [(n, e) for n, e in modules.items() if e["class"] == "kdnative.nn.Encoder"]
+    for outer, entry in encoders:
+        inner = name.removeprefix(f"{outer}." if outer else "").split(".")
+        if inner == ["pooler"]:
+            return entry["config"]["pooler"]
+        if len(inner) == 3 and inner[0] == "layers" and inner[2] in LINEARS:
+            return entry["config"]["layers"][int(inner[1])].get(inner[2])
+    return None
+
+
+def _stored_bytes(tensor: dict) -> int:
+    size = getattr(torch, tensor["dtype"]).itemsize
+    for length in tensor["shape"]:
+        size *= length
+    return size

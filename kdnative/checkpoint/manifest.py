@@ -1,0 +1,78 @@
+"""``kdnative.json``: what a checkpoint says of itself, and the checks before anything else believes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kdnative
+
+__all__ = ["BUFFER", "FORMAT", "MANIFEST", "WEIGHTS", "CheckpointError", "dtype_name", "read_manifest", "some"]
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+MANIFEST = "kdnative.json"
+BUFFER = "buffer:"  # prefix of tensors that are not in the state dict but that the model needs
+
+_FIELDS = {"kdnative": str, "weights": dict, "modules": dict, "attributes": dict, "rebuild": str}
+_WEIGHT_FIELDS = {"bytes": int, "sha256": str, "tensors": dict, "aliases": dict}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint can't be written or read; the text names the file and says why."""
+
+
+def read_manifest(path: Path) -> dict:
+    """The description in a checkpoint's folder; its tables have the fields and types that they must have.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: there is no such file; is {path} a kdnative checkpoint?") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: damaged or unreadable: {error}") from error
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        raise CheckpointError(
+            f"{file}: format {version!r}; kdnative {kdnative.__version__} reads format {FORMAT}"
+            + (f": it was written by kdnative {manifest.get('kdnative')}, upgrade to that" if newer else "")
+        )
+    _check_fields(file, manifest, _FIELDS)
+    _check_fields(file, manifest["weights"], _WEIGHT_FIELDS)
+    tensors, modules = manifest["weights"]["tensors"], manifest["modules"]
+    sound = all(isinstance(m, dict) and isinstance(m.get("class"), str) for m in modules.values())
+    if not sound or "" not in modules or not all(map(_is_tensor_entry, tensors.values())):
+        raise CheckpointError(f"{file}: damaged: its tables of tensors and modules are not well-formed")
+    return manifest
+
+
+def _is_tensor_entry(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("shape"), list):
+        return False
+    dtype = getattr(torch, str(value.get("dtype")), None)
+    return isinstance(dtype, torch.dtype) and all(type(size) is int and size >= 0 for size in value["shape"])
+
+
+def _check_fields(file: Path, table: dict, fields: Mapping[str, type]) -> None:
+    for name, kind in fields.items():
+        if not isinstance(table.get(name), kind):
+            raise CheckpointError(f"{file}: damaged: {name!r} is missing or not a {kind.__name__}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As the description has it: ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def some(names: list[str]) -> str:
+    """The first ten, and how many more there are."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

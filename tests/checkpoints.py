@@ -1,0 +1,44 @@
+"""A small model for checkpoints, and how tests compare models and look into folders."""
+
+import json
+import os
+
+import torch
+from torch import nn
+
+
+def mlp(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Embedding(100, 64, padding_idx=0), nn.Linear(64, 256), nn.GELU("tanh"), nn.LayerNorm(256, eps=1e-3),
+        nn.Sequential(nn.Linear(256, 128, bias=False), nn.Dropout(0.3)), nn.Linear(128, 2),
+    )  # fmt: skip
+
+
+def ids(shape=(2, 7)):
+    torch.manual_seed(1)
+    return torch.randint(0, 100, shape)
+
+
+@torch.no_grad()
+def output(model):
+    y = model(ids())
+    return y if isinstance(y, torch.Tensor) else y[0]
+
+
+def assert_same(a, b):
+    assert torch.equal(output(a), output(b))
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[k], theirs[k]) and ours[k].dtype == theirs[k].dtype for k in ours)
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+def edit(folder, change):
+    file = folder / "kdnative.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))

@@ -1,0 +1,201 @@
+"""Checkpoints that are damaged, changed, of another version or model, or that name what they may not."""
+
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
+from kdnative.checkpoint.weights import Weights
+from kdnative.convert import convert_
+from tests.checkpoints import edit, mlp, names
+from tests.small_models import bert
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save(convert_(mlp(), "w4a8-g64").model, tmp_path / "m")
+    return tmp_path / "m"
+
+
+def vouched(file):
+    return {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def rewrite(folder, change):
+    """Other tensors, with a description that vouches for the file."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+    def vouch(manifest):
+        weights = manifest["weights"]
+        weights |= vouched(file)
+        weights["tensors"] = {
+            k: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for k, t in tensors.items()
+        }
+
+    edit(folder, vouch)
+
+
+def test_no_checkpoint(tmp_path):
+    for call in (load, inspect):
+        with pytest.raises(CheckpointError, match=r"kdnative.json: there is no such file"):
+            call(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="no .safetensors file"):
+        file_size(tmp_path)
+
+
+def test_damaged_weights(saved):
+    file = saved / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(CheckpointError, match=rf"model.safetensors: truncated: {len(whole) - 10} bytes"):
+        load(saved)
+    file.write_bytes(whole + b"x")
+    with pytest.raises(CheckpointError, match="model.safetensors: changed"):
+        load(saved)
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load(saved)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="model.safetensors: there is no such file"):
+        load(saved)
+
+
+def test_weights_that_are_no_safetensors_file_though_vouched_for(saved):
+    file = saved / "model.safetensors"
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    beyond = json.dumps({**header, "x": {"dtype": "F32", "shape": [9], "data_offsets": [len(whole), len(whole) + 36]}})
+    overlap = json.dumps({name: {**entry, "data_offsets": [0, 4]} for name, entry in header.items()})
+    for damaged in (
+        b"",
+        whole[:7],
+        (1 << 62).to_bytes(8, "little") + whole[8:],
+        whole[:8] + b"?" * length + whole[8 + length :],
+        *(len(text).to_bytes(8, "little") + text.encode() + whole[8 + length :] for text in (beyond, overlap, "[]")),
+    ):
+        file.write_bytes(damaged)
+        edit(saved, lambda m: m["weights"].update(vouched(file)))
+        with pytest.raises(CheckpointError, match="model.safetensors: damaged: "):
+            load(saved)
+
+
+def test_weights_cut_off_while_they_are_read(saved):
+    manifest = json.loads((saved / "kdnative.json").read_text())
+    with Weights(saved, manifest) as weights:
+        name = max(weights.shapes, key=lambda name: weights._offsets[name])
+        os.truncate(saved / "model.safetensors", weights._offsets[name] + 1)
+        with pytest.raises(CheckpointError, match=f"truncated while it was read: {name} is not all there"):
+            weights.read(name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "weights": 3}', "\xff"])
+def test_damaged_descriptions(saved, text):
+    (saved / "kdnative.json").write_bytes(text.encode("latin-1"))
+    for call in (load, inspect):
+        with pytest.raises(CheckpointError, match="kdnative.json: "):
+            call(saved)
+    save(mlp(), saved)  # replacing it is a way to repair it
+    load(saved)
+
+
+def test_other_versions(saved):
+    edit(saved, lambda m: m.update(format=2, kdnative="9.0"))
+    with pytest.raises(CheckpointError, match="format 2; .*reads format 1.*written by kdnative 9.0, upgrade"):
+        load(saved)
+    edit(saved, lambda m: m.update(format="one"))
+    with pytest.raises(CheckpointError, match="format 'one'"):
+        load(saved)
+
+
+def test_tensors_that_are_not_those_of_the_model(saved):
+    rewrite(saved, lambda t: t.pop("3.weight"))
+    with pytest.raises(CheckpointError, match="model.safetensors: 3.weight is missing"):
+        load(saved)
+    rewrite(saved, lambda t: t.update({"3.weight": torch.ones(255)}))
+    with pytest.raises(CheckpointError, match=r"3.weight has shape \[255\], the model needs \[256\]"):
+        load(saved)
+    rewrite(saved, lambda t: t.update({"3.weight": torch.ones(256), "more": torch.ones(1)}))
+    with pytest.raises(CheckpointError, match="Unexpected.*more"):
+        load(saved)
+    rewrite(saved, lambda t: (t.pop("more"), t.update({"1.scale": torch.ones(256, 2)})))
+    with pytest.raises(CheckpointError, match="size mismatch for 1.scale"):
+        load(saved)
+    rewrite(saved, lambda t: t.update({"1.scale": torch.full((256, 1), torch.nan)}))
+    with pytest.raises(CheckpointError, match="1: scale"):
+        load(saved)
+
+
+def test_descriptions_that_name_other_things(saved):
+    edit(saved, lambda m: m["weights"]["tensors"].pop("3.weight"))
+    with pytest.raises(CheckpointError, match="not as kdnative.json says: 3.weight"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"class": "os.system", "config": {"command": "touch pwned"}},
+        {"class": "torch.nn.init", "config": {}},
+        {"class": "torch.nn.Linear", "config": {"in_features": "x", "out_features": 2, "bias": True}},
+        {"class": "torch.nn.Linear", "config": {"in_features": 128, "out_features": 3, "bias": True}},
+        {"class": "torch.nn.Linear"},
+        {"class": "kdnative.nn.Linear", "config": {"in_features": 128, "out_features": 2, "scheme": "w9a9"}},
+        {"class": "kdnative.nn.Linear", "config": {}},
+        {"class": "torch.nn.Linear", "config": 5},
+    ],
+)
+def test_descriptions_can_not_build_other_classes(saved, entry, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    edit(saved, lambda m: m["modules"].update({"5": entry}))
+    with pytest.raises(CheckpointError):
+        load(saved)
+    assert names(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"class": "pipeline"},
+        {"class": "AutoModel"},
+        {"class": "__builtins__"},
+        {"class": "NoSuchModel"},
+        {"class": 3},
+        {"config": 3},
+        {"config": {"hidden_size": "x"}},
+    ],
+)
+def test_descriptions_can_not_build_other_transformers_classes(tmp_path, part):
+    save(bert(), tmp_path / "m")
+    edit(tmp_path / "m", lambda m: m["transformers"].update(part))
+    with pytest.raises(CheckpointError, match="m"):
+        load(tmp_path / "m")
+
+
+def test_attributes_can_only_be_numbers_that_exist(tmp_path):
+    save(bert(), tmp_path / "m")
+    for attribute, value in [("forward", 3), ("num_attention_heads", "x"), ("__class__", 1), ("nothing", 1)]:
+        edit(tmp_path / "m", lambda m, a=attribute, v=value: m.update(
+            attributes={"bert.encoder.layer.0.attention.self": {a: v}}
+        ))  # fmt: skip
+        with pytest.raises(CheckpointError, match=f"{attribute} is not a number"):
+            load(tmp_path / "m")
+
+
+def test_a_model_that_does_not_fit_gets_its_modules_back(saved):
+    other = nn.Sequential(*mlp(), nn.Linear(2, 2))
+    modules, state = list(other.modules()), {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match="6.weight is missing"):
+        load(saved, into=other)
+    assert list(other.modules()) == modules
+    assert all(torch.equal(v, state[k]) for k, v in other.state_dict().items())
+    with pytest.raises(CheckpointError, match="does not fit into the given Linear"):
+        load(saved, into=nn.Linear(4, 4))

@@ -1,0 +1,125 @@
+"""Conversion of encoders: fused to one operator, or layer by layer where that can't be."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdnative.convert import convert_
+from kdnative.nn import Encoder, Linear
+from kdnative.quantize import prepare_qat_
+from tests.small_models import bert, rows
+
+
+def test_bert_is_fused():
+    model, original = bert(), bert()
+    ids = torch.randint(0, 200, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    report = convert_(model, {"*attention*": "w8a8", "bert.encoder*": "w4a8-g64", "bert.pooler*": "w8a8"})
+    assert type(model.bert) is Encoder and report.model is model and type(model.classifier) is nn.Linear
+    found = rows(report)
+    assert found["bert"].action == "fused" and found["bert.encoder.layer.1.output.dense"].scheme == "w4a8-g64"
+    assert found["bert.encoder.layer.1.attention.output.dense"].scheme == "w8a8"
+    assert found["bert.embeddings.word_embeddings"].scheme == "int8"
+    named = {n for n, m in original.named_modules() if list(m.parameters(recurse=False))}
+    assert named | {"bert"} == set(found), "every module with parameters has a row"
+    assert {r.action for n, r in found.items() if n.startswith("bert")} == {"fused"}
+    memory = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    assert report.totals["bytes_after"] == memory
+    with torch.no_grad():
+        y, expected = model(ids, attention_mask=mask).logits, original(ids, attention_mask=mask).logits
+    assert (y - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_and_layer_by_layer_agree(dtype):
+    models = [bert().to(dtype) for _ in range(2)]
+    assert convert_(models[0]).totals["fused"] and not convert_(models[1], fuse=False).totals["fused"]
+    ids = torch.randint(0, 200, (2, 11))
+    with torch.no_grad():
+        a, b = (m(ids).logits for m in models)
+    assert a.dtype == b.dtype == dtype
+    assert (a - b).float().abs().max() < 0.05 * b.float().abs().max()
+
+
+def test_bare_encoder_is_returned_in_the_report():
+    model = bert().bert
+    report = convert_(model)
+    assert type(report.model) is Encoder and type(model).__name__ == "BertModel"
+    assert all(type(m) is not Linear for m in model.modules()), "the original is unchanged"
+    ids = torch.randint(0, 200, (2, 5))
+    with torch.no_grad():
+        torch.testing.assert_close(report.model(ids)[0], model(ids)[0], rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        ({"keep": "*layer.1.output.dense"}, "bert.encoder.layer.1.output.dense stays in float"),
+        ({"embeddings": None}, "embeddings=None"),
+        ({"schemes": {"*attention*": "w8a8"}}, "stays in float (no pattern"),
+    ],
+)
+def test_encoders_that_must_keep_float_parts_are_converted_layer_by_layer(call, words):
+    model = bert()
+    report = convert_(model, **call)
+    note = rows(report)["bert"]
+    assert note.action == "kept" and note.reason.startswith("not fused: ") and words in note.reason
+    assert type(model.bert.encoder.layer[0].attention.self.query) is Linear
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.randint(0, 200, (2, 5))).logits).all()
+
+
+def test_unsupported_encoders_are_converted_layer_by_layer():
+    model = bert(hidden_act="gelu_10")
+    report = convert_(model)
+    assert "gelu_10" in rows(report)["bert"].reason or "activation" in rows(report)["bert"].reason
+    assert rows(report)["bert.pooler.dense"].action == "converted"
+
+
+def test_hooks_inside_an_encoder_prevent_fusing():
+    model = bert()
+    model.bert.encoder.layer[0].output.LayerNorm.register_forward_hook(lambda *a: None)
+    assert "layer.0.output.LayerNorm has hooks" in rows(convert_(model))["bert"].reason
+
+
+def test_encoder_that_was_asked_for_hidden_states_before():
+    model = bert()
+    with torch.no_grad():
+        model(torch.randint(0, 200, (2, 5)), output_hidden_states=True, output_attentions=True)
+    assert convert_(model).totals["fused"]
+
+
+def test_tied_decoder_keeps_the_embedding_in_float():
+    transformers = pytest.importorskip("transformers")
+    config = bert().config
+    model = transformers.BertForMaskedLM(config).eval()
+    found = rows(convert_(model))
+    assert "shared with cls.predictions.decoder" in found["bert.embeddings.word_embeddings"].reason
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+    assert found["bert.encoder.layer.0.output.dense"].action == "converted"
+
+
+def test_qat_encoder_is_fused_with_its_trained_weights():
+    model = bert()
+    prepare_qat_(model, {"*attention*": "w8a8", "bert.encoder*": "w4a8-g32", "*pooler*": "w8a8"})
+    ids = torch.randint(0, 200, (2, 7))
+    with torch.no_grad():
+        expected = model.eval()(ids).logits
+        report = convert_(model)
+        y = model(ids).logits
+    assert rows(report)["bert.encoder.layer.0.intermediate.dense"].scheme == "w4a8-g32"
+    assert type(model.bert) is Encoder and (y - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+def test_encoders_with_float_activations_are_converted_layer_by_layer():
+    model = bert()
+    ids = torch.randint(0, 200, (3, 20))
+    with torch.no_grad():
+        expected = model(ids).logits
+    report = convert_(model, {"*output.dense": "w8a16", "*": "w8a8"})
+    assert type(model.bert).__name__ == "BertModel" and "int8 ones only" in rows(report)["bert"].reason
+    assert str(model.bert.encoder.layer[0].output.dense.scheme) == "w8a16"
+    assert str(model.bert.encoder.layer[0].attention.self.query.scheme) == "w8a8"
+    with torch.no_grad():
+        assert (model(ids).logits - expected).norm() / expected.norm() < 0.1
