@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 GROUP_SIZES = (32, 64, 128)
 ACTIVATION_BITS = (8, 16)
-_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<asym>-asym)?")
+_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<kind>-asym|-int)?")
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,16 @@ class Scheme:
     while running. ``a16`` in its place: the same weights, and activations stay in floating point (float32, bfloat16 or
     float16, summed in float32): more exact, and where there are few rows as fast, since reading weights is the cost.
 
+    ``w4a8-gG-int``: two levels of scales, an fp32 one per output channel and a small integer one per group, and an
+    integer zero point per group (QServe, Lin et al. 2024): sums stay integers over all inputs, so many rows run as fast
+    as with ``w8a8``.
+
     Args:
         weight_bits: 8, 4 or 2.
         activation_bits: 8, or 16 for floats of any width.
         group_size: input columns per scale, None for one scale per output channel (8 bits only).
         symmetric: False adds a zero point per group (2 and 4 bits only).
+        integer_scales: integer scales of the groups (4 bits, activations of 8 bits, not symmetric).
 
     Raises:
         ValueError: the combination has no kernel; the text lists those that have one.
@@ -35,16 +40,21 @@ class Scheme:
     activation_bits: int = 8
     group_size: int | None = None
     symmetric: bool = True
+    integer_scales: bool = False
 
     def __post_init__(self) -> None:
         per_channel = self.weight_bits == 8 and self.group_size is None and self.symmetric
         grouped = self.weight_bits in (2, 4) and self.group_size in GROUP_SIZES
+        if self.integer_scales:
+            grouped &= (self.weight_bits, self.activation_bits, self.symmetric) == (4, 8, False)
+            per_channel = False
         if self.activation_bits not in ACTIVATION_BITS or not (per_channel or grouped):
             raise ValueError(_refusal(str(self)))
 
     def __str__(self) -> str:
         group = "" if self.group_size is None else f"-g{self.group_size}"
-        return f"w{self.weight_bits}a{self.activation_bits}{group}{'' if self.symmetric else '-asym'}"
+        kind = "-int" if self.integer_scales else "" if self.symmetric else "-asym"
+        return f"w{self.weight_bits}a{self.activation_bits}{group}{kind}"
 
     @classmethod
     def parse(cls, text: str | Scheme) -> Scheme:
@@ -61,7 +71,7 @@ class Scheme:
         if match is None:
             raise ValueError(_refusal(text))
         group = None if match["g"] is None else int(match["g"])
-        return cls(int(match["w"]), int(match["a"]), group, match["asym"] is None)
+        return cls(int(match["w"]), int(match["a"]), group, match["kind"] is None, match["kind"] == "-int")
 
     @staticmethod
     def allowed() -> list[str]:
@@ -73,7 +83,7 @@ class Scheme:
             for group in GROUP_SIZES
             for asym in ("", "-asym")
         ]
-        return ["w8a8", "w8a16", *grouped]
+        return ["w8a8", "w8a16", *grouped, *(f"w4a8-g{group}-int" for group in GROUP_SIZES)]
 
     def groups(self, in_features: int) -> int:
         """Number of scales along ``in_features`` input columns (1 without groups).

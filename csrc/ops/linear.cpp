@@ -103,17 +103,20 @@ struct IntegerProblem : Problem {
   int8_t* q;
   float* scale;
   int32_t* group_sum;
+  int8_t* panels;  // of the threads
 
   explicit IntegerProblem(const Problem& p) : Problem(p) {}
   void carve(Carver& c) {
     q = c.take<int8_t>(x.rows * w.k_pad);
     scale = c.take<float>(x.rows);
     group_sum = w.bits != 8 ? c.take<int32_t>(x.rows * (w.k_pad / 32)) : nullptr;
+    panels = c.take<int8_t>(cpu::panel_bytes(w) == 0 ? 0 : cpu::panel_bytes(w) * thread_count());
   }
   void prepare(int64_t begin, int64_t end) const {
     quantize_range(kernels, x, begin, end, w.k_pad, q, scale, group_sum);
   }
-  void multiply(const cpu::GemmRange& range) const {
+  void multiply(cpu::GemmRange range, int64_t chunk) const {
+    range.panel = panels + chunk * cpu::panel_bytes(w);
     cpu::gemm_of(kernels, w)(w, {q, scale, group_sum, w.k_pad}, epilogue(), range);
   }
 };
@@ -143,7 +146,7 @@ struct FloatProblem : Problem {
       kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
     });
   }
-  void multiply(const cpu::GemmRange& range) const { kernels.gemm_a16(w, rows, epilogue(), range); }
+  void multiply(const cpu::GemmRange& range, int64_t) const { kernels.gemm_a16(w, rows, epilogue(), range); }
 };
 
 template <typename Work>
@@ -152,7 +155,7 @@ void run(const Work& p) {
   const int64_t threads = rows * p.w.n_pad * p.w.k_pad < Work::kSmallest ? 1 : thread_count();
   if (threads == 1) {
     p.prepare(0, rows);
-    p.multiply({0, rows, 0, tiles});
+    p.multiply({0, rows, 0, tiles}, 0);
   } else if (rows >= 64 * threads) {  // enough rows: each thread prepares and multiplies its own
     const int64_t chunks = std::min(threads, rows / 32);
     const int64_t step = ((rows + chunks - 1) / chunks + 31) / 32 * 32;
@@ -160,14 +163,14 @@ void run(const Work& p) {
       for (int64_t c = begin; c < end; ++c) {
         const int64_t last = std::min(rows, (c + 1) * step);
         p.prepare(c * step, last);
-        p.multiply({c * step, last, 0, tiles});
+        p.multiply({c * step, last, 0, tiles}, c);
       }
     });
   } else {  // few rows: share out the columns
     p.prepare(0, rows);
     const int64_t chunks = std::min(threads, tiles);
     parallel(chunks, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) p.multiply({0, rows, tiles * c / chunks, tiles * (c + 1) / chunks});
+      for (int64_t c = begin; c < end; ++c) p.multiply({0, rows, tiles * c / chunks, tiles * (c + 1) / chunks}, c);
     });
   }
 }
@@ -184,6 +187,9 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   cpu::PackedLinear w;
   if (const char* problem = cpu::parse_packed(packed.data(), packed.sizes()[0], bits, &w))
     fail(std::string(op) + ": " + problem);
+  if (std::is_same_v<Work, FloatProblem> && w.group_scale != nullptr)
+    fail(std::string(op) + ": the packed weight has integer group scales, which work with int8 activations only; use " +
+         "linear_w4a8");
   if (reinterpret_cast<uintptr_t>(w.data) % 64 != 0)
     fail(std::string(op) + ": the packed weight is not 64-byte aligned (a view into another tensor?); clone() it");
   if (w.n != out_features)
