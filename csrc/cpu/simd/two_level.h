@@ -10,21 +10,22 @@
 namespace kdnative::cpu {
 namespace {
 
-// [2][k_pad / 4][16][4]: group_scale * (u - zero). Codes times group scales are below 256, and the differences within
-// [-127, 127], so bytes modulo 256 are enough.
-inline void decode_tile(const PackedLinear& w, int64_t tile, int8_t* panel) {
+// Columns [k, k + depth) of a tile as group_scale * (u - zero), [2][depth / 4][16][4] with the second half `half` bytes
+// after the first. Codes times group scales are below 256, and the differences within [-127, 127], so bytes modulo 256
+// are enough. k is a multiple of every group.
+inline void decode_tile(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth, int8_t* panel, int64_t half) {
   for (int64_t c = 0; c < 16; c += Vec::width) {
-    const uint8_t* data = w.data + tile * w.k_pad * 16 + c * 4;
-    for (int64_t g = 0; g < w.groups; ++g) {
-      const int64_t first = g * w.n_pad + tile * kTileN + c, second = first + 16;
+    const uint8_t* data = w.data + (tile * w.k_pad + k) * 16 + c * 4;
+    for (int64_t at = 0; at < depth; at += w.group) {
+      const int64_t first = (k + at) / w.group * w.n_pad + tile * kTileN + c, second = first + 16;
       const Word scale0 = Word::repeat(w.group_scale + first), scale1 = Word::repeat(w.group_scale + second);
       const Word zero0 = scale_bytes(Word::repeat(w.zero + first), scale0);
       const Word zero1 = scale_bytes(Word::repeat(w.zero + second), scale1);
-      for (int64_t k = g * w.group; k < (g + 1) * w.group; k += 4) {
-        const Word codes = Word::load(data + k * 16);
-        int8_t* to = panel + k * 16 + c * 4;
+      for (int64_t s = at; s < at + w.group; s += 4) {
+        const Word codes = Word::load(data + s * 16);
+        int8_t* to = panel + s * 16 + c * 4;
         subtract_bytes(scale_bytes(nibbles<0>(codes), scale0), zero0).store(to);
-        subtract_bytes(scale_bytes(nibbles<4>(codes), scale1), zero1).store(to + 16 * w.k_pad);
+        subtract_bytes(scale_bytes(nibbles<4>(codes), scale1), zero1).store(to + half);
       }
     }
   }
@@ -35,7 +36,7 @@ inline void gemm_two_level_impl(const PackedLinear& w, const QuantizedRows& a, c
                                 const GemmRange& range, const Gemm& gemm_w8a8) {
   for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
     const int64_t c = tile * kTileN;
-    decode_tile(w, tile, range.panel);
+    decode_tile(w, tile, 0, w.k_pad, range.panel, 16 * w.k_pad);
     PackedLinear panel = {};
     panel.bits = 8;
     panel.n = w.n - c < kTileN ? w.n - c : kTileN;
