@@ -48,7 +48,7 @@ struct GemmRange {
   int8_t* panel = nullptr;  // panel_bytes() of working memory, private to the thread
 };
 
-// Working memory of a GEMM with two-level weights: one tile of columns as int8.
+// Working memory that a GEMM with two-level weights may want: one tile of columns as int8.
 constexpr int64_t panel_bytes(const PackedLinear& w) { return w.group_scale == nullptr ? 0 : kTileN * w.k_pad; }
 
 // Attention of one sequence over some heads, fp32. Q, K, V are column slices of one [tokens, ld_qkv] buffer.
