@@ -8,13 +8,17 @@ RECIPE ?= recipes/movies.yaml
 TORCH ?= >=2.10
 WHEEL_VENV ?= build/wheel-venv
 
-.PHONY: demo test test-arm test-wheel lint format build bench wheel browser clean
+.PHONY: demo test mutants test-arm test-wheel lint format build bench wheel browser clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
 
 test: $(VENV)/dev.stamp browser
 	$(BIN)/python -m pytest
+
+# Does the kernel harness notice a mistake? About 15 minutes.
+mutants: $(VENV)/dev.stamp
+	$(BIN)/python tests/native/mutate_kernels.py
 
 # The ARM64 kernels on a machine of another kind: cross-built, and run by an emulator.
 test-arm: $(VENV)/dev.stamp
@@ -39,9 +43,15 @@ format: $(VENV)/dev.stamp
 build: $(VENV)/dev.stamp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 
+# Every suite, its result as JSON; `kdnative bench table` prints them as Markdown. About an hour; the soak test ends it.
+RESULTS := benchmarks/results
 bench: $(VENV)/bench.stamp
-	$(BIN)/python benchmarks/cpu_gemm.py --peers --json benchmarks/results/cpu_gemm.json
-	$(BIN)/python benchmarks/cpu_encoder.py --peers --json benchmarks/results/cpu_encoder.json
+	$(BIN)/python benchmarks/cpu_gemm.py --peers --json $(RESULTS)/cpu_gemm.json
+	$(BIN)/python benchmarks/cpu_encoder.py --peers --json $(RESULTS)/cpu_encoder.json
+	$(BIN)/kdnative bench memory --json $(RESULTS)/memory.json
+	$(BIN)/kdnative bench accuracy --json $(RESULTS)/accuracy.json
+	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
+	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 
 wheel: $(VENV)/dev.stamp
 	rm -rf dist

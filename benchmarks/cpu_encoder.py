@@ -1,6 +1,6 @@
 """A whole encoder forward, ours against every peer: the same as ``kdnative bench encoder``.
 
-``python benchmarks/cpu_encoder.py --threads 2 --compile --json benchmarks/results/cpu_encoder.json``
+``python benchmarks/cpu_encoder.py --json benchmarks/results/cpu_encoder.json``
 """
 
 import sys

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import kdnative
 from kdnative import rebuild
 from kdnative.files import replace_folder, sha256_of
+from kdnative.nn.encoder_parts import LINEARS
 from kdnative.scheme import Scheme
 
 __all__ = ["FORMAT", "CheckpointError", "file_size", "inspect", "load", "save"]
@@ -128,7 +129,8 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
     except Exception as error:  # whatever a damaged or foreign description makes a constructor raise
         raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
     _check_shapes(path, model, state)
-    _load_state(path, model, state, assign=True)
+    filled = _fill_encoders(path, manifest, model, state)
+    _load_state(path, model, state, assign=True, filled=filled)
     _restore_buffers(path, model, buffers)
     _tie(model, manifest["weights"]["aliases"])
     return model.eval()
@@ -354,11 +356,48 @@ def _check_shapes(path: Path, model: nn.Module, state: dict[str, Tensor]) -> Non
             )
 
 
-def _load_state(path: Path, model: nn.Module, state: dict[str, Tensor], assign: bool) -> None:
+def _fill_encoders(path: Path, manifest: dict, model: nn.Module, state: dict[str, Tensor]) -> set[str]:
+    """Give fused encoders their weights part by part, and take these out of the state.
+
+    Each tensor is read from a mapping of its own, which is gone when the part is packed. A mapping of the whole file
+    would stay in memory beside the packed weights.
+    """
+    from safetensors import safe_open
+
+    aliases = manifest["weights"]["aliases"]
+    filled: set[str] = set()
+    for name, module in rebuild.walk(model):
+        if not isinstance(module, rebuild.Encoder):
+            continue
+        prefix = f"{name}." if name else ""
+        own = {prefix + key for key in module.plain_names()}
+        if not own <= state.keys():
+            continue  # load_state_dict says what is missing
+
+        def read(key: str, prefix: str = prefix) -> Tensor:
+            with safe_open(str(path / WEIGHTS), framework="pt") as file:
+                return file.get_tensor(aliases.get(prefix + key, prefix + key))
+
+        errors = module.fill(read)
+        if errors:
+            raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {'; '.join(errors)}")
+        filled |= own
+        for key in own:
+            del state[key]
+    return filled
+
+
+def _load_state(
+    path: Path, model: nn.Module, state: dict[str, Tensor], assign: bool, filled: Set[str] = frozenset()
+) -> None:
+    """``filled``: names that have their values already."""
     try:
-        model.load_state_dict(state, strict=True, assign=assign)
+        result = model.load_state_dict(state, strict=not filled, assign=assign)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {error}") from error
+    wrong = sorted({*result.missing_keys, *result.unexpected_keys} - filled)
+    if wrong:
+        raise CheckpointError(f"{path / WEIGHTS}: these tensors are not those of the model: {_some(wrong)}")
 
 
 def _restore_buffers(path: Path, model: nn.Module, buffers: dict[str, Tensor]) -> None:
@@ -412,7 +451,7 @@ def _scheme_in_encoder(name: str, modules: dict[str, dict]) -> str | None:
         inner = name.removeprefix(f"{outer}." if outer else "").split(".")
         if inner == ["pooler"]:
             return entry["config"]["pooler"]
-        if len(inner) == 3 and inner[0] == "layers":
+        if len(inner) == 3 and inner[0] == "layers" and inner[2] in LINEARS:
             return entry["config"]["layers"][int(inner[1])].get(inner[2])
     return None
 

@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+# The modules of kdnative.bench that are commands.
+_SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "table")
+
+
 def _parser() -> argparse.ArgumentParser:
     # allow_abbrev: a misspelt or shortened option must not silently mean another one in a later version
     parser = argparse.ArgumentParser(
@@ -62,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure"))
     _convert_arguments(command("convert", _convert, "convert a model into a checkpoint of packed native modules"))
-    _bench_arguments(command("bench", _bench, "measure kernels, encoders or models on this machine"))
+    _bench_arguments(command("bench", _bench, "measure speed, memory and accuracy on this machine"))
     sub = command("doctor", _doctor, "show kernels, torch, GPU and optional packages of this machine")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub = command("inspect", _inspect, "show the modules of a saved student")
@@ -137,7 +141,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _bench_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("suite", choices=("gemm", "encoder", "model"))
+    sub.add_argument("suite", choices=_SUITES, help="what to measure; table prints results as Markdown")
     sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the suite; --help lists them")
 
 

@@ -6,13 +6,14 @@ Everything is decided and built before the model is touched, so a failure leaves
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from kdnative.conversion import ConversionReport, ConversionRow
+from kdnative.crossover import dense_or_sparse
 from kdnative.nn import Embedding, Linear, hf
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, walk
@@ -43,6 +44,7 @@ def convert_(
     embeddings: int | None = 8,
     fuse: bool = True,
     clip_search: bool = False,
+    rows: int = 32,
 ) -> ConversionReport:
     """Replace what can run on the integer kernels, in place, and put the model into eval mode.
 
@@ -50,6 +52,10 @@ def convert_(
     :class:`kdnative.nn.Encoder`; in all other models ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear`` and
     ``nn.Embedding`` are replaced one by one. Everything else stays, and the report says why. A FakeQuantLinear keeps
     the integer weights it was trained with.
+
+    With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros gets the dense form of the scheme, which
+    computes the same and is faster then (:mod:`kdnative.crossover`); fused encoders are dense too (``fuse=False``
+    converts their layers one by one). The report says so.
 
     Args:
         model: float32, bfloat16 or float16, on the CPU.
@@ -61,6 +67,7 @@ def convert_(
         fuse: False converts known encoders linear by linear too. So does a scheme with float activations (``a16``): the
             fused encoder computes with int8 activations only.
         clip_search: search the clipping range of weights (better at 4 and 2 bits, slower to convert).
+        rows: rows of activations (batch * tokens) of a typical call, on which the gain of sparse kernels depends.
 
     Returns:
         The report. Use ``report.model`` from then on when ``model`` itself may be an encoder or a single layer, such
@@ -78,7 +85,9 @@ def convert_(
     for name, tensor in model.named_parameters():
         if tensor.device.type not in ("cpu", "meta"):
             raise ValueError(f"{name} is on {tensor.device}; native modules run on the CPU: call model.cpu() first")
-    plan = _Plan(model, Selection(schemes, keep), embeddings, clip_search)
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    plan = _Plan(model, Selection(schemes, keep), embeddings, clip_search, rows)
     if fuse:
         plan.fuse_encoders()
     plan.replace_layers()
@@ -96,8 +105,11 @@ class _Verdict:
 class _Plan:
     """Decides and builds every replacement; only `apply` touches the model."""
 
-    def __init__(self, model: nn.Module, selection: Selection, embeddings: int | None, clip_search: bool) -> None:
+    def __init__(
+        self, model: nn.Module, selection: Selection, embeddings: int | None, clip_search: bool, rows: int
+    ) -> None:
         self.model, self.selection, self.embeddings, self.clip_search = model, selection, embeddings, clip_search
+        self.sparse_rows = rows
         self.modules = dict(walk(model))
         self.names = {id(m): name for name, m in self.modules.items()}
         self.replacements: dict[int, nn.Module] = {}
@@ -142,7 +154,11 @@ class _Plan:
         return Choice(Scheme(8)) if self.embeddings else Choice(None, "asked for by embeddings=None")
 
     def _scheme_of(self, module: nn.Module, choice: Choice) -> Scheme:
-        return module.scheme if type(module) is FakeQuantLinear else choice.scheme
+        if type(module) is not FakeQuantLinear:
+            return choice.scheme
+        if choice.scheme.dense != module.scheme.dense:
+            return module.scheme
+        return replace(module.scheme, sparsity=choice.scheme.sparsity or module.scheme.sparsity)
 
     def _obstacle(self, name: str, module: nn.Module, choice: Choice) -> str | None:
         """Why a layer can't become native; None when it can."""
@@ -165,7 +181,7 @@ class _Plan:
         if isinstance(module, nn.Embedding):
             return "max_norm rewrites the table at every call" if module.max_norm is not None else None
         if type(module) is FakeQuantLinear:
-            if choice.explicit and choice.scheme != module.scheme:
+            if choice.explicit and choice.scheme.dense != module.scheme.dense:
                 return f"it was trained for {module.scheme}, but {choice.scheme} is asked for"
             return None
         try:
@@ -229,8 +245,10 @@ class _Plan:
                 continue
             size = _fused_bytes(inner, part, used.get(inner))
             remaining -= size
-            scheme = self._scheme_text(inner, part)
-            self._row(inner, part, "fused", scheme, f"runs inside the fused encoder {own}", size)
+            scheme, reason = self._scheme_text(inner, part, dense=True), f"runs inside the fused encoder {own}"
+            if scheme != self._scheme_text(inner, part):
+                reason += ", where weights are dense: fuse=False converts layer by layer"
+            self._row(inner, part, "fused", scheme, reason, size)
         self._row(name, module, "fused", None, "the whole encoder is one native operator", max(remaining, 0))
         return None
 
@@ -249,12 +267,14 @@ class _Plan:
                     self._row(name, module, "kept", None, reason)
                     continue
                 if isinstance(module, nn.Embedding):
-                    native = Embedding.from_float(module)
+                    native, text = Embedding.from_float(module), self._scheme_text(name, module)
+                    reason = "int8 table, one scale per row"
                 else:
-                    native = Linear.from_quantized(self._quantized(name, module), module.bias, scheme)
+                    weight = self._quantized(name, module)
+                    explicit = self.selection.choose(name).explicit
+                    scheme, reason = dense_or_sparse(name, weight.qweight, scheme, self.sparse_rows, explicit)
+                    native, text = Linear.from_quantized(weight, module.bias, scheme), str(scheme)
                 self.replacements[id(module)] = native
-                text = self._scheme_text(name, module)
-                reason = "int8 table, one scale per row" if isinstance(module, nn.Embedding) else "native linear"
                 self._row(name, module, "converted", text, reason, _bytes(_own_tensors(native)))
             elif _own_tensors(module, buffers=False):
                 self._row(name, module, "kept", None, f"there is no native {type(module).__name__}: it runs in torch")
@@ -276,10 +296,14 @@ class _Plan:
         scheme = self.verdicts[name].scheme
         return quantize_weight(linear.weight.detach(), scheme, clip_search=self.clip_search)
 
-    def _scheme_text(self, name: str, module: nn.Module) -> str | None:
+    def _scheme_text(self, name: str, module: nn.Module, dense: bool = False) -> str | None:
+        """The scheme of a part of a fused encoder."""
         if isinstance(module, nn.Embedding):
             return None if hf.stays_in_float(name) else "int8"
-        return str(self.verdicts[name].scheme) if isinstance(module, nn.Linear) else None
+        if not isinstance(module, nn.Linear):
+            return None
+        scheme = self.verdicts[name].scheme
+        return str(scheme.dense if dense else scheme)
 
     def _row(
         self, name: str, module: nn.Module, action: str, scheme: str | None, reason: str, after: int | None = None

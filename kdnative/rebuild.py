@@ -63,7 +63,7 @@ def describe(model: nn.Module) -> dict:
 
 
 def build(structure: dict, native: Callable[[str, dict], nn.Module] | None = None) -> nn.Module:
-    """The model that `describe` described; float parameters and buffers are on the meta device.
+    """The model that `describe` described; float parameters and buffers, and encoders, are on the meta device.
 
     Args:
         structure: see `describe`.
@@ -173,7 +173,7 @@ def _make(entry: dict) -> nn.Module:
     name = entry["class"]
     if name in NATIVE:
         cls = NATIVE[name]
-        return cls.from_config(entry["config"]) if hasattr(cls, "from_config") else cls(**entry["config"])
+        return cls.unfilled(entry["config"]) if cls is Encoder else cls(**entry["config"])
     with torch.device("meta"):
         if name == _QAT:
             return FakeQuantLinear(**entry["config"])

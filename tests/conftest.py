@@ -7,7 +7,7 @@ import pytest
 import torch
 
 ISAS = {
-    "x86_64": ("reference", "avx2", "avx512vnni", "avx512bf16", "amx"),
+    "x86_64": ("reference", "avx2", "avxvnni", "avx512vnni", "avx512bf16", "amx"),
     "aarch64": ("reference", "neon", "i8mm"),
 }.get(platform.machine(), ("reference",))
 

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from kdnative.scheme import Scheme
+from kdnative.scheme import SPARSITIES, Scheme
 
 
 @pytest.mark.parametrize("name", Scheme.allowed())
@@ -20,7 +20,8 @@ def test_allowed_is_exactly_the_documented_set():
         for group in (32, 64, 128):
             expected |= {f"{start}-g{group}", f"{start}-g{group}-asym"}
     expected |= {"w4a8-g32-int", "w4a8-g64-int", "w4a8-g128-int"}
-    assert set(Scheme.allowed()) == expected and len(Scheme.allowed()) == 29
+    expected |= {"w8a8+4x1", "w8a8+2:4", "w8a8+mask"}
+    assert set(Scheme.allowed()) == expected and len(Scheme.allowed()) == 32
 
 
 def test_fields():
@@ -85,6 +86,19 @@ def test_combinations_without_a_kernel_are_refused(text):
         Scheme.parse(text)
     with pytest.raises(ValueError, match="Allowed"):
         Scheme(3, group_size=64)
+
+
+def test_sparse_schemes():
+    for sparsity in SPARSITIES:
+        scheme = Scheme.parse(f" W8A8+{sparsity} ")
+        assert scheme == Scheme(8, sparsity=sparsity) and scheme.dense == Scheme(8) and scheme != scheme.dense
+    assert Scheme(8).dense == Scheme(8)
+
+
+@pytest.mark.parametrize("text", ["w8a8+", "w8a8+8x1", "w4a8-g64+mask", "w2a8-g32-asym+4x1"])
+def test_sparse_schemes_without_a_kernel_are_refused_in_words(text):
+    with pytest.raises(ValueError, match="only w8a8 weights are stored without zeros.*Allowed: .*w8a8\\+4x1"):
+        Scheme.parse(text)
 
 
 def test_parse_refuses_other_types():

@@ -18,6 +18,7 @@ const std::vector<Entry>& entries() {  // slowest first
       {"reference", reference_kernels(), true},
 #if defined(KDNATIVE_X86)
       {"avx2", avx2_kernels(), features().avx2},
+      {"avxvnni", avxvnni_kernels(), features().avxvnni},
       {"avx512vnni", avx512vnni_kernels(), features().avx512vnni},
       {"avx512bf16", avx512bf16_kernels(), features().avx512bf16},
       {"amx", amx_kernels(), features().amx},

@@ -45,8 +45,10 @@ Features detect() {
   found.avx2 = (states & kYmm) == kYmm && has(b, 5) && fma && f16c;
   found.avx512vnni =
       found.avx2 && (states & kZmm) == kZmm && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31) && has(c, 11);
+  found.avx512vbmi2 = found.avx512vnni && has(c, 6);
   const bool tiles = (states & kTiles) == kTiles && has(d, 22) && has(d, 24) && has(d, 25);
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
+  found.avxvnni = found.avx2 && has(a, 4);
   found.avx512bf16 = found.avx512vnni && has(a, 5);
   found.amx = found.avx512bf16 && tiles && request_amx();
   return found;

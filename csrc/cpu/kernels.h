@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "packed.h"
+#include "sparse.h"
 
 namespace kdnative::cpu {
 
@@ -77,6 +78,11 @@ constexpr int64_t attention_scratch(int64_t tokens, int64_t head_dim) {
   return 2 * t * d + 16 * t + kQueryBlock * (3 * d + 3 * (t < 512 ? t : 512) / 2) + 64;
 }
 
+constexpr int64_t kPanelRows = 64;  // rows of activations that gemm_blocks takes at a time
+
+// Of the activations of kPanelRows rows: room for 16 bits each.
+constexpr int64_t panel_bytes(int64_t k_pad) { return 2 * kPanelRows * k_pad; }
+
 struct Kernels {
   const char* isa;  // "reference", "avx2", ...
 
@@ -105,6 +111,21 @@ struct Kernels {
 
   // gemm_a16 takes bf16 rows, and calls with at least that many fp32 or bf16 rows should use them; 0: fp32 rows only.
   int64_t bf16_rows;
+  // Weights with many zeros (sparse.h): the bits of gemm_w8a8 with the same weights. False: the packed weight is
+  // damaged and what has been written is no result; nothing outside the buffers has been touched.
+  //
+  // arrange_rows lays out the activations of rows [m_begin, m_end) for gemm_blocks, each instruction set in its own
+  // way: m_begin is a multiple of kPanelRows, and rows [r, r + kPanelRows) have panel_bytes() bytes from panels + r /
+  // kPanelRows * panel_bytes(k_pad) on. gemm_blocks then takes exactly these rows.
+  void (*arrange_rows)(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_t* panels);
+  bool (*gemm_blocks)(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
+                      const GemmRange& r);
+  // The dense form of one column tile of a mask, int8 [kTileN * k_pad] in the layout of packed.h.
+  bool (*expand_mask)(const SparseLinear& w, int64_t tile, int8_t* dense);
+  // The product without a dense form in memory, which is faster for up to mask_rows rows (0: never; then it is
+  // nullptr).
+  int64_t mask_rows;
+  bool (*gemm_mask)(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
 
   // y = (x - mean) / sqrt(var + eps) * gamma + beta over n columns, fp32; y may be x.
   void (*layer_norm)(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows,
@@ -134,6 +155,7 @@ inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
 // One table per instruction set; a build has those of its architecture.
 const Kernels* reference_kernels();
 const Kernels* avx2_kernels();
+const Kernels* avxvnni_kernels();
 const Kernels* avx512vnni_kernels();
 const Kernels* avx512bf16_kernels();
 const Kernels* amx_kernels();

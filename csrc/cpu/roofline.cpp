@@ -40,6 +40,7 @@ double best_rate(Work&& burst, double seconds) {
 Burst burst_of(const char* isa) {
 #if defined(KDNATIVE_X86)
   if (std::strcmp(isa, "avx2") == 0 && features().avx2) return avx2::int8_burst;
+  if (std::strcmp(isa, "avxvnni") == 0 && features().avxvnni) return avxvnni::int8_burst;
   if (std::strcmp(isa, "avx512vnni") == 0 && features().avx512vnni) return avx512vnni::int8_burst;
   if (std::strcmp(isa, "avx512bf16") == 0 && features().avx512bf16) return avx512vnni::int8_burst;  // the same GEMMs
   if (std::strcmp(isa, "amx") == 0 && features().amx) return amx::int8_burst;

@@ -24,6 +24,10 @@ int64_t int8_burst(int64_t rounds);
 uint64_t read_all(const uint8_t* p, size_t bytes);
 }  // namespace avx2
 
+namespace avxvnni {
+int64_t int8_burst(int64_t rounds);
+}  // namespace avxvnni
+
 namespace avx512vnni {
 int64_t int8_burst(int64_t rounds);
 uint64_t read_all(const uint8_t* p, size_t bytes);

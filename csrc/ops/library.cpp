@@ -11,6 +11,7 @@ const bool registered = [] {
   aoti_torch_library_init_impl("kdnative", "CPU", __FILE_NAME__, __LINE__, &cpu);
   Library library(definitions, cpu);
   register_linear(library);
+  register_sparse(library);
   register_encoder(library);
   return true;
 }();

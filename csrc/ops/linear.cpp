@@ -7,7 +7,6 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/scratch.h"
 #include "library.h"
-#include "tensor.h"
 
 namespace kdnative {
 namespace {
@@ -18,40 +17,7 @@ using cpu::Kernels;
 using cpu::kTileK;
 using cpu::kTileN;
 
-constexpr int64_t kSmallWork = int64_t{1} << 20;  // multiply-adds below which a second thread costs more than it saves
-
 int64_t element_size(DType type) { return type == DType::f32 ? 4 : 2; }
-
-RowSource rows_of(const Tensor& x, const char* op) {
-  const int64_t ndim = x.dim();
-  if (ndim < 1) fail(std::string(op) + ": the input must have at least one dimension (got a scalar)");
-  if (ndim > Tensor::kMaxDims)
-    fail(std::string(op) + ": the input has more than 16 dimensions; reshape it to [rows, features]");
-  RowSource s{};
-  s.type = float_type(x, (std::string(op) + ": the input").c_str());
-  s.data = static_cast<const uint8_t*>(x.data());
-  s.sizes = x.sizes();
-  s.strides = x.strides();
-  s.ndim = ndim - 1;
-  s.k = s.sizes[s.ndim];
-  s.column_stride = s.strides[s.ndim];
-  s.rows = 1;
-  for (int64_t d = 0; d < s.ndim; ++d) s.rows *= s.sizes[d];
-  // Leading dimensions fold into one stride when each is the next one's size times its stride.
-  s.uniform = s.column_stride == 1 || s.k == 1;
-  s.row_stride = s.k;
-  int64_t expected = -1;
-  for (int64_t d = s.ndim - 1; d >= 0; --d) {
-    if (s.sizes[d] == 1) continue;
-    if (expected < 0) {
-      s.row_stride = s.strides[d];
-    } else if (s.strides[d] != expected) {
-      s.uniform = false;
-    }
-    expected = s.strides[d] * s.sizes[d];
-  }
-  return s;
-}
 
 int64_t row_offset(const RowSource& x, int64_t row) {
   int64_t offset = 0;
@@ -150,62 +116,19 @@ struct FloatProblem : Problem {
 };
 
 template <typename Work>
-void run(const Work& p) {
-  const int64_t rows = p.x.rows, tiles = p.w.n_pad / kTileN;
-  const int64_t threads = rows * p.w.n_pad * p.w.k_pad < Work::kSmallest ? 1 : thread_count();
-  if (threads == 1) {
-    p.prepare(0, rows);
-    p.multiply({0, rows, 0, tiles}, 0);
-  } else if (rows >= 64 * threads) {  // enough rows: each thread prepares and multiplies its own
-    const int64_t chunks = std::min(threads, rows / 32);
-    const int64_t step = ((rows + chunks - 1) / chunks + 31) / 32 * 32;
-    parallel((rows + step - 1) / step, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        const int64_t last = std::min(rows, (c + 1) * step);
-        p.prepare(c * step, last);
-        p.multiply({c * step, last, 0, tiles}, c);
-      }
-    });
-  } else {  // few rows: share out the columns
-    p.prepare(0, rows);
-    const int64_t chunks = std::min(threads, tiles);
-    parallel(chunks, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) p.multiply({0, rows, tiles * c / chunks, tiles * (c + 1) / chunks}, c);
-    });
-  }
-}
-
-template <typename Work>
 Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packed, int64_t out_features,
               int64_t activation) {
   require_cpu(x, op, "the input");
-  require_cpu(packed, op, "the packed weight");
-  static const int32_t u8 = aoti_torch_dtype_uint8();
-  if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
-    fail(std::string(op) +
-         ": the packed weight must be a contiguous 1-D uint8 tensor built by kdnative.ops.packing.pack");
+  require_packed(packed, op, "kdnative.ops.packing.pack");
   cpu::PackedLinear w;
   if (const char* problem = cpu::parse_packed(packed.data(), packed.sizes()[0], bits, &w))
     fail(std::string(op) + ": " + problem);
   if (std::is_same_v<Work, FloatProblem> && w.group_scale != nullptr)
     fail(std::string(op) + ": the packed weight has integer group scales, which work with int8 activations only; use " +
          "linear_w4a8");
-  if (reinterpret_cast<uintptr_t>(w.data) % 64 != 0)
-    fail(std::string(op) + ": the packed weight is not 64-byte aligned (a view into another tensor?); clone() it");
-  if (w.n != out_features)
-    fail(std::string(op) + ": out_features is " + std::to_string(out_features) + " but the packed weight has " +
-         std::to_string(w.n));
-  if (activation < 0 || activation > 5)
-    fail(std::string(op) + ": activation code " + std::to_string(activation) + " is unknown; allowed are 0 to 5");
   const RowSource rows = rows_of(x, op);
-  if (rows.k != w.k)
-    fail(std::string(op) + ": the input has shape " + shape_text(x) + ", but its last dimension must be " +
-         std::to_string(w.k) + " (the weight is [" + std::to_string(w.n) + ", " + std::to_string(w.k) + "])");
-
-  int64_t sizes[Tensor::kMaxDims];
-  std::copy(rows.sizes, rows.sizes + rows.ndim, sizes);
-  sizes[rows.ndim] = w.n;
-  Tensor out = Tensor::empty(rows.ndim + 1, sizes, x.dtype());
+  require_fitting(x, rows, w, op, out_features, activation);
+  Tensor out = empty_output(x, rows, w.n);
   if (rows.rows == 0) return out;
 
   Work work(Problem{cpu::kernels(), w, rows, static_cast<uint8_t*>(out.data()), static_cast<Activation>(activation)});
@@ -213,7 +136,9 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   work.carve(count);
   Carver place(scratch(count.used()));
   work.carve(place);
-  run(work);
+  share_out(
+      rows.rows, w, kTileN, Work::kSmallest, [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
+      [&](const cpu::GemmRange& range, int64_t chunk) { work.multiply(range, chunk); });
   return out;
 }
 
@@ -263,6 +188,65 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 }  // namespace
+
+RowSource rows_of(const Tensor& x, const char* op) {
+  const int64_t ndim = x.dim();
+  if (ndim < 1) fail(std::string(op) + ": the input must have at least one dimension (got a scalar)");
+  if (ndim > Tensor::kMaxDims)
+    fail(std::string(op) + ": the input has more than 16 dimensions; reshape it to [rows, features]");
+  RowSource s{};
+  s.type = float_type(x, (std::string(op) + ": the input").c_str());
+  s.data = static_cast<const uint8_t*>(x.data());
+  s.sizes = x.sizes();
+  s.strides = x.strides();
+  s.ndim = ndim - 1;
+  s.k = s.sizes[s.ndim];
+  s.column_stride = s.strides[s.ndim];
+  s.rows = 1;
+  for (int64_t d = 0; d < s.ndim; ++d) s.rows *= s.sizes[d];
+  // Leading dimensions fold into one stride when each is the next one's size times its stride.
+  s.uniform = s.column_stride == 1 || s.k == 1;
+  s.row_stride = s.k;
+  int64_t expected = -1;
+  for (int64_t d = s.ndim - 1; d >= 0; --d) {
+    if (s.sizes[d] == 1) continue;
+    if (expected < 0) {
+      s.row_stride = s.strides[d];
+    } else if (s.strides[d] != expected) {
+      s.uniform = false;
+    }
+    expected = s.strides[d] * s.sizes[d];
+  }
+  return s;
+}
+
+void require_packed(const Tensor& packed, const char* op, const char* builder) {
+  require_cpu(packed, op, "the packed weight");
+  static const int32_t u8 = aoti_torch_dtype_uint8();
+  if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
+    fail(std::string(op) + ": the packed weight must be a contiguous 1-D uint8 tensor built by " + builder);
+  if (reinterpret_cast<uintptr_t>(packed.data()) % 64 != 0)
+    fail(std::string(op) + ": the packed weight is not 64-byte aligned (a view into another tensor?); clone() it");
+}
+
+void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLinear& w, const char* op,
+                     int64_t out_features, int64_t activation) {
+  if (w.n != out_features)
+    fail(std::string(op) + ": out_features is " + std::to_string(out_features) + " but the packed weight has " +
+         std::to_string(w.n));
+  if (activation < 0 || activation > 5)
+    fail(std::string(op) + ": activation code " + std::to_string(activation) + " is unknown; allowed are 0 to 5");
+  if (rows.k != w.k)
+    fail(std::string(op) + ": the input has shape " + shape_text(x) + ", but its last dimension must be " +
+         std::to_string(w.k) + " (the weight is [" + std::to_string(w.n) + ", " + std::to_string(w.k) + "])");
+}
+
+Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n) {
+  int64_t sizes[Tensor::kMaxDims];
+  std::copy(rows.sizes, rows.sizes + rows.ndim, sizes);
+  sizes[rows.ndim] = n;
+  return Tensor::empty(rows.ndim + 1, sizes, x.dtype());
+}
 
 void quantize_range(const Kernels& kernels, const RowSource& x, int64_t begin, int64_t end, int64_t k_pad, int8_t* q,
                     float* scale, int32_t* group_sum) {

@@ -1,62 +1,89 @@
-"""``kdnative bench encoder``: a whole encoder forward, ours against every peer."""
+"""``kdnative bench encoder``: whole encoder forwards, ours against every peer, for several models and thread counts.
+
+The case ``ragged`` is a batch of sequences of different lengths (see ``encoder_cases.RAGGED``). Every engine gets the
+padded batch with its attention mask, which is how such a batch is served. Ours skips padding; what that saves is
+measured against our own time for the same batch without any padding masked, the row ``..., nothing masked``.
+
+The result, as JSON::
+
+    {"suite": "cpu_encoder", "complete": bool,       false while the run goes on, and in what an interrupted run leaves
+     "environment": {..., "threads": [1, 2]},        see kdnative.bench.environment
+     "versions": {package: version},
+     "ceilings": [{"threads", "int8_ops", "read"}],  one per number of threads
+     "cases": [{"model", "threads", "case",          case: "16x128" or "ragged"
+                "batch", "tokens", "lengths",        lengths: of each sequence, null where all have "tokens"
+                "seconds", "rounds",                 what the case took, and how many rounds fitted into its time
+                "rows": [{"name", "kind", "ours", "p20", "p50", "p80",  milliseconds
+                          "error",                   of the last hidden state against fp32, relative, without padding
+                          "best_peer", "speedup",    of ours only: the fastest peer, null without one; how many times
+                                                     faster ours is, the median over the rounds
+                          "speedup_padded"}]}],      of ours in "ragged" only: over "..., nothing masked"
+     "not_run": [{"name", "kind", "reason", "case"}],
+     "summary": [{"name", "worst", "case", "peer", "median", "cases", "partial"}]}
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from .encoder_candidates import COMPILED, Encoder, EncoderCase, candidates
+from .encoder_candidates import COMPILED, candidates
+from .encoder_cases import Encoder, EncoderCase, Shape, shapes
+from .encoder_models import NAMES, load_encoders
 from .machine import environment, rerun_clean, write_result
-from .options import add_common, sizes
-from .peers import HOW_TO_GET, Candidate, left_out, prepare_all, quiet, split_by_installed, versions
-from .results import against_peers, describe, not_run_lines, summarize, summary_lines
+from .options import add_output, add_peers, add_threads, names, positive
+from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
+from .results import against_peers, ceiling_line, machine_line, not_run_lines, summarize, summary_lines
 from .roofline import ceilings
-from .timer import interleave, torch_threads
+from .timer import Timing, interleave, ratio, torch_threads
 
-CASES = "1x16,1x32,1x128,16x128"
+MODELS = "package:minilm-l6,random-bert-base"
+CASES = "1x16,1x128,16x128,ragged"
 SCHEMES = "w8a8"
+SECONDS = 60
 # Relative error of the last hidden state. Random weights and a whole encoder's depth amplify what 8 bits cost; a wrong
 # result is at 1 or above.
 TOLERANCE = {"any": 0.6}
-RANDOM = {  # layers, hidden size, heads, FFN width
-    "random-minilm": (6, 384, 12, 1536),
-    "random-bert-base": (12, 768, 12, 3072),
-    "random-tiny": (2, 64, 2, 128),
-}
+_UNMASKED = ", nothing masked"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the suite from command-line arguments and returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="kdnative bench encoder", description=__doc__, allow_abbrev=False)
-    text = f"package:NAME, hub:NAME, a Hugging Face folder, or {', '.join(RANDOM)} (default: package:minilm-l6)"
-    parser.add_argument("--model", default="package:minilm-l6", help=text)
-    parser.add_argument("--cases", type=sizes, default=CASES, help=f"BATCHxTOKENS,... (default: {CASES})")
-    parser.add_argument("--schemes", default=SCHEMES, help=f"ours, such as w8a8,w4a8-g64 (default: {SCHEMES})")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
-    add_common(parser)
+    text = "Whole encoder forwards, ours against every peer."
+    parser = argparse.ArgumentParser(prog="kdnative bench encoder", description=text, allow_abbrev=False)
+    parser.add_argument("--models", type=names, default=MODELS, help=f"{NAMES} (default: {MODELS})")
+    parser.add_argument("--cases", type=shapes, default=CASES, help=f"BATCHxTOKENS or ragged (default: {CASES})")
+    parser.add_argument("--schemes", type=names, default=SCHEMES, help=f"such as w8a8,w4a8-g64 (default: {SCHEMES})")
+    text = f"no further round begins after this time, once there are three (default: {SECONDS})"
+    parser.add_argument("--case-seconds", type=positive, default=SECONDS, metavar="SECONDS", help=text)
+    add_peers(parser)
+    add_threads(parser, several=_usual_threads())
+    add_output(parser, plot=True)
     options = parser.parse_args(argv)
     again = rerun_clean(__spec__.name, argv)
     if again is not None:
         return again
     result = run(
-        load_encoder(options.model),
+        load_encoders(options.models),
         options.cases,
-        name=options.model,
-        schemes=options.schemes.split(","),
+        schemes=options.schemes,
         peers=options.peers,
         compiled=options.compile,
         threads=options.threads,
         rounds=options.rounds,
-        show=print,
+        case_seconds=options.case_seconds,
+        show=lambda line: print(line, flush=True),
+        save=(lambda partial: write_result(options.json, partial)) if options.json else lambda partial: None,
     )
-    if options.json:
-        write_result(options.json, result)
     if options.plot:
         from .plots import encoder_plot
 
@@ -64,93 +91,93 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def load_encoder(source: str) -> nn.Module:
-    """A Hugging Face encoder without a head, fp32: real weights, or random ones for the names of ``RANDOM``.
-
-    Raises:
-        ImportError: transformers is not installed. ValueError: an unknown random model.
-    """
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ImportError(f"the encoder benchmark needs transformers: {HOW_TO_GET}") from error
-    if source in RANDOM:
-        layers, hidden, heads, ffn = RANDOM[source]
-        config = transformers.BertConfig(
-            num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn
-        )
-        torch.manual_seed(0)
-        return transformers.BertModel(config, add_pooling_layer=False).eval()
-    if source.startswith("random"):
-        raise ValueError(f"no random model {source!r}; there are {', '.join(RANDOM)}")
-    from kdnative.data import model_path
-
-    return transformers.AutoModel.from_pretrained(model_path(source), dtype=torch.float32).eval()
+def _usual_threads() -> str:
+    return "1,2" if (os.cpu_count() or 1) > 1 else "1"
 
 
 def run(
-    model: nn.Module,
-    cases: Sequence[tuple[int, int]],
+    models: Mapping[str, nn.Module],
+    cases: Sequence[Shape],
     *,
-    name: str = "model",
     schemes: Sequence[str] = ("w8a8",),
     peers: bool = True,
     compiled: bool = False,
-    threads: int = 1,
+    threads: Sequence[int] = (1,),
     rounds: int = 9,
-    show=lambda line: None,
+    case_seconds: float = SECONDS,
+    show: Callable[[str], None] = lambda line: None,
+    save: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Measures one encoder for every (batch, tokens).
+    """Measures every model with every number of threads in every case.
 
     Args:
-        model: a Hugging Face encoder, fp32.
-        cases: (batch, tokens).
-        name: of the model, for the reader.
+        models: Hugging Face encoders, fp32, by the name that the result carries.
+        cases: batches and lengths.
         schemes: ours.
-        peers, compiled, threads, rounds, show: as in :func:`kdnative.bench.gemm.run`.
+        peers, compiled, show: as in :func:`kdnative.bench.gemm.run`.
+        threads: of every engine, one number after the other.
+        rounds: samples per candidate, fewer (but three) where ``case_seconds`` are over.
+        case_seconds: see ``rounds``.
+        save: called with the result after each case, so that an interrupted run keeps what it measured.
 
     Returns:
-        ``{"suite", "model", "environment", "versions", "ceilings", "cases", "not_run", "summary"}``. A case has
-        ``batch``, ``tokens`` and ``rows``; a row has ``name``, ``ours``, milliseconds ``p20``/``p50``/``p80``,
-        ``error`` (relative, of the last hidden state) and, for ours, ``speedup`` over ``best_peer``.
+        The result, see the head of this module.
     """
-    wanted = candidates(schemes, peers, compiled)
-    ready, absent = split_by_installed(wanted)
+    ready, absent = split_by_installed(candidates(schemes, peers, compiled))
     if peers and not compiled:
         absent += left_out(COMPILED, "--compile")
-    not_run = [{**row, "case": "all"} for row in absent]
-    found = []
-    with torch_threads(threads), torch.inference_mode(), quiet():
-        limits = ceilings(threads)
-        where = environment(threads)
-        show(describe(where, limits))
-        encoder = Encoder(model, threads)
-        for batch, tokens in cases:
-            rows, failed = _run_case(ready, EncoderCase(encoder, batch, tokens), rounds)
-            label = f"{batch}x{tokens}"
-            found.append({"batch": batch, "tokens": tokens, "rows": rows})
-            not_run += [{**row, "case": label} for row in failed]
-            show(_table(f"{name}, batch x tokens = {label}", rows))
-    summary = summarize((f"{case['batch']}x{case['tokens']}", case["rows"]) for case in found)
-    for line in [*not_run_lines(not_run), *summary_lines(summary)]:
-        show(line)
-    return {
+    result: dict[str, Any] = {
         "suite": "cpu_encoder",
-        "model": name,
-        "environment": where,
+        "complete": False,
+        "environment": environment(list(threads)),
         "versions": versions(ready),
-        "ceilings": limits,
-        "cases": found,
-        "not_run": not_run,
-        "summary": summary,
+        "ceilings": [ceilings(count) for count in threads],
+        "cases": [],
+        "not_run": [{**row, "case": "all"} for row in absent],
+        "summary": [],
     }
+    show(machine_line(result["environment"]))
+    for limits in result["ceilings"]:
+        show(ceiling_line(limits))
+    with torch.inference_mode(), quiet():
+        for name, model in models.items():
+            encoder = Encoder(model)
+            for count in threads:
+                encoder.use_threads(count)
+                for shape in cases:
+                    with torch_threads(count):
+                        case, failed = _run_case(ready, EncoderCase(encoder, shape), rounds, case_seconds)
+                    case = {"model": name, **case}
+                    result["cases"].append(case)
+                    result["not_run"] += [{**row, "case": _label(case)} for row in failed]
+                    result["summary"] = summarize((_label(case), case["rows"]) for case in result["cases"])
+                    save(result)
+                    show(_table(case))
+    result["complete"] = True
+    save(result)
+    for line in [*not_run_lines(result["not_run"]), *summary_lines(result["summary"])]:
+        show(line)
+    return result
 
 
 def _run_case(
-    ready: Sequence[Candidate[EncoderCase]], case: EncoderCase, rounds: int
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    ready: Sequence[Candidate[EncoderCase]], case: EncoderCase, rounds: int, most_seconds: float
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """One case, and a row for each candidate that failed."""
+    begin = time.perf_counter()
+    if any(candidate.name.startswith("torch.compile") for candidate in ready):
+        torch.compiler.reset()  # dynamo gives up on a function that it has compiled for many shapes
     prepared, errors, failed = prepare_all(ready, case, case.reference, TOLERANCE)
-    timings = interleave({name: p.call for name, p in prepared.items()}, rounds=rounds, round_seconds=0.02)
+    measured = list(ready)
+    if case.shape.lengths:
+        whole = EncoderCase(case.encoder, replace(case.shape, lengths=None))
+        unmasked = [replace(c, name=c.name + _UNMASKED) for c in ready if c.ours]
+        found = prepare_all(unmasked, whole, whole.reference, TOLERANCE)
+        prepared, errors, failed = prepared | found[0], errors | found[1], failed + found[2]
+        measured += unmasked
+    # Every candidate has run once already, to be checked.
+    calls = {name: p.call for name, p in prepared.items()}
+    timings = interleave(calls, rounds=rounds, round_seconds=0.02, warmup=1, most_seconds=most_seconds)
     rows = [
         {
             "name": candidate.name,
@@ -158,20 +185,52 @@ def _run_case(
             "ours": candidate.ours,
             **timings[candidate.name].percentiles(1e3),
             "error": errors[candidate.name],
-            **against_peers(candidate, ready, timings),
+            **_compared(candidate, ready, timings),
         }
-        for candidate in ready
+        for candidate in measured
         if candidate.name in timings
     ]
-    return rows, failed
+    entry = {
+        "threads": case.encoder.threads,
+        "case": case.shape.label,
+        "batch": case.shape.batch,
+        "tokens": case.shape.tokens,
+        "lengths": list(case.shape.lengths) if case.shape.lengths else None,
+        "seconds": round(time.perf_counter() - begin, 1),
+        "rounds": max((len(timing.samples) for timing in timings.values()), default=0),
+        "rows": rows,
+    }
+    return entry, failed
 
 
-def _table(title: str, rows: Sequence[dict[str, Any]]) -> str:
-    lines = [title, f"  {'':28}{'ms':>10}{'p20':>10}{'p80':>10}{'error':>9}{'x peer':>8}"]
-    for row in sorted(rows, key=lambda r: r["p50"]):
-        speedup = f"{row['speedup']:.2f}" if row.get("speedup") is not None else ""
+def _compared(candidate: Candidate, ready: Sequence[Candidate], timings: dict[str, Timing]) -> dict[str, Any]:
+    if candidate.name.endswith(_UNMASKED):
+        return {}  # it computes more than the peers are asked for
+    found = against_peers(candidate, ready, timings)
+    unmasked = timings.get(candidate.name + _UNMASKED)
+    if unmasked is not None:
+        found["speedup_padded"] = ratio(unmasked, timings[candidate.name])
+    return found
+
+
+def _label(case: dict[str, Any]) -> str:
+    return f"{case['model']} {case['case']} {case['threads']}t"
+
+
+def _table(case: dict[str, Any]) -> str:
+    lengths = case["lengths"]
+    shape = f"{case['batch']} x {case['tokens']}" + (
+        f", lengths {min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):g}" if lengths else ""
+    )
+    took = f"{case['rounds']} rounds, {case['seconds']:.0f} s"
+    lines = [
+        f"{case['model']}, {case['threads']} threads, batch x tokens = {shape} ({took})",
+        f"  {'':34}{'ms':>10}{'p20':>10}{'p80':>10}{'error':>9}{'x peer':>8}{'x padded':>10}",
+    ]
+    for row in sorted(case["rows"], key=lambda r: r["p50"]):
         timed = f"{row['p50']:>10.3f}{row['p20']:>10.3f}{row['p80']:>10.3f}"
-        lines.append(f"  {row['name']:28}{timed}{row['error']:>9.4f}{speedup:>8}")
+        ratios = [f"{row[key]:.2f}" if row.get(key) is not None else "" for key in ("speedup", "speedup_padded")]
+        lines.append(f"  {row['name']:34}{timed}{row['error']:>9.4f}{ratios[0]:>8}{ratios[1]:>10}")
     return "\n".join(lines)
 
 

@@ -1,21 +1,21 @@
 """Every way of running a whole Hugging Face encoder on the CPU: ours, torch, torchao, ONNX Runtime and OpenVINO.
 
-Each one gets the same model and the same token ids and returns the last hidden state, fp32.
+Each one gets the same model, token ids and mask and returns the last hidden state of all tokens but padding, fp32.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .encoder_cases import EncoderCase, Shape
+from .encoder_models import converted
 from .latency import example_inputs
 from .peers import Candidate, Prepared
 
@@ -34,58 +34,6 @@ class HiddenStates(nn.Module):
         return self.model(**dict(zip(names, inputs, strict=False))).last_hidden_state
 
 
-@dataclass
-class Encoder:
-    """A model and the engines' versions of it, built once for all cases.
-
-    Attributes:
-        model: fp32, in eval mode; candidates never change it.
-        threads: of every engine.
-    """
-
-    model: nn.Module
-    threads: int
-    built: dict[str, Any] = field(default_factory=dict)
-
-    def build(self, name: str, make) -> Any:
-        """What ``make()`` returned the first time; a failure is remembered too, and raised again."""
-        if name not in self.built:
-            try:
-                self.built[name] = make()
-            except Exception as error:
-                self.built[name] = error
-        if isinstance(self.built[name], Exception):
-            raise self.built[name]
-        return self.built[name]
-
-    @functools.cached_property
-    def folder(self) -> Path:
-        """Where exported files go; removed with this object."""
-        self._folder = tempfile.TemporaryDirectory(prefix="kdnative-bench-")
-        return Path(self._folder.name)
-
-
-@dataclass
-class EncoderCase:
-    """``batch`` sequences of ``tokens`` tokens without padding."""
-
-    encoder: Encoder
-    batch: int
-    tokens: int
-
-    @functools.cached_property
-    def inputs(self) -> dict[str, Tensor]:
-        return example_inputs(self.encoder.model, self.batch, self.tokens)
-
-    @property
-    def positional(self) -> tuple[Tensor, ...]:
-        return tuple(self.inputs.values())
-
-    @functools.cached_property
-    def reference(self) -> Tensor:
-        return self.encoder.model(**self.inputs).last_hidden_state.clone()
-
-
 def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = False) -> list[Candidate[EncoderCase]]:
     """Candidates of one run; the arguments are those of :func:`kdnative.bench.gemm_candidates.candidates`."""
     found = [Candidate(f"kdnative {name}", "any", _ours(name), ours=True) for name in schemes]
@@ -93,17 +41,21 @@ def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = Fals
         found += PEERS
     if peers and compiled:
         found += COMPILED
-    return found
+    return [replace(candidate, prepare=_of_tokens(candidate.prepare)) for candidate in found]
+
+
+def _of_tokens(prepare):
+    def prepare_and_select(case: EncoderCase) -> Prepared:
+        ready = prepare(case)
+        return Prepared(ready.call, lambda y: case.of_tokens(ready.decode(y)))
+
+    return prepare_and_select
 
 
 def _ours(scheme: str):
     def prepare(case: EncoderCase) -> Prepared:
-        def make() -> nn.Module:
-            from kdnative.convert import convert_
-
-            return convert_(copy.deepcopy(case.encoder.model), scheme).model
-
-        return _torch_call(case.encoder.build(f"kdnative {scheme}", make), case)
+        made = case.encoder.build(f"kdnative {scheme}", lambda: converted(case.encoder.model, scheme))
+        return _torch_call(made, case)
 
     return prepare
 
@@ -153,7 +105,7 @@ def _compiled_call(model: nn.Module, case: EncoderCase) -> Prepared:
 def _openvino_model(case: EncoderCase) -> Any:
     import openvino as ov
 
-    inputs = EncoderCase(case.encoder, 2, 16).positional
+    inputs = EncoderCase(case.encoder, Shape(2, 16)).positional
     model = ov.convert_model(HiddenStates(case.encoder.model), example_input=inputs)
     for port, name in zip(model.inputs, case.inputs, strict=True):
         port.get_tensor().set_names({name})
@@ -173,7 +125,7 @@ def _openvino(case: EncoderCase, name: str, make_model) -> Prepared:
     def make():
         return ov.Core().compile_model(make_model(), "CPU", config).create_infer_request()
 
-    request = case.encoder.build(name, make)
+    request = case.encoder.engine(name, make)
     feed = [value.numpy() for value in case.positional]
     return Prepared(lambda: request.infer(feed), lambda y: torch.from_numpy(y[0].copy()))
 
@@ -186,7 +138,7 @@ def _openvino_bf16(case: EncoderCase) -> Prepared:
 
 
 def _openvino_int8(case: EncoderCase) -> Prepared:
-    def model():
+    def quantized():
         import nncf
 
         samples = [
@@ -196,7 +148,7 @@ def _openvino_int8(case: EncoderCase) -> Prepared:
         ir = _openvino_model(case)  # quantization changes it: one of its own
         return nncf.quantize(ir, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples))
 
-    return _openvino(case, "openvino int8", model)
+    return _openvino(case, "openvino int8", lambda: case.encoder.build("openvino int8 model", quantized))
 
 
 def _onnx_file(case: EncoderCase) -> Path:
@@ -205,7 +157,7 @@ def _onnx_file(case: EncoderCase) -> Path:
 
     path = case.encoder.folder / "encoder.onnx"
     names = list(case.inputs)
-    example = EncoderCase(case.encoder, 2, 16).positional
+    example = EncoderCase(case.encoder, Shape(2, 16)).positional
     torch.onnx.export(
         HiddenStates(case.encoder.model),
         example,
@@ -232,7 +184,7 @@ def _onnxruntime(case: EncoderCase, name: str, make_file) -> Prepared:
         options.intra_op_num_threads, options.log_severity_level = case.encoder.threads, 3
         return ort.InferenceSession(str(make_file()), options, providers=["CPUExecutionProvider"])
 
-    session = case.encoder.build(name, make)
+    session = case.encoder.engine(name, make)
     feed = {key: value.numpy() for key, value in case.inputs.items()}
     return Prepared(lambda: session.run(None, feed), lambda y: torch.from_numpy(y[0]))
 
@@ -251,7 +203,7 @@ def _onnxruntime_int8(case: EncoderCase) -> Prepared:
         quantize_dynamic(str(source), str(path), weight_type=QuantType.QInt8, extra_options=float_type)
         return path
 
-    return _onnxruntime(case, "onnxruntime int8", quantized)
+    return _onnxruntime(case, "onnxruntime int8", lambda: case.encoder.build("onnx int8 file", quantized))
 
 
 PEERS = [

@@ -11,9 +11,9 @@ import torch
 
 from .gemm_candidates import COMPILED, GemmCase, candidates
 from .machine import environment, rerun_clean, write_result
-from .options import add_common, numbers, sizes
+from .options import add_output, add_peers, add_threads, names, numbers, sizes
 from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
-from .results import against_peers, describe, not_run_lines, summarize, summary_lines
+from .results import against_peers, ceiling_line, machine_line, not_run_lines, summarize, summary_lines
 from .roofline import ceilings
 from .timer import interleave, torch_threads
 
@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kdnative bench gemm", description=__doc__, allow_abbrev=False)
     parser.add_argument("--shapes", type=sizes, default=SHAPES, help=f"NxK,... (default: {SHAPES})")
     parser.add_argument("--m", type=numbers, default=TOKENS, help=f"rows of activations (default: {TOKENS})")
-    parser.add_argument("--schemes", default=SCHEMES, help=f"ours (default: {SCHEMES})")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
-    add_common(parser)
+    parser.add_argument("--schemes", type=names, default=SCHEMES, help=f"ours (default: {SCHEMES})")
+    add_peers(parser)
+    add_threads(parser)
+    add_output(parser, plot=True)
     options = parser.parse_args(argv)
     again = rerun_clean(__spec__.name, argv)
     if again is not None:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(
         options.shapes,
         options.m,
-        schemes=options.schemes.split(","),
+        schemes=options.schemes,
         peers=options.peers,
         compiled=options.compile,
         threads=options.threads,
@@ -96,7 +97,8 @@ def run(
     with torch_threads(threads), torch.inference_mode(), quiet():
         limits = ceilings(threads)
         where = environment(threads)
-        show(describe(where, limits))
+        show(machine_line(where))
+        show(ceiling_line(limits))
         for n, k in shapes:
             for m in rows_of_x:
                 case = GemmCase(n, k, m, threads)

@@ -17,7 +17,7 @@ import torch
 from kdnative import __version__
 from kdnative.files import replace_text
 
-# Processor flags that decide which kernels anyone can run.
+# Processor flags that decide which kernels anyone can run: of x86-64, then of ARM64.
 _FLAGS = (
     "avx2",
     "fma",
@@ -29,23 +29,37 @@ _FLAGS = (
     "amx_tile",
     "amx_int8",
     "amx_bf16",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+    "svei8mm",
+    "svebf16",
+    "sme",
+    "sme2",
 )
+_CPUINFO = "/proc/cpuinfo"
 # They pin the BLAS behind torch or numpy to another processor's kernels or to one thread: that would flatter us.
 _SPOILING = "OPENBLAS_"
 _NOTED = ("OMP_", "MKL_", "KMP_", "GOMP_", "KDNATIVE_", "ONEDNN_", "DNNL_", "TORCHINDUCTOR_")
 
 
-def environment(threads: int | None = None) -> dict[str, Any]:
+def environment(threads: int | list[int] | None = None) -> dict[str, Any]:
     """Machine, versions and settings, ready for JSON.
 
     Args:
-        threads: torch threads of the measurement (None: as torch has them now).
+        threads: torch threads of the measurement, or of each of its parts (None: as torch has them now).
     """
     from kdnative import ops
 
+    flags = cpu_flags()
+    threads = torch.get_num_threads() if threads is None else threads
     return {
         "cpu": cpu_name(),
-        "flags": [flag for flag in _FLAGS if flag in cpu_flags()],
+        "flags": [flag for flag in _FLAGS if flag in flags],
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -54,7 +68,11 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "torch": torch.__version__,
         "kdnative": __version__,
         "isa": ops.isa(),
-        "threads": torch.get_num_threads() if threads is None else threads,
+        "threads": torch.get_num_threads()
+        if threads is None
+        else threads
+        if isinstance(threads, int)
+        else list(threads),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "revision": _revision(),
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_NOTED)},
@@ -62,13 +80,15 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    """The processor's name; ARM64 Linux only knows numbers of its maker and model."""
+    maker, part = _cpuinfo("CPU implementer"), _cpuinfo("CPU part")
+    numbers = f"ARM implementer {maker} part {part}" if maker and part else ""
+    return _cpuinfo("model name") or numbers or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
     """The processor's feature flags as Linux names them; empty elsewhere."""
-    return set(_cpuinfo("flags").split())
+    return set((_cpuinfo("flags") or _cpuinfo("Features")).split())
 
 
 def rerun_clean(module: str, argv: Sequence[str]) -> int | None:
@@ -81,10 +101,15 @@ def rerun_clean(module: str, argv: Sequence[str]) -> int | None:
     if not spoiling:
         return None
     print(f"{', '.join(spoiling)} would change how fast the peers are: measuring without.", file=sys.stderr)
-    clean = {name: value for name, value in os.environ.items() if name not in spoiling}
+    return subprocess.run([sys.executable, "-m", module, *argv], env=child_environment(), check=False).returncode
+
+
+def child_environment() -> dict[str, str]:
+    """This process's variables for a Python of its own that finds kdnative, less those that slow the peers down."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(_SPOILING)}
     package_parent = str(Path(__file__).resolve().parents[2])
     clean["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, clean.get("PYTHONPATH")]))
-    return subprocess.run([sys.executable, "-m", module, *argv], env=clean, check=False).returncode
+    return clean
 
 
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
@@ -94,7 +119,7 @@ def write_result(path: str | Path, result: dict[str, Any]) -> None:
 
 def _cpuinfo(key: str) -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+        with open(_CPUINFO, encoding="utf-8") as stream:
             for line in stream:
                 name, _, value = line.partition(":")
                 if name.strip() == key:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .latency import as_dtype, latency_grid
 from .machine import environment, write_result
-from .options import add_basic, numbers
+from .options import add_output, add_threads, numbers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("models", nargs="+", metavar="MODEL", help=text)
     parser.add_argument("--batch", type=numbers, default="1,16", help="sequences per forward (default: 1,16)")
     parser.add_argument("--tokens", type=numbers, default="16,32,128", help="tokens per sequence (default: 16,32,128)")
-    add_basic(parser)
+    add_threads(parser)
+    add_output(parser, plot=True)
     options = parser.parse_args(argv)
     from kdnative.pipeline.models import load_any
 

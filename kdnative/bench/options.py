@@ -27,23 +27,43 @@ def sizes(text: str) -> list[tuple[int, int]]:
     return pairs
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def names(text: str) -> list[str]:
+    """``"w8a8,w4a8-g64"`` as texts, none of them empty."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names with commas between them")
+    return found
+
+
+def add_peers(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the suites that compare with other engines."""
     parser.add_argument(
         "--peers", action=argparse.BooleanOptionalAction, default=True, help="compare with other engines"
     )
-    add_basic(parser)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
 
 
-def add_basic(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that every suite has."""
-    parser.add_argument("--threads", type=_positive, default=1, help="threads of every engine (default: 1)")
-    parser.add_argument("--rounds", type=_positive, default=9, help="samples per candidate (default: 9)")
+def add_threads(parser: argparse.ArgumentParser, several: str | None = None) -> None:
+    """Adds ``--threads``: one number, or a list with the given default."""
+    if several is None:
+        parser.add_argument("--threads", type=positive, default=1, help="threads of every engine (default: 1)")
+    else:
+        text = f"numbers of threads of every engine, one after the other (default: {several})"
+        parser.add_argument("--threads", type=numbers, default=several, help=text)
+
+
+def add_output(parser: argparse.ArgumentParser, rounds: int | None = 9, plot: bool = False) -> None:
+    """Adds ``--json`` and, where the suite has them, ``--rounds`` and ``--plot``."""
+    if rounds is not None:
+        text = f"samples per candidate (default: {rounds})"
+        parser.add_argument("--rounds", type=positive, default=rounds, help=text)
     parser.add_argument("--json", metavar="FILE", help="write the result")
-    parser.add_argument("--plot", metavar="FILE.svg", help="draw the result")
+    if plot:
+        parser.add_argument("--plot", metavar="FILE.svg", help="draw the result")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A positive integer."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)

@@ -11,7 +11,10 @@ from typing import Any
 from kdnative.files import replace_text
 from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
 
+from .results import machine_line
+
 _WIDTH, _GAP = 720, 28
+_PEERS_SHOWN = 3  # the fastest of a case; the JSON has all
 # Colour of the best peer of each kind; ours count on from 3, w8a8 is 0.
 _KINDS = {"int8": 1, "int4": 2, "w8a16": 5, "w4a16": 4, "float": 6}
 
@@ -45,20 +48,37 @@ def gemm_plot(result: dict[str, Any], path: str | Path) -> None:
 
 
 def encoder_plot(result: dict[str, Any], path: str | Path) -> None:
-    """For each case the latencies as bars, the fastest first.
+    """For each model and number of threads: the speed of ours and the fastest peers, case by case.
 
     Args:
-        result: of :func:`kdnative.bench.encoder.run`.
+        result: of :func:`kdnative.bench.encoder.run`, with at least one case that has rows.
         path: an .svg file, replaced in one step.
     """
-    charts = []
+    panels: dict[tuple[str, int], list[Bar]] = {}
     for case in result["cases"]:
-        rows = sorted(case["rows"], key=lambda row: row["p50"])
-        bars = [Bar(row["name"], row["p50"], f"{row['p50']:.3g} ms", 0 if row["ours"] else 6) for row in rows]
-        title = f"{result['model']}, batch {case['batch']} × {case['tokens']} tokens"
+        panels.setdefault((case["model"], case["threads"]), []).extend(_encoder_bars(case))
+    charts = []
+    for (model, threads), bars in panels.items():
+        title = f"{model}, {threads} thread{'s' if threads > 1 else ''}: speed, the fastest peer is 1"
+        text = f"Speed of {model} with {threads} threads relative to the fastest peer of each case; longer is better."
         if bars:
-            charts.append(bar_chart(title, f"Median latency of {title} in milliseconds; shorter is better.", bars))
+            charts.append(bar_chart(title, text, bars))
     _write(charts, result["environment"], path)
+
+
+def _encoder_bars(case: dict[str, Any]) -> list[Bar]:
+    ours = [row for row in case["rows"] if row["ours"]]
+    peers = sorted((row for row in case["rows"] if not row["ours"]), key=lambda row: row["p50"])
+    if not case["rows"]:
+        return []
+    unit = min(row["p50"] for row in peers or ours)
+    rows = [(row, 0 if row in ours else 6) for row in [*ours, *peers[:_PEERS_SHOWN]]]
+    return [
+        Bar(
+            f"{case['case']} {row['name']}", unit / row["p50"], f"{unit / row['p50']:.2f} ({row['p50']:.3g} ms)", colour
+        )
+        for row, colour in rows
+    ]
 
 
 def latency_plot(rows: Sequence[dict[str, Any]], environment: dict[str, Any], path: str | Path) -> None:
@@ -111,10 +131,7 @@ def _write(charts: Sequence[str], environment: dict[str, Any], path: str | Path)
         width, height = map(int, chart.split('viewBox="0 0 ', 1)[1].split('"', 1)[0].split())
         parts.append(chart.replace("<svg ", f'<svg x="{_GAP}" y="{y}" width="{width}" height="{height}" ', 1))
         y += height + _GAP
-    where = (
-        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads, torch {environment['torch']}, "
-        f"{environment['date'][:10]}"
-    )
+    where = machine_line(environment)
     width, height = _WIDTH + 2 * _GAP, y + _GAP
     replace_text(
         path,

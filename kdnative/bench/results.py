@@ -64,14 +64,25 @@ def summary_lines(summary: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def describe(where: dict[str, Any], limits: dict[str, Any]) -> str:
-    """Machine and ceilings in two lines."""
+def machine_line(where: dict[str, Any]) -> str:
+    """Where a result was measured."""
+    return (
+        f"{where['cpu']} ({where['usable_cores']} cores), {where['isa']}, {threads_of(where)}, torch {where['torch']}, "
+        f"kdnative {where['revision'] or where['kdnative']}, {where['date'][:10]}, load {where['load']}"
+    )
+
+
+def threads_of(where: dict[str, Any]) -> str:
+    """``"1 thread"``, ``"1 and 2 threads"``."""
+    threads = where["threads"] if isinstance(where["threads"], list) else [where["threads"]]
+    return f"{' and '.join(map(str, threads))} thread{'s' if threads != [1] else ''}"
+
+
+def ceiling_line(limits: dict[str, Any]) -> str:
+    """The ceilings of one number of threads."""
     peak = f"{limits['int8_ops'] / 1e12:.3g} TOPS int8" if limits["int8_ops"] else "no int8 ceiling"
     read = ", ".join(f"{r['level']} {r['bytes_per_second'] / 1e9:.3g} GB/s" for r in limits["read"])
-    return (
-        f"{where['cpu']}, {where['isa']}, {where['threads']} threads, torch {where['torch']}, load {where['load']}\n"
-        f"measured ceilings: {peak}; reads: {read}"
-    )
+    return f"measured ceilings of {threads_of(limits)}: {peak}; reads: {read}"
 
 
 def not_run_lines(not_run: Sequence[dict[str, str]]) -> list[str]:
@@ -80,3 +91,13 @@ def not_run_lines(not_run: Sequence[dict[str, str]]) -> list[str]:
     for row in not_run:
         grouped.setdefault((row["name"], row["reason"]), []).append(row["case"])
     return [f"not run: {name} ({', '.join(cases)}): {reason}" for (name, reason), cases in grouped.items()]
+
+
+def goal(text: str, value: float, limit: float, *, at_least: bool) -> dict[str, Any]:
+    """A goal and whether a figure meets it: ``value >= limit``, or ``value < limit`` where less is better."""
+    return {"goal": text, "value": value, "limit": limit, "met": bool(value >= limit if at_least else value < limit)}
+
+
+def goal_line(found: dict[str, Any]) -> str:
+    """The goal, the figure and the verdict."""
+    return f"{found['goal']}: {found['value']:.5g}, {'met' if found['met'] else 'MISSED'}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+_LEAST_ROUNDS = 3  # a median and a spread of fewer mean nothing
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -67,6 +69,7 @@ def interleave(
     rounds: int = 9,
     round_seconds: float = 0.02,
     warmup: int = 2,
+    most_seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Times several functions side by side.
@@ -80,6 +83,7 @@ def interleave(
         rounds: samples per function, at least 1.
         round_seconds: least time of one sample, in seconds.
         warmup: calls before anything is measured, at least 1.
+        most_seconds: no further round begins after this time, once there are three; None: all rounds.
         clock: returns seconds; replaced in tests.
 
     Returns:
@@ -95,7 +99,10 @@ def interleave(
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     with _no_collection():
+        begin = clock()
         for turn in range(rounds):
+            if most_seconds is not None and turn >= _LEAST_ROUNDS and clock() - begin >= most_seconds:
+                break
             start = turn % max(len(names), 1)
             for name in names[start:] + names[:start]:
                 samples[name].append(_sample(calls[name], inner[name], clock))

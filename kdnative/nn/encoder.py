@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,13 +11,17 @@ from torch import Tensor, nn
 
 from kdnative import ops
 from kdnative.nn import encoder_format
-from kdnative.nn.encoder_parts import LINEARS, EncoderParts
+from kdnative.nn.encoder_parts import LINEARS, EncoderParts, complete
 from kdnative.nn.linear import Linear
 
 __all__ = ["Encoder", "EncoderOutput"]
 
+_encoder = ops.encoder
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_INT64, _FLOAT32 = torch.int64, torch.float32  # a name of this module is found faster than one of torch
 _KNOWN_MASKS = (torch.int64, torch.bool, torch.uint8, torch.float32)
+
+_ASSIGN = {"assign_to_params_buffers": True}  # what torch tells modules in load_state_dict(assign=True)
 
 
 class EncoderOutput(NamedTuple):
@@ -63,16 +68,15 @@ class Encoder(nn.Module):
         """An encoder with zero weights, to be filled by ``load_state_dict``."""
         super().__init__()
         with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
-            parts, width = EncoderParts(config), config["hidden_size"]
-            pooler = Linear(width, width, config["pooler"], activation="tanh") if config["pooler"] else None
-            self._set(parts, pooler)
+            parts = EncoderParts(config)
+            self._set(parts.config, _empty_pooler(config), encoder_format.pack(parts))
 
-    def _set(self, parts: EncoderParts, pooler: Linear | None) -> None:
-        self._config = dict(parts.config)
+    def _set(self, config: dict[str, Any], pooler: Linear | None, packed: Tensor) -> None:
+        self._config = dict(config)
         self._dtype = _DTYPES[self._config["dtype"]]
         self._hidden_size = self._config["hidden_size"]
         self._output = self._config["output"]
-        self.register_buffer("packed", encoder_format.pack(parts), persistent=False)
+        self.register_buffer("packed", packed, persistent=False)
         self.register_module("pooler", pooler)
 
     @classmethod
@@ -85,11 +89,25 @@ class Encoder(nn.Module):
         return cls(config).eval()
 
     @classmethod
+    def unfilled(cls, config: dict[str, Any]) -> Encoder:
+        """An encoder without weights (``packed`` is an empty meta tensor) for ``load_state_dict`` or :meth:`fill`.
+
+        Raises:
+            ValueError: as :meth:`from_config`.
+        """
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        with torch.device("cpu"):
+            packed = torch.empty(0, dtype=torch.uint8, device="meta")
+            module._set(complete(config), _empty_pooler(config), packed)
+        return module.eval()
+
+    @classmethod
     def from_parts(cls, parts: EncoderParts, pooler: Linear | None) -> Encoder:
         """An encoder from its plain form; ``pooler`` goes with the scheme in ``parts.config["pooler"]``."""
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._set(parts, pooler)
+        module._set(parts.config, pooler, encoder_format.pack(parts))
         return module.eval()
 
     @property
@@ -139,17 +157,17 @@ class Encoder(nn.Module):
                 "kdnative.nn.Encoder is for inference: it has no gradients. Call .eval() on it (or run under "
                 "torch.no_grad()); to train, use the float model with kdnative.quantize.prepare_qat_ and convert after"
             )
-        hidden = ops.encoder(
+        hidden = _encoder(
             self._buffers["packed"],  # not self.packed: that goes through Module.__getattr__
             _as_ids(input_ids),
             None if attention_mask is None else _as_mask(attention_mask),
-            None if token_type_ids is None else _as_ids(token_type_ids.expand_as(input_ids)),
-            None if position_ids is None else _as_ids(position_ids.expand_as(input_ids)),
+            None if token_type_ids is None else _as_ids(_expanded(token_type_ids, input_ids)),
+            None if position_ids is None else _as_ids(_expanded(position_ids, input_ids)),
             self._hidden_size,
         )
         pooler = self._modules["pooler"]
         pooled = None if pooler is None else pooler(hidden[:, 0])
-        if self._dtype is not torch.float32:
+        if self._dtype is not _FLOAT32:
             hidden, pooled = hidden.to(self._dtype), None if pooled is None else pooled.to(self._dtype)
         if return_dict is False:
             return (hidden,) if pooler is None else (hidden, pooled)
@@ -171,22 +189,67 @@ class Encoder(nn.Module):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        parts = EncoderParts(self.config).to("meta") if self.packed.is_meta else self.parts()
+        parts = EncoderParts(self.config, "meta") if self.packed.is_meta else self.parts()
         destination.update(parts.state_dict(prefix=prefix))
+
+    def fill(self, read: Callable[[str], Tensor]) -> list[str]:
+        """Give an encoder its weights one part after the other, so that they are never all in memory twice.
+
+        Args:
+            read: returns the plain tensor of a name of :meth:`plain_names`.
+
+        Returns:
+            What is wrong with the tensors, in words; if anything is, the encoder is as it was.
+        """
+        errors: list[str] = []
+        parts = EncoderParts(self.config, "meta")
+        names = {module: name for name, module in parts.named_modules()}
+        keys: dict[str, list[str]] = {}
+        for key in parts.state_dict():
+            keys.setdefault(key.rpartition(".")[0], []).append(key)
+
+        def fill(module: nn.Module) -> None:
+            name = names[module]
+            state = {key: read(key) for key in keys[name]}
+            module._load_from_state_dict(state, f"{name}.", _ASSIGN, True, [], [], errors)
+
+        with torch.device("cpu"):
+            packed = encoder_format.pack(parts, fill)
+        if not errors:
+            self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+        return errors
+
+    def plain_names(self) -> list[str]:
+        """Names of the tensors in ``state_dict()``, without the pooler's."""
+        return list(EncoderParts(self.config, "meta").state_dict())
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, False, [], [], [])  # runs pre-hooks
+        own, pooler = self.plain_names(), f"{prefix}pooler."
+        known = {prefix + name: name for name in own}
+        given = [key for key in state_dict if key.startswith(prefix)]
+        unexpected_keys += [
+            key for key in given if key not in known and (self.pooler is None or not key.startswith(pooler))
+        ]
+        missing = [key for key in known if key not in state_dict]
+        if not missing:
+            error_msgs += self.fill(lambda name: state_dict[prefix + name])
+        elif len(missing) < len(known):
+            self._load_some(state_dict, prefix, strict, missing_keys, error_msgs)
+        else:
+            missing_keys += missing
+
+    def _load_some(self, state_dict, prefix, strict, missing_keys, error_msgs):
+        """Loads what is there; like in torch the rest stays as it is."""
         with torch.device("cpu"):
             parts = EncoderParts(self.config) if self.packed.is_meta else self.parts()
         before = len(error_msgs)
         for name, module in parts.named_modules(prefix=prefix.rstrip(".")):
             # Torch calls this for each module of a tree; the parts are one, if only for the moment.
-            own, unexpected = f"{name}." if name else "", []
-            module._load_from_state_dict(state_dict, own, {}, strict, missing_keys, unexpected, error_msgs)
-            pooler = f"{prefix}pooler." if self.pooler is not None else None
-            unexpected_keys += [key for key in unexpected if pooler is None or not key.startswith(pooler)]
+            own = f"{name}." if name else ""
+            module._load_from_state_dict(state_dict, own, {}, strict, missing_keys, [], error_msgs)
         if len(error_msgs) == before:
             packed = encoder_format.pack(parts)
             self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
@@ -196,6 +259,11 @@ class Encoder(nn.Module):
         schemes = sorted({layer[name] for layer in c["layers"] for name in LINEARS})
         sizes = f"layers={len(c['layers'])}, hidden_size={c['hidden_size']}, vocab_size={c['vocab_size']}"
         return f"{sizes}, schemes={', '.join(schemes)}"
+
+
+def _empty_pooler(config: dict[str, Any]) -> Linear | None:
+    width, scheme = config["hidden_size"], config["pooler"]
+    return Linear(width, width, scheme, activation="tanh") if scheme else None
 
 
 _OUTPUTS: dict[str, type] = {}
@@ -216,22 +284,34 @@ def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
     kind = _OUTPUTS.get(name) or _output_class(name)
     if kind is EncoderOutput:
         return EncoderOutput(hidden, pooled)
-    values = {"last_hidden_state": hidden} if pooled is None else {"last_hidden_state": hidden, "pooler_output": pooled}
     if torch.compiler.is_compiling():
-        return kind(**values)
+        return (
+            kind(last_hidden_state=hidden) if pooled is None else kind(last_hidden_state=hidden, pooler_output=pooled)
+        )
     # The constructor of transformers' outputs inspects its fields for many microseconds; this sets what it would set.
     output = kind.__new__(kind)
-    for field, value in values.items():
-        OrderedDict.__setitem__(output, field, value)
-    output.__dict__.update(values)
+    _set_item(output, "last_hidden_state", hidden)
+    fields = output.__dict__
+    fields["last_hidden_state"] = hidden
+    if pooled is not None:
+        _set_item(output, "pooler_output", pooled)
+        fields["pooler_output"] = pooled
     return output
+
+
+_set_item = OrderedDict.__setitem__
 
 
 def _as_ids(ids: Tensor) -> Tensor:
     """int64 and contiguous."""
-    if ids.dtype is not torch.int64:
-        ids = ids.to(torch.int64)
-    return ids if ids.is_contiguous() else ids.contiguous()
+    if ids.dtype is _INT64 and ids.is_contiguous():
+        return ids
+    return ids.to(_INT64).contiguous()
+
+
+def _expanded(ids: Tensor, like: Tensor) -> Tensor:
+    """In the shape of ``like``; asking first is five times faster than expanding to the same shape."""
+    return ids if ids.shape == like.shape else ids.expand_as(like)
 
 
 def _as_mask(mask: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,36 +43,71 @@ assert _HEADER.itemsize == 192 and _LAYER.itemsize == 192
 
 
 class _Writer:
-    """Collects sections and gives each its offset."""
+    """Collects sections and gives each its offset; large ones are taken from their module when they are written."""
 
-    def __init__(self) -> None:
+    def __init__(self, fill: Callable[[nn.Module], None] | None) -> None:
+        self.fill = fill
         self.sections: list[tuple[int, Tensor]] = []
+        self.later: list[tuple[nn.Module, dict[str, int]]] = []
         self.bytes = 0
 
     def add(self, tensor: Tensor) -> int:
+        self.sections.append((self.bytes, tensor))
+        return self._place(tensor)
+
+    def add_later(self, module: nn.Module, *names: str) -> list[int]:
+        offsets = {name: self._place(getattr(module, name)) for name in names}
+        self.later.append((module, offsets))
+        return list(offsets.values())
+
+    def _place(self, tensor: Tensor) -> int:
         offset = self.bytes
-        raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        self.sections.append((offset, raw))
-        self.bytes += -(-raw.numel() // _ALIGN) * _ALIGN
+        self.bytes += -(-tensor.numel() * tensor.element_size() // _ALIGN) * _ALIGN
         return offset
 
     def add_record(self, record: np.ndarray) -> int:
         return self.add(_bytes_of(record))
 
     def buffer(self) -> Tensor:
-        out = torch.zeros(self.bytes, dtype=torch.uint8)
-        for offset, raw in self.sections:
-            out[offset : offset + raw.numel()] = raw
+        out = torch.empty(self.bytes, dtype=torch.uint8)  # takes memory as it is written, section by section
+        for offset, tensor in self.sections:
+            _write(out, offset, tensor)
+        for module, offsets in self.later:
+            if self.fill is not None:
+                self.fill(module)
+            for name, offset in offsets.items():
+                _write(out, offset, getattr(module, name))
+            if self.fill is not None:
+                module.to("meta")
         return out
+
+
+def _write(out: Tensor, offset: int, tensor: Tensor) -> None:
+    """The bytes of a section, and zeros up to the next one."""
+    if not tensor.is_meta:  # a module that could not be filled, which its filler reports
+        raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        end = offset + raw.numel()
+        out[offset:end] = raw
+        out[end : -(-end // _ALIGN) * _ALIGN] = 0
 
 
 def _bytes_of(record: np.ndarray) -> Tensor:
     return torch.from_numpy(np.frombuffer(record.tobytes(), dtype=np.uint8).copy())
 
 
-def pack(parts: EncoderParts) -> Tensor:
-    """All of ``parts`` as one uint8 ``[bytes]`` buffer."""
-    config, writer = parts.config, _Writer()
+def pack(parts: EncoderParts, fill: Callable[[nn.Module], None] | None = None) -> Tensor:
+    """All of ``parts`` as one uint8 ``[bytes]`` buffer.
+
+    Args:
+        parts: on the CPU, or with ``fill`` on the meta device.
+        fill: gives one module of ``parts`` its values; those of a linear or a table are dropped once they are packed.
+            So the buffer and one module are in memory, and not the parts beside it.
+    """
+    config, writer = parts.config, _Writer(fill)
+    if fill is not None:
+        for module in parts.modules():  # small ones
+            if isinstance(module, (nn.LayerNorm, nn.Embedding)):
+                fill(module)
     header, layers = np.zeros((), _HEADER), np.zeros(len(config["layers"]), _LAYER)
     writer.add_record(header)  # keeps the place; written again when the offsets are known
     header["layer_table"] = writer.add_record(layers) if len(layers) else _HEADER.itemsize
@@ -87,7 +122,7 @@ def pack(parts: EncoderParts) -> Tensor:
     for name in ("word", "position", "token_type"):
         if hasattr(embeddings, name):
             table = getattr(embeddings, name)
-            header[name], header[f"{name}_scale"] = writer.add(table.qweight), writer.add(table.scale)
+            header[name], header[f"{name}_scale"] = writer.add_later(table, "qweight", "scale")
     header["norm_weight"], header["norm_bias"] = _add_norm(writer, embeddings.norm)
     if config["relative_buckets"]:
         weight = parts.relative_bias.weight.detach().float()
@@ -109,8 +144,8 @@ def pack(parts: EncoderParts) -> Tensor:
         record["window"] = -1 if settings["window"] is None else settings["window"]
         record["rotary"] = -1 if settings["rope_theta"] is None else thetas.index(settings["rope_theta"])
         for name in LINEARS:
-            packed = getattr(layer, name).packed
-            record[name], record[f"{name}_bytes"] = writer.add(packed), packed.numel()
+            linear = getattr(layer, name)
+            (record[name],), record[f"{name}_bytes"] = writer.add_later(linear, "packed"), linear.packed.numel()
     for record, place, norm in _layer_norms(parts, layers):
         record[f"{place}_weight"], record[f"{place}_bias"] = _add_norm(writer, norm)
     header["bytes"] = writer.bytes

@@ -5,8 +5,11 @@ It exists only while an encoder is built, saved or loaded; :class:`kdnative.nn.E
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdnative import ops
@@ -96,17 +99,29 @@ class EncoderParts(nn.Module):
 
     Args:
         config: see :class:`kdnative.nn.Encoder`; ``self.config`` is its complete form.
+        device: "meta" gives the shapes without values, and never has the values of more than one layer in memory.
 
     Raises:
         ValueError: a size is not positive, or a scheme or another setting is unknown.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         self.config = config = complete(config)
-        self.embeddings = EmbeddingParts(config)
-        if config["relative_buckets"]:
-            self.relative_bias = nn.Embedding(config["relative_buckets"], config["layers"][0]["heads"])
-        self.layers = nn.ModuleList(LayerParts(config, layer) for layer in config["layers"])
-        if config["norm"] == "pre":
-            self.final_norm = nn.LayerNorm(config["hidden_size"], config["eps"])
+        with torch.device(device):
+            self.embeddings = EmbeddingParts(config)
+            if config["relative_buckets"]:
+                self.relative_bias = nn.Embedding(config["relative_buckets"], config["layers"][0]["heads"])
+            self.layers = nn.ModuleList(_layers(config, device))
+            if config["norm"] == "pre":
+                self.final_norm = nn.LayerNorm(config["hidden_size"], config["eps"])
+
+
+def _layers(config: dict[str, Any], device: str) -> Iterator[LayerParts]:
+    """Every layer; those of the same sizes are copies of one, which takes a fraction of the time."""
+    made: dict[tuple, LayerParts] = {}
+    for layer in config["layers"]:
+        key = tuple(sorted(layer.items()))
+        if key not in made:
+            made[key] = LayerParts(config, layer).to(device)
+        yield copy.deepcopy(made[key])

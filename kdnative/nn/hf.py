@@ -173,7 +173,7 @@ def _native(quantize: Quantize, linears: list[Named], activation: str = "none") 
         group_scale=None if weights[0].group_scale is None else torch.cat([w.group_scale for w in weights]),
     )
     biases = [torch.zeros(x.out_features) if x.bias is None else x.bias.detach().float() for _, x in linears]
-    scheme = Scheme(joined.bits, 8, joined.group_size, zero is None, joined.group_scale is not None)
+    scheme = Scheme(joined.bits, 8, joined.group_size, zero is None, integer_scales=joined.group_scale is not None)
     return Linear.from_quantized(joined, torch.cat(biases), scheme, activation)
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from kdnative import ops
-from kdnative.ops import packing
+from kdnative.ops import packing, packing_sparse
 from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
 from kdnative.scheme import Scheme
 
 __all__ = ["Linear"]
+
+_KERNELS = {**ops.LINEAR, "sparse": ops.linear_sparse}
 
 
 class Linear(nn.Module):
@@ -33,6 +35,9 @@ class Linear(nn.Module):
     ``bias``         float32 ``[N]``, if there is a bias
     ===============  ==========================================================================================
 
+    Sparse schemes such as ``w8a8+4x1`` have the tensors of ``w8a8``, zeros included, and give its results, bit for bit:
+    what they leave out is a matter of the packed form, whose zeros are those that the weight has.
+
     ``load_state_dict`` also takes the ``weight`` and ``bias`` of the float layer this one replaces, and quantizes.
     ``.to(dtype)``, ``.half()`` and the like do not touch the weights: the output has the dtype of the input.
     Outputs are not differentiable: training uses :class:`kdnative.quantize.FakeQuantLinear`.
@@ -47,7 +52,8 @@ class Linear(nn.Module):
     A new module has zero weights.
 
     Raises:
-        ValueError: K or N is not positive, the group size does not divide K, or a name is unknown.
+        ValueError: K or N is not positive, the group size does not divide K, a name is unknown, or K is above 65536
+            with ``w8a8+4x1``.
     """
 
     packed: Tensor
@@ -80,8 +86,9 @@ class Linear(nn.Module):
         self.has_bias = bias is not None
         self.activation = activation
         self._activation_code = ops.activation_code(activation)
-        self._operator = (scheme.weight_bits, scheme.activation_bits)
-        self.register_buffer("packed", packing.pack(weight, bias), persistent=False)
+        dense = (scheme.weight_bits, scheme.activation_bits)
+        self._kernel = dense if scheme.sparsity is None else "sparse"
+        self.register_buffer("packed", _packed(weight, bias, scheme), persistent=False)
 
     @classmethod
     def from_quantized(
@@ -120,7 +127,8 @@ class Linear(nn.Module):
         """Quantize the weight of ``linear`` (float32, bfloat16 or float16, not changed) by rounding to nearest.
 
         Raises:
-            ValueError: NaN or infinite weights, or a group size that does not divide in_features.
+            ValueError: NaN or infinite weights, a group size that does not divide in_features, or for ``w8a8+2:4`` more
+                than two of four consecutive inputs with weights other than zero.
         """
         scheme = Scheme.parse(scheme)
         weight = quantize_weight(linear.weight.detach(), scheme, clip_search=clip_search)
@@ -132,7 +140,7 @@ class Linear(nn.Module):
         packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
         if x.requires_grad or not x.is_cpu or not packed.is_cpu:
             self._check_call(x, packed)
-        return ops.LINEAR[self._operator](x, packed, self.out_features, self._activation_code)
+        return _KERNELS[self._kernel](x, packed, self.out_features, self._activation_code)
 
     def _check_call(self, x: Tensor, packed: Tensor) -> None:
         for name, tensor in (("input", x), ("module", packed)):
@@ -149,7 +157,7 @@ class Linear(nn.Module):
 
     def quantized(self) -> QuantizedWeight:
         """The integer weights in plain form, ``[N, K]``."""
-        weight, _ = packing.unpack(self.packed)
+        weight, _ = self._unpacked()
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             weight = replace(weight, zero=torch.zeros(weight.scale.shape, dtype=torch.int8))
         return weight
@@ -162,7 +170,11 @@ class Linear(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         """A copy of the bias, float32 ``[N]``, or None."""
-        return packing.unpack(self.packed)[1] if self.has_bias else None
+        return self._unpacked()[1] if self.has_bias else None
+
+    def _unpacked(self) -> tuple[QuantizedWeight, Tensor | None]:
+        form = packing if self.scheme.sparsity is None else packing_sparse
+        return form.unpack(self.packed)
 
     @property
     def config(self) -> dict:
@@ -254,13 +266,19 @@ class Linear(nn.Module):
         group_scale = state["group_scale"].detach().cpu() if self.scheme.integer_scales else None
         bias = _checked_bias(state["bias"].detach(), self.out_features) if self.has_bias else None
         weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale)
-        packed = packing.pack(weight, bias)
+        packed = _packed(weight, bias, self.scheme)
         self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}"
         text += f", scheme={self.scheme}"
         return text if self.activation == "none" else f"{text}, activation={self.activation}"
+
+
+def _packed(weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme) -> Tensor:
+    if scheme.sparsity is None:
+        return packing.pack(weight, bias)
+    return packing_sparse.pack(weight, bias, scheme.sparsity)
 
 
 def _checked_bias(bias: Tensor, out_features: int) -> Tensor:

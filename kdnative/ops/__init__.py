@@ -29,6 +29,7 @@ OPERATORS = (
     "quantize_per_token",
     *("linear_w8a8", "linear_w4a8", "linear_w2a8"),
     *("linear_w8a16", "linear_w4a16", "linear_w2a16"),
+    "linear_sparse",
     "encoder",
 )
 
@@ -43,6 +44,9 @@ LINEAR = {
     **{(8, 16): linear_w8a16, (4, 16): linear_w4a16, (2, 16): linear_w2a16},
 }
 """The operator for each width of the weights and of the activations; 16 stands for any float."""
+linear_sparse = torch.ops.kdnative.linear_sparse.default
+"""``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.ops.packing_sparse.pack`; the output
+is that of ``linear_w8a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
 
 

@@ -18,6 +18,7 @@ def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int) -> Te
 for _bits in (8, 4, 2):
     for _activation_bits in (8, 16):
         torch.library.register_fake(f"kdnative::linear_w{_bits}a{_activation_bits}", _linear)
+torch.library.register_fake("kdnative::linear_sparse", _linear)
 
 
 @torch.library.register_fake("kdnative::encoder")

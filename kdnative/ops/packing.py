@@ -29,11 +29,12 @@ _HEADER = np.dtype(
 assert _HEADER.itemsize == 128
 
 
-def _round_up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple that is not below ``value``."""
     return -(-value // multiple) * multiple
 
 
-def _pad(t: Tensor, n_pad: int, k_pad: int | None = None) -> Tensor:
+def pad(t: Tensor, n_pad: int, k_pad: int | None = None) -> Tensor:
     """Zero-pad the rows (and columns) of ``t``."""
     shape = (n_pad, *t.shape[1:]) if k_pad is None else (n_pad, k_pad)
     out = torch.zeros(shape, dtype=t.dtype)
@@ -59,7 +60,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     if n == 0 or k == 0:
         raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
     bits = weight.bits
-    n_pad, k_pad = _round_up(n, TILE_N), _round_up(k, TILE_K)
+    n_pad, k_pad = round_up(n, TILE_N), round_up(k, TILE_K)
     group = 0 if bits == 8 else weight.group_size
     if bits == 8 and weight.group_size is not None:
         raise ValueError(f"8-bit weights have one scale per output channel (got group size {weight.group_size})")
@@ -68,11 +69,11 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
             f"group size {group} cannot be packed for K = {k}: the kernels take {', '.join(map(str, GROUPS))}, "
             "and the group must divide K"
         )
-    q = _pad(weight.qweight.detach().cpu(), n_pad, k_pad)
+    q = pad(weight.qweight.detach().cpu(), n_pad, k_pad)
     sections: dict[str, Tensor] = {}
     if bits == 8:
-        sections["data"] = _vnni(q, 16)
-        sections["scale"] = _pad(weight.scale.detach().cpu().float(), n_pad)
+        sections["data"] = vnni(q, 16)
+        sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad)
         sections["column_sum"] = q.sum(dim=1, dtype=torch.int32)
         symmetric = True
     else:
@@ -82,30 +83,20 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
         middle = 1 << (bits - 1)
         sections["data"] = _pack_codes((q + middle).to(torch.uint8), bits)
         if weight.group_scale is None:
-            sections["scale"] = _pad(weight.scale.detach().cpu().float(), n_pad, groups).t().contiguous()
+            sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad, groups).t().contiguous()
         else:
             symmetric = False
-            sections["scale"] = _pad(weight.scale.detach().cpu().float(), n_pad)
-            sections["group_scale"] = _pad(weight.group_scale.detach().cpu(), n_pad, groups).t().contiguous()
-        sections["zero"] = (_pad(zero, n_pad, groups) + middle).to(torch.uint8).t().contiguous()
+            sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad)
+            sections["group_scale"] = pad(weight.group_scale.detach().cpu(), n_pad, groups).t().contiguous()
+        sections["zero"] = (pad(zero, n_pad, groups) + middle).to(torch.uint8).t().contiguous()
     if bias is not None:
-        sections["bias"] = _pad(bias.detach().cpu().float(), n_pad)
+        sections["bias"] = pad(bias.detach().cpu().float(), n_pad)
 
     header = np.zeros((), dtype=_HEADER)
     header["magic"], header["version"], header["bits"], header["group"] = MAGIC, VERSION, bits, group
     header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
     header["symmetric"] = symmetric
-    offset = 128
-    for name, section in sections.items():
-        header[name] = offset
-        offset += _round_up(section.numel() * section.element_size(), 64)
-    header["bytes"] = offset
-    out = torch.zeros(offset, dtype=torch.uint8)
-    out[:128] = torch.from_numpy(np.frombuffer(header.tobytes(), dtype=np.uint8).copy())
-    for name, section in sections.items():
-        raw = section.contiguous().view(torch.uint8).flatten()
-        out[int(header[name]) : int(header[name]) + raw.numel()] = raw
-    return out
+    return assemble(header, sections)
 
 
 def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
@@ -115,38 +106,62 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     header = read_header(packed)
     bits, n, k, n_pad, k_pad, group = (int(header[f]) for f in ("bits", "n", "k", "n_pad", "k_pad", "group"))
 
-    def section(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-        start = int(header[name])
-        size = int(np.prod(shape)) * torch.empty((), dtype=dtype).element_size()
-        return packed[start : start + size].clone().view(dtype).view(shape)
+    def read(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        return section(packed, int(header[name]), dtype, int(np.prod(shape))).view(shape)
 
-    bias = section("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
+    bias = read("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
     if bits == 8:
-        q = _unvnni(section("data", torch.int8, n_pad * k_pad), n_pad, k_pad, 16)
-        scale = section("scale", torch.float32, n_pad)[:n].clone()
+        q = unvnni(read("data", torch.int8, n_pad * k_pad), n_pad, k_pad, 16)
+        scale = read("scale", torch.float32, n_pad)[:n].clone()
         return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
     middle = 1 << (bits - 1)
-    u = _unpack_codes(section("data", torch.uint8, n_pad * k_pad * bits // 8), bits, n_pad, k_pad)
+    u = _unpack_codes(read("data", torch.uint8, n_pad * k_pad * bits // 8), bits, n_pad, k_pad)
     q = u.to(torch.int8) - middle
     groups = -(-k_pad // group)
     zero = group_scale = None
     if header["group_scale"]:
-        scale = section("scale", torch.float32, n_pad)[:n].clone()
-        group_scale = section("group_scale", torch.uint8, groups, n_pad).t()[:n, : k // group].contiguous()
+        scale = read("scale", torch.float32, n_pad)[:n].clone()
+        group_scale = read("group_scale", torch.uint8, groups, n_pad).t()[:n, : k // group].contiguous()
     else:
-        scale = section("scale", torch.float32, groups, n_pad).t()[:n, : k // group].contiguous()
+        scale = read("scale", torch.float32, groups, n_pad).t()[:n, : k // group].contiguous()
     if not header["symmetric"]:
-        stored = section("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
+        stored = read("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
         zero = (stored.to(torch.int8) - middle).contiguous()
     return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group, group_scale), bias
 
 
+def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:
+    """The buffer of a header of 128 bytes, whose offsets and size are filled in, and its sections."""
+    offset = 128
+    for name, part in sections.items():
+        header[name] = offset
+        offset += round_up(part.numel() * part.element_size(), 64)
+    header["bytes"] = offset
+    out = torch.zeros(offset, dtype=torch.uint8)
+    out[:128] = torch.from_numpy(np.frombuffer(header.tobytes(), dtype=np.uint8).copy())
+    for name, part in sections.items():
+        raw = part.contiguous().view(torch.uint8).flatten()
+        out[int(header[name]) : int(header[name]) + raw.numel()] = raw
+    return out
+
+
+def section(packed: Tensor, start: int, dtype: torch.dtype, count: int) -> Tensor:
+    """A copy of ``count`` elements from byte ``start`` on."""
+    size = count * torch.empty((), dtype=dtype).element_size()
+    return packed[start : start + size].clone().view(dtype)
+
+
 def read_header(packed: Tensor) -> np.void:
     """The header of a packed buffer as a NumPy record; ValueError when it is not one."""
+    return parse_header(packed, _HEADER, MAGIC, VERSION)
+
+
+def parse_header(packed: Tensor, layout: np.dtype, magic: int, version: int) -> np.void:
+    """The first 128 bytes in a layout that has ``magic``, ``version`` and ``bytes``; ValueError when they disagree."""
     if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() < 128:
         raise ValueError(f"not a packed weight: {packed.dtype} tensor of shape {list(packed.shape)}")
-    header = np.frombuffer(packed[:128].cpu().numpy().tobytes(), dtype=_HEADER)[0]
-    if header["magic"] != MAGIC or header["version"] != VERSION or header["bytes"] != packed.numel():
+    header = np.frombuffer(packed[:128].cpu().numpy().tobytes(), dtype=layout)[0]
+    if header["magic"] != magic or header["version"] != version or header["bytes"] != packed.numel():
         raise ValueError("not a packed weight, or a damaged one (magic number, version or length disagree)")
     return header
 
@@ -158,7 +173,7 @@ def _pack_codes(u: Tensor, bits: int) -> Tensor:
     halves = u.view(n_pad // TILE_N, 2, 16, k_pad)
     out = torch.zeros(n_pad * k_pad * bits // 8 // 64, 64, dtype=torch.uint8)
     for j in range(2):
-        codes = _vnni(halves[:, j].reshape(-1, k_pad), 16).view(-1, quads, 64)
+        codes = vnni(halves[:, j].reshape(-1, k_pad), 16).view(-1, quads, 64)
         for t in range(quads):
             out |= codes[:, t] << (bits * (2 * t + j))
     return out.view(-1)
@@ -171,15 +186,15 @@ def _unpack_codes(data: Tensor, bits: int, n_pad: int, k_pad: int) -> Tensor:
     for j in range(2):
         codes = [(data.view(-1, 64) >> (bits * (2 * t + j))) & mask for t in range(quads)]
         flat = torch.stack(codes, dim=1).view(-1)
-        halves.append(_unvnni(flat, n_pad // 2, k_pad, 16).view(n_pad // TILE_N, 1, 16, k_pad))
+        halves.append(unvnni(flat, n_pad // 2, k_pad, 16).view(n_pad // TILE_N, 1, 16, k_pad))
     return torch.cat(halves, dim=1).view(n_pad, k_pad)
 
 
-def _vnni(t: Tensor, block: int) -> Tensor:
+def vnni(t: Tensor, block: int) -> Tensor:
     """``[N, K]`` -> flat ``[N/block][K/4][block][4]``."""
     n, k = t.shape
     return t.view(n // block, block, k // 4, 4).permute(0, 2, 1, 3).reshape(-1)
 
 
-def _unvnni(flat: Tensor, n: int, k: int, block: int) -> Tensor:
+def unvnni(flat: Tensor, n: int, k: int, block: int) -> Tensor:
     return flat.view(n // block, k // 4, block, 4).permute(0, 2, 1, 3).reshape(n, k)

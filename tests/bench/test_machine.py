@@ -29,14 +29,18 @@ def test_settings_that_change_speed_are_noted(monkeypatch):
     assert variables["OMP_NUM_THREADS"] == "7" and "UNRELATED_SECRET" not in variables
 
 
-def test_nothing_is_run_again_in_a_clean_environment(monkeypatch):
+@pytest.fixture
+def no_openblas(monkeypatch):
     for name in list(os.environ):
         if name.startswith("OPENBLAS_"):
             monkeypatch.delenv(name)
+
+
+def test_nothing_is_run_again_in_a_clean_environment(no_openblas):
     assert rerun_clean("kdnative.bench.gemm", []) is None
 
 
-def test_the_suite_runs_again_without_openblas_variables(monkeypatch, tmp_path, capfd):
+def test_the_suite_runs_again_without_openblas_variables(no_openblas, monkeypatch, tmp_path, capfd):
     (tmp_path / "probe_module.py").write_text(
         "import os, sys, kdnative\n"
         "print(sorted(n for n in os.environ if n.startswith('OPENBLAS_')), sys.argv[1:])\nsys.exit(7)\n"
@@ -83,3 +87,24 @@ def test_flags_are_those_of_the_processor():
     with open("/proc/cpuinfo", encoding="utf-8") as stream:
         text = stream.read()
     assert all(flag in text for flag in environment()["flags"])
+
+
+ARM = """processor\t: 0
+BogoMIPS\t: 2100.00
+Features\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimddp sha3 sve i8mm bf16 dgh
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU part\t: 0xd40
+"""
+
+
+def test_features_of_an_arm_processor(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(ARM)
+    monkeypatch.setattr(machine, "_CPUINFO", str(tmp_path / "cpuinfo"))
+    found = environment()
+    assert found["flags"] == ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"]
+    assert found["cpu"] == "ARM implementer 0x41 part 0xd40"
+
+
+def test_threads_of_a_result_with_several_parts():
+    assert environment([1, 2])["threads"] == [1, 2]

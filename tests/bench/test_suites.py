@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from kdnative.bench import encoder, gemm, gemm_candidates, peers
+from kdnative.bench import gemm, gemm_candidates, peers
 from kdnative.bench.gemm_candidates import GemmCase
 from kdnative.bench.peers import Candidate, Prepared
-from kdnative.bench.results import not_run_lines, summarize, summary_lines
+from kdnative.bench.results import goal, goal_line, not_run_lines, summarize, summary_lines
 
 TORCH_ONLY = [c for c in gemm_candidates.PEERS if not c.packages]
 WEIGHT_ONLY = [c for c in gemm_candidates.WEIGHT_ONLY if not c.packages]
@@ -168,30 +168,9 @@ def test_unknown_scheme_is_a_row_with_the_reason():
     assert row["name"] == "kdnative w3a8" and "w8a8" in row["reason"]
 
 
-def test_encoder_rows(tmp_path, monkeypatch):
-    pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
-    from kdnative.bench import encoder_candidates
-    from kdnative.bench.plots import encoder_plot
-
-    monkeypatch.setattr(encoder_candidates, "PEERS", [c for c in encoder_candidates.PEERS if not c.packages])
-    model = encoder.load_encoder("random-tiny")
-    before = {name: t.clone() for name, t in model.state_dict().items()}
-    result = encoder.run(model, [(1, 8), (2, 5)], name="tiny", rounds=1)
-    assert [row["reason"] for row in result["not_run"]] == ["left out: --compile measures it"] * 2
-    for case in result["cases"]:
-        assert {row["name"] for row in case["rows"]} == {
-            "kdnative w8a8", "torch fp32", "torch bf16", "torch dynamic int8",
-        }  # fmt: skip
-        assert all(row["error"] < 0.1 for row in case["rows"])
-    after = model.state_dict()
-    assert all(torch.equal(after[name], t) for name, t in before.items())  # every candidate worked on a copy
-    encoder_plot(result, tmp_path / "e.svg")
-    assert len(ElementTree.parse(tmp_path / "e.svg").getroot().findall(".//{*}svg")) == 2
-    with pytest.raises(ValueError, match=r"\.svg"):
-        encoder_plot(result, tmp_path / "e.png")
-
-
-def test_unknown_random_encoder():
-    pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
-    with pytest.raises(ValueError, match="random-minilm"):
-        encoder.load_encoder("random-gpt")
+def test_goals_are_met_or_missed():
+    assert goal("a", 0.995, 0.995, at_least=True)["met"] and not goal("a", 0.9949, 0.995, at_least=True)["met"]
+    assert goal("b", 2.9, 3.0, at_least=False)["met"] and not goal("b", 3.0, 3.0, at_least=False)["met"]
+    assert not goal("c", float("nan"), 1.0, at_least=True)["met"]
+    assert goal_line(goal("time < 3", 4.0, 3.0, at_least=False)) == "time < 3: 4, MISSED"
+    assert goal_line(goal("time < 3", 2.5, 3.0, at_least=False)) == "time < 3: 2.5, met"

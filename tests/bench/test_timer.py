@@ -115,3 +115,12 @@ def test_threads_are_set_and_restored_even_after_an_error():
         assert used == before
     with pytest.raises(ValueError, match="threads must be at least 1"), torch_threads(0):
         pass
+
+
+def test_time_ends_the_rounds_but_three_are_taken():
+    machine = Machine()
+    calls = {name: machine.function(name, 1.0) for name in "ab"}
+    options = {"rounds": 9, "warmup": 1, "round_seconds": 0.01, "clock": machine.clock}
+    assert len(interleave(calls, most_seconds=0.5, **options)["a"].samples) == 3
+    assert len(interleave(calls, most_seconds=9.0, **options)["b"].samples) == 5  # rounds of 2 s: one begins at 8 s
+    assert len(interleave(calls, most_seconds=100.0, **options)["b"].samples) == 9

@@ -2,22 +2,29 @@
 # Builds tests/native/kernel_harness.cpp with the CPU kernels: build_harness.sh OUTPUT [extra compiler flags]
 # TARGET=x86_64 or aarch64 picks the kernels; left out, it is this machine. Another architecture needs a cross compiler
 # in CXX.
+# OBJECTS keeps the object files in a folder; ONLY then names the sources to compile, and takes the other objects from it.
 # EMULATE_AMX=1 compiles the AMX kernels against tests/native/amx_emulator.h, so that a machine with AVX512_BF16
 # runs them.
 set -eu
 cd "$(dirname "$0")/../.."
 output=$1
 shift
-objects=$(mktemp -d)
-trap 'rm -rf "$objects"' EXIT
+objects=${OBJECTS:-$(mktemp -d)}
+[ -n "${OBJECTS:-}" ] || trap 'rm -rf "$objects"' EXIT
 cxx="${CXX:-g++} -std=c++20 -O2 -ffp-contract=off"
-common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp"
+compile_sources() { # "SOURCE..." FLAGS...
+  sources=$1
+  shift
+  for source in $sources; do
+    case " ${ONLY:-$source} " in
+    *" $source "*) $cxx "$@" -c "$source" -o "$objects/$(echo "$source" | tr / -).o" ;;
+    esac
+  done
+}
 compile() { # FOLDER FLAGS...
   folder=$1
   shift
-  for source in csrc/cpu/"$folder"/*.cpp; do
-    $cxx "$@" -c "$source" -o "$objects/$folder-$(basename "$source").o"
-  done
+  compile_sources "$(echo csrc/cpu/"$folder"/*.cpp)" "$@"
 }
 compile reference "$@"
 case "${TARGET:-$(uname -m)}" in
@@ -32,6 +39,7 @@ x86_64 | amd64)
     amx="-mamx-tile -mamx-int8 -mamx-bf16"
   fi
   compile avx2 $avx2 "$@"
+  compile avxvnni $avx2 -mavxvnni "$@"
   compile avx512vnni $vnni "$@"
   compile avx512bf16 $vnni -mavx512bf16 "$@"
   compile amx $vnni -mavx512bf16 $amx "$@"
@@ -46,4 +54,6 @@ aarch64 | arm64)
   define=
   ;;
 esac
-$cxx $define "$@" $common "$objects"/*.o -o "$output"
+common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp csrc/cpu/sparse.cpp"
+compile_sources "$(echo $common)" $define "$@"
+$cxx "$@" "$objects"/*.o -o "$output"

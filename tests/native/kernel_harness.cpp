@@ -1,6 +1,9 @@
 // Checks every kernel table this machine can run against plain loops, and times the GEMMs.
 //
-//   kernel_harness [--time] [--isa NAME]      exit status 1 when a check fails, 2 when NAME cannot run here
+//   kernel_harness [--time] [--isa NAME] [--part NAME] [--stop]
+//
+// --isa leaves the other tables out (GEMMs always run the reference too), --part runs one of the parts below, --stop
+// ends at the first failed check. Exit status 1 when a check fails, 2 when a name cannot run here.
 //
 // Compiled by hand from the root of the repository (see tests/native/build_harness.sh); it needs no torch and no
 // Python. The expected values come from unpacked weights and the rules in csrc/cpu/kernels.h, not from another kernel;
@@ -29,13 +32,28 @@ Tables tables_of(const std::string& only) {
   return tables;
 }
 
+template <typename Subject>
+struct Part {
+  const char* name;
+  void (*check)(const Subject&);
+};
+
+constexpr Part<Kernels> kParts[] = {
+    {"quantize", check_quantize},   {"layer_norm", check_layer_norm},
+    {"attention", check_attention}, {"add_scaled_int8", check_add_scaled_int8},
+    {"rotate", check_rotate},       {"gate", check_gate},
+};
+constexpr Part<Tables> kTableParts[] = {{"gemm", check_gemms}, {"a16", check_a16}, {"sparse", check_sparse}};
+
 }  // namespace
 
 int main(int argc, char** argv) {
   bool timing = false;
-  std::string only;
+  std::string only, only_part;
   for (int i = 1; i < argc; ++i) {
     if (std::string(argv[i]) == "--time") timing = true;
+    if (std::string(argv[i]) == "--stop") stop_at_first = true;
+    if (std::string(argv[i]) == "--part" && i + 1 < argc) only_part = argv[++i];
     if (std::string(argv[i]) == "--isa" && i + 1 < argc) only = argv[++i];
   }
   const Tables tables = tables_of(only);
@@ -44,16 +62,26 @@ int main(int argc, char** argv) {
     std::printf("%s\n", problem.c_str());
     return 2;
   }
-  check_quantize(*reference_kernels());
-  check_encoder(*reference_kernels());
-  std::string names = "reference";
-  for (const Kernels* t : tables) {
-    check_quantize(*t);
-    check_encoder(*t);
-    names += std::string(" ") + t->isa;
+  bool known = false;
+  const auto wanted = [&](const char* name) {
+    const bool run = only_part.empty() || only_part == name;
+    known |= run;
+    return run;
+  };
+  for (const auto& part : kParts) {
+    if (!wanted(part.name)) continue;
+    if (tables.empty() || only.empty()) part.check(*reference_kernels());
+    for (const Kernels* t : tables) part.check(*t);
   }
-  check_gemms(tables);
-  check_a16(tables);
+  for (const auto& part : kTableParts) {
+    if (wanted(part.name)) part.check(tables);
+  }
+  if (!known) {
+    std::printf("part '%s' is not one of this program\n", only_part.c_str());
+    return 2;
+  }
+  std::string names = "reference";
+  for (const Kernels* t : tables) names += std::string(" ") + t->isa;
   std::printf("%s: %s, %d failed checks\n", failures == 0 ? "PASS" : "FAIL", names.c_str(), failures);
   if (timing) {
     for (const Kernels* t : tables) time_gemms(*t);

@@ -17,14 +17,14 @@ WIDE = re.compile(r"%zmm|%ymm|%k[1-7]\b|%tmm|^v[a-z0-9]+\s")  # registers, or a 
 def test_only_instruction_set_namespaces_use_wide_registers():
     wide = {name for name, body in functions(_C.__file__).items() if any(WIDE.search(line) for line in body)}
     allowed = re.compile(
-        r"kdnative::cpu::(avx2|avx512vnni|avx512bf16|amx)::|kdnative::cpu::\(anonymous namespace\)::"
-        r"|(avx2|avx512vnni|avx512bf16|amx)_kernels"
+        r"kdnative::cpu::(avx2|avxvnni|avx512vnni|avx512bf16|amx)::|kdnative::cpu::\(anonymous namespace\)::"
+        r"|(avx2|avxvnni|avx512vnni|avx512bf16|amx)_kernels"
     )
     assert any("avx2::" in name for name in wide), "the AVX2 kernels must be there, or this test proves nothing"
     assert not [name for name in wide if not allowed.search(name)]
 
 
-@pytest.mark.parametrize(("namespace", "registers"), [("avx2", "%zmm"), ("reference", "%ymm")])
+@pytest.mark.parametrize(("namespace", "registers"), [("avx2", "%zmm"), ("avxvnni", "%zmm"), ("reference", "%ymm")])
 def test_no_kernel_uses_more_than_its_instruction_set(namespace, registers):
     bodies = {n: b for n, b in functions(_C.__file__).items() if f"kdnative::cpu::{namespace}::" in n}
     assert bodies
@@ -34,8 +34,8 @@ def test_no_kernel_uses_more_than_its_instruction_set(namespace, registers):
 def test_amx_kernels_use_tiles_and_vnni_kernels_use_dot_products():
     text = {
         space: "\n".join("\n".join(b) for n, b in functions(_C.__file__).items() if f"cpu::{space}::" in n)
-        for space in ("amx", "avx512bf16", "avx512vnni")
+        for space in ("amx", "avx512bf16", "avx512vnni", "avxvnni")
     }
     assert "tdpbssd" in text["amx"] and "tdpbf16ps" in text["amx"]
     assert "vdpbf16ps" in text["avx512bf16"]
-    assert "vpdpbusd" in text["avx512vnni"]
+    assert "vpdpbusd" in text["avx512vnni"] and "{vex} vpdpbusd" in text["avxvnni"]

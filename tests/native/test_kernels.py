@@ -28,7 +28,7 @@ def test_every_table_agrees_with_plain_loops(tmp_path, emulated):
     if emulated:
         if "avx512bf16" not in expected:
             pytest.skip("this processor cannot run avx512bf16, which the AMX kernels are built on")
-        expected = ["reference", "avx2", "avx512vnni", "avx512bf16", "amx"]
+        expected = [isa for isa in expected if isa != "amx"] + ["amx"]
     assert shutil.which("g++"), "a C++ compiler is needed: install g++"
     program, environment = tmp_path / "harness", {**os.environ, "EMULATE_AMX": "1" if emulated else ""}
     built = subprocess.run(

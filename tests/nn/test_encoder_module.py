@@ -135,3 +135,33 @@ def test_without_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     out = encoder(ids)
     assert type(out).__name__ == "EncoderOutput" and torch.equal(out.last_hidden_state, expected)
+
+
+def test_fill_takes_one_part_after_the_other():
+    encoder = native(bert(64, 4, 96), lambda name: "w4a8-g32-asym" if "intermediate" in name else "w8a8")
+    state, read = encoder.state_dict(), []
+    fresh = Encoder.unfilled(json.loads(json.dumps(encoder.config)))
+    assert fresh.packed.is_meta and fresh.packed.numel() == 0
+    assert set(fresh.plain_names()) == {name for name in state if not name.startswith("pooler.")}
+
+    def of_state(name):
+        read.append(name)
+        return state[name]
+
+    assert fresh.fill(of_state) == []
+    assert torch.equal(fresh.packed, encoder.packed)
+    assert sorted(read) == sorted(fresh.plain_names())  # each once
+    parts = [name.rpartition(".")[0] for name in read]
+    assert len(set(parts)) == sum(a != b for a, b in zip(parts, [None, *parts], strict=False))  # one after the other
+
+
+def test_fill_says_what_is_wrong_and_changes_nothing():
+    encoder = native(bert())
+    state, before = encoder.state_dict(), encoder.packed.clone()
+    state["layers.1.qkv.qweight"] = state["layers.1.qkv.qweight"][:5]
+    state["embeddings.word.qweight"] = state["embeddings.word.qweight"].float()
+    errors = encoder.fill(state.__getitem__)
+    assert len(errors) == 2 and "embeddings.word.qweight" in errors[0] and "size mismatch" in errors[1]
+    assert torch.equal(encoder.packed, before)
+    fresh = Encoder.unfilled(encoder.config)
+    assert fresh.fill(state.__getitem__) == errors and fresh.packed.is_meta

@@ -14,6 +14,10 @@ void gemm_two_level(const PackedLinear& w, const QuantizedRows& a, const Epilogu
 void convert_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
                   int64_t ld_out);
 void gemm_a16(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& r);
+void arrange_rows(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_t* panels);
+bool gemm_blocks(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
+                 const GemmRange& r);
+bool expand_mask(const SparseLinear& w, int64_t tile, int8_t* dense);
 void layer_norm(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows, int64_t n,
                 float* y, int64_t ld_y);
 void attention(const AttentionArgs& a, int32_t head_begin, int32_t head_end);

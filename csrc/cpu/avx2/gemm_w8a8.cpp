@@ -75,12 +75,11 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
 }  // namespace
 
 void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  for (int64_t m = range.m_begin; m < range.m_end; m += kRowChunk) {
-    const int64_t end = m + kRowChunk < range.m_end ? m + kRowChunk : range.m_end;
+  for_row_chunks(range, [&](int64_t m, int64_t end) {
     for (int64_t c = range.tile_begin * kTileN; c < range.tile_end * kTileN && c < w.n; c += 16) {
       for_row_blocks<kMaxRows>(m, end, [&](int64_t r, auto rows) { block<rows.count>(w, a, e, r, c); });
     }
-  }
+  });
 }
 
 }  // namespace kdnative::cpu::avx2

@@ -1,4 +1,4 @@
-// The register block of the int8 GEMM on AVX-512 VNNI: up to 8 rows x 32 columns, weights streamed once a block.
+// A register block of int8 weights whose sums go on from piece to piece of k: up to 8 rows x 32 columns.
 //
 // vpdpbusd multiplies unsigned by signed bytes. The weights become unsigned by flipping the top bit (w + 128, one
 // instruction shared by all rows), the activations are broadcast as they are, and 128 * (sum of the row) is taken out.
@@ -12,8 +12,6 @@
 namespace kdnative::cpu::avx512vnni {
 namespace {
 
-constexpr int kMaxRows = 8;
-
 // Two streams of bytes to fetch on the way, `step` bytes of each for four columns of k.
 struct Ahead {
   const void* stream[2];
@@ -23,14 +21,6 @@ struct Ahead {
     for (const void* p : stream) _mm_prefetch(static_cast<const char*>(p) + steps * step, _MM_HINT_T0);
   }
 };
-
-inline int32_t row_sum(const int8_t* q, int64_t k_pad) {
-  __m512i sum = _mm512_setzero_si512();
-  for (int64_t k = 0; k < k_pad; k += 64) {
-    sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_loadu_si512(q + k));
-  }
-  return _mm512_reduce_add_epi32(sum);
-}
 
 // total[i][j] += the products of row i and the 16 columns of panel j, over `depth` columns of k, as if every weight
 // were larger by 128.

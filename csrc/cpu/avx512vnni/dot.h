@@ -1,7 +1,9 @@
-// One step of the VNNI kernels.
+// vpdpbusd, bare and as the policy of the kernels in simd/gemm_vnni.h.
 #pragma once
 
-#include <immintrin.h>
+#include "../simd/vec_avx512.h"
+// Ints is written against Vec and comes after it.
+#include "../simd/ints_avx512.h"
 
 namespace kdnative::cpu::avx512vnni {
 namespace {
@@ -15,6 +17,13 @@ inline __m512i add_products(__m512i sum, __m512i u, __m512i s) {
   __asm__ volatile("" : "+v"(sum));
   return sum;
 }
+
+struct Dot {
+  static constexpr int kRows = 8;                       // 16 accumulators
+  static constexpr int grouped_rows(int) { return 6; }  // 12 integer and 12 float accumulators
+  static constexpr int kVectorRows = 2;
+  static Ints add_products(Ints sum, Ints u, Ints s) { return {avx512vnni::add_products(sum.v, u.v, s.v)}; }
+};
 
 }  // namespace
 }  // namespace kdnative::cpu::avx512vnni

@@ -1,4 +1,5 @@
 #include "../neon/neon.h"
+#include "../reference/reference.h"
 #include "i8mm.h"
 
 namespace kdnative::cpu {
@@ -14,6 +15,11 @@ const Kernels* i8mm_kernels() {
       .convert_rows = neon::convert_rows,
       .gemm_a16 = neon::gemm_a16,
       .bf16_rows = 0,
+      .arrange_rows = reference::arrange_rows,
+      .gemm_blocks = reference::gemm_blocks,
+      .expand_mask = reference::expand_mask,
+      .mask_rows = 0,
+      .gemm_mask = nullptr,
       .layer_norm = neon::layer_norm,
       .attention = neon::attention,
       .add_scaled_int8 = neon::add_scaled_int8,

@@ -1,8 +1,4 @@
-#include <algorithm>
-
-#include "../simd/vec_scalar.h"
-// math.h is written against Vec and comes after it.
-#include "../simd/math.h"
+#include "finish.h"
 #include "reference.h"
 
 namespace kdnative::cpu::reference {
@@ -17,27 +13,6 @@ int32_t code(const PackedLinear& w, int64_t n, int64_t k) {  // u in [0, 2^bits)
   const int64_t quads = 4 / w.bits, columns = 4 * quads;     // of k, in 64 bytes
   const uint8_t byte = w.data[((n / 32 * (w.k_pad / columns) + k / columns) * 16 + n % 16) * 4 + k % 4];
   return byte >> w.bits * (k / 4 % quads * 2 + n % 32 / 16) & ((1 << w.bits) - 1);
-}
-
-void finish(const PackedLinear& w, const Epilogue& e, int64_t row, int64_t column, float y) {
-  if (w.bias != nullptr) y = y + w.bias[column];
-  Vec v = activate(Vec::set1(y), e.activation);
-  if (e.residual != nullptr) v = v + Vec::set1(e.residual[row * e.ld_residual + column]);
-  const int64_t at = row * e.ld_out + column;
-  if (e.out_type == DType::f32) {
-    v.store(static_cast<float*>(e.out) + at);
-  } else if (e.out_type == DType::bf16) {
-    v.store_bf16(static_cast<uint16_t*>(e.out) + at);
-  } else {
-    v.store_f16(static_cast<uint16_t*>(e.out) + at);
-  }
-}
-
-template <typename Element>
-void for_each(const PackedLinear& w, const GemmRange& r, const Element& element) {
-  const int64_t last = std::min(w.n, r.tile_end * kTileN);
-  for (int64_t row = r.m_begin; row < r.m_end; ++row)
-    for (int64_t column = r.tile_begin * kTileN; column < last; ++column) element(row, column);
 }
 
 }  // namespace

@@ -39,6 +39,13 @@ inline void for_row_blocks(int64_t begin, int64_t end, const F& f) {
   }
 }
 
+// f(first, end) over the rows of a range, kRowChunk at a time.
+template <typename F>
+inline void for_row_chunks(const GemmRange& range, const F& f) {
+  for (int64_t m = range.m_begin; m < range.m_end; m += kRowChunk)
+    f(m, m + kRowChunk < range.m_end ? m + kRowChunk : range.m_end);
+}
+
 inline int32_t load_quad(const int8_t* p) {  // four activations, to be broadcast
   int32_t quad;
   std::memcpy(&quad, p, sizeof(quad));

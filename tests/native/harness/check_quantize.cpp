@@ -17,10 +17,10 @@ void check_quantize(const Kernels& t) {
         x[j] = type == DType::bf16 ? bf16_to_float(half[j]) : f16_to_float(half[j]);
       }
     }
-    const float special[] = {0.0f, NAN, INFINITY, -INFINITY, 1e-31f, 3e38f, 127.0f};
-    const int kind = static_cast<int>(random_int(0, 13));
-    if (rows > 0 && kind < 7 && type == DType::f32) {
-      const bool whole = kind == 0 || kind == 4;
+    const float special[] = {0.0f, NAN, INFINITY, -INFINITY, 1e-31f, 1e-30f, 3e38f, 127.0f};
+    const int kind = static_cast<int>(random_int(0, 15));
+    if (rows > 0 && kind < 8 && type == DType::f32) {
+      const bool whole = kind == 0 || kind == 4 || kind == 5;
       for (int64_t j = 0; j < k; ++j) {
         if (whole) x[j] = special[kind];
       }
@@ -30,6 +30,7 @@ void check_quantize(const Kernels& t) {
     Buffer<float> scale(rows);
     Buffer<int32_t> sums(rows * k_pad / 32);
     std::memset(q.get(), 99, q.size);
+    std::memset(sums.get(), 99, sums.size * sizeof(int32_t));
     const bool with_sums = random_int(0, 3) > 0;
     const void* data = type == DType::f32 ? static_cast<const void*>(x.get()) : half.get();
     t.quantize_rows(data, type, ld, rows, k, k_pad, q.get(), scale.get(), with_sums ? sums.get() : nullptr);

@@ -21,6 +21,7 @@ using Tables = std::vector<const Kernels*>;
 
 inline std::mt19937 rng(7);
 inline int failures = 0;
+inline bool stop_at_first = false;  // failed check
 
 inline int64_t random_int(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(rng); }
 inline float random_float(float scale) { return std::uniform_real_distribution<float>(-scale, scale)(rng); }
@@ -29,6 +30,7 @@ inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; 
 inline void check(bool ok, const char* isa, const std::string& what) {
   if (ok) return;
   if (++failures <= 20) std::printf("FAIL %s: %s\n", isa, what.c_str());
+  if (stop_at_first) std::exit(1);
 }
 
 // Exactly `count` elements, 64-byte aligned, so that a sanitizer sees any access past the end.
@@ -72,6 +74,24 @@ inline float f16_to_float(uint16_t u) {
   _Float16 h;
   std::memcpy(&h, &u, 2);
   return static_cast<float>(h);
+}
+
+// In double precision; NaN stays NaN.
+inline double activation(Activation which, double x) {
+  switch (which) {
+    case Activation::relu:
+      return x < 0 ? 0 : x;
+    case Activation::gelu_erf:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    case Activation::tanh:
+      return std::tanh(x);
+    default:
+      return x;
+  }
 }
 
 }  // namespace harness

@@ -1,0 +1,107 @@
+// linear_sparse: argument checks, allocation, work split.
+#include "../cpu/sparse.h"
+
+#include <atomic>
+
+#include "../cpu/dispatch.h"
+#include "../cpu/scratch.h"
+#include "library.h"
+#include "linear.h"
+#include "tensor.h"
+
+namespace kdnative {
+namespace {
+
+using cpu::DType;
+using cpu::GemmRange;
+using cpu::kTileN;
+
+// Columns [column, column + kTileN) of a layer as a layer of their own, and its output.
+cpu::PackedLinear dense_tile(const cpu::PackedLinear& w, int64_t column, const int8_t* data) {
+  cpu::PackedLinear tile = w;
+  tile.n = std::min(kTileN, w.n - column);
+  tile.n_pad = kTileN;
+  tile.data = reinterpret_cast<const uint8_t*>(data);
+  tile.scale += column;
+  tile.column_sum += column;
+  if (tile.bias != nullptr) tile.bias += column;
+  return tile;
+}
+
+cpu::Epilogue moved(cpu::Epilogue e, int64_t column) {
+  e.out = static_cast<uint8_t*>(e.out) + column * (e.out_type == DType::f32 ? 4 : 2);
+  return e;
+}
+
+bool multiply_mask(const cpu::Kernels& kernels, const cpu::SparseLinear& w, const cpu::QuantizedRows& a,
+                   const cpu::Epilogue& e, const GemmRange& range, int8_t* dense) {
+  if (range.m_end - range.m_begin <= kernels.mask_rows) return kernels.gemm_mask(w, a, e, range);
+  for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
+    const int64_t column = tile * kTileN;
+    if (column >= w.layer.n) break;  // padding
+    if (!kernels.expand_mask(w, tile, dense)) return false;
+    kernels.gemm_w8a8(dense_tile(w.layer, column, dense), a, moved(e, column), {range.m_begin, range.m_end, 0, 1});
+  }
+  return true;
+}
+
+Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64_t activation) {
+  constexpr const char* op = "linear_sparse";
+  require_cpu(x, op, "the input");
+  require_packed(packed, op, "kdnative.ops.packing_sparse.pack");
+  cpu::SparseLinear w;
+  if (const char* problem = cpu::parse_sparse(packed.data(), packed.sizes()[0], &w))
+    fail(std::string(op) + ": " + problem);
+  const RowSource rows = rows_of(x, op);
+  require_fitting(x, rows, w.layer, op, out_features, activation);
+  Tensor out = empty_output(x, rows, w.layer.n);
+  if (rows.rows == 0) return out;
+
+  const bool blocks = w.format == cpu::SparseFormat::blocks;
+  const int64_t k_pad = w.layer.k_pad, panels = (rows.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
+  Carver count;
+  const auto carve = [&](Carver& c, int8_t*& q, float*& scale, uint8_t*& work) {
+    q = c.take<int8_t>(rows.rows * k_pad);
+    scale = c.take<float>(rows.rows);
+    work = c.take<uint8_t>(blocks ? panels * cpu::panel_bytes(k_pad) : thread_count() * kTileN * k_pad);
+  };
+  int8_t* q;
+  float* scale;
+  uint8_t* work;  // activations laid out for blocks, or one dense tile for each thread
+  carve(count, q, scale, work);
+  Carver place(scratch(count.used()));
+  carve(place, q, scale, work);
+
+  const cpu::Kernels& kernels = cpu::kernels();
+  const cpu::QuantizedRows a{q, scale, nullptr, k_pad};
+  const cpu::Epilogue e{out.data(), w.layer.n, rows.type, static_cast<cpu::Activation>(activation), nullptr, 0};
+  std::atomic<bool> sound{true};
+  share_out(
+      rows.rows, w.layer, cpu::kPanelRows, kSmallWork,
+      [&](int64_t begin, int64_t end) {
+        quantize_range(kernels, rows, begin, end, k_pad, q, scale, nullptr);
+        if (blocks) kernels.arrange_rows(a, begin, end, work);
+      },
+      [&](const GemmRange& range, int64_t chunk) {
+        auto* dense = reinterpret_cast<int8_t*>(work) + chunk * kTileN * k_pad;
+        const bool right =
+            blocks ? kernels.gemm_blocks(w, a, work, e, range) : multiply_mask(kernels, w, a, e, range, dense);
+        if (!right) sound = false;
+      });
+  if (!sound) fail(std::string(op) + ": the packed weight is damaged (its indices or masks do not fit its sizes)");
+  return out;
+}
+
+void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
+  const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
+  stack[0] = give_tensor(linear(x, packed, take_int(stack[2]), take_int(stack[3])));
+}
+
+}  // namespace
+
+void register_sparse(Library& library) {
+  library.op("linear_sparse(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_sparse",
+             boxed_linear);
+}
+
+}  // namespace kdnative

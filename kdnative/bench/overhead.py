@@ -1,0 +1,127 @@
+"""``kdnative bench overhead``: what Python adds to an operator when a converted module calls it.
+
+Each module is called with an input so small that the operator takes a few microseconds, side by side with the bare
+operator on the same arguments; the cost is the median over rounds of the difference. For scale the same is measured
+for ``torch.nn.Linear`` and ``torch.nn.functional.linear``.
+
+The result, as JSON: ``{"suite": "overhead", "environment", "cases"}``; a case has ``name``, ``ours``, microseconds
+``module`` and ``operator`` (medians), ``cost`` with its quantiles ``cost_p20`` and ``cost_p80``, and, for ours,
+``goals``, a list of ``{"goal", "value", "limit", "met"}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdnative import ops
+from kdnative.nn import Linear
+
+from .encoder_models import converted, load_encoder
+from .latency import example_inputs
+from .machine import environment, write_result
+from .options import add_output
+from .results import goal, goal_line, machine_line
+from .timer import Timing, interleave, quantile, torch_threads
+
+GOAL = 3.0  # microseconds
+_OURS = "kdnative."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the suite from command-line arguments and returns the exit code."""
+    text = "What Python adds to an operator when a converted module calls it."
+    parser = argparse.ArgumentParser(prog="kdnative bench overhead", description=text, allow_abbrev=False)
+    add_output(parser, rounds=25)
+    options = parser.parse_args(argv)
+    result = run(rounds=options.rounds, show=print)
+    if options.json:
+        write_result(options.json, result)
+    return 0
+
+
+def run(*, rounds: int = 25, show: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Measures every module of :func:`pairs` with one thread.
+
+    Args:
+        rounds: samples.
+        show: called with each line of the report.
+
+    Returns:
+        The result, see the head of this module.
+    """
+    where = environment(1)
+    show(machine_line(where))
+    cases = []
+    with torch_threads(1), torch.inference_mode():
+        for name, (module, operator) in pairs().items():
+            timings = interleave({"module": module, "operator": operator}, rounds=rounds, round_seconds=0.01)
+            cases.append(_case(name, timings))
+            show(_line(cases[-1]))
+    return {"suite": "overhead", "environment": where, "cases": cases}
+
+
+def pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """For each module by name: a call of it, and one of the operator that it runs, on the same arguments."""
+    torch.manual_seed(0)
+    plain, x = nn.Linear(64, 32).eval(), torch.randn(1, 64)
+    found = {}
+    for scheme in ("w8a8", "w4a8-g64"):
+        layer = Linear.from_float(plain, scheme)
+        found[f"{_OURS}nn.Linear {scheme}"] = _of_linear(layer, x)
+    model = load_encoder("random-tiny")
+    inputs = example_inputs(model, 1, 4)
+    encoder = converted(model, "w8a8")
+    ids, mask, types = inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]
+    packed, width = encoder.packed, encoder.config["hidden_size"]
+    found[f"{_OURS}nn.Encoder w8a8"] = (
+        lambda: encoder(input_ids=ids, attention_mask=mask, token_type_ids=types),
+        lambda: ops.encoder(packed, ids, mask, types, None, width),
+    )
+    weight, bias = plain.weight, plain.bias
+    found["torch.nn.Linear"] = (lambda: plain(x), lambda: nn.functional.linear(x, weight, bias))
+    return found
+
+
+def _of_linear(layer: Linear, x: torch.Tensor) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    operator = ops.LINEAR[layer.scheme.weight_bits, layer.scheme.activation_bits]
+    packed, outputs = layer.packed, layer.out_features
+    none = ops.activation_code("none")
+    return lambda: layer(x), lambda: operator(x, packed, outputs, none)
+
+
+def _case(name: str, timings: Mapping[str, Timing]) -> dict[str, Any]:
+    samples = zip(timings["module"].samples, timings["operator"].samples, strict=True)
+    costs = [1e6 * (module - operator) for module, operator in samples]
+    cost = round(statistics.median(costs), 3)
+    case: dict[str, Any] = {
+        "name": name,
+        "ours": name.startswith(_OURS),
+        "module": round(1e6 * timings["module"].p50, 3),
+        "operator": round(1e6 * timings["operator"].p50, 3),
+        "cost": cost,
+        "cost_p20": round(quantile(costs, 0.2), 3),
+        "cost_p80": round(quantile(costs, 0.8), 3),
+    }
+    if case["ours"]:
+        case["goals"] = [goal(f"Python's part < {GOAL:g} us", cost, GOAL, at_least=False)]
+    return case
+
+
+def _line(case: dict[str, Any]) -> str:
+    spread = f"{case['cost_p20']:.2f} to {case['cost_p80']:.2f}"
+    text = (
+        f"{case['name']:28} module {case['module']:7.2f} us, operator {case['operator']:7.2f} us, difference "
+        f"{case['cost']:5.2f} us ({spread})"
+    )
+    return "; ".join([text, *map(goal_line, case.get("goals", []))])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

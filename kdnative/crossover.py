@@ -1,0 +1,127 @@
+"""When leaving zeros out pays: the share of zeros from which a sparse layer is faster than the dense one.
+
+Measured by ``kdnative bench sparse`` (`docs/sparse.md` has the table and the machine). `kdnative.convert_` asks here,
+and keeps a layer dense below the crossover: the result is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdnative import ops
+from kdnative.ops.packing_sparse import require_two_of_four
+from kdnative.scheme import Scheme
+
+__all__ = ["ROWS", "SIZES", "crossover", "dense_or_sparse", "measured_isa", "zeros_left_out"]
+
+ROWS = (1, 4, 32, 128)
+"""Rows of activations that were measured; another number counts as the next smaller one of these."""
+
+SIZES = {"small": 384 * 384, "medium": 768 * 768, "large": 3072 * 768, "huge": 4096 * 4096}
+"""Shape classes by the number of weights that was measured. A layer belongs to the nearest one, on a log scale."""
+
+# By instruction set and packed form, for each size one share for each of ROWS; 1.01: never. The least share that was
+# measured is 0.5, so that it can be lower in truth where 0.5 stands.
+_SHARES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
+    ("avx512vnni", "4x1"): {
+        "small": (1.01, 1.01, 0.5, 0.5),
+        "medium": (0.943, 0.909, 0.5, 0.5),
+        "large": (0.904, 0.86, 0.5, 0.5),
+        "huge": (0.842, 0.825, 0.559, 0.517),
+    },
+    ("avx512vnni", "mask"): {
+        "small": (1.01, 1.01, 1.01, 1.01),
+        "medium": (1.01, 1.01, 0.938, 1.01),
+        "large": (0.542, 0.914, 1.01, 1.01),
+        "huge": (0.5, 0.5, 0.533, 1.01),
+    },
+    ("avx2", "4x1"): {
+        "small": (1.01, 0.84, 0.5, 0.5),
+        "medium": (0.943, 0.824, 0.5, 0.5),
+        "large": (0.937, 0.824, 0.5, 0.5),
+        "huge": (0.91, 0.732, 0.5, 0.5),
+    },
+    ("avx2", "mask"): {
+        "small": (1.01, 1.01, 1.01, 1.01),
+        "medium": (1.01, 1.01, 1.01, 1.01),
+        "large": (1.01, 1.01, 1.01, 1.01),
+        "huge": (1.01, 1.01, 1.01, 1.01),
+    },
+}
+
+
+def crossover(isa: str, sparsity: str, n: int, k: int, rows: int) -> float | None:
+    """The share of zeros that are left out from which the sparse kernel is the faster one.
+
+    Args:
+        isa: an instruction set, as `kdnative.ops.isa` names it.
+        sparsity: "4x1", "2:4" or "mask".
+        n, k: outputs and inputs of the layer.
+        rows: rows of activations in a call.
+
+    Returns:
+        A share above 0; more than 1 where it never is. None where that was not measured.
+    """
+    row = sum(limit <= max(rows, 1) for limit in ROWS) - 1
+    table = _SHARES.get((measured_isa(isa, ROWS[row]), "mask" if sparsity == "2:4" else sparsity))
+    return None if table is None else table[_size_class(n * k)][row]
+
+
+def dense_or_sparse(name: str, qweight: Tensor, scheme: Scheme, rows: int, explicit: bool) -> tuple[Scheme, str]:
+    """What a scheme comes to for the weights of one layer, and why, in words.
+
+    Args:
+        name: of the layer, for errors.
+        qweight: int8 [N, K].
+        scheme: sparse or not.
+        rows: rows of activations in a typical call.
+        explicit: the user named this layer: a sparse scheme is then taken whether it pays or not.
+
+    Raises:
+        ValueError: weights that "2:4" cannot hold in a layer that the user named.
+    """
+    if scheme.sparsity is None:
+        return scheme, "native linear"
+    try:
+        zeros = zeros_left_out(qweight, scheme.sparsity)
+    except ValueError as error:
+        if explicit:
+            raise ValueError(f"nothing was converted; {name or '(model)'}: {error}") from None
+        return scheme.dense, f"native linear, dense: {error}"
+    isa = ops.isa()
+    share = crossover(isa, scheme.sparsity, *qweight.shape, rows)
+    has = f"{100 * zeros:.0f} % of its {'4x1 blocks' if scheme.sparsity == '4x1' else 'weights'} are zero"
+    if explicit or (share is not None and zeros >= share):
+        return scheme, f"native sparse linear: {has}"
+    if share is None:
+        wins = f"and {scheme.sparsity} was not measured on {isa}"
+    elif share > 1:
+        wins = f"and {scheme.sparsity} is not faster on {isa} for its shape and {rows} rows"
+    else:
+        wins = f"and {scheme.sparsity} is faster from {100 * share:.0f} % on ({isa}, {rows} rows)"
+    return scheme.dense, f"native linear, dense: {has}, {wins}"
+
+
+def measured_isa(isa: str, rows: int) -> str:
+    """The instruction set whose kernels run: some share them with another one."""
+    same = isa == "avx512bf16" or (isa == "amx" and rows <= 4)  # for few rows the tiles are not used
+    return "avx512vnni" if same else isa
+
+
+def zeros_left_out(qweight: Tensor, sparsity: str) -> float:
+    """The share of an integer weight [N, K] that the sparse form leaves out, 0 to 1.
+
+    Raises:
+        ValueError: "2:4", and more than two of four consecutive inputs have weights other than zero.
+    """
+    if sparsity == "2:4":
+        require_two_of_four(qweight)
+    if sparsity == "4x1":
+        padded = torch.nn.functional.pad(qweight, (0, 0, 0, -qweight.shape[0] % 4))
+        qweight = (padded != 0).view(-1, 4, qweight.shape[1]).any(1)
+    return 1 - int(qweight.count_nonzero()) / max(qweight.numel(), 1)
+
+
+def _size_class(weights: int) -> str:
+    return min(SIZES, key=lambda name: max(SIZES[name] / weights, weights / SIZES[name]))

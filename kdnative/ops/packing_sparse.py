@@ -1,0 +1,175 @@
+"""Plain integer weights with many zeros <-> the packed buffer of the sparse kernels (layout: ``csrc/cpu/sparse.h``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdnative.ops import packing
+from kdnative.ops.packing import TILE_K, TILE_N
+
+if TYPE_CHECKING:
+    from kdnative.quantize import QuantizedWeight
+
+MAGIC = 0x4B444E53
+VERSION = 1
+FORMATS = {"4x1": 1, "mask": 2, "2:4": 2}
+"""The format of each sparsity. 2:4 has the masked form: with two of four bytes kept, a mask of four bits is as short as
+two indices of two bits."""
+
+MASK_SPARE = 2048  # bytes after the values of a mask
+MAX_IN_FEATURES = {"4x1": 1 << 16}  # inputs are numbered in 16 bits
+
+_HEADER = np.dtype(
+    [(name, "<i4") for name in ("magic", "version", "bits", "format", "n", "k", "n_pad", "k_pad")]
+    + [(name, "<i8") for name in ("count", "values", "index", "start", "scale", "column_sum", "bias", "bytes")]
+    + [("reserved", "<i4", 8)]
+)
+assert _HEADER.itemsize == 128
+
+
+def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "mask") -> Tensor:
+    """Pack integer weights for the sparse kernels, without their zeros.
+
+    Args:
+        weight: 8 bits; ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]``.
+        bias: float ``[N]`` or None.
+        sparsity: "4x1" leaves out blocks of four consecutive outputs and one input that are all zero; "mask" and "2:4"
+            leave out single zeros.
+
+    Returns:
+        uint8 ``[bytes]``.
+
+    Raises:
+        ValueError: an unknown sparsity, other than 8 bits, an empty weight, more than two weights of four for "2:4", or
+            more than 65536 inputs for "4x1".
+    """
+    if sparsity not in FORMATS:
+        raise ValueError(f"sparsity {sparsity!r} has no packed form; allowed: {', '.join(FORMATS)}")
+    n, k = weight.qweight.shape
+    if weight.bits != 8 or weight.group_size is not None:
+        raise ValueError(f"sparse weights have 8 bits and one scale per output (got {weight.bits} bits)")
+    if n == 0 or k == 0:
+        raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
+    if k > MAX_IN_FEATURES.get(sparsity, k):
+        raise ValueError(f"4x1 blocks number at most {MAX_IN_FEATURES['4x1']} inputs, the weight has {k}: use +mask")
+    if sparsity == "2:4":
+        require_two_of_four(weight.qweight)
+    n_pad, k_pad = packing.round_up(n, TILE_N), packing.round_up(k, TILE_K)
+    q = packing.pad(weight.qweight.detach().cpu(), n_pad, k_pad)
+    blocks = FORMATS[sparsity] == FORMATS["4x1"]
+    values, index, start = _pack_blocks(q) if blocks else _pack_mask(q)
+    count = int(start[-1])
+    if not blocks:
+        values = torch.cat([values, values.new_zeros(MASK_SPARE)])
+    sections = {
+        "values": values,
+        "index": index,
+        "start": start,
+        "scale": packing.pad(weight.scale.detach().cpu().float(), n_pad),
+        "column_sum": q.sum(dim=1, dtype=torch.int32),
+    }
+    if bias is not None:
+        sections["bias"] = packing.pad(bias.detach().cpu().float(), n_pad)
+    header = np.zeros((), dtype=_HEADER)
+    header["magic"], header["version"], header["bits"], header["format"] = MAGIC, VERSION, 8, FORMATS[sparsity]
+    header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
+    header["count"] = count
+    return packing.assemble(header, sections)
+
+
+def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
+    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None)."""
+    from kdnative.quantize import QuantizedWeight
+
+    header = read_header(packed)
+    n, k, n_pad, k_pad, count = (int(header[f]) for f in ("n", "k", "n_pad", "k_pad", "count"))
+
+    def section(name: str, dtype: torch.dtype, size: int) -> Tensor:
+        return packing.section(packed, int(header[name]), dtype, size)
+
+    if int(header["format"]) == FORMATS["4x1"]:
+        start = section("start", torch.int64, n_pad // 4 + 1)
+        q = _unpack_blocks(
+            section("values", torch.int8, 16 * count), section("index", torch.int16, 4 * count), start, k_pad
+        )
+    else:
+        q = _unpack_mask(
+            section("values", torch.uint8, count), section("index", torch.int64, n_pad * k_pad // 64), n_pad, k_pad
+        )
+    bias = section("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
+    scale = section("scale", torch.float32, n_pad)[:n].clone()
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
+
+
+def read_header(packed: Tensor) -> np.void:
+    """The header of a packed sparse buffer as a NumPy record; ValueError when it is not one."""
+    return packing.parse_header(packed, _HEADER, MAGIC, VERSION)
+
+
+def require_two_of_four(qweight: Tensor) -> None:
+    """ValueError when more than two of four consecutive inputs have weights other than zero."""
+    n, k = qweight.shape
+    padded = torch.nn.functional.pad(qweight, (0, -k % 4))
+    crowded = padded.view(n, -1, 4).count_nonzero(-1) > 2
+    if bool(crowded.any()):
+        row, group = (int(i) for i in crowded.nonzero()[0])
+        raise ValueError(
+            f"2:4 keeps two of four consecutive inputs, but {int(crowded.sum())} groups of this weight have more "
+            f"(the first one: output {row}, inputs {4 * group} to {4 * group + 3}); prune it first with "
+            'kdnative.prune.mask_(model, pattern="2:4"), or use +mask'
+        )
+
+
+def _pack_blocks(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values int8 ``[16 * quads]``, inputs int16 ``[4 * quads]`` (unsigned bits) and int64 ``[n_pad / 4 + 1]``."""
+    rows = q.view(q.shape[0] // 4, 4, q.shape[1])
+    kept = (rows != 0).any(1)
+    counts = kept.sum(1)
+    start = _starts((counts + 3) // 4)
+    row, column = kept.nonzero(as_tuple=True)
+    first = (counts.cumsum(0) - counts)[row]  # the number of blocks before this row
+    slot = 4 * start[row] + torch.arange(row.numel()) - first
+    values = torch.zeros(int(start[-1]), 4, 4, dtype=torch.int8)
+    values[slot // 4, :, slot % 4] = rows[row, :, column]
+    index = torch.zeros(4 * int(start[-1]), dtype=torch.int32)
+    index[slot] = column.int()
+    for back in (1, 2, 3):  # a row's last quad repeats its last input
+        more = counts % 4 != 0
+        at = 4 * start[1:][more] - back
+        last = 4 * start[:-1][more] + counts[more] - 1
+        index[at] = torch.where(at > last, index[last], index[at])
+    return values.flatten(), index.to(torch.int16), start
+
+
+def _unpack_blocks(values: Tensor, index: Tensor, start: Tensor, k_pad: int) -> Tensor:
+    rows = torch.zeros(start.numel() - 1, 4, k_pad, dtype=torch.int8)
+    row = torch.repeat_interleave(torch.arange(start.numel() - 1), 4 * start.diff())
+    column = index.long() & 0xFFFF
+    weights = values.view(-1, 4, 4).transpose(1, 2).reshape(-1, 4)
+    used = (weights != 0).any(1)  # the inputs that fill up a quad would overwrite their weights by zeros
+    rows[row[used], :, column[used]] = weights[used]
+    return rows.view(-1, k_pad)
+
+
+def _pack_mask(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights + 128 uint8 ``[count]``, masks int64 ``[n_pad * k_pad / 64]``, starts int64 ``[n_pad / 16 + 1]``."""
+    dense = packing.vnni(q, 16)
+    kept = dense != 0
+    bits = np.packbits(kept.numpy(), bitorder="little")
+    mask = torch.from_numpy(bits.view("<i8").astype(np.int64))
+    return dense[kept].view(torch.uint8) ^ 0x80, mask, _starts(kept.view(q.shape[0] // 16, -1).sum(1))
+
+
+def _unpack_mask(values: Tensor, mask: Tensor, n_pad: int, k_pad: int) -> Tensor:
+    kept = torch.from_numpy(np.unpackbits(mask.numpy().astype("<i8").view(np.uint8), bitorder="little").astype(bool))
+    dense = torch.zeros(n_pad * k_pad, dtype=torch.int8)
+    dense[kept] = (values ^ 0x80).view(torch.int8)
+    return packing.unvnni(dense, n_pad, k_pad, 16)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).long()

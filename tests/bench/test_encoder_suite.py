@@ -1,0 +1,163 @@
+"""The encoder suite: its cases, what it measures on a tiny model, and the files it leaves."""
+
+import argparse
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+
+from kdnative.bench import encoder, encoder_candidates
+from kdnative.bench.encoder_cases import RAGGED, Encoder, EncoderCase, Shape, ragged_lengths, shapes
+from kdnative.bench.encoder_models import load_encoder, load_encoders
+from kdnative.bench.plots import encoder_plot
+
+pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
+RAGGED_TINY = Shape(4, 12, (12, 3, 5, 4))
+
+
+@pytest.fixture
+def peers_of_torch(monkeypatch):
+    monkeypatch.setattr(encoder_candidates, "PEERS", [c for c in encoder_candidates.PEERS if not c.packages])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_encoder("random-tiny")
+
+
+@pytest.mark.parametrize("sizes", [RAGGED, (2, 1, 9, 5), (5, 4, 4, 4), (7, 1, 512, 100), (40, 2, 3, 3)])
+def test_ragged_lengths(sizes):
+    batch, least, largest, mean = sizes
+    if sizes == (40, 2, 3, 3):
+        with pytest.raises(ValueError, match="can't have the mean 3"):
+            ragged_lengths(*sizes)
+        return
+    lengths = ragged_lengths(*sizes)
+    assert len(lengths) == batch and sum(lengths) == batch * mean
+    assert min(lengths) == least and max(lengths) == largest
+    assert lengths == ragged_lengths(*sizes)
+    if batch > 2 and least < largest:
+        assert lengths != tuple(sorted(lengths))
+
+
+def test_shapes_of_the_command_line():
+    plain, ragged = shapes("16x128,ragged")
+    assert plain == Shape(16, 128) and plain.label == "16x128"
+    assert (ragged.batch, ragged.tokens, ragged.label, len(ragged.lengths)) == (32, 128, "ragged", 32)
+    with pytest.raises(argparse.ArgumentTypeError, match="neither 'ragged' nor"):
+        shapes("16x128,raged")
+
+
+def test_a_ragged_case_masks_padding_and_compares_tokens_only(tiny):
+    case = EncoderCase(Encoder(tiny), RAGGED_TINY)
+    mask = case.inputs["attention_mask"]
+    assert mask.sum(1).tolist() == list(RAGGED_TINY.lengths)
+    assert bool((case.inputs["input_ids"][mask == 0] == tiny.config.pad_token_id).all())
+    with torch.inference_mode():
+        assert case.reference.shape == (24, 64)
+        alone = tiny(input_ids=case.inputs["input_ids"][1:2, :3]).last_hidden_state[0]
+    torch.testing.assert_close(case.reference[12:15], alone, atol=1e-5, rtol=1e-5)  # after the 12 tokens of the first
+    wrong = torch.zeros(1, 2, 3)
+    assert case.of_tokens(wrong) is wrong  # another shape is left to the check of the result
+
+
+def test_rows_of_every_model_thread_count_and_case(peers_of_torch, tiny, tmp_path):
+    before = {name: t.clone() for name, t in tiny.state_dict().items()}
+    saved, lines = [], []
+    result = encoder.run(
+        {"a": tiny, "b": tiny},
+        [Shape(1, 8), RAGGED_TINY],
+        threads=[1, 2],
+        rounds=1,
+        show=lines.append,
+        save=lambda partial: saved.append(json.loads(json.dumps(partial, allow_nan=False))),
+    )
+    places = [(case["model"], case["threads"], case["case"]) for case in result["cases"]]
+    assert places == [(m, t, c) for m in "ab" for t in (1, 2) for c in ("1x8", "ragged")]
+    ours, peers = {"kdnative w8a8"}, {"torch fp32", "torch bf16", "torch dynamic int8"}
+    for case in result["cases"]:
+        rows = {row["name"]: row for row in case["rows"]}
+        ragged = case["case"] == "ragged"
+        assert set(rows) == ours | peers | ({"kdnative w8a8, nothing masked"} if ragged else set())
+        assert all(row["error"] < 0.1 for row in case["rows"])
+        assert rows["kdnative w8a8"]["best_peer"] in peers and rows["kdnative w8a8"]["speedup"] > 0
+        assert ("speedup_padded" in rows["kdnative w8a8"]) == ragged
+        assert case["lengths"] == (list(RAGGED_TINY.lengths) if ragged else None)
+        assert case["rounds"] == 1 and case["seconds"] >= 0
+        if ragged:
+            assert "speedup" not in rows["kdnative w8a8, nothing masked"]
+    assert [row["reason"] for row in result["not_run"]] == ["left out: --compile measures it"] * 2
+    assert [limits["threads"] for limits in result["ceilings"]] == result["environment"]["threads"] == [1, 2]
+    # After each case what is known so far, and complete only at the end.
+    assert [len(partial["cases"]) for partial in saved] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert [partial["complete"] for partial in saved] == [False] * 8 + [True]
+    assert saved[-1] == result and saved[0]["summary"][0]["cases"] == 1
+    assert any("lengths 3 to 12, mean 6 (1 rounds" in line for line in lines)
+    after = tiny.state_dict()
+    assert all(torch.equal(after[name], t) for name, t in before.items())  # every candidate worked on a copy
+
+    encoder_plot(result, tmp_path / "e.svg")
+    panels = ElementTree.parse(tmp_path / "e.svg").getroot().findall(".//{*}svg")
+    titles = [panel.find("{*}title").text for panel in panels]
+    assert [title.partition(":")[0] for title in titles] == [
+        "a, 1 thread",
+        "a, 2 threads",
+        "b, 1 thread",
+        "b, 2 threads",
+    ]
+    with pytest.raises(ValueError, match=r"\.svg"):
+        encoder_plot(result, tmp_path / "e.png")
+
+
+def test_what_depends_on_threads_is_built_again():
+    encoder = Encoder(None)
+    made = []
+    for threads in (1, 2):
+        encoder.use_threads(threads)
+        encoder.build("model", lambda: made.append("model"))
+        encoder.engine("engine", lambda: made.append(f"engine {encoder.threads}"))
+        encoder.engine("engine", lambda: made.append("twice"))
+    assert made == ["model", "engine 1", "engine 2"]
+
+
+def test_a_failure_to_build_is_raised_each_time():
+    encoder, calls = Encoder(None), []
+
+    def fails():
+        calls.append(1)
+        raise RuntimeError("no")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no"):
+            encoder.build("x", fails)
+    assert calls == [1]
+
+
+def test_an_interrupted_command_leaves_the_cases_it_finished(peers_of_torch, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "rerun_clean", lambda *a: None)
+    real, calls = encoder._run_case, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(encoder, "_run_case", interrupted)
+    path = tmp_path / "new" / "e.json"
+    command = ["--models", "random-tiny", "--cases", "1x4,2x4", "--threads", "1", "--rounds", "1", "--json", str(path)]
+    with pytest.raises(KeyboardInterrupt):
+        encoder.main(command)
+    left = json.loads(path.read_text())
+    assert [case["case"] for case in left["cases"]] == ["1x4"] and left["complete"] is False
+    assert encoder.main([*command, "--no-peers", "--plot", str(tmp_path / "e.svg")]) == 0
+    found = json.loads(path.read_text())
+    assert [case["case"] for case in found["cases"]] == ["1x4", "2x4"] and found["complete"] is True
+    assert (tmp_path / "e.svg").is_file()
+
+
+def test_names_of_models():
+    assert list(load_encoders(["random-tiny"])) == ["random-tiny"]
+    with pytest.raises(ValueError, match="random-minilm"):
+        load_encoder("random-gpt")

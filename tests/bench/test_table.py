@@ -1,0 +1,147 @@
+"""Results as Markdown: the cells against the results they come from, and files that are none."""
+
+import json
+
+import pytest
+
+from kdnative import cli
+from kdnative.bench import table
+from kdnative.bench.machine import environment
+from kdnative.bench.memory import goals
+from kdnative.bench.overhead import _case
+from kdnative.bench.results import goal
+from kdnative.bench.soak_memory import judge
+from kdnative.bench.timer import Timing
+
+
+def _result(suite, **fields):
+    return {"suite": suite, "environment": environment([1, 2]), **fields}
+
+
+def _row(name, p50, **more):
+    return {"name": name, "kind": "any", "ours": name.startswith("kd"), "p20": p50, "p50": p50, "p80": p50, **more}
+
+
+def _cells(text):
+    """The rows of the table below its head, as lists of cells."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(line.split(" | ")) for line in lines} == {len(lines[0].split(" | "))}  # no ragged table
+    return [line.strip("| ").split(" | ") for line in lines[2:]]
+
+
+GEMM = _result(
+    "cpu_gemm",
+    versions={"onnxruntime": "1.2"},
+    cases=[
+        {
+            "n": 384, "k": 64, "m": m,
+            "rows": [
+                _row("kdnative w8a8", 5.25 * m, best_peer="b", speedup=1.5, best_partial="p", speedup_partial=0.5),
+                _row("kdnative w4a8-g64", 4.0 * m, best_peer=None, speedup=None),
+                _row("b", 8.0 * m),
+            ],
+        }
+        for m in (1, 32)
+    ],
+    not_run=[{"name": "x", "kind": "int8", "reason": "not installed", "case": "all"}],
+    summary=[
+        {"name": "kdnative w8a8", "worst": 1.5, "case": "c", "peer": "b", "median": 1.5, "cases": 2, "partial": False}
+    ],
+)  # fmt: skip
+
+
+def test_gemm():
+    text = table.markdown(GEMM)
+    where = GEMM["environment"]
+    head = text.splitlines()[0]
+    assert head.startswith("`kdnative bench gemm`, ") and where["cpu"] in head and f"torch {where['torch']}" in head
+    assert (
+        "1 and 2 threads" in head and "onnxruntime 1.2" in head and str(where["revision"] or where["kdnative"]) in head
+    )
+    assert _cells(text) == [
+        ["384 x 64", "1", "5.25", "1.50x (b)", "0.50x (p)", "4", "-"],
+        ["384 x 64", "32", "168", "1.50x (b)", "0.50x (p)", "128", "-"],
+    ]
+    assert "- kdnative w8a8: worst 1.50x the speed of the best peer (b, c)" in text
+    assert "- not run: x (all): not installed" in text
+    assert _cells(table.markdown(GEMM, ["w4a8-g64"], [32])) == [["384 x 64", "32", "128", "-"]]
+    with pytest.raises(ValueError, match="has no kdnative w2a8; it has kdnative w8a8, kdnative w4a8-g64"):
+        table.markdown(GEMM, ["w2a8"])
+
+
+def test_encoder():
+    rows = [_row("kdnative w8a8", 0.5, best_peer="openvino", speedup=2.0), _row("openvino", 1.0)]
+    ragged = [
+        _row("kdnative w8a8", 5.0, best_peer="openvino", speedup=3.0, speedup_padded=2.5),
+        _row("kdnative w8a8, nothing masked", 12.5),
+        _row("openvino", 15.0),
+    ]
+    place = {"model": "m", "threads": 2, "batch": 3, "tokens": 9, "seconds": 1, "rounds": 9}
+    cases = [
+        {**place, "case": "1x16", "lengths": None, "rows": rows},
+        {**place, "case": "ragged", "lengths": [2, 4, 9], "rows": ragged},
+    ]
+    result = _result("cpu_encoder", complete=True, versions={}, cases=cases, not_run=[], summary=[])
+    text = table.markdown(result)
+    assert _cells(text) == [
+        ["m", "2", "1x16", "w8a8", "0.5", "openvino", "1", "2.00x", "-"],
+        ["m", "2", "ragged", "w8a8", "5", "openvino", "15", "3.00x", "2.50x"],
+    ]
+    assert "`ragged`: 3 sequences of 2 to 9 tokens, mean 5" in text and "interrupted" not in text
+    assert "interrupted" in table.markdown({**result, "complete": False})
+    plain = _row("kdnative w8a8", 0.5, best_peer=None, speedup=None)
+    alone = {**result, "cases": [{**cases[0], "rows": [plain]}]}
+    assert _cells(table.markdown(alone)) == [["m", "2", "1x16", "w8a8", "0.5", "-", "-", "-"]]
+
+
+def test_goals_of_memory_accuracy_and_overhead():
+    sizes = {"peak": 10**6, "resident": 10**6, "private": 10**6}
+    processes = {"native_imports": sizes, "float_imports": sizes}
+    processes |= {k: {**sizes, "peak": p * 10**6, "private": p * 10**6} for k, p in (("native", 3), ("float", 11))}
+    case = {"model": "m", "scheme": "w8a8", "processes": processes, "goals": goals(processes)}
+    text = table.markdown(_result("memory", batch=1, tokens=128, repeats=3, cases=[case]))
+    assert _cells(text)[0] == ["m", "w8a8", "peak above the imports", "2.0", "10.0", "20.0 %", "< 40 %: met"]
+    assert _cells(text)[1][3:] == ["3.0", "11.0", "27.3 %", "< 40 %: met"]
+    found = goal("min cosine >= 0.995", 0.9912345, 0.995, at_least=True)
+    text = table.markdown(
+        _result("accuracy", model="m", sentences=1000, pairs=499500, cases=[{"scheme": "w8a8", "goals": [found]}])
+    )
+    assert _cells(text) == [["w8a8", "min cosine", "0.99123", ">= 0.995: missed"]] and "499,500 pairs" in text
+    timings = {"module": Timing((5e-6,), 1), "operator": Timing((3e-6,), 1)}
+    cases = [_case("kdnative.nn.X", timings), _case("torch.nn.X", timings)]
+    assert _cells(table.markdown(_result("overhead", cases=cases))) == [
+        ["kdnative.nn.X", "5.00", "3.00", "2.00", "Python's part < 3 us: 2, met"],
+        ["torch.nn.X", "5.00", "3.00", "2.00", "-"],
+    ]
+
+
+def test_soak_and_model():
+    samples = [{"forwards": 10 * i, "bytes": 1 << 28} for i in range(40)]
+    fields = {"model": "m", "scheme": "w8a8", "python_threads": 4, "forwards": 390, "inputs": 9, "seconds": 2.5}
+    result = _result("soak", **fields, wrong=0, memory=judge(samples, 390, 8 << 20), passed=True)
+    text = table.markdown(result)
+    assert _cells(text) == [["m", "w8a8", "4", "390", "9", "2.5", "0", "passed"]] and "memory: steady" in text
+    rows = [{"model": "a|b", "batch": 1, "tokens": 16, "threads": 1, "p20": 1.0, "p50": 2.0, "p80": 3.0}]
+    assert "| a\\|b | 1 x 16 | 2 | 1 | 3 |" in table.markdown(_result("model", latency=rows))
+
+
+def test_the_command_prints_files_and_names_what_is_none(tmp_path, capsys):
+    (tmp_path / "g.json").write_text(json.dumps(GEMM))
+    assert cli.main(["bench", "table", str(tmp_path / "g.json"), str(tmp_path / "g.json"), "--m", "1"]) == 0
+    assert capsys.readouterr().out.count("| 384 x 64 | 1 |") == 2
+    (tmp_path / "other.json").write_text('{"suite": "cpu_gemm"}')
+    (tmp_path / "text.json").write_text("hello")
+    (tmp_path / "new.json").write_text(json.dumps(_result("gpu")))
+    for name, words in (("other", "no 'environment'"), ("text", "not JSON"), ("new", "no table for results")):
+        assert cli.main(["bench", "table", str(tmp_path / f"{name}.json")]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_the_stored_results_have_tables():
+    from pathlib import Path
+
+    files = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
+    assert files
+    for file in files:
+        result = table.read(file)
+        assert len(_cells(table.markdown(result))) >= len(result.get("cases", [0]))
