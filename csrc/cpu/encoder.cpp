@@ -12,8 +12,8 @@
 namespace kdnative::cpu {
 namespace {
 
-// Sequences are processed in groups of about this many tokens: it bounds the working memory, and what attention reads is
-// still in the nearer caches.
+// Sequences are processed in groups of about this many tokens: it bounds the working memory, and what attention reads
+// is still in the nearer caches.
 constexpr int64_t kGroupTokens = 1024;
 // From this many rows a thread on, a task is a block of rows that goes through several steps while it is in the cache;
 // below it, one product is shared by all threads along its columns.
