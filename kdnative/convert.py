@@ -394,4 +394,5 @@ def _fused_bytes(name: str, part: nn.Module, weight: QuantizedWeight | None) -> 
         return 4 * sum(p.numel() for p in part.parameters(recurse=False))
     codes = weight.qweight.numel() * weight.bits // 8
     zeros = 0 if weight.zero is None else weight.zero.numel()
+    zeros += 0 if weight.group_scale is None else weight.group_scale.numel()
     return codes + 4 * weight.scale.numel() + zeros + (0 if part.bias is None else 4 * part.out_features)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 GROUP_SIZES = (32, 64, 128)
 ACTIVATION_BITS = (8, 16)
 SPARSITIES = ("4x1", "2:4", "mask")
-_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<asym>-asym)?(?:\+(?P<sparse>.*))?")
+_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<kind>-asym|-int)?(?:\+(?P<sparse>.*))?")
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Scheme:
     with ``-asym`` also one integer zero point per group. ``a8``: activations are int8, symmetric, quantized per token
     while running. ``a16`` in its place: the same weights, and activations stay in floating point (float32, bfloat16 or
     float16, summed in float32): more exact, and where there are few rows as fast, since reading weights is the cost.
+    ``w4a8-gG-int``: two levels of scales, an fp32 one per output channel and a small integer one per group, and an
+    integer zero point per group (QServe, Lin et al. 2024): sums stay integers over all inputs, so many rows run as fast
+    as with ``w8a8``.
     ``w8a8+4x1``, ``w8a8+2:4`` and ``w8a8+mask`` store and multiply only what the weight has besides zeros, and
     compute exactly what ``w8a8`` computes: blocks of four consecutive outputs and one input, two of four consecutive
     inputs, or single weights (:mod:`kdnative.prune` makes such zeros; :mod:`kdnative.crossover` knows when they pay).
@@ -31,6 +34,7 @@ class Scheme:
         group_size: input columns per scale, None for one scale per output channel (8 bits only).
         symmetric: False adds a zero point per group (2 and 4 bits only).
         sparsity: None, "4x1", "2:4" or "mask" (8 bits only).
+        integer_scales: integer scales of the groups (4 bits, activations of 8 bits, not symmetric).
 
     Raises:
         ValueError: the combination has no kernel; the text lists those that have one.
@@ -41,10 +45,14 @@ class Scheme:
     group_size: int | None = None
     symmetric: bool = True
     sparsity: str | None = None
+    integer_scales: bool = False
 
     def __post_init__(self) -> None:
         per_channel = self.weight_bits == 8 and self.group_size is None and self.symmetric
         grouped = self.weight_bits in (2, 4) and self.group_size in GROUP_SIZES
+        if self.integer_scales:
+            grouped &= (self.weight_bits, self.activation_bits, self.symmetric) == (4, 8, False)
+            per_channel = False
         known = self.activation_bits in ACTIVATION_BITS and (per_channel or grouped)
         sparse = self.sparsity in SPARSITIES and per_channel and self.activation_bits == 8
         if not known or not (self.sparsity is None or sparse):
@@ -53,7 +61,8 @@ class Scheme:
     def __str__(self) -> str:
         group = "" if self.group_size is None else f"-g{self.group_size}"
         sparse = "" if self.sparsity is None else f"+{self.sparsity}"
-        return f"w{self.weight_bits}a{self.activation_bits}{group}{'' if self.symmetric else '-asym'}{sparse}"
+        kind = "-int" if self.integer_scales else "" if self.symmetric else "-asym"
+        return f"w{self.weight_bits}a{self.activation_bits}{group}{kind}{sparse}"
 
     @classmethod
     def parse(cls, text: str | Scheme) -> Scheme:
@@ -70,7 +79,8 @@ class Scheme:
         if match is None:
             raise ValueError(_refusal(text))
         group = None if match["g"] is None else int(match["g"])
-        return cls(int(match["w"]), int(match["a"]), group, match["asym"] is None, match["sparse"])
+        symmetric, integers = match["kind"] is None, match["kind"] == "-int"
+        return cls(int(match["w"]), int(match["a"]), group, symmetric, match["sparse"], integers)
 
     @staticmethod
     def allowed() -> list[str]:
@@ -82,6 +92,7 @@ class Scheme:
             for group in GROUP_SIZES
             for asym in ("", "-asym")
         ]
+        grouped += [f"w4a8-g{group}-int" for group in GROUP_SIZES]
         return ["w8a8", "w8a16", *grouped, *(f"w8a8+{s}" for s in SPARSITIES)]
 
     @property

@@ -28,7 +28,7 @@ from tests.small_models import bert
 # -- round trips -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", [None, "w8a8", "w4a8-g32-asym", "w2a8-g64", "w8a16", "w4a16-g64"])
+@pytest.mark.parametrize("scheme", [None, "w8a8", "w4a8-g32-asym", "w2a8-g64", "w8a16", "w4a16-g64", "w4a8-g32-int"])
 def test_mlp(tmp_path, scheme):
     model = mlp().eval()
     if scheme:

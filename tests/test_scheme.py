@@ -19,8 +19,9 @@ def test_allowed_is_exactly_the_documented_set():
     for start in ("w4a8", "w2a8", "w4a16", "w2a16"):
         for group in (32, 64, 128):
             expected |= {f"{start}-g{group}", f"{start}-g{group}-asym"}
+    expected |= {"w4a8-g32-int", "w4a8-g64-int", "w4a8-g128-int"}
     expected |= {"w8a8+4x1", "w8a8+2:4", "w8a8+mask"}
-    assert set(Scheme.allowed()) == expected and len(Scheme.allowed()) == 29
+    assert set(Scheme.allowed()) == expected and len(Scheme.allowed()) == 32
 
 
 def test_fields():
@@ -29,6 +30,7 @@ def test_fields():
     assert Scheme.parse(" W2A8-G32-asym ") == Scheme(2, 8, 32, False)
     assert Scheme.parse(Scheme(8)) == Scheme(8)
     assert Scheme.parse("w8a16") == Scheme(8, 16)
+    assert Scheme.parse("w4a8-g64-int") == Scheme(4, 8, 64, False, integer_scales=True)
     assert Scheme.parse("w4a16-g128-asym") == Scheme(4, 16, 128, False)
     with pytest.raises(dataclasses.FrozenInstanceError):
         Scheme(8).weight_bits = 4
@@ -65,7 +67,20 @@ def test_low_bits_without_a_group_are_refused_in_words(text):
         Scheme.parse(text)
 
 
-@pytest.mark.parametrize("text", ["w8a8-g64", "w8a8-asym", "w4a8-g16", "w3a8-g64", "w16a8", "w8a16-g64"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "w8a8-g64",
+        "w8a8-asym",
+        "w4a8-g16",
+        "w3a8-g64",
+        "w16a8",
+        "w8a16-g64",
+        "w8a8-int",
+        "w2a8-g64-int",
+        "w4a16-g64-int",
+    ],
+)
 def test_combinations_without_a_kernel_are_refused(text):
     with pytest.raises(ValueError, match="Allowed"):
         Scheme.parse(text)

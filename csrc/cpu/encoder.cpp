@@ -12,8 +12,8 @@
 namespace kdnative::cpu {
 namespace {
 
-// Sequences are processed in groups of about this many tokens: it bounds the working memory, and what attention reads is
-// still in the nearer caches.
+// Sequences are processed in groups of about this many tokens: it bounds the working memory, and what attention reads
+// is still in the nearer caches.
 constexpr int64_t kGroupTokens = 1024;
 // From this many rows a thread on, a task is a block of rows that goes through several steps while it is in the cache;
 // below it, one product is shared by all threads along its columns.
@@ -53,7 +53,7 @@ const PackedLinear& weight_of(Step s, const EncoderLayer& layer) {
 }
 
 struct Widths {  // the largest of any layer
-  int64_t attention = 0, head_dim = 0, ffn = 0, k_pad = 0;
+  int64_t attention = 0, head_dim = 0, ffn = 0, k_pad = 0, panel = 0;
   bool group_sums = false, normed_rows = false, columns = false;
   int64_t multiply_adds = 0;  // a token
 };
@@ -70,6 +70,7 @@ Widths widths_of(const EncoderModel& m) {
     for (const PackedLinear* p : {&l.qkv, &l.output, &l.ffn_in, &l.ffn_out}) {
       w.k_pad = std::max(w.k_pad, p->k_pad);
       w.group_sums |= p->bits != 8;
+      w.panel = std::max(w.panel, panel_bytes(*p));
       w.multiply_adds += p->n * p->k;
     }
   }
@@ -100,6 +101,7 @@ struct Group {
   Widths widths{};
   float* attention_scratch = nullptr;
   int64_t attention_floats = 0;  // of a worker
+  int8_t* panels = nullptr;
   Stage* stages = nullptr;
   int64_t stage_count = 0;
 
@@ -215,7 +217,8 @@ void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, i
   };
   const auto multiply = [&](const Matrix& to, Activation activation, const float* add) {
     const Epilogue e{to.data, to.stride, DType::f32, activation, add, to.stride};
-    gemm_of(kernels, w)(w, {codes, scales, sums, w.k_pad}, e, {0, rows, tile_begin, tile_end});
+    int8_t* panel = panels + worker * widths.panel;
+    gemm_of(kernels, w)(w, {codes, scales, sums, w.k_pad}, e, {0, rows, tile_begin, tile_end, panel});
   };
   switch (s) {
     case Step::quantize_input:
@@ -340,6 +343,7 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     g.group_sum = c.take<int32_t>(widths.group_sums ? all_buffers * (widths.k_pad / 32) : 0);
     g.ffn = c.take<float>(all_buffers * widths.ffn);
     g.normed = c.take<float>(widths.normed_rows ? all_buffers * model.hidden : 0);
+    g.panels = c.take<int8_t>(parallel.threads * widths.panel);
     g.attention_scratch = c.take<float>(parallel.threads * g.attention_floats);
     g.stages = c.take<Stage>(2 + kLayerSteps * static_cast<int64_t>(model.layers.size()));
     return c.used();

@@ -46,7 +46,11 @@ struct Epilogue {
 // One thread's share: rows [m_begin, m_end), and column tiles of kTileN columns [tile_begin, tile_end).
 struct GemmRange {
   int64_t m_begin, m_end, tile_begin, tile_end;
+  int8_t* panel = nullptr;  // panel_bytes() of working memory, private to the thread
 };
+
+// Working memory that a GEMM with two-level weights may want: one tile of columns as int8.
+constexpr int64_t panel_bytes(const PackedLinear& w) { return w.group_scale == nullptr ? 0 : kTileN * w.k_pad; }
 
 // Attention of one sequence over some heads, fp32. Q, K, V are column slices of one [tokens, ld_qkv] buffer.
 struct AttentionArgs {
@@ -91,6 +95,9 @@ struct Kernels {
   void (*gemm_w8a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
   void (*gemm_w4a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
   void (*gemm_w2a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+
+  // Two-level 4-bit weights: gemm_w8a8 with the int8 weights group_scale * (u - zero), bit for bit.
+  void (*gemm_two_level)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
 
   // out[r, c] = x[r, c] for c < k, fp32 or bf16 (nearest even), and 0 for the columns from there to ld_out.
   void (*convert_rows)(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
@@ -139,8 +146,9 @@ struct Kernels {
   void (*gate)(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation);
 };
 
-// The GEMM for the width of these weights.
+// The GEMM with int8 activations for the format of these weights.
 inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
+  if (w.group_scale != nullptr) return kernels.gemm_two_level;
   return w.bits == 8 ? kernels.gemm_w8a8 : w.bits == 4 ? kernels.gemm_w4a8 : kernels.gemm_w2a8;
 }
 

@@ -25,8 +25,11 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
     return offset >= static_cast<int64_t>(sizeof(PackedHeader)) && offset % 64 == 0 && offset <= bytes &&
            size <= bytes - offset;
   };
-  if (!inside(h.data, n_pad * k_pad * h.bits / 8) || !inside(h.scale, groups * n_pad * 4))
+  const bool two_levels = h.group_scale != 0;
+  if (two_levels && h.bits != 4) return "the packed weight has integer group scales, which only 4-bit weights can have";
+  if (!inside(h.data, n_pad * k_pad * h.bits / 8) || !inside(h.scale, (two_levels ? 1 : groups) * n_pad * 4))
     return "the packed weight is damaged";
+  if (two_levels && !inside(h.group_scale, groups * n_pad)) return "the packed weight is damaged";
   if (h.bits == 8 ? !inside(h.column_sum, n_pad * 4) : !inside(h.zero, groups * n_pad))
     return "the packed weight is damaged";
   if (h.bias != 0 && !inside(h.bias, n_pad * 4)) return "the packed weight is damaged";
@@ -43,7 +46,8 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
                       h.bits == 8 ? reinterpret_cast<const int32_t*>(base + h.column_sum) : nullptr,
                       h.bits != 8 ? base + h.zero : nullptr,
                       h.bias != 0 ? reinterpret_cast<const float*>(base + h.bias) : nullptr,
-                      h.symmetric != 0};
+                      h.symmetric != 0,
+                      two_levels ? base + h.group_scale : nullptr};
   return nullptr;
 }
 

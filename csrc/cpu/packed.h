@@ -8,6 +8,9 @@
 //   64-byte VNNI operand.
 // int4 weights, [n_pad/32][k_pad/4][16][4] bytes:  low nibble = columns 0..15 of the 32-column block, high nibble =
 //   columns 16..31; a nibble holds u = q + 8 in [0, 15], the weight is (u - zero) * scale.
+// Two-level int4 weights: the same codes; the weight is (u - zero) * group_scale * scale with an integer group_scale,
+// and
+//   (u - zero) * group_scale is an int8.
 // int2 weights, [n_pad/32][k_pad/8][16][4] bytes:  four codes u = q + 2 in [0, 3], from the low bits up: columns 0..15
 // and
 //   16..31 of the first quad of k, then of the second.
@@ -19,6 +22,7 @@ namespace kdnative::cpu {
 
 constexpr int64_t kTileN = 32;                // columns are padded to this
 constexpr int64_t kTileK = 64;                // rows of the weight (the reduction) are padded to this
+constexpr int32_t kMostGroupScale = 17;       // 15 * 17 = 255: a code times its group scale stays within a byte
 constexpr int32_t kPackedMagic = 0x4b444e31;  // "KDN1"
 
 struct PackedHeader {  // the first 128 bytes
@@ -28,13 +32,15 @@ struct PackedHeader {  // the first 128 bytes
   int32_t n_pad, k_pad;
   int32_t group;       // 0: one scale per column; otherwise 32, 64 or 128 (divides k, so it divides every used column)
   int64_t data;        // weights, layout above
-  int64_t scale;       // bits 8: float [n_pad]; otherwise float [ceil(k_pad / group)][n_pad]
+  int64_t scale;       // bits 8 and two levels: float [n_pad]; otherwise float [ceil(k_pad / group)][n_pad]
   int64_t column_sum;  // bits 8: int32 [n_pad], sum over k of the weights; otherwise 0
   int64_t zero;        // uint8 [ceil(k_pad / group)][n_pad] in u space (8 or 2 when symmetric), 0 for bits 8
   int64_t bias;        // float [n_pad], or 0 when there is none
   int64_t bytes;       // size of the whole buffer
   int32_t symmetric;   // 1 when every zero is that of q = 0
-  int32_t reserved[11];
+  int32_t unused;
+  int64_t group_scale;  // two levels: uint8 [ceil(k_pad / group)][n_pad], at most 17; otherwise 0
+  int32_t reserved[8];
 };
 static_assert(sizeof(PackedHeader) == 128, "the header is 128 bytes on every machine");
 
@@ -47,6 +53,7 @@ struct PackedLinear {  // a header resolved to pointers
   const uint8_t* zero;
   const float* bias;  // nullptr when there is none
   bool symmetric;
+  const uint8_t* group_scale;  // nullptr unless the weights have two levels
 };
 
 // nullptr when `bytes` at `p` hold a well-formed packed linear of the expected bits (0: any); otherwise what is wrong.

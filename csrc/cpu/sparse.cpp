@@ -58,7 +58,8 @@ const char* parse_sparse(const void* p, int64_t bytes, SparseLinear* out) {
                               reinterpret_cast<const int32_t*>(base + h.column_sum),
                               nullptr,
                               h.bias != 0 ? reinterpret_cast<const float*>(base + h.bias) : nullptr,
-                              true};
+                              true,
+                              nullptr};
   *out = {layer,
           format,
           base + h.values,

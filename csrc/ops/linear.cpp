@@ -69,17 +69,20 @@ struct IntegerProblem : Problem {
   int8_t* q;
   float* scale;
   int32_t* group_sum;
+  int8_t* panels;  // of the threads
 
   explicit IntegerProblem(const Problem& p) : Problem(p) {}
   void carve(Carver& c) {
     q = c.take<int8_t>(x.rows * w.k_pad);
     scale = c.take<float>(x.rows);
     group_sum = w.bits != 8 ? c.take<int32_t>(x.rows * (w.k_pad / 32)) : nullptr;
+    panels = c.take<int8_t>(cpu::panel_bytes(w) == 0 ? 0 : cpu::panel_bytes(w) * thread_count());
   }
   void prepare(int64_t begin, int64_t end) const {
     quantize_range(kernels, x, begin, end, w.k_pad, q, scale, group_sum);
   }
-  void multiply(const cpu::GemmRange& range) const {
+  void multiply(cpu::GemmRange range, int64_t chunk) const {
+    range.panel = panels + chunk * cpu::panel_bytes(w);
     cpu::gemm_of(kernels, w)(w, {q, scale, group_sum, w.k_pad}, epilogue(), range);
   }
 };
@@ -109,7 +112,7 @@ struct FloatProblem : Problem {
       kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
     });
   }
-  void multiply(const cpu::GemmRange& range) const { kernels.gemm_a16(w, rows, epilogue(), range); }
+  void multiply(const cpu::GemmRange& range, int64_t) const { kernels.gemm_a16(w, rows, epilogue(), range); }
 };
 
 template <typename Work>
@@ -120,6 +123,9 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   cpu::PackedLinear w;
   if (const char* problem = cpu::parse_packed(packed.data(), packed.sizes()[0], bits, &w))
     fail(std::string(op) + ": " + problem);
+  if (std::is_same_v<Work, FloatProblem> && w.group_scale != nullptr)
+    fail(std::string(op) + ": the packed weight has integer group scales, which work with int8 activations only; use " +
+         "linear_w4a8");
   const RowSource rows = rows_of(x, op);
   require_fitting(x, rows, w, op, out_features, activation);
   Tensor out = empty_output(x, rows, w.n);
@@ -132,7 +138,7 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   work.carve(place);
   share_out(
       rows.rows, w, kTileN, Work::kSmallest, [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
-      [&](const cpu::GemmRange& range, int64_t) { work.multiply(range); });
+      [&](const cpu::GemmRange& range, int64_t chunk) { work.multiply(range, chunk); });
   return out;
 }
 

@@ -159,7 +159,7 @@ def _native(quantize: Quantize, linears: list[Named], activation: str = "none") 
             raise Unsupported(f"{name} stays in float")
         weights.append(weight)
     names = ", ".join(name for name, _ in linears)
-    if len({(weight.bits, weight.group_size) for weight in weights}) > 1:
+    if len({(weight.bits, weight.group_size, weight.group_scale is None) for weight in weights}) > 1:
         raise Unsupported(f"{names} have different schemes, but run as one product")
     zero = None
     if any(weight.zero is not None for weight in weights):
@@ -170,9 +170,10 @@ def _native(quantize: Quantize, linears: list[Named], activation: str = "none") 
         qweight=torch.cat([w.qweight for w in weights]),
         scale=torch.cat([w.scale for w in weights]),
         zero=zero,
+        group_scale=None if weights[0].group_scale is None else torch.cat([w.group_scale for w in weights]),
     )
     biases = [torch.zeros(x.out_features) if x.bias is None else x.bias.detach().float() for _, x in linears]
-    scheme = Scheme(joined.bits, group_size=joined.group_size, symmetric=zero is None)
+    scheme = Scheme(joined.bits, 8, joined.group_size, zero is None, integer_scales=joined.group_scale is not None)
     return Linear.from_quantized(joined, torch.cat(biases), scheme, activation)
 
 

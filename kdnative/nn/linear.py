@@ -26,13 +26,14 @@ class Linear(nn.Module):
     The module holds one uint8 buffer, ``packed``, in the kernels' layout. ``state_dict()`` gives plain tensors instead,
     and ``load_state_dict()`` packs them, so a checkpoint does not depend on the machine:
 
-    ===========  ==============================================================================================
-    ``qweight``  int8 ``[N, K]`` for 8 bits; uint8 ``[N, K * bits / 8]`` for 4 and 2 bits, see
-                 :func:`kdnative.quantize.pack_bits`
-    ``scale``    float32 ``[N]``, or ``[N, K / group_size]`` for schemes with groups
-    ``zero``     int8 ``[N, K / group_size]``, asymmetric schemes only
-    ``bias``     float32 ``[N]``, if there is a bias
-    ===========  ==============================================================================================
+    ===============  ==========================================================================================
+    ``qweight``      int8 ``[N, K]`` for 8 bits; uint8 ``[N, K * bits / 8]`` for 4 and 2 bits, see
+                     :func:`kdnative.quantize.pack_bits`
+    ``scale``        float32 ``[N]``, or ``[N, K / group_size]`` for schemes with groups but not ``-int``
+    ``zero``         int8 ``[N, K / group_size]``, schemes ``-asym`` and ``-int`` only
+    ``group_scale``  uint8 ``[N, K / group_size]``, schemes ``-int`` only
+    ``bias``         float32 ``[N]``, if there is a bias
+    ===============  ==========================================================================================
 
     Sparse schemes such as ``w8a8+4x1`` have the tensors of ``w8a8``, zeros included, and give its results, bit for bit:
     what they leave out is a matter of the packed form, whose zeros are those that the weight has.
@@ -73,7 +74,10 @@ class Linear(nn.Module):
             zeros = torch.zeros(out_features, in_features, dtype=torch.int8)
             shape = (out_features,) if scheme.group_size is None else (out_features, scheme.groups(in_features))
             zero = None if scheme.symmetric else torch.zeros(shape, dtype=torch.int8)
-            weight = QuantizedWeight(zeros, torch.ones(shape), zero, scheme.weight_bits, scheme.group_size)
+            scale, group_scale = torch.ones(shape), None
+            if scheme.integer_scales:
+                scale, group_scale = torch.ones(out_features), torch.ones(shape, dtype=torch.uint8)
+            weight = QuantizedWeight(zeros, scale, zero, scheme.weight_bits, scheme.group_size, group_scale)
             self._set(weight, torch.zeros(out_features) if bias else None, scheme, activation)
 
     def _set(self, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme, activation: str) -> None:
@@ -104,6 +108,9 @@ class Linear(nn.Module):
             raise ValueError(
                 f"the weights have {weight.bits} bits and group size {weight.group_size}, which is not scheme {scheme}"
             )
+        if (weight.group_scale is not None) != scheme.integer_scales:
+            kind = "no integer" if weight.group_scale is None else "integer"
+            raise ValueError(f"the weights have {kind} group scales, which is not scheme {scheme}")
         if weight.zero is not None and scheme.symmetric:
             raise ValueError(f"the weights have zero points, but scheme {scheme} is symmetric: use {scheme}-asym")
         if bias is not None:
@@ -188,6 +195,8 @@ class Linear(nn.Module):
             state["qweight"] = pack_bits(weight.qweight, weight.bits)
         if weight.zero is not None:
             state["zero"] = weight.zero
+        if weight.group_scale is not None:
+            state["group_scale"] = weight.group_scale
         if self.has_bias:
             state["bias"] = self.bias
         return state
@@ -199,11 +208,13 @@ class Linear(nn.Module):
     def _plain_specification(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
         """Shape and dtype of every plain tensor; dtype None: any float is taken, float32 is given."""
         scheme, n, k = self.scheme, self.out_features, self.in_features
-        scale = (n,) if scheme.group_size is None else (n, scheme.groups(k))
+        groups = (n,) if scheme.group_size is None else (n, scheme.groups(k))
         codes = ((n, k), torch.int8) if scheme.weight_bits == 8 else ((n, k * scheme.weight_bits // 8), torch.uint8)
-        wanted = {"qweight": codes, "scale": (scale, torch.float32)}
+        wanted = {"qweight": codes, "scale": ((n,) if scheme.integer_scales else groups, torch.float32)}
         if not scheme.symmetric:
-            wanted["zero"] = (scale, torch.int8)
+            wanted["zero"] = (groups, torch.int8)
+        if scheme.integer_scales:
+            wanted["group_scale"] = (groups, torch.uint8)
         if self.has_bias:
             wanted["bias"] = ((n,), None)
         return wanted
@@ -256,8 +267,9 @@ class Linear(nn.Module):
             codes = unpack_bits(codes, bits, self.in_features)
         zero = None if self.scheme.symmetric else state["zero"].detach().cpu()
         scale = state["scale"].detach().cpu()
+        group_scale = state["group_scale"].detach().cpu() if self.scheme.integer_scales else None
         bias = _checked_bias(state["bias"].detach(), self.out_features) if self.has_bias else None
-        weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size)
+        weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale)
         packed = _packed(weight, bias, self.scheme)
         self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
 

@@ -24,7 +24,7 @@ GROUPS = (32, 64, 128)
 _HEADER = np.dtype(
     [(name, "<i4") for name in ("magic", "version", "bits", "n", "k", "n_pad", "k_pad", "group")]
     + [(name, "<i8") for name in ("data", "scale", "column_sum", "zero", "bias", "bytes")]
-    + [("symmetric", "<i4"), ("reserved", "<i4", 11)]
+    + [("symmetric", "<i4"), ("unused", "<i4"), ("group_scale", "<i8"), ("reserved", "<i4", 8)]
 )
 assert _HEADER.itemsize == 128
 
@@ -52,7 +52,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
 
     Args:
         weight: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]`` (8 bits) or ``[N, G]`` (4 and 2 bits), ``zero``
-            int8 ``[N, G]`` or None.
+            int8 ``[N, G]`` or None; with ``group_scale`` uint8 ``[N, G]`` the scale is float32 ``[N]``.
         bias: float ``[N]`` or None.
 
     Returns:
@@ -87,7 +87,12 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
         zero = torch.zeros(n, k // group, dtype=torch.int8) if weight.zero is None else weight.zero.detach().cpu()
         middle = 1 << (bits - 1)
         sections["data"] = _pack_codes((q + middle).to(torch.uint8), bits)
-        sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad, groups).t().contiguous()
+        if weight.group_scale is None:
+            sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad, groups).t().contiguous()
+        else:
+            symmetric = False
+            sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad)
+            sections["group_scale"] = pad(weight.group_scale.detach().cpu(), n_pad, groups).t().contiguous()
         sections["zero"] = (pad(zero, n_pad, groups) + middle).to(torch.uint8).t().contiguous()
     if bias is not None:
         sections["bias"] = pad(bias.detach().cpu().float(), n_pad)
@@ -118,12 +123,16 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     u = _unpack_codes(read("data", torch.uint8, n_pad * k_pad * bits // 8), bits, n_pad, k_pad)
     q = u.to(torch.int8) - middle
     groups = -(-k_pad // group)
-    scale = read("scale", torch.float32, groups, n_pad).t()[:n, : k // group].contiguous()
-    zero = None
+    zero = group_scale = None
+    if header["group_scale"]:
+        scale = read("scale", torch.float32, n_pad)[:n].clone()
+        group_scale = read("group_scale", torch.uint8, groups, n_pad).t()[:n, : k // group].contiguous()
+    else:
+        scale = read("scale", torch.float32, groups, n_pad).t()[:n, : k // group].contiguous()
     if not header["symmetric"]:
         stored = read("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
         zero = (stored.to(torch.int8) - middle).contiguous()
-    return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group), bias
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group, group_scale), bias
 
 
 def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:

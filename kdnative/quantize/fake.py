@@ -16,6 +16,7 @@ from ..scheme import Scheme
 from . import exact, rtn
 from .native import native_linear
 from .plain import QuantizedWeight, code_range
+from .two_level import quantize_two_level
 
 __all__ = ["FakeQuantLinear"]
 
@@ -38,6 +39,7 @@ class FakeQuantLinear(nn.Linear):
         clip: how the range of a channel or group is chosen. None: it covers every weight. "search": a shrink factor per
             channel or group found by `search_clip`; the factors stay as they are until `refresh_clip()`. "learn": they
             start there and are trained with the weights. Both keep them under the name ``clip_factor``, fp32 [N, G].
+            Schemes with integer scales (``-int``) can't learn them, and give clipped weights their gradient too.
 
     Input [..., K] in fp32, bf16 or fp16 -> [..., N], in the dtype of the input or, under autocast, in autocast's. The
     forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
@@ -86,6 +88,8 @@ class FakeQuantLinear(nn.Linear):
         scheme.groups(self.in_features)  # raises when the groups do not divide
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
+        if clip == "learn" and scheme.integer_scales:
+            raise ValueError(f"clip='learn' has no gradient for the integer scales of {scheme}; use None or 'search'")
         if scheme.activation_bits == 8 and self.in_features > exact.MAX_INPUTS:
             raise ValueError(f"{self.in_features} input features could overflow int32 sums; at most {exact.MAX_INPUTS}")
         self.scheme, self.clip = scheme, clip
@@ -151,11 +155,16 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx, x: Tensor, weight: Tensor, bias: Tensor | None, clip: Tensor | None, scheme: Scheme, compute: torch.dtype
     ) -> Tensor:
-        bits = scheme.weight_bits
         groups = rtn.grouped(weight.float(), scheme.group_size)
-        full = rtn.base_range(groups, bits, scheme.symmetric)
-        used = rtn.apply_clip(full, bits, None if clip is None else _usable(clip))
-        codes = rtn.round_codes(groups, used, bits)
+        usable = None if clip is None else _usable(clip)
+        if scheme.integer_scales:  # 8-bit weights, bit for bit, that happen to be stored in fewer
+            two = quantize_two_level(groups, usable)
+            scheme, clip = Scheme(8), None
+            codes, used = two.decoded()[:, None], rtn.Range(two.scale[:, None], None)
+        else:
+            full = rtn.base_range(groups, scheme.weight_bits, scheme.symmetric)
+            used = rtn.apply_clip(full, scheme.weight_bits, usable)
+            codes = rtn.round_codes(groups, used, scheme.weight_bits)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         if scheme.activation_bits == 8:
             rows, row_scale = exact.quantize_rows(rows)
@@ -173,7 +182,7 @@ class _Linear(torch.autograd.Function):
         ctx.compute, ctx.input_shape, ctx.input_type = compute, x.shape, x.dtype
         ctx.weight_type = weight.dtype
         ctx.bias_type = None if bias is None else bias.dtype
-        ctx.largest_code = code_range(bits)[1]
+        ctx.largest_code = code_range(scheme.weight_bits)[1]
         clipped = (None, None) if clip is None else (weight, full.scale)
         if row_scale is not None:
             rows = rows.to(torch.int8)

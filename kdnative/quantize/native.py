@@ -20,6 +20,7 @@ class _Codes(NamedTuple):
     zero: Tensor | None
     bits: int
     group_size: int | None
+    group_scale: None = None
 
 
 def native_linear(

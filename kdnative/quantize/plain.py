@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["QuantizedWeight", "code_range", "pack_bits", "unpack_bits"]
+MOST_GROUP_SCALE = 17
+"""Largest integer group scale: 15 * 17 = 255, so that a 4-bit code times its group scale stays within a byte."""
+
+__all__ = ["MOST_GROUP_SCALE", "QuantizedWeight", "code_range", "pack_bits", "unpack_bits"]
 
 
 def code_range(bits: int) -> tuple[int, int]:
@@ -24,12 +27,17 @@ def code_range(bits: int) -> tuple[int, int]:
 class QuantizedWeight:
     """An integer weight matrix and its scales: ``w = (qweight - zero) * scale``.
 
+    With two levels of scales ``w = (qweight - zero) * group_scale * scale``: `scale` is one per output channel, and
+    ``(qweight - zero) * group_scale`` is within [-127, 127].
+
     Args:
         qweight: int8 [N, K], N outputs and K inputs, codes within `code_range(bits)`.
-        scale: fp32, [N] when `group_size` is None, else [N, K / group_size]; finite and positive.
-        zero: int8, the shape of `scale`, codes within `code_range(bits)`; None means symmetric (all zeros).
+        scale: fp32, [N] without groups and with two levels, else [N, K / group_size]; finite and positive.
+        zero: int8, [N] or [N, K / group_size], codes within `code_range(bits)`; None means symmetric (all zeros).
         bits: 2, 4 or 8.
         group_size: how many consecutive inputs share a scale; must divide K. None: one scale per output.
+        group_scale: uint8 [N, K / group_size] within [1, 17], for two levels of scales (4 bits, with zero points); None
+            otherwise.
 
     Raises:
         TypeError: a tensor has another dtype.
@@ -41,6 +49,7 @@ class QuantizedWeight:
     zero: torch.Tensor | None
     bits: int
     group_size: int | None
+    group_scale: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         low, high = code_range(self.bits)
@@ -50,21 +59,40 @@ class QuantizedWeight:
             raise ValueError(f"qweight must be a matrix [N, K]; its shape is {list(self.qweight.shape)}")
         n, k = self.qweight.shape
         shape = [n] if self.group_size is None else [n, groups_of(k, self.group_size)]
-        if list(self.scale.shape) != shape:
+        scales = shape if self.group_scale is None else [n]
+        if list(self.scale.shape) != scales:
             raise ValueError(
-                f"scale has shape {list(self.scale.shape)}; qweight {[n, k]} with group_size={self.group_size} "
-                f"needs {shape}"
+                f"scale has shape {list(self.scale.shape)}; qweight {[n, k]} with group_size={self.group_size}"
+                f"{'' if self.group_scale is None else ' and group_scale'} needs {scales}"
             )
         if self.zero is not None:
             _expect("zero", self.zero, torch.int8)
-            if self.zero.shape != self.scale.shape:
-                raise ValueError(f"zero has shape {list(self.zero.shape)}; it must equal scale's {shape}")
+            if list(self.zero.shape) != shape:
+                raise ValueError(f"zero has shape {list(self.zero.shape)}; it must be {shape}")
             _expect_codes("zero", self.zero, self.bits, low, high)
         _expect_codes("qweight", self.qweight, self.bits, low, high)
         if self.scale.numel() and not bool((torch.isfinite(self.scale) & (self.scale > 0)).all()):
             raise ValueError(
                 "scale holds zero, negative, infinite or NaN values; use 1.0 for groups that are all zeros"
             )
+        if self.group_scale is not None:
+            self._check_group_scale(shape)
+
+    def _check_group_scale(self, shape: list[int]) -> None:
+        _expect("group_scale", self.group_scale, torch.uint8)
+        if self.bits != 4 or self.zero is None:
+            raise ValueError("group_scale goes with 4-bit weights that have zero points, and with no others")
+        if list(self.group_scale.shape) != shape:
+            raise ValueError(f"group_scale has shape {list(self.group_scale.shape)}; it must be {shape}")
+        if self.group_scale.numel() == 0:
+            return
+        smallest, largest = (int(v) for v in self.group_scale.aminmax())
+        if smallest < 1 or largest > MOST_GROUP_SCALE:
+            raise ValueError(f"group_scale holds {smallest} to {largest}; allowed are 1 to {MOST_GROUP_SCALE}")
+        steps = self.qweight.view(*shape, -1).to(torch.int16) - self.zero[..., None]
+        most = int((steps.abs().amax(-1) * self.group_scale).max())
+        if most > 127:
+            raise ValueError(f"(qweight - zero) * group_scale reaches {most}; it must stay within [-127, 127]")
 
     @property
     def out_features(self) -> int:
@@ -76,6 +104,8 @@ class QuantizedWeight:
 
     def dequantize(self) -> torch.Tensor:
         """The float weight this stands for, fp32 [N, K]: one subtraction of integers and one fp32 multiplication."""
+        if self.group_scale is not None:
+            return self.decoded().dequantize()
         codes = self.qweight.float()
         if self.group_size is None:
             return (codes if self.zero is None else codes - self.zero.float()[:, None]) * self.scale[:, None]
@@ -84,11 +114,22 @@ class QuantizedWeight:
             grouped = grouped - self.zero.float()[..., None]
         return (grouped * self.scale[..., None]).reshape(self.qweight.shape)
 
+    def decoded(self) -> QuantizedWeight:
+        """Two levels of scales as the 8-bit weights that they stand for, exactly: codes [N, K] and scale [N]."""
+        if self.group_scale is None:
+            raise ValueError(
+                "only weights with integer group scales are 8-bit weights too; this one has no group_scale"
+            )
+        steps = self.qweight.view(*self.group_scale.shape, -1).to(torch.int16) - self.zero[..., None]
+        codes = (steps * self.group_scale[..., None]).to(torch.int8).view(self.qweight.shape)
+        return QuantizedWeight(codes, self.scale, None, 8, None)
+
     def bytes(self) -> int:
-        """Stored size in bytes: codes at `bits` bits (rows rounded up to bytes), fp32 scales, int8 zeros."""
+        """Stored size in bytes: codes at `bits` bits (rows rounded up to bytes), fp32 scales, int8 zeros and scales."""
         row = (self.in_features * self.bits + 7) // 8
         zeros = 0 if self.zero is None else self.zero.numel()
-        return self.out_features * row + 4 * self.scale.numel() + zeros
+        group_scales = 0 if self.group_scale is None else self.group_scale.numel()
+        return self.out_features * row + 4 * self.scale.numel() + zeros + group_scales
 
 
 def groups_of(k: int, group_size: int) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from ..scheme import Scheme
 from .plain import QuantizedWeight, code_range, groups_of
+from .two_level import quantize_two_level
 
 __all__ = ["DEFAULT_GRID", "quantize_weight", "search_clip"]
 
@@ -85,7 +86,7 @@ def search_clip(
 
     Args:
         weight: [N, K], floating point, finite.
-        scheme: a `Scheme`; its weight_bits, group_size and symmetric are used.
+        scheme: a `Scheme`; all but its activation_bits is used.
         input_scale: [K], mean square of each input; the error of a column counts that much, which makes the search
             minimise the error of the layer's output under independent inputs. None: all columns count the same.
         grid: factors to try, in (0, 1]. Ties keep the earlier one.
@@ -103,15 +104,21 @@ def search_clip(
         importance = _checked_importance(input_scale, w.shape[1], w.device).view(groups.shape[1:])
     full = base_range(groups, scheme.weight_bits, scheme.symmetric)
     unit = apply_clip(full, scheme.weight_bits).scale[..., None]  # errors in steps cannot overflow
-    best_error = torch.full(groups.shape[:2], torch.inf, device=w.device)
-    best = torch.full_like(best_error, grid[0])
-    for factor in grid:
+
+    def error_of(factor: float) -> torch.Tensor:
+        if scheme.integer_scales:
+            return quantize_two_level(groups, factor, importance).error
         r = apply_clip(full, scheme.weight_bits, factor)
         codes = round_codes(groups, r, scheme.weight_bits)
         if r.zero is not None:
             codes -= r.zero[..., None]
         error = (codes * (r.scale[..., None] / unit) - groups / unit).square_()
-        error = (error if importance is None else error * importance).sum(-1)
+        return (error if importance is None else error * importance).sum(-1)
+
+    best_error = torch.full(groups.shape[:2], torch.inf, device=w.device)
+    best = torch.full_like(best_error, grid[0])
+    for factor in grid:
+        error = error_of(factor)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best = torch.where(better, factor, best)
@@ -131,7 +138,7 @@ def quantize_weight(
 
     Args:
         weight: [N, K], fp32, bf16, fp16 or fp64 (computed in fp32); finite. N or K may be 0.
-        scheme: a `Scheme` (or its text, such as "w4a8-g64"); weight_bits, group_size and symmetric are used.
+        scheme: a `Scheme` (or its text, such as "w4a8-g64"); all but its activation_bits is used.
         clip_search: choose the range of every channel or group with `search_clip`.
         clip: fp32 [N, G] shrink factors within (0, 1] to use instead of searching (G = 1 without groups).
         input_scale, grid: passed to `search_clip`; they need clip_search=True.
@@ -155,6 +162,8 @@ def quantize_weight(
         if clip.shape != groups.shape[:2] or not bool(((clip > 0) & (clip <= 1)).all()):
             raise ValueError(f"clip must have shape {list(groups.shape[:2])} and values within (0, 1]")
         clip = clip.to(w)
+    if scheme.integer_scales:
+        return quantize_two_level(groups, clip).weight(scheme.group_size)
     bits = scheme.weight_bits
     r = apply_clip(base_range(groups, bits, scheme.symmetric), bits, clip)
     codes = round_codes(groups, r, bits).to(torch.int8).reshape(w.shape)

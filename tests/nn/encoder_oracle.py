@@ -124,6 +124,8 @@ def _linear(state, name, scheme, x):
         bits = int(scheme[1])
         lanes = [codes >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
         codes = np.stack(lanes, axis=-1).reshape(len(codes), -1).astype(np.int64) - (1 << bits - 1)
+        if scheme.endswith("-int"):
+            scale = scale[:, None] * state[name + ".group_scale"].astype(np.float64)
         size = codes.shape[1] // scale.shape[1]
         scale = np.repeat(scale, size, axis=1)
         zero = None if zero is None else np.repeat(zero, size, axis=1)

@@ -88,7 +88,7 @@ def test_activations(activation):
     check_close(encoder(ids, mask, types)[0], oracle, mask)
 
 
-@pytest.mark.parametrize("scheme", ["w4a8-g32", "w4a8-g32-asym", "w2a8-g32", "w2a8-g32-asym"])
+@pytest.mark.parametrize("scheme", ["w4a8-g32", "w4a8-g32-asym", "w2a8-g32", "w2a8-g32-asym", "w4a8-g32-int"])
 def test_few_bits_and_mixed_schemes(scheme):
     model = bert(64, 4, 96)
     mixed = lambda name: "w8a8" if "output.dense" in name else scheme  # noqa: E731

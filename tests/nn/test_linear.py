@@ -13,6 +13,7 @@ from kdnative.quantize import quantize_weight
 from kdnative.scheme import Scheme
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g128", "w2a8-g32", "w2a8-g64-asym"]
+INTEGER_SCALES = ["w4a8-g32-int", "w4a8-g128-int"]
 FLOAT_SCHEMES = ["w8a16", "w4a16-g32", "w4a16-g64-asym", "w2a16-g128"]  # activations stay in floating point
 
 
@@ -72,6 +73,18 @@ def test_float_activations_multiply_the_dequantized_weight(scheme, bias):
         torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("scheme", INTEGER_SCALES)
+def test_integer_scales_give_the_bits_of_8_bit_weights(scheme):
+    linear, x = random_linear(), torch.randn(9, 128)
+    module = Linear.from_float(linear, scheme)
+    eight = Linear.from_quantized(module.quantized().decoded(), linear.bias, "w8a8")
+    assert torch.equal(module(x), eight(x)) and torch.equal(module.weight, eight.weight)
+    with pytest.raises(ValueError, match="integer group scales, which is not scheme w4a8-g32-asym"):
+        Linear.from_quantized(quantize_weight(linear.weight, "w4a8-g32-int"), None, "w4a8-g32-asym")
+    with pytest.raises(ValueError, match="no integer group scales, which is not scheme w4a8-g32-int"):
+        Linear.from_quantized(quantize_weight(linear.weight, "w4a8-g32-asym"), None, "w4a8-g32-int")
+
+
 @pytest.mark.parametrize("k, n", [(1, 1), (3, 33), (64, 32), (65, 31), (312, 1000), (127, 2)])
 def test_odd_shapes(k, n):
     linear = random_linear(k, n)
@@ -119,18 +132,19 @@ def test_unknown_activation_lists_the_allowed_ones():
         Linear(64, 64, activation="swish")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES + FLOAT_SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES + FLOAT_SCHEMES + INTEGER_SCALES)
 @pytest.mark.parametrize("bias", [True, False])
 def test_state_dict_is_plain_and_round_trips(scheme, bias):
     linear = random_linear(bias=bias)
     module, parsed = Linear.from_float(linear, scheme), Scheme.parse(scheme)
     state = module.state_dict()
     expected = {"qweight", "scale"} | ({"bias"} if bias else set()) | (set() if parsed.symmetric else {"zero"})
+    expected |= {"group_scale"} if parsed.integer_scales else set()
     assert set(state) == expected
     bits = parsed.weight_bits
     assert state["qweight"].shape == (40, 128 * bits // 8)
     assert state["qweight"].dtype == (torch.int8 if bits == 8 else torch.uint8)
-    assert state["scale"].shape == ((40,) if bits == 8 else (40, parsed.groups(128)))
+    assert state["scale"].shape == ((40,) if bits == 8 or parsed.integer_scales else (40, parsed.groups(128)))
     if bias:
         assert torch.equal(state["bias"], linear.bias)
     other = Linear(128, 40, scheme, bias)
@@ -161,7 +175,7 @@ def test_asymmetric_with_zero_points_that_are_all_zero():
     assert torch.equal(module(torch.randn(3, 64)), torch.zeros(3, 8))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES + FLOAT_SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES + FLOAT_SCHEMES + INTEGER_SCALES)
 def test_takes_the_checkpoint_of_the_float_layer(scheme):
     linear = random_linear()
     module = Linear(128, 40, scheme)

@@ -10,6 +10,7 @@ const Kernels* amx_kernels() {
       .gemm_w8a8 = amx::gemm_w8a8,
       .gemm_w4a8 = amx::gemm_w4a8,
       .gemm_w2a8 = amx::gemm_w2a8,
+      .gemm_two_level = amx::gemm_two_level,
       .convert_rows = avx512vnni::convert_rows,
       .gemm_a16 = amx::gemm_a16,
       .bf16_rows = 5,

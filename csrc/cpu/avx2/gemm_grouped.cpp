@@ -56,4 +56,8 @@ void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
   grouped_gemm<Products, 2>(w, a, e, range);
 }
 
+void gemm_two_level(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  grouped_gemm<Products, 4, true>(w, a, e, range);
+}
+
 }  // namespace kdnative::cpu::avx2

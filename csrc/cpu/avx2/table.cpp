@@ -9,6 +9,7 @@ const Kernels* avx2_kernels() {
       .gemm_w8a8 = avx2::gemm_w8a8,
       .gemm_w4a8 = avx2::gemm_w4a8,
       .gemm_w2a8 = avx2::gemm_w2a8,
+      .gemm_two_level = avx2::gemm_two_level,
       .convert_rows = avx2::convert_rows,
       .gemm_a16 = avx2::gemm_a16,
       .bf16_rows = 0,

@@ -92,6 +92,8 @@ void bf16_panel(const PackedLinear& w, const FloatRows& a, const Epilogue& e, in
     const int64_t depth = depth_of_all - k < kBf16PieceK ? depth_of_all - k : kBf16PieceK;
     const int64_t columns = bits == 8 ? depth : w.group;
     widen_to_bf16<bits>(w, tile, k, depth, work);
+    const bool more = k + depth < depth_of_all;
+    fetch_codes<bits>(w, more ? tile : tile + 1, more ? k + depth : 0, depth);
     for (int64_t r = m; r < end; r += kBf16Rows) {
       const int64_t rows = end - r < kBf16Rows ? end - r : kBf16Rows;
       const auto* x = static_cast<const uint16_t*>(a.x) + r * a.ld + k;

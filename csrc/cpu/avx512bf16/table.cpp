@@ -10,6 +10,7 @@ const Kernels* avx512bf16_kernels() {
       .gemm_w8a8 = avx512vnni::gemm_w8a8,
       .gemm_w4a8 = avx512vnni::gemm_w4a8,
       .gemm_w2a8 = avx512vnni::gemm_w2a8,
+      .gemm_two_level = avx512vnni::gemm_two_level,
       .convert_rows = avx512vnni::convert_rows,
       .gemm_a16 = avx512bf16::gemm_a16,
       .bf16_rows = 5,

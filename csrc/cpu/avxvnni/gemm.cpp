@@ -18,4 +18,8 @@ void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
   vnni_grouped<Dot, 2>(w, a, e, range);
 }
 
+void gemm_two_level(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  grouped_gemm<VnniProducts<Dot>, 4, true>(w, a, e, range);
+}
+
 }  // namespace kdnative::cpu::avxvnni

@@ -10,6 +10,7 @@ const Kernels* avxvnni_kernels() {
       .gemm_w8a8 = avxvnni::gemm_w8a8,
       .gemm_w4a8 = avxvnni::gemm_w4a8,
       .gemm_w2a8 = avxvnni::gemm_w2a8,
+      .gemm_two_level = avxvnni::gemm_two_level,
       .convert_rows = avx2::convert_rows,
       .gemm_a16 = avx2::gemm_a16,
       .bf16_rows = 0,

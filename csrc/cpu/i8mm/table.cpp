@@ -11,6 +11,7 @@ const Kernels* i8mm_kernels() {
       .gemm_w8a8 = i8mm::gemm_w8a8,
       .gemm_w4a8 = i8mm::gemm_w4a8,
       .gemm_w2a8 = i8mm::gemm_w2a8,
+      .gemm_two_level = i8mm::gemm_two_level,
       .convert_rows = neon::convert_rows,
       .gemm_a16 = neon::gemm_a16,
       .bf16_rows = 0,

@@ -10,6 +10,7 @@ const Kernels* neon_kernels() {
       .gemm_w8a8 = neon::gemm_w8a8,
       .gemm_w4a8 = neon::gemm_w4a8,
       .gemm_w2a8 = neon::gemm_w2a8,
+      .gemm_two_level = neon::gemm_two_level,
       .convert_rows = neon::convert_rows,
       .gemm_a16 = neon::gemm_a16,
       .bf16_rows = 0,

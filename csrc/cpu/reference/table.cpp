@@ -9,6 +9,7 @@ const Kernels* reference_kernels() {
       .gemm_w8a8 = reference::gemm_w8a8,
       .gemm_w4a8 = reference::gemm_w4a8,
       .gemm_w2a8 = reference::gemm_w2a8,
+      .gemm_two_level = reference::gemm_two_level,
       .convert_rows = reference::convert_rows,
       .gemm_a16 = reference::gemm_a16,
       .bf16_rows = 0,

@@ -65,7 +65,21 @@ inline void widen(const PackedLinear& w, const Pair& p, int64_t k, const Vec (&z
   }
 }
 
-// `count` pairs from pair `first` on, rows [r, r + rows).
+// Fetches the codes of columns [k, k + depth) of a tile into L2, while those before are multiplied. Small weights are
+// there already, and would pay for the instructions.
+template <int bits>
+inline void fetch_codes(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth) {
+  constexpr int64_t kBytes = bits == 8 ? 16 : 4 * bits;  // of a column of k
+  constexpr int64_t kSmall = int64_t{1} << 20;
+  if (w.n_pad * w.k_pad * bits / 8 < kSmall) return;
+  const uint8_t* data = w.data + tile * w.k_pad * 4 * bits + k * kBytes;
+  for (int64_t at = 0; at < depth * kBytes; at += 64) {
+    __builtin_prefetch(data + at, 0, 2);
+    if (bits == 8) __builtin_prefetch(data + 16 * w.k_pad + at, 0, 2);
+  }
+}
+
+// `count` pairs, rows [r, r + rows).
 template <int bits, int rows, int count>
 void stream_block(const PackedLinear& w, const FloatRows& a, const Epilogue& e, int64_t r, const Pair (&pairs)[count]) {
   constexpr int step = kStep<bits>;
@@ -199,6 +213,8 @@ void panel(const PackedLinear& w, const FloatRows& a, const Epilogue& e, int64_t
   for (int64_t k = 0; k < w.k; k += kPieceK) {
     const int64_t depth = w.k - k < kPieceK ? w.k - k : kPieceK;
     widen_piece<bits>(w, tile, k, depth, work.weights);
+    const bool more = k + depth < w.k;
+    fetch_codes<bits>(w, more ? tile : tile + 1, more ? k + depth : 0, depth);
     for (int64_t c = 0; c < kTileN; c += kColumns) {
       for_row_blocks<kMaxRows>(m, end, [&](int64_t r, auto rows) {
         auto* weights = reinterpret_cast<const float (*)[kTileN]>(work.weights[0] + c);

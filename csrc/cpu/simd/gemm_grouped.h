@@ -12,6 +12,8 @@
 //                              k; every chain s may take any part of them
 #pragma once
 
+#include <type_traits>
+
 #include "../kernels.h"
 #include "blocks.h"
 #include "epilogue.h"
@@ -42,8 +44,10 @@ inline Ints initial_sum(const PackedLinear& w, int64_t g, int64_t c, int32_t tot
   return Ints::load_u8(w.zero + g * w.n_pad + c) * Ints::set1(-total);
 }
 
+// Two-level weights differ in the scale of a group, an integer, and so in the sum over the groups, which int32 holds.
+//
 // `part` counts the pieces of Ints::width columns in 16.
-template <typename Products, int bits, int rows>
+template <typename Products, int bits, bool two_levels, int rows>
 void grouped_block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t tile,
                    int64_t part) {
   constexpr int kChains = Products::chains(rows);
@@ -52,8 +56,9 @@ void grouped_block(const PackedLinear& w, const QuantizedRows& a, const Epilogue
   const uint8_t* codes = w.data + tile * w.k_pad * 4 * bits + part * kWidth * 4;
   const int8_t* q = a.q + r * a.k_pad;
   for (int64_t j = 0; j < 2; ++j) fetch_output(e, r, rows, first + 16 * j, kWidth);
-  Vec sum[rows][2];
-  for (int i = 0; i < rows; ++i) sum[i][0] = sum[i][1] = Vec::zero();
+  using Sum = std::conditional_t<two_levels, Ints, Vec>;
+  Sum sum[rows][2];
+  for (int i = 0; i < rows; ++i) sum[i][0] = sum[i][1] = Sum::zero();
   for (int64_t g = 0; g * columns < w.k; ++g) {
     Ints dot[kChains][rows][2];
     for (int i = 0; i < rows; ++i) {
@@ -65,35 +70,48 @@ void grouped_block(const PackedLinear& w, const QuantizedRows& a, const Epilogue
     }
     Products::template multiply_codes<bits>(codes + g * columns * 4 * bits, q + g * columns, a.k_pad, columns, dot);
     for (int j = 0; j < 2; ++j) {
-      const Vec scale = Vec::load(w.scale + g * w.n_pad + first + 16 * j);
+      const int64_t at = g * w.n_pad + first + 16 * j;
       for (int i = 0; i < rows; ++i) {
         Ints total = dot[0][i][j];
         for (int s = 1; s < kChains; ++s) total = total + dot[s][i][j];
-        sum[i][j] = fma(total.to_float(), scale, sum[i][j]);
+        if constexpr (two_levels) {
+          sum[i][j] = sum[i][j] + total * Ints::load_u8(w.group_scale + at);
+        } else {
+          sum[i][j] = fma(total.to_float(), Vec::load(w.scale + at), sum[i][j]);
+        }
       }
     }
   }
+  using Number = std::conditional_t<two_levels, int32_t, float>;
+  const auto write = [&](int64_t c, int64_t width, const Number* out) {
+    if constexpr (two_levels) {
+      write_sums(w, a, e, r, rows, c, width, out, width);
+    } else {
+      write_scaled(w, a, e, r, rows, c, width, out, width);
+    }
+  };
   if constexpr (kWidth == 16) {  // the two vectors are neighbours
-    alignas(64) float out[rows][32];
+    alignas(64) Number out[rows][32];
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < 2; ++j) sum[i][j].store(out[i] + 16 * j);
-    write_scaled(w, a, e, r, rows, first, kTileN, out[0], 32);
+    write(first, kTileN, out[0]);
   } else {
-    alignas(64) float out[2][rows][kWidth];
+    alignas(64) Number out[2][rows][kWidth];
     for (int j = 0; j < 2; ++j) {
       for (int i = 0; i < rows; ++i) sum[i][j].store(out[j][i]);
-      write_scaled(w, a, e, r, rows, first + 16 * j, kWidth, out[j][0], kWidth);
+      write(first + 16 * j, kWidth, out[j][0]);
     }
   }
 }
 
-template <typename Products, int bits>
+template <typename Products, int bits, bool two_levels = false>
 void grouped_gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
   for_row_chunks(range, [&](int64_t m, int64_t end) {
     for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
       for (int64_t part = 0; part < 16 / Ints::width; ++part) {
-        for_row_blocks<Products::grouped_rows(bits)>(
-            m, end, [&](int64_t r, auto rows) { grouped_block<Products, bits, rows.count>(w, a, e, r, tile, part); });
+        for_row_blocks<Products::grouped_rows(bits)>(m, end, [&](int64_t r, auto rows) {
+          grouped_block<Products, bits, two_levels, rows.count>(w, a, e, r, tile, part);
+        });
       }
     }
   });

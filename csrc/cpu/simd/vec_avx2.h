@@ -103,7 +103,23 @@ struct Mask {
 struct Word {  // eight lanes of 32 bits: fields of packed weights
   __m256i v;
   static Word load(const uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  static Word repeat(const uint8_t* p) {  // eight bytes, each of them four times
+    const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_mullo_epi32(lanes, _mm256_set1_epi32(0x01010101))};
+  }
+  void store(int8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 };
+
+// The four low bits from `shift` on of every byte; byte by byte, a product below 256 and a difference modulo 256.
+template <int shift>
+inline Word nibbles(Word w) {
+  return {_mm256_and_si256(_mm256_srli_epi16(w.v, shift), _mm256_set1_epi8(15))};
+}
+// Both bytes of a pair at once: the lower product does not carry into the upper one.
+inline Word scale_bytes(Word codes, Word factor) {
+  return {_mm256_mullo_epi16(codes.v, _mm256_srli_epi16(factor.v, 8))};
+}
+inline Word subtract_bytes(Word a, Word b) { return {_mm256_sub_epi8(a.v, b.v)}; }
 
 // The byte of every lane from bit `shift` on, signed; the `bits` bits from there on, unsigned.
 template <int shift>

@@ -87,7 +87,28 @@ struct Mask {
 struct Word {  // four lanes of 32 bits: fields of packed weights
   uint32x4_t v;
   static Word load(const uint8_t* p) { return {vreinterpretq_u32_u8(vld1q_u8(p))}; }
+  static Word repeat(const uint8_t* p) {  // four bytes, each of them four times
+    uint32_t bytes;
+    std::memcpy(&bytes, p, sizeof(bytes));
+    const uint32x4_t lanes = vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(bytes)))));
+    return {vmulq_n_u32(lanes, 0x01010101u)};
+  }
+  void store(int8_t* p) const { vst1q_s8(p, vreinterpretq_s8_u32(v)); }
 };
+
+// The four low bits from `shift` on of every byte; byte by byte, a product below 256 and a difference modulo 256.
+template <int shift>
+inline Word nibbles(Word w) {
+  uint8x16_t bytes = vreinterpretq_u8_u32(w.v);
+  if constexpr (shift > 0) bytes = vshrq_n_u8(bytes, shift);
+  return {vreinterpretq_u32_u8(vandq_u8(bytes, vdupq_n_u8(15)))};
+}
+inline Word scale_bytes(Word codes, Word factor) {
+  return {vreinterpretq_u32_u8(vmulq_u8(vreinterpretq_u8_u32(codes.v), vreinterpretq_u8_u32(factor.v)))};
+}
+inline Word subtract_bytes(Word a, Word b) {
+  return {vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(a.v), vreinterpretq_u8_u32(b.v)))};
+}
 
 // The byte of every lane from bit `shift` on, signed; the `bits` bits from there on, unsigned.
 template <int shift>

@@ -97,7 +97,25 @@ struct Word {  // `width` lanes of 32 bits: fields of packed weights
     std::memcpy(&w.v, p, sizeof(w.v));
     return w;
   }
+  static Word repeat(const uint8_t* p) { return {*p * 0x01010101u}; }  // `width` bytes, each of them four times
+  void store(int8_t* p) const { std::memcpy(p, &v, sizeof(v)); }
 };
+
+// The four low bits from `shift` on of every byte; byte by byte, a product below 256 and a difference modulo 256.
+template <int shift>
+inline Word nibbles(Word w) {
+  return {w.v >> shift & 0x0f0f0f0fu};
+}
+inline Word scale_bytes(Word codes, Word factor) {
+  uint32_t product = 0;
+  for (int i = 0; i < 32; i += 8) product |= (codes.v >> i & 0xff) * (factor.v >> i & 0xff) << i;
+  return {product};
+}
+inline Word subtract_bytes(Word a, Word b) {
+  uint32_t difference = 0;
+  for (int i = 0; i < 32; i += 8) difference |= (((a.v >> i) - (b.v >> i)) & 0xff) << i;
+  return {difference};
+}
 
 // The byte of every lane from bit `shift` on, signed; the `bits` bits from there on, unsigned.
 template <int shift>

@@ -8,12 +8,13 @@ namespace {
 // What the contract says before bias: one rounding a line.
 float expected_sum(Layer& w, Rows& a, int64_t r, int64_t c) {
   const PackedLinear& p = w.packed;
-  const int64_t columns = p.bits == 8 ? p.k : p.group;
+  const bool per_channel = p.bits == 8 || p.group_scale != nullptr;
+  const int64_t columns = per_channel ? p.k : p.group;
   float sum = 0.0f;
   for (int64_t k = 0; k < p.k; k += columns) {
     int64_t dot = 0;
     for (int64_t i = k; i < k + columns; ++i) dot += int64_t{a.q[r * a.k_pad + i]} * w.weight[c * p.k + i];
-    if (p.bits == 8) {
+    if (per_channel) {
       const float scale = a.scale[r] * w.scale[c];
       return static_cast<float>(dot) * scale;
     }
@@ -25,21 +26,21 @@ float expected_sum(Layer& w, Rows& a, int64_t r, int64_t c) {
 struct Case {
   int64_t m, n, k;
   int bits, group;
-  bool symmetric, bias, residual, extreme;
+  bool symmetric, bias, residual, extreme, two_levels;
   Activation act;
   DType out;
   std::string name() const {
     char text[200];
     std::snprintf(text, sizeof text,
-                  "w%da8 m=%ld n=%ld k=%ld group=%d symmetric=%d bias=%d residual=%d extreme=%d activation=%d out=%d",
-                  bits, static_cast<long>(m), static_cast<long>(n), static_cast<long>(k), group, symmetric, bias,
-                  residual, extreme, static_cast<int>(act), static_cast<int>(out));
+                  "w%da8%s m=%ld n=%ld k=%ld group=%d symmetric=%d bias=%d residual=%d extreme=%d activation=%d out=%d",
+                  bits, two_levels ? "-int" : "", static_cast<long>(m), static_cast<long>(n), static_cast<long>(k),
+                  group, symmetric, bias, residual, extreme, static_cast<int>(act), static_cast<int>(out));
     return text;
   }
 };
 
 void check_gemm(const Tables& tables, const Case& c) {
-  Layer w(c.n, c.k, c.bits, c.group, c.symmetric, c.bias, c.extreme);
+  Layer w(c.n, c.k, c.bits, c.group, c.symmetric, c.bias, c.extreme, c.two_levels);
   Rows a(c.m, c.k, c.extreme);
   const int64_t ld = c.n + random_int(0, 5), size = c.out == DType::f32 ? 4 : 2, bytes = c.m * ld * size;
   const int64_t tiles = w.n_pad / 32;
@@ -50,7 +51,7 @@ void check_gemm(const Tables& tables, const Case& c) {
   };
   Buffer<uint8_t> reference(bytes);
   std::memset(reference.get(), 0xcd, bytes);
-  run_gemm(*reference_kernels(), w.packed, a.view(), epilogue(reference.get()), {0, c.m, 0, tiles});
+  run_gemm(*reference_kernels(), w, a.view(), epilogue(reference.get()), {0, c.m, 0, tiles});
   for (int64_t r = 0; r < c.m; ++r) {
     for (int64_t j = 0; j < ld; ++j) {
       const uint8_t* at = reference.get() + (r * ld + j) * size;
@@ -84,7 +85,7 @@ void check_gemm(const Tables& tables, const Case& c) {
   for (const Kernels* t : tables) {
     Buffer<uint8_t> out(bytes);
     std::memset(out.get(), 0xcd, bytes);
-    run_gemm(*t, w.packed, a.view(), epilogue(out.get()), {0, c.m, 0, tiles});
+    run_gemm(*t, w, a.view(), epilogue(out.get()), {0, c.m, 0, tiles});
     check(std::memcmp(out.get(), reference.get(), bytes) == 0, t->isa, c.name());
     // Any split must give the same bits, and a part nothing but its own rows and columns.
     const int64_t row = random_int(0, c.m), tile = random_int(0, tiles);
@@ -92,7 +93,7 @@ void check_gemm(const Tables& tables, const Case& c) {
     for (int i = 0; i < 4; ++i) {
       const GemmRange part = {rows[i / 2], rows[i / 2 + 1], columns[i % 2], columns[i % 2 + 1]};
       std::memset(out.get(), 0xcd, bytes);
-      run_gemm(*t, w.packed, a.view(), epilogue(out.get()), part);
+      run_gemm(*t, w, a.view(), epilogue(out.get()), part);
       bool same = true;
       for (int64_t r = 0; r < c.m; ++r) {
         const bool own_row = r >= part.m_begin && r < part.m_end;
@@ -116,12 +117,13 @@ void check_gemms(const Tables& tables) {
   const auto pick = [](const auto& list) { return list[random_int(0, std::size(list) - 1)]; };
   for (int i = 0; i < 600; ++i) {
     Case c{};
-    c.bits = i % 2 ? 8 : i % 4 ? 4 : 2;
+    c.bits = i % 2 ? 8 : i % 3 ? 4 : 2;
     c.group = c.bits == 8 ? 0 : 32 << random_int(0, 2);
     c.m = i % 40 < 20 ? ms[i % 20] : pick(ms);
     c.n = pick(ns);
     c.k = c.bits == 8 ? pick(ks) : c.group * random_int(1, 1200 / c.group);
-    c.symmetric = random_int(0, 1);
+    c.two_levels = c.bits == 4 && random_int(0, 1);
+    c.symmetric = !c.two_levels && random_int(0, 1);
     c.bias = random_int(0, 3) > 0;
     c.residual = random_int(0, 1);
     c.extreme = i % 5 == 0;
@@ -129,7 +131,7 @@ void check_gemms(const Tables& tables) {
     c.out = static_cast<DType>(random_int(0, 2));
     check_gemm(tables, c);
   }
-  const Case empty = {0, 40, 70, 8, 0, true, true, false, false, Activation::none, DType::f32};
+  const Case empty = {0, 40, 70, 8, 0, true, true, false, false, false, Activation::none, DType::f32};
   check_gemm(tables, empty);
 }
 

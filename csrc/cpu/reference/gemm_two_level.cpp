@@ -1,0 +1,13 @@
+#include "../simd/vec_scalar.h"
+
+// Written against Vec, so it comes after it.
+#include "../simd/two_level.h"
+#include "reference.h"
+
+namespace kdnative::cpu::reference {
+
+void gemm_two_level(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  gemm_two_level_impl(w, a, e, range, gemm_w8a8);
+}
+
+}  // namespace kdnative::cpu::reference
