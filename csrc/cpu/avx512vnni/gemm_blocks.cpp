@@ -135,7 +135,8 @@ void block_row(const uint8_t* panel, const int8_t* values, const uint16_t* index
   __m512i sum[kChains][X::count][kOutputs];
   for (int v = 0; v < X::count; ++v) {
     for (int o = 0; o < kOutputs; ++o) {
-      sum[0][v][o] = _mm512_set1_epi32(-128 * column_sum[o]);
+      // Vector arithmetic wraps: a damaged buffer may hold any sum.
+      sum[0][v][o] = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(column_sum[o])), 7);
       for (int s = 1; s < kChains; ++s) sum[s][v][o] = _mm512_setzero_si512();
     }
   }
