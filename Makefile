@@ -48,6 +48,7 @@ RESULTS := benchmarks/results
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/cpu_gemm.py --peers --json $(RESULTS)/cpu_gemm.json
 	$(BIN)/python benchmarks/cpu_encoder.py --peers --json $(RESULTS)/cpu_encoder.json
+	$(BIN)/kdnative bench sparse --json $(RESULTS)/cpu_sparse.json
 	$(BIN)/kdnative bench memory --json $(RESULTS)/memory.json
 	$(BIN)/kdnative bench accuracy --json $(RESULTS)/accuracy.json
 	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json

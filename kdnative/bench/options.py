@@ -35,12 +35,13 @@ def names(text: str) -> list[str]:
     return found
 
 
-def add_peers(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the suites that compare with other engines."""
+def add_peers(parser: argparse.ArgumentParser, compiled: bool = True) -> None:
+    """Adds the options of the suites that compare with other engines, ``compiled`` ones among them."""
     parser.add_argument(
         "--peers", action=argparse.BooleanOptionalAction, default=True, help="compare with other engines"
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
+    if compiled:
+        parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
 
 
 def add_threads(parser: argparse.ArgumentParser, several: str | None = None) -> None:

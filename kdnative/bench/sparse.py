@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from .gemm import TOLERANCE
 from .gemm_candidates import GemmCase
 from .machine import environment, rerun_clean, write_result
-from .options import add_common, numbers, sizes
+from .options import add_output, add_peers, add_threads, numbers, sizes
 from .peers import Candidate, Prepared, Unsuited, prepare_all, quiet
-from .results import not_run_lines
+from .results import machine_line, not_run_lines
 from .timer import interleave, ratio, torch_threads
 
 SHAPES = "384x384,768x768,3072x768,768x3072,4096x4096"
@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="count processor time of the calling thread, not wall-clock time: for a machine that others use meanwhile",
     )
-    add_common(parser)
+    add_peers(parser, compiled=False)
+    add_threads(parser)
+    add_output(parser)
     options = parser.parse_args(argv)
-    if options.plot:
-        parser.error("there is no plot of this suite; --json writes the figures")
     if options.cpu_time and options.threads != 1:
         parser.error("--cpu-time sees one thread only; leave out --threads")
     again = rerun_clean(__spec__.name, argv)
@@ -127,9 +127,7 @@ def run(
     clock = time.thread_time if cpu_time else time.perf_counter
     with torch_threads(threads), torch.inference_mode(), quiet():
         where = environment(threads)
-        show(
-            f"{where['cpu']}, {where['isa']}, {where['threads']} threads, torch {where['torch']}, load {where['load']}"
-        )
+        show(machine_line(where))
         for n, k in shapes:
             for pattern in patterns:
                 for share in [0.5] if pattern == "2:4" else zeros:

@@ -192,6 +192,18 @@ def _overhead(result: Result) -> list[str]:
     return _rows(["module", "call, us", "bare operator, us", "difference, us", "goal"], table)
 
 
+def _sparse(result: Result) -> list[str]:
+    cases = result["cases"]
+    shares = sorted({case["zeros"] for case in cases})
+    gains: dict[tuple, dict[float, str]] = {}
+    for case in cases:
+        line = (f"{case['n']} x {case['k']}", case["pattern"], case["m"])
+        gains.setdefault(line, {})[case["zeros"]] = f"{case['speedup']:.2f}x"
+    table = [[*line, *(found.get(share, "-") for share in shares)] for line, found in gains.items()]
+    head = ["N x K", "pattern", "M", *(f"{100 * share:g} %" for share in shares)]
+    return [*_rows(head, table), "", f"Speed over our own dense layer by share of zeros, {result['clock']}."]
+
+
 def _model(result: Result) -> list[str]:
     table = [
         [row["model"], f"{row['batch']} x {row['tokens']}", f"{row['p50']:g}", f"{row['p20']:g}", f"{row['p80']:g}"]
@@ -203,6 +215,7 @@ def _model(result: Result) -> list[str]:
 _TABLES: dict[str, tuple[str, Callable[..., list[str]]]] = {
     "cpu_gemm": ("gemm", _gemm),
     "cpu_encoder": ("encoder", _encoder),
+    "cpu_sparse": ("sparse", _sparse),
     "memory": ("memory", _memory),
     "accuracy": ("accuracy", _accuracy),
     "soak": ("soak", _soak),

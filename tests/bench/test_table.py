@@ -118,6 +118,16 @@ def test_goals_of_memory_accuracy_and_overhead():
     ]
 
 
+def test_sparse():
+    case = {"n": 64, "k": 96, "pattern": "4x1", "rows": []}
+    cases = [{**case, "m": m, "zeros": share, "speedup": gain} for m, share, gain in [(1, 0.5, 0.4), (1, 0.9, 1.25)]]
+    cases.append({**case, "m": 32, "zeros": 0.9, "speedup": 3.0})
+    text = table.markdown(_result("cpu_sparse", cases=cases, clock="wall clock"))
+    assert "| N x K | pattern | M | 50 % | 90 % |" in text
+    assert "| 64 x 96 | 4x1 | 1 | 0.40x | 1.25x |" in text and "| 64 x 96 | 4x1 | 32 | - | 3.00x |" in text
+    assert "wall clock" in text
+
+
 def test_soak_and_model():
     samples = [{"forwards": 10 * i, "bytes": 1 << 28} for i in range(40)]
     fields = {"model": "m", "scheme": "w8a8", "python_threads": 4, "forwards": 390, "inputs": 9, "seconds": 2.5}
