@@ -68,15 +68,16 @@ def environment(threads: int | list[int] | None = None) -> dict[str, Any]:
         "torch": torch.__version__,
         "kdnative": __version__,
         "isa": ops.isa(),
-        "threads": torch.get_num_threads()
-        if threads is None
-        else threads
-        if isinstance(threads, int)
-        else list(threads),
+        "threads": threads if isinstance(threads, int) else list(threads),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "revision": _revision(),
-        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_NOTED)},
+        "variables": _variables(),
     }
+
+
+def _variables() -> dict[str, str]:
+    """Settings that change speed; folders do not, and are nobody's business."""
+    return {k: v for k, v in sorted(os.environ.items()) if k.startswith(_NOTED) and os.sep not in v}
 
 
 def cpu_name() -> str:

@@ -25,8 +25,10 @@ def test_environment_names_machine_and_versions():
 def test_settings_that_change_speed_are_noted(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("UNRELATED_SECRET", "x")
+    monkeypatch.setenv("KDNATIVE_CACHE", "/home/somebody/cache")
     variables = environment()["variables"]
     assert variables["OMP_NUM_THREADS"] == "7" and "UNRELATED_SECRET" not in variables
+    assert "KDNATIVE_CACHE" not in variables
 
 
 @pytest.fixture
