@@ -50,7 +50,7 @@ class Weights:
         if not self._path.is_file():
             raise CheckpointError(f"{self._path}: there is no such file")
         try:
-            self._file = open(self._path, "rb")  # noqa: SIM115 - closed by __exit__
+            self._file = open(self._path, "rb")  # closed by __exit__
         except OSError as error:
             raise CheckpointError(f"{self._path}: damaged: {error}") from error
         try:

@@ -166,7 +166,10 @@ def test_opcheck(scheme):
 def test_compiles_into_one_graph():
     w = weight("w4-32", 40, 64)
     packed = packing.pack(w)
-    function = lambda x: torch.relu(ops.linear_w4a16(x, packed, 40, 0))  # noqa: E731
+
+    def function(x):
+        return torch.relu(ops.linear_w4a16(x, packed, 40, 0))
+
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     x = torch.randn(7, 64)
     assert torch.equal(compiled(x), torch.relu(run(w, x)))

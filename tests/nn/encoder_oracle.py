@@ -54,7 +54,10 @@ def encode(config, state, input_ids, mask=None, token_type_ids=None, position_id
 
 def _layer(config, layer, state, prefix, x, positions, columns):
     heads, head_dim, post = layer["heads"], layer["head_dim"], config["norm"] == "post"
-    norm = lambda name, x: _norm(state, prefix + name, x, config["eps"])  # noqa: E731
+
+    def norm(name, rows):
+        return _norm(state, prefix + name, rows, config["eps"])
+
     read = norm("attention_norm", x) if not post and layer["attention_norm"] else x
     qkv = _linear(state, prefix + "qkv", layer["qkv"], read).reshape(len(x), 3, heads, head_dim)
     q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
