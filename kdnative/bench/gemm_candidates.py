@@ -66,7 +66,7 @@ def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = Fals
         compiled: include ``torch.compile``, which takes minutes.
     """
     kinds = {name: name[:5] if name[2:5] == "a16" else f"int{name[1:2]}" for name in schemes}
-    found = [Candidate(f"kdnative {name}", kind, _ours(name), ours=True) for name, kind in kinds.items()]
+    found = [Candidate(f"kdnative {name}", kind, ours(name), ours=True) for name, kind in kinds.items()]
     if peers:
         found += PEERS
     if peers and any(kind.endswith("a16") for kind in kinds.values()):
@@ -76,7 +76,9 @@ def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = Fals
     return found
 
 
-def _ours(scheme: str):
+def ours(scheme: str):
+    """Prepares our layer of that scheme."""
+
     def prepare(case: GemmCase) -> Prepared:
         from kdnative.nn import Linear
 
@@ -86,7 +88,8 @@ def _ours(scheme: str):
     return prepare
 
 
-def _torch_fp32(case: GemmCase) -> Prepared:
+def torch_fp32(case: GemmCase) -> Prepared:
+    """The float layer itself."""
     return Prepared(lambda: case.linear(case.x))
 
 
@@ -268,7 +271,7 @@ def _nibbles(codes: Tensor):
 _ONNX = ("onnx", "onnxruntime")
 _FLOAT_ACTIVATIONS = ("w8a16", "w4a16", "w2a16")
 PEERS = [
-    Candidate("torch fp32", "float", _torch_fp32, also=_FLOAT_ACTIVATIONS),
+    Candidate("torch fp32", "float", torch_fp32, also=_FLOAT_ACTIVATIONS),
     Candidate("torch bf16", "float", _torch_bf16, also=_FLOAT_ACTIVATIONS),
     Candidate("openvino bf16", "float", _openvino_bf16, ("openvino",), also=_FLOAT_ACTIVATIONS),
     Candidate("torch dynamic int8", "int8", _torch_dynamic_int8),

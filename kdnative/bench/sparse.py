@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .gemm import TOLERANCE
-from .gemm_candidates import GemmCase
+from .gemm_candidates import GemmCase, ours, torch_fp32
 from .machine import environment, rerun_clean, write_result
 from .options import add_output, add_peers, add_threads, numbers, sizes
 from .peers import Candidate, Prepared, Unsuited, prepare_all, quiet
@@ -193,11 +193,11 @@ def _run_case(
     case.pattern, case.zeros = ("unstructured" if pattern == "mask" else pattern), share
     sparse = f"kdnative w8a8+{pattern}"
     wanted = [
-        Candidate(DENSE, "int8", _ours("w8a8"), ours=True),
-        Candidate(sparse, "int8", _ours(f"w8a8+{pattern}"), ours=True),
+        Candidate(DENSE, "int8", ours("w8a8"), ours=True),
+        Candidate(sparse, "int8", ours(f"w8a8+{pattern}"), ours=True),
     ]
     if peers:
-        wanted += [Candidate("torch fp32", "float", _torch_fp32), Candidate("torch sparse CSR", "float", _torch_csr)]
+        wanted += [Candidate("torch fp32", "float", torch_fp32), Candidate("torch sparse CSR", "float", _torch_csr)]
     prepared, errors, failed = prepare_all(wanted, case, case.reference, TOLERANCE)
     if not {DENSE, sparse} <= prepared.keys():
         return None, failed
@@ -217,20 +217,6 @@ def _run_case(
     ]
     gain = next(row["speedup"] for row in rows if row["name"] == DENSE)
     return {"n": n, "k": k, "m": m, "pattern": pattern, "zeros": share, "speedup": gain, "rows": rows}, failed
-
-
-def _ours(scheme: str):
-    def prepare(case: GemmCase) -> Prepared:
-        from kdnative.nn import Linear
-
-        layer = Linear.from_float(case.linear, scheme)
-        return Prepared(lambda: layer(case.x))
-
-    return prepare
-
-
-def _torch_fp32(case: GemmCase) -> Prepared:
-    return Prepared(lambda: case.linear(case.x))
 
 
 def _torch_csr(case: GemmCase) -> Prepared:
