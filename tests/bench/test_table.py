@@ -157,4 +157,7 @@ def test_the_stored_results_have_tables():
     assert files
     for file in files:
         result = table.read(file)
-        assert len(_cells(table.markdown(result))) >= len(result.get("cases", [0]))
+        cases = result.get("cases", [0])
+        if result["suite"] == "cpu_sparse":  # shares of zeros stand side by side
+            cases = {(case["n"], case["k"], case["pattern"], case["m"]) for case in cases}
+        assert len(_cells(table.markdown(result))) >= len(cases)
