@@ -19,6 +19,8 @@ constexpr int64_t kGroupTokens = 1024;
 // below it, one product is shared by all threads along its columns.
 constexpr int64_t kRowsPerThread = 32;
 constexpr int64_t kRowBlock = 128;
+// Blocks of whole sequences go through whole layers where each thread gets that many blocks, or all get the same.
+constexpr int64_t kBlocksPerThread = 4;
 // Multiply-adds that make one more thread worth waking.
 constexpr int64_t kWorkPerThread = int64_t{1} << 22;
 
@@ -77,6 +79,14 @@ Widths widths_of(const EncoderModel& m) {
   return w;
 }
 
+// What a task is, from the smallest batch to the largest; with it, whose the working memory is.
+enum class Share {
+  columns,   // columns of one product, or one head: all memory is the group's
+  rows,      // a block of rows between two attentions: q .. normed are the worker's, qkv and context the group's
+  sequences  // whole sequences, kRowBlock rows at most, through a layer: all but x is the worker's and stays in its
+             // cache
+};
+
 struct Matrix {
   float* data;
   int64_t stride;
@@ -90,7 +100,7 @@ struct Group {
   const EncoderInputs& in;
   float* out;
   int64_t threads = 1;
-  bool by_rows = false;  // q .. normed hold kRowBlock rows a worker; otherwise all rows of the group
+  Share share = Share::columns;
 
   float *x = nullptr, *qkv = nullptr, *context = nullptr;  // [count, ...]
   int8_t* q = nullptr;
@@ -108,6 +118,8 @@ struct Group {
   const Token* tokens = nullptr;     // the kept ones of this group
   const int32_t* columns = nullptr;  // of these tokens; nullptr where no layer asks for them
   const int64_t* starts = nullptr;   // of its sequences, counted from the first token of the batch
+  int64_t* blocks = nullptr;         // Share::sequences: the first sequence of each block, and the end
+  int64_t block_count = 0;
   int64_t count = 0, sequences = 0;
   int64_t first_row = 0, end_row = 0;  // of out
 
@@ -122,10 +134,27 @@ struct Group {
 
   void embed(int64_t begin, int64_t end) const;
   void store(int64_t begin, int64_t end) const;
-  void attend(const EncoderLayer& l, int64_t sequence, int64_t head_begin, int64_t head_end, int64_t worker) const;
+  int64_t row_of(int64_t sequence) const { return starts[sequence] - starts[0]; }
+  // Queries, keys and values of the rows from `row` on, and what attention makes of them; a task's rows begin at
+  // `first`.
+  Matrix qkv_rows(const EncoderLayer& l, int64_t row, int64_t first, int64_t worker) const {
+    return attention_rows(qkv, l, 3, row, first, worker);
+  }
+  Matrix context_rows(const EncoderLayer& l, int64_t row, int64_t first, int64_t worker) const {
+    return attention_rows(context, l, 1, row, first, worker);
+  }
+  Matrix attention_rows(float* data, const EncoderLayer& l, int64_t parts, int64_t row, int64_t first,
+                        int64_t worker) const {
+    const int64_t width = parts * l.heads * l.head_dim;
+    if (share != Share::sequences) return {data + row * width, width};
+    return {data + worker * buffer_rows * parts * widths.attention + (row - first) * width, width};
+  }
+  void attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64_t head_begin, int64_t head_end,
+              int64_t worker) const;
   void compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
                int64_t worker) const;
   void run_task(const Stage& stage, int64_t task, int64_t worker) const;
+  void gather_blocks();
   void plan();
 };
 
@@ -156,18 +185,17 @@ void Group::store(int64_t begin, int64_t end) const {
   }
 }
 
-void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t head_begin, int64_t head_end,
+void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64_t head_begin, int64_t head_end,
                    int64_t worker) const {
-  const int64_t width = l.heads * l.head_dim, begin = starts[sequence] - starts[0];
-  const int64_t length = starts[sequence + 1] - starts[sequence];
+  const int64_t width = l.heads * l.head_dim, begin = row_of(sequence), length = row_of(sequence + 1) - begin;
   if (length == 0) return;
-  float* rows = qkv + begin * 3 * width;
+  float* rows = qkv_rows(l, begin, first, worker).data;
   if (l.rotary != nullptr) {
-    const int64_t half = model.rotary_half, first = head_begin * l.head_dim, heads = head_end - head_begin;
+    const int64_t half = model.rotary_half, at = head_begin * l.head_dim, heads = head_end - head_begin;
     for (int64_t r = 0; r < length; ++r) {
       const float* cosine = l.rotary + tokens[begin + r].position * 2 * half;
       for (int64_t part = 0; part < 2; ++part)  // queries, keys
-        kernels.rotate(rows + (3 * r + part) * width + first, cosine, cosine + half, half, heads);
+        kernels.rotate(rows + (3 * r + part) * width + at, cosine, cosine + half, half, heads);
     }
   }
   const bool relative = model.relative_bias != nullptr;
@@ -175,7 +203,7 @@ void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t head_begin, 
   const AttentionArgs args{
       .qkv = rows,
       .ld_qkv = 3 * width,
-      .out = context + begin * width,
+      .out = context_rows(l, begin, first, worker).data,
       .ld_out = width,
       .tokens = length,
       .heads = static_cast<int32_t>(l.heads),
@@ -193,16 +221,18 @@ void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t head_begin, 
 // A step over rows [begin, end) and, for a product, column tiles [tile_begin, tile_end).
 void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
                     int64_t worker) const {
-  const int64_t hidden = model.hidden, width = l.heads * l.head_dim, rows = end - begin;
+  const int64_t hidden = model.hidden, rows = end - begin;
   const PackedLinear& w = weight_of(s, l);
   // Where these rows are in q .. ffn: the worker's own place, or the group's, with rows as far apart as this step's
   // are.
-  const auto at = [&](int64_t widest, int64_t own) { return by_rows ? worker * buffer_rows * widest : begin * own; };
+  const auto at = [&](int64_t widest, int64_t own) {
+    return share == Share::columns ? begin * own : worker * buffer_rows * widest;
+  };
   int8_t* codes = q + at(widths.k_pad, w.k_pad);
   float* scales = scale + at(1, 1);
   int32_t* sums = w.bits != 8 ? group_sum + at(widths.k_pad / 32, w.k_pad / 32) : nullptr;
-  const Matrix residual{x + begin * hidden, hidden}, heads{qkv + begin * 3 * width, 3 * width};
-  const Matrix attended{context + begin * width, width}, inner{ffn + at(widths.ffn, l.ffn_in.n), l.ffn_in.n};
+  const Matrix residual{x + begin * hidden, hidden}, heads = qkv_rows(l, begin, begin, worker);
+  const Matrix attended = context_rows(l, begin, begin, worker), inner{ffn + at(widths.ffn, l.ffn_in.n), l.ffn_in.n};
   const auto quantize = [&](const Matrix& from) {
     kernels.quantize_rows(from.data, DType::f32, from.stride, rows, w.k, w.k_pad, codes, scales, sums);
   };
@@ -249,29 +279,59 @@ void Group::run_task(const Stage& stage, int64_t task, int64_t worker) const {
   const int64_t block = task % stage.row_blocks;
   const int64_t part = task / stage.row_blocks * stage.part_block,
                 part_end = std::min(part + stage.part_block, stage.parts);
-  const int64_t begin = block * stage.row_block, end = std::min(begin + stage.row_block, count);
+  const bool sequential = share == Share::sequences;
+  const int64_t begin = sequential ? row_of(blocks[block]) : block * stage.row_block;
+  const int64_t end = sequential ? row_of(blocks[block + 1]) : std::min(begin + stage.row_block, count);
   for (int64_t i = stage.begin; i < stage.end; ++i) {
     const Step s = step(i);
     if (s == Step::embed) {
       embed(begin, end);
     } else if (s == Step::store) {
       store(begin, end);
+    } else if (s == Step::attention && sequential) {
+      for (int64_t sequence = blocks[block]; sequence < blocks[block + 1]; ++sequence)
+        attend(layer(i), sequence, begin, 0, layer(i).heads, worker);
     } else if (s == Step::attention) {
-      attend(layer(i), block, part, part_end, worker);
+      attend(layer(i), block, 0, part, part_end, worker);
     } else {
+      const bool all = share != Share::columns;
       const int64_t tiles = weight_of(s, layer(i)).n_pad / kTileN;
-      compute(s, layer(i), begin, end, by_rows ? 0 : part, by_rows ? tiles : part_end, worker);
+      compute(s, layer(i), begin, end, all ? 0 : part, all ? tiles : part_end, worker);
     }
   }
 }
 
-// By rows, a stage runs on until it needs other rows (attention), and starts anew before the QKV product so that fewer
-// weights compete for the cache. Otherwise a product is a stage of its own, and the steps between products share one.
+// Whole sequences in blocks of up to kRowBlock rows; none where a sequence is longer.
+void Group::gather_blocks() {
+  block_count = 0;
+  for (int64_t sequence = 0; sequence < sequences;) {
+    blocks[block_count++] = sequence;
+    const int64_t begin = row_of(sequence);
+    if (row_of(sequence + 1) - begin > kRowBlock) {
+      block_count = 0;
+      return;
+    }
+    while (sequence < sequences && row_of(sequence + 1) - begin <= kRowBlock) ++sequence;
+  }
+  blocks[block_count] = sequences;
+}
+
+// A stage ends where its tasks would need what others compute. By columns, a product is a stage of its own, and the
+// steps between products share one. By rows, a stage runs on until attention, which needs other rows, and starts anew
+// before the QKV product so that fewer weights compete for the cache. By sequences, a stage is a layer: longer ones
+// would read the weights of the next layer while those of this one are near.
 void Group::plan() {
+  gather_blocks();
+  share = threads == 1 || count >= kRowsPerThread * threads ? Share::rows : Share::columns;
+  if (share == Share::rows && block_count > 0 &&
+      (block_count % threads == 0 || block_count >= kBlocksPerThread * threads))
+    share = Share::sequences;
+
   const int64_t steps = 1 + layers() * kLayerSteps + (x == out + first_row * model.hidden ? 0 : 1);
   const auto joins = [&](Step previous, Step s) {
+    if (share == Share::sequences) return s != Step::quantize_input || previous == Step::embed;
     if (previous == Step::attention || s == Step::attention) return false;
-    return by_rows ? s != Step::quantize_input : !is_product(previous) && !is_product(s);
+    return share == Share::rows ? s != Step::quantize_input : !is_product(previous) && !is_product(s);
   };
   stage_count = 0;
   for (int64_t i = 0; i < steps;) {
@@ -282,15 +342,17 @@ void Group::plan() {
     stage.end = i;
     const Step first = step(stage.begin);
     stage.parts = stage.part_block = 1;
-    if (first == Step::attention) {  // one sequence, and all heads when there are sequences enough
-      stage.row_block = 0;
+    stage.row_block = ceil_div(count, 2 * threads);
+    if (share == Share::sequences) {
+      stage.row_blocks = block_count;
+    } else if (first == Step::attention) {  // one sequence, and all heads when there are sequences enough
       stage.row_blocks = sequences;
       stage.parts = layer(stage.begin).heads;
       if (threads == 1 || sequences >= 4 * threads) stage.part_block = stage.parts;
     } else {
-      stage.row_block = ceil_div(count, 2 * threads);
-      if (by_rows) stage.row_block = round_up(ceil_div(count, threads * ceil_div(count, threads * kRowBlock)), 16);
-      if (!by_rows && is_product(first)) {
+      if (share == Share::rows)
+        stage.row_block = round_up(ceil_div(count, threads * ceil_div(count, threads * kRowBlock)), 16);
+      if (share == Share::columns && is_product(first)) {
         stage.row_block = kRowBlock;
         stage.parts = weight_of(first, layer(stage.begin)).n_pad / kTileN;
         stage.part_block = ceil_div(stage.parts * ceil_div(count, kRowBlock), 4 * threads);
@@ -335,9 +397,10 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     tokens = c.take<Token>(rows);
     columns = c.take<int32_t>(widths.columns ? rows : 0);
     starts = c.take<int64_t>(in.batch + 1);
+    g.blocks = c.take<int64_t>(in.batch + 1);
     x = c.take<float>(most_rows * model.hidden);
-    g.qkv = c.take<float>(most_rows * 3 * widths.attention);
-    g.context = c.take<float>(most_rows * widths.attention);
+    g.qkv = c.take<float>(std::max(most_rows, all_buffers) * 3 * widths.attention);
+    g.context = c.take<float>(std::max(most_rows, all_buffers) * widths.attention);
     g.q = c.take<int8_t>(all_buffers * widths.k_pad);
     g.scale = c.take<float>(all_buffers);
     g.group_sum = c.take<int32_t>(widths.group_sums ? all_buffers * (widths.k_pad / 32) : 0);
@@ -370,7 +433,6 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     // Without padding the rows are worked on where they will be wanted.
     g.x = g.count == g.end_row - g.first_row ? group_out : x;
     g.threads = std::clamp(g.count * widths.multiply_adds / kWorkPerThread, int64_t{1}, parallel.threads);
-    g.by_rows = g.threads == 1 || g.count >= kRowsPerThread * g.threads;
     g.plan();
     if (g.threads == 1) {
       enter_team(0, 1, &g);

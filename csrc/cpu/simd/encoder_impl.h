@@ -67,16 +67,25 @@ inline void rotate_impl(float* x, const float* cosine, const float* sine, int64_
 }
 
 inline void gate_impl(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation) {
-  for (int64_t r = 0; r < rows; ++r, x += ld) {
-    for (int64_t c = 0; c < n; c += Vec::width) {
-      const int64_t left = n - c;
-      if (left >= Vec::width) {
-        (activate(Vec::load(x + c), activation) * Vec::load(x + n + c)).store(x + c);
-      } else {
-        (activate(Vec::load(x + c, left), activation) * Vec::load(x + n + c, left)).store(x + c, left);
+  constexpr int64_t kStep = kAbreast * Vec::width;
+  with_activation(activation, [&](auto chosen) {
+    for (int64_t r = 0; r < rows; ++r) {
+      float *row = x + r * ld, *gate = row + n;
+      int64_t c = 0;
+      for (; c + kStep <= n; c += kStep) {
+        Vec y[kAbreast];
+        for (int64_t s = 0; s < kAbreast; ++s) y[s] = Vec::load(row + c + s * Vec::width);
+        chosen.apply(y);
+        for (int64_t s = 0; s < kAbreast; ++s)
+          (y[s] * Vec::load(gate + c + s * Vec::width)).store(row + c + s * Vec::width);
+      }
+      for (; c < n; c += Vec::width) {
+        Vec y[] = {Vec::load(row + c, n - c)};
+        chosen.apply(y);
+        (y[0] * Vec::load(gate + c, n - c)).store(row + c, n - c);
       }
     }
-  }
+  });
 }
 
 // Query rows of one pass: as many sums as the registers hold with two vectors a row. AVX2 has 16, AVX-512 and NEON 32.
