@@ -12,9 +12,10 @@
 namespace kdnative::cpu {
 namespace {
 
-// Sequences are processed in groups of about this many tokens: it bounds the working memory, and what attention reads
-// is still in the nearer caches.
-constexpr int64_t kGroupTokens = 1024;
+// Sequences are processed in groups of about this many tokens, which bounds the working memory. The group's weights
+// pass by once a layer, so larger is better, unless attention reads what the whole group has written: that should still
+// be in the nearer caches.
+constexpr int64_t kGroupTokens = 1024, kShortGroupTokens = 4096;
 // From this many rows a thread on, a task is a block of rows that goes through several steps while it is in the cache;
 // below it, one product is shared by all threads along its columns.
 constexpr int64_t kRowsPerThread = 32;
@@ -382,7 +383,8 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
   if (rows == 0) return nullptr;
 
   const Widths widths = widths_of(model);
-  const int64_t most_rows = std::min(rows, std::max(kGroupTokens, in.tokens));  // of one group
+  const int64_t group_tokens = in.tokens <= kRowBlock ? kShortGroupTokens : kGroupTokens;
+  const int64_t most_rows = std::min(rows, std::max(group_tokens, in.tokens));  // of one group
   const int64_t buffer_rows = std::min(kRowBlock, round_up(most_rows, 16)),
                 all_buffers = parallel.threads * buffer_rows;
   Group g{kernels, model, in, out};
@@ -416,7 +418,7 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     return problem;
 
   for (int64_t first = 0, last = 0; first < in.batch; first = last) {
-    for (last = first + 1; last < in.batch && starts[last + 1] - starts[first] <= kGroupTokens; ++last) {
+    for (last = first + 1; last < in.batch && starts[last + 1] - starts[first] <= group_tokens; ++last) {
     }
     g.tokens = tokens + starts[first];
     g.columns = widths.columns ? columns + starts[first] : nullptr;
