@@ -1,12 +1,10 @@
-// The encoder as a program of steps (quantize, multiply, normalise ...), cut into stages for a team of threads.
+// The encoder as a program of steps (quantize, multiply, normalise ...) that a team of threads runs on one group of
+// sequences after the other.
 #include "encoder.h"
 
 #include <algorithm>
-#include <new>
 
-#include "encoder_format.h"
-#include "encoder_stages.h"
-#include "encoder_tokens.h"
+#include "encoder_group.h"
 #include "scratch.h"
 
 namespace kdnative::cpu {
@@ -16,50 +14,8 @@ namespace {
 // pass by once a layer, so larger is better, unless attention reads what the whole group has written: that should still
 // be in the nearer caches.
 constexpr int64_t kGroupTokens = 1024, kShortGroupTokens = 4096;
-// From this many rows a thread on, a task is a block of rows that goes through several steps while it is in the cache;
-// below it, one product is shared by all threads along its columns.
-constexpr int64_t kRowsPerThread = 32;
-constexpr int64_t kRowBlock = 128;
-// Blocks of whole sequences go through whole layers where each thread gets that many blocks, or all get the same.
-constexpr int64_t kBlocksPerThread = 4;
 // Multiply-adds that make one more thread worth waking.
 constexpr int64_t kWorkPerThread = int64_t{1} << 22;
-
-// In the order of execution: embed, the steps between for every layer, store (only where padding was dropped).
-enum class Step : int64_t {
-  embed,
-  quantize_input,
-  qkv,
-  attention,
-  quantize_context,
-  output,
-  attention_norm,
-  quantize_ffn_input,
-  ffn_in,
-  quantize_ffn,
-  ffn_out,
-  output_norm,
-  store
-};
-constexpr int64_t kLayerSteps = static_cast<int64_t>(Step::output_norm);
-
-bool is_product(Step s) { return s == Step::qkv || s == Step::output || s == Step::ffn_in || s == Step::ffn_out; }
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-// The product that a step computes or prepares the input of.
-const PackedLinear& weight_of(Step s, const EncoderLayer& layer) {
-  if (s <= Step::qkv) return layer.qkv;
-  if (s <= Step::output) return layer.output;
-  return s <= Step::ffn_in ? layer.ffn_in : layer.ffn_out;
-}
-
-struct Widths {  // the largest of any layer
-  int64_t attention = 0, head_dim = 0, ffn = 0, k_pad = 0, panel = 0;
-  bool group_sums = false, normed_rows = false, columns = false;
-  int64_t multiply_adds = 0;  // a token
-};
 
 Widths widths_of(const EncoderModel& m) {
   Widths w;
@@ -80,84 +36,7 @@ Widths widths_of(const EncoderModel& m) {
   return w;
 }
 
-// What a task is, from the smallest batch to the largest; with it, whose the working memory is.
-enum class Share {
-  columns,   // columns of one product, or one head: all memory is the group's
-  rows,      // a block of rows between two attentions: q .. normed are the worker's, qkv and context the group's
-  sequences  // whole sequences, kRowBlock rows at most, through a layer: all but x is the worker's and stays in its
-             // cache
-};
-
-struct Matrix {
-  float* data;
-  int64_t stride;
-};
-
-// The forward pass of one group of sequences. Everything is set before the team starts and only read by it, except the
-// working memory and the stages' counters.
-struct Group {
-  const Kernels& kernels;
-  const EncoderModel& model;
-  const EncoderInputs& in;
-  float* out;
-  int64_t threads = 1;
-  Share share = Share::columns;
-
-  float *x = nullptr, *qkv = nullptr, *context = nullptr;  // [count, ...]
-  int8_t* q = nullptr;
-  float* scale = nullptr;
-  int32_t* group_sum = nullptr;
-  float *ffn = nullptr, *normed = nullptr;
-  int64_t buffer_rows = 0;  // of a worker
-  Widths widths{};
-  float* attention_scratch = nullptr;
-  int64_t attention_floats = 0;  // of a worker
-  int8_t* panels = nullptr;
-  Stage* stages = nullptr;
-  int64_t stage_count = 0;
-
-  const Token* tokens = nullptr;     // the kept ones of this group
-  const int32_t* columns = nullptr;  // of these tokens; nullptr where no layer asks for them
-  const int64_t* starts = nullptr;   // of its sequences, counted from the first token of the batch
-  int64_t* blocks = nullptr;         // Share::sequences: the first sequence of each block, and the end
-  int64_t block_count = 0;
-  int64_t count = 0, sequences = 0;
-  int64_t first_row = 0, end_row = 0;  // of out
-
-  int64_t layers() const { return static_cast<int64_t>(model.layers.size()); }
-  Step step(int64_t index) const {
-    if (index == 0) return Step::embed;
-    return index > layers() * kLayerSteps ? Step::store : static_cast<Step>(1 + (index - 1) % kLayerSteps);
-  }
-  const EncoderLayer& layer(int64_t index) const {
-    return model.layers[static_cast<size_t>((index - 1) / kLayerSteps)];
-  }
-
-  void embed(int64_t begin, int64_t end) const;
-  void store(int64_t begin, int64_t end) const;
-  int64_t row_of(int64_t sequence) const { return starts[sequence] - starts[0]; }
-  // Queries, keys and values of the rows from `row` on, and what attention makes of them; a task's rows begin at
-  // `first`.
-  Matrix qkv_rows(const EncoderLayer& l, int64_t row, int64_t first, int64_t worker) const {
-    return attention_rows(qkv, l, 3, row, first, worker);
-  }
-  Matrix context_rows(const EncoderLayer& l, int64_t row, int64_t first, int64_t worker) const {
-    return attention_rows(context, l, 1, row, first, worker);
-  }
-  Matrix attention_rows(float* data, const EncoderLayer& l, int64_t parts, int64_t row, int64_t first,
-                        int64_t worker) const {
-    const int64_t width = parts * l.heads * l.head_dim;
-    if (share != Share::sequences) return {data + row * width, width};
-    return {data + worker * buffer_rows * parts * widths.attention + (row - first) * width, width};
-  }
-  void attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64_t head_begin, int64_t head_end,
-              int64_t worker) const;
-  void compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
-               int64_t worker) const;
-  void run_task(const Stage& stage, int64_t task, int64_t worker) const;
-  void gather_blocks();
-  void plan();
-};
+}  // namespace
 
 void Group::embed(int64_t begin, int64_t end) const {
   const int64_t hidden = model.hidden;
@@ -302,67 +181,7 @@ void Group::run_task(const Stage& stage, int64_t task, int64_t worker) const {
   }
 }
 
-// Whole sequences in blocks of up to kRowBlock rows; none where a sequence is longer.
-void Group::gather_blocks() {
-  block_count = 0;
-  for (int64_t sequence = 0; sequence < sequences;) {
-    blocks[block_count++] = sequence;
-    const int64_t begin = row_of(sequence);
-    if (row_of(sequence + 1) - begin > kRowBlock) {
-      block_count = 0;
-      return;
-    }
-    while (sequence < sequences && row_of(sequence + 1) - begin <= kRowBlock) ++sequence;
-  }
-  blocks[block_count] = sequences;
-}
-
-// A stage ends where its tasks would need what others compute. By columns, a product is a stage of its own, and the
-// steps between products share one. By rows, a stage runs on until attention, which needs other rows, and starts anew
-// before the QKV product so that fewer weights compete for the cache. By sequences, a stage is a layer: longer ones
-// would read the weights of the next layer while those of this one are near.
-void Group::plan() {
-  gather_blocks();
-  share = threads == 1 || count >= kRowsPerThread * threads ? Share::rows : Share::columns;
-  if (share == Share::rows && block_count > 0 &&
-      (block_count % threads == 0 || block_count >= kBlocksPerThread * threads))
-    share = Share::sequences;
-
-  const int64_t steps = 1 + layers() * kLayerSteps + (x == out + first_row * model.hidden ? 0 : 1);
-  const auto joins = [&](Step previous, Step s) {
-    if (share == Share::sequences) return s != Step::quantize_input || previous == Step::embed;
-    if (previous == Step::attention || s == Step::attention) return false;
-    return share == Share::rows ? s != Step::quantize_input : !is_product(previous) && !is_product(s);
-  };
-  stage_count = 0;
-  for (int64_t i = 0; i < steps;) {
-    Stage& stage = *new (&stages[stage_count++]) Stage;
-    stage.begin = i;
-    do ++i;
-    while (i < steps && joins(step(i - 1), step(i)));
-    stage.end = i;
-    const Step first = step(stage.begin);
-    stage.parts = stage.part_block = 1;
-    stage.row_block = ceil_div(count, 2 * threads);
-    if (share == Share::sequences) {
-      stage.row_blocks = block_count;
-    } else if (first == Step::attention) {  // one sequence, and all heads when there are sequences enough
-      stage.row_blocks = sequences;
-      stage.parts = layer(stage.begin).heads;
-      if (threads == 1 || sequences >= 4 * threads) stage.part_block = stage.parts;
-    } else {
-      if (share == Share::rows)
-        stage.row_block = round_up(ceil_div(count, threads * ceil_div(count, threads * kRowBlock)), 16);
-      if (share == Share::columns && is_product(first)) {
-        stage.row_block = kRowBlock;
-        stage.parts = weight_of(first, layer(stage.begin)).n_pad / kTileN;
-        stage.part_block = ceil_div(stage.parts * ceil_div(count, kRowBlock), 4 * threads);
-      }
-      stage.row_blocks = ceil_div(count, stage.row_block);
-    }
-    stage.tasks = stage.row_blocks * ceil_div(stage.parts, stage.part_block);
-  }
-}
+namespace {
 
 void enter_team(int64_t begin, int64_t end, void* ctx) {
   const auto& group = *static_cast<const Group*>(ctx);

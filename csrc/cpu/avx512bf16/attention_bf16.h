@@ -88,11 +88,11 @@ inline void pack_values(const AttentionArgs& a, const float* v, const Bf16Operan
 // relative minimax fit. -infinity, the score of a key outside the window, gives NaN unless it is `removed` by a bound.
 template <bool removed>
 inline Vec exp2_negative(Vec x) {
-  constexpr float kSeries[] = {0x1.fff692p-1f, 0x1.62f31ap-1f, 0x1.f0de1cp-3f, 0x1.c3f76p-5f};
+  constexpr float kSeries[] = {1.0f, 0x1.62e12cp-1f, 0x1.ec0378p-3f, 0x1.c9fc46p-5f, 0x1.3a02ccp-7f};
   if constexpr (removed) x = max(Vec::set1(-200.0f), x);
   const Vec n = round(x), f = x - n;
-  Vec y = Vec::set1(kSeries[3]);
-  for (int i = 2; i >= 0; --i) y = fma(y, f, Vec::set1(kSeries[i]));
+  Vec y = Vec::set1(kSeries[4]);
+  for (int i = 3; i >= 0; --i) y = fma(y, f, Vec::set1(kSeries[i]));
   return {_mm512_scalef_ps(y.v, n.v)};
 }
 
