@@ -57,7 +57,7 @@ def describe(model: nn.Module) -> dict:
             skeleton = build({**structure, "rebuild": way}, native=lambda name, entry: model.get_submodule(name))
         except (AttributeError, TypeError, ValueError, RuntimeError):
             continue
-        if _names(skeleton) == _names(model) and _same_tensors(skeleton, model):
+        if _names(skeleton) == _names(model) and _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
             return {**structure, "rebuild": way, "attributes": _differing_attributes(model, skeleton)}
     return structure
 
@@ -80,6 +80,7 @@ def build(structure: dict, native: Callable[[str, dict], nn.Module] | None = Non
         raise ValueError("its structure is not one that can be built from a file")
     model = _transformers_skeleton(structure["transformers"])
     fit(model, entries, native)
+    _leave_out(model, entries)
     set_attributes(model, structure["attributes"])
     return model
 
@@ -218,6 +219,24 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     if attribute not in holder._modules:
         raise ValueError(f"there is no module {name!r} in {type(model).__name__}")
     setattr(holder, attribute, module)
+
+
+def _leave_out(model: nn.Module, entries: dict[str, dict]) -> None:
+    """Set to None the modules that the table lacks: a constructor's argument, not the configuration, left them out."""
+    for name, _ in list(walk(model)):
+        parent, _, attribute = name.rpartition(".")
+        if name not in entries and (not parent or parent in entries):
+            setattr(model.get_submodule(parent), attribute, None)
+
+
+def _same_gaps(skeleton: nn.Module, model: nn.Module) -> bool:
+    """Whether the model has None, and nothing else, wherever `_leave_out` put it."""
+    return all(
+        getattr(model.get_submodule(name), attribute, skeleton) is None
+        for name, module in walk(skeleton)
+        for attribute, child in module._modules.items()
+        if child is None
+    )
 
 
 def _transformers_part(model: nn.Module) -> dict | None:

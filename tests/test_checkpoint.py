@@ -66,6 +66,22 @@ def test_bare_encoder(tmp_path):
         load(tmp_path / "m", into=bert().bert)
 
 
+def test_bert_without_pooler(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.BertModel(bert().config, add_pooling_layer=False).eval()
+    convert_(model, fuse=False)
+    save(model, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert loaded.pooler is None and type(loaded) is type(model)
+    inputs = torch.randint(200, (2, 9))
+    with torch.inference_mode():
+        assert torch.equal(loaded(inputs)[0], model(inputs)[0])
+
+    model.pooler = torch.relu  # not a module, so no table has it, and not None either
+    save(model, tmp_path / "odd")
+    assert inspect(tmp_path / "odd")["rebuild"] == "into"
+
+
 @pytest.mark.parametrize("convert", [False, True])
 def test_structurally_pruned_bert(tmp_path, convert):
     from kdnative.prune import structured_

@@ -44,8 +44,9 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
     if manifest["rebuild"] == "into":
         root = manifest["modules"][""]["class"]
         raise CheckpointError(
-            f"{path}: a {root} can't be rebuilt from a file, because it is not made of torch.nn layers in containers, "
-            "nor a transformers model; build it in your code and call load(path, into=model)"
+            f"{path}: a {root} can't be rebuilt from a file, because it is neither made of torch.nn layers in "
+            "containers nor what transformers builds from its configuration; build it in your code and call "
+            "load(path, into=model)"
         )
     try:
         model = rebuild.build(manifest)
