@@ -134,6 +134,8 @@ def test_layers_pruned_to_different_sizes():
     assert [x["ffn"] for x in encoder.config["layers"]] == [17, 100, 64]
     actual = encoder(ids, mask, types)[0]
     check_close(actual, encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types), mask)
+    many = encoder(*(x.repeat(40, 1) for x in (ids, mask, types)))[0]  # both threads have blocks of their own
+    assert torch.equal(many, actual.repeat(40, 1, 1))
     with torch.no_grad():
         expected = model(ids, mask, types)[0]
     kept = mask.bool()
@@ -179,9 +181,11 @@ def test_mask_dtypes(dtype):
     assert torch.equal(encoder(ids.int(), mask.t().contiguous().t())[0], encoder(ids, mask)[0])
 
 
-@pytest.mark.parametrize(("size", "length"), [(1, 32), (1, 130), (7, 19), (4, 130), (36, 130)])
+@pytest.mark.parametrize(
+    ("size", "length"), [(1, 32), (1, 130), (7, 19), (4, 130), (36, 130), (3, 128), (300, 5), (70, 61), (90, 90)]
+)
 def test_results_do_not_depend_on_threads(size, length):
-    """Small batches share columns, large ones rows, and above 4096 tokens the batch is cut into groups."""
+    """Small batches share columns, larger ones rows or whole sequences, and very large ones are cut into groups."""
     model = bert(160, 5, 320) if size * length > 1000 else bert(320, 5, 640)
     encoder, (ids, mask, types) = native(model), batch(model, size, length)
     results = []
@@ -190,8 +194,8 @@ def test_results_do_not_depend_on_threads(size, length):
         results.append(encoder(ids, mask, types)[0].clone())
     for other in results[1:]:
         assert torch.equal(other, results[0])
-    one = encoder(ids[:1], mask[:1], types[:1])[0]
-    assert torch.equal(one, results[0][:1])
+    for one in (slice(1), slice(size // 2, size // 2 + 1), slice(size - 1, size)):
+        assert torch.equal(encoder(ids[one], mask[one], types[one])[0], results[0][one])
 
 
 def test_mixed_widths_with_threads():
