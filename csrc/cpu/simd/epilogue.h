@@ -38,8 +38,31 @@ inline void fetch_output(const Epilogue& e, int64_t r, int64_t rows, int64_t c, 
   }
 }
 
-// The block's values(i, j), row r + i and columns c + j .. c + j + Vec::width, to the output. Whole columns of fp32,
-// what most layers need, have loops of their own: the choices of finish() would cost more than its arithmetic.
+// Whole columns of fp32 that an activation or a residual follows.
+template <typename Values>
+[[gnu::noinline]] inline void write_activated(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows,
+                                              int64_t c, int64_t columns, const Values& values) {
+  float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
+  const float* residual = e.residual == nullptr ? nullptr : e.residual + r * e.ld_residual + c;
+  with_activation(e.activation, [&](auto activation) {
+    for (int64_t j = 0; j < columns; j += Vec::width) {
+      const Vec bias = w.bias == nullptr ? Vec::set1(-0.0f) : Vec::load(w.bias + c + j);  // adding -0 changes nothing
+      for_row_blocks<kAbreast>(0, rows, [&](int64_t i, auto abreast) {
+        Vec y[abreast.count];
+        for (int64_t s = 0; s < abreast.count; ++s) y[s] = values(i + s, j) + bias;
+        activation.apply(y);
+        if (residual != nullptr) {
+          for (int64_t s = 0; s < abreast.count; ++s) y[s] = y[s] + Vec::load(residual + (i + s) * e.ld_residual + j);
+        }
+        for (int64_t s = 0; s < abreast.count; ++s) y[s].store(out + (i + s) * e.ld_out + j);
+      });
+    }
+  });
+}
+
+// The block's values(i, j), row r + i and columns c + j .. c + j + Vec::width, to the output. What most layers need,
+// fp32 without activation and residual, is a loop of its own: the choices of the others would cost more than its
+// arithmetic.
 template <typename Values>
 inline void write_block(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c, int64_t columns,
                         const Values& values) {
@@ -48,23 +71,17 @@ inline void write_block(const PackedLinear& w, const Epilogue& e, int64_t r, int
       for (int64_t j = 0; j < columns; j += Vec::width) finish(w, e, r + i, c + j, values(i, j));
     return;
   }
+  if (e.activation != Activation::none || e.residual != nullptr)
+    return write_activated(w, e, r, rows, c, columns, values);
   float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
-  const float* residual = e.residual == nullptr ? nullptr : e.residual + r * e.ld_residual + c;
-  with_activation(e.activation, [&](auto activation) {
-    for (int64_t j = 0; j < columns; j += Vec::width) {
-      const Vec bias = w.bias == nullptr ? Vec::set1(-0.0f) : Vec::load(w.bias + c + j);  // adding -0 changes nothing
-      const auto write = [&](int64_t i, auto abreast) {
-        Vec y[abreast.count];
-        for (int64_t s = 0; s < abreast.count; ++s) y[s] = values(i + s, j) + bias;
-        activation.apply(y);
-        if (residual != nullptr) {
-          for (int64_t s = 0; s < abreast.count; ++s) y[s] = y[s] + Vec::load(residual + (i + s) * e.ld_residual + j);
-        }
-        for (int64_t s = 0; s < abreast.count; ++s) y[s].store(out + (i + s) * e.ld_out + j);
-      };
-      for_row_blocks<kAbreast>(0, rows, write);
+  for (int64_t j = 0; j < columns; j += Vec::width) {
+    if (w.bias == nullptr) {
+      for (int64_t i = 0; i < rows; ++i) values(i, j).store(out + i * e.ld_out + j);
+    } else {
+      const Vec bias = Vec::load(w.bias + c + j);
+      for (int64_t i = 0; i < rows; ++i) (values(i, j) + bias).store(out + i * e.ld_out + j);
     }
-  });
+  }
 }
 
 // int32 sums of `rows` x `columns` outputs from (r, c) on; row i starts at dot + i * ld.
