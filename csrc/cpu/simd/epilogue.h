@@ -38,6 +38,14 @@ inline void fetch_output(const Epilogue& e, int64_t r, int64_t rows, int64_t c, 
   }
 }
 
+// Any block.
+template <typename Values>
+[[gnu::noinline]] inline void write_any(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c,
+                                        int64_t columns, const Values& values) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; j += Vec::width) finish(w, e, r + i, c + j, values(i, j));
+}
+
 // Whole columns of fp32 that an activation or a residual follows.
 template <typename Values>
 [[gnu::noinline]] inline void write_activated(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows,
@@ -66,11 +74,7 @@ template <typename Values>
 template <typename Values>
 inline void write_block(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c, int64_t columns,
                         const Values& values) {
-  if (e.out_type != DType::f32 || c + columns > w.n) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < columns; j += Vec::width) finish(w, e, r + i, c + j, values(i, j));
-    return;
-  }
+  if (e.out_type != DType::f32 || c + columns > w.n) return write_any(w, e, r, rows, c, columns, values);
   if (e.activation != Activation::none || e.residual != nullptr)
     return write_activated(w, e, r, rows, c, columns, values);
   float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
