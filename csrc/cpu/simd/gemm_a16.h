@@ -23,7 +23,7 @@ constexpr int kStep = bits == 8 ? 4 : 16 / bits;
 
 // f(0) .. f(n - 1) with constants of the program.
 template <typename F, int... i>
-inline void for_constants(std::integer_sequence<int, i...>, const F& f) {
+[[gnu::always_inline]] inline void for_constants(std::integer_sequence<int, i...>, const F& f) {
   (f(std::integral_constant<int, i>{}), ...);
 }
 
@@ -47,7 +47,8 @@ inline void load_zeros(const PackedLinear& w, const Pair& p, int64_t g, Vec (&ze
 
 // value[i][j] = q - zero of column k + i and half j of the pair; k is a multiple of the step.
 template <int bits>
-inline void widen(const PackedLinear& w, const Pair& p, int64_t k, const Vec (&zero)[2], Vec (&value)[kStep<bits>][2]) {
+[[gnu::always_inline]] inline void widen(const PackedLinear& w, const Pair& p, int64_t k, const Vec (&zero)[2],
+                                         Vec (&value)[kStep<bits>][2]) {
   const uint8_t* at = p.data + k * (bits == 8 ? 16 : 4 * bits);
   if constexpr (bits == 8) {
     for (int j = 0; j < 2; ++j) {
