@@ -54,8 +54,7 @@ struct Widths {  // the largest of any layer
 enum class Share {
   columns,   // columns of one product, or one head: all memory is the group's
   rows,      // a block of rows between two attentions: q .. normed are the worker's, qkv and context the group's
-  sequences  // whole sequences, kRowBlock rows at most, through a layer: all but x is the worker's and stays in its
-             // cache
+  sequences  // whole sequences, kRowBlock rows at most, through a layer: all but x is the worker's, and small
 };
 
 struct Matrix {

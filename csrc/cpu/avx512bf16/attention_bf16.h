@@ -84,23 +84,21 @@ inline void pack_values(const AttentionArgs& a, const float* v, const Bf16Operan
   }
 }
 
-// 2^x for x <= 0, relative error below 8e-5, where the weights keep 8 bits; 0 far below. The coefficients are a
-// relative minimax fit. -infinity, the score of a key outside the window, gives NaN unless it is `removed` by a bound.
-template <bool removed>
+// 2^x for x <= 0, relative error below 3e-6, where the weights keep 8 bits; 0 far below 0, -infinity too. The
+// coefficients are a relative minimax fit.
 inline Vec exp2_negative(Vec x) {
   constexpr float kSeries[] = {1.0f, 0x1.62e12cp-1f, 0x1.ec0378p-3f, 0x1.c9fc46p-5f, 0x1.3a02ccp-7f};
-  if constexpr (removed) x = max(Vec::set1(-200.0f), x);
-  const Vec n = round(x), f = x - n;
+  const Vec bounded = max(Vec::set1(-200.0f), x), n = round(bounded);
   Vec y = Vec::set1(kSeries[4]);
+  const Vec f = bounded - n;
   for (int i = 3; i >= 0; --i) y = fma(y, f, Vec::set1(kSeries[i]));
   return {_mm512_scalef_ps(y.v, n.v)};
 }
 
 // Turns scores[0, n) into weights 2^((score - top) / ln 2), bf16, 0 up to `padded`, and returns their sum.
-template <bool removed>
 inline float weigh(const float* scores, int64_t n, int64_t padded, float top, uint16_t* weights) {
   const Vec log2e = Vec::set1(0x1.715476p+0f), shift = Vec::set1(-top * 0x1.715476p+0f);
-  const auto weight = [&](int64_t i) { return exp2_negative<removed>(fma(Vec::load(scores + i), log2e, shift)); };
+  const auto weight = [&](int64_t i) { return exp2_negative(fma(Vec::load(scores + i), log2e, shift)); };
   Vec sum[2] = {Vec::zero(), Vec::zero()};
   int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
@@ -156,8 +154,7 @@ inline void attend_rows_bf16(const AttentionArgs& a, int32_t head, int64_t first
       const float now = largest_of(scores, count), next = now > top[r] ? now : top[r];
       // A window may leave no key of this block: every weight is 0 then, whatever is taken off the scores.
       const float base = next == -__builtin_inff() ? 0.0f : next;
-      const float sum =
-          (a.window >= 0 ? weigh<true> : weigh<false>)(scores, count, padded, base, o.weights + r * o.block);
+      const float sum = weigh(scores, count, padded, base, o.weights + r * o.block);
       if (k == keys.begin) {
         total[r] = sum;
       } else if (next > top[r]) {
