@@ -8,6 +8,7 @@
 
 #include "../simd/attention_scores.h"
 #include "product.h"
+#include "softmax.h"
 
 namespace kdnative::cpu {
 namespace {
@@ -21,9 +22,6 @@ struct Bf16Operands {
   float *scores, *added, *sums;  // [rows, block], [rows, d_pad], [rows, d_pad]
   int64_t t_pad, d_pad, block;
 };
-
-// Two rows' worth of 16 floats as 32 bf16: low lanes first.
-inline __m512i as_bf16(__m512 low, __m512 high) { return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)); }
 
 // out[j], lane i = rows[i], lane j.
 inline void transpose(const __m512i (&rows)[16], __m512i (&out)[16]) {
@@ -72,61 +70,17 @@ inline void pack_keys(const AttentionArgs& a, const float* k, const Bf16Operands
 }
 
 inline void pack_values(const AttentionArgs& a, const float* v, const Bf16Operands& to) {
+  // Lanes of two rows side by side -> pairs.
+  const __m512i pairs = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   for (int64_t j = 0; j < to.d_pad; j += 16) {
     uint16_t* block = to.values + j * to.t_pad;
-    for (int64_t t = 0; t < to.t_pad; t += 2) {
-      const auto row = [&](int64_t i) {
-        const Vec x = i < a.tokens ? Vec::load(v + i * a.ld_qkv + j, a.head_dim - j) : Vec::zero();
-        return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v)));
-      };
-      _mm512_storeu_si512(block + t * 16, _mm512_or_si512(row(t), _mm512_slli_epi32(row(t + 1), 16)));
-    }
+    const auto row = [&](int64_t i) {
+      return i < a.tokens ? Vec::load(v + i * a.ld_qkv + j, a.head_dim - j) : Vec::zero();
+    };
+    for (int64_t t = 0; t < to.t_pad; t += 2)
+      _mm512_storeu_si512(block + t * 16, _mm512_permutexvar_epi16(pairs, as_bf16(row(t).v, row(t + 1).v)));
   }
-}
-
-// 2^x for x <= 0, relative error below 3e-6, where the weights keep 8 bits; 0 far below 0, -infinity too. The
-// coefficients are a relative minimax fit.
-inline Vec exp2_negative(Vec x) {
-  constexpr float kSeries[] = {1.0f, 0x1.62e12cp-1f, 0x1.ec0378p-3f, 0x1.c9fc46p-5f, 0x1.3a02ccp-7f};
-  const Vec bounded = max(Vec::set1(-200.0f), x), n = round(bounded);
-  Vec y = Vec::set1(kSeries[4]);
-  const Vec f = bounded - n;
-  for (int i = 3; i >= 0; --i) y = fma(y, f, Vec::set1(kSeries[i]));
-  return {_mm512_scalef_ps(y.v, n.v)};
-}
-
-// Turns scores[0, n) into weights 2^((score - top) / ln 2), bf16, 0 up to `padded`, and returns their sum.
-inline float weigh(const float* scores, int64_t n, int64_t padded, float top, uint16_t* weights) {
-  const Vec log2e = Vec::set1(0x1.715476p+0f), shift = Vec::set1(-top * 0x1.715476p+0f);
-  const auto weight = [&](int64_t i) { return exp2_negative(fma(Vec::load(scores + i), log2e, shift)); };
-  Vec sum[2] = {Vec::zero(), Vec::zero()};
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    const Vec low = weight(i), high = weight(i + 16);
-    sum[0] = sum[0] + low;
-    sum[1] = sum[1] + high;
-    _mm512_storeu_si512(weights + i, as_bf16(low.v, high.v));
-  }
-  for (; i < padded; i += 32) {
-    Vec e[2];
-    for (int h = 0; h < 2; ++h) {
-      e[h] = {_mm512_maskz_mov_ps(lane_mask(n - i - 16 * h), weight(i + 16 * h).v)};
-      sum[h] = sum[h] + e[h];
-    }
-    _mm512_storeu_si512(weights + i, as_bf16(e[0].v, e[1].v));
-  }
-  return reduce_add(sum[0] + sum[1]);
-}
-
-inline float largest_of(const float* scores, int64_t n) {
-  Vec largest = Vec::set1(-__builtin_inff());
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) largest = max(Vec::load(scores + i), largest);
-  if (i < n) {
-    const __m512 rest = _mm512_mask_loadu_ps(largest.v, lane_mask(n - i), scores + i);
-    largest = max(Vec{rest}, largest);
-  }
-  return reduce_max(largest);
 }
 
 // Query rows [first, first + rows) of one head against all keys.
@@ -135,47 +89,37 @@ inline void attend_rows_bf16(const AttentionArgs& a, int32_t head, int64_t first
                              const Multiply& multiply) {
   const float* q = a.qkv + first * a.ld_qkv + head * a.head_dim;
   const Vec scaling = Vec::set1(a.scaling);
-  float top[kQueryBlock], total[kQueryBlock];
+  SoftmaxRows softmax[kQueryBlock / kSoftmaxRows];
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t j = 0; j < o.d_pad; j += 32)
       _mm512_storeu_si512(o.queries + r * o.d_pad + j, load_32(q + r * a.ld_qkv, j, a.head_dim, scaling.v));
-    top[r] = -__builtin_inff();
-    total[r] = 0.0f;
   }
   const Range keys = keys_of(a, first, rows, o.t_pad, 32);
   for (int64_t k = keys.begin; k < keys.end; k += o.block) {
+    const bool is_first = k == keys.begin;
     const int64_t padded = keys.end - k < o.block ? keys.end - k : o.block;
     const int64_t count = a.tokens - k < padded ? a.tokens - k : padded;
     multiply(
         Bf16Product{o.queries, o.d_pad, rows, o.keys + k * o.d_pad, 16 * o.d_pad, padded, o.d_pad, o.scores, o.block});
-    for (int64_t r = 0; r < rows; ++r) {
-      float* scores = o.scores + r * o.block;
-      if (a.bias != nullptr || a.window >= 0) adjust_scores(a, head, first + r, {k, k + count}, scores - k);
-      const float now = largest_of(scores, count), next = now > top[r] ? now : top[r];
-      // A window may leave no key of this block: every weight is 0 then, whatever is taken off the scores.
-      const float base = next == -__builtin_inff() ? 0.0f : next;
-      const float sum = weigh(scores, count, padded, base, o.weights + r * o.block);
-      if (k == keys.begin) {
-        total[r] = sum;
-      } else if (next > top[r]) {
-        const float factor = __builtin_expf(top[r] - base);
-        total[r] = total[r] * factor + sum;
-        for (int64_t j = 0; j < o.d_pad; j += 16)
-          (Vec::load(o.sums + r * o.d_pad + j) * Vec::set1(factor)).store(o.sums + r * o.d_pad + j);
-      } else {
-        total[r] += sum;
-      }
-      top[r] = next;
+    if (a.bias != nullptr || a.window >= 0) {
+      for (int64_t r = 0; r < rows; ++r) adjust_scores(a, head, first + r, {k, k + count}, o.scores + r * o.block - k);
     }
-    float* products = k == keys.begin ? o.sums : o.added;
+    for (int64_t r = 0; r < rows; r += kSoftmaxRows)
+      softmax[r / kSoftmaxRows].add(o.scores + r * o.block, o.block, rows - r, count, padded, is_first,
+                                    o.weights + r * o.block);
+    float* products = is_first ? o.sums : o.added;
     multiply(
         Bf16Product{o.weights, o.block, rows, o.values + k * 16, 16 * o.t_pad, o.d_pad, padded, products, o.d_pad});
-    if (k == keys.begin) continue;
-    for (int64_t i = 0; i < rows * o.d_pad; i += 16) (Vec::load(o.sums + i) + Vec::load(o.added + i)).store(o.sums + i);
+    if (is_first) continue;
+    for (int64_t r = 0; r < rows; ++r) {
+      const Vec factor = Vec::set1(softmax[r / kSoftmaxRows].factor.v[r % kSoftmaxRows]);
+      for (int64_t j = r * o.d_pad; j < (r + 1) * o.d_pad; j += 16)
+        fma(Vec::load(o.sums + j), factor, Vec::load(o.added + j)).store(o.sums + j);
+    }
   }
   float* out = a.out + first * a.ld_out + head * a.head_dim;
   for (int64_t r = 0; r < rows; ++r) {
-    const Vec inverse = Vec::set1(1.0f / total[r]);
+    const Vec inverse = Vec::set1(1.0f / softmax[r / kSoftmaxRows].total.v[r % kSoftmaxRows]);
     for (int64_t j = 0; j < a.head_dim; j += 16)
       (Vec::load(o.sums + r * o.d_pad + j) * inverse).store(out + r * a.ld_out + j, a.head_dim - j);
   }
