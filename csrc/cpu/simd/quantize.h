@@ -1,6 +1,8 @@
 // Dynamic per-token quantization over Vec. Include it after one vec_*.h.
 #pragma once
 
+#include <cstring>
+
 #include "../kernels.h"
 #include "io.h"
 
@@ -9,50 +11,49 @@ namespace {
 
 constexpr int64_t kSumColumns = 32;  // columns of one group_sum
 
-// Largest magnitude of a row; NaN when the row holds NaN or infinity.
+// Largest magnitude of a row; NaN when the row holds NaN or infinity. Magnitudes are compared as integers: they are
+// ordered like the numbers, with infinity and then NaN on top.
 template <DType type>
 inline float row_amax(const void* x, int64_t first, int64_t k) {
-  constexpr int kChains = 4;  // independent, to hide the latency of max and fma
-  Vec largest[kChains], finite[kChains];
-  for (int j = 0; j < kChains; ++j) largest[j] = finite[j] = Vec::zero();
-  const auto add = [&](int j, Vec v) {
-    largest[j] = max(largest[j], abs(v));
-    finite[j] = fma(v, Vec::zero(), finite[j]);  // 0 as long as every value is finite
-  };
+  constexpr int kChains = 4;  // independent, to hide the latency of max
+  Vec largest[kChains];
+  for (Vec& v : largest) v = Vec::zero();
   int64_t i = 0;
   for (; i + kChains * Vec::width <= k; i += kChains * Vec::width) {
-    for (int j = 0; j < kChains; ++j) add(j, load_as<type>(x, first + i + j * Vec::width));
+    for (int j = 0; j < kChains; ++j)
+      largest[j] = max_bits(largest[j], abs(load_as<type>(x, first + i + j * Vec::width)));
   }
-  for (; i < k; i += Vec::width) add(0, load_as<type>(x, first + i, k - i));
-  for (int j = 1; j < kChains; ++j) {
-    largest[0] = max(largest[0], largest[j]);
-    finite[0] = finite[0] + finite[j];
-  }
-  const float zero = reduce_add(finite[0]);
-  return zero == 0.0f ? reduce_max(largest[0]) : zero;
+  for (; i < k; i += Vec::width) largest[0] = max_bits(largest[0], abs(load_as<type>(x, first + i, k - i)));
+  const Vec all = max_bits(max_bits(largest[0], largest[1]), max_bits(largest[2], largest[3]));
+  const float zero = reduce_add(all * Vec::zero());  // 0 as long as every value is finite
+  return zero == 0.0f ? reduce_max(all) : zero;
 }
 
 // q = rint(x * inverse) for one row of k_pad columns; group_sum may be nullptr.
 template <DType type>
 inline void quantize_row(const void* x, int64_t first, int64_t k, int64_t k_pad, float inverse, int8_t* q,
                          int32_t* group_sum) {
+  constexpr int64_t kBlock = 4 * Vec::width > kSumColumns ? 4 * Vec::width : kSumColumns;
+  static_assert(kTileK % kBlock == 0, "a row is a number of blocks");
   const Vec factor = Vec::set1(inverse);
-  for (int64_t i = 0; i < k_pad; i += kSumColumns) {
-    Vec sum = Vec::zero();  // at most 32 * 127: exact in fp32
-    for (int64_t j = i; j < i + kSumColumns; j += Vec::width) {
-      const Vec v = j + Vec::width <= k ? load_as<type>(x, first + j) : load_as<type>(x, first + j, k - j);
-      const Vec rounded = round(v * factor);
-      rounded.store_s8(q + j);
-      sum = sum + rounded;
+  for (int64_t i = 0; i < k_pad; i += kBlock) {
+    Vec sum[kBlock / kSumColumns];
+    for (Vec& s : sum) s = Vec::zero();
+    for (int64_t at = i; at < i + kBlock; at += 4 * Vec::width) {
+      Vec v[4];
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t c = at + j * Vec::width;
+        v[j] = (c + Vec::width <= k ? load_as<type>(x, first + c) : load_as<type>(x, first + c, k - c)) * factor;
+        if (group_sum != nullptr) {  // at most 32 * 127: exact in fp32
+          Vec& s = sum[(c - i) / kSumColumns];
+          s = s + round(v[j]);
+        }
+      }
+      store_s8(v, q + at);
     }
-    if (group_sum != nullptr) group_sum[i / kSumColumns] = static_cast<int32_t>(reduce_add(sum));
+    if (group_sum == nullptr) continue;
+    for (const Vec& s : sum) *group_sum++ = static_cast<int32_t>(reduce_add(s));
   }
-}
-
-inline void zero_row(int64_t k_pad, int8_t* q, int32_t* group_sum) {
-  for (int64_t i = 0; i < k_pad; i += Vec::width) Vec::zero().store_s8(q + i);
-  if (group_sum == nullptr) return;
-  for (int64_t g = 0; g < k_pad / kSumColumns; ++g) group_sum[g] = 0;
 }
 
 template <DType type>
@@ -66,7 +67,8 @@ inline void quantize_typed(const void* x, int64_t ld_x, int64_t rows, int64_t k,
     if (amax >= 1e-30f) {
       quantize_row<type>(x, r * ld_x, k, k_pad, 127.0f / amax, q_row, sums);
     } else {  // also NaN
-      zero_row(k_pad, q_row, sums);
+      std::memset(q_row, 0, static_cast<size_t>(k_pad));
+      if (sums != nullptr) std::memset(sums, 0, static_cast<size_t>(k_pad / kSumColumns) * sizeof(*sums));
     }
   }
 }

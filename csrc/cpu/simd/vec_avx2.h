@@ -87,13 +87,6 @@ struct Vec {
     store_f16(lanes);
     copy_lanes(p, lanes, n);
   }
-
-  // Lanes must hold integers in [-128, 127].
-  void store_s8(int8_t* p) const {
-    const __m256i i = _mm256_cvtps_epi32(v);
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
-  }
 };
 
 struct Mask {
@@ -143,6 +136,9 @@ inline Vec keep(Vec a) {  // stays in its register: left alone, GCC moves accumu
 }
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }  // b where either is NaN
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }  // b where either is NaN
+inline Vec max_bits(Vec a, Vec b) {                                 // as unsigned integers
+  return {_mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a.v), _mm256_castps_si256(b.v)))};
+}
 inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m256 bit = _mm256_set1_ps(-0.0f);
@@ -162,6 +158,15 @@ inline Vec select(Mask m, Vec if_true, Vec if_false) { return {_mm256_blendv_ps(
 inline Vec scale2(Vec v, Vec n) {
   const __m256i shift = _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23);
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v.v), shift))};
+}
+
+// The nearest integers of four vectors, half to even, which must be in [-128, 127].
+inline void store_s8(const Vec (&x)[4], int8_t* p) {
+  const __m256i low = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0].v), _mm256_cvtps_epi32(x[1].v));
+  const __m256i high = _mm256_packs_epi32(_mm256_cvtps_epi32(x[2].v), _mm256_cvtps_epi32(x[3].v));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), codes);
 }
 
 inline float reduce_add(Vec a) {

@@ -58,11 +58,6 @@ struct Vec {
   void store_f16(uint16_t* p, int64_t n) const {
     _mm256_mask_storeu_epi16(p, lane_mask(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
   }
-
-  // Lanes must hold integers in [-128, 127].
-  void store_s8(int8_t* p) const {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
-  }
 };
 
 struct Mask {
@@ -115,6 +110,9 @@ inline Vec keep(Vec a) {  // stays in its register: left alone, GCC moves accumu
 }
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }  // b where either is NaN
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
+inline Vec max_bits(Vec a, Vec b) {                                 // as unsigned integers
+  return {_mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
+}
 inline Vec abs(Vec a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m512 bit = _mm512_set1_ps(-0.0f);
@@ -134,6 +132,14 @@ inline Vec select(Mask m, Vec if_true, Vec if_false) { return {_mm512_mask_blend
 inline Vec scale2(Vec v, Vec n) {
   const __m512i shift = _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23);
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v.v), shift))};
+}
+
+// The nearest integers of four vectors, half to even, which must be in [-128, 127].
+inline void store_s8(const Vec (&x)[4], int8_t* p) {
+  const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0].v), _mm512_cvtps_epi32(x[1].v));
+  const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(x[2].v), _mm512_cvtps_epi32(x[3].v));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high)));
 }
 
 inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }

@@ -71,13 +71,6 @@ struct Vec {
     store_f16(lanes);
     copy_lanes(p, lanes, n);
   }
-
-  // Lanes must hold integers in [-128, 127].
-  void store_s8(int8_t* p) const {
-    const int16x4_t words = vmovn_s32(vcvtq_s32_f32(v));
-    const uint32_t bytes = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
-    std::memcpy(p, &bytes, sizeof(bytes));
-  }
 };
 
 struct Mask {
@@ -136,6 +129,9 @@ inline Vec keep(Vec a) { return a; }                                        // s
 // FMIN and FMAX would return NaN where either operand is NaN; the rule here is b.
 inline Vec min(Vec a, Vec b) { return select(a < b, a, b); }
 inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+inline Vec max_bits(Vec a, Vec b) {  // as unsigned integers
+  return {vreinterpretq_f32_u32(vmaxq_u32(vreinterpretq_u32_f32(a.v), vreinterpretq_u32_f32(b.v)))};
+}
 inline Vec abs(Vec a) { return {vabsq_f32(a.v)}; }
 inline Vec copy_sign(Vec magnitude, Vec sign) { return {vbslq_f32(vdupq_n_u32(0x80000000u), sign.v, magnitude.v)}; }
 inline Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
@@ -145,6 +141,14 @@ inline Vec round(Vec a) { return {vrndnq_f32(a.v)}; }  // half to even
 inline Vec scale2(Vec v, Vec n) {
   const int32x4_t shift = vshlq_n_s32(vcvtq_s32_f32(n.v), 23);  // NaN converts to 0
   return {vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v.v), shift))};
+}
+
+// The nearest integers of four vectors, half to even, which must be in [-128, 127].
+inline void store_s8(const Vec (&x)[4], int8_t* p) {
+  const auto pair = [](Vec a, Vec b) {
+    return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.v)), vmovn_s32(vcvtnq_s32_f32(b.v)));
+  };
+  vst1q_s8(p, vcombine_s8(vmovn_s16(pair(x[0], x[1])), vmovn_s16(pair(x[2], x[3]))));
 }
 
 inline float reduce_add(Vec a) { return vaddvq_f32(a.v); }

@@ -81,9 +81,6 @@ struct Vec {
   void store_f16(uint16_t* p, int64_t n) const {
     if (n > 0) store_f16(p);
   }
-
-  // Lanes must hold integers in [-128, 127].
-  void store_s8(int8_t* p) const { *p = static_cast<int8_t>(v); }
 };
 
 struct Mask {
