@@ -40,8 +40,7 @@ class ConversionRow:
 class ConversionReport:
     """Every module with parameters, in the order of the model.
 
-    ``model`` is the converted model: the object given to `convert_`, except where that object had to be replaced
-    itself (it was a bare encoder such as ``BertModel``, or a single ``nn.Linear``).
+    ``model`` is the converted model, the object given to `convert_`.
     """
 
     model: nn.Module

@@ -70,9 +70,9 @@ def convert_(
         rows: rows of activations (batch * tokens) of a typical call, on which the gain of sparse kernels depends.
 
     Returns:
-        The report. Use ``report.model`` from then on when ``model`` itself may be an encoder or a single layer, such
-        as a bare ``BertModel``: an object can't be replaced in place, so it is left unchanged and the native one is
-        ``report.model``. In all other cases ``report.model is model``.
+        The report; ``report.model is model``. A ``model`` that is itself an encoder or a single layer, such as a bare
+        ``BertModel``, becomes the native module: it stays the same object and changes its class, so whatever holds it
+        runs natively too. Keep a ``copy.deepcopy`` of a float model to compare with.
 
     Raises:
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
@@ -323,8 +323,16 @@ class _Plan:
             for attribute, child in list(parent._modules.items()):
                 if id(child) in self.replacements:
                     setattr(parent, attribute, self.replacements[id(child)])
-        model = self.replacements.get(id(self.model), self.model).eval()
-        return ConversionReport(model, [self.rows[name] for name in self.modules if name in self.rows])
+        if id(self.model) in self.replacements:
+            _become(self.model, self.replacements[id(self.model)])
+        self.model.eval()
+        return ConversionReport(self.model, [self.rows[name] for name in self.modules if name in self.rows])
+
+
+def _become(module: nn.Module, native: nn.Module) -> None:
+    """Turn a module that may have no parent into the native one: it stays the same object and changes its class."""
+    module.__class__ = type(native)
+    module.__dict__ = native.__dict__
 
 
 def _within(name: str, outer: str) -> bool:

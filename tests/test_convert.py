@@ -102,11 +102,25 @@ def test_half_precision_models(dtype):
     assert y.dtype == dtype and (y - expected).float().norm() / expected.float().norm() < 0.05
 
 
-def test_root_that_is_a_layer_is_returned_in_the_report():
+@pytest.mark.parametrize("root, native", [(nn.Linear(128, 64), Linear), (nn.Embedding(50, 64), Embedding)])
+def test_root_that_is_a_layer_becomes_native(root, native):
+    holder = nn.Sequential(root)
+    x = torch.randn(3, 128) if native is Linear else torch.tensor([1, 49])
+    expected = root(x)
+    report = convert_(root)
+    assert report.model is root and type(root) is native and not root.training and report.rows[0].name == ""
+    assert holder[0] is root and "(model)" in str(report)
+    torch.testing.assert_close(holder(x), expected, rtol=0.1, atol=0.1)
+
+
+def test_root_that_can_not_be_converted_is_unchanged():
     linear = nn.Linear(128, 64)
-    report = convert_(linear)
-    assert type(report.model) is Linear and type(linear) is nn.Linear and report.rows[0].name == ""
-    assert "(model)" in str(report)
+    with torch.no_grad():
+        linear.weight[0, 0] = float("nan")
+    attributes = dict(vars(linear))
+    with pytest.raises(ValueError, match="NaN"):
+        convert_(linear)
+    assert type(linear) is nn.Linear and vars(linear) == attributes and linear.training
 
 
 def test_two_bits_take_half_of_four():

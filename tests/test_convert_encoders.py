@@ -1,5 +1,8 @@
 """Conversion of encoders: fused to one operator, or layer by layer where that can't be."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -42,14 +45,20 @@ def test_fused_and_layer_by_layer_agree(dtype):
     assert (a - b).float().abs().max() < 0.05 * b.float().abs().max()
 
 
-def test_bare_encoder_is_returned_in_the_report():
-    model = bert().bert
-    report = convert_(model)
-    assert type(report.model) is Encoder and type(model).__name__ == "BertModel"
-    assert all(type(m) is not Linear for m in model.modules()), "the original is unchanged"
+def test_bare_encoder_becomes_native_in_place():
+    classifier = bert()
+    model = classifier.bert
     ids = torch.randint(0, 200, (2, 5))
     with torch.no_grad():
-        torch.testing.assert_close(report.model(ids)[0], model(ids)[0], rtol=0.1, atol=0.1)
+        expected, logits = model(ids)[0], classifier(ids).logits
+        report = convert_(model)
+        assert report.model is model is classifier.bert and type(model) is Encoder and not list(model.parameters())
+        torch.testing.assert_close(model(ids)[0], expected, rtol=0.1, atol=0.1)
+        torch.testing.assert_close(classifier(ids).logits, logits, rtol=0.1, atol=0.1)
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert type(copied) is Encoder and torch.equal(copied(ids)[0], model(ids)[0])
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(ids)[0], model(ids)[0])
 
 
 @pytest.mark.parametrize(
