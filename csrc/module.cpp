@@ -28,6 +28,9 @@ PYBIND11_MODULE(_C, m) {
       py::arg("name"),
       "Force an instruction set by name; '' selects the best one. ValueError when it cannot run here.");
   m.def(
+      "avx512_in_halves", [] { return kdnative::cpu::features().avx512halves; },
+      "Whether 512-bit instructions take a 256-bit unit twice, as on AMD Zen 4.");
+  m.def(
       "peak_int8_ops",
       [](const std::string& isa, double seconds) { return kdnative::cpu::peak_int8_ops(isa.c_str(), seconds); },
       py::arg("isa"), py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),

@@ -16,7 +16,7 @@ from kdnative.scheme import Scheme
 __all__ = ["ROWS", "SIZES", "crossover", "dense_or_sparse", "measured_isa", "zeros_left_out"]
 
 ROWS = (1, 4, 32, 128)
-"""Rows of activations that were measured; another number counts as the next smaller one of these."""
+"""Rows of activations that were measured; with a number between two of these both must be faster."""
 
 SIZES = {"small": 384 * 384, "medium": 768 * 768, "large": 3072 * 768, "huge": 4096 * 4096}
 """Shape classes by the number of weights that was measured. A layer belongs to the nearest one, on a log scale."""
@@ -35,6 +35,12 @@ _SHARES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
         "medium": (1.01, 1.01, 1.01, 1.01),
         "large": (0.575, 0.691, 1.01, 1.01),
         "huge": (0.5, 0.5, 0.5, 1.01),
+    },
+    ("avx512vnni in halves", "mask"): {
+        "small": (1.01, 1.01, 1.01, 1.01),
+        "medium": (1.01, 1.01, 1.01, 1.01),
+        "large": (1.01, 1.01, 1.01, 1.01),
+        "huge": (0.5, 1.01, 1.01, 1.01),
     },
     ("avx2", "4x1"): {
         "small": (1.01, 0.84, 0.5, 0.5),
@@ -63,9 +69,22 @@ def crossover(isa: str, sparsity: str, n: int, k: int, rows: int) -> float | Non
     Returns:
         A share above 0; more than 1 where it never is. None where that was not measured.
     """
-    row = sum(limit <= max(rows, 1) for limit in ROWS) - 1
-    table = _SHARES.get((measured_isa(isa, ROWS[row]), "mask" if sparsity == "2:4" else sparsity))
-    return None if table is None else table[_size_class(n * k)][row]
+    form = "mask" if sparsity == "2:4" else sparsity
+    found = [_share(isa, form, n * k, row) for row in _neighbours(max(rows, 1))]
+    return None if None in found else max(found)
+
+
+def _neighbours(rows: int) -> set[int]:
+    """Places in ROWS of the number itself, or of the next ones on both sides."""
+    below = sum(limit <= rows for limit in ROWS) - 1
+    return {below, below if rows == ROWS[below] else min(below + 1, len(ROWS) - 1)}
+
+
+def _share(isa: str, form: str, weights: int, row: int) -> float | None:
+    kernels = measured_isa(isa, ROWS[row])
+    halved = (f"{kernels} in halves", form)
+    table = _SHARES.get(halved if halved in _SHARES and ops.avx512_in_halves() else (kernels, form))
+    return None if table is None else table[_size_class(weights)][row]
 
 
 def dense_or_sparse(name: str, qweight: Tensor, scheme: Scheme, rows: int, explicit: bool) -> tuple[Scheme, str]:

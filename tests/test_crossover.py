@@ -1,5 +1,7 @@
 """Dense or sparse: the table of crossovers, and what convert_ makes of it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -29,7 +31,7 @@ def table(monkeypatch):
 def test_the_table_is_complete():
     assert crossover._SHARES
     for (isa, sparsity), sizes in crossover._SHARES.items():
-        assert isa in ("avx2", "avx512vnni") and sparsity in ("4x1", "mask")
+        assert isa in ("avx2", "avx512vnni", "avx512vnni in halves") and sparsity in ("4x1", "mask")
         assert sizes.keys() == crossover.SIZES.keys()
         for shares in sizes.values():
             assert len(shares) == len(crossover.ROWS) and all(0 < share <= 1.01 for share in shares)
@@ -38,7 +40,7 @@ def test_the_table_is_complete():
 def test_lookup(table):
     assert crossover.crossover("x", "4x1", 10, 10, 32) == crossover.crossover("x", "4x1", 10, 10, 127) == 0.85
     assert crossover.crossover("x", "4x1", 10, 10, 31) == crossover.crossover("x", "4x1", 10, 10, 1) == 1.01
-    assert crossover.crossover("x", "4x1", 10, 10, 1 << 20) == 0.7
+    assert crossover.crossover("x", "4x1", 10, 10, 128) == crossover.crossover("x", "4x1", 10, 10, 1 << 20) == 0.7
     assert crossover.crossover("x", "2:4", 10, 10, 32) == 1.01  # the masked form
 
 
@@ -47,6 +49,23 @@ def test_instruction_sets_that_share_kernels():
     assert crossover.measured_isa("amx", 32) == "amx" and crossover.measured_isa("avx2", 1) == "avx2"
     assert crossover.crossover("amx", "4x1", 768, 768, 32) is None
     assert crossover.crossover("neon", "mask", 768, 768, 1) is None
+
+
+def test_between_two_measured_numbers_of_rows_both_must_be_faster(monkeypatch):
+    shares = dict.fromkeys(crossover.SIZES, (0.5, 1.01, 0.6, 0.7))
+    monkeypatch.setattr(crossover, "_SHARES", {("avx2", "mask"): shares})
+    found = {rows: crossover.crossover("avx2", "mask", 10, 10, rows) for rows in (0, 1, 2, 3, 4, 5, 32, 33, 128, 129)}
+    assert found == {0: 0.5, 1: 0.5, 2: 1.01, 3: 1.01, 4: 1.01, 5: 1.01, 32: 0.6, 33: 0.7, 128: 0.7, 129: 0.7}
+    assert crossover.crossover("amx", "4x1", 768, 768, 3) is None
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_processors_that_run_512_bits_in_halves(monkeypatch, halves):
+    monkeypatch.setattr(ops, "avx512_in_halves", lambda: halves)
+    gains = [crossover.crossover("avx512bf16", "mask", 4096, 4096, rows) <= 1 for rows in (1, 2, 4, 32, 128)]
+    assert gains == ([True, False, False, False, False] if halves else [True, True, True, True, False])
+    assert crossover.crossover("avx512bf16", "4x1", 4096, 4096, 32) == 0.5
+    assert crossover.crossover("avx2", "4x1", 4096, 4096, 32) == 0.5
 
 
 def test_sizes_go_to_the_nearest_class():
@@ -132,7 +151,7 @@ def test_fused_encoders_are_dense(table):
     model = transformers.BertModel(transformers.BertConfig(vocab_size=50, max_position_embeddings=16, **sizes)).eval()
     mask_(model, 0.9, "4x1")
     finalize_masks_(model)
-    rows = {row.name: row for row in convert_(model, "w8a8+4x1").rows}
+    rows = {row.name: row for row in convert_(copy.deepcopy(model), "w8a8+4x1").rows}
     row = rows["encoder.layer.0.intermediate.dense"]
     assert (row.action, row.scheme) == ("fused", "w8a8") and "dense: fuse=False converts layer by layer" in row.reason
     rows = {row.name: row for row in convert_(model, "w8a8+4x1", fuse=False).rows}

@@ -1,6 +1,7 @@
 #include "features.h"
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -32,10 +33,19 @@ bool request_amx() {
 #endif
 }
 
+// Family 19h of AMD: Zen 3, which has no AVX-512, and Zen 4.
+bool is_zen4_or_zen3(uint32_t signature) {
+  uint32_t most, vendor[3];  // "AuthenticAMD", in the order ebx, edx, ecx
+  if (!__get_cpuid_count(0, 0, &most, &vendor[0], &vendor[2], &vendor[1])) return false;
+  const uint32_t family = (signature >> 8 & 0xf) + (signature >> 20 & 0xff);
+  return std::memcmp(vendor, "AuthenticAMD", sizeof vendor) == 0 && family == 0x19;
+}
+
 Features detect() {
   Features found;
   uint32_t a, b, c, d;
   if (!__get_cpuid_count(1, 0, &a, &b, &c, &d)) return found;
+  const uint32_t signature = a;
   const bool osxsave = c & (1u << 27), fma = c & (1u << 12), f16c = c & (1u << 29);
   if (!osxsave) return found;
   const uint64_t states = enabled_states();
@@ -45,6 +55,7 @@ Features detect() {
   found.avx2 = (states & kYmm) == kYmm && has(b, 5) && fma && f16c;
   found.avx512vnni =
       found.avx2 && (states & kZmm) == kZmm && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31) && has(c, 11);
+  found.avx512halves = found.avx512vnni && is_zen4_or_zen3(signature);
   found.avx512vbmi2 = found.avx512vnni && has(c, 6);
   const bool tiles = (states & kTiles) == kTiles && has(d, 22) && has(d, 24) && has(d, 25);
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;

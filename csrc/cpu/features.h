@@ -4,14 +4,15 @@
 namespace kdnative::cpu {
 
 struct Features {
-  bool avx2 = false;         // AVX2 + FMA + F16C, and the OS saves the registers
-  bool avxvnni = false;      // avx2 + AVX-VNNI: dot products of bytes in 256-bit registers
-  bool avx512vnni = false;   // AVX-512 F, BW, VL, DQ, VNNI
-  bool avx512vbmi2 = false;  // avx512vnni + VBMI2, which expands bytes
-  bool avx512bf16 = false;   // avx512vnni + dot products of bf16
-  bool amx = false;          // avx512bf16 + AMX tile, int8 and bf16, and the OS granted the tile state to this process
-  bool neon = false;         // AArch64: Advanced SIMD with 8-bit dot products
-  bool i8mm = false;         // neon + 8-bit matrix multiply
+  bool avx2 = false;          // AVX2 + FMA + F16C, and the OS saves the registers
+  bool avxvnni = false;       // avx2 + AVX-VNNI: dot products of bytes in 256-bit registers
+  bool avx512vnni = false;    // AVX-512 F, BW, VL, DQ, VNNI
+  bool avx512vbmi2 = false;   // avx512vnni + VBMI2, which expands bytes
+  bool avx512halves = false;  // 512-bit instructions take a 256-bit unit twice (AMD Zen 4)
+  bool avx512bf16 = false;    // avx512vnni + dot products of bf16
+  bool amx = false;           // avx512bf16 + AMX tile, int8 and bf16, and the OS granted the tile state to this process
+  bool neon = false;          // AArch64: Advanced SIMD with 8-bit dot products
+  bool i8mm = false;          // neon + 8-bit matrix multiply
 };
 
 // Detected once. On Linux this asks the kernel for the AMX tile state, which later threads inherit.

@@ -65,6 +65,11 @@ def select_isa(name: str) -> None:
     _C.select_isa(name)
 
 
+def avx512_in_halves() -> bool:
+    """Whether this processor runs 512-bit instructions in two halves, as AMD Zen 4 does."""
+    return _C.avx512_in_halves()
+
+
 def kernel_table() -> dict[str, str]:
     """For every operator the implementation that a call would run now."""
     return dict.fromkeys(OPERATORS, isa())

@@ -16,7 +16,7 @@ const Kernels* avx512vnni_kernels() {
       .arrange_rows = avx512vnni::arrange_rows,
       .gemm_blocks = avx512vnni::gemm_blocks,
       .expand_mask = avx512vnni::expand_mask,
-      .mask_rows = INT64_MAX,
+      .mask_rows = 64,
       .gemm_mask = avx512vnni::gemm_mask,
       .layer_norm = avx512vnni::layer_norm,
       .attention = avx512vnni::attention,
