@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdnative.ops import large_pages
+
 if TYPE_CHECKING:
     from kdnative.quantize import QuantizedWeight
 
@@ -142,7 +144,7 @@ def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:
         header[name] = offset
         offset += round_up(part.numel() * part.element_size(), 64)
     header["bytes"] = offset
-    out = torch.zeros(offset, dtype=torch.uint8)
+    out = large_pages.zeros(offset)
     out[:128] = torch.from_numpy(np.frombuffer(header.tobytes(), dtype=np.uint8).copy())
     for name, part in sections.items():
         raw = part.contiguous().view(torch.uint8).flatten()
