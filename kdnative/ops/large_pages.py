@@ -1,7 +1,7 @@
 """Memory for packed weights on large pages.
 
 One row of activations reads every weight once. With pages of 4 KB a buffer of 16 MB has more of them than a core keeps
-translations for, and looking them up costs a tenth of the time. Linux gives out pages of 2 MB to those who ask.
+translations for, and looking them up takes time. Linux gives out pages of 2 MB to those who ask.
 """
 
 from __future__ import annotations
