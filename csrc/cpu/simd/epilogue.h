@@ -46,7 +46,7 @@ template <typename Values>
     for (int64_t j = 0; j < columns; j += Vec::width) finish(w, e, r + i, c + j, values(i, j));
 }
 
-// Whole columns of fp32 that an activation or a residual follows.
+// Whole columns of fp32 that an activation follows.
 template <typename Values>
 [[gnu::noinline]] inline void write_activated(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows,
                                               int64_t c, int64_t columns, const Values& values) {
@@ -68,24 +68,35 @@ template <typename Values>
   });
 }
 
-// The block's values(i, j), row r + i and columns c + j .. c + j + Vec::width, to the output. What most layers need,
-// fp32 without activation and residual, is a loop of its own: the choices of the others would cost more than its
-// arithmetic.
+// Whether write_plain will do: fp32 without activation, whole columns.
+inline bool is_plain(const PackedLinear& w, const Epilogue& e, int64_t c, int64_t columns) {
+  return e.out_type == DType::f32 && e.activation == Activation::none && c + columns <= w.n;
+}
+
+// What most layers need, in a loop of its own: the choices of the others would cost more than its arithmetic. Values
+// that are still in registers can stay there.
+template <typename Values>
+[[gnu::always_inline]] inline void write_plain(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows,
+                                               int64_t c, int64_t columns, const Values& values) {
+  float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
+  const float* residual = e.residual == nullptr ? nullptr : e.residual + r * e.ld_residual + c;
+  for (int64_t j = 0; j < columns; j += Vec::width) {
+    const Vec bias = w.bias == nullptr ? Vec::set1(-0.0f) : Vec::load(w.bias + c + j);  // adding -0 changes nothing
+    for (int64_t i = 0; i < rows; ++i) {
+      Vec y = values(i, j) + bias;
+      if (residual != nullptr) y = y + Vec::load(residual + i * e.ld_residual + j);
+      y.store(out + i * e.ld_out + j);
+    }
+  }
+}
+
+// The block's values(i, j), row r + i and columns c + j .. c + j + Vec::width, to the output.
 template <typename Values>
 inline void write_block(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c, int64_t columns,
                         const Values& values) {
+  if (is_plain(w, e, c, columns)) return write_plain(w, e, r, rows, c, columns, values);
   if (e.out_type != DType::f32 || c + columns > w.n) return write_any(w, e, r, rows, c, columns, values);
-  if (e.activation != Activation::none || e.residual != nullptr)
-    return write_activated(w, e, r, rows, c, columns, values);
-  float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
-  for (int64_t j = 0; j < columns; j += Vec::width) {
-    if (w.bias == nullptr) {
-      for (int64_t i = 0; i < rows; ++i) values(i, j).store(out + i * e.ld_out + j);
-    } else {
-      const Vec bias = Vec::load(w.bias + c + j);
-      for (int64_t i = 0; i < rows; ++i) (values(i, j) + bias).store(out + i * e.ld_out + j);
-    }
-  }
+  write_activated(w, e, r, rows, c, columns, values);
 }
 
 // int32 sums of `rows` x `columns` outputs from (r, c) on; row i starts at dot + i * ld.

@@ -59,25 +59,6 @@ int32_t row_sum(const int8_t* q, int64_t k_pad) {
   return reduce_add(sum);
 }
 
-// The last steps of a block whose sums are in registers, where they are few: fp32 without activation, whole columns.
-// Through memory, as in write_sums, a block costs one or two percent more.
-template <int rows>
-inline void write_registers(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t c,
-                            const Ints (&sum)[rows][2]) {
-  float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
-  const float* residual = e.residual == nullptr ? nullptr : e.residual + r * e.ld_residual + c;
-  for (int j = 0; j < 2; ++j) {
-    const int64_t at = Ints::width * j;
-    const Vec scale = Vec::load(w.scale + c + at);
-    const Vec bias = w.bias == nullptr ? Vec::set1(-0.0f) : Vec::load(w.bias + c + at);  // adding -0 changes nothing
-    for (int i = 0; i < rows; ++i) {
-      Vec y = sum[i][j].to_float() * (Vec::set1(a.scale[r + i]) * scale) + bias;
-      if (residual != nullptr) y = y + Vec::load(residual + i * e.ld_residual + at);
-      y.store(out + i * e.ld_out + at);
-    }
-  }
-}
-
 // int8 weights, rows x (2 * Ints::width) columns from c on.
 //
 // The weights become unsigned by flipping the top bit (w + 128, one instruction shared by all rows), the activations
@@ -113,8 +94,11 @@ template <typename Dot, int rows>
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < 2; ++j) sum[0][i][j] = sum[0][i][j] + sum[s][i][j];
   }
-  if (e.out_type == DType::f32 && e.activation == Activation::none && c + kColumns <= w.n)
-    return write_registers<rows>(w, a, e, r, c, sum[0]);
+  if (is_plain(w, e, c, kColumns)) {  // from registers: through memory a block costs one or two percent more
+    return write_plain(w, e, r, rows, c, kColumns, [&](int64_t i, int64_t j) [[gnu::always_inline]] {
+      return sum[0][i][j / Ints::width].to_float() * (Vec::set1(a.scale[r + i]) * Vec::load(w.scale + c + j));
+    });
+  }
   alignas(64) int32_t dot[rows][kColumns];
   for (int i = 0; i < rows; ++i)
     for (int j = 0; j < 2; ++j) sum[0][i][j].store(dot[i] + Ints::width * j);
