@@ -13,11 +13,16 @@ namespace kdnative::cpu::avx2 {
 namespace {
 
 struct Products {
-  static constexpr int grouped_rows(int) { return 4; }
+  static constexpr int grouped_rows(int) { return 3; }
   static constexpr int chains(int) { return 1; }
 
-  // Keeps GCC from computing the products of all rows first: they would not fit the registers beside the sums.
-  static void in_order(__m256i& a, __m256i& b) { __asm__ volatile("" : "+x"(a), "+x"(b)); }
+  // The empty statement keeps GCC from computing the products of all rows first: they would not fit the registers
+  // beside the sums. A function of the value, not of a reference: that would keep the sums in memory.
+  static __m256i add_words(__m256i sum, __m256i words) {
+    sum = _mm256_add_epi16(sum, words);
+    __asm__ volatile("" : "+x"(sum));
+    return sum;
+  }
 
   template <int bits, int rows>
   static void multiply_codes(const uint8_t* codes, const int8_t* q, int64_t ld_q, int64_t columns,
@@ -33,9 +38,8 @@ struct Products {
           for (int t = 0; t < kQuads<bits>; ++t) {
             for (int i = 0; i < rows; ++i) {
               const __m256i x = _mm256_set1_epi32(load_quad(q + i * ld_q + s + 4 * t));
-              part[i][0] = _mm256_add_epi16(part[i][0], _mm256_maddubs_epi16(u[t][0].v, x));
-              part[i][1] = _mm256_add_epi16(part[i][1], _mm256_maddubs_epi16(u[t][1].v, x));
-              in_order(part[i][0], part[i][1]);
+              part[i][0] = add_words(part[i][0], _mm256_maddubs_epi16(u[t][0].v, x));
+              part[i][1] = add_words(part[i][1], _mm256_maddubs_epi16(u[t][1].v, x));
             }
           }
         }
