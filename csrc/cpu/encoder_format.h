@@ -154,6 +154,7 @@ class EncoderReader {
     const auto* p = section<uint8_t>(offset, bytes);
     if (damaged_) return kDamaged;
     if (const char* problem = parse_packed(p, bytes, 0, out)) return problem;
+    if (const char* problem = check_sums(out->k, out->bits != 8 && out->group_scale == nullptr)) return problem;
     const bool fits = out->n == n && out->k == k && out->n_pad - n < kTileN && out->k_pad - k < kTileK;
     return fits ? nullptr : "a weight of the packed encoder has another shape than its layer says";
   }

@@ -56,6 +56,17 @@ struct PackedLinear {  // a header resolved to pointers
   const uint8_t* group_scale;  // nullptr unless the weights have two levels
 };
 
+constexpr int64_t kMostInputs = 0x7fffffff / (127 * 127);  // beyond, sums of int8 products could leave int32
+
+// nullptr when products with int8 activations stay within int32, as they do within one group; otherwise what to do.
+inline const char* check_sums(int64_t k, bool grouped) {
+  static_assert(kMostInputs == 133144, "the number in the message");
+  return grouped || k <= kMostInputs
+             ? nullptr
+             : "the weight has more than 133144 inputs, whose int8 products could overflow int32; "
+               "use a scheme with groups (w4a8-g64) or float activations (w8a16)";
+}
+
 // nullptr when `bytes` at `p` hold a well-formed packed linear of the expected bits (0: any); otherwise what is wrong.
 const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinear* out);
 

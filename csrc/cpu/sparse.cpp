@@ -31,6 +31,7 @@ const char* parse_sparse(const void* p, int64_t bytes, SparseLinear* out) {
   if (!blocks && format != SparseFormat::mask) return "the packed weight has an unknown sparse format";
   if (h.n < 1 || h.k < 1 || h.n_pad < h.n || h.k_pad < h.k || h.n_pad % kTileN != 0 || h.k_pad % kTileK != 0)
     return "the packed weight has impossible sizes";
+  if (const char* problem = check_sums(h.k, false)) return problem;
   if (h.bytes != bytes) return "the packed weight is truncated or has trailing bytes";
   const int64_t n_pad = h.n_pad, k_pad = h.k_pad, ranges = blocks ? n_pad / 4 : n_pad / 16;
   const auto inside = [bytes](int64_t offset, int64_t size) {

@@ -126,6 +126,10 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   if (std::is_same_v<Work, FloatProblem> && w.group_scale != nullptr)
     fail(std::string(op) + ": the packed weight has integer group scales, which work with int8 activations only; use " +
          "linear_w4a8");
+  if (std::is_same_v<Work, IntegerProblem>) {
+    const char* problem = cpu::check_sums(w.k, w.bits != 8 && w.group_scale == nullptr);
+    if (problem != nullptr) fail(std::string(op) + ": " + problem);
+  }
   const RowSource rows = rows_of(x, op);
   require_fitting(x, rows, w, op, out_features, activation);
   Tensor out = empty_output(x, rows, w.n);

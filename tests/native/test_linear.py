@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing, reference
+from kdnative.ops import packing, packing_sparse, reference
 from kdnative.quantize import QuantizedWeight
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -180,6 +180,16 @@ def test_bad_input_is_named():
         ops.linear(x, torch.zeros_like(packed), 8, 8)
     with pytest.raises(RuntimeError, match="contiguous 1-D uint8"):
         ops.linear(x, packed.float(), 8, 8)
+
+
+def test_more_inputs_than_int32_sums_hold_are_refused():
+    k = 133145
+    wide, x = packing.pack(weight("w8", 1, k)), torch.zeros(1, k)
+    with pytest.raises(RuntimeError, match="more than 133144 inputs.*use a scheme with groups"):
+        ops.linear(x, wide, 8, 1)
+    assert ops.linear(x, wide, 8, 1, activation_bits=16).shape == (1, 1)
+    with pytest.raises(RuntimeError, match="more than 133144 inputs"):
+        ops.linear_sparse(x, packing_sparse.pack(weight("w8", 1, k)), 1, 0)
 
 
 @pytest.mark.parametrize("field", range(2, 24))
