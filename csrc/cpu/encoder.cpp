@@ -17,7 +17,7 @@ constexpr int64_t kGroupTokens = 1024, kShortGroupTokens = 4096;
 // Multiply-adds that make one more thread worth waking.
 constexpr int64_t kWorkPerThread = int64_t{1} << 22;
 
-Widths widths_of(const EncoderModel& m) {
+Widths widths_of(const Kernels& kernels, const EncoderModel& m) {
   Widths w;
   w.columns = m.relative_bias != nullptr;
   for (const EncoderLayer& l : m.layers) {
@@ -29,7 +29,7 @@ Widths widths_of(const EncoderModel& m) {
     for (const PackedLinear* p : {&l.qkv, &l.output, &l.ffn_in, &l.ffn_out}) {
       w.k_pad = std::max(w.k_pad, p->k_pad);
       w.group_sums |= p->bits != 8;
-      w.panel = std::max(w.panel, panel_bytes(*p));
+      w.panel = std::max(w.panel, panel_bytes(kernels, *p));
       w.multiply_adds += p->n * p->k;
     }
   }
@@ -201,7 +201,7 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
   const int64_t rows = in.batch * in.tokens;
   if (rows == 0) return nullptr;
 
-  const Widths widths = widths_of(model);
+  const Widths widths = widths_of(kernels, model);
   const int64_t group_tokens = in.tokens <= kRowBlock ? kShortGroupTokens : kGroupTokens;
   const int64_t most_rows = std::min(rows, std::max(group_tokens, in.tokens));  // of one group
   const int64_t buffer_rows = std::min(kRowBlock, round_up(most_rows, 16)),

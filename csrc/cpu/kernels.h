@@ -43,14 +43,13 @@ struct Epilogue {
   int64_t ld_residual;
 };
 
+constexpr int64_t kRowChunk = 128;  // rows that reuse a column tile while it is in the nearest caches
+
 // One thread's share: rows [m_begin, m_end), and column tiles of kTileN columns [tile_begin, tile_end).
 struct GemmRange {
   int64_t m_begin, m_end, tile_begin, tile_end;
   int8_t* panel = nullptr;  // panel_bytes() of working memory, private to the thread
 };
-
-// Working memory that a GEMM with two-level weights may want: one tile of columns as int8.
-constexpr int64_t panel_bytes(const PackedLinear& w) { return w.group_scale == nullptr ? 0 : kTileN * w.k_pad; }
 
 // Attention of one sequence over some heads, fp32. Q, K, V are column slices of one [tokens, ld_qkv] buffer.
 struct AttentionArgs {
@@ -92,6 +91,8 @@ struct Kernels {
   void (*quantize_rows)(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
                         float* scale, int32_t* group_sum);
 
+  // Of GemmRange::panel, what gemm_w8a8 needs; nullptr: nothing.
+  int64_t (*w8a8_panel_bytes)(int64_t k_pad);
   void (*gemm_w8a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
   void (*gemm_w4a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
   void (*gemm_w2a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
@@ -150,6 +151,12 @@ struct Kernels {
 inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
   if (w.group_scale != nullptr) return kernels.gemm_two_level;
   return w.bits == 8 ? kernels.gemm_w8a8 : w.bits == 4 ? kernels.gemm_w4a8 : kernels.gemm_w2a8;
+}
+
+// What the GEMM for these weights needs: one tile of two-level weights may become int8 there.
+inline int64_t panel_bytes(const Kernels& kernels, const PackedLinear& w) {
+  if (w.group_scale != nullptr) return kTileN * w.k_pad;
+  return w.bits == 8 && kernels.w8a8_panel_bytes != nullptr ? kernels.w8a8_panel_bytes(w.k_pad) : 0;
 }
 
 // One table per instruction set; a build has those of its architecture.

@@ -76,13 +76,13 @@ struct IntegerProblem : Problem {
     q = c.take<int8_t>(x.rows * w.k_pad);
     scale = c.take<float>(x.rows);
     group_sum = w.bits != 8 ? c.take<int32_t>(x.rows * (w.k_pad / 32)) : nullptr;
-    panels = c.take<int8_t>(cpu::panel_bytes(w) == 0 ? 0 : cpu::panel_bytes(w) * thread_count());
+    panels = c.take<int8_t>(cpu::panel_bytes(kernels, w) == 0 ? 0 : cpu::panel_bytes(kernels, w) * thread_count());
   }
   void prepare(int64_t begin, int64_t end) const {
     quantize_range(kernels, x, begin, end, w.k_pad, q, scale, group_sum);
   }
   void multiply(cpu::GemmRange range, int64_t chunk) const {
-    range.panel = panels + chunk * cpu::panel_bytes(w);
+    range.panel = panels + chunk * cpu::panel_bytes(kernels, w);
     cpu::gemm_of(kernels, w)(w, {q, scale, group_sum, w.k_pad}, epilogue(), range);
   }
 };

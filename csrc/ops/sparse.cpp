@@ -35,12 +35,15 @@ cpu::Epilogue moved(cpu::Epilogue e, int64_t column) {
 
 bool multiply_mask(const cpu::Kernels& kernels, const cpu::SparseLinear& w, const cpu::QuantizedRows& a,
                    const cpu::Epilogue& e, const GemmRange& range, int8_t* dense) {
+  // `dense` is one column tile, then what the dense kernel needs.
+  int8_t* panel = dense + kTileN * w.layer.k_pad;
   if (range.m_end - range.m_begin <= kernels.mask_rows) return kernels.gemm_mask(w, a, e, range);
   for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
     const int64_t column = tile * kTileN;
     if (column >= w.layer.n) break;  // padding
     if (!kernels.expand_mask(w, tile, dense)) return false;
-    kernels.gemm_w8a8(dense_tile(w.layer, column, dense), a, moved(e, column), {range.m_begin, range.m_end, 0, 1});
+    kernels.gemm_w8a8(dense_tile(w.layer, column, dense), a, moved(e, column),
+                      {range.m_begin, range.m_end, 0, 1, panel});
   }
   return true;
 }
@@ -58,21 +61,22 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
   if (rows.rows == 0) return out;
 
   const bool blocks = w.format == cpu::SparseFormat::blocks;
+  const cpu::Kernels& kernels = cpu::kernels();
   const int64_t k_pad = w.layer.k_pad, panels = (rows.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
+  const int64_t dense_bytes = kTileN * k_pad + cpu::panel_bytes(kernels, w.layer);
   Carver count;
   const auto carve = [&](Carver& c, int8_t*& q, float*& scale, uint8_t*& work) {
     q = c.take<int8_t>(rows.rows * k_pad);
     scale = c.take<float>(rows.rows);
-    work = c.take<uint8_t>(blocks ? panels * cpu::panel_bytes(k_pad) : thread_count() * kTileN * k_pad);
+    work = c.take<uint8_t>(blocks ? panels * cpu::panel_bytes(k_pad) : thread_count() * dense_bytes);
   };
   int8_t* q;
   float* scale;
-  uint8_t* work;  // activations laid out for blocks, or one dense tile for each thread
+  uint8_t* work;  // activations laid out for blocks, or the memory of multiply_mask for each thread
   carve(count, q, scale, work);
   Carver place(scratch(count.used()));
   carve(place, q, scale, work);
 
-  const cpu::Kernels& kernels = cpu::kernels();
   const cpu::QuantizedRows a{q, scale, nullptr, k_pad};
   const cpu::Epilogue e{out.data(), w.layer.n, rows.type, static_cast<cpu::Activation>(activation), nullptr, 0};
   std::atomic<bool> sound{true};
@@ -83,7 +87,7 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
         if (blocks) kernels.arrange_rows(a, begin, end, work);
       },
       [&](const GemmRange& range, int64_t chunk) {
-        auto* dense = reinterpret_cast<int8_t*>(work) + chunk * kTileN * k_pad;
+        auto* dense = reinterpret_cast<int8_t*>(work) + chunk * dense_bytes;
         const bool right =
             blocks ? kernels.gemm_blocks(w, a, work, e, range) : multiply_mask(kernels, w, a, e, range, dense);
         if (!right) sound = false;

@@ -9,8 +9,6 @@
 namespace kdnative::cpu {
 namespace {
 
-constexpr int64_t kRowChunk = 128;  // rows that reuse a column tile while it is in the nearest caches
-
 template <int rows>
 struct Rows {
   static constexpr int count = rows;

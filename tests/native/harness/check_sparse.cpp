@@ -120,6 +120,8 @@ bool multiply(const Kernels& t, const SparseLinear& w, const QuantizedRows& a, f
   }
   PackedLinear layer = w.layer;
   layer.data = reinterpret_cast<const uint8_t*>(dense.get());
+  Buffer<int8_t> panel(panel_bytes(t, layer));
+  r.panel = panel.get();
   t.gemm_w8a8(layer, a, e, r);
   return true;
 }

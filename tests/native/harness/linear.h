@@ -19,7 +19,7 @@ struct Layer {
         zero(groups * n_pad),
         group_scale(groups * n_pad),
         bias(n_pad),
-        panel(two_levels ? 32 * k_pad : 0) {
+        panel(0) {
     const int64_t most = (1 << bits) - 1, quads = bits == 8 ? 1 : 4 / bits;  // largest code; quads of k in 64 bytes
     for (int64_t i = 0; i < scale.size; ++i) scale[i] = 0.001f + std::fabs(random_float(0.01f));
     for (int64_t i = 0; i < zero.size; ++i)
@@ -67,13 +67,19 @@ struct Layer {
   PackedLinear packed;
 };
 
+// Rows of large numbers, of small ones with few large among them, and of any between: what a kernel can add up in 16
+// bits depends on them. Extreme ones reach 128 or just pass it, one, two or four together.
 struct Rows {
   Rows(int64_t m, int64_t k, bool extreme) : k_pad(round_up(k, 64)), q(m * k_pad), scale(m), sums(m * k_pad / 32) {
     for (int64_t r = 0; r < m; ++r) {
       // A row that held NaN or infinity has NaN for its scale; with every bit set, careless rounding makes it a number.
       scale[r] = random_int(0, 19) ? 0.001f + std::fabs(random_float(0.05f)) : std::nanf("0x3fffff");
+      constexpr int64_t kExtremes[] = {127, 65, 64, 33, 32}, kSpreads[] = {127, 80, 50, 30, 12};
+      const int64_t extreme_size = kExtremes[random_int(0, 4)], spread = kSpreads[random_int(0, 4)];
       for (int64_t i = 0; i < k; ++i) {
-        const int64_t v = extreme ? (random_int(0, 1) ? -127 : 127) : random_int(-127, 127);
+        const int64_t v = extreme             ? (random_int(0, 1) ? -extreme_size : extreme_size)
+                          : random_int(0, 49) ? random_int(-spread, spread)
+                                              : random_int(-127, 127);
         q[r * k_pad + i] = static_cast<int8_t>(v);
         sums[r * (k_pad / 32) + i / 32] += static_cast<int32_t>(v);
       }
@@ -87,6 +93,7 @@ struct Rows {
 };
 
 inline void run_gemm(const Kernels& t, Layer& w, const QuantizedRows& a, const Epilogue& e, GemmRange r) {
+  if (w.panel.size != panel_bytes(t, w.packed)) w.panel = Buffer<int8_t>(panel_bytes(t, w.packed));
   r.panel = w.panel.get();
   gemm_of(t, w.packed)(w.packed, a, e, r);
 }

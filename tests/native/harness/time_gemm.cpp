@@ -41,7 +41,7 @@ void time_gemms(const Kernels& t) {
       Buffer<float> x(m * s[1]), scale(m), out(m * s[0]);
       Buffer<int8_t> q(m * w8.k_pad);
       Buffer<int32_t> sums(m * w8.k_pad / 32);
-      for (int64_t i = 0; i < x.size; ++i) x[i] = random_float(2.0f);
+      for (int64_t i = 0; i < x.size; ++i) x[i] = std::normal_distribution<float>()(rng);
       const auto quantize = [&] {
         t.quantize_rows(x.get(), DType::f32, s[1], m, s[1], w8.k_pad, q.get(), scale.get(), sums.get());
       };
