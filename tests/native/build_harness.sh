@@ -10,14 +10,19 @@ cd "$(dirname "$0")/../.."
 output=$1
 shift
 objects=${OBJECTS:-$(mktemp -d)}
-[ -n "${OBJECTS:-}" ] || trap 'rm -rf "$objects"' EXIT
 cxx="${CXX:-g++} -std=c++20 -O2 -ffp-contract=off"
+jobs=$(mktemp) # a line of compiler arguments each
+if [ -n "${OBJECTS:-}" ]; then
+  trap 'rm -f "$jobs"' EXIT
+else
+  trap 'rm -rf "$jobs" "$objects"' EXIT
+fi
 compile_sources() { # "SOURCE..." FLAGS...
   sources=$1
   shift
   for source in $sources; do
     case " ${ONLY:-$source} " in
-    *" $source "*) $cxx "$@" -c "$source" -o "$objects/$(echo "$source" | tr / -).o" ;;
+    *" $source "*) echo "$*" -c "$source" -o "$objects/$(echo "$source" | tr / -).o" >>"$jobs" ;;
     esac
   done
 }
@@ -56,4 +61,5 @@ aarch64 | arm64)
 esac
 common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp csrc/cpu/sparse.cpp"
 compile_sources "$(echo $common)" $define "$@"
+xargs -r -P "$(nproc)" -L 1 $cxx <"$jobs"
 $cxx "$@" "$objects"/*.o -o "$output"

@@ -15,7 +15,8 @@ import pytest
 from kdnative import ops
 
 HERE = Path(__file__).parent
-SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# Some kernels take minutes to compile with -O2 and full debug information.
+SANITIZE = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="has kernels for x86-64 and ARM64 only"
