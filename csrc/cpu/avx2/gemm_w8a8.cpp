@@ -28,16 +28,18 @@ inline __m256i add_words(__m256i sum, __m256i words) {
   return sum;
 }
 
-// f(weights, activations) of each octet of a list. The weights of the next 16 columns are `next` bytes further on.
+// f(weights of 16 columns, activations, first sum) of each octet of a list. The weights of the next 16 columns are
+// `next` bytes further on.
 template <int pieces, typename F>
 inline void for_octets(const uint16_t* octet, int64_t count, const int8_t* b, int64_t next, const int8_t* q,
                        const F& f) {
   for (const uint16_t* end = octet + count; octet != end; ++octet) {
+    const int8_t *w = b + int64_t{*octet} * 128, *ahead = b + int64_t{octet[Octets::kAhead]} * 128;
     for (int p = 0; p < pieces; ++p) {
-      __builtin_prefetch(b + p * next + int64_t{octet[Octets::kAhead]} * 128);
-      __builtin_prefetch(b + p * next + int64_t{octet[Octets::kAhead]} * 128 + 64);
+      __builtin_prefetch(ahead + p * next);
+      __builtin_prefetch(ahead + p * next + 64);
+      f(w + p * next, q + int64_t{*octet} * 8, 2 * p);
     }
-    f(b + int64_t{*octet} * 128, q + int64_t{*octet} * 8);
   }
 }
 
@@ -45,56 +47,49 @@ inline void for_octets(const uint16_t* octet, int64_t count, const int8_t* b, in
 template <int rows, int pieces>
 inline void multiply(const int8_t* b, const int8_t* q, int64_t k_pad, const Octets& octets,
                      __m256i (&sum)[rows][2 * pieces]) {
-  const int64_t ld = k_pad, next = 16 * k_pad;
   for (int i = 0; i < rows; ++i)
     for (int j = 0; j < 2 * pieces; ++j) sum[i][j] = _mm256_set1_epi32(-128 * octets.sum[i]);
-  const uint16_t* list = octets.list;
-  for_octets<pieces>(list, octets.count[0], b, next, q, [&](const int8_t* w, const int8_t* a) [[gnu::always_inline]] {
-    for (int j = 0; j < 2 * pieces; j += 2, w += next) {
-      const __m256i w0 = load_unsigned(w), w1 = load_unsigned(w + 32);
-      const __m256i v0 = load_unsigned(w + 64), v1 = load_unsigned(w + 96);
+  const auto together = [&](const int8_t* w, const int8_t* a, int j) [[gnu::always_inline]] {
+    const __m256i w0 = load_unsigned(w), w1 = load_unsigned(w + 32);
+    const __m256i v0 = load_unsigned(w + 64), v1 = load_unsigned(w + 96);
 #pragma GCC unroll 3
-      for (int i = 0; i < rows; ++i) {
-        const __m256i x = broadcast(a + i * ld), y = broadcast(a + i * ld + 4);
-        sum[i][j] = add_words(sum[i][j], _mm256_add_epi16(_mm256_maddubs_epi16(w0, x), _mm256_maddubs_epi16(v0, y)));
-        sum[i][j + 1] =
-            add_words(sum[i][j + 1], _mm256_add_epi16(_mm256_maddubs_epi16(w1, x), _mm256_maddubs_epi16(v1, y)));
-      }
-    }
-  });
-  // f(weights, activations, first sum) of each quad.
-  const auto for_quads = [&](const int8_t* w, const int8_t* a, const auto& f) [[gnu::always_inline]] {
-    for (int j = 0; j < 2 * pieces; j += 2, w += next) {
-      f(w, a, j);
-      f(w + 64, a + 4, j);
+    for (int i = 0; i < rows; ++i) {
+      const __m256i x = broadcast(a + i * k_pad), y = broadcast(a + i * k_pad + 4);
+      sum[i][j] = add_words(sum[i][j], _mm256_add_epi16(_mm256_maddubs_epi16(w0, x), _mm256_maddubs_epi16(v0, y)));
+      sum[i][j + 1] =
+          add_words(sum[i][j + 1], _mm256_add_epi16(_mm256_maddubs_epi16(w1, x), _mm256_maddubs_epi16(v1, y)));
     }
   };
-  list += Octets::room(k_pad);
-  for_octets<pieces>(list, octets.count[1], b, next, q,
-                     [&](const int8_t* octet, const int8_t* eight) [[gnu::always_inline]] {
-                       for_quads(octet, eight, [&](const int8_t* w, const int8_t* a, int j) [[gnu::always_inline]] {
-                         const __m256i w0 = load_unsigned(w), w1 = load_unsigned(w + 32);
+  const auto apart = [&](const int8_t* w, const int8_t* a, int j) [[gnu::always_inline]] {
+#pragma GCC unroll 2
+    for (int quad = 0; quad < 2; ++quad, w += 64, a += 4) {
+      const __m256i w0 = load_unsigned(w), w1 = load_unsigned(w + 32);
 #pragma GCC unroll 3
-                         for (int i = 0; i < rows; ++i) {
-                           const __m256i x = broadcast(a + i * ld);
-                           sum[i][j] = add_words(sum[i][j], _mm256_maddubs_epi16(w0, x));
-                           sum[i][j + 1] = add_words(sum[i][j + 1], _mm256_maddubs_epi16(w1, x));
-                         }
-                       });
-                     });
-  list += Octets::room(k_pad);
-  for_octets<pieces>(
-      list, octets.count[2], b, next, q, [&](const int8_t* octet, const int8_t* eight) [[gnu::always_inline]] {
-        for_quads(octet, eight, [&](const int8_t* w, const int8_t* a, int j) [[gnu::always_inline]] {
-          const __m256i w0 = load(w), w1 = load(w + 32), size0 = _mm256_abs_epi8(w0), size1 = _mm256_abs_epi8(w1);
+      for (int i = 0; i < rows; ++i) {
+        const __m256i x = broadcast(a + i * k_pad);
+        sum[i][j] = add_words(sum[i][j], _mm256_maddubs_epi16(w0, x));
+        sum[i][j + 1] = add_words(sum[i][j + 1], _mm256_maddubs_epi16(w1, x));
+      }
+    }
+  };
+  const auto signs = [&](const int8_t* w, const int8_t* a, int j) [[gnu::always_inline]] {
+#pragma GCC unroll 2
+    for (int quad = 0; quad < 2; ++quad, w += 64, a += 4) {
+      const __m256i w0 = load(w), w1 = load(w + 32), size0 = _mm256_abs_epi8(w0), size1 = _mm256_abs_epi8(w1);
 #pragma GCC unroll 3
-          for (int i = 0; i < rows; ++i) {
-            const __m256i x = broadcast(a + i * ld);
-            sum[i][j] = add_words(sum[i][j], _mm256_maddubs_epi16(size0, _mm256_sign_epi8(x, w0)));
-            sum[i][j + 1] = add_words(sum[i][j + 1], _mm256_maddubs_epi16(size1, _mm256_sign_epi8(x, w1)));
-          }
-        });
-      });
+      for (int i = 0; i < rows; ++i) {
+        const __m256i x = broadcast(a + i * k_pad);
+        sum[i][j] = add_words(sum[i][j], _mm256_maddubs_epi16(size0, _mm256_sign_epi8(x, w0)));
+        sum[i][j + 1] = add_words(sum[i][j + 1], _mm256_maddubs_epi16(size1, _mm256_sign_epi8(x, w1)));
+      }
+    }
+  };
+  const auto add = [&](int kind, const auto& products) [[gnu::always_inline]] {
+    for_octets<pieces>(octets.of(kind, k_pad), octets.count[kind], b, 16 * k_pad, q, products);
+  };
+  add(0, together);
+  add(1, apart);
+  add(2, signs);
 }
 
 template <int rows, int pieces>

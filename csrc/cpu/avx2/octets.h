@@ -32,6 +32,7 @@ struct Octets {
   int64_t count[kKinds];
   int32_t sum[kMostRows];  // of the activations of each row, but for those of `signs`
 
+  uint16_t* of(int kind, int64_t k_pad) const { return list + kind * room(k_pad); }
   static constexpr int64_t room(int64_t k_pad) { return k_pad / 8 + kAhead; }
   static constexpr int64_t bytes(int64_t k_pad) { return (kKinds * room(k_pad) * 2 + 63) / 64 * 64; }
 };
@@ -47,7 +48,7 @@ template <int rows>
 inline void sort_octets(const int8_t* q, int64_t k_pad, Octets* out) {
   const __m256i zero = _mm256_setzero_si256(), ones = _mm256_set1_epi8(1), words = _mm256_set1_epi16(1);
   const __m256i most = _mm256_set1_epi16(128), least = _mm256_set1_epi16(-128);
-  uint16_t *together = out->list, *apart = together + Octets::room(k_pad), *signs = apart + Octets::room(k_pad);
+  uint16_t *together = out->of(0, k_pad), *apart = out->of(1, k_pad), *signs = out->of(2, k_pad);
   __m256i sum[rows];
   for (int i = 0; i < rows; ++i) sum[i] = zero;
   for (int64_t k = 0; k < k_pad; k += 32) {
@@ -80,8 +81,8 @@ inline void sort_octets(const int8_t* q, int64_t k_pad, Octets* out) {
   }
   const uint16_t* ends[Octets::kKinds] = {together, apart, signs};
   for (int kind = 0; kind < Octets::kKinds; ++kind) {
-    out->count[kind] = ends[kind] - (out->list + kind * Octets::room(k_pad));
-    std::memset(out->list + kind * Octets::room(k_pad) + out->count[kind], 0, Octets::kAhead * sizeof(uint16_t));
+    out->count[kind] = ends[kind] - out->of(kind, k_pad);
+    std::memset(out->of(kind, k_pad) + out->count[kind], 0, Octets::kAhead * sizeof(uint16_t));
   }
   for (int i = 0; i < rows; ++i) out->sum[i] = reduce_add_epi32(sum[i]);
 }
