@@ -15,6 +15,7 @@
 namespace kdnative::cpu::avx2 {
 namespace {
 
+static_assert(kMostInputs / 8 < 0xffff, "octets are numbered in 16 bits");
 constexpr int64_t kBlocks = (kRowChunk + kMostRows - 1) / kMostRows;  // of rows in a chunk
 
 inline __m256i load(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
