@@ -17,10 +17,13 @@ using cpu::GemmRange;
 using cpu::kTileN;
 
 // Columns [column, column + kTileN) of a layer as a layer of their own, and its output.
-cpu::PackedLinear dense_tile(const cpu::PackedLinear& w, int64_t column, const int8_t* data) {
+// Column tiles of a mask that are expanded at a time: several where the dense kernel prepares the rows for each call.
+int64_t expanded_tiles(const cpu::Kernels& kernels) { return kernels.w8a8_panel_bytes == nullptr ? 1 : 4; }
+
+cpu::PackedLinear dense_tiles(const cpu::PackedLinear& w, int64_t column, int64_t tiles, const int8_t* data) {
   cpu::PackedLinear tile = w;
-  tile.n = std::min(kTileN, w.n - column);
-  tile.n_pad = kTileN;
+  tile.n = std::min(tiles * kTileN, w.n - column);
+  tile.n_pad = tiles * kTileN;
   tile.data = reinterpret_cast<const uint8_t*>(data);
   tile.scale += column;
   tile.column_sum += column;
@@ -35,15 +38,17 @@ cpu::Epilogue moved(cpu::Epilogue e, int64_t column) {
 
 bool multiply_mask(const cpu::Kernels& kernels, const cpu::SparseLinear& w, const cpu::QuantizedRows& a,
                    const cpu::Epilogue& e, const GemmRange& range, int8_t* dense) {
-  // `dense` is one column tile, then what the dense kernel needs.
-  int8_t* panel = dense + kTileN * w.layer.k_pad;
+  // `dense` is expanded_tiles(), then what the dense kernel needs.
+  const int64_t tile_bytes = kTileN * w.layer.k_pad, most = expanded_tiles(kernels);
+  int8_t* panel = dense + most * tile_bytes;
   if (range.m_end - range.m_begin <= kernels.mask_rows) return kernels.gemm_mask(w, a, e, range);
-  for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
-    const int64_t column = tile * kTileN;
-    if (column >= w.layer.n) break;  // padding
-    if (!kernels.expand_mask(w, tile, dense)) return false;
-    kernels.gemm_w8a8(dense_tile(w.layer, column, dense), a, moved(e, column),
-                      {range.m_begin, range.m_end, 0, 1, panel});
+  for (int64_t first = range.tile_begin; first < range.tile_end && first * kTileN < w.layer.n; first += most) {
+    const int64_t tiles = std::min(most, range.tile_end - first), column = first * kTileN;
+    for (int64_t t = 0; t < tiles; ++t) {
+      if (!kernels.expand_mask(w, first + t, dense + t * tile_bytes)) return false;
+    }
+    kernels.gemm_w8a8(dense_tiles(w.layer, column, tiles, dense), a, moved(e, column),
+                      {range.m_begin, range.m_end, 0, tiles, panel});
   }
   return true;
 }
@@ -63,7 +68,7 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
   const bool blocks = w.format == cpu::SparseFormat::blocks;
   const cpu::Kernels& kernels = cpu::kernels();
   const int64_t k_pad = w.layer.k_pad, panels = (rows.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
-  const int64_t dense_bytes = kTileN * k_pad + cpu::panel_bytes(kernels, w.layer);
+  const int64_t dense_bytes = expanded_tiles(kernels) * kTileN * k_pad + cpu::panel_bytes(kernels, w.layer);
   Carver count;
   const auto carve = [&](Carver& c, int8_t*& q, float*& scale, uint8_t*& work) {
     q = c.take<int8_t>(rows.rows * k_pad);

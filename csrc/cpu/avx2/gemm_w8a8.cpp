@@ -9,6 +9,7 @@
 // These are written against Vec and come after it.
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
+#include "../simd/ints_avx2.h"
 #include "avx2.h"
 #include "octets.h"
 

@@ -11,6 +11,8 @@
 // for each of the rows that are multiplied together. Sums over k may be taken in any order, so a block of rows has its
 // octets sorted once, for all columns. Activations with few large values, which is what the layers of trained networks
 // pass on, are nearly all `together`.
+//
+// Include it after vec_avx2.h and ints_avx2.h.
 #pragma once
 
 #include <immintrin.h>
@@ -36,12 +38,6 @@ struct Octets {
   static constexpr int64_t room(int64_t k_pad) { return k_pad / 8 + kAhead; }
   static constexpr int64_t bytes(int64_t k_pad) { return (kKinds * room(k_pad) * 2 + 63) / 64 * 64; }
 };
-
-inline int32_t reduce_add_epi32(__m256i v) {
-  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
-}
 
 // Rows of k_pad activations, one after the other. `out->list` is set; everything else is filled in.
 template <int rows>
@@ -84,7 +80,7 @@ inline void sort_octets(const int8_t* q, int64_t k_pad, Octets* out) {
     out->count[kind] = ends[kind] - out->of(kind, k_pad);
     std::memset(out->of(kind, k_pad) + out->count[kind], 0, Octets::kAhead * sizeof(uint16_t));
   }
-  for (int i = 0; i < rows; ++i) out->sum[i] = reduce_add_epi32(sum[i]);
+  for (int i = 0; i < rows; ++i) out->sum[i] = reduce_add(Ints{sum[i]});
 }
 
 }  // namespace
