@@ -121,10 +121,12 @@ struct Kernels {
   void (*arrange_rows)(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_t* panels);
   bool (*gemm_blocks)(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
                       const GemmRange& r);
-  // The dense form of one column tile of a mask, int8 [kTileN * k_pad] in the layout of packed.h.
+  // The dense form of one column tile of a mask in the layout of packed.h: int8 [kTileN * k_pad], and codes of 4 bits,
+  // half as many bytes.
   bool (*expand_mask)(const SparseLinear& w, int64_t tile, int8_t* dense);
-  // The product without a dense form in memory, which is faster for up to mask_rows rows (0: never; then it is
-  // nullptr).
+  bool (*expand_codes)(const SparseLinear& w, int64_t tile, uint8_t* dense);
+  // The product of 8-bit weights without a dense form in memory, which is faster for up to mask_rows rows (0: never;
+  // then it is nullptr).
   int64_t mask_rows;
   bool (*gemm_mask)(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
 

@@ -16,17 +16,25 @@ using cpu::DType;
 using cpu::GemmRange;
 using cpu::kTileN;
 
-// Columns [column, column + kTileN) of a layer as a layer of their own, and its output.
 // Column tiles of a mask that are expanded at a time: several where the dense kernel prepares the rows for each call.
-int64_t expanded_tiles(const cpu::Kernels& kernels) { return kernels.w8a8_panel_bytes == nullptr ? 1 : 4; }
+int64_t expanded_tiles(const cpu::Kernels& kernels, const cpu::PackedLinear& w) {
+  return cpu::panel_bytes(kernels, w) == 0 ? 1 : 4;
+}
 
-cpu::PackedLinear dense_tiles(const cpu::PackedLinear& w, int64_t column, int64_t tiles, const int8_t* data) {
+// What multiply_mask needs: expanded_tiles(), then what the dense kernel needs.
+int64_t tile_bytes(const cpu::PackedLinear& w) { return kTileN * w.k_pad * w.bits / 8; }
+int64_t dense_bytes(const cpu::Kernels& kernels, const cpu::PackedLinear& w) {
+  return expanded_tiles(kernels, w) * tile_bytes(w) + cpu::panel_bytes(kernels, w);
+}
+
+// Columns [column, column + kTileN * tiles) of a layer as a layer of their own, and its output.
+cpu::PackedLinear dense_tiles(const cpu::PackedLinear& w, int64_t column, int64_t tiles, const uint8_t* data) {
   cpu::PackedLinear tile = w;
   tile.n = std::min(tiles * kTileN, w.n - column);
-  tile.n_pad = tiles * kTileN;
-  tile.data = reinterpret_cast<const uint8_t*>(data);
+  tile.data = data;
   tile.scale += column;
-  tile.column_sum += column;
+  if (tile.column_sum != nullptr) tile.column_sum += column;
+  if (tile.zero != nullptr) tile.zero += column;
   if (tile.bias != nullptr) tile.bias += column;
   return tile;
 }
@@ -37,18 +45,21 @@ cpu::Epilogue moved(cpu::Epilogue e, int64_t column) {
 }
 
 bool multiply_mask(const cpu::Kernels& kernels, const cpu::SparseLinear& w, const cpu::QuantizedRows& a,
-                   const cpu::Epilogue& e, const GemmRange& range, int8_t* dense) {
-  // `dense` is expanded_tiles(), then what the dense kernel needs.
-  const int64_t tile_bytes = kTileN * w.layer.k_pad, most = expanded_tiles(kernels);
-  int8_t* panel = dense + most * tile_bytes;
-  if (range.m_end - range.m_begin <= kernels.mask_rows) return kernels.gemm_mask(w, a, e, range);
+                   const cpu::Epilogue& e, const GemmRange& range, uint8_t* dense) {
+  const bool bytes = w.layer.bits == 8;
+  if (bytes && range.m_end - range.m_begin <= kernels.mask_rows) return kernels.gemm_mask(w, a, e, range);
+  const int64_t most = expanded_tiles(kernels, w.layer), size = tile_bytes(w.layer);
+  auto* panel = reinterpret_cast<int8_t*>(dense + most * size);
   for (int64_t first = range.tile_begin; first < range.tile_end && first * kTileN < w.layer.n; first += most) {
     const int64_t tiles = std::min(most, range.tile_end - first), column = first * kTileN;
     for (int64_t t = 0; t < tiles; ++t) {
-      if (!kernels.expand_mask(w, first + t, dense + t * tile_bytes)) return false;
+      uint8_t* tile = dense + t * size;
+      if (!(bytes ? kernels.expand_mask(w, first + t, reinterpret_cast<int8_t*>(tile))
+                  : kernels.expand_codes(w, first + t, tile)))
+        return false;
     }
-    kernels.gemm_w8a8(dense_tiles(w.layer, column, tiles, dense), a, moved(e, column),
-                      {range.m_begin, range.m_end, 0, tiles, panel});
+    cpu::gemm_of(kernels, w.layer)(dense_tiles(w.layer, column, tiles, dense), a, moved(e, column),
+                                   {range.m_begin, range.m_end, 0, tiles, panel});
   }
   return true;
 }
@@ -68,33 +79,34 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
   const bool blocks = w.format == cpu::SparseFormat::blocks;
   const cpu::Kernels& kernels = cpu::kernels();
   const int64_t k_pad = w.layer.k_pad, panels = (rows.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
-  const int64_t dense_bytes = expanded_tiles(kernels) * kTileN * k_pad + cpu::panel_bytes(kernels, w.layer);
+  const int64_t of_thread = dense_bytes(kernels, w.layer);
   Carver count;
-  const auto carve = [&](Carver& c, int8_t*& q, float*& scale, uint8_t*& work) {
+  const auto carve = [&](Carver& c, int8_t*& q, float*& scale, int32_t*& sums, uint8_t*& work) {
     q = c.take<int8_t>(rows.rows * k_pad);
     scale = c.take<float>(rows.rows);
-    work = c.take<uint8_t>(blocks ? panels * cpu::panel_bytes(k_pad) : thread_count() * dense_bytes);
+    sums = w.layer.bits == 8 ? nullptr : c.take<int32_t>(rows.rows * (k_pad / 32));
+    work = c.take<uint8_t>(blocks ? panels * cpu::panel_bytes(k_pad) : thread_count() * of_thread);
   };
   int8_t* q;
   float* scale;
+  int32_t* sums;
   uint8_t* work;  // activations laid out for blocks, or the memory of multiply_mask for each thread
-  carve(count, q, scale, work);
+  carve(count, q, scale, sums, work);
   Carver place(scratch(count.used()));
-  carve(place, q, scale, work);
+  carve(place, q, scale, sums, work);
 
-  const cpu::QuantizedRows a{q, scale, nullptr, k_pad};
+  const cpu::QuantizedRows a{q, scale, sums, k_pad};
   const cpu::Epilogue e{out.data(), w.layer.n, rows.type, static_cast<cpu::Activation>(activation), nullptr, 0};
   std::atomic<bool> sound{true};
   share_out(
       rows.rows, w.layer, cpu::kPanelRows, kSmallWork,
       [&](int64_t begin, int64_t end) {
-        quantize_range(kernels, rows, begin, end, k_pad, q, scale, nullptr);
+        quantize_range(kernels, rows, begin, end, k_pad, q, scale, sums);
         if (blocks) kernels.arrange_rows(a, begin, end, work);
       },
       [&](const GemmRange& range, int64_t chunk) {
-        auto* dense = reinterpret_cast<int8_t*>(work) + chunk * dense_bytes;
-        const bool right =
-            blocks ? kernels.gemm_blocks(w, a, work, e, range) : multiply_mask(kernels, w, a, e, range, dense);
+        const bool right = blocks ? kernels.gemm_blocks(w, a, work, e, range)
+                                  : multiply_mask(kernels, w, a, e, range, work + chunk * of_thread);
         if (!right) sound = false;
       });
   if (!sound) fail(std::string(op) + ": the packed weight is damaged (its indices or masks do not fit its sizes)");

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative.scheme import Scheme
+
 from .gemm import TOLERANCE
 from .gemm_candidates import GemmCase, ours, torch_fp32
 from .machine import environment, rerun_clean, write_result
@@ -22,9 +24,8 @@ from .timer import interleave, ratio, torch_threads
 
 SHAPES = "384x384,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,4,32,128,512"
-PATTERNS = "4x1,mask,2:4"
+PATTERNS = ("4x1", "mask", "2:4")
 ZEROS = "0.5,0.7,0.8,0.9,0.95"
-DENSE = "kdnative w8a8"
 GAIN = 1.03  # a sparse kernel wins from here on: the choice should survive the next run
 NEVER = 1.01
 CSR_WORK = 1 << 32  # multiply-adds, zeros included, beyond which torch's CSR would take the better part of the run
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kdnative bench sparse", description=__doc__, allow_abbrev=False)
     parser.add_argument("--shapes", type=sizes, default=SHAPES, help=f"NxK,... (default: {SHAPES})")
     parser.add_argument("--m", type=numbers, default=TOKENS, help=f"rows of activations (default: {TOKENS})")
-    parser.add_argument("--patterns", type=_patterns, default=PATTERNS, help=f"4x1, mask, 2:4 (default: {PATTERNS})")
+    parser.add_argument("--dense", type=_dense, default="w8a8", help="w8a8 (default) or w4a8-gG")
+    parser.add_argument("--patterns", type=_patterns, help=f"{', '.join(PATTERNS)} (default: all that --dense has)")
     parser.add_argument("--zeros", type=_shares, default=ZEROS, help=f"shares of zeros (default: {ZEROS})")
     parser.add_argument(
         "--cpu-time",
@@ -72,13 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.cpu_time and options.threads != 1:
         parser.error("--cpu-time sees one thread only; leave out --threads")
+    known = patterns_of(options.dense)
+    patterns = options.patterns or known
+    if not set(patterns) <= set(known):
+        parser.error(f"--patterns {','.join(patterns)}: {options.dense} has kernels for {', '.join(known)} only")
     again = rerun_clean(__spec__.name, argv)
     if again is not None:
         return again
     result = run(
         options.shapes,
         options.m,
-        patterns=options.patterns,
+        dense=options.dense,
+        patterns=patterns,
         zeros=options.zeros,
         peers=options.peers,
         threads=options.threads,
@@ -95,6 +102,7 @@ def run(
     shapes: Sequence[tuple[int, int]],
     rows_of_x: Sequence[int],
     *,
+    dense: str = "w8a8",
     patterns: Sequence[str],
     zeros: Sequence[float],
     peers: bool = True,
@@ -108,7 +116,8 @@ def run(
     Args:
         shapes: (out_features N, in_features K).
         rows_of_x: numbers of activation rows M.
-        patterns: "4x1", "mask" (unstructured zeros) and "2:4", whose share is always 0.5.
+        dense: the scheme of the dense layer.
+        patterns: of `patterns_of(dense)`: "4x1", "mask" (unstructured zeros) and "2:4", whose share is always 0.5.
         zeros: shares of zeros, 0 to 1.
         peers: torch in fp32 and its sparse CSR product too.
         threads: of every engine.
@@ -117,7 +126,7 @@ def run(
         show: called with each line of the report as it is known.
 
     Returns:
-        ``{"suite", "environment", "clock", "cases", "not_run", "crossover"}``. A case has ``n``, ``k``, ``m``,
+        ``{"suite", "environment", "clock", "dense", "cases", "not_run", "crossover"}``. A case has ``n``, ``k``, ``m``,
         ``pattern``, ``zeros``, ``speedup`` (of the sparse kernel over our dense one, the median of ratios within a
         round) and ``rows`` with ``name``, microseconds ``p20``/``p50``/``p80``, ``error``, and ``speedup`` of our
         sparse kernel over that row. ``crossover``: see `crossovers`.
@@ -132,7 +141,7 @@ def run(
             for pattern in patterns:
                 for share in [0.5] if pattern == "2:4" else zeros:
                     for m in rows_of_x:
-                        case, failed = _run_case(n, k, m, pattern, share, peers, threads, rounds, clock)
+                        case, failed = _run_case(dense, n, k, m, pattern, share, peers, threads, rounds, clock)
                         label = f"{n}x{k} {pattern} {share:g} M={m}"
                         not_run += [{**row, "case": label} for row in failed]
                         if case is not None:
@@ -149,6 +158,7 @@ def run(
         "suite": "cpu_sparse",
         "environment": where,
         "clock": clock_name,
+        "dense": dense,
         "cases": cases,
         "not_run": not_run,
         "crossover": found,
@@ -187,22 +197,23 @@ def _crossover(points: Sequence[tuple[float, float]]) -> float:
 
 
 def _run_case(
-    n: int, k: int, m: int, pattern: str, share: float, peers: bool, threads: int, rounds: int, clock
+    scheme: str, n: int, k: int, m: int, pattern: str, share: float, peers: bool, threads: int, rounds: int, clock
 ) -> tuple[dict[str, Any] | None, list[dict[str, str]]]:
     case = SparseCase(n, k, m, threads)
     case.pattern, case.zeros = ("unstructured" if pattern == "mask" else pattern), share
-    sparse = f"kdnative w8a8+{pattern}"
+    dense, sparse = f"kdnative {scheme}", f"kdnative {scheme}+{pattern}"
+    kind = "int8" if scheme == "w8a8" else "int4"
     wanted = [
-        Candidate(DENSE, "int8", ours("w8a8"), ours=True),
-        Candidate(sparse, "int8", ours(f"w8a8+{pattern}"), ours=True),
+        Candidate(dense, kind, ours(scheme), ours=True),
+        Candidate(sparse, kind, ours(f"{scheme}+{pattern}"), ours=True),
     ]
     if peers:
         wanted += [Candidate("torch fp32", "float", torch_fp32), Candidate("torch sparse CSR", "float", _torch_csr)]
     prepared, errors, failed = prepare_all(wanted, case, case.reference, TOLERANCE)
-    if not {DENSE, sparse} <= prepared.keys():
+    if not {dense, sparse} <= prepared.keys():
         return None, failed
-    if not torch.equal(prepared[DENSE].call(), prepared[sparse].call()):
-        raise RuntimeError(f"{sparse} differs from {DENSE} at {n}x{k}, M={m}, {share:g} zeros: that is a bug")
+    if not torch.equal(prepared[dense].call(), prepared[sparse].call()):
+        raise RuntimeError(f"{sparse} differs from {dense} at {n}x{k}, M={m}, {share:g} zeros: that is a bug")
     timings = interleave(
         {name: p.call for name, p in prepared.items()}, rounds=rounds, round_seconds=0.003, clock=clock
     )
@@ -215,7 +226,7 @@ def _run_case(
         }
         for name in timings
     ]
-    gain = next(row["speedup"] for row in rows if row["name"] == DENSE)
+    gain = next(row["speedup"] for row in rows if row["name"] == dense)
     return {"n": n, "k": k, "m": m, "pattern": pattern, "zeros": share, "speedup": gain, "rows": rows}, failed
 
 
@@ -236,10 +247,21 @@ def _share_text(share: float) -> str:
     return "never" if share > 1 else f"{100 * share:.0f} %"
 
 
+def patterns_of(dense: str) -> list[str]:
+    """The patterns that a dense scheme has sparse kernels for."""
+    return [pattern for pattern in PATTERNS if f"{dense}+{pattern}" in Scheme.allowed()]
+
+
+def _dense(text: str) -> str:
+    if not patterns_of(text):
+        raise argparse.ArgumentTypeError(f"{text!r} has no sparse kernels; allowed: w8a8, w4a8-g32, -g64 and -g128")
+    return text
+
+
 def _patterns(text: str) -> list[str]:
     found = text.split(",")
-    if not set(found) <= set(PATTERNS.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of patterns; allowed: {PATTERNS}")
+    if not set(found) <= set(PATTERNS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of patterns; allowed: {', '.join(PATTERNS)}")
     return found
 
 

@@ -35,8 +35,8 @@ class Linear(nn.Module):
     ``bias``         float32 ``[N]``, if there is a bias
     ===============  ==========================================================================================
 
-    Sparse schemes such as ``w8a8+4x1`` have the tensors of ``w8a8``, zeros included, and give its results, bit for bit:
-    what they leave out is a matter of the packed form, whose zeros are those that the weight has.
+    Sparse schemes such as ``w8a8+4x1`` have the tensors of the dense one, zeros included, and give its results, bit for
+    bit: what they leave out is a matter of the packed form, whose zeros are those that the weight has.
 
     ``load_state_dict`` also takes the ``weight`` and ``bias`` of the float layer this one replaces, and quantizes.
     ``.to(dtype)``, ``.half()`` and the like do not touch the weights: the output has the dtype of the input.
@@ -127,8 +127,8 @@ class Linear(nn.Module):
         """Quantize the weight of ``linear`` (float32, bfloat16 or float16, not changed) by rounding to nearest.
 
         Raises:
-            ValueError: NaN or infinite weights, a group size that does not divide in_features, or for ``w8a8+2:4`` more
-                than two of four consecutive inputs with weights other than zero.
+            ValueError: NaN or infinite weights, a group size that does not divide in_features, or for a scheme with
+                ``+2:4`` more than two of four consecutive inputs with weights other than zero.
         """
         scheme = Scheme.parse(scheme)
         weight = quantize_weight(linear.weight.detach(), scheme, clip_search=clip_search)

@@ -49,6 +49,15 @@ def row_sums(q: Tensor) -> Tensor:
     return torch.cat([rows.sum(dim=1, dtype=torch.int32) for rows in q.split(max(1, 2**18 // q.shape[1]))])
 
 
+def check_group(group: int | None, k: int) -> None:
+    """ValueError unless the kernels have groups of this size and they divide K."""
+    if group not in GROUPS or k % group != 0:
+        raise ValueError(
+            f"group size {group} cannot be packed for K = {k}: the kernels take {', '.join(map(str, GROUPS))}, "
+            "and the group must divide K"
+        )
+
+
 def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     """Pack integer weights for the kernels.
 
@@ -71,11 +80,8 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     group = 0 if bits == 8 else weight.group_size
     if bits == 8 and weight.group_size is not None:
         raise ValueError(f"8-bit weights have one scale per output channel (got group size {weight.group_size})")
-    if bits != 8 and (group not in GROUPS or k % group != 0):
-        raise ValueError(
-            f"group size {group} cannot be packed for K = {k}: the kernels take {', '.join(map(str, GROUPS))}, "
-            "and the group must divide K"
-        )
+    if bits != 8:
+        check_group(group, k)
     q = pad(weight.qweight.detach().cpu(), n_pad, k_pad)
     sections: dict[str, Tensor] = {}
     if bits == 8:

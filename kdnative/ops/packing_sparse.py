@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdnative.ops import packing
 from kdnative.ops.packing import TILE_K, TILE_N
+from kdnative.scheme import CODE_SPARSITIES
 
 if TYPE_CHECKING:
     from kdnative.quantize import QuantizedWeight
@@ -26,7 +27,7 @@ MAX_IN_FEATURES = {"4x1": 1 << 16}  # inputs are numbered in 16 bits
 _HEADER = np.dtype(
     [(name, "<i4") for name in ("magic", "version", "bits", "format", "n", "k", "n_pad", "k_pad")]
     + [(name, "<i8") for name in ("count", "values", "index", "start", "scale", "column_sum", "bias", "bytes")]
-    + [("reserved", "<i4", 8)]
+    + [("codes", "<i8"), ("zero", "<i8"), ("group", "<i4"), ("reserved", "<i4", 3)]
 )
 assert _HEADER.itemsize == 128
 
@@ -35,7 +36,8 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
     """Pack integer weights for the sparse kernels, without their zeros.
 
     Args:
-        weight: 8 bits; ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]``.
+        weight: 8 bits: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]``. 4 bits, "mask" and "2:4" only: ``scale``
+            float32 ``[N, G]``, without zero points and integer group scales.
         bias: float ``[N]`` or None.
         sparsity: "4x1" leaves out blocks of four consecutive outputs and one input that are all zero; "mask" and "2:4"
             leave out single zeros.
@@ -44,40 +46,51 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
         uint8 ``[bytes]``.
 
     Raises:
-        ValueError: an unknown sparsity, other than 8 bits, an empty weight, more than two weights of four for "2:4", or
-            more than 65536 inputs for "4x1".
+        ValueError: an unknown sparsity, weights of another kind, an empty weight, a group size that the kernels do not
+            have or that does not divide K, more than two weights of four for "2:4", or more than 65536 inputs for
+            "4x1".
     """
     if sparsity not in FORMATS:
         raise ValueError(f"sparsity {sparsity!r} has no packed form; allowed: {', '.join(FORMATS)}")
     n, k = weight.qweight.shape
-    if weight.bits != 8 or weight.group_size is not None:
-        raise ValueError(f"sparse weights have 8 bits and one scale per output (got {weight.bits} bits)")
+    codes = weight.bits == 4 and sparsity in CODE_SPARSITIES and weight.zero is None and weight.group_scale is None
+    if not codes and (weight.bits != 8 or weight.group_size is not None):
+        raise ValueError(
+            f"sparse weights have 8 bits and one scale per output, or for {' and '.join(CODE_SPARSITIES)} 4 bits, "
+            f"groups and no zero points (got {weight.bits} bits for {sparsity}"
+            f"{', with zero points' if weight.zero is not None else ''})"
+        )
     if n == 0 or k == 0:
         raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
+    if codes:
+        packing.check_group(weight.group_size, k)
     if k > MAX_IN_FEATURES.get(sparsity, k):
         raise ValueError(f"4x1 blocks number at most {MAX_IN_FEATURES['4x1']} inputs, the weight has {k}: use +mask")
     if sparsity == "2:4":
         require_two_of_four(weight.qweight)
     n_pad, k_pad = packing.round_up(n, TILE_N), packing.round_up(k, TILE_K)
     q = packing.pad(weight.qweight.detach().cpu(), n_pad, k_pad)
-    blocks = FORMATS[sparsity] == FORMATS["4x1"]
-    values, index, start = _pack_blocks(q) if blocks else _pack_mask(q)
-    count = int(start[-1])
-    if not blocks:
-        values = torch.cat([values, values.new_zeros(MASK_SPARE)])
-    sections = {
-        "values": values,
-        "index": index,
-        "start": start,
-        "scale": packing.pad(weight.scale.detach().cpu().float(), n_pad),
-        "column_sum": packing.row_sums(q),
-    }
+    scale = weight.scale.detach().cpu().float()
+    header = np.zeros((), dtype=_HEADER)
+    if FORMATS[sparsity] == FORMATS["4x1"]:
+        sections = _pack_blocks(q)
+    else:
+        sections = _pack_codes(q) if codes else _pack_mask(q)
+        sections["values"] = torch.cat([sections["values"], sections["values"].new_zeros(MASK_SPARE)])
+    if codes:
+        groups = -(-k_pad // weight.group_size)
+        sections["scale"] = packing.pad(scale, n_pad, groups).t().contiguous()
+        sections["zero"] = torch.full((groups, n_pad), 8, dtype=torch.uint8)
+        header["group"] = weight.group_size
+    else:
+        sections["scale"] = packing.pad(scale, n_pad)
+        sections["column_sum"] = packing.row_sums(q)
     if bias is not None:
         sections["bias"] = packing.pad(bias.detach().cpu().float(), n_pad)
-    header = np.zeros((), dtype=_HEADER)
-    header["magic"], header["version"], header["bits"], header["format"] = MAGIC, VERSION, 8, FORMATS[sparsity]
+    header["magic"], header["version"] = MAGIC, VERSION
+    header["bits"], header["format"] = weight.bits, FORMATS[sparsity]
     header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
-    header["count"] = count
+    header["count"] = int(sections["start"][-1])
     return packing.assemble(header, sections)
 
 
@@ -86,7 +99,8 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     from kdnative.quantize import QuantizedWeight
 
     header = read_header(packed)
-    n, k, n_pad, k_pad, count = (int(header[f]) for f in ("n", "k", "n_pad", "k_pad", "count"))
+    bits, n, k, n_pad, k_pad, count = (int(header[f]) for f in ("bits", "n", "k", "n_pad", "k_pad", "count"))
+    group = int(header["group"]) or None
 
     def section(name: str, dtype: torch.dtype, size: int) -> Tensor:
         return packing.section(packed, int(header[name]), dtype, size)
@@ -97,12 +111,19 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
             section("values", torch.int8, 16 * count), section("index", torch.int16, 4 * count), start, k_pad
         )
     else:
-        q = _unpack_mask(
-            section("values", torch.uint8, count), section("index", torch.int64, n_pad * k_pad // 64), n_pad, k_pad
-        )
+        values, mask = section("values", torch.uint8, count), section("index", torch.int64, n_pad * k_pad // 64)
+        if bits == 8:
+            q = _unpack_mask(values, mask, n_pad, k_pad)
+        else:
+            start, codes = section("start", torch.int64, n_pad // 32 + 1), section("codes", torch.int32, n_pad // 16)
+            q = _unpack_codes(values, mask, start, codes, k_pad)
     bias = section("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
-    scale = section("scale", torch.float32, n_pad)[:n].clone()
-    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
+    if group is None:
+        scale = section("scale", torch.float32, n_pad)[:n].clone()
+    else:
+        scale = section("scale", torch.float32, -(-k_pad // group) * n_pad).view(-1, n_pad)
+        scale = scale.t()[:n, : k // group].contiguous()
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, bits, group), bias
 
 
 def read_header(packed: Tensor) -> np.void:
@@ -124,8 +145,8 @@ def require_two_of_four(qweight: Tensor) -> None:
         )
 
 
-def _pack_blocks(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values int8 ``[16 * quads]``, inputs int16 ``[4 * quads]`` (unsigned bits) and int64 ``[n_pad / 4 + 1]``."""
+def _pack_blocks(q: Tensor) -> dict[str, Tensor]:
+    """Values int8 ``[16 * quads]``, inputs int16 ``[4 * quads]`` (unsigned bits), starts int64 ``[n_pad / 4 + 1]``."""
     rows = q.view(q.shape[0] // 4, 4, q.shape[1])
     kept = (rows != 0).any(1)
     counts = kept.sum(1)
@@ -142,7 +163,7 @@ def _pack_blocks(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at = 4 * start[1:][more] - back
         last = 4 * start[:-1][more] + counts[more] - 1
         index[at] = torch.where(at > last, index[last], index[at])
-    return values.flatten(), index.to(torch.int16), start
+    return {"values": values.flatten(), "index": index.to(torch.int16), "start": start}
 
 
 def _unpack_blocks(values: Tensor, index: Tensor, start: Tensor, k_pad: int) -> Tensor:
@@ -155,20 +176,53 @@ def _unpack_blocks(values: Tensor, index: Tensor, start: Tensor, k_pad: int) -> 
     return rows.view(-1, k_pad)
 
 
-def _pack_mask(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pack_mask(q: Tensor) -> dict[str, Tensor]:
     """Weights + 128 uint8 ``[count]``, masks int64 ``[n_pad * k_pad / 64]``, starts int64 ``[n_pad / 16 + 1]``."""
     dense = packing.vnni(q, 16)
     kept = dense != 0
-    bits = np.packbits(kept.numpy(), bitorder="little")
-    mask = torch.from_numpy(bits.view("<i8").astype(np.int64))
-    return dense[kept].view(torch.uint8) ^ 0x80, mask, _starts(kept.view(q.shape[0] // 16, -1).sum(1))
+    start = _starts(kept.view(q.shape[0] // 16, -1).sum(1))
+    return {"values": dense[kept].view(torch.uint8) ^ 0x80, "index": _mask_words(kept), "start": start}
 
 
 def _unpack_mask(values: Tensor, mask: Tensor, n_pad: int, k_pad: int) -> Tensor:
-    kept = torch.from_numpy(np.unpackbits(mask.numpy().astype("<i8").view(np.uint8), bitorder="little").astype(bool))
     dense = torch.zeros(n_pad * k_pad, dtype=torch.int8)
-    dense[kept] = (values ^ 0x80).view(torch.int8)
+    dense[_mask_bits(mask)] = (values ^ 0x80).view(torch.int8)
     return packing.unvnni(dense, n_pad, k_pad, 16)
+
+
+def _pack_codes(q: Tensor) -> dict[str, Tensor]:
+    """Two codes to a byte uint8 ``[count]``, masks as for 8 bits, starts int64 ``[n_pad / 32 + 1]``, and the number of
+    codes of 16 outputs int32 ``[n_pad / 16]``."""
+    dense = packing.vnni(q, 16).view(q.shape[0] // 16, -1)
+    kept = dense != 0
+    codes = kept.sum(1)
+    start = _starts(codes.view(-1, 2).amax(1))
+    values = torch.zeros(int(start[-1]), dtype=torch.uint8)
+    for block in range(dense.shape[0]):
+        at, shift = int(start[block // 2]), 4 * (block % 2)
+        values[at : at + int(codes[block])] |= (dense[block][kept[block]].view(torch.uint8) & 15) << shift
+    return {"values": values, "index": _mask_words(kept), "start": start, "codes": codes.int()}
+
+
+def _unpack_codes(values: Tensor, mask: Tensor, start: Tensor, codes: Tensor, k_pad: int) -> Tensor:
+    kept = _mask_bits(mask).view(codes.numel(), -1)
+    dense = torch.zeros(kept.shape, dtype=torch.int8)
+    for block in range(dense.shape[0]):
+        at, shift = int(start[block // 2]), 4 * (block % 2)
+        found = (values[at : at + int(codes[block])] >> shift & 15).to(torch.int8)
+        dense[block, kept[block]] = (found ^ 8) - 8  # the sign of four bits
+    return packing.unvnni(dense.view(-1), 16 * codes.numel(), k_pad, 16)
+
+
+def _mask_words(kept: Tensor) -> Tensor:
+    """bool ``[64 * words]`` -> int64 ``[words]``, the first of 64 in the lowest bit."""
+    bits = np.packbits(kept.numpy(), bitorder="little")
+    return torch.from_numpy(bits.view("<i8").astype(np.int64))
+
+
+def _mask_bits(words: Tensor) -> Tensor:
+    """The inverse of :func:`_mask_words`."""
+    return torch.from_numpy(np.unpackbits(words.numpy().astype("<i8").view(np.uint8), bitorder="little").astype(bool))
 
 
 def _starts(counts: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """linear_sparse: the bits of the dense operator on every instruction set, and exact integers besides."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from kdnative import ops
 from kdnative.ops import packing, packing_sparse
 from kdnative.quantize import QuantizedWeight
 
-SPARSITIES = ["4x1", "mask", "2:4"]
+FORMS = ["4x1", "mask", "2:4", "g32+mask", "g64+2:4", "g128+mask"]  # gG: of 4 bits, in groups of G inputs
+MASKS = ["mask", "g64+mask"]
 SHAPES = [
     (1, 1, 1),
     (3, 33, 7),
@@ -21,75 +24,89 @@ SHAPES = [
 ]
 
 
-def weight(sparsity: str, n: int, k: int, zeros: float = 0.7, extreme: bool = False) -> QuantizedWeight:
-    q = torch.randint(-127, 128, (n, k), dtype=torch.int8)
+def group_of(form: str) -> int | None:
+    return int(form[1:].split("+")[0]) if form.startswith("g") else None
+
+
+def pack(w: QuantizedWeight, form: str, bias=None) -> torch.Tensor:
+    return packing_sparse.pack(w, bias, form.split("+")[-1])
+
+
+def weight(form: str, n: int, k: int, zeros: float = 0.7, extreme: bool = False) -> QuantizedWeight:
+    """Random weights; with groups there are as many inputs as whole groups hold."""
+    group, sparsity = group_of(form), form.split("+")[-1]
+    least, most = (-127, 127) if group is None else (-8, 7)
+    k = k if group is None else -(-k // group) * group
+    q = torch.randint(least, most + 1, (n, k), dtype=torch.int8)
     if extreme:
-        q = torch.where(torch.rand(n, k) < 0.5, -127, 127).to(torch.int8)
+        q = torch.where(torch.rand(n, k) < 0.5, least, most).to(torch.int8)
     if sparsity == "4x1":
         kept = (torch.rand(-(-n // 4), k) >= zeros).repeat_interleave(4, 0)[:n]
     elif sparsity == "2:4":
         kept = (torch.rand(n, -(-k // 4), 4).argsort(-1) < 2).view(n, -1)[:, :k] & (torch.rand(n, k) >= zeros / 2)
     else:
         kept = torch.rand(n, k) >= zeros
-    return QuantizedWeight(q * kept, torch.rand(n) * 0.02 + 1e-3, None, 8, None)
+    shape = (n,) if group is None else (n, k // group)
+    return QuantizedWeight(q * kept, torch.rand(shape) * 0.02 + 1e-3, None, 8 if group is None else 4, group)
 
 
-def run(w: QuantizedWeight, sparsity: str, x, bias=None, activation: int = 0) -> torch.Tensor:
-    return ops.linear_sparse(x, packing_sparse.pack(w, bias, sparsity), w.out_features, activation)
+def run(w: QuantizedWeight, form: str, x, bias=None, activation: int = 0) -> torch.Tensor:
+    return ops.linear_sparse(x, pack(w, form, bias), w.out_features, activation)
 
 
 def dense(w: QuantizedWeight, x, bias=None, activation: int = 0) -> torch.Tensor:
-    return ops.linear_w8a8(x, packing.pack(w, bias), w.out_features, activation)
+    return ops.LINEAR[w.bits, 8](x, packing.pack(w, bias), w.out_features, activation)
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
-def test_has_the_bits_of_the_dense_operator(isa, sparsity, m, n, k):
+def test_has_the_bits_of_the_dense_operator(isa, form, m, n, k):
     for zeros in (0.0, 0.5, 0.9, 1.0):
-        w, bias = weight(sparsity, n, k, zeros), torch.randn(n)
+        w, bias = weight(form, n, k, zeros), torch.randn(n)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            x = torch.randn(m, k).to(dtype)
-            got = run(w, sparsity, x, bias)
+            x = torch.randn(m, w.in_features).to(dtype)
+            got = run(w, form, x, bias)
             assert got.dtype == dtype and torch.equal(got, dense(w, x, bias))
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 64, 128), (19, 96, 1024), (70, 33, 4096)])
-def test_integers_are_exact_at_the_extremes(isa, sparsity, m, n, k):
+def test_integers_are_exact_at_the_extremes(isa, form, m, n, k):
     """Ends of the ranges and scales that are powers of two: every bit is known without another kernel."""
-    w = weight(sparsity, n, k, zeros=0.3, extreme=True)
-    w = QuantizedWeight(w.qweight, torch.exp2(torch.randint(-3, 3, (n,)).float()), None, 8, None)
-    x = torch.where(torch.rand(m, k) < 0.5, -127.0, 127.0)  # quantizes to itself with scale 1
-    exact = x.double() @ (w.qweight.double() * w.scale.double().unsqueeze(1)).t()
-    assert torch.equal(run(w, sparsity, x), exact.float())
+    w = weight(form, n, k, zeros=0.3, extreme=True)
+    w = replace(w, scale=torch.exp2(torch.randint(-1, 2, w.scale.shape).float()))
+    x = torch.where(torch.rand(m, w.in_features) < 0.5, -127.0, 127.0)  # quantizes to itself with scale 1
+    exact = x.double() @ w.dequantize().double().t()
+    assert torch.equal(run(w, form, x), exact.float())
 
 
-@pytest.mark.parametrize("sparsity", ["4x1", "mask"])
-def test_crowded_and_empty_parts_side_by_side(isa, sparsity):
+@pytest.mark.parametrize("form", ["4x1", *MASKS])
+def test_crowded_and_empty_parts_side_by_side(isa, form):
     """Parts without a zero and parts without anything else, whose lengths differ most."""
-    w = weight(sparsity, 96, 512, zeros=0.0)
+    w = weight(form, 96, 512, zeros=0.0)
     w.qweight[32:48] = 0
     w.qweight[:, 64:256] = 0
     w.qweight[90, 7] = 1
     for m in (1, 5, 40, 100):
         x = torch.randn(m, 512)
-        assert torch.equal(run(w, sparsity, x), dense(w, x))
+        assert torch.equal(run(w, form, x), dense(w, x))
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("activation", sorted(ops.ACTIVATIONS.values()))
-def test_activations(isa, sparsity, activation):
-    w, bias, x = weight(sparsity, 48, 64), torch.randn(48), torch.randn(9, 64)
-    assert torch.equal(run(w, sparsity, x, bias, activation), dense(w, x, bias, activation))
+def test_activations(isa, form, activation):
+    w, bias = weight(form, 48, 64), torch.randn(48)
+    x = torch.randn(9, w.in_features)
+    assert torch.equal(run(w, form, x, bias, activation), dense(w, x, bias, activation))
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 4096, 1024), (40, 1000, 1024), (300, 200, 512), (129, 31, 8192)])
-def test_threads_do_not_change_the_result(isa, sparsity, m, n, k):
+def test_threads_do_not_change_the_result(isa, form, m, n, k):
     if isa == "reference":  # scalar code: a smaller problem that still splits
         m = min(m, 8)
-    w, x = weight(sparsity, n, k), torch.randn(m, k)
-    packed = packing_sparse.pack(w, torch.randn(n), sparsity)
+    w, x = weight(form, n, k), torch.randn(m, k)
+    packed = pack(w, form, torch.randn(n))
     torch.set_num_threads(1)
     want = ops.linear_sparse(x, packed, n, 0)
     for threads in (2, 3, 7):
@@ -97,45 +114,48 @@ def test_threads_do_not_change_the_result(isa, sparsity, m, n, k):
         assert torch.equal(ops.linear_sparse(x, packed, n, 0), want)
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_shapes_and_strides(isa, sparsity):
-    w = weight(sparsity, 20, 64)
+@pytest.mark.parametrize("form", FORMS)
+def test_shapes_and_strides(isa, form):
+    w = weight(form, 20, 128)
     for x in (
-        torch.randn(64),
-        torch.randn(2, 3, 64),
-        torch.randn(5, 64, 7).transpose(1, 2),
-        torch.randn(4, 128)[:, ::2],
-        torch.randn(0, 64),
-        torch.randn(2, 0, 64),
+        torch.randn(128),
+        torch.randn(2, 3, 128),
+        torch.randn(5, 128, 7).transpose(1, 2),
+        torch.randn(4, 256)[:, ::2],
+        torch.randn(0, 128),
+        torch.randn(2, 0, 128),
     ):
-        got = run(w, sparsity, x)
+        got = run(w, form, x)
         assert got.shape == (*x.shape[:-1], 20) and torch.equal(got, dense(w, x))
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_non_finite_rows_stay_in_their_rows(isa, sparsity):
-    w, x = weight(sparsity, 33, 64), torch.randn(4, 64)
+@pytest.mark.parametrize("form", FORMS)
+def test_non_finite_rows_stay_in_their_rows(isa, form):
+    w, x = weight(form, 33, 128), torch.randn(4, 128)
     x[1, 5], x[3, 0] = float("inf"), float("nan")
-    got = run(w, sparsity, x)
+    got = run(w, form, x)
     assert torch.isnan(got[[1, 3]]).all()
     assert torch.equal(got[[0, 2]], dense(w, torch.nan_to_num(x, 0.0, 0.0, 0.0))[[0, 2]])
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 3), (33, 130), (64, 64), (100, 1001)])
-def test_packing_round_trips(sparsity, n, k):
+def test_packing_round_trips(form, n, k):
     for zeros in (0.0, 0.6, 1.0):
-        w, bias = weight(sparsity, n, k, zeros), torch.randn(n)
-        found, found_bias = packing_sparse.unpack(packing_sparse.pack(w, bias, sparsity))
+        w, bias = weight(form, n, k, zeros), torch.randn(n)
+        found, found_bias = packing_sparse.unpack(pack(w, form, bias))
+        assert (found.bits, found.group_size, found.zero) == (w.bits, w.group_size, None)
         assert torch.equal(found.qweight, w.qweight) and torch.equal(found.scale, w.scale)
         assert torch.equal(found_bias, bias)
-    assert packing_sparse.unpack(packing_sparse.pack(w, None, sparsity))[1] is None
+    assert packing_sparse.unpack(pack(w, form))[1] is None
 
 
 def test_packing_leaves_zeros_out():
     full, sparse = (packing_sparse.pack(weight("4x1", 512, 512, z), None, "4x1").numel() for z in (0.0, 0.9))
     assert full > 1.4 * 512 * 512 and sparse < 0.25 * 512 * 512
     assert packing_sparse.pack(weight("mask", 512, 512, 0.9), None, "mask").numel() < 0.27 * 512 * 512
+    w = weight("g128+mask", 512, 512, 0.7)
+    assert packing_sparse.pack(w).numel() < 0.72 * packing.pack(w).numel()
 
 
 def test_many_inputs():
@@ -152,8 +172,16 @@ def test_bad_weights_are_refused_in_words():
         packing_sparse.pack(w, None, "2:4")
     with pytest.raises(ValueError, match="'8x1' has no packed form; allowed: 4x1, mask, 2:4"):
         packing_sparse.pack(w, None, "8x1")
-    with pytest.raises(ValueError, match="sparse weights have 8 bits"):
-        packing_sparse.pack(QuantizedWeight(w.qweight.clamp(-8, 7), torch.ones(8, 1), None, 4, 32))
+    codes = QuantizedWeight(w.qweight.clamp(-8, 7), torch.ones(8, 1), None, 4, 32)
+    for bad, kind, words in (
+        (codes, "4x1", r"2:4 and mask 4 bits, groups and no zero points \(got 4 bits for 4x1\)"),
+        (replace(codes, zero=torch.zeros(8, 1, dtype=torch.int8)), "mask", "got 4 bits for mask, with zero points"),
+        (replace(codes, qweight=codes.qweight.clamp(-2, 1), bits=2), "mask", "got 2 bits for mask"),
+        (replace(codes, scale=torch.ones(8, 2), group_size=16), "mask", "group size 16 cannot be packed for K = 32"),
+        (codes, "2:4", "2:4 keeps two of four"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            packing_sparse.pack(bad, None, kind)
     with pytest.raises(ValueError, match="empty weight"):
         packing_sparse.pack(QuantizedWeight(w.qweight[:0], w.scale[:0], None, 8, None))
     with pytest.raises(ValueError, match="not a packed weight"):
@@ -185,11 +213,11 @@ def test_bad_input_is_named():
         ops.linear_sparse(x, packed.float(), 8, 0)
 
 
-@pytest.mark.parametrize("sparsity", ["4x1", "mask"])
+@pytest.mark.parametrize("form", ["4x1", *MASKS])
 @pytest.mark.parametrize("field", range(1, 32))
-def test_a_tampered_header_never_crashes(sparsity, field):
-    packed = packing_sparse.pack(weight(sparsity, 40, 96), torch.randn(40), sparsity)
-    x = torch.randn(3, 96)
+def test_a_tampered_header_never_crashes(form, field):
+    packed = pack(weight(form, 40, 128), form, torch.randn(40))
+    x = torch.randn(3, 128)
     for value in (-1, 0, 1, 7, 64, 2**20, 2**31 - 1, -(2**31)):
         bad = packed.clone()
         bad[:128].view(torch.int32)[field] = value
@@ -201,14 +229,14 @@ def test_a_tampered_header_never_crashes(sparsity, field):
             assert result.shape == (3, 40)
 
 
-@pytest.mark.parametrize("sparsity", ["4x1", "mask"])
+@pytest.mark.parametrize("form", ["4x1", *MASKS])
 @pytest.mark.parametrize("m", [1, 20, 100])
-def test_damaged_indices_are_an_error(isa, sparsity, m):
+def test_damaged_indices_are_an_error(isa, form, m):
     """What a look at the header can't find is found by the kernels, before they read anything that is not there."""
-    packed = packing_sparse.pack(weight(sparsity, 64, 256), None, sparsity)
+    packed = pack(weight(form, 64, 256), form)
     header = packing_sparse.read_header(packed)
     index, start = int(header["index"]), int(header["start"])
-    size = int(header["count"]) * 8 if sparsity == "4x1" else 64 * 256 // 8
+    size = int(header["count"]) * 8 if form == "4x1" else 64 * 256 // 8
     x = torch.randn(m, 256)
     for fill in (0xFF, 0x80):
         bad = packed.clone()
@@ -227,8 +255,8 @@ def test_damaged_indices_are_an_error(isa, sparsity, m):
 
 def test_random_damage_never_crashes(isa):
     rng = np.random.default_rng(3)
-    for sparsity in ("4x1", "mask"):
-        packed = packing_sparse.pack(weight(sparsity, 64, 192), torch.randn(64), sparsity)
+    for form in ("4x1", *MASKS):
+        packed = pack(weight(form, 64, 192), form, torch.randn(64))
         for m in (1, 20, 70):
             x = torch.randn(m, 192)
             for _ in range(40):
@@ -241,15 +269,16 @@ def test_random_damage_never_crashes(isa):
                     assert "packed" in str(error) or "out_features" in str(error) or "last dimension" in str(error)
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_opcheck(sparsity):
-    packed = packing_sparse.pack(weight(sparsity, 40, 64), torch.randn(40), sparsity)
-    torch.library.opcheck(ops.linear_sparse, (torch.randn(3, 5, 64), packed, 40, 2))
+@pytest.mark.parametrize("form", FORMS)
+def test_opcheck(form):
+    w = weight(form, 40, 64)
+    packed = pack(w, form, torch.randn(40))
+    torch.library.opcheck(ops.linear_sparse, (torch.randn(3, 5, w.in_features), packed, 40, 2))
 
 
-@pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_compiles_in_one_graph(sparsity):
-    w, x = weight(sparsity, 40, 64), torch.randn(3, 64)
-    packed = packing_sparse.pack(w, None, sparsity)
+@pytest.mark.parametrize("form", FORMS)
+def test_compiles_in_one_graph(form):
+    w = weight(form, 40, 64)
+    packed, x = pack(w, form), torch.randn(3, w.in_features)
     compiled = torch.compile(lambda x: ops.linear_sparse(x, packed, 40, 0) + 1, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), dense(w, x) + 1)

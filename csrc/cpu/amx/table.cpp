@@ -18,6 +18,7 @@ const Kernels* amx_kernels() {
       .arrange_rows = avx512vnni::arrange_rows,
       .gemm_blocks = avx512vnni::gemm_blocks,
       .expand_mask = avx512vnni::expand_mask,
+      .expand_codes = avx512vnni::expand_codes,
       .mask_rows = 8,
       .gemm_mask = avx512vnni::gemm_mask,
       .layer_norm = avx512vnni::layer_norm,

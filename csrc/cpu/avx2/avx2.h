@@ -19,6 +19,7 @@ void arrange_rows(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_
 bool gemm_blocks(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
                  const GemmRange& r);
 bool expand_mask(const SparseLinear& w, int64_t tile, int8_t* dense);
+bool expand_codes(const SparseLinear& w, int64_t tile, uint8_t* dense);
 void layer_norm(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows, int64_t n,
                 float* y, int64_t ld_y);
 void attention(const AttentionArgs& a, int32_t head_begin, int32_t head_end);

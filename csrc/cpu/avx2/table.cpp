@@ -17,6 +17,7 @@ const Kernels* avx2_kernels() {
       .arrange_rows = avx2::arrange_rows,
       .gemm_blocks = avx2::gemm_blocks,
       .expand_mask = avx2::expand_mask,
+      .expand_codes = avx2::expand_codes,
       .mask_rows = 0,
       .gemm_mask = nullptr,
       .layer_norm = avx2::layer_norm,

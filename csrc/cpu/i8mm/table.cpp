@@ -19,6 +19,7 @@ const Kernels* i8mm_kernels() {
       .arrange_rows = reference::arrange_rows,
       .gemm_blocks = reference::gemm_blocks,
       .expand_mask = reference::expand_mask,
+      .expand_codes = reference::expand_codes,
       .mask_rows = 0,
       .gemm_mask = nullptr,
       .layer_norm = neon::layer_norm,

@@ -17,6 +17,7 @@ const Kernels* reference_kernels() {
       .arrange_rows = reference::arrange_rows,
       .gemm_blocks = reference::gemm_blocks,
       .expand_mask = reference::expand_mask,
+      .expand_codes = reference::expand_codes,
       .mask_rows = 0,
       .gemm_mask = nullptr,
       .layer_norm = reference::layer_norm,
