@@ -46,7 +46,7 @@ void Group::embed(int64_t begin, int64_t end) const {
   for (int64_t r = begin; r < end; ++r) {
     float* row = x + r * hidden;
     std::fill(row, row + hidden, 0.0f);
-    add(model.word, in.input_ids[tokens[r].index], row);
+    add(model.word, tokens[r].id, row);
     if (model.token_type.count > 0) add(model.token_type, tokens[r].token_type, row);
     if (model.position.count > 0) add(model.position, tokens[r].position, row);
   }

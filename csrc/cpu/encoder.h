@@ -12,15 +12,28 @@ struct Parallel {
   int64_t threads;
 };
 
+// Numbers [B, T] of int64 or int32, any strides.
+struct Ids {
+  const void* data;                   // nullptr: not given
+  int64_t row_stride, column_stride;  // in elements
+  bool wide;                          // int64
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t at(int64_t row, int64_t column) const {
+    const int64_t i = row * row_stride + column * column_stride;
+    return wide ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
+  }
+};
+
 struct EncoderInputs {
   const void* packed;  // encoder buffer (encoder_format.h), 64-byte aligned
   int64_t packed_bytes;
-  int64_t batch, tokens;          // B and T
-  const int64_t* input_ids;       // [B, T]
-  const uint8_t* mask;            // [B, T], 0 drops the token; nullptr keeps all
-  const int64_t* token_type_ids;  // [B, T] or nullptr: all 0
-  const int64_t* position_ids;    // [B, T] or nullptr: the model's own counting
-  int64_t hidden_size;            // what the caller allocated for; must be the buffer's
+  int64_t batch, tokens;  // B and T
+  Ids input_ids;
+  const uint8_t* mask;  // [B, T], 0 drops the token; nullptr keeps all
+  Ids token_type_ids;   // not given: all 0
+  Ids position_ids;     // not given: the model's own counting
+  int64_t hidden_size;  // what the caller allocated for; must be the buffer's
 };
 
 // out: fp32 [B, T, hidden_size]; rows of dropped tokens become 0. Every token that is kept attends to every kept token

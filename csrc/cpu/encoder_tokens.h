@@ -11,7 +11,7 @@ namespace kdnative::cpu {
 
 struct Token {
   int64_t index;  // in [0, B * T)
-  int64_t position, token_type;
+  int64_t id, position, token_type;
 };
 
 // Positions that the model has; -1: any number, as with relative ones alone.
@@ -42,13 +42,13 @@ inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in
     starts[b] = n;
     int64_t counted = m.padding_id;  // RoBERTa: tokens other than padding have positions padding_id + 1, + 2 ...
     for (int64_t t = 0; t < in.tokens; ++t) {
-      const int64_t i = b * in.tokens + t, id = in.input_ids[i];
+      const int64_t i = b * in.tokens + t, id = in.input_ids.at(b, t);
       const bool is_padding = m.padding_id >= 0 && id == m.padding_id;
       if (!is_padding) ++counted;
       if (in.mask != nullptr && in.mask[i] == 0) continue;
       int64_t position = m.padding_id < 0 ? t : is_padding ? m.padding_id : counted;
-      if (in.position_ids != nullptr) position = in.position_ids[i];
-      const int64_t type = in.token_type_ids != nullptr ? in.token_type_ids[i] : 0;
+      if (in.position_ids) position = in.position_ids.at(b, t);
+      const int64_t type = in.token_type_ids ? in.token_type_ids.at(b, t) : 0;
       if (id < 0 || id >= m.word.count)
         return complain(
             "input_ids[%lld, %lld] is %lld, but the vocabulary has ids 0 to %lld; was the text tokenised for "
@@ -63,7 +63,7 @@ inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in
         return complain("token_type_ids[%lld, %lld] is %lld, but the model has token types 0 to %lld", b, t, type,
                         m.token_type.count - 1);
       if (columns != nullptr) columns[n] = static_cast<int32_t>(t);
-      tokens[n++] = {i, position, type};
+      tokens[n++] = {i, id, position, type};
     }
   }
   starts[in.batch] = n;

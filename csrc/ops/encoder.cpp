@@ -14,44 +14,66 @@ void run_on_pool(int64_t n, void (*fn)(int64_t, int64_t, void*), void* ctx) {
   parallel(n, [&](int64_t begin, int64_t end) { fn(begin, end, ctx); });
 }
 
-void require_ids(const Tensor& t, const char* what, const Tensor& input_ids) {
-  static const int32_t i64 = aoti_torch_dtype_int64();
+// Ids of every token; each dimension may also be 1, and the first may be missing.
+cpu::Ids ids_of(const Tensor& t, const char* what, int64_t batch, int64_t tokens) {
+  if (!t) return {};
+  static const int32_t i64 = aoti_torch_dtype_int64(), i32 = aoti_torch_dtype_int32();
   require_cpu(t, "encoder", what);
-  if (t.dtype() != i64) fail(std::string("encoder: ") + what + " must be int64; convert with .long()");
-  if (t.dim() != 2 || !t.contiguous())
-    fail(std::string("encoder: ") + what + " must be contiguous [batch, tokens] (got shape " + shape_text(t) + ")");
-  if (t.sizes()[0] != input_ids.sizes()[0] || t.sizes()[1] != input_ids.sizes()[1])
-    fail(std::string("encoder: ") + what + " has shape " + shape_text(t) + " but input_ids has " +
-         shape_text(input_ids));
+  const int32_t type = t.dtype();
+  if (type != i64 && type != i32)
+    fail(std::string("encoder: ") + what + " must be int64 or int32; convert with .long()");
+  const int64_t dim = t.dim();
+  const int64_t *size = t.sizes(), *stride = t.strides();
+  const bool rows = dim == 2 && size[0] != 1, columns = dim > 0 && size[dim - 1] != 1;
+  if (dim < 1 || dim > 2 || (rows && size[0] != batch) || (columns && size[dim - 1] != tokens))
+    fail(std::string("encoder: ") + what + " has shape " + shape_text(t) + " but input_ids has [" +
+         std::to_string(batch) + ", " + std::to_string(tokens) + "]");
+  return {t.data(), rows ? stride[0] : 0, columns ? stride[dim - 1] : 0, type == i64};
 }
 
+// Which numbers of [batch, tokens] are not 0, by the bits that count: those of a float without its sign.
 template <typename T>
-void nonzero(const void* p, std::vector<uint8_t>& out) {
-  const T* values = static_cast<const T*>(p);
-  for (size_t i = 0; i < out.size(); ++i) out[i] = values[i] != T{0};
+void nonzero(const Tensor& t, T bits, uint8_t* out) {
+  const T* values = static_cast<const T*>(t.data());
+  const int64_t *size = t.sizes(), *stride = t.strides();
+  for (int64_t b = 0; b < size[0]; ++b) {
+    for (int64_t i = 0; i < size[1]; ++i) *out++ = (values[b * stride[0] + i * stride[1]] & bits) != 0;
+  }
 }
 
 // An attention mask of any usual dtype as one byte a token; nullptr when there is none.
-const uint8_t* mask_bytes(const Tensor& mask, const Tensor& input_ids, std::vector<uint8_t>& storage) {
+const uint8_t* mask_bytes(const Tensor& mask, int64_t batch, int64_t tokens, std::vector<uint8_t>& storage) {
   if (!mask) return nullptr;
   require_cpu(mask, "encoder", "attention_mask");
-  if (mask.dim() != 2 || !mask.contiguous() || mask.sizes()[0] != input_ids.sizes()[0] ||
-      mask.sizes()[1] != input_ids.sizes()[1])
-    fail("encoder: attention_mask must be contiguous with the shape of input_ids " + shape_text(input_ids) + " (got " +
-         shape_text(mask) + "); masks over pairs of tokens are not supported");
-  static const int32_t i64 = aoti_torch_dtype_int64(), f32 = aoti_torch_dtype_float32(), u8 = aoti_torch_dtype_uint8(),
-                       boolean = aoti_torch_dtype_bool();
+  if (mask.dim() != 2 || mask.sizes()[0] != batch || mask.sizes()[1] != tokens)
+    fail("encoder: attention_mask has shape " + shape_text(mask) + "; it must be [" + std::to_string(batch) + ", " +
+         std::to_string(tokens) + "] like input_ids, 0 for padding. For a mask over pairs of tokens keep the encoder " +
+         "in float: convert_(..., keep=[...])");
+  static const int32_t i64 = aoti_torch_dtype_int64(), i32 = aoti_torch_dtype_int32(), i8 = aoti_torch_dtype_int8(),
+                       u8 = aoti_torch_dtype_uint8(), boolean = aoti_torch_dtype_bool(),
+                       f64 = aoti_torch_dtype_float64(), f32 = aoti_torch_dtype_float32(),
+                       f16 = aoti_torch_dtype_float16(), bf16 = aoti_torch_dtype_bfloat16();
   const int32_t type = mask.dtype();
-  if (type == u8 || type == boolean) return static_cast<const uint8_t*>(mask.data());
-  storage.resize(static_cast<size_t>(mask.numel()));
-  if (type == i64) {
-    nonzero<int64_t>(mask.data(), storage);
+  const bool byte = type == u8 || type == boolean || type == i8;
+  if (byte && mask.contiguous()) return static_cast<const uint8_t*>(mask.data());
+  storage.resize(static_cast<size_t>(batch * tokens));
+  uint8_t* out = storage.data();
+  if (byte) {
+    nonzero<uint8_t>(mask, 0xff, out);
+  } else if (type == i64) {
+    nonzero(mask, ~uint64_t{0}, out);
+  } else if (type == i32) {
+    nonzero(mask, ~uint32_t{0}, out);
+  } else if (type == f64) {
+    nonzero(mask, ~uint64_t{0} >> 1, out);
   } else if (type == f32) {
-    nonzero<float>(mask.data(), storage);
+    nonzero(mask, ~uint32_t{0} >> 1, out);
+  } else if (type == f16 || type == bf16) {
+    nonzero<uint16_t>(mask, 0x7fff, out);
   } else {
-    fail("encoder: attention_mask must be int64, bool, uint8 or float32; convert with .long()");
+    fail("encoder: attention_mask must be bool, int64, int32, int8, uint8 or a float; convert with .bool()");
   }
-  return storage.data();
+  return out;
 }
 
 void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) {
@@ -63,19 +85,20 @@ void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) {
   require_cpu(packed, "encoder", "the packed encoder");
   if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
     fail("encoder: the packed encoder must be a contiguous 1-D uint8 tensor");
-  require_ids(ids, "input_ids", ids);
-  if (types) require_ids(types, "token_type_ids", ids);
-  if (positions) require_ids(positions, "position_ids", ids);
+  if (ids.dim() != 2) fail("encoder: input_ids must be [batch, tokens] (got shape " + shape_text(ids) + ")");
   if (hidden < 1) fail("encoder: hidden_size must be positive (got " + std::to_string(hidden) + ")");
-  thread_local std::vector<uint8_t> mask_storage;  // kept: steady state allocates nothing but the output
-  const uint8_t* keep = mask_bytes(mask, ids, mask_storage);
-
   const int64_t sizes[3] = {ids.sizes()[0], ids.sizes()[1], hidden};
+  thread_local std::vector<uint8_t> mask_storage;  // kept: steady state allocates nothing but the output
+  const cpu::EncoderInputs in{packed.data(),
+                              packed.sizes()[0],
+                              sizes[0],
+                              sizes[1],
+                              ids_of(ids, "input_ids", sizes[0], sizes[1]),
+                              mask_bytes(mask, sizes[0], sizes[1], mask_storage),
+                              ids_of(types, "token_type_ids", sizes[0], sizes[1]),
+                              ids_of(positions, "position_ids", sizes[0], sizes[1]),
+                              hidden};
   Tensor out = Tensor::empty(3, sizes, f32);
-  const auto optional_ids = [](const Tensor& t) { return t ? static_cast<const int64_t*>(t.data()) : nullptr; };
-  const cpu::EncoderInputs in{
-      packed.data(),       packed.sizes()[0],       sizes[0], sizes[1], static_cast<const int64_t*>(ids.data()), keep,
-      optional_ids(types), optional_ids(positions), hidden};
   const cpu::Parallel pool{run_on_pool, thread_count()};
   if (const char* problem = cpu::encoder_forward(cpu::kernels(), pool, in, static_cast<float*>(out.data())))
     fail(std::string("encoder: ") + problem);

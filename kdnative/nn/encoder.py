@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from kdnative import ops
 from kdnative.nn import encoder_format
@@ -18,8 +19,7 @@ __all__ = ["Encoder", "EncoderOutput"]
 
 _encoder = ops.encoder
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_INT64, _FLOAT32 = torch.int64, torch.float32  # a name of this module is found faster than one of torch
-_KNOWN_MASKS = (torch.int64, torch.bool, torch.uint8, torch.float32)
+_FLOAT32 = torch.float32  # a name of this module is found faster than one of torch
 
 _ASSIGN = {"assign_to_params_buffers": True}  # what torch tells modules in load_state_dict(assign=True)
 
@@ -135,10 +135,12 @@ class Encoder(nn.Module):
         """Encode a batch.
 
         Args:
-            input_ids: integer ``[B, T]``; B or T may be 0.
-            attention_mask: ``[B, T]``, 0 for padding; None keeps every token. Padding may be anywhere.
-            token_type_ids: integer ``[B, T]``; None means 0. Ignored by models without token types.
-            position_ids: integer ``[B, T]`` or ``[1, T]``; None means the model's own counting.
+            input_ids: int64 or int32 ``[B, T]``, any strides; B or T may be 0.
+            attention_mask: bool, integer or float ``[B, T]``, 0 for padding; None keeps every token. Padding may be
+                anywhere.
+            token_type_ids: int64 or int32 ``[B, T]``, ``[1, T]`` or ``[T]``; None means 0. Ignored by models without
+                token types.
+            position_ids: the same; None means the model's own counting.
             inputs_embeds: not supported.
             return_dict: False returns a tuple.
             unsupported: further arguments of the transformers model, accepted only when they ask for nothing.
@@ -149,7 +151,8 @@ class Encoder(nn.Module):
 
         Raises:
             ValueError: an argument that the native encoder can't honour.
-            RuntimeError: an id outside its table; a module on another device; training mode with grad enabled.
+            RuntimeError: an id outside its table; a shape or dtype other than these; a module on another device;
+                training mode with grad enabled.
         """
         if inputs_embeds is not None or input_ids is None or unsupported:
             _refuse_unsupported(input_ids, inputs_embeds, unsupported)
@@ -160,10 +163,10 @@ class Encoder(nn.Module):
             )
         hidden = _encoder(
             self._buffers["packed"],  # not self.packed: that goes through Module.__getattr__
-            _as_ids(input_ids),
-            None if attention_mask is None else _as_mask(attention_mask),
-            None if token_type_ids is None else _as_ids(_expanded(token_type_ids, input_ids)),
-            None if position_ids is None else _as_ids(_expanded(position_ids, input_ids)),
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
             self._hidden_size,
         )
         pooler = self._modules["pooler"]
@@ -289,7 +292,7 @@ def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
     kind = _OUTPUTS.get(name) or _output_class(name)
     if kind is EncoderOutput:
         return EncoderOutput(hidden, pooled)
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return (
             kind(last_hidden_state=hidden) if pooled is None else kind(last_hidden_state=hidden, pooler_output=pooled)
         )
@@ -305,29 +308,6 @@ def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
 
 
 _set_item = OrderedDict.__setitem__
-
-
-def _as_ids(ids: Tensor) -> Tensor:
-    """int64 and contiguous."""
-    if ids.dtype is _INT64 and ids.is_contiguous():
-        return ids
-    return ids.to(_INT64).contiguous()
-
-
-def _expanded(ids: Tensor, like: Tensor) -> Tensor:
-    """In the shape of ``like``; asking first is five times faster than expanding to the same shape."""
-    return ids if ids.shape == like.shape else ids.expand_as(like)
-
-
-def _as_mask(mask: Tensor) -> Tensor:
-    if mask.dim() != 2:
-        raise ValueError(
-            f"attention_mask has shape {list(mask.shape)}; kdnative.nn.Encoder takes [batch, tokens] with 0 for "
-            "padding. For a mask over pairs of tokens keep the encoder in float: convert_(..., keep=[...])"
-        )
-    if mask.dtype not in _KNOWN_MASKS:
-        mask = mask != 0
-    return mask if mask.is_contiguous() else mask.contiguous()
 
 
 def _refuse_unsupported(input_ids: Tensor | None, inputs_embeds: Any, others: dict[str, Any]) -> None:

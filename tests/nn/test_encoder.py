@@ -173,12 +173,19 @@ def test_padding_changes_nothing():
     assert torch.equal(encoder(crowd, masks)[0][5:, :11], alone)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
+     torch.float64],
+)  # fmt: skip
 def test_mask_dtypes(dtype):
     model = bert()
     encoder, (ids, mask, _) = native(model), batch(model, 3, 9)
-    assert torch.equal(encoder(ids, mask.to(dtype))[0], encoder(ids, mask)[0])
-    assert torch.equal(encoder(ids.int(), mask.t().contiguous().t())[0], encoder(ids, mask)[0])
+    want = encoder(ids, mask)[0]
+    given = mask.to(dtype)
+    for value in (given, -given if dtype.is_floating_point else given):  # -0.0 is padding too
+        assert torch.equal(encoder(ids, value)[0], want)
+        assert torch.equal(encoder(ids.int(), value.t().contiguous().t())[0], want)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,8 @@ def test_ids_of_padding_do_not_matter():
         ({"output_attentions": True}, "does not support output_attentions"),
         ({"output_hidden_states": True}, "does not support output_hidden_states"),
         ({"past_key_values": ((),)}, "does not support past_key_values"),
-        ({"attention_mask": torch.ones(1, 1, 3, 3)}, r"attention_mask has shape \[1, 1, 3, 3\]"),
     ],
-    ids=["embeds", "nothing", "attentions", "states", "past", "mask"],
+    ids=["embeds", "nothing", "attentions", "states", "past"],
 )
 def test_unsupported_arguments(arguments, message):
     encoder = native(bert())
@@ -57,10 +56,41 @@ def test_arguments_that_ask_for_nothing_are_taken():
     assert torch.equal(out.last_hidden_state, encoder(ids, return_dict=False)[0])
 
 
-def test_shapes_that_disagree():
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("attention_mask", torch.ones(2, 4), r"has shape \[2, 4\]; it must be \[2, 3\] like input_ids"),
+        ("attention_mask", torch.ones(1, 3), r"has shape \[1, 3\]; it must be \[2, 3\]"),
+        ("attention_mask", torch.ones(2, 1, 3, 3), r"has shape \[2, 1, 3, 3\].*keep the encoder in float.*keep="),
+        ("attention_mask", torch.ones(2, 3, dtype=torch.int16), r"must be bool, int64, .*convert with \.bool\(\)"),
+        ("input_ids", torch.ones(3, dtype=torch.long), r"input_ids must be \[batch, tokens\] \(got shape \[3\]\)"),
+        ("input_ids", torch.ones(2, 3), r"input_ids must be int64 or int32; convert with \.long\(\)"),
+        ("token_type_ids", torch.ones(2, 4, dtype=torch.long), r"has shape \[2, 4\] but input_ids has \[2, 3\]"),
+        ("position_ids", torch.ones(3, 3, dtype=torch.long), r"has shape \[3, 3\] but input_ids has \[2, 3\]"),
+        ("position_ids", torch.ones(1, 2, 3, dtype=torch.long), r"has shape \[1, 2, 3\] but input_ids"),
+        ("position_ids", torch.tensor(1), r"has shape \[\] but input_ids"),
+    ],
+)
+def test_shapes_and_dtypes_that_are_refused(name, value, message):
     encoder = native(bert())
-    with pytest.raises(RuntimeError, match="attention_mask"):
-        encoder(torch.ones(2, 3, dtype=torch.long), torch.ones(2, 4))
+    with pytest.raises(RuntimeError, match=f"{name}.*{message}" if name not in message else message):
+        encoder(**({"input_ids": torch.ones(2, 3, dtype=torch.long)} | {name: value}))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_ids_of_any_width_and_strides(dtype):
+    encoder = native(bert())
+    ids, types = torch.randint(0, 100, (3, 5)), torch.randint(0, 2, (3, 5))
+    positions = torch.randperm(100)[:5]
+    want = encoder(ids, None, types, positions.expand(3, 5).contiguous())[0]
+    wide = torch.zeros(5, 6, dtype=dtype)
+    wide[:, ::2] = ids.t().to(dtype)
+    strided = wide.t()[::2]
+    assert not strided.is_contiguous() and torch.equal(strided, ids.to(dtype))
+    for given in (positions, positions[None], positions.expand(3, 5)):
+        assert torch.equal(encoder(strided, None, types.t().contiguous().t(), given.to(dtype))[0], want)
+    one = torch.ones(1, 1, dtype=dtype)  # the same for every token
+    assert torch.equal(encoder(ids, token_type_ids=one)[0], encoder(ids, token_type_ids=torch.ones_like(ids))[0])
 
 
 def test_training_mode_is_refused():
