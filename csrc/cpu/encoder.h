@@ -26,7 +26,7 @@ struct Ids {
 };
 
 struct EncoderInputs {
-  const void* packed;  // encoder buffer (encoder_format.h), 64-byte aligned
+  const void* packed;  // encoder buffer (encoder_format.h), aligned to kAlignment
   int64_t packed_bytes;
   int64_t batch, tokens;  // B and T
   Ids input_ids;

@@ -98,8 +98,8 @@ class EncoderReader {
     EncoderHeader h;
     if (bytes_ < static_cast<int64_t>(sizeof h))
       return "the packed encoder is shorter than its header; convert it again";
-    if (reinterpret_cast<uintptr_t>(base_) % 64 != 0)
-      return "the packed encoder is not 64-byte aligned (a view into another tensor?); clone() it";
+    if (reinterpret_cast<uintptr_t>(base_) % kAlignment != 0)
+      return "the packed encoder is not 8-byte aligned (a view into another tensor?); clone() it";
     std::memcpy(&h, base_, sizeof h);
     if (h.magic != kEncoderMagic)
       return "the tensor is not a packed encoder (wrong magic number); build it with kdnative.convert_";

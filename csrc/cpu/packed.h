@@ -22,6 +22,7 @@ namespace kdnative::cpu {
 
 constexpr int64_t kTileN = 32;                // columns are padded to this
 constexpr int64_t kTileK = 64;                // rows of the weight (the reduction) are padded to this
+constexpr int64_t kAlignment = 8;             // of a buffer in memory; at 64 no load crosses a cache line
 constexpr int32_t kMostGroupScale = 17;       // 15 * 17 = 255: a code times its group scale stays within a byte
 constexpr int32_t kPackedMagic = 0x4b444e31;  // "KDN1"
 

@@ -229,8 +229,8 @@ void require_packed(const Tensor& packed, const char* op, const char* builder) {
   static const int32_t u8 = aoti_torch_dtype_uint8();
   if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
     fail(std::string(op) + ": the packed weight must be a contiguous 1-D uint8 tensor built by " + builder);
-  if (reinterpret_cast<uintptr_t>(packed.data()) % 64 != 0)
-    fail(std::string(op) + ": the packed weight is not 64-byte aligned (a view into another tensor?); clone() it");
+  if (reinterpret_cast<uintptr_t>(packed.data()) % cpu::kAlignment != 0)
+    fail(std::string(op) + ": the packed weight is not 8-byte aligned (a view into another tensor?); clone() it");
 }
 
 void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLinear& w, const char* op,

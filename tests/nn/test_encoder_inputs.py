@@ -118,10 +118,6 @@ def test_damaged_buffers_are_refused():
             run(broken)
     with pytest.raises(RuntimeError, match="hidden_size is 64, but the packed encoder is 48 wide"):
         ops.encoder(packed, torch.ones(1, 4, dtype=torch.long), None, None, None, 64)
-    moved = torch.zeros(packed.numel() + 64, dtype=torch.uint8)[4 : packed.numel() + 4]
-    moved.copy_(packed)
-    with pytest.raises(RuntimeError, match="aligned"):
-        run(moved)
 
 
 @pytest.mark.parametrize("make", [bert, mpnet, modernbert], ids=lambda make: make.__name__)
