@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/movies.yaml
 
-# `make test-wheel TORCH='==2.10.*'` runs the native tests of one wheel under another torch.
+# `make test-wheel TORCH='==2.10.*'` runs the tests of operators and modules of one wheel under another torch.
 TORCH ?= >=2.10
 WHEEL_VENV ?= build/wheel-venv
 
@@ -63,12 +63,12 @@ wheel: $(VENV)/dev.stamp
 test-wheel:
 	@test -n "$(wildcard dist/*.whl)" || $(MAKE) wheel
 	$(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis
+	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis transformers
 	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
 	$(WHEEL_VENV)/bin/pip install --quiet dist/*.whl
 	rm -rf build/wheel-test && mkdir -p build/wheel-test && cp -r tests csrc pyproject.toml build/wheel-test
 	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -c 'import torch, kdnative; print("torch", torch.__version__, kdnative.__file__)'
-	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -m pytest -q tests/native --ignore tests/native/test_arm.py --ignore tests/native/test_kernels.py
+	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -m pytest -q tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests/native/test_kernels.py
 
 # The report is tested in a real browser. Debian and its relatives have it as a package.
 browser:

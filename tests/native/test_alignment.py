@@ -1,4 +1,4 @@
-"""Packed buffers anywhere in memory: torch.export.load of torch 2.10 leaves them where bytes objects hold their data."""
+"""Packed buffers that begin anywhere: torch.export.load of torch 2.10 leaves them where bytes hold their data."""
 
 import pytest
 import torch
