@@ -107,6 +107,27 @@ def test_damaged_descriptions(saved, text):
     load(saved)
 
 
+def test_descriptions_of_which_one_byte_changed(saved):
+    file = saved / "kdnative.json"
+    whole = file.read_bytes()
+    noticed = 0
+    for at in range(0, len(whole), 7):
+        damaged = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+        file.write_bytes(damaged)
+        try:
+            if json.loads(damaged) == json.loads(whole):  # a space between two entries
+                continue
+        except ValueError:
+            pass
+        noticed += 1
+        for call in (load, inspect):
+            with pytest.raises(CheckpointError, match="kdnative.json: "):
+                call(saved)
+    assert noticed > 50
+    file.write_bytes(whole)
+    load(saved)
+
+
 def test_other_versions(saved):
     edit(saved, lambda m: m.update(format=2, kdnative="9.0"))
     with pytest.raises(CheckpointError, match="format 2; .*reads format 1.*written by kdnative 9.0, upgrade"):

@@ -21,7 +21,8 @@ cpu::Ids ids_of(const Tensor& t, const char* what, int64_t batch, int64_t tokens
   require_cpu(t, "encoder", what);
   const int32_t type = t.dtype();
   if (type != i64 && type != i32)
-    fail(std::string("encoder: ") + what + " must be int64 or int32; convert with .long()");
+    fail(std::string("encoder: ") + what + " must be int64 or int32 (got " + dtype_text(type) +
+         "); convert with .long()");
   const int64_t dim = t.dim();
   const int64_t *size = t.sizes(), *stride = t.strides();
   const bool rows = dim == 2 && size[0] != 1, columns = dim > 0 && size[dim - 1] != 1;
@@ -71,7 +72,8 @@ const uint8_t* mask_bytes(const Tensor& mask, int64_t batch, int64_t tokens, std
   } else if (type == f16 || type == bf16) {
     nonzero<uint16_t>(mask, 0x7fff, out);
   } else {
-    fail("encoder: attention_mask must be bool, int64, int32, int8, uint8 or a float; convert with .bool()");
+    fail("encoder: attention_mask must be bool, int64, int32, int8, uint8 or a float (got " + dtype_text(type) +
+         "); convert with .bool()");
   }
   return out;
 }

@@ -107,6 +107,20 @@ inline std::string shape_text(const Tensor& t) {
   return text + "]";
 }
 
+// As torch.dtype prints it, for errors; a number where this library has no name for it.
+inline std::string dtype_text(int32_t dtype) {
+  const std::pair<int32_t, const char*> names[] = {
+      {aoti_torch_dtype_float32(), "float32"}, {aoti_torch_dtype_float64(), "float64"},
+      {aoti_torch_dtype_float16(), "float16"}, {aoti_torch_dtype_bfloat16(), "bfloat16"},
+      {aoti_torch_dtype_int64(), "int64"},     {aoti_torch_dtype_int32(), "int32"},
+      {aoti_torch_dtype_int8(), "int8"},       {aoti_torch_dtype_uint8(), "uint8"},
+      {aoti_torch_dtype_bool(), "bool"},
+  };
+  for (const auto& [code, name] : names)
+    if (code == dtype) return name;
+  return "torch dtype code " + std::to_string(dtype);
+}
+
 // Arguments arrive owned: taking one moves it off the stack.
 inline Tensor take_tensor(StableIValue value) {
   AtenTensorHandle handle;
@@ -141,7 +155,7 @@ inline cpu::DType float_type(const Tensor& t, const char* what) {
   if (type == f32) return cpu::DType::f32;
   if (type == bf16) return cpu::DType::bf16;
   if (type == f16) return cpu::DType::f16;
-  fail(std::string(what) + " must be float32, bfloat16 or float16 (got torch dtype code " + std::to_string(type) +
+  fail(std::string(what) + " must be float32, bfloat16 or float16 (got " + dtype_text(type) +
        "); convert it with .float() first");
 }
 

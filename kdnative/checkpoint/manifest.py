@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +12,24 @@ import torch
 
 import kdnative
 
-__all__ = ["BUFFER", "FORMAT", "MANIFEST", "WEIGHTS", "CheckpointError", "dtype_name", "read_manifest", "some"]
+__all__ = [
+    "BUFFER",
+    "FORMAT",
+    "MANIFEST",
+    "WEIGHTS",
+    "CheckpointError",
+    "digest_of",
+    "dtype_name",
+    "read_manifest",
+    "some",
+]
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 MANIFEST = "kdnative.json"
 BUFFER = "buffer:"  # prefix of tensors that are not in the state dict but that the model needs
 
-_FIELDS = {"kdnative": str, "weights": dict, "modules": dict, "attributes": dict, "rebuild": str}
+_FIELDS = {"kdnative": str, "weights": dict, "modules": dict, "attributes": dict, "rebuild": str, "sha256": str}
 _WEIGHT_FIELDS = {"bytes": int, "sha256": str, "tensors": dict, "aliases": dict}
 
 
@@ -30,7 +41,7 @@ def read_manifest(path: Path) -> dict:
     """The description in a checkpoint's folder; its tables have the fields and types that they must have.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another format.
+        CheckpointError: it is missing, damaged, changed, or of another format.
     """
     file = path / MANIFEST
     try:
@@ -47,12 +58,20 @@ def read_manifest(path: Path) -> dict:
             + (f": it was written by kdnative {manifest.get('kdnative')}, upgrade to that" if newer else "")
         )
     _check_fields(file, manifest, _FIELDS)
+    if manifest["sha256"] != digest_of(manifest):
+        raise CheckpointError(f"{file}: changed since it was saved: its SHA-256 is not the one that it states")
     _check_fields(file, manifest["weights"], _WEIGHT_FIELDS)
     tensors, modules = manifest["weights"]["tensors"], manifest["modules"]
     sound = all(isinstance(m, dict) and isinstance(m.get("class"), str) for m in modules.values())
     if not sound or "" not in modules or not all(map(_is_tensor_entry, tensors.values())):
         raise CheckpointError(f"{file}: damaged: its tables of tensors and modules are not well-formed")
     return manifest
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a description's content without its own entry ``sha256``, hexadecimal."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_tensor_entry(value: Any) -> bool:

@@ -15,7 +15,7 @@ import kdnative
 from kdnative import rebuild
 from kdnative.files import replace_folder, sha256_of
 
-from .manifest import BUFFER, FORMAT, MANIFEST, WEIGHTS, CheckpointError, dtype_name
+from .manifest import BUFFER, FORMAT, MANIFEST, WEIGHTS, CheckpointError, digest_of, dtype_name
 
 __all__ = ["save"]
 
@@ -64,7 +64,7 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
             **structure,
             "files": sorted([MANIFEST, *(entry.name for entry in folder.iterdir())]),
         }
-        _write_json(folder / MANIFEST, manifest)
+        _write_json(folder / MANIFEST, {**manifest, "sha256": digest_of(manifest)})
         shutil.copymode(folder / MANIFEST, folder / WEIGHTS)  # safetensors makes files that only the owner can read
 
     try:

@@ -102,8 +102,10 @@ def test_the_torch_reference_agrees(isa):
 
 
 def test_bad_input_is_named():
-    with pytest.raises(RuntimeError, match="quantize_per_token: the input must be float32, bfloat16 or float16"):
-        ops.quantize_per_token(torch.zeros(2, 3, dtype=torch.float64))
+    for dtype, given in [(torch.float64, "float64"), (torch.int64, "int64"), (torch.int16, r"torch dtype code \d+")]:
+        wanted = rf"quantize_per_token: the input must be float32, bfloat16 or float16 \(got {given}\)"
+        with pytest.raises(RuntimeError, match=wanted):
+            ops.quantize_per_token(torch.zeros(2, 3, dtype=dtype))
     with pytest.raises(RuntimeError, match="at least one dimension"):
         ops.quantize_per_token(torch.tensor(1.0))
 

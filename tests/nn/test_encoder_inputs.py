@@ -64,7 +64,7 @@ def test_arguments_that_ask_for_nothing_are_taken():
         ("attention_mask", torch.ones(2, 1, 3, 3), r"has shape \[2, 1, 3, 3\].*keep the encoder in float.*keep="),
         ("attention_mask", torch.ones(2, 3, dtype=torch.int16), r"must be bool, int64, .*convert with \.bool\(\)"),
         ("input_ids", torch.ones(3, dtype=torch.long), r"input_ids must be \[batch, tokens\] \(got shape \[3\]\)"),
-        ("input_ids", torch.ones(2, 3), r"input_ids must be int64 or int32; convert with \.long\(\)"),
+        ("input_ids", torch.ones(2, 3), r"input_ids must be int64 or int32 \(got float32\); convert with \.long\(\)"),
         ("token_type_ids", torch.ones(2, 4, dtype=torch.long), r"has shape \[2, 4\] but input_ids has \[2, 3\]"),
         ("position_ids", torch.ones(3, 3, dtype=torch.long), r"has shape \[3, 3\] but input_ids has \[2, 3\]"),
         ("position_ids", torch.ones(1, 2, 3, dtype=torch.long), r"has shape \[1, 2, 3\] but input_ids"),
