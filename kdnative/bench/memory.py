@@ -101,30 +101,32 @@ def run(
         raise RuntimeError("the memory of a process is read from /proc/self/smaps_rollup: Linux only")
     import kdnative
 
+    def measure(job: dict[str, Any], kind: str, imports: Sequence[str]) -> dict[str, dict[str, int]]:
+        found = {}
+        for process, what in ((f"{kind}_imports", "none"), (kind, kind)):
+            found[process] = _measure({**job, "imports": list(imports), "kind": what}, repeats)
+            show(_row(process, found[process]))
+        return found
+
     where, cases = environment(threads), []
     show(machine_line(where))
     for name, model in models.items():
         size = model.config.vocab_size
-        job = {"batch": batch, "tokens": tokens, "vocabulary": size, "threads": threads, "folder": ""}
+        job = {"batch": batch, "tokens": tokens, "vocabulary": size, "threads": threads}
         with tempfile.TemporaryDirectory(prefix="kdnative-bench-") as folder:
             model.save_pretrained(f"{folder}/float")
+            show(f"{name}\n  {'MB':18}{'peak':>9}{'resident':>10}{'private':>9}{'tensors':>9}")
             # What the class of the model brings along is no part of its memory either.
-            imports = [*_FLOAT_IMPORTS, type(model).__module__]
-            plain = {
-                "float_imports": _measure({**job, "imports": imports, "kind": "none"}, repeats),
-                "float": _measure({**job, "imports": imports, "kind": "float", "folder": f"{folder}/float"}, repeats),
-            }
+            imports = (*_FLOAT_IMPORTS, type(model).__module__)
+            plain = measure({**job, "folder": f"{folder}/float"}, "float", imports)
             for scheme in schemes:
+                show(f" {scheme}")
                 kdnative.save(converted(model, scheme), f"{folder}/{scheme}")
-                native = {**job, "imports": list(_NATIVE_IMPORTS)}
-                processes = {
-                    "native_imports": _measure({**native, "kind": "none"}, repeats),
-                    "native": _measure({**native, "kind": "native", "folder": f"{folder}/{scheme}"}, repeats),
-                    **plain,
-                }
+                native = measure({**job, "folder": f"{folder}/{scheme}"}, "native", _NATIVE_IMPORTS)
+                processes = {**native, **plain}
                 cases.append({"model": name, "scheme": scheme, "processes": processes, "goals": goals(processes)})
-                for line in _lines(cases[-1]):
-                    show(line)
+                for row in cases[-1]["goals"]:
+                    show(f"  {row['native'] / 1e6:.1f} MB to {row['float'] / 1e6:.1f} MB, {goal_line(row)}")
     return {
         "suite": "memory",
         "environment": where,
@@ -152,17 +154,9 @@ def goals(processes: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     return found
 
 
-def _lines(case: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"{case['model']}, {case['scheme']}",
-        f"  {'MB':18}{'peak':>9}{'resident':>10}{'private':>9}{'tensors':>9}",
-    ]
-    for name, found in case["processes"].items():
-        row = [found[key] / 1e6 for key in ("peak", "resident", "private", "tensors")]
-        lines.append(f"  {name:18}{row[0]:>9.1f}{row[1]:>10.1f}{row[2]:>9.1f}{row[3]:>9.1f}")
-    for row in case["goals"]:
-        lines.append(f"  {row['native'] / 1e6:.1f} MB to {row['float'] / 1e6:.1f} MB, {goal_line(row)}")
-    return lines
+def _row(process: str, found: Mapping[str, int]) -> str:
+    peak, resident, private, tensors = (found[key] / 1e6 for key in ("peak", "resident", "private", "tensors"))
+    return f"  {process:18}{peak:>9.1f}{resident:>10.1f}{private:>9.1f}{tensors:>9.1f}"
 
 
 def _measure(job: Mapping[str, Any], repeats: int) -> dict[str, int]:
