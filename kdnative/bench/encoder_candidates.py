@@ -216,6 +216,7 @@ PEERS = [
     Candidate("openvino int8", "any", _openvino_int8, ("openvino", "nncf")),
 ]
 COMPILED = [
+    Candidate("torch.compile fp32", "any", _torch(torch.float32, compiled=True)),
     Candidate("torch.compile bf16", "any", _torch(torch.bfloat16, compiled=True)),
     Candidate("torch.compile torchao int8", "any", lambda case: _torchao_int8(case, compiled=True), ("torchao",)),
 ]
