@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
+from kdnative.checkpoint.manifest import digest_of
 from kdnative.checkpoint.weights import Weights
 from kdnative.convert import convert_
 from tests.checkpoints import edit, mlp, names
@@ -126,6 +127,13 @@ def test_descriptions_of_which_one_byte_changed(saved):
     assert noticed > 50
     file.write_bytes(whole)
     load(saved)
+
+
+def test_descriptions_vouch_for_what_is_read_not_for_what_was_written():
+    labels = {"labels": {number: "x" for number in range(12)}, "sizes": (1, 2)}  # as numbers 2 comes before 10
+    read = json.loads(json.dumps(labels))
+    assert digest_of(labels) == digest_of(read) == digest_of({**read, "sha256": "any"})
+    assert digest_of(labels) != digest_of({**read, "sizes": [2, 1]})
 
 
 def test_other_versions(saved):

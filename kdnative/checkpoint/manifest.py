@@ -71,6 +71,7 @@ def read_manifest(path: Path) -> dict:
 def digest_of(manifest: Mapping[str, Any]) -> str:
     """SHA-256 of a description's content without its own entry ``sha256``, hexadecimal."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
+    content = json.loads(json.dumps(content))  # as it is read: keys that are numbers become text, and sort as text
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
