@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.nn import Embedding, Encoder, Linear
+from kdnative.nn.hf_config import to_plain
 from kdnative.quantize import FakeQuantLinear
 
 __all__ = ["NATIVE", "build", "buffers_to_keep", "describe", "fit", "float_tensors", "set_attributes", "walk"]
@@ -138,7 +139,7 @@ def _entry(module: nn.Module) -> dict:
     cls = type(module)
     for name, native in NATIVE.items():
         if cls is native:
-            return {"class": name, "config": module.config}
+            return {"class": name, "config": module.spec}
     if cls is FakeQuantLinear:
         config = {key: getattr(module, key) for key in ("in_features", "out_features", "clip")}
         return {"class": _QAT, "config": {**config, "bias": module.bias is not None, "scheme": str(module.scheme)}}
@@ -248,7 +249,7 @@ def _transformers_part(model: nn.Module) -> dict | None:
         return None
     return {
         "class": type(model).__name__,
-        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "config": to_plain(model.config),
         "attention": model.config._attn_implementation,
     }
 

@@ -79,7 +79,7 @@ def pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     inputs = example_inputs(model, 1, 4)
     encoder = converted(model, "w8a8")
     ids, mask, types = inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]
-    packed, width = encoder.packed, encoder.config["hidden_size"]
+    packed, width = encoder.packed, encoder.spec["hidden_size"]
     found[f"{_OURS}nn.Encoder w8a8"] = (
         lambda: encoder(input_ids=ids, attention_mask=mask, token_type_ids=types),
         lambda: ops.encoder(packed, ids, mask, types, None, width),

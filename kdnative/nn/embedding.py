@@ -97,8 +97,8 @@ class Embedding(nn.Module):
         return self.quantized().dequantize().to(self.dtype)
 
     @property
-    def config(self) -> dict:
-        """The constructor's arguments, as JSON can hold them: ``Embedding(**module.config)``."""
+    def spec(self) -> dict:
+        """The constructor's arguments, as JSON can hold them: ``Embedding(**module.spec)``."""
         return {
             "num_embeddings": self.num_embeddings,
             "embedding_dim": self.embedding_dim,
@@ -146,5 +146,5 @@ class Embedding(nn.Module):
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        dtype = "" if self.dtype == torch.float32 else f", dtype={self.config['dtype']}"
+        dtype = "" if self.dtype == torch.float32 else f", dtype={self.spec['dtype']}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}, bits={self.bits}{dtype}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
-from kdnative.nn import encoder_format
+from kdnative.nn import encoder_format, hf_config
 from kdnative.nn.encoder_parts import LINEARS, EncoderParts, complete
 from kdnative.nn.linear import Linear
 
@@ -51,71 +51,104 @@ class Encoder(nn.Module):
     :class:`kdnative.nn.Linear`, ``layers.N.{attention_norm, output_norm | ffn_norm}.{weight, bias}`` and, where the
     model has them, ``relative_bias.weight``, ``final_norm.{weight, bias}`` and ``pooler.*``.
 
-    ``config`` is a dict that JSON can hold: ``hidden_size``, ``vocab_size``, ``max_positions``, ``position_table``
+    ``config`` is the transformers configuration of the model whose place this took, and ``device`` where it runs, for
+    libraries that read them from that model (transformers' pipelines, sentence-transformers).
+
+    ``spec`` is a dict that JSON can hold: ``hidden_size``, ``vocab_size``, ``max_positions``, ``position_table``
     (whether positions are learned), ``token_types`` (0: none), ``norm`` ("post" or "pre"), ``gated`` (whether the
     feed-forward network is), ``activation`` (its own, see :data:`kdnative.ops.ACTIVATIONS`), ``eps`` (of LayerNorm),
     ``relative_buckets`` and ``relative_distance`` (biases by distance; 0: none), ``padding_id`` (None: a token's
     position is its column; otherwise RoBERTa's counting), ``pooler`` (scheme or None), ``output`` (name of the output's
-    class in ``transformers.modeling_outputs``), ``dtype`` (of the output), and ``layers``: for each ``heads``,
+    class in ``transformers.modeling_outputs``), ``dtype`` (of the output), ``transformers`` (``config`` in plain form,
+    or None), and ``layers``: for each ``heads``,
     ``head_dim``, ``ffn``, ``scaling`` (of attention scores), ``window`` (columns that attention reaches to either side,
     None: all), ``rope_theta`` (base of rotary positions, or None), ``attention_norm`` (False: a "pre" layer without
     one) and the schemes of ``qkv``, ``output``, ``ffn_in``, ``ffn_out``. Layers may differ from one another.
     """
 
     packed: Tensor
+    main_input_name = "input_ids"  # transformers' name for the argument that comes first
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any]) -> None:
         """An encoder with zero weights, to be filled by ``load_state_dict``."""
         super().__init__()
         with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
-            parts = EncoderParts(config)
-            self._set(parts.config, _empty_pooler(config), encoder_format.pack(parts))
+            parts = EncoderParts(spec)
+            self._set(parts.spec, _empty_pooler(spec), encoder_format.pack(parts))
 
-    def _set(self, config: dict[str, Any], pooler: Linear | None, packed: Tensor) -> None:
-        self._config = dict(config)
-        self._dtype = _DTYPES[self._config["dtype"]]
-        self._hidden_size = self._config["hidden_size"]
-        self._output = self._config["output"]
+    def _set(self, spec: dict[str, Any], pooler: Linear | None, packed: Tensor) -> None:
+        self._spec = dict(spec)
+        self._model_config = self._spec.pop("transformers")  # plain until somebody asks for it
+        self._dtype = _DTYPES[self._spec["dtype"]]
+        self._hidden_size = self._spec["hidden_size"]
+        self._output = self._spec["output"]
         self._plain_names: tuple[str, ...] = ()  # known when somebody asks
         self.register_buffer("packed", packed, persistent=False)
         self.register_module("pooler", pooler)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Encoder:
+    def from_spec(cls, spec: dict[str, Any]) -> Encoder:
         """An encoder with zero weights, to be filled by ``load_state_dict``.
 
         Raises:
             ValueError: a size is not positive, or a scheme or the activation is unknown.
         """
-        return cls(config).eval()
+        return cls(spec).eval()
 
     @classmethod
-    def unfilled(cls, config: dict[str, Any]) -> Encoder:
+    def unfilled(cls, spec: dict[str, Any]) -> Encoder:
         """An encoder without weights (``packed`` is an empty meta tensor) for ``load_state_dict`` or :meth:`fill`.
 
         Raises:
-            ValueError: as :meth:`from_config`.
+            ValueError: as :meth:`from_spec`.
         """
         module = cls.__new__(cls)
         nn.Module.__init__(module)
         with torch.device("cpu"):
             packed = torch.empty(0, dtype=torch.uint8, device="meta")
-            module._set(complete(config), _empty_pooler(config), packed)
+            module._set(complete(spec), _empty_pooler(spec), packed)
         return module.eval()
 
     @classmethod
     def from_parts(cls, parts: EncoderParts, pooler: Linear | None) -> Encoder:
-        """An encoder from its plain form; ``pooler`` goes with the scheme in ``parts.config["pooler"]``."""
+        """An encoder from its plain form; ``pooler`` goes with the scheme in ``parts.spec["pooler"]``."""
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._set(parts.config, pooler, encoder_format.pack(parts))
+        module._set(parts.spec, pooler, encoder_format.pack(parts))
         return module.eval()
 
     @property
-    def config(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         """A copy of the sizes, schemes and names this was built from, as JSON can hold them."""
-        names = {dtype: name for name, dtype in _DTYPES.items()}
-        return {**self._config, "layers": [dict(x) for x in self._config["layers"]], "dtype": names[self._dtype]}
+        plain = self._model_config
+        return {
+            **self._spec,
+            "layers": [dict(layer) for layer in self._spec["layers"]],
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "transformers": plain if plain is None or isinstance(plain, dict) else hf_config.to_plain(plain),
+        }
+
+    @property
+    def config(self) -> Any:
+        """The transformers configuration of the model whose place this took.
+
+        Raises:
+            AttributeError: it took no model's place. ImportError: transformers is not installed.
+        """
+        if self._model_config is None:
+            raise AttributeError("config")
+        if isinstance(self._model_config, dict):
+            self._model_config = hf_config.from_plain(self._model_config)
+        return self._model_config
+
+    @config.setter
+    def config(self, config: Any) -> None:
+        self._model_config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are: the CPU, if they are anywhere."""
+        return self._buffers["packed"].device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -177,6 +210,14 @@ class Encoder(nn.Module):
             return (hidden,) if pooler is None else (hidden, pooled)
         return _output(self._output, hidden, pooled)
 
+    def save_pretrained(self, *arguments: Any, **options: Any) -> None:
+        """What libraries call on a transformers model; this one is none, and raises TypeError."""
+        raise TypeError(
+            "a kdnative.nn.Encoder is not saved with save_pretrained: transformers could not load the files. Save the "
+            "whole model with kdnative.save(model, folder), and load it with kdnative.load(folder), or with "
+            "kdnative.load(folder, into=model) into one made anew"
+        )
+
     def _apply(self, fn, recurse=True):
         # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of the output, found by a probe.
         dtype = fn(torch.empty(0, dtype=self._dtype)).dtype
@@ -189,11 +230,11 @@ class Encoder(nn.Module):
     def parts(self) -> EncoderParts:
         """A copy of every weight in plain form, without the pooler."""
         with torch.device("cpu"):
-            return encoder_format.unpack(self.packed, self.config)
+            return encoder_format.unpack(self.packed, self.spec)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        parts = EncoderParts(self.config, "meta") if self.packed.is_meta else self.parts()
+        parts = EncoderParts(self.spec, "meta") if self.packed.is_meta else self.parts()
         destination.update(parts.state_dict(prefix=prefix))
 
     def fill(self, read: Callable[[str, Tensor | None], Tensor]) -> list[str]:
@@ -208,7 +249,7 @@ class Encoder(nn.Module):
             What is wrong with the tensors, in words; if anything is, the encoder is as it was.
         """
         errors: list[str] = []
-        parts = EncoderParts(self.config, "meta")
+        parts = EncoderParts(self.spec, "meta")
         names = {module: name for name, module in parts.named_modules()}
         keys: dict[str, list[str]] = {}
         for key in parts.state_dict():
@@ -228,7 +269,7 @@ class Encoder(nn.Module):
     def plain_names(self) -> list[str]:
         """Names of the tensors in ``state_dict()``, without the pooler's."""
         if not self._plain_names:
-            self._plain_names = tuple(EncoderParts(self.config, "meta").state_dict())
+            self._plain_names = tuple(EncoderParts(self.spec, "meta").state_dict())
         return list(self._plain_names)
 
     def _load_from_state_dict(
@@ -252,7 +293,7 @@ class Encoder(nn.Module):
     def _load_some(self, state_dict, prefix, strict, missing_keys, error_msgs):
         """Loads what is there; like in torch the rest stays as it is."""
         with torch.device("cpu"):
-            parts = EncoderParts(self.config) if self.packed.is_meta else self.parts()
+            parts = EncoderParts(self.spec) if self.packed.is_meta else self.parts()
         before = len(error_msgs)
         for name, module in parts.named_modules(prefix=prefix.rstrip(".")):
             # Torch calls this for each module of a tree; the parts are one, if only for the moment.
@@ -263,14 +304,14 @@ class Encoder(nn.Module):
             self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
 
     def extra_repr(self) -> str:
-        c = self._config
-        schemes = sorted({layer[name] for layer in c["layers"] for name in LINEARS})
-        sizes = f"layers={len(c['layers'])}, hidden_size={c['hidden_size']}, vocab_size={c['vocab_size']}"
+        spec = self._spec
+        schemes = sorted({layer[name] for layer in spec["layers"] for name in LINEARS})
+        sizes = f"layers={len(spec['layers'])}, hidden_size={spec['hidden_size']}, vocab_size={spec['vocab_size']}"
         return f"{sizes}, schemes={', '.join(schemes)}"
 
 
-def _empty_pooler(config: dict[str, Any]) -> Linear | None:
-    width, scheme = config["hidden_size"], config["pooler"]
+def _empty_pooler(spec: dict[str, Any]) -> Linear | None:
+    width, scheme = spec["hidden_size"], spec["pooler"]
     return Linear(width, width, scheme, activation="tanh") if scheme else None
 
 
@@ -310,13 +351,18 @@ def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
 _set_item = OrderedDict.__setitem__
 
 
+# Arguments that reach an encoder on their way through a model and change nothing in it: a cache is for decoders, and
+# Trainer counts the items of a batch for the loss.
+_WITHOUT_EFFECT = ("num_items_in_batch", "use_cache")
+
+
 def _refuse_unsupported(input_ids: Tensor | None, inputs_embeds: Any, others: dict[str, Any]) -> None:
     if inputs_embeds is not None:
         raise ValueError("kdnative.nn.Encoder does not take inputs_embeds: it has its own embeddings; pass input_ids")
     if input_ids is None:
         raise ValueError("kdnative.nn.Encoder needs input_ids, an integer tensor [batch, tokens]")
     for name, value in others.items():
-        if value is None or value is False or name == "use_cache":
+        if value is None or value is False or name in _WITHOUT_EFFECT:
             continue
         raise ValueError(
             f"kdnative.nn.Encoder does not support {name}: it gives the last hidden state only; leave it out, or keep "

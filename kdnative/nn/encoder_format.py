@@ -113,44 +113,42 @@ def pack(parts: EncoderParts, fill: Filler | None = None) -> Tensor:
             So the buffer and one module are in memory, and not the parts beside it. It is also given, by the names of
             the module's buffers, where in the packed buffer they go, and may make these places the module's buffers.
     """
-    config, writer = parts.config, _Writer(fill)
+    spec, writer = parts.spec, _Writer(fill)
     if fill is not None:
         for module in parts.modules():  # small ones
             if isinstance(module, (nn.LayerNorm, nn.Embedding)):
                 fill(module, {})
-    header, layers = np.zeros((), _HEADER), np.zeros(len(config["layers"]), _LAYER)
+    header, layers = np.zeros((), _HEADER), np.zeros(len(spec["layers"]), _LAYER)
     writer.add_record(header)  # keeps the place; written again when the offsets are known
     header["layer_table"] = writer.add_record(layers) if len(layers) else _HEADER.itemsize
     header["magic"], header["version"] = MAGIC, VERSION
-    header["layers"], header["hidden"] = len(layers), config["hidden_size"]
-    header["activation"] = ops.activation_code(config["activation"])
-    header["padding_id"] = -1 if config["padding_id"] is None else config["padding_id"]
-    header["vocabulary"], header["token_types"] = config["vocab_size"], config["token_types"]
-    header["positions"] = config["max_positions"] if config["position_table"] else 0
-    header["eps"] = config["eps"]
+    header["layers"], header["hidden"] = len(layers), spec["hidden_size"]
+    header["activation"] = ops.activation_code(spec["activation"])
+    header["padding_id"] = -1 if spec["padding_id"] is None else spec["padding_id"]
+    header["vocabulary"], header["token_types"] = spec["vocab_size"], spec["token_types"]
+    header["positions"] = spec["max_positions"] if spec["position_table"] else 0
+    header["eps"] = spec["eps"]
     embeddings = parts.embeddings
     for name in ("word", "position", "token_type"):
         if hasattr(embeddings, name):
             table = getattr(embeddings, name)
             header[name], header[f"{name}_scale"] = writer.add_later(table, "qweight", "scale")
     header["norm_weight"], header["norm_bias"] = _add_norm(writer, embeddings.norm)
-    if config["relative_buckets"]:
+    if spec["relative_buckets"]:
         weight = parts.relative_bias.weight.detach().float()
-        header["bias_heads"], header["bias_span"] = weight.shape[1], config["max_positions"] - 1
+        header["bias_heads"], header["bias_span"] = weight.shape[1], spec["max_positions"] - 1
         header["bias_buckets"] = writer.add(weight)
-        header["relative_bias"] = writer.add(
-            relative_bias(weight, config["relative_distance"], config["max_positions"])
-        )
-    thetas = sorted({layer["rope_theta"] for layer in config["layers"]} - {None})
+        header["relative_bias"] = writer.add(relative_bias(weight, spec["relative_distance"], spec["max_positions"]))
+    thetas = sorted({layer["rope_theta"] for layer in spec["layers"]} - {None})
     if thetas:
-        half = next(layer["head_dim"] for layer in config["layers"] if layer["rope_theta"] is not None) // 2
+        half = next(layer["head_dim"] for layer in spec["layers"] if layer["rope_theta"] is not None) // 2
         header["rotary_tables"], header["rotary_half"] = len(thetas), half
-        header["rotary_positions"] = config["max_positions"]
-        header["rotary"] = writer.add(torch.stack([rotary(t, config["max_positions"], half) for t in thetas]))
-    for record, layer, settings in zip(layers, parts.layers, config["layers"], strict=True):
+        header["rotary_positions"] = spec["max_positions"]
+        header["rotary"] = writer.add(torch.stack([rotary(t, spec["max_positions"], half) for t in thetas]))
+    for record, layer, settings in zip(layers, parts.layers, spec["layers"], strict=True):
         for name in ("heads", "head_dim", "ffn", "scaling"):
             record[name] = settings[name]
-        record["gated"] = config["gated"]
+        record["gated"] = spec["gated"]
         record["window"] = -1 if settings["window"] is None else settings["window"]
         record["rotary"] = -1 if settings["rope_theta"] is None else thetas.index(settings["rope_theta"])
         for name in LINEARS:
@@ -197,14 +195,14 @@ def rotary(theta: float, positions: int, half: int) -> Tensor:
 def _layer_norms(parts: EncoderParts, records: np.ndarray) -> Iterator[tuple[np.void, str, nn.LayerNorm]]:
     """Every LayerNorm after the embeddings, with its record and its place there."""
     for record, layer in zip(records, parts.layers, strict=True):
-        if parts.config["norm"] == "post":
+        if parts.spec["norm"] == "post":
             yield record, "attention_after", layer.attention_norm
             yield record, "ffn_after", layer.output_norm
         else:
             if hasattr(layer, "attention_norm"):
                 yield record, "attention_before", layer.attention_norm
             yield record, "ffn_before", layer.ffn_norm
-    if parts.config["norm"] == "pre":
+    if parts.spec["norm"] == "pre":
         yield records[-1], "ffn_after", parts.final_norm
 
 
@@ -212,7 +210,7 @@ def _add_norm(writer: _Writer, norm: nn.LayerNorm) -> tuple[int, int]:
     return writer.add(norm.weight.float()), writer.add(norm.bias.float())
 
 
-def unpack(packed: Tensor, config: dict[str, Any]) -> EncoderParts:
+def unpack(packed: Tensor, spec: dict[str, Any]) -> EncoderParts:
     """The inverse of :func:`pack`, with copies of every tensor.
 
     Raises:
@@ -222,13 +220,13 @@ def unpack(packed: Tensor, config: dict[str, Any]) -> EncoderParts:
     header = np.frombuffer(packed[:size].cpu().numpy().tobytes().ljust(size, b"\0"), _HEADER)[0]
     if header["magic"] != MAGIC or header["version"] != VERSION or header["bytes"] != packed.numel():
         raise ValueError("not a packed encoder, or a damaged one (magic number, version or length disagree)")
-    if header["layers"] != len(config["layers"]) or header["hidden"] != config["hidden_size"]:
-        raise ValueError("the packed encoder has other sizes than its config")
+    if header["layers"] != len(spec["layers"]) or header["hidden"] != spec["hidden_size"]:
+        raise ValueError("the packed encoder has other sizes than its spec")
     start = int(header["layer_table"])
-    table = packed[start : start + len(config["layers"]) * _LAYER.itemsize]
+    table = packed[start : start + len(spec["layers"]) * _LAYER.itemsize]
     layers = np.frombuffer(table.cpu().numpy().tobytes(), _LAYER)
-    parts = EncoderParts(config)
-    config = parts.config
+    parts = EncoderParts(spec)
+    spec = parts.spec
 
     def read(offset: int, like: Tensor) -> Tensor:
         size = like.numel() * like.element_size()
@@ -244,7 +242,7 @@ def unpack(packed: Tensor, config: dict[str, Any]) -> EncoderParts:
         else:
             embedding.qweight = read(int(header[name]), embedding.qweight)
             embedding.scale = read(int(header[f"{name}_scale"]), embedding.scale)
-    if config["relative_buckets"]:
+    if spec["relative_buckets"]:
         parts.relative_bias.weight.data = read(int(header["bias_buckets"]), parts.relative_bias.weight)
     for record, layer in zip(layers, parts.layers, strict=True):
         for name in LINEARS:

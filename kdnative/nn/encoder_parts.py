@@ -22,37 +22,42 @@ __all__ = ["LINEARS", "EncoderParts", "LayerParts", "complete"]
 LINEARS = ("qkv", "output", "ffn_in", "ffn_out")
 """The linears of a layer, in the order of execution. ``qkv``: queries, keys and values one after the other."""
 
-_DEFAULTS = {"position_table": True, "relative_buckets": 0, "relative_distance": 0, "norm": "post", "gated": False}
+_DEFAULTS = {
+    "transformers": None,
+    "position_table": True,
+    "relative_buckets": 0,
+    "relative_distance": 0,
+    "norm": "post",
+    "gated": False,
+}
 _LAYER_DEFAULTS = {"attention_norm": True, "window": None, "rope_theta": None}
 
 
-def complete(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy of an encoder's config with what older checkpoints leave out: BERT's way of doing it.
+def complete(spec: dict[str, Any]) -> dict[str, Any]:
+    """A copy of an encoder's spec with what older checkpoints leave out: BERT's way of doing it.
 
     Raises:
         ValueError: a size is not positive, or a setting has an unknown value.
     """
-    config = {**_DEFAULTS, **config, "layers": [{**_LAYER_DEFAULTS, **layer} for layer in config["layers"]]}
+    spec = {**_DEFAULTS, **spec, "layers": [{**_LAYER_DEFAULTS, **layer} for layer in spec["layers"]]}
     for name in ("hidden_size", "vocab_size", "max_positions"):
-        if config[name] < 1:
-            raise ValueError(f"encoder config: {name} must be at least 1, got {config[name]}")
-    if config["norm"] not in ("post", "pre"):
-        raise ValueError(f"encoder config: norm is {config['norm']!r}; allowed are 'post' and 'pre'")
-    if config["norm"] == "pre" and not config["layers"]:
-        raise ValueError("encoder config: norm 'pre' needs at least one layer")
-    buckets = config["relative_buckets"]
-    if buckets and (buckets < 4 or buckets % 4 or config["relative_distance"] <= buckets // 4):
+        if spec[name] < 1:
+            raise ValueError(f"encoder spec: {name} must be at least 1, got {spec[name]}")
+    if spec["norm"] not in ("post", "pre"):
+        raise ValueError(f"encoder spec: norm is {spec['norm']!r}; allowed are 'post' and 'pre'")
+    if spec["norm"] == "pre" and not spec["layers"]:
+        raise ValueError("encoder spec: norm 'pre' needs at least one layer")
+    buckets = spec["relative_buckets"]
+    if buckets and (buckets < 4 or buckets % 4 or spec["relative_distance"] <= buckets // 4):
         raise ValueError(
-            f"encoder config: relative_buckets is {buckets} and relative_distance {config['relative_distance']}; "
+            f"encoder spec: relative_buckets is {buckets} and relative_distance {spec['relative_distance']}; "
             "buckets must be a multiple of 4, and the distance more than a quarter of them"
         )
-    rotary = {layer["head_dim"] for layer in config["layers"] if layer["rope_theta"] is not None}
+    rotary = {layer["head_dim"] for layer in spec["layers"] if layer["rope_theta"] is not None}
     if len(rotary) > 1 or any(width % 2 for width in rotary):
-        raise ValueError(
-            f"encoder config: rotary positions need one even head_dim for all layers, got {sorted(rotary)}"
-        )
-    ops.activation_code(config["activation"])
-    return config
+        raise ValueError(f"encoder spec: rotary positions need one even head_dim for all layers, got {sorted(rotary)}")
+    ops.activation_code(spec["activation"])
+    return spec
 
 
 class LayerParts(nn.Module):
@@ -62,9 +67,9 @@ class LayerParts(nn.Module):
     (unless the layer has none) and ``ffn_norm``, of what each part reads.
     """
 
-    def __init__(self, config: dict[str, Any], layer: dict[str, Any], device: str = "cpu") -> None:
+    def __init__(self, spec: dict[str, Any], layer: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
-        hidden, eps, width, ffn = config["hidden_size"], config["eps"], layer["heads"] * layer["head_dim"], layer["ffn"]
+        hidden, eps, width, ffn = spec["hidden_size"], spec["eps"], layer["heads"] * layer["head_dim"], layer["ffn"]
         for name in LINEARS:
             if Scheme.parse(layer[name]).activation_bits != 8:
                 raise ValueError(
@@ -76,53 +81,53 @@ class LayerParts(nn.Module):
         self.output = Linear(width, hidden, layer["output"]).to(device)
         if layer["attention_norm"]:
             self.attention_norm = nn.LayerNorm(hidden, eps)
-        self.ffn_in = Linear(hidden, 2 * ffn if config["gated"] else ffn, layer["ffn_in"]).to(device)
+        self.ffn_in = Linear(hidden, 2 * ffn if spec["gated"] else ffn, layer["ffn_in"]).to(device)
         self.ffn_out = Linear(ffn, hidden, layer["ffn_out"]).to(device)
-        setattr(self, "output_norm" if config["norm"] == "post" else "ffn_norm", nn.LayerNorm(hidden, eps))
+        setattr(self, "output_norm" if spec["norm"] == "post" else "ffn_norm", nn.LayerNorm(hidden, eps))
 
 
 class EmbeddingParts(nn.Module):
     """``word``, ``position`` and ``token_type`` (only if the model has such tables) and ``norm``."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
-        hidden = config["hidden_size"]
-        self.word = Embedding(config["vocab_size"], hidden)
-        if config["position_table"]:
-            self.position = Embedding(config["max_positions"], hidden)
-        if config["token_types"]:
-            self.token_type = Embedding(config["token_types"], hidden)
-        self.norm = nn.LayerNorm(hidden, config["eps"])
+        hidden = spec["hidden_size"]
+        self.word = Embedding(spec["vocab_size"], hidden)
+        if spec["position_table"]:
+            self.position = Embedding(spec["max_positions"], hidden)
+        if spec["token_types"]:
+            self.token_type = Embedding(spec["token_types"], hidden)
+        self.norm = nn.LayerNorm(hidden, spec["eps"])
 
 
 class EncoderParts(nn.Module):
     """Every weight of an encoder, zero at first.
 
     Args:
-        config: see :class:`kdnative.nn.Encoder`; ``self.config`` is its complete form.
+        spec: see :class:`kdnative.nn.Encoder`; ``self.spec`` is its complete form.
         device: "meta" gives the shapes without values, and never has the values of more than one linear in memory.
 
     Raises:
         ValueError: a size is not positive, or a scheme or another setting is unknown.
     """
 
-    def __init__(self, config: dict[str, Any], device: str = "cpu") -> None:
+    def __init__(self, spec: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
-        self.config = config = complete(config)
+        self.spec = spec = complete(spec)
         with torch.device(device):
-            self.embeddings = EmbeddingParts(config)
-            if config["relative_buckets"]:
-                self.relative_bias = nn.Embedding(config["relative_buckets"], config["layers"][0]["heads"])
-            self.layers = nn.ModuleList(_layers(config, device))
-            if config["norm"] == "pre":
-                self.final_norm = nn.LayerNorm(config["hidden_size"], config["eps"])
+            self.embeddings = EmbeddingParts(spec)
+            if spec["relative_buckets"]:
+                self.relative_bias = nn.Embedding(spec["relative_buckets"], spec["layers"][0]["heads"])
+            self.layers = nn.ModuleList(_layers(spec, device))
+            if spec["norm"] == "pre":
+                self.final_norm = nn.LayerNorm(spec["hidden_size"], spec["eps"])
 
 
-def _layers(config: dict[str, Any], device: str) -> Iterator[LayerParts]:
+def _layers(spec: dict[str, Any], device: str) -> Iterator[LayerParts]:
     """Every layer; those of the same sizes are copies of one, which takes a fraction of the time."""
     made: dict[tuple, LayerParts] = {}
-    for layer in config["layers"]:
+    for layer in spec["layers"]:
         key = tuple(sorted(layer.items()))
         if key not in made:
-            made[key] = LayerParts(config, layer, device)
+            made[key] = LayerParts(spec, layer, device)
         yield copy.deepcopy(made[key])

@@ -81,11 +81,12 @@ def _convert(module: nn.Module, quantize: Quantize) -> Encoder:
             f"{type(module).__name__} is not one of {', '.join(READERS)} of transformers"
             + (" (it has relative positions)" if _has_relative_positions(module) else "")
         )
+    _check_outputs(module.config)
     source = READERS[type(module).__name__](module)
     hidden = source.word.embedding_dim
     linears = [_quantized_layer(layer, hidden, source.gated, quantize) for layer in source.layers]
     pooled = None if source.pooler is None else _native(quantize, [source.pooler], activation="tanh")
-    parts = EncoderParts(_config(source, linears, pooled))
+    parts = EncoderParts(_spec(source, linears, pooled))
     embeddings = parts.embeddings
     embeddings.word = _table("word", source.word)
     if source.position is not None:
@@ -101,10 +102,19 @@ def _convert(module: nn.Module, quantize: Quantize) -> Encoder:
         _copy_norms(part, layer)
     if source.final_norm is not None:
         _copy_norm(parts.final_norm, source.final_norm)
-    return Encoder.from_parts(parts, pooled)
+    encoder = Encoder.from_parts(parts, pooled)
+    encoder.config = module.config
+    return encoder
 
 
-def _config(source: Source, linears: list[dict[str, Linear]], pooled: Linear | None) -> dict:
+def _check_outputs(config: object) -> None:
+    """A configuration may ask every call for more than the last hidden state, or for a tuple."""
+    for name, usual in (("output_attentions", False), ("output_hidden_states", False), ("return_dict", True)):
+        if getattr(config, name, usual) not in (usual, None):
+            raise Unsupported(f"its config sets {name}={getattr(config, name)}, which the native encoder can't honour")
+
+
+def _spec(source: Source, linears: list[dict[str, Linear]], pooled: Linear | None) -> dict:
     norms = [source.embedding_norm, source.final_norm, *(n for layer in source.layers for n in layer.norms.values())]
     return {
         "hidden_size": source.word.embedding_dim,
@@ -122,7 +132,7 @@ def _config(source: Source, linears: list[dict[str, Linear]], pooled: Linear | N
         "pooler": None if pooled is None else str(pooled.scheme),
         "output": source.output,
         "dtype": str(source.word.weight.dtype).removeprefix("torch."),
-        "layers": [_layer_config(layer, own) for layer, own in zip(source.layers, linears, strict=True)],
+        "layers": [_layer_spec(layer, own) for layer, own in zip(source.layers, linears, strict=True)],
     }
 
 
@@ -177,7 +187,7 @@ def _native(quantize: Quantize, linears: list[Named], activation: str = "none") 
     return Linear.from_quantized(joined, torch.cat(biases), scheme, activation)
 
 
-def _layer_config(layer: Layer, linears: dict[str, Linear]) -> dict:
+def _layer_spec(layer: Layer, linears: dict[str, Linear]) -> dict:
     return {
         "heads": layer.output[1].in_features // layer.head_dim,
         "head_dim": layer.head_dim,
@@ -230,7 +240,7 @@ def _copy_norm(to: nn.LayerNorm, source: nn.LayerNorm) -> None:
 
 @torch.no_grad()
 def _copy_relative(parts: EncoderParts, source: nn.Embedding) -> None:
-    heads = {layer["heads"] for layer in parts.config["layers"]}
+    heads = {layer["heads"] for layer in parts.spec["layers"]}
     if heads - {source.embedding_dim}:
         raise Unsupported(
             f"its relative positions are for {source.embedding_dim} heads, but its layers have "

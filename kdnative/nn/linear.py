@@ -177,8 +177,8 @@ class Linear(nn.Module):
         return form.unpack(self.packed)
 
     @property
-    def config(self) -> dict:
-        """The constructor's arguments, as JSON can hold them: ``Linear(**module.config)``."""
+    def spec(self) -> dict:
+        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``."""
         return {
             "in_features": self.in_features,
             "out_features": self.out_features,

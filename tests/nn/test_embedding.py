@@ -84,7 +84,7 @@ def test_state_round_trips_and_float_tables_are_quantized():
         other = Embedding(50, 24)
         other.load_state_dict(state)
         assert torch.equal(other.qweight, module.qweight) and torch.equal(other.scale, module.scale)
-    assert Embedding(**module.config).config == module.config
+    assert Embedding(**module.spec).spec == module.spec
 
 
 def test_load_errors():

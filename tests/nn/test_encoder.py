@@ -38,7 +38,7 @@ def test_matches_the_oracle_and_the_float_model(shape):
         expected = model(ids, attention_mask=mask, token_type_ids=types)
     actual = encoder(ids, attention_mask=mask, token_type_ids=types)
     assert type(actual) is type(expected)
-    oracle = encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types)
+    oracle = encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types)
     check_close(actual[0], oracle, mask)
     kept = mask.bool()
     similarity = torch.cosine_similarity(actual[0][kept], expected[0][kept], dim=-1)
@@ -58,7 +58,7 @@ def test_the_oracle_tells_formulas_apart():
         "embeddings.token_type.scale",
         "layers.1.output_norm.bias",
     ):
-        wrong = encoder_oracle.encode(encoder.config, state | {name: state[name] * 0}, ids, mask, types)
+        wrong = encoder_oracle.encode(encoder.spec, state | {name: state[name] * 0}, ids, mask, types)
         with pytest.raises(AssertionError):
             check_close(actual, wrong, mask)
 
@@ -66,7 +66,7 @@ def test_the_oracle_tells_formulas_apart():
 def test_embeddings_are_exact():
     model = bert(layers=0)
     encoder, (ids, mask, types) = native(model), batch(model, 3, 7)
-    oracle = encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types)
+    oracle = encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types)
     assert np.abs(encoder(ids, mask, types)[0].numpy() - oracle).max() < 2e-6
 
 
@@ -75,7 +75,7 @@ def test_one_layer_is_nearly_exact(length):
     """With a single layer few roundings differ from the oracle's, so most values agree to float32 accuracy."""
     model = bert(48, 3, 100, layers=1)
     encoder, (ids, mask, types) = native(model), batch(model, 2, length)
-    oracle = encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types)
+    oracle = encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types)
     error = np.abs(encoder(ids, mask, types)[0].numpy() - oracle)
     assert np.median(error) < 2e-5 and error.max() < 0.05
 
@@ -84,7 +84,7 @@ def test_one_layer_is_nearly_exact(length):
 def test_activations(activation):
     model = bert(hidden_act=activation)
     encoder, (ids, mask, types) = native(model), batch(model, 3, 9)
-    oracle = encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types)
+    oracle = encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types)
     check_close(encoder(ids, mask, types)[0], oracle, mask)
 
 
@@ -93,15 +93,15 @@ def test_few_bits_and_mixed_schemes(scheme):
     model = bert(64, 4, 96)
     mixed = lambda name: "w8a8" if "output.dense" in name else scheme  # noqa: E731
     encoder, (ids, mask, types) = native(model, mixed), batch(model, 3, 20)
-    assert encoder.config["layers"][0]["qkv"] == scheme and encoder.config["layers"][0]["output"] == "w8a8"
-    oracle = encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types)
+    assert encoder.spec["layers"][0]["qkv"] == scheme and encoder.spec["layers"][0]["output"] == "w8a8"
+    oracle = encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types)
     check_close(encoder(ids, mask, types)[0], oracle, mask)
 
 
 def test_2_bit_codes_survive_the_state_dict():
     model = bert(64, 4, 96)
     encoder = native(model, "w2a8-g32")
-    fresh = Encoder.from_config(json.loads(json.dumps(encoder.config)))
+    fresh = Encoder.from_spec(json.loads(json.dumps(encoder.spec)))
     state = encoder.state_dict()
     assert state["layers.0.qkv.qweight"].shape == (192, 16)
     fresh.load_state_dict(state)
@@ -130,10 +130,10 @@ def test_layers_pruned_to_different_sizes():
         layer.intermediate.dense = prune(layer.intermediate.dense, rows=torch.arange(ffn))
         layer.output.dense = prune(layer.output.dense, columns=torch.arange(ffn))
     encoder, (ids, mask, types) = native(model), batch(model, 3, 19)
-    assert [x["heads"] for x in encoder.config["layers"]] == [3, 1, 5]
-    assert [x["ffn"] for x in encoder.config["layers"]] == [17, 100, 64]
+    assert [x["heads"] for x in encoder.spec["layers"]] == [3, 1, 5]
+    assert [x["ffn"] for x in encoder.spec["layers"]] == [17, 100, 64]
     actual = encoder(ids, mask, types)[0]
-    check_close(actual, encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types), mask)
+    check_close(actual, encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types), mask)
     many = encoder(*(x.repeat(40, 1) for x in (ids, mask, types)))[0]  # both threads have blocks of their own
     assert torch.equal(many, actual.repeat(40, 1, 1))
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_every_instruction_set(isa, shape):
     hidden, heads, ffn, layers, size, length = shape
     model = bert(hidden, heads, ffn, layers)
     encoder, (ids, mask, types) = native(model), batch(model, size, length)
-    oracle = encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types)
+    oracle = encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types)
     check_close(encoder(ids, mask, types)[0], oracle, mask)
 
 
@@ -237,4 +237,4 @@ def test_extreme_scores_and_constant_rows():
     ids = torch.tensor([[5, 7, 9, 11, 5]])
     actual = encoder(ids)[0]
     assert torch.isfinite(actual).all()
-    check_close(actual, encoder_oracle.encode(encoder.config, encoder.state_dict(), ids), torch.ones(1, 5))
+    check_close(actual, encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids), torch.ones(1, 5))

@@ -39,8 +39,8 @@ def inputs_of(model, size, length):
 
 
 def oracle_of(encoder, ids, mask=None, types=None, positions=None):
-    types = types if encoder.config["token_types"] else None
-    return encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types, positions)
+    types = types if encoder.spec["token_types"] else None
+    return encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types, positions)
 
 
 def float_output(model, ids, mask, types):
@@ -87,7 +87,7 @@ def test_the_oracle_tells_formulas_apart(make, names):
     actual, state = encoder(ids, mask, types)[0], encoder.state_dict()
     for name in names:
         with pytest.raises(AssertionError):
-            wrong = encoder_oracle.encode(encoder.config, state | {name: state[name] * 0}, ids, mask, types)
+            wrong = encoder_oracle.encode(encoder.spec, state | {name: state[name] * 0}, ids, mask, types)
             check_close(actual, wrong, mask)
 
 
@@ -95,7 +95,7 @@ def test_the_oracle_tells_formulas_apart(make, names):
 def test_the_oracle_tells_settings_apart(change):
     model = modernbert()
     encoder, (ids, mask, _) = native(model), batch(model, 3, 30)
-    actual, config = encoder(ids, mask)[0], encoder.config
+    actual, config = encoder(ids, mask)[0], encoder.spec
     config["layers"][1] |= change
     with pytest.raises(AssertionError):
         check_close(actual, encoder_oracle.encode(config, encoder.state_dict(), ids, mask), mask)
@@ -146,7 +146,7 @@ def test_rotary_positions_are_relative():
 def test_state_config_and_threads(make):
     model = make()
     encoder = native(model)
-    fresh = Encoder.from_config(json.loads(json.dumps(encoder.config)))
+    fresh = Encoder.from_spec(json.loads(json.dumps(encoder.spec)))
     fresh.load_state_dict(encoder.state_dict())
     assert torch.equal(fresh.packed, encoder.packed)
     ids, mask, types = inputs_of(model, 5, 39)

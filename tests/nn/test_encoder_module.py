@@ -23,7 +23,7 @@ def test_state_dict_round_trip():
     }
     assert state["embeddings.word.qweight"].shape == (101, 64) and state["layers.0.qkv.qweight"].shape == (192, 64)
     assert not any("packed" in name for name in state)
-    fresh = Encoder.from_config(json.loads(json.dumps(encoder.config)))
+    fresh = Encoder.from_spec(json.loads(json.dumps(encoder.spec)))
     assert not torch.equal(fresh.packed, encoder.packed)
     fresh.load_state_dict(state)
     assert torch.equal(fresh.packed, encoder.packed)
@@ -32,10 +32,10 @@ def test_state_dict_round_trip():
 
 
 def test_float_activations_are_refused():
-    config = json.loads(json.dumps(native(bert()).config))
+    config = json.loads(json.dumps(native(bert()).spec))
     config["layers"][1]["ffn_in"] = "w8a16"
     with pytest.raises(ValueError, match="w8a16 of ffn_in keeps float activations.*use an a8 scheme"):
-        Encoder.from_config(config)
+        Encoder.from_spec(config)
 
 
 def test_only_the_packed_buffer_is_in_memory():
@@ -75,14 +75,14 @@ def test_copies_and_pickles():
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         out = other(ids)
         assert torch.equal(out[0], expected[0]) and torch.equal(out[1], expected[1])
-        assert other.config == encoder.config
+        assert other.spec == encoder.spec
 
 
 def test_dtype_follows_to():
     encoder, ids = native(bert()), torch.randint(0, 100, (2, 9))
     expected, packed = encoder(ids), encoder.packed.clone()
     half = encoder.to(torch.bfloat16)
-    assert torch.equal(half.packed, packed) and half.config["dtype"] == "bfloat16"
+    assert torch.equal(half.packed, packed) and half.spec["dtype"] == "bfloat16"
     out = half(ids)
     assert torch.equal(out[0], expected[0].bfloat16()) and out[1].dtype == torch.bfloat16
     with pytest.raises(TypeError, match="float64"):
@@ -92,17 +92,17 @@ def test_dtype_follows_to():
 def test_meta_device_builds_and_loads():
     encoder = native(bert())
     with torch.device("meta"):
-        empty = Encoder.from_config(encoder.config)
+        empty = Encoder.from_spec(encoder.spec)
     empty.to("meta").load_state_dict(encoder.state_dict())
     assert torch.equal(empty.packed, encoder.packed)
 
 
 def test_from_config_refuses_nonsense():
-    config = native(bert()).config
+    config = native(bert()).spec
     with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
-        Encoder.from_config({**config, "vocab_size": 0})
+        Encoder.from_spec({**config, "vocab_size": 0})
     with pytest.raises(ValueError, match="activation 'swish2'"):
-        Encoder.from_config({**config, "activation": "swish2"})
+        Encoder.from_spec({**config, "activation": "swish2"})
 
 
 def test_compiles_without_graph_breaks():
@@ -140,7 +140,7 @@ def test_without_transformers(monkeypatch):
 def test_fill_takes_one_part_after_the_other():
     encoder = native(bert(64, 4, 96), lambda name: "w4a8-g32-asym" if "intermediate" in name else "w8a8")
     state, read = encoder.state_dict(), []
-    fresh = Encoder.unfilled(json.loads(json.dumps(encoder.config)))
+    fresh = Encoder.unfilled(json.loads(json.dumps(encoder.spec)))
     assert fresh.packed.is_meta and fresh.packed.numel() == 0
     assert set(fresh.plain_names()) == {name for name in state if not name.startswith("pooler.")}
 
@@ -167,5 +167,5 @@ def test_fill_says_what_is_wrong_and_changes_nothing():
     errors = encoder.fill(lambda name, place: state[name])
     assert len(errors) == 2 and "embeddings.word.qweight" in errors[0] and "size mismatch" in errors[1]
     assert torch.equal(encoder.packed, before)
-    fresh = Encoder.unfilled(encoder.config)
+    fresh = Encoder.unfilled(encoder.spec)
     assert fresh.fill(lambda name, place: state[name]) == errors and fresh.packed.is_meta

@@ -22,11 +22,11 @@ def test_roberta_counts_positions_from_padding():
     with torch.no_grad():
         expected = model(ids, attention_mask=mask)[0]
     actual = encoder(ids, attention_mask=mask)[0]
-    check_close(actual, encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask), mask)
+    check_close(actual, encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask), mask)
     kept = mask.bool()
     assert torch.cosine_similarity(actual[kept], expected[kept], dim=-1).min() > 0.99
     unmasked = encoder(ids)[0]  # padding that nobody masked has the padding's own position
-    check_close(unmasked, encoder_oracle.encode(encoder.config, encoder.state_dict(), ids), torch.ones(3, 12))
+    check_close(unmasked, encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids), torch.ones(3, 12))
 
 
 def test_distilbert():
@@ -48,7 +48,7 @@ def test_distilbert():
         expected = model(ids, attention_mask=mask)
     actual = encoder(ids, attention_mask=mask)
     assert type(actual) is type(expected) and len(actual) == 1
-    check_close(actual[0], encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask), mask)
+    check_close(actual[0], encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask), mask)
     assert torch.cosine_similarity(actual[0][mask.bool()], expected[0][mask.bool()], dim=-1).min() > 0.99
 
 
@@ -57,7 +57,7 @@ def test_position_ids():
     encoder, (ids, mask, types) = native(model), batch(model, 3, 9)
     positions = torch.randint(0, 160, (1, 9))
     actual = encoder(ids, mask, types, positions)[0]
-    oracle = encoder_oracle.encode(encoder.config, encoder.state_dict(), ids, mask, types, positions)
+    oracle = encoder_oracle.encode(encoder.spec, encoder.state_dict(), ids, mask, types, positions)
     check_close(actual, oracle, mask)
     assert torch.equal(encoder(ids, mask, types, positions.expand(3, 9))[0], actual)
 

@@ -124,7 +124,7 @@ def test_fused_activation(name):
     linear, x = random_linear(), 3 * torch.randn(5, 128)
     plain, fused = Linear.from_float(linear), Linear.from_float(linear, activation=name)
     torch.testing.assert_close(fused(x), functions[name](plain(x)), rtol=1e-5, atol=2e-6)
-    assert f"activation={name}" in repr(fused) and fused.config["activation"] == name
+    assert f"activation={name}" in repr(fused) and fused.spec["activation"] == name
 
 
 def test_unknown_activation_lists_the_allowed_ones():
@@ -150,7 +150,7 @@ def test_state_dict_is_plain_and_round_trips(scheme, bias):
     other = Linear(128, 40, scheme, bias)
     assert other.load_state_dict(state) == nn.modules.module._IncompatibleKeys([], [])
     assert torch.equal(other.packed, module.packed)
-    rebuilt = Linear(**module.config)
+    rebuilt = Linear(**module.spec)
     rebuilt.load_state_dict(state)
     assert torch.equal(rebuilt.packed, module.packed)
     reference = quantize_weight(linear.weight, parsed)

@@ -60,7 +60,7 @@ def test_state_dicts_are_those_of_the_dense_scheme(scheme):
         fresh = Linear(128, 44, scheme)
         fresh.load_state_dict(source)
         assert torch.equal(fresh(x), module(x)) and torch.equal(fresh.packed, module.packed)
-    assert Linear(**module.config).scheme == module.scheme
+    assert Linear(**module.spec).scheme == module.scheme
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -1,0 +1,34 @@
+"""Configurations of Hugging Face transformers as plain data, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = ["from_plain", "to_plain"]
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON can hold it, complete, and without the place on this machine that it was read from."""
+    plain = json.loads(config.to_json_string(use_diff=False))
+    plain.pop("_name_or_path", None)
+    return plain
+
+
+def from_plain(plain: dict[str, Any]) -> Any:
+    """The configuration that :func:`to_plain` described.
+
+    Raises:
+        ImportError: transformers is not installed. ValueError: it does not know this ``model_type``.
+    """
+    try:
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    except ImportError as error:
+        raise ImportError(
+            'the configuration of a transformers model needs transformers: pip install "kdnative[pipeline]"'
+        ) from error
+    kind = plain.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"model_type {kind!r} is not one of transformers {transformers.__version__}")
+    return CONFIG_MAPPING[kind].from_dict(plain)
