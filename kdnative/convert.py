@@ -16,7 +16,7 @@ from kdnative.conversion import ConversionReport, ConversionRow
 from kdnative.crossover import dense_or_sparse
 from kdnative.nn import Embedding, Linear, hf
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
-from kdnative.rebuild import NATIVE, walk
+from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
 from kdnative.selection import Choice, Selection
 
@@ -324,15 +324,9 @@ class _Plan:
                 if id(child) in self.replacements:
                     setattr(parent, attribute, self.replacements[id(child)])
         if id(self.model) in self.replacements:
-            _become(self.model, self.replacements[id(self.model)])
+            become(self.model, self.replacements[id(self.model)])
         self.model.eval()
         return ConversionReport(self.model, [self.rows[name] for name in self.modules if name in self.rows])
-
-
-def _become(module: nn.Module, native: nn.Module) -> None:
-    """Turn a module that may have no parent into the native one: it stays the same object and changes its class."""
-    module.__class__ = type(native)
-    module.__dict__ = native.__dict__
 
 
 def _within(name: str, outer: str) -> bool:

@@ -13,14 +13,26 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from kdnative.nn import Embedding, Encoder, Linear
+from kdnative.nn import Embedding, Encoder, Linear, hf
 from kdnative.nn.hf_config import to_plain
 from kdnative.quantize import FakeQuantLinear
 
-__all__ = ["NATIVE", "build", "buffers_to_keep", "describe", "fit", "float_tensors", "set_attributes", "walk"]
+__all__ = [
+    "NATIVE",
+    "become",
+    "build",
+    "buffers_to_keep",
+    "describe",
+    "fit",
+    "float_tensors",
+    "set_attributes",
+    "takes_place_of",
+    "walk",
+]
 
 NATIVE = {"kdnative.nn.Linear": Linear, "kdnative.nn.Embedding": Embedding, "kdnative.nn.Encoder": Encoder}
 _QAT = "kdnative.quantize.FakeQuantLinear"
+_KIND_OF_MODEL = ("model_type", "hidden_size", "vocab_size")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -100,6 +112,27 @@ def fit(model: nn.Module, entries: dict[str, dict], native: Callable[[str, dict]
             _put(model, name, native(name, entry))
         elif _entry(old := model.get_submodule(name)) != entry:
             _put(model, name, _like(old, _make(entry)))
+
+
+def become(module: nn.Module, native: nn.Module) -> None:
+    """Turn a module that may have no parent into the native one: it stays the same object and changes its class."""
+    module.__class__ = type(native)
+    module.__dict__ = native.__dict__
+
+
+def takes_place_of(entry: dict, module: nn.Module) -> bool:
+    """Whether the native module of a table entry is what a float module like this one is converted into."""
+    spec = entry["config"]
+    if entry["class"] == "kdnative.nn.Encoder":
+        known = spec["transformers"] or {}
+        same = all(getattr(getattr(module, "config", None), key, None) == known.get(key) for key in _KIND_OF_MODEL)
+        return hf.is_encoder(module) and same
+    sizes, cls = (
+        (("in_features", "out_features"), nn.Linear)
+        if entry["class"] == "kdnative.nn.Linear"
+        else (("num_embeddings", "embedding_dim"), nn.Embedding)
+    )
+    return type(module) is cls and all(getattr(module, name) == spec[name] for name in sizes)
 
 
 def set_attributes(model: nn.Module, attributes: dict[str, dict]) -> None:

@@ -62,8 +62,30 @@ def test_bare_encoder(tmp_path):
     save(model, tmp_path / "m")
     assert_same(model, load(tmp_path / "m"))
     assert_same(model, load(tmp_path / "m", into=convert_(bert(seed=3).bert).model))
-    with pytest.raises(CheckpointError, match="holds a kdnative.nn.Encoder, which can't be loaded into a BertModel"):
-        load(tmp_path / "m", into=bert().bert)
+    whole = bert(seed=3)
+    assert load(tmp_path / "m", into=whole.bert) is whole.bert
+    assert_same(model, whole.bert)
+    inputs = torch.randint(200, (2, 9))
+    with torch.inference_mode():
+        assert torch.equal(whole(inputs).logits, whole.classifier(model(inputs).pooler_output))
+    for other in (bert(hidden_size=96, num_attention_heads=3).bert, nn.Linear(64, 64), bert()):
+        before = {name: type(module) for name, module in other.named_modules()}
+        with pytest.raises(CheckpointError, match="holds a kdnative.nn.Encoder, which can't take the place of this"):
+            load(tmp_path / "m", into=other)
+        assert {name: type(module) for name, module in other.named_modules()} == before
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(64, 96), lambda: nn.Embedding(40, 64)])
+def test_bare_layer(tmp_path, make):
+    model = convert_(make(), {"*": "w8a8"}).model
+    save(model, tmp_path / "m")
+    for other in (None, make()):
+        loaded = load(tmp_path / "m", into=other)
+        assert loaded.spec == model.spec and type(loaded) is type(model) and (other is None or loaded is other)
+        state = loaded.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="can't take the place of this Linear"):
+        load(tmp_path / "m", into=nn.Linear(64, 95))
 
 
 def test_bert_without_pooler(tmp_path):
@@ -258,23 +280,27 @@ def test_an_encoders_tables_are_read_into_its_packed_weights(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of a process comes from /proc")
-def test_loading_an_encoder_has_its_weights_in_memory_once(tmp_path):
+@pytest.mark.parametrize("into", [False, True])
+def test_loading_an_encoder_has_its_weights_in_memory_once(tmp_path, into):
     """In a fresh process that has loaded a small one before, so that what torch itself needs is there."""
-    save(convert_(bert().bert).model, tmp_path / "small")
+    save(nn.ModuleDict({"a": convert_(bert().bert).model}), tmp_path / "small")
     large = convert_(bert(vocab_size=100_000, hidden_size=256, intermediate_size=4096).bert).model
-    save(large, tmp_path / "large")
+    save(nn.ModuleDict({"a": large}), tmp_path / "large")
     program = """
         import sys
         from pathlib import Path
         from kdnative.bench.memory_child import sizes
         from kdnative.checkpoint import load
-        load(sys.argv[1])
+        from torch import nn
+        into = lambda: nn.ModuleDict({"a": nn.Identity()}) if "into" in sys.argv else None
+        load(sys.argv[1], into())
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
         before = sizes()
-        model = load(sys.argv[2])
+        model = load(sys.argv[2], into())
         print(sizes()["peak"] - before["resident"])
     """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "small"), str(tmp_path / "large")]
+    arguments = [str(tmp_path / "small"), str(tmp_path / "large"), *(["into"] if into else [])]
+    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=child_environment())
     assert done.returncode == 0, done.stderr
     assert large.packed.nbytes > 30e6  # 25.6 MB of it are the table of words

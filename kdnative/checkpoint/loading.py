@@ -22,8 +22,10 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
     Args:
         path: the folder.
         into: a model of the original classes, float or converted, to be given the checkpoint's native modules, shapes
-            and tensors in place. None rebuilds the model: transformers' models, and trees of ``nn.Sequential``,
-            ``nn.ModuleList`` and ``nn.ModuleDict`` with layers of torch.nn and kdnative.
+            and tensors in place. Where the whole model was one encoder or layer, it becomes the native module: the
+            same object, of another class, as :func:`kdnative.convert_` does it. None rebuilds the model: transformers'
+            models, and trees of ``nn.Sequential``, ``nn.ModuleList`` and ``nn.ModuleDict`` with layers of torch.nn and
+            kdnative.
 
     Returns:
         The model, on the CPU and in eval mode; ``into`` itself where it is given, on its device and in its mode.
@@ -64,14 +66,15 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
 
 def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
     """Load into the caller's model; its old modules come back if that fails."""
+    root = manifest["modules"][""]
+    if root["class"] in rebuild.NATIVE:
+        return _fill_native(path, manifest, weights, model)
     before = [(module, dict(module._modules)) for module in model.modules()]
-    root = manifest["modules"][""]["class"]
-    if root in rebuild.NATIVE and type(model) is not rebuild.NATIVE[root]:
-        raise CheckpointError(f"{path}: it holds a {root}, which can't be loaded into a {type(model).__name__}")
     try:
         rebuild.fit(model, manifest["modules"])
         _check_shapes(path, model, weights)
-        _load_state(path, model, weights.state(), assign=False)
+        filled = _fill_packed(path, model, weights)
+        _load_state(path, model, weights.state(without=filled), assign=False, filled=filled)
         rebuild.set_attributes(model, manifest["attributes"])
     except Exception as error:
         for module, children in before:
@@ -79,6 +82,22 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: it does not fit into the given {type(model).__name__}: {error}") from error
+    return model
+
+
+def _fill_native(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
+    """A checkpoint of one native module: into one like it, or in place of the float module it was converted from."""
+    root = manifest["modules"][""]
+    if type(model) is rebuild.NATIVE[root["class"]]:
+        _load_state(path, model, weights.state(), assign=False)
+    elif rebuild.takes_place_of(root, model):
+        native = _rebuild(path, manifest, weights).train(model.training)
+        rebuild.become(model, native)
+    else:
+        raise CheckpointError(
+            f"{path}: it holds a {root['class']}, which can't take the place of this {type(model).__name__}: the model "
+            "to load into must be of the kind and sizes of the converted one"
+        )
     return model
 
 
