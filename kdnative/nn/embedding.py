@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
+from kdnative.nn.lazy_weight import lazy_weight
 from kdnative.quantize import QuantizedWeight, quantize_weight
 from kdnative.scheme import Scheme
 
@@ -93,8 +95,14 @@ class Embedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dequantized table, ``[V, D]`` in ``self.dtype``: a new tensor at every access."""
-        return self.quantized().dequantize().to(self.dtype)
+        """The dequantized table, ``[V, D]`` in ``self.dtype``, for code that inspects weights.
+
+        Its dtype, device and shape are free; every other use dequantizes, so keep ``weight.clone()`` to use it often.
+        """
+        if is_compiling():
+            return (self.qweight.float() * self.scale[:, None]).to(self.dtype)
+        shape = (self.num_embeddings, self.embedding_dim)
+        return lazy_weight(shape, self.dtype, self.qweight.device, lambda: self.quantized().dequantize().to(self.dtype))
 
     @property
     def spec(self) -> dict:

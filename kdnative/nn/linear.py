@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from kdnative import ops
+from kdnative.nn.lazy_weight import lazy_weight
 from kdnative.ops import packing, packing_sparse
+from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
 from kdnative.scheme import Scheme
 
@@ -164,8 +167,14 @@ class Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dequantized weight, float32 ``[N, K]``: a new tensor at every access, for code that inspects weights."""
-        return self.quantized().dequantize()
+        """The dequantized weight, float32 ``[N, K]``, for code that inspects weights.
+
+        Its dtype, device and shape are free; every other use dequantizes, so keep ``weight.clone()`` to use it often.
+        """
+        if is_compiling():
+            return linear_weight(self.packed, self.out_features, self.in_features, self.scheme.sparsity is not None)
+        shape = (self.out_features, self.in_features)
+        return lazy_weight(shape, torch.float32, self.packed.device, lambda: self.quantized().dequantize())
 
     @property
     def bias(self) -> Tensor | None:

@@ -1,0 +1,25 @@
+"""The weight of a packed linear as an operator, for programs of torch.compile that look at it.
+
+A graph holds the call and drops it where nothing but the shape or dtype is used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdnative.ops import packing, packing_sparse
+
+__all__ = ["linear_weight"]
+
+
+@torch.library.custom_op("kdnative::linear_weight", mutates_args=(), device_types="cpu")
+def linear_weight(packed: Tensor, out_features: int, in_features: int, sparse: bool) -> Tensor:
+    """The dequantized weight, float32 ``[out_features, in_features]``, of :func:`packing.pack` or its sparse sister."""
+    weight, _ = (packing_sparse if sparse else packing).unpack(packed)
+    return weight.dequantize()
+
+
+@linear_weight.register_fake
+def _(packed: Tensor, out_features: int, in_features: int, sparse: bool) -> Tensor:
+    return packed.new_empty((out_features, in_features), dtype=torch.float32)

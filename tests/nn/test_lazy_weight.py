@@ -1,0 +1,111 @@
+"""The weight of native layers: values when they are used, and nothing before."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdnative import convert_
+from kdnative.nn import Embedding, Linear
+from kdnative.ops.weights import linear_weight
+from kdnative.quantize import QuantizedWeight
+
+
+@pytest.fixture(params=["linear", "embedding"])
+def layer(request):
+    torch.manual_seed(0)
+    if request.param == "linear":
+        return Linear.from_float(nn.Linear(64, 48), "w4a8-g32")
+    return Embedding.from_float(nn.Embedding(48, 64)).to(torch.bfloat16)
+
+
+def values(layer):
+    return layer.quantized().dequantize().to(layer.weight.dtype)
+
+
+def test_what_is_free(layer, monkeypatch):
+    monkeypatch.setattr(QuantizedWeight, "dequantize", lambda self: pytest.fail("dequantized"))
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor) and weight.device == torch.device("cpu")
+    assert weight.dtype == (torch.float32 if isinstance(layer, Linear) else torch.bfloat16)
+    assert weight.shape == (48, 64) and weight.size(1) == 64 and weight.dim() == weight.ndim == 2
+    assert weight.numel() == 48 * 64 and weight.is_floating_point() and not weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda w: w.float() * 2,
+        lambda w: 2 * w.float(),
+        lambda w: w[3:5, ::2],
+        lambda w: w.T.contiguous(),
+        lambda w: torch.cat([w, w]),
+        lambda w: torch.stack([w, torch.ones_like(w)]),
+        lambda w: nn.functional.linear(torch.ones(2, 64, dtype=w.dtype), w),
+        lambda w: torch.ones(2, 48, dtype=w.dtype) @ w,
+        lambda w: torch.from_numpy(np.asarray(w.float())),
+        lambda w: torch.tensor(w.tolist()),
+        lambda w: w.detach().clone(),
+        lambda w: w.data,
+        lambda w: copy.deepcopy(w),
+        lambda w: pickle.loads(pickle.dumps(w)),
+        lambda w: torch.zeros(48, 64, dtype=w.dtype).copy_(w),
+        lambda w: nn.Parameter(w.clone()),
+    ],
+)
+def test_values(layer, use):
+    actual, expected = use(layer.weight), use(values(layer))
+    assert type(actual) in (torch.Tensor, nn.Parameter) and torch.equal(actual, expected)
+    assert torch.equal(layer.weight, values(layer)) and torch.equal(values(layer), layer.weight)
+    assert not layer.weight.is_meta and repr(layer.weight) == repr(values(layer)) and layer.weight.is_contiguous()
+
+
+def test_what_is_written_to_it_is_lost(layer):
+    before = values(layer)
+    layer.weight.zero_()
+    assert torch.equal(layer.weight, before)
+
+
+def test_compiled(layer):
+    def scaled(x):
+        return x * layer.weight.float().sum() if layer.weight.dtype != torch.float64 else x
+
+    x = torch.ones(3)
+    exact = layer.weight.dtype == torch.float32
+    tolerance = {} if exact else {"rtol": 0.02, "atol": 0}  # compiled code need not round to bfloat16 on its way
+    torch.testing.assert_close(torch.compile(scaled, fullgraph=True)(x), scaled(x), **tolerance)
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32-asym", "w8a8+mask", "w4a8-g32+2:4"])
+def test_operator(scheme):
+    torch.manual_seed(0)
+    plain = nn.Linear(64, 48)
+    with torch.no_grad():
+        plain.weight.view(48, 16, 4)[..., :2] = 0
+    layer = Linear.from_float(plain, scheme)
+    arguments = (layer.packed, 48, 64, "+" in scheme)
+    assert torch.equal(linear_weight(*arguments), layer.quantized().dequantize())
+    torch.library.opcheck(torch.ops.kdnative.linear_weight.default, arguments)
+
+
+def test_a_model_that_asks_for_the_dtype_in_every_forward(monkeypatch):
+    """T5 does; dequantizing for it took most of the time of a forward."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=100, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+    model = transformers.T5EncoderModel(config).eval()
+    ids = torch.randint(2, 90, (2, 9))
+    with torch.inference_mode():
+        expected = model(ids).last_hidden_state
+        convert_(model, {"*DenseReluDense*": "w8a8"})
+        assert isinstance(model.encoder.block[0].layer[1].DenseReluDense.wo, Linear)
+        monkeypatch.setattr(QuantizedWeight, "dequantize", lambda self: pytest.fail("dequantized"))
+        actual = model(ids).last_hidden_state
+        compiled = torch.compile(model, fullgraph=True)(ids).last_hidden_state
+    torch.testing.assert_close(compiled, actual, atol=1e-3, rtol=1e-3)
+    assert torch.cosine_similarity(actual, expected, dim=-1).min() > 0.99
