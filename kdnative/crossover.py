@@ -21,6 +21,8 @@ ROWS = (1, 4, 32, 128)
 SIZES = {"small": 384 * 384, "medium": 768 * 768, "large": 3072 * 768, "huge": 4096 * 4096}
 """Shape classes by the number of weights that was measured. A layer belongs to the nearest one, on a log scale."""
 
+_NEVER = dict.fromkeys(SIZES, (1.01,) * len(ROWS))
+
 # By instruction set and packed form, for each size one share for each of ROWS; 1.01: never. The least share that was
 # measured is 0.5, so that it can be lower in truth where 0.5 stands.
 _SHARES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
@@ -48,18 +50,9 @@ _SHARES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
         "large": (0.928, 0.827, 0.5, 0.5),
         "huge": (0.92, 0.794, 0.5, 0.501),
     },
-    ("avx2", "mask"): {
-        "small": (1.01, 1.01, 1.01, 1.01),
-        "medium": (1.01, 1.01, 1.01, 1.01),
-        "large": (1.01, 1.01, 1.01, 1.01),
-        "huge": (1.01, 1.01, 1.01, 1.01),
-    },
-    ("avx2", "mask of 4 bits"): {
-        "small": (1.01, 1.01, 1.01, 1.01),
-        "medium": (1.01, 1.01, 1.01, 1.01),
-        "large": (1.01, 1.01, 1.01, 1.01),
-        "huge": (1.01, 1.01, 1.01, 1.01),
-    },
+    ("avx2", "mask"): _NEVER,
+    ("avx2", "mask of 4 bits"): _NEVER,
+    ("avx512vnni in halves", "mask of 4 bits"): _NEVER,
 }
 
 
