@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kdnative.conversion import ConversionReport, ConversionRow
 from kdnative.crossover import dense_or_sparse
-from kdnative.nn import Embedding, Linear, hf
+from kdnative.nn import Embedding, Linear, hf, torch_encoder
+from kdnative.obstacles import hooked, owners_of, storage, unusual
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
@@ -33,7 +34,6 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _NATIVE = tuple(NATIVE.values())
 _LAYERS = (nn.Linear, nn.Embedding)
 _NOT_FINITE = "NaN or infinite values"
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def convert_(
@@ -49,9 +49,9 @@ def convert_(
     """Replace what can run on the integer kernels, in place, and put the model into eval mode.
 
     Encoders of Hugging Face transformers that the library knows (BERT, MiniLM and others, pruned or not) become one
-    :class:`kdnative.nn.Encoder`; in all other models ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear`` and
-    ``nn.Embedding`` are replaced one by one. Everything else stays, and the report says why. A FakeQuantLinear keeps
-    the integer weights it was trained with.
+    :class:`kdnative.nn.Encoder`, and ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`.
+    Everywhere else ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear`` and ``nn.Embedding`` are replaced one by one.
+    What remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it was trained with.
 
     With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros gets the dense form of the scheme, which
     computes the same and is faster then (:mod:`kdnative.crossover`); fused encoders are dense too (``fuse=False``
@@ -64,8 +64,8 @@ def convert_(
             ``re:``. Linears that no pattern matches stay in float.
         keep: patterns of modules that stay in float.
         embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
-        fuse: False converts known encoders linear by linear too. So does a scheme with float activations (``a16``): the
-            fused encoder computes with int8 activations only.
+        fuse: False converts known encoders linear by linear too (those of torch stay, it reads their weights itself).
+            So does a scheme with float activations (``a16``): fused encoders compute with int8 activations only.
         clip_search: search the clipping range of weights (better at 4 and 2 bits, slower to convert).
         rows: rows of activations (batch * tokens) of a typical call, on which the gain of sparse kernels depends.
 
@@ -87,7 +87,7 @@ def convert_(
             raise ValueError(f"{name} is on {tensor.device}; native modules run on the CPU: call model.cpu() first")
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    plan = _Plan(model, Selection(schemes, keep), embeddings, clip_search, rows)
+    plan = _Plan(model, Selection(schemes, keep), embeddings, fuse, clip_search, rows)
     if fuse:
         plan.fuse_encoders()
     plan.replace_layers()
@@ -106,7 +106,13 @@ class _Plan:
     """Decides and builds every replacement; only `apply` touches the model."""
 
     def __init__(
-        self, model: nn.Module, selection: Selection, embeddings: int | None, clip_search: bool, rows: int
+        self,
+        model: nn.Module,
+        selection: Selection,
+        embeddings: int | None,
+        fuse: bool,
+        clip_search: bool,
+        rows: int,
     ) -> None:
         self.model, self.selection, self.embeddings, self.clip_search = model, selection, embeddings, clip_search
         self.sparse_rows = rows
@@ -115,17 +121,30 @@ class _Plan:
         self.replacements: dict[int, nn.Module] = {}
         self.rows: dict[str, ConversionRow] = {}
         self.counted: set[int] = set()  # tensors whose bytes are in a row already
-        self.owners = _owners(self.modules)
-        layers = [n for n, m in self.modules.items() if isinstance(m, (*_LAYERS, *_NATIVE))]
+        self.owners = owners_of(self.modules)
+        # Where torch's own encoders are to be fused, layers that these read without calling them can be converted too.
+        self.torch_encoders = {n for n, m in self.modules.items() if fuse and torch_encoder.is_encoder(m)}
+        layers = [n for n, m in self.modules.items() if self._layer(n) is not None or isinstance(m, _NATIVE)]
         selection.check_used(layers)
-        self.verdicts = self._judge_all()
+        self.verdicts = self._judge(self.modules)
 
     # -- deciding ------------------------------------------------------------------------------------------------------
 
-    def _judge_all(self) -> dict[str, _Verdict]:
+    def _layer(self, name: str) -> nn.Linear | nn.Embedding | None:
+        """The linear or embedding that a module is; None for other modules."""
+        module = self.modules[name]
+        if type(module) is nn.MultiheadAttention and self._in_torch_encoder(name):
+            return torch_encoder.input_projection(module)
+        return module if isinstance(module, _LAYERS) else None
+
+    def _in_torch_encoder(self, name: str) -> bool:
+        return any(_within(name, encoder) for encoder in self.torch_encoders)
+
+    def _judge(self, names: Iterable[str]) -> dict[str, _Verdict]:
         verdicts, errors = {}, []
-        for name, module in self.modules.items():
-            if not isinstance(module, _LAYERS):
+        for name in names:
+            module = self._layer(name)
+            if module is None:
                 continue
             choice = self.selection.choose(name)
             if isinstance(module, nn.Embedding):
@@ -162,7 +181,8 @@ class _Plan:
 
     def _obstacle(self, name: str, module: nn.Module, choice: Choice) -> str | None:
         """Why a layer can't become native; None when it can."""
-        general = _unusual(module) or self._shared(name, module)
+        known = (NonDynamicallyQuantizableLinear,) if self._in_torch_encoder(name) else ()  # that of attention
+        general = unusual(module, known) or self._shared(name, module)
         if general:
             return general
         weight = module.weight.detach()
@@ -192,32 +212,42 @@ class _Plan:
 
     def _shared(self, name: str, module: nn.Module) -> str | None:
         """Another module uses the same weight, or reads this one's without calling it."""
-        others = [o for o in self.owners.get(_storage(module.weight), ()) if o != name]
+        others = [o for o in self.owners.get(storage(module.weight), ()) if o != name]
         if others:
             return f"its weight is shared with {', '.join(others)}"
         parent_name = name.rpartition(".")[0]
         parent = self.modules[parent_name] if name else None
-        if isinstance(parent, nn.TransformerEncoderLayer) and parent.activation_relu_or_gelu:
+        fast_path = isinstance(parent, nn.TransformerEncoderLayer) and parent.activation_relu_or_gelu
+        if fast_path and not self._in_torch_encoder(name):
             return "nn.TransformerEncoderLayer reads this weight itself in its fast path"
         return None
 
     # -- building ------------------------------------------------------------------------------------------------------
 
     def fuse_encoders(self) -> None:
-        """Build an Encoder for every module that is a known Hugging Face encoder, outermost first."""
+        """Build a native encoder for every encoder of transformers or torch that is known, outermost first."""
         done: list[str] = []
         for name, module in self.modules.items():
-            if any(_within(name, outer) for outer in done) or not hf.is_encoder(module):
+            known = hf.is_encoder(module) or torch_encoder.is_encoder(module)
+            if any(_within(name, outer) for outer in done) or not known:
                 continue
             result = self._refusal_to_fuse(name) or self._fused(name, module)
             if isinstance(result, str):
                 self._row(name, module, "kept", None, f"not fused: {result}; converted layer by layer instead")
+                self._judge_apart(name)
             done.append(name)
+
+    def _judge_apart(self, name: str) -> None:
+        """The layers of an encoder that could not be fused will be on their own."""
+        inside = {inner for inner in self.modules if _within(inner, name)}
+        if self.torch_encoders & inside:
+            self.torch_encoders -= inside
+            self.verdicts = {n: v for n, v in self.verdicts.items() if n not in inside} | self._judge(sorted(inside))
 
     def _refusal_to_fuse(self, name: str) -> str | None:
         """A fused encoder has no room for float layers and runs no hooks: why this one would need some."""
         for inner, module in self.modules.items():
-            if _within(inner, name) and (hooks := _hooked(module)):
+            if _within(inner, name) and (hooks := hooked(module)):
                 return f"{inner} {hooks}"
         for inner, verdict in self.verdicts.items():
             if _within(inner, name) and verdict.scheme is None:
@@ -234,7 +264,8 @@ class _Plan:
             used[full] = self._quantized(full, linear)
             return used[full]
 
-        encoder = hf.encoder_from_hf(module, quantize)
+        rebuild = torch_encoder.encoder_from_torch if torch_encoder.is_encoder(module) else hf.encoder_from_hf
+        encoder = rebuild(module, quantize)
         if isinstance(encoder, str):
             return encoder
         self.replacements[id(module)] = encoder
@@ -243,7 +274,7 @@ class _Plan:
         for inner, part in self.modules.items():
             if not _within(inner, name) or inner == name or not _own_tensors(part, buffers=False):
                 continue
-            size = _fused_bytes(inner, part, used.get(inner))
+            size = _fused_bytes(inner, self._layer(inner) or part, used.get(inner))
             remaining -= size
             scheme, reason = self._scheme_text(inner, part, dense=True), f"runs inside the fused encoder {own}"
             if scheme != self._scheme_text(inner, part):
@@ -300,7 +331,7 @@ class _Plan:
         """The scheme of a part of a fused encoder."""
         if isinstance(module, nn.Embedding):
             return None if hf.stays_in_float(name) else "int8"
-        if not isinstance(module, nn.Linear):
+        if name not in self.verdicts:
             return None
         scheme = self.verdicts[name].scheme
         return str(scheme.dense if dense else scheme)
@@ -311,7 +342,10 @@ class _Plan:
         own = [t for t in _own_tensors(module) if id(t) not in self.counted]
         self.counted.update(map(id, own))
         before = _bytes(own)
-        weight = module._parameters.get("weight")  # not module.weight: a native module would unpack it
+        own_weights = (module._parameters.get(key) for key in ("weight", "in_proj_weight"))
+        weight = next(
+            (w for w in own_weights if w is not None), None
+        )  # not module.weight: of a native module it is lazy
         shape = _native_shape(module) if weight is None else list(weight.shape)
         after = before if after is None else after
         self.rows[name] = ConversionRow(name, type(module).__name__, action, scheme, reason, shape, before, after)
@@ -331,47 +365,6 @@ class _Plan:
 
 def _within(name: str, outer: str) -> bool:
     return outer in ("", name) or name.startswith(f"{outer}.")
-
-
-def _storage(tensor: Tensor) -> tuple[str, int]:
-    """Equal for tensors that start at the same memory."""
-    return ("address", tensor.data_ptr()) if tensor.numel() and not tensor.is_meta else ("object", id(tensor))
-
-
-def _owners(modules: dict[str, nn.Module]) -> dict[tuple[str, int], list[str]]:
-    """The modules that hold each parameter."""
-    owners: dict[tuple[str, int], list[str]] = {}
-    for name, module in modules.items():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(_storage(parameter), []).append(name)
-    return owners
-
-
-def _hooked(module: nn.Module) -> str | None:
-    """Why replacing a module would lose something that runs around its forward."""
-    hooks = [hook for name in _HOOKS for hook in getattr(module, name).values()]
-    # Transformers leaves hooks behind that record outputs when a caller asks for hidden states, and do nothing else.
-    if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
-        return "has hooks, which a native module would not run: remove them first"
-    if "forward" in vars(module):
-        return "has a forward of its own, set on the instance"
-    return None
-
-
-def _unusual(module: nn.Module) -> str | None:
-    """Why a layer is not a plain Linear or Embedding."""
-    if parametrize.is_parametrized(module):
-        return (
-            f"it is parametrized ({', '.join(module.parametrizations)}): make that permanent first, with "
-            "torch.nn.utils.parametrize.remove_parametrizations"
-        )
-    if "weight_mask" in module._buffers:
-        return "it has a pruning mask: make that permanent first, with kdnative.prune.finalize_masks_"
-    if type(module) not in (nn.Linear, nn.Embedding, FakeQuantLinear):
-        base = "nn.Linear" if isinstance(module, nn.Linear) else "nn.Embedding"
-        return f"{type(module).__name__} is a subclass of {base} and may behave in its own way"
-    hooks = _hooked(module)
-    return hooks and f"it {hooks}"
 
 
 def _own_tensors(module: nn.Module, buffers: bool = True) -> list[Tensor]:

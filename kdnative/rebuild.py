@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from kdnative.nn import Embedding, Encoder, Linear, hf
+from kdnative.nn import Embedding, Encoder, Linear, PackedEncoder, TransformerEncoder, hf, torch_encoder
 from kdnative.nn.hf_config import to_plain
 from kdnative.quantize import FakeQuantLinear
 
@@ -30,7 +30,7 @@ __all__ = [
     "walk",
 ]
 
-NATIVE = {"kdnative.nn.Linear": Linear, "kdnative.nn.Embedding": Embedding, "kdnative.nn.Encoder": Encoder}
+NATIVE = {f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, TransformerEncoder)}
 _QAT = "kdnative.quantize.FakeQuantLinear"
 _KIND_OF_MODEL = ("model_type", "hidden_size", "vocab_size")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -127,6 +127,10 @@ def takes_place_of(entry: dict, module: nn.Module) -> bool:
         known = spec["transformers"] or {}
         same = all(getattr(getattr(module, "config", None), key, None) == known.get(key) for key in _KIND_OF_MODEL)
         return hf.is_encoder(module) and same
+    if entry["class"] == "kdnative.nn.TransformerEncoder":
+        layers = getattr(module, "layers", [module])
+        known = torch_encoder.is_encoder(module) and len(layers) == len(spec["layers"])
+        return known and layers[0].linear1.in_features == spec["hidden_size"]
     sizes, cls = (
         (("in_features", "out_features"), nn.Linear)
         if entry["class"] == "kdnative.nn.Linear"
@@ -208,7 +212,7 @@ def _make(entry: dict) -> nn.Module:
     name = entry["class"]
     if name in NATIVE:
         cls = NATIVE[name]
-        return cls.unfilled(entry["config"]) if cls is Encoder else cls(**entry["config"])
+        return cls.unfilled(entry["config"]) if issubclass(cls, PackedEncoder) else cls(**entry["config"])
     with torch.device("meta"):
         if name == _QAT:
             return FakeQuantLinear(**entry["config"])

@@ -17,14 +17,14 @@ constexpr int64_t kGroupTokens = 1024, kShortGroupTokens = 4096;
 // Multiply-adds that make one more thread worth waking.
 constexpr int64_t kWorkPerThread = int64_t{1} << 22;
 
-Widths widths_of(const Kernels& kernels, const EncoderModel& m) {
+Widths widths_of(const Kernels& kernels, const EncoderModel& m, bool causal) {
   Widths w;
   w.columns = m.relative_bias != nullptr;
   for (const EncoderLayer& l : m.layers) {
     w.attention = std::max(w.attention, l.heads * l.head_dim);
     w.head_dim = std::max(w.head_dim, l.head_dim);
     w.ffn = std::max(w.ffn, l.ffn_in.n);
-    w.columns |= l.window >= 0;
+    w.columns |= l.window >= 0 || causal;
     w.normed_rows |= l.attention_before.gamma != nullptr || l.ffn_before.gamma != nullptr;
     for (const PackedLinear* p : {&l.qkv, &l.output, &l.ffn_in, &l.ffn_out}) {
       w.k_pad = std::max(w.k_pad, p->k_pad);
@@ -40,6 +40,14 @@ Widths widths_of(const Kernels& kernels, const EncoderModel& m) {
 
 void Group::embed(int64_t begin, int64_t end) const {
   const int64_t hidden = model.hidden;
+  if (in.hidden_states.data != nullptr) {
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t b = tokens[r].index / in.tokens, t = tokens[r].index % in.tokens;
+      const float* from = in.hidden_states.data + b * in.hidden_states.batch_stride + t * in.hidden_states.token_stride;
+      std::copy(from, from + hidden, x + r * hidden);
+    }
+    return;
+  }
   const auto add = [&](const EmbeddingTable& table, int64_t row, float* to) {
     kernels.add_scaled_int8(table.rows + row * hidden, table.scale[row], hidden, to);
   };
@@ -79,6 +87,7 @@ void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64
     }
   }
   const bool relative = model.relative_bias != nullptr;
+  const int64_t window = l.window < 0 ? kEveryKey : l.window;
   const bool consecutive = tokens[begin + length - 1].index - tokens[begin].index == length - 1;
   const AttentionArgs args{
       .qkv = rows,
@@ -92,7 +101,8 @@ void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64
       .scratch = attention_scratch + worker * attention_floats,
       .bias = relative ? model.relative_bias + model.bias_span : nullptr,
       .bias_stride = 2 * model.bias_span + 1,
-      .window = l.window,
+      .before = window,
+      .after = in.causal ? 0 : window,
       .columns = columns == nullptr || consecutive ? nullptr : columns + begin,
   };
   kernels.attention(args, static_cast<int32_t>(head_begin), static_cast<int32_t>(head_end));
@@ -200,8 +210,11 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     return complain("hidden_size is %lld, but the packed encoder is %lld wide", in.hidden_size, model.hidden);
   const int64_t rows = in.batch * in.tokens;
   if (rows == 0) return nullptr;
+  if (model.word.count == 0 && in.input_ids)
+    return "the packed encoder has no embeddings; call encoder_layers with hidden states";
+  if (model.word.count > 0 && !in.input_ids) return "the packed encoder has embeddings; call encoder with ids";
 
-  const Widths widths = widths_of(kernels, model);
+  const Widths widths = widths_of(kernels, model, in.causal);
   const int64_t group_tokens = in.tokens <= kRowBlock ? kShortGroupTokens : kGroupTokens;
   const int64_t most_rows = std::min(rows, std::max(group_tokens, in.tokens));  // of one group
   const int64_t buffer_rows = std::min(kRowBlock, round_up(most_rows, 16)),

@@ -1,4 +1,5 @@
-// A whole BERT-like encoder in one call: embeddings, then post-LayerNorm transformer layers with int8 activations.
+// A whole transformer encoder in one call: embeddings (or hidden states of the caller), then layers with int8
+// activations.
 #pragma once
 
 #include "kernels.h"
@@ -25,15 +26,23 @@ struct Ids {
   }
 };
 
+// fp32 [B, T, hidden], the last dimension contiguous.
+struct HiddenStates {
+  const float* data;                   // nullptr: not given
+  int64_t batch_stride, token_stride;  // in elements
+};
+
 struct EncoderInputs {
   const void* packed;  // encoder buffer (encoder_format.h), aligned to kAlignment
   int64_t packed_bytes;
-  int64_t batch, tokens;  // B and T
-  Ids input_ids;
-  const uint8_t* mask;  // [B, T], 0 drops the token; nullptr keeps all
-  Ids token_type_ids;   // not given: all 0
-  Ids position_ids;     // not given: the model's own counting
-  int64_t hidden_size;  // what the caller allocated for; must be the buffer's
+  int64_t batch, tokens;       // B and T
+  Ids input_ids;               // of a model with embeddings
+  HiddenStates hidden_states;  // of a model without
+  const uint8_t* mask;         // [B, T], 0 drops the token; nullptr keeps all
+  Ids token_type_ids;          // not given: all 0
+  Ids position_ids;            // not given: the model's own counting
+  int64_t hidden_size;         // what the caller allocated for; must be the buffer's
+  bool causal;                 // no token attends to later ones
 };
 
 // out: fp32 [B, T, hidden_size]; rows of dropped tokens become 0. Every token that is kept attends to every kept token

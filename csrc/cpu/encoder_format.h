@@ -18,12 +18,12 @@ struct EncoderHeader {  // the first 192 bytes
   int32_t layers, hidden;
   int32_t activation;  // of the feed-forward network, codes of Activation
   int32_t padding_id;  // -1: a token's position is its column; otherwise RoBERTa's counting, padding_id + 1 on
-  int32_t vocabulary, positions, token_types;  // rows of the tables; positions and token_types may be 0
+  int32_t vocabulary, positions, token_types;  // rows of the tables; may be 0, all of them for layers alone
   float eps;                                   // of every LayerNorm
   int64_t word, word_scale;                    // int8 [rows, hidden], float [rows]
   int64_t position, position_scale;            // 0 without a table of positions
   int64_t token_type, token_type_scale;        // 0 without token types
-  int64_t norm_weight, norm_bias;              // float [hidden], after the embeddings
+  int64_t norm_weight, norm_bias;              // float [hidden], after the embeddings; 0 without these
   int64_t layer_table;                         // EncoderLayerRecord [layers]
   int32_t bias_heads, bias_span;               // of relative_bias
   int64_t relative_bias;  // float [bias_heads, 2 * bias_span + 1], by key column - query column + bias_span; or 0
@@ -105,9 +105,10 @@ class EncoderReader {
       return "the tensor is not a packed encoder (wrong magic number); build it with kdnative.convert_";
     if (h.version != 2) return "the packed encoder has an unknown version; convert it again with this release";
     if (h.bytes != bytes_) return "the packed encoder is truncated or has trailing bytes";
-    if (h.layers < 0 || h.hidden < 1 || h.vocabulary < 1 || h.positions < 0 || h.token_types < 0 || h.padding_id < -1 ||
+    if (h.layers < 0 || h.hidden < 1 || h.vocabulary < 0 || h.positions < 0 || h.token_types < 0 || h.padding_id < -1 ||
         !(h.eps >= 0.0f))
       return kSizes;
+    if (h.vocabulary == 0 && (h.positions > 0 || h.token_types > 0 || h.padding_id >= 0)) return kSizes;
     if (h.activation < 0 || h.activation > static_cast<int32_t>(Activation::tanh))
       return "the packed encoder has an unknown activation";
     m->hidden = h.hidden;
@@ -118,7 +119,7 @@ class EncoderReader {
     m->position = table(h.position, h.position_scale, h.positions, h.hidden);
     m->token_type = table(h.token_type, h.token_type_scale, h.token_types, h.hidden);
     m->norm = norm({h.norm_weight, h.norm_bias}, h.hidden);
-    if (m->norm.gamma == nullptr) return kDamaged;
+    if ((m->norm.gamma == nullptr) != (h.vocabulary == 0)) return kDamaged;
     if (const char* problem = read_positions(h, m)) return problem;
     const auto* records = section<EncoderLayerRecord>(h.layer_table, h.layers);
     if (damaged_) return kDamaged;

@@ -42,14 +42,14 @@ inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in
     starts[b] = n;
     int64_t counted = m.padding_id;  // RoBERTa: tokens other than padding have positions padding_id + 1, + 2 ...
     for (int64_t t = 0; t < in.tokens; ++t) {
-      const int64_t i = b * in.tokens + t, id = in.input_ids.at(b, t);
+      const int64_t i = b * in.tokens + t, id = in.input_ids ? in.input_ids.at(b, t) : 0;
       const bool is_padding = m.padding_id >= 0 && id == m.padding_id;
       if (!is_padding) ++counted;
       if (in.mask != nullptr && in.mask[i] == 0) continue;
       int64_t position = m.padding_id < 0 ? t : is_padding ? m.padding_id : counted;
       if (in.position_ids) position = in.position_ids.at(b, t);
       const int64_t type = in.token_type_ids ? in.token_type_ids.at(b, t) : 0;
-      if (id < 0 || id >= m.word.count)
+      if (in.input_ids && (id < 0 || id >= m.word.count))
         return complain(
             "input_ids[%lld, %lld] is %lld, but the vocabulary has ids 0 to %lld; was the text tokenised for "
             "another model?",

@@ -52,6 +52,8 @@ struct GemmRange {
 };
 
 // Attention of one sequence over some heads, fp32. Q, K, V are column slices of one [tokens, ld_qkv] buffer.
+constexpr int64_t kEveryKey = INT64_MAX / 4;  // far, and a column can be added to it
+
 struct AttentionArgs {
   const float* qkv;  // row t: [q heads | k heads | v heads], each heads * head_dim wide
   int64_t ld_qkv;
@@ -64,8 +66,10 @@ struct AttentionArgs {
   // Added to the score of query i and key j: bias[head * bias_stride + column(j) - column(i)]; nullptr adds nothing.
   const float* bias;
   int64_t bias_stride;
-  int64_t window;          // keys more than this many columns away are not attended to; < 0: every key is
+  int64_t before, after;   // keys more columns before or after the query are not attended to; kEveryKey: all are
   const int32_t* columns;  // of each row, increasing; nullptr: rows are consecutive columns
+
+  bool windowed() const { return before != kEveryKey || after != kEveryKey; }
 };
 
 constexpr int64_t kQueryBlock = 32;  // query rows whose scores a kernel holds at once, at most

@@ -1,4 +1,4 @@
-// encoder: argument checks, mask conversion and torch's thread pool around cpu::encoder_forward.
+// encoder, encoder_layers: argument checks, mask conversion and torch's thread pool around cpu::encoder_forward.
 #include "../cpu/encoder.h"
 
 #include <vector>
@@ -43,13 +43,15 @@ void nonzero(const Tensor& t, T bits, uint8_t* out) {
 }
 
 // An attention mask of any usual dtype as one byte a token; nullptr when there is none.
-const uint8_t* mask_bytes(const Tensor& mask, int64_t batch, int64_t tokens, std::vector<uint8_t>& storage) {
+const uint8_t* mask_bytes(const Tensor& mask, const char* op, int64_t batch, int64_t tokens,
+                          std::vector<uint8_t>& storage) {
   if (!mask) return nullptr;
-  require_cpu(mask, "encoder", "attention_mask");
+  require_cpu(mask, op, "attention_mask");
   if (mask.dim() != 2 || mask.sizes()[0] != batch || mask.sizes()[1] != tokens)
-    fail("encoder: attention_mask has shape " + shape_text(mask) + "; it must be [" + std::to_string(batch) + ", " +
-         std::to_string(tokens) + "] like input_ids, 0 for padding. For a mask over pairs of tokens keep the encoder " +
-         "in float: convert_(..., keep=[...])");
+    fail(std::string(op) + ": attention_mask has shape " + shape_text(mask) + "; it must be [" + std::to_string(batch) +
+         ", " + std::to_string(tokens) +
+         "], one number a token and 0 for padding. For a mask over pairs of tokens keep " +
+         "the encoder in float: convert_(..., keep=[...])");
   static const int32_t i64 = aoti_torch_dtype_int64(), i32 = aoti_torch_dtype_int32(), i8 = aoti_torch_dtype_int8(),
                        u8 = aoti_torch_dtype_uint8(), boolean = aoti_torch_dtype_bool(),
                        f64 = aoti_torch_dtype_float64(), f32 = aoti_torch_dtype_float32(),
@@ -72,39 +74,68 @@ const uint8_t* mask_bytes(const Tensor& mask, int64_t batch, int64_t tokens, std
   } else if (type == f16 || type == bf16) {
     nonzero<uint16_t>(mask, 0x7fff, out);
   } else {
-    fail("encoder: attention_mask must be bool, int64, int32, int8, uint8 or a float (got " + dtype_text(type) +
-         "); convert with .bool()");
+    fail(std::string(op) + ": attention_mask must be bool, int64, int32, int8, uint8 or a float (got " +
+         dtype_text(type) + "); convert with .bool()");
   }
   return out;
+}
+
+cpu::HiddenStates hidden_states_of(const Tensor& t) {
+  static const int32_t f32 = aoti_torch_dtype_float32();
+  require_cpu(t, "encoder_layers", "hidden_states");
+  if (t.dim() != 3)
+    fail("encoder_layers: hidden_states must be [batch, tokens, width] (got shape " + shape_text(t) + ")");
+  if (t.dtype() != f32)
+    fail("encoder_layers: hidden_states must be float32 (got " + dtype_text(t.dtype()) + "); convert with .float()");
+  if (t.sizes()[2] > 1 && t.strides()[2] != 1)
+    fail("encoder_layers: the last dimension of hidden_states must be contiguous; call .contiguous()");
+  return {static_cast<const float*>(t.data()), t.strides()[0], t.strides()[1]};
+}
+
+// What both operators share: everything but what a forward begins with, which `in` has already.
+StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mask, cpu::EncoderInputs in) {
+  static const int32_t u8 = aoti_torch_dtype_uint8(), f32 = aoti_torch_dtype_float32();
+  require_cpu(packed, op, "the packed encoder");
+  if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
+    fail(std::string(op) + ": the packed encoder must be a contiguous 1-D uint8 tensor");
+  thread_local std::vector<uint8_t> mask_storage;  // kept: steady state allocates nothing but the output
+  in.packed = packed.data();
+  in.packed_bytes = packed.sizes()[0];
+  in.mask = mask_bytes(mask, op, in.batch, in.tokens, mask_storage);
+  const int64_t sizes[3] = {in.batch, in.tokens, in.hidden_size};
+  Tensor out = Tensor::empty(3, sizes, f32);
+  const cpu::Parallel pool{run_on_pool, thread_count()};
+  if (const char* problem = cpu::encoder_forward(cpu::kernels(), pool, in, static_cast<float*>(out.data())))
+    fail(std::string(op) + ": " + problem);
+  return give_tensor(std::move(out));
 }
 
 void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor packed = take_tensor(stack[0]), ids = take_tensor(stack[1]);
   const Tensor mask = take_optional_tensor(stack[2]), types = take_optional_tensor(stack[3]),
                positions = take_optional_tensor(stack[4]);
-  const int64_t hidden = take_int(stack[5]);
-  static const int32_t u8 = aoti_torch_dtype_uint8(), f32 = aoti_torch_dtype_float32();
-  require_cpu(packed, "encoder", "the packed encoder");
-  if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
-    fail("encoder: the packed encoder must be a contiguous 1-D uint8 tensor");
+  cpu::EncoderInputs in{};
+  in.hidden_size = take_int(stack[5]);
   if (ids.dim() != 2) fail("encoder: input_ids must be [batch, tokens] (got shape " + shape_text(ids) + ")");
-  if (hidden < 1) fail("encoder: hidden_size must be positive (got " + std::to_string(hidden) + ")");
-  const int64_t sizes[3] = {ids.sizes()[0], ids.sizes()[1], hidden};
-  thread_local std::vector<uint8_t> mask_storage;  // kept: steady state allocates nothing but the output
-  const cpu::EncoderInputs in{packed.data(),
-                              packed.sizes()[0],
-                              sizes[0],
-                              sizes[1],
-                              ids_of(ids, "input_ids", sizes[0], sizes[1]),
-                              mask_bytes(mask, sizes[0], sizes[1], mask_storage),
-                              ids_of(types, "token_type_ids", sizes[0], sizes[1]),
-                              ids_of(positions, "position_ids", sizes[0], sizes[1]),
-                              hidden};
-  Tensor out = Tensor::empty(3, sizes, f32);
-  const cpu::Parallel pool{run_on_pool, thread_count()};
-  if (const char* problem = cpu::encoder_forward(cpu::kernels(), pool, in, static_cast<float*>(out.data())))
-    fail(std::string("encoder: ") + problem);
-  stack[0] = give_tensor(std::move(out));
+  if (in.hidden_size < 1) fail("encoder: hidden_size must be positive (got " + std::to_string(in.hidden_size) + ")");
+  in.batch = ids.sizes()[0];
+  in.tokens = ids.sizes()[1];
+  in.input_ids = ids_of(ids, "input_ids", in.batch, in.tokens);
+  in.token_type_ids = ids_of(types, "token_type_ids", in.batch, in.tokens);
+  in.position_ids = ids_of(positions, "position_ids", in.batch, in.tokens);
+  stack[0] = run_encoder("encoder", packed, mask, in);
+}
+
+void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
+  const Tensor packed = take_tensor(stack[0]), hidden_states = take_tensor(stack[1]);
+  const Tensor mask = take_optional_tensor(stack[2]);
+  cpu::EncoderInputs in{};
+  in.hidden_states = hidden_states_of(hidden_states);
+  in.batch = hidden_states.sizes()[0];
+  in.tokens = hidden_states.sizes()[1];
+  in.hidden_size = hidden_states.sizes()[2];
+  in.causal = take_int(stack[3]) != 0;
+  stack[0] = run_encoder("encoder_layers", packed, mask, in);
 }
 
 }  // namespace
@@ -115,6 +146,8 @@ void register_encoder(Library& library) {
       "int hidden_size) "
       "-> Tensor",
       "encoder", boxed_encoder);
+  library.op("encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal) -> Tensor",
+             "encoder_layers", boxed_encoder_layers);
 }
 
 }  // namespace kdnative

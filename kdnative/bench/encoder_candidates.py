@@ -1,4 +1,4 @@
-"""Every way of running a whole Hugging Face encoder on the CPU: ours, torch, torchao, ONNX Runtime and OpenVINO.
+"""Every way of running a whole encoder on the CPU: ours, torch, torchao, ONNX Runtime and OpenVINO.
 
 Each one gets the same model, token ids and mask and returns the last hidden state of all tokens but padding, fp32.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .encoder_cases import EncoderCase, Shape
-from .encoder_models import converted
+from .encoder_models import POSITIONS, TorchModel, apart, converted
 from .latency import example_inputs
 from .peers import Candidate, Prepared
 
@@ -23,7 +23,7 @@ _ONNX = ("onnx", "onnxruntime")
 
 
 class HiddenStates(nn.Module):
-    """A Hugging Face encoder with positional inputs and one output, as exporters want it."""
+    """An encoder with positional inputs and one output, as exporters want it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -87,7 +87,13 @@ def _torch_dynamic_int8(case: EncoderCase) -> Prepared:
     def make() -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(copy.deepcopy(case.encoder.model), {nn.Linear}, dtype=torch.qint8)
 
-    return _torch_call(case.encoder.build("torch dynamic int8", make), case)
+    ready = _torch_call(case.encoder.build("torch dynamic int8", make), case)
+
+    def call():
+        with apart():
+            return ready.call()
+
+    return Prepared(call, ready.decode)
 
 
 def _torch_call(model: nn.Module, case: EncoderCase) -> Prepared:
@@ -106,7 +112,8 @@ def _openvino_model(case: EncoderCase) -> Any:
     import openvino as ov
 
     inputs = EncoderCase(case.encoder, Shape(2, 16)).positional
-    model = ov.convert_model(HiddenStates(case.encoder.model), example_input=inputs)
+    with apart():
+        model = ov.convert_model(HiddenStates(case.encoder.model), example_input=inputs)
     for port, name in zip(model.inputs, case.inputs, strict=True):
         port.get_tensor().set_names({name})
     return model
@@ -158,16 +165,16 @@ def _onnx_file(case: EncoderCase) -> Path:
     path = case.encoder.folder / "encoder.onnx"
     names = list(case.inputs)
     example = EncoderCase(case.encoder, Shape(2, 16)).positional
-    torch.onnx.export(
-        HiddenStates(case.encoder.model),
-        example,
-        str(path),
-        input_names=names,
-        output_names=["y"],
-        opset_version=17,
-        dynamo=False,
-        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in names},
-    )
+    if isinstance(case.encoder.model, TorchModel):  # the older exporter fixes the sizes of torch's attention
+        sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=POSITIONS)}
+        way: dict[str, Any] = {"dynamo": True, "dynamic_shapes": (tuple(sizes for _ in names),), "verbose": False}
+    else:
+        axes = {name: {0: "batch", 1: "tokens"} for name in names}
+        way = {"dynamo": False, "dynamic_axes": axes, "opset_version": 17}
+    with apart():
+        torch.onnx.export(
+            HiddenStates(case.encoder.model), example, str(path), input_names=names, output_names=["y"], **way
+        )
     config = case.encoder.model.config
     fused = optimizer.optimize_model(
         str(path), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size

@@ -1,12 +1,14 @@
-"""The encoders that the suites measure: real ones, and random ones of well-known sizes."""
+"""The encoders that the suites measure: real ones, and random ones of well-known sizes, of transformers or torch."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .peers import HOW_TO_GET
 
@@ -15,15 +17,51 @@ RANDOM = {  # layers, hidden size, heads, FFN width
     "random-bert-base": (12, 768, 12, 3072),
     "random-tiny": (2, 64, 2, 128),
 }
-NAMES = f"package:NAME, hub:NAME, a Hugging Face folder, or {', '.join(RANDOM)}"
+TORCH = {"random-torch": RANDOM["random-minilm"]}  # nn.TransformerEncoder
+POSITIONS = 512  # of these
+NAMES = f"package:NAME, hub:NAME, a Hugging Face folder, or {', '.join((*RANDOM, *TORCH))}"
+
+
+class TorchModel(nn.Module):
+    """A model of torch's own parts, ``nn.TransformerEncoder`` behind embeddings, with the call of transformers."""
+
+    def __init__(self, layers: int, hidden: int, heads: int, ffn: int, vocabulary: int = 30522) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(
+            hidden_size=hidden, num_attention_heads=heads, vocab_size=vocabulary, pad_token_id=0
+        )
+        self.words, self.positions = nn.Embedding(vocabulary, hidden), nn.Embedding(POSITIONS, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        layer = nn.TransformerEncoderLayer(hidden, heads, ffn, activation="gelu", batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        """int64 ``[B, T]`` twice; ``last_hidden_state`` is ``[B, T, H]``."""
+        positions = torch.arange(input_ids.shape[1])
+        hidden = self.norm(self.words(input_ids) + self.positions(positions))
+        return SimpleNamespace(last_hidden_state=self.encoder(hidden, src_key_padding_mask=attention_mask == 0))
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Without torch's fused kernel for encoder layers, which exporters and quantized linears can't stand."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def load_encoder(source: str) -> nn.Module:
-    """A Hugging Face encoder without a head, fp32: real weights, or random ones for the names of ``RANDOM``.
+    """An encoder without a head, fp32: real weights, or random ones for the names of ``RANDOM`` and ``TORCH``.
 
     Raises:
         ImportError: transformers is not installed. ValueError: an unknown random model.
     """
+    if source in TORCH:
+        torch.manual_seed(0)
+        return TorchModel(*TORCH[source]).eval()
     try:
         import transformers
     except ModuleNotFoundError as error:
@@ -36,7 +74,7 @@ def load_encoder(source: str) -> nn.Module:
         torch.manual_seed(0)
         return transformers.BertModel(config, add_pooling_layer=False).eval()
     if source.startswith("random"):
-        raise ValueError(f"no random model {source!r}; there are {', '.join(RANDOM)}")
+        raise ValueError(f"no random model {source!r}; there are {', '.join((*RANDOM, *TORCH))}")
     from kdnative.data import model_path
 
     return transformers.AutoModel.from_pretrained(model_path(source), dtype=torch.float32).eval()
@@ -50,15 +88,15 @@ def load_encoders(sources: Sequence[str]) -> dict[str, nn.Module]:
 
 
 def converted(model: nn.Module, scheme: str) -> nn.Module:
-    """A copy of the encoder as one native operator.
+    """A copy of the model whose encoder is one native operator.
 
     Raises:
         ValueError: the scheme is unknown, or the library can't fuse this encoder: the suites measure the fused one.
     """
     from kdnative import convert_
-    from kdnative.nn import Encoder
+    from kdnative.nn import PackedEncoder
 
     found = convert_(copy.deepcopy(model), scheme).model
-    if not isinstance(found, Encoder):
+    if not any(isinstance(module, PackedEncoder) for module in found.modules()):
         raise ValueError(f"{type(model).__name__} is not an encoder that kdnative fuses: the suite measures those only")
     return found

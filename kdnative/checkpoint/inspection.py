@@ -14,6 +14,8 @@ from .manifest import BUFFER, MANIFEST, CheckpointError, read_manifest
 
 __all__ = ["file_size", "inspect"]
 
+_ENCODERS = ("kdnative.nn.Encoder", "kdnative.nn.TransformerEncoder")
+
 
 def inspect(path: str | os.PathLike) -> dict:
     """What a checkpoint holds, from its description alone (no model is built, the weights are not read).
@@ -72,7 +74,7 @@ def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:
     if entry is not None:
         kind, scheme = entry["class"], entry.get("config", {}).get("scheme")
     else:
-        kind, scheme = "part of kdnative.nn.Encoder", _scheme_in_encoder(name, modules)
+        kind, scheme = _part_of_encoder(name, modules)
     weight = codes or tensors.get("weight")
     shape = None if weight is None else list(weight["shape"])
     if codes is not None and scheme is None:
@@ -88,16 +90,20 @@ def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:
     }
 
 
-def _scheme_in_encoder(name: str, modules: dict[str, dict]) -> str | None:
-    """The scheme of a linear inside a fused encoder; None for its other parts."""
-    encoders = [(n, e) for n, e in modules.items() if e["class"] == "kdnative.nn.Encoder"]
-    for outer, entry in encoders:
-        inner = name.removeprefix(f"{outer}." if outer else "").split(".")
-        if inner == ["pooler"]:
-            return entry["config"]["pooler"]
-        if len(inner) == 3 and inner[0] == "layers" and inner[2] in LINEARS:
-            return entry["config"]["layers"][int(inner[1])].get(inner[2])
-    return None
+def _part_of_encoder(name: str, modules: dict[str, dict]) -> tuple[str, str | None]:
+    """What a part of a fused encoder is, and its scheme if it is a linear."""
+    outer = max((n for n, e in modules.items() if e["class"] in _ENCODERS and _is_in(name, n)), key=len)
+    entry, inner = modules[outer], name[len(outer) :].lstrip(".").split(".")
+    scheme = None
+    if inner == ["pooler"]:
+        scheme = entry["config"]["pooler"]
+    elif len(inner) == 3 and inner[0] == "layers" and inner[2] in LINEARS:
+        scheme = entry["config"]["layers"][int(inner[1])].get(inner[2])
+    return f"part of {entry['class']}", scheme
+
+
+def _is_in(name: str, outer: str) -> bool:
+    return not outer or name.startswith(f"{outer}.")
 
 
 def _stored_bytes(tensor: dict) -> int:

@@ -119,13 +119,13 @@ def _fill_packed(path: Path, model: nn.Module, weights: Weights) -> set[str]:
     """
     filled: set[str] = set()
     for name, module in rebuild.walk(model):
-        if not isinstance(module, (rebuild.Encoder, rebuild.Linear)):
+        if not isinstance(module, (rebuild.PackedEncoder, rebuild.Linear)):
             continue
         prefix = f"{name}." if name else ""
         own = {prefix + key for key in module.plain_names()}
         if not own <= weights.shapes.keys():
             continue  # load_state_dict says what is missing
-        if isinstance(module, rebuild.Encoder):
+        if isinstance(module, rebuild.PackedEncoder):
             errors = module.fill(lambda key, place, prefix=prefix: weights.read(prefix + key, place))
         else:
             errors = []

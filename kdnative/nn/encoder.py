@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,17 +10,15 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
-from kdnative.nn import encoder_format, hf_config
-from kdnative.nn.encoder_parts import LINEARS, EncoderParts, complete
+from kdnative.nn import hf_config
 from kdnative.nn.linear import Linear
+from kdnative.nn.packed_encoder import PackedEncoder
 
 __all__ = ["Encoder", "EncoderOutput"]
 
 _encoder = ops.encoder
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FLOAT32 = torch.float32  # a name of this module is found faster than one of torch
-
-_ASSIGN = {"assign_to_params_buffers": True}  # what torch tells modules in load_state_dict(assign=True)
 
 
 class EncoderOutput(NamedTuple):
@@ -31,7 +28,7 @@ class EncoderOutput(NamedTuple):
     pooler_output: Tensor | None = None
 
 
-class Encoder(nn.Module):
+class Encoder(PackedEncoder):
     """Embeddings and every layer of a transformer encoder (Vaswani et al. 2017; Devlin et al. 2019).
 
     LayerNorm comes after each part, as in BERT, or before it, as in ModernBERT; positions are learned, biased by
@@ -66,64 +63,26 @@ class Encoder(nn.Module):
     one) and the schemes of ``qkv``, ``output``, ``ffn_in``, ``ffn_out``. Layers may differ from one another.
     """
 
-    packed: Tensor
     main_input_name = "input_ids"  # transformers' name for the argument that comes first
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        """An encoder with zero weights, to be filled by ``load_state_dict``."""
-        super().__init__()
-        with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
-            parts = EncoderParts(spec)
-            self._set(parts.spec, _empty_pooler(spec), encoder_format.pack(parts))
-
-    def _set(self, spec: dict[str, Any], pooler: Linear | None, packed: Tensor) -> None:
-        self._spec = dict(spec)
+    def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
+        super()._set(spec, children, packed)
         self._model_config = self._spec.pop("transformers")  # plain until somebody asks for it
         self._dtype = _DTYPES[self._spec["dtype"]]
         self._hidden_size = self._spec["hidden_size"]
         self._output = self._spec["output"]
-        self._plain_names: tuple[str, ...] = ()  # known when somebody asks
-        self.register_buffer("packed", packed, persistent=False)
-        self.register_module("pooler", pooler)
 
-    @classmethod
-    def from_spec(cls, spec: dict[str, Any]) -> Encoder:
-        """An encoder with zero weights, to be filled by ``load_state_dict``.
-
-        Raises:
-            ValueError: a size is not positive, or a scheme or the activation is unknown.
-        """
-        return cls(spec).eval()
-
-    @classmethod
-    def unfilled(cls, spec: dict[str, Any]) -> Encoder:
-        """An encoder without weights (``packed`` is an empty meta tensor) for ``load_state_dict`` or :meth:`fill`.
-
-        Raises:
-            ValueError: as :meth:`from_spec`.
-        """
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        with torch.device("cpu"):
-            packed = torch.empty(0, dtype=torch.uint8, device="meta")
-            module._set(complete(spec), _empty_pooler(spec), packed)
-        return module.eval()
-
-    @classmethod
-    def from_parts(cls, parts: EncoderParts, pooler: Linear | None) -> Encoder:
-        """An encoder from its plain form; ``pooler`` goes with the scheme in ``parts.spec["pooler"]``."""
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._set(parts.spec, pooler, encoder_format.pack(parts))
-        return module.eval()
+    @staticmethod
+    def _empty_children(spec: dict[str, Any]) -> dict[str, nn.Module | None]:
+        width, scheme = spec["hidden_size"], spec["pooler"]
+        return {"pooler": Linear(width, width, scheme, activation="tanh") if scheme else None}
 
     @property
     def spec(self) -> dict[str, Any]:
         """A copy of the sizes, schemes and names this was built from, as JSON can hold them."""
         plain = self._model_config
         return {
-            **self._spec,
-            "layers": [dict(layer) for layer in self._spec["layers"]],
+            **super().spec,
             "dtype": str(self._dtype).removeprefix("torch."),
             "transformers": plain if plain is None or isinstance(plain, dict) else hf_config.to_plain(plain),
         }
@@ -144,11 +103,6 @@ class Encoder(nn.Module):
     @config.setter
     def config(self, config: Any) -> None:
         self._model_config = config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are: the CPU, if they are anywhere."""
-        return self._buffers["packed"].device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,93 +180,6 @@ class Encoder(nn.Module):
         super()._apply(fn, recurse)
         self._dtype = dtype
         return self
-
-    def parts(self) -> EncoderParts:
-        """A copy of every weight in plain form, without the pooler."""
-        with torch.device("cpu"):
-            return encoder_format.unpack(self.packed, self.spec)
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        parts = EncoderParts(self.spec, "meta") if self.packed.is_meta else self.parts()
-        destination.update(parts.state_dict(prefix=prefix))
-
-    def fill(self, read: Callable[[str, Tensor | None], Tensor]) -> list[str]:
-        """Give an encoder its weights one part after the other, so that they are never all in memory twice.
-
-        Args:
-            read: returns the plain tensor of a name of :meth:`plain_names`. Its second argument is None, or memory of
-                the packed weights where this tensor belongs as it is: what is put there need not be copied. The tensor
-                may have another shape or dtype than the memory; then it is returned elsewhere, and is an error.
-
-        Returns:
-            What is wrong with the tensors, in words; if anything is, the encoder is as it was.
-        """
-        errors: list[str] = []
-        parts = EncoderParts(self.spec, "meta")
-        names = {module: name for name, module in parts.named_modules()}
-        keys: dict[str, list[str]] = {}
-        for key in parts.state_dict():
-            keys.setdefault(key.rpartition(".")[0], []).append(key)
-
-        def fill(module: nn.Module, places: Mapping[str, Tensor]) -> None:
-            name = names[module]
-            state = {key: read(key, places.get(key.rpartition(".")[2])) for key in keys[name]}
-            module._load_from_state_dict(state, f"{name}.", _ASSIGN, True, [], [], errors)
-
-        with torch.device("cpu"):
-            packed = encoder_format.pack(parts, fill)
-        if not errors:
-            self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
-        return errors
-
-    def plain_names(self) -> list[str]:
-        """Names of the tensors in ``state_dict()``, without the pooler's."""
-        if not self._plain_names:
-            self._plain_names = tuple(EncoderParts(self.spec, "meta").state_dict())
-        return list(self._plain_names)
-
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-    ):
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, False, [], [], [])  # runs pre-hooks
-        own, pooler = self.plain_names(), f"{prefix}pooler."
-        known = {prefix + name: name for name in own}
-        given = [key for key in state_dict if key.startswith(prefix)]
-        unexpected_keys += [
-            key for key in given if key not in known and (self.pooler is None or not key.startswith(pooler))
-        ]
-        missing = [key for key in known if key not in state_dict]
-        if not missing:
-            error_msgs += self.fill(lambda name, place: state_dict[prefix + name])
-        elif len(missing) < len(known):
-            self._load_some(state_dict, prefix, strict, missing_keys, error_msgs)
-        else:
-            missing_keys += missing
-
-    def _load_some(self, state_dict, prefix, strict, missing_keys, error_msgs):
-        """Loads what is there; like in torch the rest stays as it is."""
-        with torch.device("cpu"):
-            parts = EncoderParts(self.spec) if self.packed.is_meta else self.parts()
-        before = len(error_msgs)
-        for name, module in parts.named_modules(prefix=prefix.rstrip(".")):
-            # Torch calls this for each module of a tree; the parts are one, if only for the moment.
-            own = f"{name}." if name else ""
-            module._load_from_state_dict(state_dict, own, {}, strict, missing_keys, [], error_msgs)
-        if len(error_msgs) == before:
-            packed = encoder_format.pack(parts)
-            self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
-
-    def extra_repr(self) -> str:
-        spec = self._spec
-        schemes = sorted({layer[name] for layer in spec["layers"] for name in LINEARS})
-        sizes = f"layers={len(spec['layers'])}, hidden_size={spec['hidden_size']}, vocab_size={spec['vocab_size']}"
-        return f"{sizes}, schemes={', '.join(schemes)}"
-
-
-def _empty_pooler(spec: dict[str, Any]) -> Linear | None:
-    width, scheme = spec["hidden_size"], spec["pooler"]
-    return Linear(width, width, scheme, activation="tanh") if scheme else None
 
 
 _OUTPUTS: dict[str, type] = {}

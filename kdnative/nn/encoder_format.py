@@ -128,12 +128,11 @@ def pack(parts: EncoderParts, fill: Filler | None = None) -> Tensor:
     header["vocabulary"], header["token_types"] = spec["vocab_size"], spec["token_types"]
     header["positions"] = spec["max_positions"] if spec["position_table"] else 0
     header["eps"] = spec["eps"]
-    embeddings = parts.embeddings
-    for name in ("word", "position", "token_type"):
-        if hasattr(embeddings, name):
-            table = getattr(embeddings, name)
-            header[name], header[f"{name}_scale"] = writer.add_later(table, "qweight", "scale")
-    header["norm_weight"], header["norm_bias"] = _add_norm(writer, embeddings.norm)
+    for name, part in _embeddings(parts):
+        if name == "norm":
+            header["norm_weight"], header["norm_bias"] = _add_norm(writer, part)
+        else:
+            header[name], header[f"{name}_scale"] = writer.add_later(part, "qweight", "scale")
     if spec["relative_buckets"]:
         weight = parts.relative_bias.weight.detach().float()
         header["bias_heads"], header["bias_span"] = weight.shape[1], spec["max_positions"] - 1
@@ -192,6 +191,11 @@ def rotary(theta: float, positions: int, half: int) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=1).float()
 
 
+def _embeddings(parts: EncoderParts) -> list[tuple[str, nn.Module]]:
+    """The tables and their LayerNorm; nothing where the layers stand alone."""
+    return list(parts.embeddings.named_children()) if parts.spec["embeddings"] else []
+
+
 def _layer_norms(parts: EncoderParts, records: np.ndarray) -> Iterator[tuple[np.void, str, nn.LayerNorm]]:
     """Every LayerNorm after the embeddings, with its record and its place there."""
     for record, layer in zip(records, parts.layers, strict=True):
@@ -202,7 +206,7 @@ def _layer_norms(parts: EncoderParts, records: np.ndarray) -> Iterator[tuple[np.
             if hasattr(layer, "attention_norm"):
                 yield record, "attention_before", layer.attention_norm
             yield record, "ffn_before", layer.ffn_norm
-    if parts.spec["norm"] == "pre":
+    if hasattr(parts, "final_norm"):
         yield records[-1], "ffn_after", parts.final_norm
 
 
@@ -236,7 +240,7 @@ def unpack(packed: Tensor, spec: dict[str, Any]) -> EncoderParts:
         for part in ("weight", "bias"):
             getattr(norm, part).data = read(int(record[f"{name}_{part}"]), getattr(norm, part))
 
-    for name, embedding in parts.embeddings.named_children():
+    for name, embedding in _embeddings(parts):
         if name == "norm":
             read_norm(header, "norm", embedding)
         else:

@@ -24,12 +24,15 @@ LINEARS = ("qkv", "output", "ffn_in", "ffn_out")
 
 _DEFAULTS = {
     "transformers": None,
+    "embeddings": True,
     "position_table": True,
     "relative_buckets": 0,
     "relative_distance": 0,
     "norm": "post",
     "gated": False,
 }
+_LAYERS_ALONE = {"vocab_size": 0, "max_positions": 0, "position_table": False, "token_types": 0, "padding_id": None}
+"""What a spec without embeddings says of them. Nothing comes behind its layers either."""
 _LAYER_DEFAULTS = {"attention_norm": True, "window": None, "rope_theta": None}
 
 
@@ -40,8 +43,10 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         ValueError: a size is not positive, or a setting has an unknown value.
     """
     spec = {**_DEFAULTS, **spec, "layers": [{**_LAYER_DEFAULTS, **layer} for layer in spec["layers"]]}
+    if not spec["embeddings"]:
+        spec |= _LAYERS_ALONE
     for name in ("hidden_size", "vocab_size", "max_positions"):
-        if spec[name] < 1:
+        if spec[name] < 1 and (spec["embeddings"] or name == "hidden_size"):
             raise ValueError(f"encoder spec: {name} must be at least 1, got {spec[name]}")
     if spec["norm"] not in ("post", "pre"):
         raise ValueError(f"encoder spec: norm is {spec['norm']!r}; allowed are 'post' and 'pre'")
@@ -115,11 +120,12 @@ class EncoderParts(nn.Module):
         super().__init__()
         self.spec = spec = complete(spec)
         with torch.device(device):
-            self.embeddings = EmbeddingParts(spec)
+            if spec["embeddings"]:
+                self.embeddings = EmbeddingParts(spec)
             if spec["relative_buckets"]:
                 self.relative_bias = nn.Embedding(spec["relative_buckets"], spec["layers"][0]["heads"])
             self.layers = nn.ModuleList(_layers(spec, device))
-            if spec["norm"] == "pre":
+            if spec["norm"] == "pre" and spec["embeddings"]:
                 self.final_norm = nn.LayerNorm(spec["hidden_size"], spec["eps"])
 
 

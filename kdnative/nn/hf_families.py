@@ -10,34 +10,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-__all__ = ["READERS", "Layer", "Source", "Unsupported"]
+from kdnative.nn.layer_conversion import Layer, Named, Unsupported
 
-Named = tuple[str, nn.Linear]
-"""A linear and its name inside the model."""
-
-
-class Unsupported(Exception):
-    """Why a model can't become a native encoder."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer layer. ``qkv`` and ``ffn_in`` are linears whose outputs follow one another.
-
-    ``norms`` go by their names in :class:`kdnative.nn.encoder_parts.LayerParts`. ``window``: columns that attention
-    reaches to either side, None for all. ``rope_theta``: base of the rotary positions, None without.
-    """
-
-    qkv: list[Named]
-    output: Named
-    ffn_in: list[Named]
-    ffn_out: Named
-    norms: dict[str, nn.LayerNorm]
-    head_dim: int
-    scaling: float
-    activation: object
-    window: int | None = None
-    rope_theta: float | None = None
+__all__ = ["READERS", "Source"]
 
 
 @dataclass(frozen=True)

@@ -31,3 +31,8 @@ def _encoder(
     hidden_size: int,
 ) -> Tensor:
     return input_ids.new_empty((*input_ids.shape, hidden_size), dtype=torch.float32)
+
+
+@torch.library.register_fake("kdnative::encoder_layers")
+def _encoder_layers(packed: Tensor, hidden_states: Tensor, attention_mask: Tensor | None, causal: int) -> Tensor:
+    return hidden_states.new_empty(hidden_states.shape, dtype=torch.float32)

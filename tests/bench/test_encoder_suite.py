@@ -6,11 +6,13 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
+from torch import nn
 
-from kdnative.bench import encoder, encoder_candidates
+from kdnative.bench import encoder, encoder_candidates, encoder_models
 from kdnative.bench.encoder_cases import RAGGED, Encoder, EncoderCase, Shape, ragged_lengths, shapes
 from kdnative.bench.encoder_models import load_encoder, load_encoders
 from kdnative.bench.plots import encoder_plot
+from kdnative.nn import TransformerEncoder
 
 pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
 RAGGED_TINY = Shape(4, 12, (12, 3, 5, 4))
@@ -47,6 +49,11 @@ def test_shapes_of_the_command_line():
     assert (ragged.batch, ragged.tokens, ragged.label, len(ragged.lengths)) == (32, 128, "ragged", 32)
     with pytest.raises(argparse.ArgumentTypeError, match="neither 'ragged' nor"):
         shapes("16x128,raged")
+
+
+def test_names_of_random_models():
+    with pytest.raises(ValueError, match="no random model 'random-gpt'; there are .*random-tiny, random-torch"):
+        load_encoder("random-gpt")
 
 
 def test_a_ragged_case_masks_padding_and_compares_tokens_only(tiny):
@@ -108,6 +115,19 @@ def test_rows_of_every_model_thread_count_and_case(peers_of_torch, tiny, tmp_pat
     ]
     with pytest.raises(ValueError, match=r"\.svg"):
         encoder_plot(result, tmp_path / "e.png")
+
+
+def test_an_encoder_of_torch(peers_of_torch, monkeypatch):
+    monkeypatch.setitem(encoder_models.TORCH, "random-torch", (2, 64, 2, 128))
+    models = load_encoders(["random-torch"])
+    result = encoder.run(models, [Shape(2, 8), RAGGED_TINY], rounds=1)
+    for case in result["cases"]:
+        assert {"kdnative w8a8", "torch fp32", "torch bf16", "torch dynamic int8"} <= {r["name"] for r in case["rows"]}
+        assert all(row["error"] < 0.1 for row in case["rows"])
+    assert [row["reason"] for row in result["not_run"]] == ["left out: --compile measures it"] * 3
+    assert torch.backends.mha.get_fastpath_enabled()
+    native = encoder_models.converted(models["random-torch"], "w8a8")
+    assert type(native.encoder) is TransformerEncoder and type(models["random-torch"].encoder) is nn.TransformerEncoder
 
 
 def test_what_depends_on_threads_is_built_again():

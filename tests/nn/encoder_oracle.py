@@ -52,7 +52,20 @@ def encode(config, state, input_ids, mask=None, token_type_ids=None, position_id
     return out
 
 
-def _layer(config, layer, state, prefix, x, positions, columns):
+def encode_states(config, state, hidden_states, mask=None, causal=False):
+    """The layers alone: float64 ``[B, T, H]`` from hidden states of that shape; rows of padding are 0."""
+    state = {name: tensor.numpy() for name, tensor in state.items()}
+    out = np.zeros(hidden_states.shape)
+    for b, rows in enumerate(hidden_states.double().numpy()):
+        kept = np.arange(len(rows)) if mask is None else np.flatnonzero(mask[b].numpy())
+        x = rows[kept]
+        for i, layer in enumerate(config["layers"] if len(kept) else ()):
+            x = _layer(config, layer, state, f"layers.{i}.", x, None, kept, causal)
+        out[b, kept] = x
+    return out
+
+
+def _layer(config, layer, state, prefix, x, positions, columns, causal=False):
     heads, head_dim, post = layer["heads"], layer["head_dim"], config["norm"] == "post"
 
     def norm(name, rows):
@@ -71,6 +84,8 @@ def _layer(config, layer, state, prefix, x, positions, columns):
         scores = scores + state["relative_bias.weight"].astype(np.float64)[bucket].transpose(2, 0, 1)
     if layer["window"] is not None:
         scores = np.where(np.abs(apart) <= layer["window"], scores, -np.inf)
+    if causal:
+        scores = np.where(apart <= 0, scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     context = np.einsum("hqk,khd->qhd", factor(p), factor(v)) / p.sum(-1).T[:, :, None]
     context = context.reshape(len(x), heads * head_dim)

@@ -59,7 +59,7 @@ def test_arguments_that_ask_for_nothing_are_taken():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("attention_mask", torch.ones(2, 4), r"has shape \[2, 4\]; it must be \[2, 3\] like input_ids"),
+        ("attention_mask", torch.ones(2, 4), r"has shape \[2, 4\]; it must be \[2, 3\], one number a token"),
         ("attention_mask", torch.ones(1, 3), r"has shape \[1, 3\]; it must be \[2, 3\]"),
         ("attention_mask", torch.ones(2, 1, 3, 3), r"has shape \[2, 1, 3, 3\].*keep the encoder in float.*keep="),
         ("attention_mask", torch.ones(2, 3, dtype=torch.int16), r"must be bool, int64, .*convert with \.bool\(\)"),

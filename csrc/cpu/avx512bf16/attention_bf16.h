@@ -101,7 +101,7 @@ inline void attend_rows_bf16(const AttentionArgs& a, int32_t head, int64_t first
     const int64_t count = a.tokens - k < padded ? a.tokens - k : padded;
     multiply(
         Bf16Product{o.queries, o.d_pad, rows, o.keys + k * o.d_pad, 16 * o.d_pad, padded, o.d_pad, o.scores, o.block});
-    if (a.bias != nullptr || a.window >= 0) {
+    if (a.bias != nullptr || a.windowed()) {
       for (int64_t r = 0; r < rows; ++r) adjust_scores(a, head, first + r, {k, k + count}, o.scores + r * o.block - k);
     }
     for (int64_t r = 0; r < rows; r += kSoftmaxRows)

@@ -16,8 +16,7 @@ inline int64_t round_up_to(int64_t x, int64_t multiple) { return (x + multiple -
 // The keys that query rows [first, first + count) may attend to, in whole panels and not beyond t_pad. Rows of dropped
 // tokens are gone, so a key within the window is at most that many rows away.
 inline Range keys_of(const AttentionArgs& a, int64_t first, int64_t count, int64_t t_pad, int64_t panel) {
-  if (a.window < 0) return {0, t_pad};
-  const int64_t low = first - a.window, high = round_up_to(first + count + a.window, panel);
+  const int64_t low = first - a.before, high = round_up_to(first + count + a.after, panel);
   return {low > 0 ? low / panel * panel : 0, high < t_pad ? high : t_pad};
 }
 
@@ -32,8 +31,8 @@ inline void adjust_scores(const AttentionArgs& a, int32_t head, int64_t i, Range
       for (; k + Vec::width <= j.end; k += Vec::width) (Vec::load(scores + k) + Vec::load(row + k)).store(scores + k);
       for (; k < j.end; ++k) scores[k] += row[k];
     }
-    if (a.window >= 0) {
-      const int64_t before = i - a.window, after = i + a.window + 1;
+    if (a.windowed()) {
+      const int64_t before = i - a.before, after = i + a.after + 1;
       for (int64_t k = j.begin; k < before && k < j.end; ++k) scores[k] = never;
       for (int64_t k = after > j.begin ? after : j.begin; k < j.end; ++k) scores[k] = never;
     }
@@ -42,7 +41,7 @@ inline void adjust_scores(const AttentionArgs& a, int32_t head, int64_t i, Range
   for (int64_t k = j.begin; k < j.end; ++k) {
     const int64_t distance = a.columns[k] - a.columns[i];
     if (bias != nullptr) scores[k] += bias[distance];
-    if (a.window >= 0 && (distance < 0 ? -distance : distance) > a.window) scores[k] = never;
+    if (distance > a.after || -distance > a.before) scores[k] = never;
   }
 }
 

@@ -186,7 +186,7 @@ inline void attend_rows(const AttentionArgs& a, int32_t head, int64_t first, con
   float inverse[R];
   for (int r = 0; r < R; ++r) {
     float* scores = h.scores + r * h.t_pad;
-    if (a.bias != nullptr || a.window >= 0) adjust_scores(a, head, first + r, {keys.begin, last}, scores);
+    if (a.bias != nullptr || a.windowed()) adjust_scores(a, head, first + r, {keys.begin, last}, scores);
     inverse[r] = softmax_row(scores + keys.begin, last - keys.begin, keys.end - keys.begin);
   }
   multiply_rows<R>(h.scores, h.t_pad, h.values, {0, h.d_pad}, a.tokens, {keys.begin, last},

@@ -113,7 +113,7 @@ std::vector<double> attended(const AttentionArgs& a, const HeadFactors& f, int32
   const auto column = [&](int64_t t) { return a.columns == nullptr ? t : int64_t{a.columns[t]}; };
   for (int64_t t = 0; t < a.tokens; ++t) {
     const int64_t apart = column(t) - column(row);
-    if (a.window >= 0 && std::llabs(apart) > a.window) {
+    if (apart > a.after || -apart > a.before) {
       weight[t] = -std::numeric_limits<double>::infinity();
       continue;
     }
@@ -163,7 +163,7 @@ void check_attention(const Kernels& t) {
     }
     // NaN wherever a kernel would read before it wrote.
     Buffer<float> scratch(attention_scratch(tokens, d));
-    // A bias by distance, a window and gaps between the columns, each in some of the cases.
+    // A bias by distance, a window, causality and gaps between the columns, each in some of the cases.
     Buffer<int32_t> columns(tokens);
     const bool gaps = i % 4 == 1;
     for (int64_t t = 0, at = 0; t < tokens; ++t, ++at) {
@@ -173,7 +173,8 @@ void check_attention(const Kernels& t) {
     const int64_t span = columns[tokens - 1], stride = 2 * span + 1;
     Buffer<float> bias(heads * stride);
     for (int64_t j = 0; j < bias.size; ++j) bias[j] = random_float(3.0f);
-    const int64_t window = far ? 900 : i % 3 == 2 ? random_int(0, 1 + span) : -1;
+    const int64_t before = far ? 900 : i % 3 == 2 ? random_int(0, 1 + span) : kEveryKey;
+    const int64_t after = i % 5 == 4 ? 0 : i % 5 == 3 ? random_int(0, 1 + span) : before;
     const auto run = [&](Matrix& to, int32_t begin, int32_t end) {
       for (int64_t j = 0; j < scratch.size; ++j) scratch[j] = NAN;
       const AttentionArgs a = {qkv.get(),
@@ -187,7 +188,8 @@ void check_attention(const Kernels& t) {
                                scratch.get(),
                                i % 2 ? bias.get() + span : nullptr,
                                stride,
-                               window,
+                               before,
+                               after,
                                gaps ? columns.get() : nullptr};
       t.attention(a, begin, end);
       return a;

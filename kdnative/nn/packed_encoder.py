@@ -1,0 +1,167 @@
+"""What native encoders have in common: one packed buffer, and a state dict of plain tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdnative.nn import encoder_format
+from kdnative.nn.encoder_parts import LINEARS, EncoderParts, complete
+
+__all__ = ["PackedEncoder"]
+
+_ASSIGN = {"assign_to_params_buffers": True}  # what torch tells modules in load_state_dict(assign=True)
+
+
+class PackedEncoder(nn.Module):
+    """Layers, and whatever comes before them, in one uint8 buffer ``packed``; ``spec`` says what is in it.
+
+    ``state_dict()`` gives plain tensors instead of the buffer, and ``load_state_dict()`` packs them. Modules that are
+    not part of the buffer are ordinary children: a class lists them in :meth:`_empty_children`.
+    """
+
+    packed: Tensor
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        """An encoder with zero weights, to be filled by ``load_state_dict``."""
+        super().__init__()
+        with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
+            parts = EncoderParts(spec)
+            self._set(parts.spec, self._empty_children(spec), encoder_format.pack(parts))
+
+    def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
+        self._spec = dict(spec)
+        self._plain_names: tuple[str, ...] = ()  # known when somebody asks
+        self.register_buffer("packed", packed, persistent=False)
+        for name, child in children.items():
+            self.register_module(name, child)
+
+    @staticmethod
+    def _empty_children(spec: dict[str, Any]) -> dict[str, nn.Module | None]:
+        """The children that belong to a spec, without values; None where it has none of that name."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> PackedEncoder:
+        """An encoder with zero weights, to be filled by ``load_state_dict``.
+
+        Raises:
+            ValueError: a size is not positive, or a scheme or the activation is unknown.
+        """
+        return cls(spec).eval()
+
+    @classmethod
+    def unfilled(cls, spec: dict[str, Any]) -> PackedEncoder:
+        """An encoder without weights (``packed`` is an empty meta tensor) for ``load_state_dict`` or :meth:`fill`.
+
+        Raises:
+            ValueError: as :meth:`from_spec`.
+        """
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        with torch.device("cpu"):
+            packed = torch.empty(0, dtype=torch.uint8, device="meta")
+            module._set(complete(spec), cls._empty_children(spec), packed)
+        return module.eval()
+
+    @classmethod
+    def from_parts(cls, parts: EncoderParts, **children: nn.Module | None) -> PackedEncoder:
+        """An encoder from its plain form, and its children as ``parts.spec`` describes them."""
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._set(parts.spec, children, encoder_format.pack(parts))
+        return module.eval()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """A copy of the sizes, schemes and names this was built from, as JSON can hold them."""
+        return {**self._spec, "layers": [dict(layer) for layer in self._spec["layers"]]}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are: the CPU, if they are anywhere."""
+        return self._buffers["packed"].device
+
+    def parts(self) -> EncoderParts:
+        """A copy of every weight in plain form, without children."""
+        with torch.device("cpu"):
+            return encoder_format.unpack(self.packed, self.spec)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        parts = EncoderParts(self.spec, "meta") if self.packed.is_meta else self.parts()
+        destination.update(parts.state_dict(prefix=prefix))
+
+    def fill(self, read: Callable[[str, Tensor | None], Tensor]) -> list[str]:
+        """Give an encoder its weights one part after the other, so that they are never all in memory twice.
+
+        Args:
+            read: returns the plain tensor of a name of :meth:`plain_names`. Its second argument is None, or memory of
+                the packed weights where this tensor belongs as it is: what is put there need not be copied. The tensor
+                may have another shape or dtype than the memory; then it is returned elsewhere, and is an error.
+
+        Returns:
+            What is wrong with the tensors, in words; if anything is, the encoder is as it was.
+        """
+        errors: list[str] = []
+        parts = EncoderParts(self.spec, "meta")
+        names = {module: name for name, module in parts.named_modules()}
+        keys: dict[str, list[str]] = {}
+        for key in parts.state_dict():
+            keys.setdefault(key.rpartition(".")[0], []).append(key)
+
+        def fill(module: nn.Module, places: Mapping[str, Tensor]) -> None:
+            name = names[module]
+            state = {key: read(key, places.get(key.rpartition(".")[2])) for key in keys[name]}
+            module._load_from_state_dict(state, f"{name}.", _ASSIGN, True, [], [], errors)
+
+        with torch.device("cpu"):
+            packed = encoder_format.pack(parts, fill)
+        if not errors:
+            self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+        return errors
+
+    def plain_names(self) -> list[str]:
+        """Names of the tensors in ``state_dict()``, without those of children."""
+        if not self._plain_names:
+            self._plain_names = tuple(EncoderParts(self.spec, "meta").state_dict())
+        return list(self._plain_names)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, False, [], [], [])  # runs pre-hooks
+        own, children = self.plain_names(), tuple(f"{prefix}{name}." for name, _ in self.named_children())
+        known = {prefix + name: name for name in own}
+        given = [key for key in state_dict if key.startswith(prefix)]
+        unexpected_keys += [key for key in given if key not in known and not key.startswith(children)]
+        missing = [key for key in known if key not in state_dict]
+        if not missing:
+            error_msgs += self.fill(lambda name, place: state_dict[prefix + name])
+        elif len(missing) < len(known):
+            self._load_some(state_dict, prefix, strict, missing_keys, error_msgs)
+        else:
+            missing_keys += missing
+
+    def _load_some(self, state_dict, prefix, strict, missing_keys, error_msgs):
+        """Loads what is there; like in torch the rest stays as it is."""
+        with torch.device("cpu"):
+            parts = EncoderParts(self.spec) if self.packed.is_meta else self.parts()
+        before = len(error_msgs)
+        for name, module in parts.named_modules(prefix=prefix.rstrip(".")):
+            # Torch calls this for each module of a tree; the parts are one, if only for the moment.
+            own = f"{name}." if name else ""
+            module._load_from_state_dict(state_dict, own, {}, strict, missing_keys, [], error_msgs)
+        if len(error_msgs) == before:
+            packed = encoder_format.pack(parts)
+            self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+
+    def extra_repr(self) -> str:
+        spec = self._spec
+        schemes = sorted({layer[name] for layer in spec["layers"] for name in LINEARS})
+        sizes = [f"layers={len(spec['layers'])}", f"hidden_size={spec['hidden_size']}"]
+        sizes += [f"vocab_size={spec['vocab_size']}"] if spec["vocab_size"] else []
+        return f"{', '.join(sizes)}, schemes={', '.join(schemes)}"

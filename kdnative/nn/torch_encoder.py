@@ -1,0 +1,100 @@
+"""``nn.TransformerEncoder`` and its layer, recognised and rebuilt as :class:`kdnative.nn.TransformerEncoder`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kdnative.nn.encoder_parts import EncoderParts
+from kdnative.nn.layer_conversion import (
+    Layer,
+    Quantize,
+    Unsupported,
+    activation_name,
+    copy_norms,
+    layer_spec,
+    one_of,
+    quantized_layer,
+)
+from kdnative.nn.transformer import TransformerEncoder
+
+__all__ = ["encoder_from_torch", "input_projection", "is_encoder"]
+
+
+def is_encoder(module: nn.Module) -> bool:
+    """Whether ``module`` is torch's encoder or one of its layers, and no subclass."""
+    return type(module) in (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+
+
+def input_projection(attention: nn.MultiheadAttention) -> nn.Linear | None:
+    """The linear that gives queries, keys and values, on the parameters of ``attention``; None if there are three."""
+    if attention.in_proj_weight is None:
+        return None
+    rows, columns = attention.in_proj_weight.shape
+    linear = nn.Linear(columns, rows, bias=attention.in_proj_bias is not None, device="meta")
+    linear.weight, linear.bias = attention.in_proj_weight, attention.in_proj_bias
+    return linear
+
+
+def encoder_from_torch(module: nn.Module, quantize: Quantize) -> TransformerEncoder | str:
+    """Rebuild an ``nn.TransformerEncoder`` or an ``nn.TransformerEncoderLayer``; ``module`` is not changed.
+
+    Args:
+        module: the encoder or layer.
+        quantize: see :data:`kdnative.nn.layer_conversion.Quantize`; queries, keys and values go by the name of the
+            ``nn.MultiheadAttention``.
+
+    Returns:
+        The native encoder, or the reason in words why there can be none.
+    """
+    try:
+        return _convert(module, quantize)
+    except Unsupported as reason:
+        return str(reason)
+
+
+def _convert(module: nn.Module, quantize: Quantize) -> TransformerEncoder:
+    whole = isinstance(module, nn.TransformerEncoder)
+    floats = [*module.layers] if whole else [module]
+    if not floats:
+        raise Unsupported("it has no layers")
+    final = module.norm if whole else None
+    if final is not None and (type(final) is not nn.LayerNorm or final.weight is None):
+        raise Unsupported("its final norm is no nn.LayerNorm with a weight")
+    layers = [_layer(layer, f"layers.{i}." if whole else "") for i, layer in enumerate(floats)]
+    hidden = floats[0].linear1.in_features
+    linears = [quantized_layer(layer, hidden, False, quantize) for layer in layers]
+    spec = {
+        "embeddings": False,
+        "hidden_size": hidden,
+        "norm": "pre" if one_of([layer.norm_first for layer in floats], "norm_first") else "post",
+        "activation": one_of([activation_name(layer.activation) for layer in layers], "activation"),
+        "eps": one_of([norm.eps for layer in layers for norm in layer.norms.values()], "LayerNorm eps"),
+        "batch_first": one_of([layer.self_attn.batch_first for layer in floats], "batch_first"),
+        "final_norm": None if final is None else {"eps": final.eps, "bias": final.bias is not None},
+        "layers": [layer_spec(layer, own) for layer, own in zip(layers, linears, strict=True)],
+    }
+    parts = EncoderParts(spec)
+    for part, layer, own in zip(parts.layers, layers, linears, strict=True):
+        for name, linear in own.items():
+            setattr(part, name, linear)
+        copy_norms(part, layer)
+    return TransformerEncoder.from_parts(parts, norm=final)
+
+
+def _layer(layer: nn.Module, prefix: str) -> Layer:
+    attention = layer.self_attn
+    if type(layer) is not nn.TransformerEncoderLayer or type(attention) is not nn.MultiheadAttention:
+        raise Unsupported(f"{prefix}self_attn or its layer is of a class of its own")
+    linear = input_projection(attention)
+    if linear is None or attention.bias_k is not None or attention.add_zero_attn:
+        raise Unsupported(f"{prefix}self_attn has kdim, vdim, add_bias_kv or add_zero_attn")
+    return Layer(
+        [(prefix + "self_attn", linear)],
+        (prefix + "self_attn.out_proj", attention.out_proj),
+        [(prefix + "linear1", layer.linear1)],
+        (prefix + "linear2", layer.linear2),
+        {"attention_norm": layer.norm1, ("ffn_norm" if layer.norm_first else "output_norm"): layer.norm2},
+        attention.head_dim,
+        attention.head_dim**-0.5,
+        layer.activation,
+    )
