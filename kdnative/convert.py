@@ -264,8 +264,8 @@ class _Plan:
             used[full] = self._quantized(full, linear)
             return used[full]
 
-        rebuild = torch_encoder.encoder_from_torch if torch_encoder.is_encoder(module) else hf.encoder_from_hf
-        encoder = rebuild(module, quantize)
+        is_torch = torch_encoder.is_encoder(module)
+        encoder = (torch_encoder.encoder_from_torch if is_torch else hf.encoder_from_hf)(module, quantize)
         if isinstance(encoder, str):
             return encoder
         self.replacements[id(module)] = encoder
@@ -278,7 +278,7 @@ class _Plan:
             remaining -= size
             scheme, reason = self._scheme_text(inner, part, dense=True), f"runs inside the fused encoder {own}"
             if scheme != self._scheme_text(inner, part):
-                reason += ", where weights are dense: fuse=False converts layer by layer"
+                reason += f", where weights are dense{'' if is_torch else ': fuse=False converts layer by layer'}"
             self._row(inner, part, "fused", scheme, reason, size)
         self._row(name, module, "fused", None, "the whole encoder is one native operator", max(remaining, 0))
         return None

@@ -46,9 +46,9 @@ struct EncoderInputs {
 };
 
 // out: fp32 [B, T, hidden_size]; rows of dropped tokens become 0. Every token that is kept attends to every kept token
-// of its sequence. Returns nullptr, or what is wrong with the inputs, in words; the text is valid until the next call
-// on this thread and nothing has been written then. Results do not depend on the number of threads. Working memory is
-// scratch() of the calling thread, so no input may live there.
+// of its sequence, unless `causal` or a window says less. Returns nullptr, or what is wrong with the inputs, in words;
+// the text is valid until the next call on this thread and nothing has been written then. Results do not depend on the
+// number of threads. Working memory is scratch() of the calling thread, so no input may live there.
 const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, const EncoderInputs& in, float* out);
 
 }  // namespace kdnative::cpu
