@@ -164,6 +164,10 @@ class Encoder(PackedEncoder):
             return (hidden,) if pooler is None else (hidden, pooled)
         return _output(self._output, hidden, pooled)
 
+    def can_generate(self) -> bool:
+        """What transformers' pipelines ask: no, an encoder does not."""
+        return False
+
     def save_pretrained(self, *arguments: Any, **options: Any) -> None:
         """What libraries call on a transformers model; this one is none, and raises TypeError."""
         raise TypeError(
@@ -218,9 +222,9 @@ def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
 _set_item = OrderedDict.__setitem__
 
 
-# Arguments that reach an encoder on their way through a model and change nothing in it: a cache is for decoders, and
-# Trainer counts the items of a batch for the loss.
-_WITHOUT_EFFECT = ("num_items_in_batch", "use_cache")
+# Arguments that reach an encoder on their way through a model and change nothing in it: a cache is for decoders,
+# Trainer counts the items of a batch for the loss, and ModernBERT of transformers 4 says the shape of input_ids again.
+_WITHOUT_EFFECT = ("batch_size", "num_items_in_batch", "seq_len", "use_cache")
 
 
 def _refuse_unsupported(input_ids: Tensor | None, inputs_embeds: Any, others: dict[str, Any]) -> None:
