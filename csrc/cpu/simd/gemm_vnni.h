@@ -62,10 +62,11 @@ int32_t row_sum(const int8_t* q, int64_t k_pad) {
 // int8 weights, rows x (2 * Ints::width) columns from c on.
 //
 // The weights become unsigned by flipping the top bit (w + 128, one instruction shared by all rows), the activations
-// are broadcast as they are, and 128 * (sum of the row) is taken out.
+// are broadcast as they are, and 128 * (sum of the row) is taken out. `ahead`: what to fetch, in bytes from what is
+// read.
 template <typename Dot, int rows>
 [[gnu::noinline]] void block_w8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t c,
-                                const int32_t* sums) {
+                                const int32_t* sums, int64_t ahead) {
   constexpr int kChains = vnni_chains(rows);
   constexpr int64_t kColumns = 2 * Ints::width;
   // The second vector is the next 16 columns, or the other half of these.
@@ -80,8 +81,8 @@ template <typename Dot, int rows>
   for (int64_t k = 0; k < w.k_pad; k += 4 * kChains) {
     for (int s = 0; s < kChains; ++s) {
       const int64_t at = (k + 4 * s) * 16;
-      __builtin_prefetch(b0 + at + kPrefetch);
-      if (Ints::width == 16) __builtin_prefetch(b1 + at + kPrefetch);
+      __builtin_prefetch(b0 + at + ahead);
+      if (Ints::width == 16) __builtin_prefetch(b1 + at + ahead);
       const Ints u0 = Ints::load(b0 + at) ^ top, u1 = Ints::load(b1 + at) ^ top;
       for (int i = 0; i < rows; ++i) {
         const Ints x = Ints::set1(load_quad(q + i * a.k_pad + k + 4 * s));
@@ -112,8 +113,11 @@ void vnni_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
   for_row_chunks(range, [&](int64_t m, int64_t end) {
     for (int64_t r = m; r < end; ++r) sums[r - m] = row_sum<Dot>(a.q + r * a.k_pad, a.k_pad);
     for (int64_t c = range.tile_begin * kTileN; c < last; c += 2 * Ints::width) {
-      for_row_blocks<Dot::kRows>(
-          m, end, [&](int64_t r, auto rows) { block_w8<Dot, rows.count>(w, a, e, r, c, sums + (r - m)); });
+      // The first rows wait for their weights. While the next ones multiply the same, those of the next columns come.
+      for_row_blocks<Dot::kRows>(m, end, [&](int64_t r, auto rows) {
+        const int64_t ahead = r == m ? kPrefetch : 2 * Ints::width * w.k_pad;
+        block_w8<Dot, rows.count>(w, a, e, r, c, sums + (r - m), ahead);
+      });
     }
   });
 }
