@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -84,7 +85,9 @@ class Encoder(PackedEncoder):
         return {
             **super().spec,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "transformers": plain if plain is None or isinstance(plain, dict) else hf_config.to_plain(plain),
+            "transformers": copy.deepcopy(plain)
+            if plain is None or isinstance(plain, dict)
+            else hf_config.to_plain(plain),
         }
 
     @property
