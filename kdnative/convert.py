@@ -20,6 +20,7 @@ from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
 from kdnative.selection import Choice, Selection
+from kdnative.sizes import bytes_of, fused_bytes, native_shape, own_tensors
 
 __all__ = ["MIN_IN_FEATURES", "MIN_OUT_FEATURES", "ConversionReport", "ConversionRow", "convert_"]
 
@@ -50,8 +51,10 @@ def convert_(
 
     Encoders of Hugging Face transformers that the library knows (BERT, MiniLM and others, pruned or not) become one
     :class:`kdnative.nn.Encoder`, and ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`.
-    Everywhere else ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear`` and ``nn.Embedding`` are replaced one by one.
-    What remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it was trained with.
+    Everywhere else ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2
+    are replaced one by one. What remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it
+    was trained with. Layers that share a weight, as a language model's head does with its embedding, each get their
+    own; only embeddings go on sharing one table.
 
     With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros gets the dense form of the scheme, which
     computes the same and is faster then (:mod:`kdnative.crossover`); fused encoders are dense too (``fuse=False``
@@ -122,6 +125,7 @@ class _Plan:
         self.rows: dict[str, ConversionRow] = {}
         self.counted: set[int] = set()  # tensors whose bytes are in a row already
         self.owners = owners_of(self.modules)
+        self.tables: dict[tuple, Embedding] = {}  # by the float table
         # Where torch's own encoders are to be fused, layers that these read without calling them can be converted too.
         self.torch_encoders = {n for n, m in self.modules.items() if fuse and torch_encoder.is_encoder(m)}
         layers = [n for n, m in self.modules.items() if self._layer(n) is not None or isinstance(m, _NATIVE)]
@@ -131,10 +135,12 @@ class _Plan:
     # -- deciding ------------------------------------------------------------------------------------------------------
 
     def _layer(self, name: str) -> nn.Linear | nn.Embedding | None:
-        """The linear or embedding that a module is; None for other modules."""
+        """The linear or embedding that a module is, or amounts to; None for other modules."""
         module = self.modules[name]
         if type(module) is nn.MultiheadAttention and self._in_torch_encoder(name):
             return torch_encoder.input_projection(module)
+        if hf.is_conv1d(module):
+            return hf.linear_of_conv1d(module)
         return module if isinstance(module, _LAYERS) else None
 
     def _in_torch_encoder(self, name: str) -> bool:
@@ -181,8 +187,11 @@ class _Plan:
 
     def _obstacle(self, name: str, module: nn.Module, choice: Choice) -> str | None:
         """Why a layer can't become native; None when it can."""
-        known = (NonDynamicallyQuantizableLinear,) if self._in_torch_encoder(name) else ()  # that of attention
-        general = unusual(module, known) or self._shared(name, module)
+        known = (nn.Linear, nn.Embedding, FakeQuantLinear)
+        if self._in_torch_encoder(name):  # whose attention has a class of its own for a linear
+            known += (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)
+        own = self.modules[name]
+        general = unusual(own, known + ((type(own),) if hf.is_conv1d(own) else ())) or self._read_by_parent(name)
         if general:
             return general
         weight = module.weight.detach()
@@ -210,17 +219,18 @@ class _Plan:
             return str(error)
         return None
 
-    def _shared(self, name: str, module: nn.Module) -> str | None:
-        """Another module uses the same weight, or reads this one's without calling it."""
-        others = [o for o in self.owners.get(storage(module.weight), ()) if o != name]
-        if others:
-            return f"its weight is shared with {', '.join(others)}"
-        parent_name = name.rpartition(".")[0]
-        parent = self.modules[parent_name] if name else None
+    def _read_by_parent(self, name: str) -> str | None:
+        """A module that contains this one reads its weight without calling it."""
+        parent = self.modules[name.rpartition(".")[0]] if name else None
         fast_path = isinstance(parent, nn.TransformerEncoderLayer) and parent.activation_relu_or_gelu
         if fast_path and not self._in_torch_encoder(name):
             return "nn.TransformerEncoderLayer reads this weight itself in its fast path"
         return None
+
+    def _twins(self, name: str, layer: nn.Linear | nn.Embedding) -> str:
+        """What the reason of a layer says of others with the same weight."""
+        others = [o for o in self.owners.get(storage(layer.weight), ()) if o != name]
+        return f"; its weight was also that of {', '.join(others)}" if others else ""
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -272,13 +282,15 @@ class _Plan:
         remaining = sum(t.numel() * t.element_size() for t in (*encoder.parameters(), *encoder.buffers()))
         own = name or "(model)"
         for inner, part in self.modules.items():
-            if not _within(inner, name) or inner == name or not _own_tensors(part, buffers=False):
+            if not _within(inner, name) or inner == name or not own_tensors(part, buffers=False):
                 continue
-            size = _fused_bytes(inner, self._layer(inner) or part, used.get(inner))
+            size = fused_bytes(inner, self._layer(inner) or part, used.get(inner))
             remaining -= size
             scheme, reason = self._scheme_text(inner, part, dense=True), f"runs inside the fused encoder {own}"
             if scheme != self._scheme_text(inner, part):
                 reason += f", where weights are dense{'' if is_torch else ': fuse=False converts layer by layer'}"
+            if (layer := self._layer(inner)) is not None:
+                reason += self._twins(inner, layer)
             self._row(inner, part, "fused", scheme, reason, size)
         self._row(name, module, "fused", None, "the whole encoder is one native operator", max(remaining, 0))
         return None
@@ -290,25 +302,38 @@ class _Plan:
                 continue
             if isinstance(module, _NATIVE):
                 self._row(name, module, "kept", None, "already native")
-            elif isinstance(module, _LAYERS):
-                scheme, reason = self.verdicts[name].scheme, self.verdicts[name].reason
-                if scheme and isinstance(module, nn.Linear):
-                    reason = self._slower_natively(name, module)
-                if scheme is None or reason:
-                    self._row(name, module, "kept", None, reason)
-                    continue
-                if isinstance(module, nn.Embedding):
-                    native, text = Embedding.from_float(module), self._scheme_text(name, module)
-                    reason = "int8 table, one scale per row"
-                else:
-                    weight = self._quantized(name, module)
-                    explicit = self.selection.choose(name).explicit
-                    scheme, reason = dense_or_sparse(name, weight.qweight, scheme, self.sparse_rows, explicit)
-                    native, text = Linear.from_quantized(weight, module.bias, scheme), str(scheme)
-                self.replacements[id(module)] = native
-                self._row(name, module, "converted", text, reason, _bytes(_own_tensors(native)))
-            elif _own_tensors(module, buffers=False):
+            elif (layer := self._layer(name)) is not None:
+                self._replace(name, module, layer)
+            elif own_tensors(module, buffers=False):
                 self._row(name, module, "kept", None, f"there is no native {type(module).__name__}: it runs in torch")
+
+    def _replace(self, name: str, module: nn.Module, layer: nn.Linear | nn.Embedding) -> None:
+        """Build the native form of ``layer``, which ``module`` amounts to, unless it stays as it is."""
+        scheme, reason = self.verdicts[name].scheme, self.verdicts[name].reason
+        if scheme and isinstance(layer, nn.Linear):
+            reason = self._slower_natively(name, layer)
+        if scheme is None or reason:
+            self._row(name, module, "kept", None, reason)
+            return
+        if isinstance(layer, nn.Embedding):
+            native, text = self._table(layer), self._scheme_text(name, layer)
+            reason = "int8 table, one scale per row"
+        else:
+            weight = self._quantized(name, layer)
+            explicit = self.selection.choose(name).explicit
+            scheme, reason = dense_or_sparse(name, weight.qweight, scheme, self.sparse_rows, explicit)
+            native, text = Linear.from_quantized(weight, layer.bias, scheme), str(scheme)
+        self.replacements[id(module)] = native
+        after = [t for t in own_tensors(native) if id(t) not in self.counted]
+        self.counted.update(map(id, after))
+        self._row(name, module, "converted", text, reason + self._twins(name, layer), bytes_of(after))
+
+    def _table(self, embedding: nn.Embedding) -> Embedding:
+        """An int8 table; embeddings of one float table have one int8 table too."""
+        native, weight = Embedding.from_float(embedding), embedding.weight
+        first = self.tables.setdefault((storage(weight), weight.shape, weight.stride()), native)
+        native.qweight, native.scale = first.qweight, first.scale
+        return native
 
     def _slower_natively(self, name: str, module: nn.Linear) -> str:
         """Why the float layer is faster for its shape; empty when it is not, or when the user wants it regardless."""
@@ -339,14 +364,11 @@ class _Plan:
     def _row(
         self, name: str, module: nn.Module, action: str, scheme: str | None, reason: str, after: int | None = None
     ) -> None:
-        own = [t for t in _own_tensors(module) if id(t) not in self.counted]
+        own = [t for t in own_tensors(module) if id(t) not in self.counted]
         self.counted.update(map(id, own))
-        before = _bytes(own)
-        own_weights = (module._parameters.get(key) for key in ("weight", "in_proj_weight"))
-        weight = next(
-            (w for w in own_weights if w is not None), None
-        )  # not module.weight: of a native module it is lazy
-        shape = _native_shape(module) if weight is None else list(weight.shape)
+        before = bytes_of(own)
+        weight = (self._layer(name) or module)._parameters.get("weight")  # of a native module `weight` is lazy
+        shape = native_shape(module) if weight is None else list(weight.shape)
         after = before if after is None else after
         self.rows[name] = ConversionRow(name, type(module).__name__, action, scheme, reason, shape, before, after)
 
@@ -365,29 +387,3 @@ class _Plan:
 
 def _within(name: str, outer: str) -> bool:
     return outer in ("", name) or name.startswith(f"{outer}.")
-
-
-def _own_tensors(module: nn.Module, buffers: bool = True) -> list[Tensor]:
-    return [*module.parameters(recurse=False), *(module.buffers(recurse=False) if buffers else ())]
-
-
-def _native_shape(module: nn.Module) -> list[int] | None:
-    if isinstance(module, Linear):
-        return [module.out_features, module.in_features]
-    return [module.num_embeddings, module.embedding_dim] if isinstance(module, Embedding) else None
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _fused_bytes(name: str, part: nn.Module, weight: QuantizedWeight | None) -> int:
-    """Bytes of a part inside an encoder's buffer, without padding: int8 tables, float32 vectors, weights by scheme."""
-    if isinstance(part, nn.Embedding) and not hf.stays_in_float(name):
-        return part.weight.numel() + 4 * part.num_embeddings
-    if weight is None:
-        return 4 * sum(p.numel() for p in part.parameters(recurse=False))
-    codes = weight.qweight.numel() * weight.bits // 8
-    zeros = 0 if weight.zero is None else weight.zero.numel()
-    zeros += 0 if weight.group_scale is None else weight.group_scale.numel()
-    return codes + 4 * weight.scale.numel() + zeros + (0 if part.bias is None else 4 * part.out_features)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kdnative.quantize import FakeQuantLinear
-
 __all__ = ["hooked", "owners_of", "storage", "unusual"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -37,8 +35,8 @@ def hooked(module: nn.Module) -> str | None:
     return None
 
 
-def unusual(module: nn.Module, known: tuple[type, ...] = ()) -> str | None:
-    """Why a layer is not a plain Linear or Embedding, nor of exactly one of the classes ``known``."""
+def unusual(module: nn.Module, known: tuple[type, ...]) -> str | None:
+    """Why a layer is not plain: not exactly of one of the classes ``known``, or changed from outside."""
     if parametrize.is_parametrized(module):
         return (
             f"it is parametrized ({', '.join(module.parametrizations)}): make that permanent first, with "
@@ -46,7 +44,7 @@ def unusual(module: nn.Module, known: tuple[type, ...] = ()) -> str | None:
         )
     if "weight_mask" in module._buffers:
         return "it has a pruning mask: make that permanent first, with kdnative.prune.finalize_masks_"
-    if type(module) not in (nn.Linear, nn.Embedding, FakeQuantLinear, *known):
+    if type(module) not in known:
         base = "nn.Linear" if isinstance(module, nn.Linear) else "nn.Embedding"
         return f"{type(module).__name__} is a subclass of {base} and may behave in its own way"
     hooks = hooked(module)

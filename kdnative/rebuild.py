@@ -136,6 +136,7 @@ def takes_place_of(entry: dict, module: nn.Module) -> bool:
         if entry["class"] == "kdnative.nn.Linear"
         else (("num_embeddings", "embedding_dim"), nn.Embedding)
     )
+    module = hf.linear_of_conv1d(module) if hf.is_conv1d(module) else module
     return type(module) is cls and all(getattr(module, name) == spec[name] for name in sizes)
 
 

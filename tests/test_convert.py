@@ -249,22 +249,6 @@ def test_every_impossible_request_is_listed_at_once():
     assert all(f"\n  {name}: " in str(info.value) for name in "012")
 
 
-def test_tied_weights_stay_shared():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.body = nn.Embedding(100, 64), nn.Linear(64, 64)
-            self.head = nn.Linear(64, 100, bias=False)
-            self.head.weight = self.embed.weight
-
-    model = Model()
-    report = convert_(model)
-    assert model.head.weight is model.embed.weight and type(model.body) is Linear
-    found = rows(report)
-    assert found["head"].reason == "its weight is shared with embed" and found["head"].bytes_before == 0
-    assert found["embed"].reason == "its weight is shared with head" and found["embed"].bytes_before == 25600
-
-
 def unusual_layers():
     class Scaled(nn.Linear):
         def forward(self, x):

@@ -99,14 +99,19 @@ def test_encoder_that_was_asked_for_hidden_states_before():
     assert convert_(model).totals["fused"]
 
 
-def test_tied_decoder_keeps_the_embedding_in_float():
+def test_tied_decoder_of_masked_language_models():
     transformers = pytest.importorskip("transformers")
-    config = bert().config
-    model = transformers.BertForMaskedLM(config).eval()
-    found = rows(convert_(model))
-    assert "shared with cls.predictions.decoder" in found["bert.embeddings.word_embeddings"].reason
-    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
-    assert found["bert.encoder.layer.0.output.dense"].action == "converted"
+    model = transformers.BertForMaskedLM(bert().config).eval()
+    ids = torch.randint(0, 200, (2, 7))
+    with torch.no_grad():
+        expected = model(ids).logits
+        found = rows(convert_(model))
+        y = model(ids).logits
+    assert type(model.bert) is Encoder and type(model.cls.predictions.decoder) is Linear
+    assert (y - expected).norm() < 0.02 * expected.norm()
+    own = "its weight was also that of cls.predictions.decoder"
+    assert found["bert.embeddings.word_embeddings"].reason == f"runs inside the fused encoder bert; {own}"
+    assert found["cls.predictions.decoder"].bytes_before == 0  # its tensors were counted where they came first
 
 
 def test_qat_encoder_is_fused_with_its_trained_weights():

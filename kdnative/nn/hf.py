@@ -25,7 +25,7 @@ from kdnative.nn.layer_conversion import (
 )
 from kdnative.nn.linear import Linear
 
-__all__ = ["encoder_from_hf", "is_encoder", "stays_in_float"]
+__all__ = ["encoder_from_hf", "is_conv1d", "is_encoder", "linear_of_conv1d", "stays_in_float"]
 
 
 def is_encoder(module: nn.Module) -> bool:
@@ -43,6 +43,19 @@ def is_encoder(module: nn.Module) -> bool:
 
 def _is_known(module: nn.Module) -> bool:
     return type(module).__module__.startswith("transformers.models.") and type(module).__name__ in READERS
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether ``module`` is the layer that GPT-2 and its kin have for a linear one: ``[K, N]`` weights."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
+
+
+def linear_of_conv1d(module: nn.Module) -> nn.Linear:
+    """The linear that computes the same, on the parameters of ``module``."""
+    inputs, outputs = module.weight.shape
+    linear = nn.Linear(inputs, outputs, device="meta")
+    linear.weight, linear.bias = nn.Parameter(module.weight.detach().t()), module.bias
+    return linear
 
 
 def encoder_from_hf(module: nn.Module, quantize: Quantize) -> Encoder | str:

@@ -332,14 +332,20 @@ class OwnLayer(nn.TransformerEncoderLayer):
     pass
 
 
-def _shared(model):
-    model.layers[1].linear1.weight = model.layers[0].linear1.weight
-    return model
-
-
 def _hooked(model):
     model.layers[1].self_attn.register_forward_hook(lambda *_: None)
     return model
+
+
+def test_layers_that_share_a_weight():
+    shared, apart, x = encoder(), encoder(), torch.randn(2, 5, 48)
+    with torch.no_grad():
+        apart.layers[1].linear1.weight.copy_(apart.layers[0].linear1.weight)
+    shared.layers[1].linear1.weight = shared.layers[0].linear1.weight
+    reason = {row.name: row.reason for row in convert_(shared).rows}["layers.1.linear1"]
+    convert_(apart)
+    assert type(shared) is TransformerEncoder and torch.equal(shared(x), apart(x))
+    assert reason.endswith("; its weight was also that of layers.0.linear1")
 
 
 @pytest.mark.parametrize(
@@ -352,7 +358,6 @@ def _hooked(model):
             lambda: nn.TransformerEncoder(OwnLayer(48, 3, 100, batch_first=True), 2, enable_nested_tensor=False),
             "is of a class of its own",
         ),
-        (lambda: _shared(encoder()), "its weight is shared with layers"),
         (lambda: _hooked(encoder()), "has hooks"),
     ],
 )
