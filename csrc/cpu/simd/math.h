@@ -46,8 +46,9 @@ inline Vec tanh(Vec x) {
 }
 
 // Vectors that activations take at a time. Each step is done for all of them before the next one: a polynomial is a
-// chain of dependent steps, and the processor does not look far enough ahead to find the next vector's.
-constexpr int kAbreast = 4;
+// chain of dependent steps, and the processor does not look far enough ahead to find the next vector's. Registers limit
+// them: AVX-512 has twice as many.
+constexpr int kAbreast = Vec::width == 16 ? 8 : 4;
 
 // x = x (0.5 + x R(x^2)), where R is a polynomial in u = shrink x^2 - 1, which is -1..1 as x^2 runs from 0 to `limit`;
 // beyond, the bracket is 0 or 1. It takes no division, and the variable in the middle of its range keeps the terms from
