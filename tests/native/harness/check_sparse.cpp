@@ -259,6 +259,25 @@ void check_damage(const Tables& tables, SparseLayer& layer, int64_t m) {
   }
 }
 
+// An index that is one beyond the end, at any place of the first and the last quad.
+void check_bounds(const Tables& tables, SparseLayer& layer, int64_t m) {
+  Rows a(m, layer.k, false);
+  const int64_t indices = 4 * layer.header.count;
+  for (const int64_t place : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{3}, indices - 4, indices - 1}) {
+    Buffer<uint8_t> packed(static_cast<int64_t>(layer.bytes.size()));
+    std::memcpy(packed.get(), layer.bytes.data(), layer.bytes.size());
+    const auto beyond = static_cast<uint16_t>(layer.k_pad);
+    std::memcpy(packed.get() + layer.header.index + 2 * place, &beyond, sizeof beyond);
+    SparseLinear w;
+    check(parse_sparse(packed.get(), packed.size, &w) == nullptr, "parse", "4x1 with an index that is too large");
+    for (const Kernels* t : tables) {
+      Buffer<float> out(m * layer.n);
+      const bool taken = multiply(*t, w, a.view(), out.get(), {0, m, 0, layer.n_pad / kTileN}, false);
+      check(!taken, t->isa, "4x1: index " + std::to_string(place) + " is k_pad, and nothing was said");
+    }
+  }
+}
+
 }  // namespace
 
 void check_sparse(const Tables& given) {
@@ -294,6 +313,7 @@ void check_sparse(const Tables& given) {
     check_damage(tables, blocks, m);
     check_damage(tables, mask, m);
     check_damage(tables, codes, m);
+    check_bounds(tables, blocks, m);
   }
   // Long enough that streams without end would leave the buffer behind all of its other sections.
   SparseLayer mask(SparseFormat::mask, 64, 4096, 0.9), codes(SparseFormat::mask, 64, 4096, 0.9, 128);
