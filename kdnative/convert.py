@@ -14,7 +14,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kdnative.conversion import ConversionReport, ConversionRow
 from kdnative.crossover import dense_or_sparse
-from kdnative.nn import Embedding, Linear, hf, torch_encoder
+from kdnative.fusing import Rebuilder, rebuilder
+from kdnative.nn import Embedding, Linear, hf, hf_layers, torch_encoder
 from kdnative.obstacles import hooked, owners_of, storage, unusual
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, become, walk
@@ -238,14 +239,22 @@ class _Plan:
         """Build a native encoder for every encoder of transformers or torch that is known, outermost first."""
         done: list[str] = []
         for name, module in self.modules.items():
-            known = hf.is_encoder(module) or torch_encoder.is_encoder(module)
-            if any(_within(name, outer) for outer in done) or not known:
+            rebuild = rebuilder(module)
+            if any(_within(name, outer) for outer in done) or rebuild is None:
                 continue
-            result = self._refusal_to_fuse(name) or self._fused(name, module)
+            result = self._refusal_to_fuse(name) or self._fused(name, module, rebuild)
             if isinstance(result, str):
                 self._row(name, module, "kept", None, f"not fused: {result}; converted layer by layer instead")
                 self._judge_apart(name)
+                if self._has_known_layers(name):  # which may do better on their own
+                    continue
             done.append(name)
+
+    def _has_known_layers(self, name: str) -> bool:
+        return any(
+            inner != name and _within(inner, name) and hf_layers.is_layer(module)
+            for inner, module in self.modules.items()
+        )
 
     def _judge_apart(self, name: str) -> None:
         """The layers of an encoder that could not be fused will be on their own."""
@@ -266,7 +275,7 @@ class _Plan:
                 return f"{inner} is to keep float activations ({verdict.scheme}); the fused encoder has int8 ones only"
         return None
 
-    def _fused(self, name: str, module: nn.Module) -> str | None:
+    def _fused(self, name: str, module: nn.Module, rebuild: Rebuilder) -> str | None:
         used: dict[str, QuantizedWeight] = {}
 
         def quantize(inner: str, linear: nn.Linear) -> QuantizedWeight | None:
@@ -274,8 +283,7 @@ class _Plan:
             used[full] = self._quantized(full, linear)
             return used[full]
 
-        is_torch = torch_encoder.is_encoder(module)
-        encoder = (torch_encoder.encoder_from_torch if is_torch else hf.encoder_from_hf)(module, quantize)
+        encoder = rebuild(module, quantize)
         if isinstance(encoder, str):
             return encoder
         self.replacements[id(module)] = encoder
@@ -288,7 +296,8 @@ class _Plan:
             remaining -= size
             scheme, reason = self._scheme_text(inner, part, dense=True), f"runs inside the fused encoder {own}"
             if scheme != self._scheme_text(inner, part):
-                reason += f", where weights are dense{'' if is_torch else ': fuse=False converts layer by layer'}"
+                apart = "" if torch_encoder.is_encoder(module) else ": fuse=False converts layer by layer"
+                reason += f", where weights are dense{apart}"
             if (layer := self._layer(inner)) is not None:
                 reason += self._twins(inner, layer)
             self._row(inner, part, "fused", scheme, reason, size)

@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from kdnative.nn import Embedding, Encoder, Linear, PackedEncoder, TransformerEncoder, hf, torch_encoder
+from kdnative.nn import (
+    Embedding,
+    Encoder,
+    EncoderLayer,
+    Linear,
+    PackedEncoder,
+    TransformerEncoder,
+    hf,
+    hf_layers,
+    torch_encoder,
+)
 from kdnative.nn.hf_config import to_plain
 from kdnative.quantize import FakeQuantLinear
 
@@ -30,7 +40,7 @@ __all__ = [
     "walk",
 ]
 
-NATIVE = {f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, TransformerEncoder)}
+NATIVE = {f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder)}
 _QAT = "kdnative.quantize.FakeQuantLinear"
 _KIND_OF_MODEL = ("model_type", "hidden_size", "vocab_size")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -127,6 +137,9 @@ def takes_place_of(entry: dict, module: nn.Module) -> bool:
         known = spec["transformers"] or {}
         same = all(getattr(getattr(module, "config", None), key, None) == known.get(key) for key in _KIND_OF_MODEL)
         return hf.is_encoder(module) and same
+    if entry["class"] == "kdnative.nn.EncoderLayer":
+        norm = next((m for m in module.modules() if isinstance(m, nn.LayerNorm)), None)
+        return hf_layers.is_layer(module) and norm is not None and norm.normalized_shape == (spec["hidden_size"],)
     if entry["class"] == "kdnative.nn.TransformerEncoder":
         layers = getattr(module, "layers", [module])
         known = torch_encoder.is_encoder(module) and len(layers) == len(spec["layers"])

@@ -33,6 +33,8 @@ def fused_bytes(name: str, part: nn.Module, weight: QuantizedWeight | None) -> i
     """Bytes of a part inside an encoder's buffer, without padding: int8 tables, float32 vectors, weights by scheme."""
     if isinstance(part, nn.Embedding) and not hf.stays_in_float(name):
         return part.weight.numel() + 4 * part.num_embeddings
+    if weight is None and not hasattr(part, "weight"):
+        return 0  # factors, which are in the weights now
     if weight is None:
         return 4 * sum(p.numel() for p in part.parameters(recurse=False))
     codes = weight.qweight.numel() * weight.bits // 8

@@ -14,7 +14,7 @@ from .manifest import BUFFER, MANIFEST, CheckpointError, read_manifest
 
 __all__ = ["file_size", "inspect"]
 
-_ENCODERS = ("kdnative.nn.Encoder", "kdnative.nn.TransformerEncoder")
+_ENCODERS = ("kdnative.nn.Encoder", "kdnative.nn.EncoderLayer", "kdnative.nn.TransformerEncoder")
 
 
 def inspect(path: str | os.PathLike) -> dict:

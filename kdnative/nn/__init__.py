@@ -2,8 +2,9 @@
 
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
+from kdnative.nn.encoder_layer import EncoderLayer
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
 
-__all__ = ["Embedding", "Encoder", "Linear", "PackedEncoder", "TransformerEncoder"]
+__all__ = ["Embedding", "Encoder", "EncoderLayer", "Linear", "PackedEncoder", "TransformerEncoder"]

@@ -1,0 +1,122 @@
+"""One layer of an encoder of Hugging Face transformers as one native operator."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from kdnative import ops
+from kdnative.nn.packed_encoder import PackedEncoder
+
+__all__ = ["EncoderLayer", "can_record"]
+
+
+class EncoderLayer(PackedEncoder):
+    """A transformer layer that takes hidden states and returns hidden states (Vaswani et al. 2017).
+
+    Takes the place of a layer of a vision, speech or text-image model of transformers 5, whose embeddings and heads
+    stay as they are. Linears run on the integer kernels with dynamic per-token int8 activations; the rest is float32,
+    with the factors of attention in bfloat16 as in :class:`kdnative.nn.Encoder`. Outputs never require grad.
+
+    ``spec`` is a dict that JSON can hold: ``hidden_size``, ``norm`` ("post" or "pre"), ``gated``, ``activation``,
+    ``eps`` (of the LayerNorms), and ``layers``, one layer as in :class:`kdnative.nn.Encoder`. ``state_dict()`` has the
+    names of that class too.
+    """
+
+    @staticmethod
+    def _empty_children(spec: dict[str, Any]) -> dict[str, nn.Module | None]:
+        return {}
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, is_causal: bool = False, **others: Any
+    ) -> Tensor:
+        """Hidden states after the layer.
+
+        Args:
+            hidden_states: float32, bfloat16 or float16 ``[B, T, H]``.
+            attention_mask: None, or what transformers hands to its layers, ``[B, 1, T, T]`` (or 1 for B): bool, True
+                for the keys of a query; or float, 0 for these and large negative numbers elsewhere. Keys must be the
+                same for every query, or with ``is_causal`` those of them that do not come after it. Tokens that are no
+                key cost nothing, and their rows of the output are 0.
+            is_causal: whether a query attends only to itself and to keys before it.
+            others: what the model passes to all of its parts; without effect here.
+
+        Returns:
+            A tensor like ``hidden_states``.
+
+        Raises:
+            RuntimeError: another mask; a shape or dtype other than these; a module on another device; training mode
+                with grad enabled; attention weights are asked for (``output_attentions=True``).
+        """
+        if self.training and torch.is_grad_enabled():
+            raise RuntimeError(
+                "kdnative.nn.EncoderLayer is for inference: it has no gradients. Call .eval() on the model (or run "
+                "under torch.no_grad()), and train the float model instead"
+            )
+        keep = None if attention_mask is None else _keys(attention_mask, hidden_states, is_causal)
+        hidden = hidden_states if hidden_states.stride(-1) == 1 else hidden_states.contiguous()
+        out = ops.encoder_layers(self._buffers["packed"], hidden.float(), keep, int(is_causal)).to(hidden.dtype)
+        collector = _collector()
+        if collector is not None:
+            _record(collector, hidden_states, out)
+        return out
+
+
+def _keys(mask: Tensor, hidden_states: Tensor, causal: bool) -> Tensor:
+    """The keys ``[B, T]`` of a mask over pairs of tokens, after a look whether that is all that it says."""
+    size, tokens = hidden_states.shape[:2]
+    if mask.dim() != 4 or mask.shape[1:] != (1, tokens, tokens):
+        raise RuntimeError(
+            f"kdnative.nn.EncoderLayer takes an attention_mask of shape [batch, 1, {tokens}, {tokens}], got "
+            f"{list(mask.shape)}; to keep the layers in float: convert_(..., fuse=False)"
+        )
+    allowed = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+    keys = allowed.any(1)
+    expected = keys[:, None].expand_as(allowed)
+    torch._assert_async(
+        (allowed == (expected.tril() if causal else expected)).all(),
+        "kdnative.nn.EncoderLayer supports masks of keys that hold for every query, with is_causal those before it; "
+        "this attention_mask is another one: convert_(..., fuse=False) leaves attention to the model",
+    )
+    return keys.expand(size, tokens) if len(keys) == 1 else keys
+
+
+# -- what callers of the model ask of its layers ---------------------------------------------------------------------
+
+
+_CAPTURING = "transformers.utils.output_capturing"
+
+
+def can_record() -> bool:
+    """Whether transformers, imported already, collects hidden states in the way that :func:`_record` knows."""
+    active = getattr(sys.modules.get(_CAPTURING), "_active_collector", None)
+    return all(hasattr(active, name) for name in ("get", "compiling", "global_var"))
+
+
+def _collector() -> dict[str, Any] | None:
+    """Where transformers collects what layers return, while a caller wants that."""
+    capturing = sys.modules.get(_CAPTURING)
+    if capturing is None:
+        return None
+    active = capturing._active_collector
+    if is_compiling():  # the compiler can't follow get()
+        return active.global_var if active.compiling else None
+    return active.get()
+
+
+def _record(collector: dict[str, Any], before: Tensor, after: Tensor) -> None:
+    """Do what the forward hooks of transformers would do if this were a layer of theirs."""
+    if "attentions" in collector:
+        raise RuntimeError(
+            "output_attentions=True: a native layer does not keep attention weights; convert_(..., fuse=False) leaves "
+            "attention to the model"
+        )
+    states, wanted = collector.get("hidden_states"), collector.get("_hidden_states_layers")
+    if states is None:
+        return
+    for state in (after,) if states else (before, after):
+        states.append(state if wanted is None or len(states) in wanted else None)
