@@ -24,7 +24,7 @@ from kdnative.nn import (
     hf_layers,
     torch_encoder,
 )
-from kdnative.nn.hf_config import to_plain
+from kdnative.nn.hf_config import settings_of, to_plain
 from kdnative.quantize import FakeQuantLinear
 
 __all__ = [
@@ -78,7 +78,7 @@ def describe(model: nn.Module) -> dict:
             continue
         try:
             skeleton = build({**structure, "rebuild": way}, native=lambda name, entry: model.get_submodule(name))
-        except (AttributeError, TypeError, ValueError, RuntimeError):
+        except Exception:  # whatever a constructor or a configuration raises: it can't be built this way
             continue
         if _names(skeleton) == _names(model) and _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
             return {**structure, "rebuild": way, "attributes": _differing_attributes(model, skeleton)}
@@ -315,7 +315,7 @@ def _transformers_skeleton(part: dict) -> nn.Module:
     cls = getattr(transformers, part["class"], None)
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         raise ValueError(f"{part['class']!r} is not a model class of transformers {transformers.__version__}")
-    config = cls.config_class.from_dict(part["config"])
+    config = cls.config_class.from_dict(settings_of(part["config"]))
     config._attn_implementation = part["attention"]
     with torch.device("meta"):
         return cls(config)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,35 @@ def test_models_that_need_into(tmp_path):
     other = Model()
     assert load(tmp_path / "m", into=other) is other and other.training
     assert type(other.body) is Linear and torch.equal(other(x), model(x))
+
+
+def test_configurations_with_infinities(tmp_path):
+    model, x = bert(limits=[0.0, math.inf], other=-math.inf), torch.arange(6).view(2, 3)
+    convert_(model)
+    save(model, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert torch.equal(loaded(x).logits, model(x).logits)
+    for config in (loaded.config, loaded.bert.config):
+        assert config.limits == [0.0, math.inf] and config.other == -math.inf
+    convert_(bare := bert(kind="BertModel", other=math.inf))
+    save(bare, tmp_path / "bare")
+    assert load(tmp_path / "bare").config.other == math.inf
+
+
+def test_a_configuration_that_builds_nothing_needs_into(tmp_path, monkeypatch):
+    class Strict(Exception):
+        """Of no kind that one would expect."""
+
+    def refuse(*arguments, **options):
+        raise Strict
+
+    model, other = bert(), bert(seed=1)
+    convert_(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.config), "from_dict", refuse)
+        save(model, tmp_path / "m")
+    assert inspect(tmp_path / "m")["rebuild"] == "into"
+    assert_same(model, load(tmp_path / "m", into=other))
 
 
 def test_a_module_used_twice_is_not_rebuilt_wrongly(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["from_plain", "to_plain"]
+__all__ = ["from_plain", "settings_of", "to_plain"]
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -13,6 +13,17 @@ def to_plain(config: Any) -> dict[str, Any]:
     plain = json.loads(config.to_json_string(use_diff=False))
     plain.pop("_name_or_path", None)
     return plain
+
+
+def settings_of(plain: Any) -> Any:
+    """What :func:`to_plain` gave, with infinities as numbers again, which are ``{"__float__": "Infinity"}`` there."""
+    if isinstance(plain, list):
+        return [settings_of(value) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if plain.keys() == {"__float__"}:
+        return float(plain["__float__"])
+    return {key: settings_of(value) for key, value in plain.items()}
 
 
 def from_plain(plain: dict[str, Any]) -> Any:
@@ -31,4 +42,4 @@ def from_plain(plain: dict[str, Any]) -> Any:
     kind = plain.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"model_type {kind!r} is not one of transformers {transformers.__version__}")
-    return CONFIG_MAPPING[kind].from_dict(plain)
+    return CONFIG_MAPPING[kind].from_dict(settings_of(plain))
