@@ -18,8 +18,9 @@ RANDOM = {  # layers, hidden size, heads, FFN width
     "random-tiny": (2, 64, 2, 128),
 }
 TORCH = {"random-torch": RANDOM["random-minilm"]}  # nn.TransformerEncoder
+VISION = {"random-vit": RANDOM["random-bert-base"]}  # the layers of ViT-base
 POSITIONS = 512  # of these
-NAMES = f"package:NAME, hub:NAME, a Hugging Face folder, or {', '.join((*RANDOM, *TORCH))}"
+NAMES = f"package:NAME, hub:NAME, a Hugging Face folder, or {', '.join((*RANDOM, *TORCH, *VISION))}"
 
 
 class TorchModel(nn.Module):
@@ -39,7 +40,31 @@ class TorchModel(nn.Module):
         """int64 ``[B, T]`` twice; ``last_hidden_state`` is ``[B, T, H]``."""
         positions = torch.arange(input_ids.shape[1])
         hidden = self.norm(self.words(input_ids) + self.positions(positions))
-        return SimpleNamespace(last_hidden_state=self.encoder(hidden, src_key_padding_mask=attention_mask == 0))
+        return SimpleNamespace(last_hidden_state=self.encode(hidden, attention_mask))
+
+    def encode(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """What comes behind the embeddings."""
+        return self.encoder(hidden, src_key_padding_mask=attention_mask == 0)
+
+
+class VisionModel(TorchModel):
+    """The layers of a vision transformer, of transformers, behind embeddings of tokens: all engines take ids."""
+
+    def __init__(self, layers: int, hidden: int, heads: int, ffn: int) -> None:
+        from transformers import ViTConfig, ViTModel
+
+        super().__init__(0, hidden, heads, ffn)
+        config = ViTConfig(
+            num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn
+        )
+        self.encoder = ViTModel(config, add_pooling_layer=False).layers
+
+    def encode(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        tokens = hidden.shape[1]
+        mask = (attention_mask != 0)[:, None, None].expand(-1, 1, tokens, -1)
+        for layer in self.encoder:
+            hidden = layer(hidden, mask)
+        return hidden
 
 
 @contextlib.contextmanager
@@ -54,7 +79,7 @@ def apart() -> Iterator[None]:
 
 
 def load_encoder(source: str) -> nn.Module:
-    """An encoder without a head, fp32: real weights, or random ones for the names of ``RANDOM`` and ``TORCH``.
+    """An encoder without a head, fp32: real weights, or random ones for the names of RANDOM, TORCH and VISION.
 
     Raises:
         ImportError: transformers is not installed. ValueError: an unknown random model.
@@ -66,6 +91,9 @@ def load_encoder(source: str) -> nn.Module:
         import transformers
     except ModuleNotFoundError as error:
         raise ImportError(f"this benchmark needs transformers: {HOW_TO_GET}") from error
+    if source in VISION:
+        torch.manual_seed(0)
+        return VisionModel(*VISION[source]).eval()
     if source in RANDOM:
         layers, hidden, heads, ffn = RANDOM[source]
         config = transformers.BertConfig(
@@ -74,7 +102,7 @@ def load_encoder(source: str) -> nn.Module:
         torch.manual_seed(0)
         return transformers.BertModel(config, add_pooling_layer=False).eval()
     if source.startswith("random"):
-        raise ValueError(f"no random model {source!r}; there are {', '.join((*RANDOM, *TORCH))}")
+        raise ValueError(f"no random model {source!r}; there are {', '.join((*RANDOM, *TORCH, *VISION))}")
     from kdnative.data import model_path
 
     return transformers.AutoModel.from_pretrained(model_path(source), dtype=torch.float32).eval()

@@ -6,13 +6,12 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
-from torch import nn
 
 from kdnative.bench import encoder, encoder_candidates, encoder_models
 from kdnative.bench.encoder_cases import RAGGED, Encoder, EncoderCase, Shape, ragged_lengths, shapes
 from kdnative.bench.encoder_models import load_encoder, load_encoders
 from kdnative.bench.plots import encoder_plot
-from kdnative.nn import TransformerEncoder
+from kdnative.nn import EncoderLayer, PackedEncoder, TransformerEncoder
 
 pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
 RAGGED_TINY = Shape(4, 12, (12, 3, 5, 4))
@@ -117,17 +116,23 @@ def test_rows_of_every_model_thread_count_and_case(peers_of_torch, tiny, tmp_pat
         encoder_plot(result, tmp_path / "e.png")
 
 
-def test_an_encoder_of_torch(peers_of_torch, monkeypatch):
-    monkeypatch.setitem(encoder_models.TORCH, "random-torch", (2, 64, 2, 128))
-    models = load_encoders(["random-torch"])
+@pytest.mark.parametrize("name", ["random-torch", "random-vit"])
+def test_encoders_of_other_parts(peers_of_torch, monkeypatch, name):
+    if name == "random-vit":
+        pytest.importorskip("transformers", "5.0")
+    sizes = encoder_models.TORCH if name in encoder_models.TORCH else encoder_models.VISION
+    monkeypatch.setitem(sizes, name, (2, 64, 2, 128))
+    models = load_encoders([name])
     result = encoder.run(models, [Shape(2, 8), RAGGED_TINY], rounds=1)
     for case in result["cases"]:
         assert {"kdnative w8a8", "torch fp32", "torch bf16", "torch dynamic int8"} <= {r["name"] for r in case["rows"]}
         assert all(row["error"] < 0.1 for row in case["rows"])
     assert [row["reason"] for row in result["not_run"]] == ["left out: --compile measures it"] * 3
     assert torch.backends.mha.get_fastpath_enabled()
-    native = encoder_models.converted(models["random-torch"], "w8a8")
-    assert type(native.encoder) is TransformerEncoder and type(models["random-torch"].encoder) is nn.TransformerEncoder
+    native = encoder_models.converted(models[name], "w8a8")
+    found = [type(module) for module in native.modules() if isinstance(module, PackedEncoder)]
+    assert found == ([TransformerEncoder] if name == "random-torch" else 2 * [EncoderLayer])
+    assert not any(isinstance(module, PackedEncoder) for module in models[name].modules())
 
 
 def test_what_depends_on_threads_is_built_again():
