@@ -93,10 +93,15 @@ def _dinov2(module: nn.Module) -> _Source:
     )
 
 
-def _whisper(module: nn.Module) -> _Source:
-    norms = _pre(module.self_attn_layer_norm, module.final_layer_norm)
+def _bart(module: nn.Module, norm: str = "post") -> _Source:
+    last = "output_norm" if norm == "post" else "ffn_norm"
+    norms = {"attention_norm": module.self_attn_layer_norm, last: module.final_layer_norm}
     attention = ("self_attn", module.self_attn)
-    return _Source(_layer(attention, "out_proj", ("", module), ("fc1", "fc2"), norms, module.activation_fn))
+    return _Source(_layer(attention, "out_proj", ("", module), ("fc1", "fc2"), norms, module.activation_fn), norm)
+
+
+def _whisper(module: nn.Module) -> _Source:
+    return _bart(module, norm="pre")
 
 
 def _wav2vec2(module: nn.Module) -> _Source:
@@ -118,6 +123,11 @@ _READERS: dict[str, Callable[[nn.Module], _Source]] = {
     "Dinov2Layer": _dinov2,
     "Dinov2WithRegistersLayer": _dinov2,
     "WhisperEncoderLayer": _whisper,
+    "M2M100EncoderLayer": _whisper,
+    "MBartEncoderLayer": _whisper,
+    "PegasusEncoderLayer": _whisper,
+    "BartEncoderLayer": _bart,
+    "MarianEncoderLayer": _bart,
     "Wav2Vec2EncoderLayer": _wav2vec2,
     "HubertEncoderLayer": _wav2vec2,
 }
