@@ -51,7 +51,8 @@ def convert_(
     """Replace what can run on the integer kernels, in place, and put the model into eval mode.
 
     Encoders of Hugging Face transformers that the library knows (BERT, MiniLM and others, pruned or not) become one
-    :class:`kdnative.nn.Encoder`, and ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`.
+    :class:`kdnative.nn.Encoder`, ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`, and
+    layers of vision, speech and sequence-to-sequence encoders that it knows a :class:`kdnative.nn.EncoderLayer` each.
     Everywhere else ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2
     are replaced one by one. What remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it
     was trained with. Layers that share a weight, as a language model's head does with its embedding, each get their
@@ -68,7 +69,8 @@ def convert_(
             ``re:``. Linears that no pattern matches stay in float.
         keep: patterns of modules that stay in float.
         embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
-        fuse: False converts known encoders linear by linear too (those of torch stay, it reads their weights itself).
+        fuse: False converts known encoders and layers linear by linear too (those of torch stay, it reads their weights
+            itself), so that they can still return attention weights.
             So does a scheme with float activations (``a16``): fused encoders compute with int8 activations only.
         clip_search: search the clipping range of weights (better at 4 and 2 bits, slower to convert).
         rows: rows of activations (batch * tokens) of a typical call, on which the gain of sparse kernels depends.
