@@ -17,7 +17,7 @@ from kdnative.nn.layer_conversion import (
     Unsupported,
     activation_name,
     copy_norm,
-    copy_norms,
+    fill_layer,
     layer_spec,
     native_linear,
     one_of,
@@ -102,9 +102,7 @@ def _convert(module: nn.Module, quantize: Quantize) -> Encoder:
     if source.relative is not None:
         _copy_relative(parts, source.relative)
     for part, layer, own in zip(parts.layers, source.layers, linears, strict=True):
-        for name, linear in own.items():
-            setattr(part, name, linear)
-        copy_norms(part, layer)
+        fill_layer(part, layer, own)
     if source.final_norm is not None:
         copy_norm(parts.final_norm, source.final_norm)
     encoder = Encoder.from_parts(parts, pooler=pooled)

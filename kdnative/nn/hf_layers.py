@@ -14,17 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.nn.encoder_layer import EncoderLayer, can_record
-from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.nn.layer_conversion import (
     Layer,
     Named,
     Quantize,
     Unsupported,
-    activation_name,
-    copy_norms,
-    layer_spec,
-    one_of,
-    quantized_layer,
+    layers_alone,
 )
 
 __all__ = ["is_layer", "layer_from_hf"]
@@ -164,23 +159,7 @@ def _convert(module: nn.Module, quantize: Quantize) -> EncoderLayer:
     except AttributeError as error:
         raise Unsupported(f"its parts are not those that are known of {type(module).__name__}: {error}") from error
     layer = _with_silu(_without_scales(source))
-    hidden = layer.qkv[0][1].in_features
-    linears = quantized_layer(layer, hidden, source.gated, quantize)
-    parts = EncoderParts(
-        {
-            "embeddings": False,
-            "hidden_size": hidden,
-            "norm": source.norm,
-            "gated": source.gated,
-            "activation": activation_name(layer.activation),
-            "eps": one_of([norm.eps for norm in layer.norms.values()], "LayerNorm eps"),
-            "layers": [layer_spec(layer, linears)],
-        }
-    )
-    for name, linear in linears.items():
-        setattr(parts.layers[0], name, linear)
-    copy_norms(parts.layers[0], layer)
-    return EncoderLayer.from_parts(parts)
+    return EncoderLayer.from_parts(layers_alone([layer], quantize, norm=source.norm, gated=source.gated))
 
 
 def _without_scales(source: _Source) -> Layer:

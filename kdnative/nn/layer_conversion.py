@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdnative.nn.encoder_parts import LayerParts
+from kdnative.nn.encoder_parts import EncoderParts, LayerParts
 from kdnative.nn.linear import Linear
 from kdnative.quantize import QuantizedWeight
 from kdnative.scheme import Scheme
@@ -21,8 +21,9 @@ __all__ = [
     "Unsupported",
     "activation_name",
     "copy_norm",
-    "copy_norms",
+    "fill_layer",
     "layer_spec",
+    "layers_alone",
     "native_linear",
     "one_of",
     "quantized_layer",
@@ -124,6 +125,36 @@ def native_linear(quantize: Quantize, linears: list[Named], activation: str = "n
     return Linear.from_quantized(joined, torch.cat(biases), scheme, activation)
 
 
+def layers_alone(
+    layers: list[Layer], quantize: Quantize, *, norm: str, gated: bool = False, **settings: object
+) -> EncoderParts:
+    """The parts of an encoder that takes hidden states; ``settings`` are what else its spec says."""
+    hidden = layers[0].qkv[0][1].in_features
+    linears = [quantized_layer(layer, hidden, gated, quantize) for layer in layers]
+    spec = {
+        "embeddings": False,
+        "hidden_size": hidden,
+        "norm": norm,
+        "gated": gated,
+        "activation": one_of([activation_name(layer.activation) for layer in layers], "activation"),
+        "eps": one_of([each.eps for layer in layers for each in layer.norms.values()], "LayerNorm eps"),
+        **settings,
+        "layers": [layer_spec(layer, own) for layer, own in zip(layers, linears, strict=True)],
+    }
+    parts = EncoderParts(spec)
+    for part, layer, own in zip(parts.layers, layers, linears, strict=True):
+        fill_layer(part, layer, own)
+    return parts
+
+
+def fill_layer(part: LayerParts, layer: Layer, linears: dict[str, Linear]) -> None:
+    """Give the parts of a layer their linears and the values of their LayerNorms."""
+    for name, linear in linears.items():
+        setattr(part, name, linear)
+    for name, norm in layer.norms.items():
+        copy_norm(getattr(part, name), norm)
+
+
 def layer_spec(layer: Layer, linears: dict[str, Linear]) -> dict:
     return {
         "heads": layer.output[1].in_features // layer.head_dim,
@@ -156,11 +187,6 @@ def one_of(values: list, what: str):
     if len(set(values)) > 1:
         raise Unsupported(f"its layers differ in {what}: {', '.join(map(str, sorted(set(values))))}")
     return values[0] if values else None
-
-
-def copy_norms(part: LayerParts, layer: Layer) -> None:
-    for name, norm in layer.norms.items():
-        copy_norm(getattr(part, name), norm)
 
 
 @torch.no_grad()

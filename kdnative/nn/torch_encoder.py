@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.nn.layer_conversion import (
     Layer,
     Quantize,
     Unsupported,
-    activation_name,
-    copy_norms,
-    layer_spec,
+    layers_alone,
     one_of,
-    quantized_layer,
 )
 from kdnative.nn.transformer import TransformerEncoder
 
@@ -61,23 +57,13 @@ def _convert(module: nn.Module, quantize: Quantize) -> TransformerEncoder:
     if final is not None and (type(final) is not nn.LayerNorm or final.weight is None):
         raise Unsupported("its final norm is no nn.LayerNorm with a weight")
     layers = [_layer(layer, f"layers.{i}." if whole else "") for i, layer in enumerate(floats)]
-    hidden = floats[0].linear1.in_features
-    linears = [quantized_layer(layer, hidden, False, quantize) for layer in layers]
-    spec = {
-        "embeddings": False,
-        "hidden_size": hidden,
-        "norm": "pre" if one_of([layer.norm_first for layer in floats], "norm_first") else "post",
-        "activation": one_of([activation_name(layer.activation) for layer in layers], "activation"),
-        "eps": one_of([norm.eps for layer in layers for norm in layer.norms.values()], "LayerNorm eps"),
-        "batch_first": one_of([layer.self_attn.batch_first for layer in floats], "batch_first"),
-        "final_norm": None if final is None else {"eps": final.eps, "bias": final.bias is not None},
-        "layers": [layer_spec(layer, own) for layer, own in zip(layers, linears, strict=True)],
-    }
-    parts = EncoderParts(spec)
-    for part, layer, own in zip(parts.layers, layers, linears, strict=True):
-        for name, linear in own.items():
-            setattr(part, name, linear)
-        copy_norms(part, layer)
+    parts = layers_alone(
+        layers,
+        quantize,
+        norm="pre" if one_of([layer.norm_first for layer in floats], "norm_first") else "post",
+        batch_first=one_of([layer.self_attn.batch_first for layer in floats], "batch_first"),
+        final_norm=None if final is None else {"eps": final.eps, "bias": final.bias is not None},
+    )
     return TransformerEncoder.from_parts(parts, norm=final)
 
 
