@@ -110,7 +110,7 @@ def build(structure: dict, native: Callable[[str, dict], nn.Module] | None = Non
 
 def fit(model: nn.Module, entries: dict[str, dict], native: Callable[[str, dict], nn.Module] | None = None) -> None:
     """Give a model the native modules of a table, and the shapes of its torch.nn layers, in place."""
-    native = native or (lambda name, entry: _make(entry))
+    native, places = native or (lambda name, entry: _make(entry)), _places(model)
     for name, entry in entries.items():
         if entry["class"] == "torch.nn.ModuleList":
             layers = model.get_submodule(name)
@@ -119,9 +119,9 @@ def fit(model: nn.Module, entries: dict[str, dict], native: Callable[[str, dict]
         if not name or "config" not in entry:
             continue
         if entry["class"] in NATIVE:
-            _put(model, name, native(name, entry))
+            _put(model, name, native(name, entry), places)
         elif _entry(old := model.get_submodule(name)) != entry:
-            _put(model, name, _like(old, _make(entry)))
+            _put(model, name, _like(old, _make(entry)), places)
 
 
 def become(module: nn.Module, native: nn.Module) -> None:
@@ -265,12 +265,26 @@ def _build_tree(entries: dict[str, dict], native: Callable[[str, dict], nn.Modul
     return modules[""]
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Where each module is, by its id: some are used in several places."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for attribute, child in module._modules.items():
+            if child is not None:
+                places.setdefault(id(child), []).append((module, attribute))
+    return places
+
+
+def _put(model: nn.Module, name: str, module: nn.Module, places: dict[int, list[tuple[nn.Module, str]]]) -> None:
+    """Put a module in place of the one of that name, wherever that is."""
     parent, _, attribute = name.rpartition(".")
     holder = model.get_submodule(parent)
     if attribute not in holder._modules:
         raise ValueError(f"there is no module {name!r} in {type(model).__name__}")
-    setattr(holder, attribute, module)
+    old = holder._modules[attribute]
+    for other, place in ((holder, attribute), *places.get(id(old), ())):
+        if other._modules.get(place) is old:
+            setattr(other, place, module)
 
 
 def _leave_out(model: nn.Module, entries: dict[str, dict]) -> None:

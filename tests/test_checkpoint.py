@@ -245,6 +245,24 @@ def test_a_module_used_twice_is_not_rebuilt_wrongly(tmp_path):
         load(tmp_path / "m")
 
 
+def test_a_converted_module_used_twice_is_filled_in_both_places(tmp_path):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.body = nn.Embedding(50, 64), nn.Linear(64, 64)
+            self.part = nn.ModuleDict({"table": self.table, "body": self.body})
+
+        def forward(self, ids):
+            return self.body(self.table(ids)) + self.part["body"](self.part["table"](ids))
+
+    model, other, x = Model().eval(), Model(), torch.arange(50)
+    convert_(model)
+    save(model, tmp_path / "m")
+    load(tmp_path / "m", into=other)
+    assert type(other.table) is Embedding and other.part["table"] is other.table and other.part["body"] is other.body
+    assert torch.equal(other(x), model(x))
+
+
 def test_layers_that_hide_an_argument_are_not_rebuilt_wrongly(tmp_path):
     save(nn.Sequential(nn.MultiheadAttention(8, 2, add_bias_kv=True)), tmp_path / "m")
     with pytest.raises(CheckpointError, match="into="):

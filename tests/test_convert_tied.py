@@ -133,7 +133,9 @@ def test_language_models_generate(kind, scheme, tmp_path):
         left = {row.kind for row in report.rows if row.action == "kept"}
         assert not left & {"Linear", "Conv1D", "Embedding"}, str(report)
         kdnative.save(model, tmp_path / "m")
-        loaded = kdnative.load(tmp_path / "m")
+        # Transformers 4 has modules used twice, and tensors outside of state dicts: a model made anew is filled there.
+        anew = None if int(transformers.__version__[0]) >= 5 else cls(model.config).eval()
+        loaded = kdnative.load(tmp_path / "m", into=anew)
         assert torch.equal(loaded(**inputs).logits, actual) and torch.equal(loaded.generate(ids, **settings), tokens)
         cached = tokens[:, -6:] if "T5" in kind else tokens
         again = {**inputs, "decoder_input_ids": tokens[:, :-1]} if "T5" in kind else {"input_ids": tokens[:, :-1]}
