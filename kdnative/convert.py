@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kdnative.conversion import ConversionReport, ConversionRow
 from kdnative.crossover import dense_or_sparse
 from kdnative.fusing import Rebuilder, rebuilder
-from kdnative.nn import Embedding, Linear, hf, hf_layers, torch_encoder
-from kdnative.obstacles import hooked, owners_of, storage, unusual
+from kdnative.nn import Embedding, Linear, hf, known_layers, torch_attention, torch_encoder
+from kdnative.obstacles import NOT_FINITE, hooked, owners_of, storage, unusual, without_values
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
 from kdnative.selection import Choice, Selection
-from kdnative.sizes import bytes_of, fused_bytes, native_shape, own_tensors
+from kdnative.sizes import bytes_of, fused_bytes, native_shape, own_tensors, packed_tensors
 
 __all__ = ["MIN_IN_FEATURES", "MIN_OUT_FEATURES", "ConversionReport", "ConversionRow", "convert_"]
 
@@ -32,10 +31,8 @@ MIN_IN_FEATURES = 48
 """Linears with fewer inputs stay in float: the kernels pad inputs to 64, and quantizing them costs more than the
 integer product saves (measured against torch in float32, AVX2, 1 to 32 rows: 0.8x to 1.3x at 32, over 1x from 48)."""
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _NATIVE = tuple(NATIVE.values())
 _LAYERS = (nn.Linear, nn.Embedding)
-_NOT_FINITE = "NaN or infinite values"
 
 
 def convert_(
@@ -52,11 +49,12 @@ def convert_(
 
     Encoders of Hugging Face transformers that the library knows (BERT, MiniLM and others, pruned or not) become one
     :class:`kdnative.nn.Encoder`, ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`, and
-    layers of vision, speech and sequence-to-sequence encoders that it knows a :class:`kdnative.nn.EncoderLayer` each.
-    Everywhere else ``nn.Linear``, ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2
-    are replaced one by one. What remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it
-    was trained with. Layers that share a weight, as a language model's head does with its embedding, each get their
-    own; only embeddings go on sharing one table.
+    layers of vision, speech and sequence-to-sequence encoders that it knows (of transformers, timm, torchvision and
+    OpenCLIP) a :class:`kdnative.nn.EncoderLayer` each. Everywhere else ``nn.Linear``, ``nn.MultiheadAttention``,
+    ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2 are replaced one by one. What
+    remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it was trained with. Layers that
+    share a weight, as a language model's head does with its embedding, each get their own; only embeddings go on
+    sharing one table.
 
     With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros gets the dense form of the scheme, which
     computes the same and is faster then (:mod:`kdnative.crossover`); fused encoders are dense too (``fuse=False``
@@ -140,8 +138,8 @@ class _Plan:
     def _layer(self, name: str) -> nn.Linear | nn.Embedding | None:
         """The linear or embedding that a module is, or amounts to; None for other modules."""
         module = self.modules[name]
-        if type(module) is nn.MultiheadAttention and self._in_torch_encoder(name):
-            return torch_encoder.input_projection(module)
+        if type(module) is nn.MultiheadAttention:
+            return torch_attention.input_projection(module)
         if hf.is_conv1d(module):
             return hf.linear_of_conv1d(module)
         return module if isinstance(module, _LAYERS) else None
@@ -164,7 +162,7 @@ class _Plan:
             obstacle = self._obstacle(name, module, choice)
             if obstacle is None:
                 verdicts[name] = _Verdict(self._scheme_of(module, choice), "")
-            elif choice.explicit or obstacle.startswith(_NOT_FINITE):
+            elif choice.explicit or obstacle.startswith(NOT_FINITE):
                 errors.append(f"  {name or '(model)'}: {obstacle}")
             else:
                 verdicts[name] = _Verdict(None, obstacle)
@@ -190,26 +188,16 @@ class _Plan:
 
     def _obstacle(self, name: str, module: nn.Module, choice: Choice) -> str | None:
         """Why a layer can't become native; None when it can."""
-        known = (nn.Linear, nn.Embedding, FakeQuantLinear)
-        if self._in_torch_encoder(name):  # whose attention has a class of its own for a linear
-            known += (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)
         own = self.modules[name]
-        general = unusual(own, known + ((type(own),) if hf.is_conv1d(own) else ())) or self._read_by_parent(name)
+        known = (nn.Linear, nn.Embedding, FakeQuantLinear, nn.MultiheadAttention)
+        if self._attention_of(name) is not None:  # which has a class of its own for a linear
+            known += (NonDynamicallyQuantizableLinear,)
+        general = unusual(own, known + ((type(own),) if hf.is_conv1d(own) else ()))
+        general = general or self._read_by_parent(name) or without_values(module)
         if general:
             return general
-        weight = module.weight.detach()
-        if weight.is_meta:
-            return "its weight is on the meta device and has no values"
-        if type(weight) not in (Tensor, nn.Parameter):
-            return f"its weight is a {type(weight).__name__}, not a plain tensor"
-        if weight.dtype not in _FLOATS:
-            return f"its weight is {weight.dtype}; float32, bfloat16 and float16 can be converted"
-        if 0 in weight.shape:
-            return f"its weight is empty: shape {list(weight.shape)}"
-        bias = getattr(module, "bias", None)
-        for what, tensor in (("weight", weight), ("bias", bias)):
-            if tensor is not None and not bool(torch.isfinite(tensor).all()):
-                return f"{_NOT_FINITE}: its {what} has {int((~torch.isfinite(tensor)).sum())} of them"
+        if type(own) is nn.MultiheadAttention and (general := torch_attention.why_not(own)):
+            return general
         if isinstance(module, nn.Embedding):
             return "max_norm rewrites the table at every call" if module.max_norm is not None else None
         if type(module) is FakeQuantLinear:
@@ -222,13 +210,29 @@ class _Plan:
             return str(error)
         return None
 
+    def _attention_of(self, name: str) -> nn.MultiheadAttention | None:
+        """The attention of torch that a module is the output projection of."""
+        parent, _, own = name.rpartition(".")
+        attention = self.modules.get(parent)
+        return attention if own == "out_proj" and type(attention) is nn.MultiheadAttention else None
+
     def _read_by_parent(self, name: str) -> str | None:
         """A module that contains this one reads its weight without calling it."""
-        parent = self.modules[name.rpartition(".")[0]] if name else None
-        fast_path = isinstance(parent, nn.TransformerEncoderLayer) and parent.activation_relu_or_gelu
-        if fast_path and not self._in_torch_encoder(name):
-            return "nn.TransformerEncoderLayer reads this weight itself in its fast path"
+        outer = name.rpartition(".")[0]
+        parent = self.modules[outer] if name else None
+        if isinstance(parent, nn.TransformerEncoderLayer) and not self._in_torch_encoder(name):
+            if parent.activation_relu_or_gelu or isinstance(self.modules[name], nn.MultiheadAttention):
+                return "nn.TransformerEncoderLayer reads this weight itself in its fast path"
+        if self._attention_of(name) is not None and (why := self._why_in_float(outer)):
+            return f"nn.MultiheadAttention reads this weight itself, and stays in float ({why})"
         return None
+
+    def _why_in_float(self, name: str) -> str | None:
+        """Why an attention of torch stays as it is; None when it does not."""
+        layer, choice = self._layer(name), self.selection.choose(name)
+        if layer is None:
+            return torch_attention.why_not(self.modules[name])
+        return choice.reason if choice.scheme is None else self._obstacle(name, layer, choice)
 
     def _twins(self, name: str, layer: nn.Linear | nn.Embedding) -> str:
         """What the reason of a layer says of others with the same weight."""
@@ -254,7 +258,7 @@ class _Plan:
 
     def _has_known_layers(self, name: str) -> bool:
         return any(
-            inner != name and _within(inner, name) and hf_layers.is_layer(module)
+            inner != name and _within(inner, name) and known_layers.is_layer(module)
             for inner, module in self.modules.items()
         )
 
@@ -333,9 +337,13 @@ class _Plan:
             weight = self._quantized(name, layer)
             explicit = self.selection.choose(name).explicit
             scheme, reason = dense_or_sparse(name, weight.qweight, scheme, self.sparse_rows, explicit)
-            native, text = Linear.from_quantized(weight, layer.bias, scheme), str(scheme)
+            if type(module) is nn.MultiheadAttention:
+                native = torch_attention.attention_from_torch(module, weight, scheme)
+            else:
+                native = Linear.from_quantized(weight, layer.bias, scheme)
+            text = str(scheme)
         self.replacements[id(module)] = native
-        after = [t for t in own_tensors(native) if id(t) not in self.counted]
+        after = [t for t in packed_tensors(native) if id(t) not in self.counted]
         self.counted.update(map(id, after))
         self._row(name, module, "converted", text, reason + self._twins(name, layer), bytes_of(after))
 
@@ -386,7 +394,7 @@ class _Plan:
     # -- applying ------------------------------------------------------------------------------------------------------
 
     def apply(self) -> ConversionReport:
-        for parent in self.modules.values():
+        for parent in (*self.modules.values(), *self.replacements.values()):
             for attribute, child in list(parent._modules.items()):
                 if id(child) in self.replacements:
                     setattr(parent, attribute, self.replacements[id(child)])

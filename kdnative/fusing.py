@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from kdnative.nn import PackedEncoder, hf, hf_layers, torch_encoder
+from kdnative.nn import PackedEncoder, hf, known_layers, torch_encoder
 from kdnative.nn.layer_conversion import Quantize
 
 __all__ = ["Rebuilder", "rebuilder"]
@@ -19,6 +19,6 @@ def rebuilder(module: nn.Module) -> Rebuilder | None:
     """What makes the native form of an encoder or a layer, known or refused in words; None for other modules."""
     if hf.is_encoder(module):
         return hf.encoder_from_hf
-    if hf_layers.is_layer(module):
-        return hf_layers.layer_from_hf
+    if known_layers.is_layer(module):
+        return known_layers.layer_from
     return torch_encoder.encoder_from_torch if torch_encoder.is_encoder(module) else None

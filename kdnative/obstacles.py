@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["hooked", "owners_of", "storage", "unusual"]
+__all__ = ["NOT_FINITE", "hooked", "owners_of", "storage", "unusual", "without_values"]
+
+NOT_FINITE = "NaN or infinite values"
+"""How the text of the one obstacle begins that is never passed over."""
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -49,3 +55,20 @@ def unusual(module: nn.Module, known: tuple[type, ...]) -> str | None:
         return f"{type(module).__name__} is a subclass of {base} and may behave in its own way"
     hooks = hooked(module)
     return hooks and f"it {hooks}"
+
+
+def without_values(module: nn.Module) -> str | None:
+    """Why the ``weight`` or ``bias`` of a layer can't be quantized."""
+    weight = module.weight.detach()
+    if weight.is_meta:
+        return "its weight is on the meta device and has no values"
+    if type(weight) not in (Tensor, nn.Parameter):
+        return f"its weight is a {type(weight).__name__}, not a plain tensor"
+    if weight.dtype not in _FLOATS:
+        return f"its weight is {weight.dtype}; float32, bfloat16 and float16 can be converted"
+    if 0 in weight.shape:
+        return f"its weight is empty: shape {list(weight.shape)}"
+    for what, tensor in (("weight", weight), ("bias", getattr(module, "bias", None))):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            return f"{NOT_FINITE}: its {what} has {int((~torch.isfinite(tensor)).sum())} of them"
+    return None

@@ -18,10 +18,11 @@ from kdnative.nn import (
     Encoder,
     EncoderLayer,
     Linear,
+    MultiheadAttention,
     PackedEncoder,
     TransformerEncoder,
     hf,
-    hf_layers,
+    known_layers,
     torch_encoder,
 )
 from kdnative.nn.hf_config import settings_of, to_plain
@@ -29,6 +30,7 @@ from kdnative.quantize import FakeQuantLinear
 
 __all__ = [
     "NATIVE",
+    "ROOTS",
     "become",
     "build",
     "buffers_to_keep",
@@ -42,6 +44,16 @@ __all__ = [
 
 NATIVE = {f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder)}
 _QAT = "kdnative.quantize.FakeQuantLinear"
+_ATTENTION = "kdnative.nn.MultiheadAttention"
+ROOTS = {**NATIVE, _ATTENTION: MultiheadAttention}
+"""What a whole model may become."""
+
+_FLOAT_FORMS = {
+    "kdnative.nn.Linear": (("in_features", "out_features"), nn.Linear),
+    "kdnative.nn.Embedding": (("num_embeddings", "embedding_dim"), nn.Embedding),
+    _ATTENTION: (("embed_dim", "num_heads", "batch_first"), nn.MultiheadAttention),
+}
+_OWN = {_QAT: FakeQuantLinear, _ATTENTION: MultiheadAttention}
 _KIND_OF_MODEL = ("model_type", "hidden_size", "vocab_size")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -139,16 +151,12 @@ def takes_place_of(entry: dict, module: nn.Module) -> bool:
         return hf.is_encoder(module) and same
     if entry["class"] == "kdnative.nn.EncoderLayer":
         norm = next((m for m in module.modules() if isinstance(m, nn.LayerNorm)), None)
-        return hf_layers.is_layer(module) and norm is not None and norm.normalized_shape == (spec["hidden_size"],)
+        return known_layers.is_layer(module) and norm is not None and norm.normalized_shape == (spec["hidden_size"],)
     if entry["class"] == "kdnative.nn.TransformerEncoder":
         layers = getattr(module, "layers", [module])
         known = torch_encoder.is_encoder(module) and len(layers) == len(spec["layers"])
         return known and layers[0].linear1.in_features == spec["hidden_size"]
-    sizes, cls = (
-        (("in_features", "out_features"), nn.Linear)
-        if entry["class"] == "kdnative.nn.Linear"
-        else (("num_embeddings", "embedding_dim"), nn.Embedding)
-    )
+    sizes, cls = _FLOAT_FORMS[entry["class"]]
     module = hf.linear_of_conv1d(module) if hf.is_conv1d(module) else module
     return type(module) is cls and all(getattr(module, name) == spec[name] for name in sizes)
 
@@ -191,6 +199,8 @@ def _entry(module: nn.Module) -> dict:
     for name, native in NATIVE.items():
         if cls is native:
             return {"class": name, "config": module.spec}
+    if cls is MultiheadAttention:
+        return {"class": _ATTENTION, "config": module.spec}
     if cls is FakeQuantLinear:
         config = {key: getattr(module, key) for key in ("in_features", "out_features", "clip")}
         return {"class": _QAT, "config": {**config, "bias": module.bias is not None, "scheme": str(module.scheme)}}
@@ -228,8 +238,8 @@ def _make(entry: dict) -> nn.Module:
         cls = NATIVE[name]
         return cls.unfilled(entry["config"]) if issubclass(cls, PackedEncoder) else cls(**entry["config"])
     with torch.device("meta"):
-        if name == _QAT:
-            return FakeQuantLinear(**entry["config"])
+        if name in _OWN:
+            return _OWN[name](**entry["config"])
         cls = getattr(nn, name.removeprefix("torch.nn."), None) if name.startswith("torch.nn.") else None
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise ValueError(f"{name} is not a class that can be built from a file")

@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from kdnative.nn import Embedding, Linear, hf
 from kdnative.quantize import QuantizedWeight
 
-__all__ = ["bytes_of", "fused_bytes", "native_shape", "own_tensors"]
+__all__ = ["bytes_of", "fused_bytes", "native_shape", "own_tensors", "packed_tensors"]
 
 
 def own_tensors(module: nn.Module, buffers: bool = True) -> list[Tensor]:
     """Parameters and buffers of a module itself, not of its children."""
     return [*module.parameters(recurse=False), *(module.buffers(recurse=False) if buffers else ())]
+
+
+def packed_tensors(native: nn.Module) -> list[Tensor]:
+    """The tensors of the native linears and tables in a module."""
+    return [t for part in native.modules() if isinstance(part, (Linear, Embedding)) for t in own_tensors(part)]
 
 
 def native_shape(module: nn.Module) -> list[int] | None:

@@ -67,7 +67,7 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
 def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
     """Load into the caller's model; its old modules come back if that fails."""
     root = manifest["modules"][""]
-    if root["class"] in rebuild.NATIVE:
+    if root["class"] in rebuild.ROOTS:
         return _fill_native(path, manifest, weights, model)
     before = [(module, dict(module._modules)) for module in model.modules()]
     try:
@@ -88,7 +88,7 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
 def _fill_native(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
     """A checkpoint of one native module: into one like it, or in place of the float module it was converted from."""
     root = manifest["modules"][""]
-    if type(model) is rebuild.NATIVE[root["class"]]:
+    if type(model) is rebuild.ROOTS[root["class"]]:
         _load_state(path, model, weights.state(), assign=False)
     elif rebuild.takes_place_of(root, model):
         native = _rebuild(path, manifest, weights).train(model.training)

@@ -1,5 +1,6 @@
 """Modules that run on the integer kernels and replace those of torch.nn and of encoder models."""
 
+from kdnative.nn.attention import MultiheadAttention
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_layer import EncoderLayer
@@ -7,4 +8,12 @@ from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
 
-__all__ = ["Embedding", "Encoder", "EncoderLayer", "Linear", "PackedEncoder", "TransformerEncoder"]
+__all__ = [
+    "Embedding",
+    "Encoder",
+    "EncoderLayer",
+    "Linear",
+    "MultiheadAttention",
+    "PackedEncoder",
+    "TransformerEncoder",
+]

@@ -1,4 +1,4 @@
-"""One layer of an encoder of Hugging Face transformers as one native operator."""
+"""One layer of an encoder of transformers, timm, torchvision or OpenCLIP as one native operator."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ __all__ = ["EncoderLayer", "can_record"]
 class EncoderLayer(PackedEncoder):
     """A transformer layer that takes hidden states and returns hidden states (Vaswani et al. 2017).
 
-    Takes the place of a layer of a vision, speech or text-image model of transformers 5, whose embeddings and heads
-    stay as they are. Linears run on the integer kernels with dynamic per-token int8 activations; the rest is float32,
-    with the factors of attention in bfloat16 as in :class:`kdnative.nn.Encoder`. Outputs never require grad.
+    Takes the place of a layer of a vision, speech or text-image model of transformers 5, timm, torchvision or OpenCLIP,
+    whose embeddings and heads stay as they are. Linears run on the integer kernels with dynamic per-token int8
+    activations; the rest is float32, with the factors of attention in bfloat16 as in :class:`kdnative.nn.Encoder`.
+    Outputs never require grad.
 
     ``spec`` is a dict that JSON can hold: ``hidden_size``, ``norm`` ("post" or "pre"), ``gated``, ``activation``,
     ``eps`` (of the LayerNorms), and ``layers``, one layer as in :class:`kdnative.nn.Encoder`. ``state_dict()`` has the
@@ -32,7 +33,13 @@ class EncoderLayer(PackedEncoder):
         return {}
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, is_causal: bool = False, **others: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        is_causal: bool = False,
+        *,
+        attn_mask: Tensor | None = None,
+        **others: Any,
     ) -> Tensor:
         """Hidden states after the layer.
 
@@ -43,6 +50,7 @@ class EncoderLayer(PackedEncoder):
                 same for every query, or with ``is_causal`` those of them that do not come after it. Tokens that are no
                 key cost nothing, and their rows of the output are 0.
             is_causal: whether a query attends only to itself and to keys before it.
+            attn_mask: what timm and OpenCLIP call an ``attention_mask``; or ``[T, T]``, the causal mask.
             others: what the model passes to all of its parts; without effect here.
 
         Returns:
@@ -57,13 +65,20 @@ class EncoderLayer(PackedEncoder):
                 "kdnative.nn.EncoderLayer is for inference: it has no gradients. Call .eval() on the model (or run "
                 "under torch.no_grad()), and train the float model instead"
             )
-        keep = None if attention_mask is None else _keys(attention_mask, hidden_states, is_causal)
+        mask = attention_mask
+        if attn_mask is not None:
+            mask, is_causal = (attn_mask[None, None], True) if attn_mask.dim() == 2 else (attn_mask, is_causal)
+        keep = None if mask is None else _keys(mask, hidden_states, is_causal)
         hidden = hidden_states if hidden_states.stride(-1) == 1 else hidden_states.contiguous()
         out = ops.encoder_layers(self._buffers["packed"], hidden.float(), keep, int(is_causal)).to(hidden.dtype)
         collector = _collector()
         if collector is not None:
             _record(collector, hidden_states, out)
         return out
+
+    def get_weight_dtype(self) -> torch.dtype:
+        """Of the hidden states that OpenCLIP is to hand to the layer; it asks its own layers the same."""
+        return torch.float32
 
 
 def _keys(mask: Tensor, hidden_states: Tensor, causal: bool) -> Tensor:

@@ -62,6 +62,7 @@ Quantize = Callable[[str, nn.Linear], QuantizedWeight | None]
 
 _ACTIVATIONS = {
     "GELUActivation": "gelu",
+    "GELU": "gelu",
     "NewGELUActivation": "gelu_tanh",
     "GELUTanh": "gelu_tanh",
     "FastGELUActivation": "gelu_tanh",

@@ -11,24 +11,15 @@ from kdnative.nn.layer_conversion import (
     layers_alone,
     one_of,
 )
+from kdnative.nn.torch_attention import projections
 from kdnative.nn.transformer import TransformerEncoder
 
-__all__ = ["encoder_from_torch", "input_projection", "is_encoder"]
+__all__ = ["encoder_from_torch", "is_encoder"]
 
 
 def is_encoder(module: nn.Module) -> bool:
     """Whether ``module`` is torch's encoder or one of its layers, and no subclass."""
     return type(module) in (nn.TransformerEncoder, nn.TransformerEncoderLayer)
-
-
-def input_projection(attention: nn.MultiheadAttention) -> nn.Linear | None:
-    """The linear that gives queries, keys and values, on the parameters of ``attention``; None if there are three."""
-    if attention.in_proj_weight is None:
-        return None
-    rows, columns = attention.in_proj_weight.shape
-    linear = nn.Linear(columns, rows, bias=attention.in_proj_bias is not None, device="meta")
-    linear.weight, linear.bias = attention.in_proj_weight, attention.in_proj_bias
-    return linear
 
 
 def encoder_from_torch(module: nn.Module, quantize: Quantize) -> TransformerEncoder | str:
@@ -69,14 +60,12 @@ def _convert(module: nn.Module, quantize: Quantize) -> TransformerEncoder:
 
 def _layer(layer: nn.Module, prefix: str) -> Layer:
     attention = layer.self_attn
-    if type(layer) is not nn.TransformerEncoderLayer or type(attention) is not nn.MultiheadAttention:
-        raise Unsupported(f"{prefix}self_attn or its layer is of a class of its own")
-    linear = input_projection(attention)
-    if linear is None or attention.bias_k is not None or attention.add_zero_attn:
-        raise Unsupported(f"{prefix}self_attn has kdim, vdim, add_bias_kv or add_zero_attn")
+    if type(layer) is not nn.TransformerEncoderLayer:
+        raise Unsupported(f"{prefix or 'it'} is of a class of its own, {type(layer).__name__}")
+    qkv, output = projections(prefix + "self_attn", attention)
     return Layer(
-        [(prefix + "self_attn", linear)],
-        (prefix + "self_attn.out_proj", attention.out_proj),
+        [qkv],
+        output,
         [(prefix + "linear1", layer.linear1)],
         (prefix + "linear2", layer.linear2),
         {"attention_norm": layer.norm1, ("ffn_norm" if layer.norm_first else "output_norm"): layer.norm2},

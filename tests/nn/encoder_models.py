@@ -25,6 +25,15 @@ def with_scheme(scheme):
     return quantize
 
 
+def randomized(module):
+    """Attention and feed-forward parts that matter as much as the residual."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+        return jitter(module).eval()
+
+
 def bert(hidden=48, heads=3, ffn=100, layers=2, vocab=101, **options):
     """A random BertModel whose attention and feed-forward parts matter as much as the residual."""
     torch.manual_seed(0)

@@ -13,10 +13,10 @@ from torch import nn
 
 from kdnative import convert_, inspect, load, save
 from kdnative.nn import EncoderLayer, Linear
-from kdnative.nn.hf_layers import is_layer, layer_from_hf
+from kdnative.nn.known_layers import is_layer, layer_from
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.nn import encoder_oracle
-from tests.nn.encoder_models import check_close, jitter, with_scheme
+from tests.nn.encoder_models import check_close, randomized, with_scheme
 from tests.small_models import rows
 
 transformers = pytest.importorskip("transformers", "5.0")
@@ -50,15 +50,6 @@ LAYERS = {  # the class, and its configuration
 }
 
 
-def randomized(module):
-    """Attention and feed-forward parts that matter as much as the residual."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-        return jitter(module).eval()
-
-
 def layer(kind="vit.ViTLayer", **changes):
     folder, name = kind.split(".")
     config, settings = LAYERS[kind]
@@ -70,7 +61,7 @@ def layer(kind="vit.ViTLayer", **changes):
 
 
 def native(module, scheme="w8a8"):
-    found = layer_from_hf(module, with_scheme(scheme))
+    found = layer_from(module, with_scheme(scheme))
     assert isinstance(found, EncoderLayer), found
     return found
 
@@ -304,14 +295,14 @@ def test_a_layer_with_a_part_in_float_is_converted_linear_by_linear():
 def test_older_transformers(monkeypatch):
     theirs = layer()
     monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.1")
-    reason = layer_from_hf(theirs, with_scheme("w8a8"))
+    reason = layer_from(theirs, with_scheme("w8a8"))
     assert reason == "layers of ViTLayer are fused with transformers 5 on, and this is 4.57.1"
 
 
 def test_other_parts_than_known():
     theirs = layer()
     del theirs.mlp.fc2
-    assert "its parts are not those that are known of ViTLayer" in layer_from_hf(theirs, with_scheme("w8a8"))
+    assert "its parts are not those that are known of ViTLayer" in layer_from(theirs, with_scheme("w8a8"))
 
 
 def test_quantization_aware_training():
@@ -325,7 +316,7 @@ def test_quantization_aware_training():
     theirs = layer("dinov2.Dinov2Layer")
     prepare_qat_(theirs, "w8a8")
     assert type(theirs.mlp.fc2) is FakeQuantLinear
-    reason = layer_from_hf(theirs, lambda name, linear: linear.quantized())
+    reason = layer_from(theirs, lambda name, linear: linear.quantized())
     assert reason == "attention.o_proj has a factor behind it, which a FakeQuantLinear can't take in"
 
 

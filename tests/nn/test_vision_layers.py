@@ -1,0 +1,179 @@
+"""Layers of timm, torchvision and OpenCLIP as one operator: against the oracle, these libraries, and in models."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from kdnative import convert_, load, save
+from kdnative.nn import EncoderLayer, Linear, MultiheadAttention
+from kdnative.nn.known_layers import is_layer, layer_from
+from tests.nn import encoder_oracle
+from tests.nn.encoder_models import check_close, randomized, with_scheme
+from tests.small_models import rows
+
+timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
+open_clip = pytest.importorskip("open_clip")
+
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock  # noqa: E402
+from timm.layers import GluMlp, SwiGLU, SwiGLUPacked  # noqa: E402
+from timm.models.vision_transformer import Block, DiffAttention  # noqa: E402
+from torchvision.models.vision_transformer import EncoderBlock  # noqa: E402
+
+WIDTH, HEADS = 48, 3
+LAYERS = {
+    "timm": lambda **changes: Block(WIDTH, HEADS, **{"qkv_bias": True, **changes}),
+    "timm, layer scale, no bias": lambda: Block(WIDTH, HEADS, init_values=0.5),
+    "timm, SwiGLU": lambda: Block(WIDTH, HEADS, mlp_layer=SwiGLU, act_layer=nn.SiLU),
+    "timm, packed SwiGLU": lambda: Block(WIDTH, HEADS, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU),
+    "timm, quick GELU": lambda: Block(WIDTH, HEADS, act_layer=timm.layers.get_act_layer("quick_gelu")),
+    "timm, own GELU": lambda: Block(WIDTH, HEADS, act_layer=timm.layers.activations.GELU),
+    "torchvision": lambda: EncoderBlock(HEADS, WIDTH, 100, 0.1, 0.1),
+    "OpenCLIP": lambda **changes: ResidualAttentionBlock(WIDTH, HEADS, **changes),
+    "OpenCLIP, quick GELU": lambda: ResidualAttentionBlock(WIDTH, HEADS, act_layer=QuickGELU, ls_init_value=0.5),
+}
+
+
+def layer(kind, **changes):
+    torch.manual_seed(0)
+    return randomized(LAYERS[kind](**changes))
+
+
+def native(module, scheme="w8a8"):
+    found = layer_from(module, with_scheme(scheme))
+    assert isinstance(found, EncoderLayer), found
+    return found
+
+
+def causal(tokens):
+    return torch.full((tokens, tokens), -torch.inf).triu(1)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(("size", "length"), [(1, 1), (2, 17), (3, 130)])
+def test_matches_the_oracle_and_the_library(kind, size, length):
+    theirs, x = layer(kind), torch.randn(size, length, WIDTH, generator=torch.Generator().manual_seed(1))
+    ours, everything = native(theirs), torch.ones(size, length, dtype=torch.bool)
+    masks = [None] if kind == "torchvision" else [None, causal(length)]
+    for mask in masks:
+        options = {} if mask is None else {"attn_mask": mask}
+        actual = ours(x, **options)
+        oracle = encoder_oracle.encode_states(ours.spec, ours.state_dict(), x, everything, mask is not None)
+        check_close(actual, oracle, everything)
+        with torch.no_grad():
+            expected = theirs(x, **options)
+        assert torch.cosine_similarity(actual, expected, dim=-1).min() > 0.99
+        assert (actual - expected).norm() < 0.06 * expected.norm()
+
+
+def test_masks():
+    ours, theirs, x = native(layer("timm")), layer("timm"), torch.randn(2, 9, WIDTH)
+    keep = torch.rand(2, 9) < 0.7
+    keep[:, 0] = True
+    mask = keep[:, None, None].expand(-1, -1, 9, -1)
+    with torch.no_grad():
+        expected = theirs(x, attn_mask=mask)
+        assert torch.cosine_similarity(ours(x, attn_mask=mask), expected, dim=-1)[keep].min() > 0.99
+        assert torch.equal(ours(x, is_causal=True), ours(x, attn_mask=causal(9)))
+    for wrong in (causal(9).t(), torch.zeros(9, 9)):
+        with pytest.raises(RuntimeError, match=r"this attention_mask is another one: convert_\(..., fuse=False\)"):
+            ours(x, attn_mask=wrong)
+    for wrong in (causal(8), causal(9).expand(2, 9, 9)):
+        with pytest.raises(RuntimeError, match=r"of shape \[batch, 1, 9, 9\], got"):
+            ours(x, attn_mask=wrong)
+
+
+REFUSED = {
+    "q_norm, LayerNorm": lambda: layer("timm", qk_norm=True),
+    "norm, LayerNorm": lambda: layer("timm", scale_attn_norm=True),
+    "DiffAttention where Attention": lambda: layer("timm", attn_layer=DiffAttention),
+    "half of its feed-forward network is the gate": lambda: layer("timm", mlp_layer=GluMlp),
+    "normalisations is no LayerNorm": lambda: layer("timm", norm_layer=timm.layers.RmsNorm),
+    "activation Mish has no kernel": lambda: layer("timm", act_layer=nn.Mish),
+    "has the batch in its second dimension": lambda: layer("OpenCLIP", batch_first=False),
+    "keys and values are those of other tokens": lambda: layer("OpenCLIP", is_cross_attention=True),
+    "in the dtype of its weights": lambda: layer("OpenCLIP").bfloat16(),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_layers_that_do_something_else_are_refused(words):
+    theirs = REFUSED[words]()
+    assert words in layer_from(theirs, with_scheme("w8a8"))
+    report = rows(convert_(nn.Sequential(theirs)))
+    assert words in report["0"].reason and sum(row.action == "converted" for row in report.values()) >= 3
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def timm_model(**options):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": 2, "num_heads": HEADS, "num_classes": 10}
+    return timm.models.VisionTransformer(**sizes, **options)
+
+
+def torchvision_model():
+    return torchvision.models.VisionTransformer(32, 8, 2, HEADS, WIDTH, 100, num_classes=10)
+
+
+def clip():
+    vision = {"image_size": 32, "layers": 2, "width": WIDTH, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 12, "vocab_size": 90, "width": WIDTH, "heads": HEADS, "layers": 2}
+    return open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, output_dict=True)
+
+
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+MODELS = {
+    "timm": (timm_model, 2, lambda m: m(images())),
+    "timm's tokens": (lambda: timm_model(reg_tokens=4, init_values=0.5), 2, lambda m: m.forward_features(images())),
+    "torchvision": (torchvision_model, 2, lambda m: m(images())),
+    "OpenCLIP images": (clip, 4, lambda m: m.encode_image(images(), normalize=True)),
+    "OpenCLIP texts": (clip, 4, lambda m: m.encode_text(torch.arange(24).view(2, 12), normalize=True)),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_models(kind, tmp_path):
+    make, layers, run = MODELS[kind]
+    torch.manual_seed(0)
+    ours = randomized(make())
+    other = copy.deepcopy(ours)
+    with torch.no_grad():
+        expected = run(ours)
+        report = rows(convert_(ours))
+        assert sum(type(module) is EncoderLayer for module in ours.modules()) == layers
+        assert not any(is_layer(module) or type(module) is nn.MultiheadAttention for module in ours.modules())
+        actual = run(ours)
+        assert torch.cosine_similarity(actual, expected, dim=-1).min() > 0.99
+        save(ours, tmp_path / "m")
+        assert load(tmp_path / "m", into=other) is other and torch.equal(run(other), actual)
+        assert torch.equal(run(copy.deepcopy(ours)), actual)
+    assert sum(row.reason == "the whole encoder is one native operator" for row in report.values()) == layers
+    assert sum("runs inside the fused encoder" in row.reason for row in report.values()) >= 6 * layers
+
+
+def test_compiles_to_one_graph():
+    ours, x = convert_(randomized(timm_model())).model, images()
+    with torch.inference_mode():
+        compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x), ours(x))
+
+
+def test_linear_by_linear():
+    torch.manual_seed(0)
+    for make in (timm_model, torchvision_model):
+        ours = randomized(make())
+        with torch.no_grad():
+            expected = ours(images())
+            convert_(ours, fuse=False)
+            assert torch.cosine_similarity(ours(images()), expected, dim=-1).min() > 0.99
+        kinds = [type(module) for module in ours.modules()]
+        assert EncoderLayer not in kinds and kinds.count(MultiheadAttention) == (2 if make is torchvision_model else 0)
+        assert kinds.count(Linear) >= 8
