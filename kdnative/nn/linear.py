@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +161,7 @@ class Linear(nn.Module):
 
     def quantized(self) -> QuantizedWeight:
         """The integer weights in plain form, ``[N, K]``."""
-        weight, _ = self._unpacked()
+        weight, _ = self._form.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             weight = replace(weight, zero=torch.zeros(weight.scale.shape, dtype=torch.int8))
         return weight
@@ -169,21 +170,37 @@ class Linear(nn.Module):
     def weight(self) -> Tensor:
         """The dequantized weight, float32 ``[N, K]``, for code that inspects weights.
 
-        Its dtype, device and shape are free; every other use dequantizes, so keep ``weight.clone()`` to use it often.
+        Its dtype, device and shape are free, and ``F.linear(x, layer.weight, bias)``, as some models multiply, runs on
+        the kernels (not under torch.compile). Every other use dequantizes: keep ``weight.clone()`` to use it often.
         """
         if is_compiling():
             return linear_weight(self.packed, self.out_features, self.in_features, self.scheme.sparsity is not None)
         shape = (self.out_features, self.in_features)
-        return lazy_weight(shape, torch.float32, self.packed.device, lambda: self.quantized().dequantize())
+        return lazy_weight(shape, torch.float32, self.packed.device, self._dequantized, self._product)
 
     @property
     def bias(self) -> Tensor | None:
         """A copy of the bias, float32 ``[N]``, or None."""
-        return self._unpacked()[1] if self.has_bias else None
+        return packing.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
 
-    def _unpacked(self) -> tuple[QuantizedWeight, Tensor | None]:
-        form = packing if self.scheme.sparsity is None else packing_sparse
-        return form.unpack(self.packed)
+    @property
+    def _form(self) -> ModuleType:
+        return packing if self.scheme.sparsity is None else packing_sparse
+
+    def _dequantized(self) -> Tensor:
+        return self.quantized().dequantize()
+
+    def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """``x @ W.T + bias``: the layer without its activation, and with another bias, if this is another."""
+        own = self.bias
+        out = _KERNELS[self._kernel](x, self.packed, self.out_features, ops.activation_code("none"))
+        if own is None or bias is None:
+            same = own is bias
+        else:
+            same = torch.equal(own, bias)
+        if same:
+            return out
+        return out - (0 if own is None else own.to(out.dtype)) + (0 if bias is None else bias.to(out.dtype))
 
     @property
     def spec(self) -> dict:

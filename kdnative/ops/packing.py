@@ -122,7 +122,7 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     def read(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
         return section(packed, int(header[name]), dtype, int(np.prod(shape))).view(shape)
 
-    bias = read("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
+    bias = bias_of(packed, header)
     if bits == 8:
         q = unvnni(read("data", torch.int8, n_pad * k_pad), n_pad, k_pad, 16)
         scale = read("scale", torch.float32, n_pad)[:n].clone()
@@ -141,6 +141,13 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         stored = read("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
         zero = (stored.to(torch.int8) - middle).contiguous()
     return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group, group_scale), bias
+
+
+def bias_of(packed: Tensor, header: np.void) -> Tensor | None:
+    """The bias of a packed linear, sparse or not, float32 ``[N]``, or None."""
+    if not header["bias"]:
+        return None
+    return section(packed, int(header["bias"]), torch.float32, int(header["n"]))
 
 
 def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:

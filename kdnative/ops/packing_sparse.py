@@ -117,7 +117,7 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         else:
             start, codes = section("start", torch.int64, n_pad // 32 + 1), section("codes", torch.int32, n_pad // 16)
             q = _unpack_codes(values, mask, start, codes, k_pad)
-    bias = section("bias", torch.float32, n_pad)[:n].clone() if header["bias"] else None
+    bias = packing.bias_of(packed, header)
     if group is None:
         scale = section("scale", torch.float32, n_pad)[:n].clone()
     else:

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kdnative import convert_
@@ -46,7 +47,7 @@ def test_what_is_free(layer, monkeypatch):
         lambda w: w.T.contiguous(),
         lambda w: torch.cat([w, w]),
         lambda w: torch.stack([w, torch.ones_like(w)]),
-        lambda w: nn.functional.linear(torch.ones(2, 64, dtype=w.dtype), w),
+        lambda w: nn.functional.linear(torch.ones(2, 64, dtype=w.dtype).requires_grad_(), w).detach(),
         lambda w: torch.ones(2, 48, dtype=w.dtype) @ w,
         lambda w: torch.from_numpy(np.asarray(w.float())),
         lambda w: torch.tensor(w.tolist()),
@@ -63,6 +64,51 @@ def test_values(layer, use):
     assert type(actual) in (torch.Tensor, nn.Parameter) and torch.equal(actual, expected)
     assert torch.equal(layer.weight, values(layer)) and torch.equal(values(layer), layer.weight)
     assert not layer.weight.is_meta and repr(layer.weight) == repr(values(layer)) and layer.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32", "w8a16", "w8a8+mask"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_a_product_runs_on_the_kernels(scheme, bias, activation, monkeypatch):
+    torch.manual_seed(0)
+    plain = nn.Linear(64, 48, bias=bias)
+    layer = Linear.from_float(plain, scheme, activation)
+    linear = Linear.from_float(plain, scheme)
+    values = linear.weight.clone()
+    monkeypatch.setattr(QuantizedWeight, "dequantize", lambda self: pytest.fail("dequantized"))
+    for x in (torch.randn(3, 5, 64), torch.randn(0, 64), torch.randn(64)):
+        assert torch.equal(F.linear(x, layer.weight, layer.bias), linear(x))
+        assert torch.equal(F.linear(input=x, weight=layer.weight, bias=layer.bias), linear(x))
+        for other in (None, torch.randn(48)):
+            expected = F.linear(x, values, other)
+            assert (F.linear(x, layer.weight, other) - expected).norm() <= 0.02 * expected.norm()
+    half = torch.randn(3, 64, dtype=torch.bfloat16)
+    assert F.linear(half, layer.weight, layer.bias).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="64"):
+        F.linear(x[1:], layer.weight)
+
+
+def test_a_product_with_a_gradient_uses_the_values():
+    layer = Linear.from_float(nn.Linear(64, 48))
+    x = torch.randn(3, 64, requires_grad=True)
+    F.linear(x, layer.weight, layer.bias).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.clone().sum(0).expand(3, -1))
+    with torch.no_grad():
+        assert torch.equal(F.linear(x, layer.weight, layer.bias), layer(x))
+
+
+def test_a_model_that_multiplies_by_the_weights_itself(monkeypatch):
+    """The windows of torchvision's Swin; dequantizing took more than half of the time of a forward."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = torchvision.models.SwinTransformer([4, 4], 48, [1, 1], [3, 3], [4, 4], num_classes=5).eval()
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = model.features(x)
+        convert_(model)
+        assert isinstance(model.features[1][0].attn.qkv, Linear)
+        monkeypatch.setattr(QuantizedWeight, "dequantize", lambda self: pytest.fail("dequantized"))
+        assert torch.cosine_similarity(model.features(x), expected, dim=-1).min() > 0.99
 
 
 def test_what_is_written_to_it_is_lost(layer):
