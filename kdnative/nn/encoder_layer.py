@@ -36,7 +36,7 @@ class EncoderLayer(PackedEncoder):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        is_causal: bool = False,
+        is_causal: bool | None = False,
         *,
         attn_mask: Tensor | None = None,
         **others: Any,
@@ -45,11 +45,11 @@ class EncoderLayer(PackedEncoder):
 
         Args:
             hidden_states: float32, bfloat16 or float16 ``[B, T, H]``.
-            attention_mask: None, or what transformers hands to its layers, ``[B, 1, T, T]`` (or 1 for B): bool, True
-                for the keys of a query; or float, 0 for these and large negative numbers elsewhere. Keys must be the
-                same for every query, or with ``is_causal`` those of them that do not come after it. Tokens that are no
-                key cost nothing, and their rows of the output are 0.
-            is_causal: whether a query attends only to itself and to keys before it.
+            attention_mask: None, or what transformers hands to its layers, ``[B, 1, T, T]`` (1 for B or the first T):
+                bool, True for the keys of a query; or float, 0 for these and large negative numbers elsewhere. Keys
+                must be the same for every query, or with ``is_causal`` those of them that do not come after it. Tokens
+                that are no key cost nothing, and their rows of the output are 0.
+            is_causal: whether a query attends only to itself and to keys before it; None is no.
             attn_mask: what timm and OpenCLIP call an ``attention_mask``; or ``[T, T]``, the causal mask.
             others: what the model passes to all of its parts; without effect here.
 
@@ -70,7 +70,7 @@ class EncoderLayer(PackedEncoder):
             mask, is_causal = (attn_mask[None, None], True) if attn_mask.dim() == 2 else (attn_mask, is_causal)
         keep = None if mask is None else _keys(mask, hidden_states, is_causal)
         hidden = hidden_states if hidden_states.stride(-1) == 1 else hidden_states.contiguous()
-        out = ops.encoder_layers(self._buffers["packed"], hidden.float(), keep, int(is_causal)).to(hidden.dtype)
+        out = ops.encoder_layers(self._buffers["packed"], hidden.float(), keep, int(bool(is_causal))).to(hidden.dtype)
         collector = _collector()
         if collector is not None:
             _record(collector, hidden_states, out)
@@ -81,15 +81,18 @@ class EncoderLayer(PackedEncoder):
         return torch.float32
 
 
-def _keys(mask: Tensor, hidden_states: Tensor, causal: bool) -> Tensor:
+def _keys(mask: Tensor, hidden_states: Tensor, causal: bool | None) -> Tensor:
     """The keys ``[B, T]`` of a mask over pairs of tokens, after a look whether that is all that it says."""
     size, tokens = hidden_states.shape[:2]
-    if mask.dim() != 4 or mask.shape[1:] != (1, tokens, tokens):
+    if mask.dim() != 4 or mask.shape[1:] not in ((1, tokens, tokens), (1, 1, tokens)):
         raise RuntimeError(
             f"kdnative.nn.EncoderLayer takes an attention_mask of shape [batch, 1, {tokens}, {tokens}], got "
             f"{list(mask.shape)}; to keep the layers in float: convert_(..., fuse=False)"
         )
     allowed = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+    if not causal and allowed.shape[1] == 1:  # no need to look at the queries
+        return allowed[:, 0].expand(size, tokens)
+    allowed = allowed.expand(-1, tokens, -1)
     keys = allowed.any(1)
     expected = keys[:, None].expand_as(allowed)
     torch._assert_async(

@@ -61,10 +61,9 @@ def linear_of_conv1d(module: nn.Module) -> nn.Linear:
 def encoder_from_hf(module: nn.Module, quantize: Quantize) -> Encoder | str:
     """Rebuild a base model of transformers as a native encoder; ``module`` is not changed.
 
-    BertModel (MiniLM and other checkpoints of that class too), RobertaModel, XLMRobertaModel, CamembertModel,
-    ElectraModel, DistilBertModel, MPNetModel, ModernBertModel and NomicBertModel are known, with heads or feed-forward
-    neurons pruned in any layer: sizes are read from the weights. Embedding tables become int8 with one scale per row;
-    ``quantize`` is asked for every linear.
+    The classes in :data:`kdnative.nn.hf_families.READERS` are known (BertModel is also that of MiniLM), with heads or
+    feed-forward neurons pruned in any layer: sizes are read from the weights. Embedding tables become int8 with one
+    scale per row; ``quantize`` is asked for every linear.
 
     Args:
         module: the base model, for example ``model.bert``.
@@ -76,6 +75,8 @@ def encoder_from_hf(module: nn.Module, quantize: Quantize) -> Encoder | str:
     """
     try:
         return _convert(module, quantize)
+    except AttributeError as error:
+        return f"its parts are not those that are known of {type(module).__name__}: {error}"
     except Unsupported as reason:
         return str(reason)
 

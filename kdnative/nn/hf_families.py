@@ -12,7 +12,7 @@ from torch import nn
 
 from kdnative.nn.layer_conversion import Layer, Named, Unsupported
 
-__all__ = ["READERS", "Source"]
+__all__ = ["READERS", "Source", "bert_layer"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _post_norms(attention: nn.LayerNorm, output: nn.LayerNorm) -> dict[str, nn.L
     return {"attention_norm": attention, "output_norm": output}
 
 
-def _bert_layer(layer: nn.Module, prefix: str) -> Layer:
+def bert_layer(layer: nn.Module, prefix: str) -> Layer:
     own, attention = layer.attention.self, layer.attention
     return Layer(
         [(f"{prefix}attention.self.{name}", getattr(own, name)) for name in ("query", "key", "value")],
@@ -70,9 +70,9 @@ def _bert(module: nn.Module, count_from_padding: bool = False, output: str | Non
     return Source(
         embeddings.word_embeddings,
         embeddings.position_embeddings,
-        embeddings.token_type_embeddings,
+        getattr(embeddings, "token_type_embeddings", None),
         embeddings.LayerNorm,
-        [_bert_layer(layer, f"encoder.layer.{i}.") for i, layer in enumerate(module.encoder.layer)],
+        [bert_layer(layer, f"encoder.layer.{i}.") for i, layer in enumerate(module.encoder.layer)],
         embeddings.position_embeddings.num_embeddings,
         output or "BaseModelOutputWithPoolingAndCrossAttentions",
         _pooler(module),
@@ -210,21 +210,26 @@ def _modernbert(module: nn.Module) -> Source:
     )
 
 
-def _nomic(module: nn.Module) -> Source:
+def _rotary_bert(module: nn.Module) -> Source:
+    """NomicBERT, GTE and Jina v3: BERT with rotary positions, the first two with gated networks."""
     settings, embeddings, layers = module.config, module.embeddings, []
     theta = _rope_theta(getattr(settings, "rope_parameters", None), getattr(settings, "default_theta", None))
+    gated = not module.layers or hasattr(module.layers[0].mlp, "gate_proj")
+    *ffn_in, ffn_out, activation = (
+        ("gate_proj", "up_proj", "down_proj", "act_fn") if gated else ("fc1", "fc2", "activation_fn")
+    )
     for i, layer in enumerate(module.layers):
-        own, prefix = layer.self_attn, f"layers.{i}."
+        own, mlp, prefix = layer.self_attn, layer.mlp, f"layers.{i}."
         layers.append(
             Layer(
                 [(f"{prefix}self_attn.{name}", getattr(own, name)) for name in ("q_proj", "k_proj", "v_proj")],
                 (prefix + "self_attn.o_proj", own.o_proj),
-                [(f"{prefix}mlp.{name}", getattr(layer.mlp, name)) for name in ("gate_proj", "up_proj")],
-                (prefix + "mlp.down_proj", layer.mlp.down_proj),
+                [(f"{prefix}mlp.{name}", getattr(mlp, name)) for name in ffn_in],
+                (f"{prefix}mlp.{ffn_out}", getattr(mlp, ffn_out)),
                 _post_norms(layer.post_attention_layernorm, layer.post_mlp_layernorm),
                 own.head_dim,
                 own.scaling,
-                layer.mlp.act_fn,
+                getattr(mlp, activation),
                 rope_theta=theta,
             )
         )
@@ -237,8 +242,20 @@ def _nomic(module: nn.Module) -> Source:
         settings.max_position_embeddings,
         "BaseModelOutputWithPooling",
         _pooler(module),
-        gated=True,
+        gated=gated,
     )
+
+
+def _plain(module: nn.Module) -> Source:
+    return _bert(module, output="BaseModelOutput")
+
+
+def _tower(module: nn.Module) -> Source:
+    return _bert(module, output="BaseModelOutputWithPooling")
+
+
+def _roberta_tower(module: nn.Module) -> Source:
+    return _bert(module, count_from_padding=True, output="BaseModelOutputWithPooling")
 
 
 READERS: dict[str, Callable[[nn.Module], Source]] = {
@@ -250,6 +267,13 @@ READERS: dict[str, Callable[[nn.Module], Source]] = {
     "DistilBertModel": _distilbert,
     "MPNetModel": _mpnet,
     "ModernBertModel": _modernbert,
-    "NomicBertModel": _nomic,
+    "NomicBertModel": _rotary_bert,
+    "GteModel": _rotary_bert,
+    "JinaEmbeddingsV3Model": _rotary_bert,
+    "Data2VecTextModel": _roberta,
+    "SplinterModel": _plain,
+    "AlignTextModel": _tower,
+    "ChineseCLIPTextModel": _tower,
+    "ClapTextModel": _roberta_tower,
 }
 """By the name of the class of the base model."""

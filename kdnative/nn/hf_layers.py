@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import nn
 
 from kdnative.nn.encoder_layer import can_record
+from kdnative.nn.hf_families import bert_layer
 from kdnative.nn.layer_conversion import Layer, Unsupported
 from kdnative.nn.layer_sources import Source, pre_norms
 
@@ -84,26 +85,101 @@ def _wav2vec2(module: nn.Module) -> Source:
     return Source(_layer(attention, "out_proj", ffn, names, norms, network.intermediate_act_fn), norm="post")
 
 
-_READERS: dict[str, Callable[[nn.Module], Source]] = {
-    "ViTLayer": _vit,
-    "DeiTLayer": _vit,
-    "ViTMAELayer": _vit,
-    "ViTMSNLayer": _vit,
-    "ASTLayer": _vit,
-    "CLIPEncoderLayer": _clip,
-    "SiglipEncoderLayer": _clip,
-    "Siglip2EncoderLayer": _clip,
-    "Dinov2Layer": _dinov2,
-    "Dinov2WithRegistersLayer": _dinov2,
-    "WhisperEncoderLayer": _whisper,
-    "M2M100EncoderLayer": _whisper,
-    "MBartEncoderLayer": _whisper,
-    "PegasusEncoderLayer": _whisper,
-    "BartEncoderLayer": _bart,
-    "MarianEncoderLayer": _bart,
-    "Wav2Vec2EncoderLayer": _wav2vec2,
-    "HubertEncoderLayer": _wav2vec2,
+def _older_vit(module: nn.Module) -> Source:
+    own, output = module.attention.attention, module.attention.output
+    layer = Layer(
+        [(f"attention.attention.{name}", getattr(own, name)) for name in ("query", "key", "value")],
+        ("attention.output.dense", output.dense),
+        [("intermediate.dense", module.intermediate.dense)],
+        ("output.dense", module.output.dense),
+        pre_norms(module.layernorm_before, module.layernorm_after),
+        own.attention_head_size,
+        own.scaling,
+        module.intermediate.intermediate_act_fn,
+    )
+    return Source(layer)
+
+
+def _blip(module: nn.Module) -> Source:
+    own, mlp = module.self_attn, module.mlp
+    layer = Layer(
+        [("self_attn.qkv", own.qkv)],
+        ("self_attn.projection", own.projection),
+        [("mlp.fc1", mlp.fc1)],
+        ("mlp.fc2", mlp.fc2),
+        pre_norms(module.layer_norm1, module.layer_norm2),
+        own.head_dim,
+        own.scale,
+        mlp.activation_fn,
+    )
+    return Source(layer)
+
+
+def _bert(module: nn.Module) -> Source:
+    if getattr(module, "is_decoder", False):
+        raise Unsupported("it is a layer of a decoder")
+    return Source(bert_layer(module, ""), norm="post")
+
+
+_FAMILIES: dict[Callable[[nn.Module], Source], tuple[str, ...]] = {
+    _vit: ("ViTLayer", "DeiTLayer", "ViTMAELayer", "ViTMSNLayer", "ASTLayer", "IJepaLayer", "PixioLayer", "VivitLayer"),
+    _older_vit: ("DPTViTLayer", "YolosLayer"),
+    _clip: (
+        "AltCLIPEncoderLayer",
+        "CLIPEncoderLayer",
+        "CLIPSegEncoderLayer",
+        "ChineseCLIPVisionLayer",
+        "GitVisionEncoderLayer",
+        "GraniteDoclingEncoderLayer",
+        "Idefics2EncoderLayer",
+        "Idefics3EncoderLayer",
+        "Kosmos2VisionEncoderLayer",
+        "MetaClip2EncoderLayer",
+        "OwlViTEncoderLayer",
+        "Owlv2EncoderLayer",
+        "Siglip2EncoderLayer",
+        "SiglipEncoderLayer",
+        "SmolVLMEncoderLayer",
+        "XCLIPEncoderLayer",
+    ),
+    _blip: ("Blip2EncoderLayer", "BlipEncoderLayer", "InstructBlipEncoderLayer"),
+    _dinov2: ("Dinov2Layer", "Dinov2WithRegistersLayer", "RadioLayer"),
+    _whisper: (
+        "AudioFlamingo3EncoderLayer",
+        "BlenderbotEncoderLayer",
+        "M2M100EncoderLayer",
+        "MBartEncoderLayer",
+        "PegasusEncoderLayer",
+        "Qwen2AudioEncoderLayer",
+        "Speech2TextEncoderLayer",
+        "VoxtralEncoderLayer",
+        "WhisperEncoderLayer",
+    ),
+    _bart: (
+        "BartEncoderLayer",
+        "BlenderbotSmallEncoderLayer",
+        "MarianEncoderLayer",
+        "PLBartEncoderLayer",
+        "TimeSeriesTransformerEncoderLayer",
+    ),
+    _wav2vec2: (
+        "Data2VecAudioEncoderLayer",
+        "HubertEncoderLayer",
+        "SEWEncoderLayer",
+        "UniSpeechEncoderLayer",
+        "UniSpeechSatEncoderLayer",
+        "Wav2Vec2EncoderLayer",
+    ),
+    _bert: (
+        "AltRobertaLayer",
+        "BridgeTowerTextLayer",
+        "ErnieLayer",
+        "LayoutLMLayer",
+        "MarkupLMLayer",
+        "RoCBertLayer",
+    ),
 }
+_READERS = {name: reader for reader, names in _FAMILIES.items() for name in names}
 """By the name of the class of the layer."""
 
 

@@ -31,7 +31,12 @@ def layer_from(module: nn.Module, quantize: Quantize) -> EncoderLayer | str:
     """
     library = next(library for library in _LIBRARIES if library.knows(module))
     try:
-        return native_layer(library.read(module), quantize)
+        source = library.read(module)
+        used = {id(parameter) for parameter in source.parameters()}
+        left = [name for name, parameter in module.named_parameters() if id(parameter) not in used]
+        if left:
+            return f"it has parameters that are not known of {type(module).__name__}: {', '.join(left)}"
+        return native_layer(source, quantize)
     except AttributeError as error:
         return f"its parts are not those that are known of {type(module).__name__}: {error}"
     except Unsupported as reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +26,15 @@ class Source:
     gated: bool = False
     attention_scale: Tensor | None = None
     ffn_scale: Tensor | None = None
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter that the native layer is made of."""
+        layer = self.layer
+        for _, linear in (*layer.qkv, layer.output, *layer.ffn_in, layer.ffn_out):
+            yield from linear.parameters()
+        for norm in layer.norms.values():
+            yield from norm.parameters()
+        yield from (scale for scale in (self.attention_scale, self.ffn_scale) if scale is not None)
 
 
 def pre_norms(attention: nn.LayerNorm, ffn: nn.LayerNorm) -> dict[str, nn.LayerNorm]:

@@ -51,15 +51,15 @@ def bert(hidden=48, heads=3, ffn=100, layers=2, vocab=101, **options):
 
 
 def roberta(**options):
-    return _small("Roberta", max_position_embeddings=60, type_vocab_size=1, pad_token_id=1, **options)
+    return small("Roberta", max_position_embeddings=60, type_vocab_size=1, pad_token_id=1, **options)
 
 
 def electra(**options):
-    return _small("Electra", **{"embedding_size": 48, "max_position_embeddings": 40, **options})
+    return small("Electra", **{"embedding_size": 48, "max_position_embeddings": 40, **options})
 
 
 def mpnet(tokens=40, **options):
-    model = _small("MPNet", max_position_embeddings=tokens + 2, **options)
+    model = small("MPNet", max_position_embeddings=tokens + 2, **options)
     torch.nn.init.normal_(model.encoder.relative_attention_bias.weight)  # as much as the scores themselves
     return model
 
@@ -67,15 +67,23 @@ def mpnet(tokens=40, **options):
 def modernbert(**options):
     """Global, local, local, global ... attention; the window is 3 columns to either side."""
     settings = {"num_hidden_layers": 4, "intermediate_size": 70, "local_attention": 6, "max_position_embeddings": 160}
-    model = _small("ModernBert", **{**settings, **options}, pad_token_id=0, initializer_cutoff_factor=3.0)
+    model = small("ModernBert", **{**settings, **options}, pad_token_id=0, initializer_cutoff_factor=3.0)
     return model
 
 
 def nomic(**options):
-    return _small("NomicBert", max_position_embeddings=160, **options)
+    return small("NomicBert", max_position_embeddings=160, **options)
 
 
-def _small(kind, **options):
+def gte(**options):
+    return small("Gte", **{"max_position_embeddings": 160, "type_vocab_size": 0, **options})
+
+
+def jina(**options):
+    return small("JinaEmbeddingsV3", max_position_embeddings=160, **options)
+
+
+def small(kind, **options):
     """A random model of transformers, of which attention and feed-forward parts matter as much as the residual."""
     torch.manual_seed(0)
     settings = {
@@ -113,7 +121,7 @@ def batch(model, size, length, seed=1):
     mask[0] = 1
     if size > 2:
         mask[1] = 0
-    kinds = getattr(model.config, "type_vocab_size", 1)
+    kinds = max(1, getattr(model.config, "type_vocab_size", 1))
     types = torch.randint(0, kinds, (size, length), generator=g)
     return ids, mask, types
 

@@ -16,15 +16,18 @@ from tests.nn.encoder_models import (
     batch,
     check_close,
     electra,
+    gte,
+    jina,
     modernbert,
     mpnet,
     native,
     nomic,
+    small,
     transformers,
     with_scheme,
 )
 
-FAMILIES = [electra, mpnet, modernbert, nomic]
+FAMILIES = [electra, mpnet, modernbert, nomic, gte, jina]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +38,7 @@ def _two_threads(_threads):
 def inputs_of(model, size, length):
     """Ids, mask and the token types, if the model takes them."""
     ids, mask, types = batch(model, size, length)
-    return ids, mask, types if hasattr(model.config, "type_vocab_size") else None
+    return ids, mask, types if getattr(model.config, "type_vocab_size", 0) > 1 else None
 
 
 def oracle_of(encoder, ids, mask=None, types=None, positions=None):
@@ -52,7 +55,15 @@ def float_output(model, ids, mask, types):
 @pytest.mark.parametrize("make", FAMILIES, ids=lambda make: make.__name__)
 @pytest.mark.parametrize(("size", "length"), [(1, 1), (3, 7), (2, 17), (3, 33), (1, 40)])
 def test_matches_the_oracle_and_the_float_model(make, size, length):
-    model = make()
+    check_model(make(), size, length)
+
+
+@pytest.mark.parametrize("kind", ["AlignText", "ChineseCLIPText", "ClapText", "Data2VecText", "Splinter"])
+def test_models_that_are_like_bert(kind):
+    check_model(small(kind, pad_token_id=0, max_position_embeddings=40), 3, 17)
+
+
+def check_model(model, size, length):
     encoder = native(model)
     ids, mask, types = inputs_of(model, size, length)
     expected = float_output(model, ids, mask, types)
@@ -124,6 +135,12 @@ def test_sequences_longer_than_relative_positions_are_refused():
     ids, positions = torch.full((1, 43), 5), torch.zeros(1, 43, dtype=torch.long)
     with pytest.raises(RuntimeError, match="43 columns, but the model's relative positions reach over 42; shorten"):
         encoder(ids, position_ids=positions)
+
+
+def test_other_parts_than_known():
+    model = mpnet()
+    del model.encoder.layer[1].attention.attn.o
+    assert "its parts are not those that are known of MPNetModel" in encoder_from_hf(model, with_scheme("w8a8"))
 
 
 def test_rotary_positions_end():

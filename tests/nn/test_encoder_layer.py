@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kdnative import convert_, inspect, load, save
-from kdnative.nn import EncoderLayer, Linear
+from kdnative.nn import EncoderLayer, Linear, hf_layers
 from kdnative.nn.known_layers import is_layer, layer_from
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.nn import encoder_oracle
@@ -28,36 +28,83 @@ HEADS = {"encoder_attention_heads": 3, "decoder_attention_heads": 3, "encoder_ff
 SEQ2SEQ = {"d_model": 48, "encoder_layers": 2, "decoder_layers": 2, **HEADS, **IDS, "vocab_size": 100}
 WHISPER = {**SEQ2SEQ, "num_mel_bins": 16}
 WORDS = {**SIZES, **IDS, "vocab_size": 100, "max_position_embeddings": 40}
+WAV2VEC2 = {**SIZES, "conv_dim": [16] * 7}
 LAYERS = {  # the class, and its configuration
-    "vit.ViTLayer": ("ViTConfig", IMAGES),
-    "deit.DeiTLayer": ("DeiTConfig", {**IMAGES, "hidden_act": "relu"}),
-    "vit_mae.ViTMAELayer": ("ViTMAEConfig", IMAGES),
-    "vit_msn.ViTMSNLayer": ("ViTMSNConfig", IMAGES),
-    "audio_spectrogram_transformer.ASTLayer": ("ASTConfig", SIZES),
-    "clip.CLIPEncoderLayer": ("CLIPVisionConfig", IMAGES),  # quick GELU
-    "siglip.SiglipEncoderLayer": ("SiglipVisionConfig", IMAGES),
-    "siglip2.Siglip2EncoderLayer": ("Siglip2VisionConfig", SIZES),
-    "dinov2.Dinov2Layer": ("Dinov2Config", {**IMAGES, "mlp_ratio": 2}),
-    "dinov2_with_registers.Dinov2WithRegistersLayer": ("Dinov2WithRegistersConfig", {**IMAGES, "use_swiglu_ffn": True}),
-    "whisper.WhisperEncoderLayer": ("WhisperConfig", WHISPER),
-    "m2m_100.M2M100EncoderLayer": ("M2M100Config", SEQ2SEQ),
-    "mbart.MBartEncoderLayer": ("MBartConfig", SEQ2SEQ),
-    "pegasus.PegasusEncoderLayer": ("PegasusConfig", SEQ2SEQ),
-    "bart.BartEncoderLayer": ("BartConfig", SEQ2SEQ),
-    "marian.MarianEncoderLayer": ("MarianConfig", SEQ2SEQ),
-    "wav2vec2.Wav2Vec2EncoderLayer": ("Wav2Vec2Config", SIZES),
-    "hubert.HubertEncoderLayer": ("HubertConfig", SIZES),
+    "ViTLayer": ("ViTConfig", IMAGES),
+    "DeiTLayer": ("DeiTConfig", {**IMAGES, "hidden_act": "relu"}),
+    "ViTMAELayer": ("ViTMAEConfig", IMAGES),
+    "ViTMSNLayer": ("ViTMSNConfig", IMAGES),
+    "ASTLayer": ("ASTConfig", SIZES),
+    "IJepaLayer": ("IJepaConfig", IMAGES),
+    "PixioLayer": ("PixioConfig", IMAGES),
+    "VivitLayer": ("VivitConfig", SIZES),
+    "DPTViTLayer": ("DPTConfig", IMAGES),
+    "YolosLayer": ("YolosConfig", SIZES),
+    "AltCLIPEncoderLayer": ("AltCLIPVisionConfig", IMAGES),
+    "CLIPEncoderLayer": ("CLIPVisionConfig", IMAGES),  # quick GELU
+    "CLIPSegEncoderLayer": ("CLIPSegVisionConfig", IMAGES),
+    "ChineseCLIPVisionLayer": ("ChineseCLIPVisionConfig", IMAGES),
+    "GitVisionEncoderLayer": ("GitVisionConfig", IMAGES),
+    "GraniteDoclingEncoderLayer": ("GraniteDoclingVisionConfig", IMAGES),
+    "Idefics2EncoderLayer": ("Idefics2VisionConfig", IMAGES),
+    "Idefics3EncoderLayer": ("Idefics3VisionConfig", IMAGES),
+    "Kosmos2VisionEncoderLayer": ("Kosmos2VisionConfig", IMAGES),
+    "MetaClip2EncoderLayer": ("MetaClip2VisionConfig", IMAGES),
+    "OwlViTEncoderLayer": ("OwlViTVisionConfig", IMAGES),
+    "Owlv2EncoderLayer": ("Owlv2VisionConfig", IMAGES),
+    "Siglip2EncoderLayer": ("Siglip2VisionConfig", SIZES),
+    "SiglipEncoderLayer": ("SiglipVisionConfig", IMAGES),
+    "SmolVLMEncoderLayer": ("SmolVLMVisionConfig", IMAGES),
+    "XCLIPEncoderLayer": ("XCLIPTextConfig", WORDS),
+    "BlipEncoderLayer": ("BlipVisionConfig", IMAGES),
+    "Blip2EncoderLayer": ("Blip2VisionConfig", IMAGES),
+    "InstructBlipEncoderLayer": ("InstructBlipVisionConfig", IMAGES),
+    "Dinov2Layer": ("Dinov2Config", {**IMAGES, "mlp_ratio": 2}),
+    "Dinov2WithRegistersLayer": ("Dinov2WithRegistersConfig", {**IMAGES, "use_swiglu_ffn": True}),
+    "RadioLayer": ("RadioConfig", IMAGES),
+    "AudioFlamingo3EncoderLayer": ("AudioFlamingo3EncoderConfig", SIZES),
+    "BlenderbotEncoderLayer": ("BlenderbotConfig", SEQ2SEQ),
+    "M2M100EncoderLayer": ("M2M100Config", SEQ2SEQ),
+    "MBartEncoderLayer": ("MBartConfig", SEQ2SEQ),
+    "PegasusEncoderLayer": ("PegasusConfig", SEQ2SEQ),
+    "Qwen2AudioEncoderLayer": ("Qwen2AudioEncoderConfig", WHISPER),
+    "Speech2TextEncoderLayer": ("Speech2TextConfig", SEQ2SEQ),
+    "VoxtralEncoderLayer": ("VoxtralEncoderConfig", SIZES),
+    "WhisperEncoderLayer": ("WhisperConfig", WHISPER),
+    "BartEncoderLayer": ("BartConfig", SEQ2SEQ),
+    "BlenderbotSmallEncoderLayer": ("BlenderbotSmallConfig", SEQ2SEQ),
+    "MarianEncoderLayer": ("MarianConfig", SEQ2SEQ),
+    "PLBartEncoderLayer": ("PLBartConfig", SEQ2SEQ),
+    "TimeSeriesTransformerEncoderLayer": ("TimeSeriesTransformerConfig", {**SEQ2SEQ, "prediction_length": 4}),
+    "Data2VecAudioEncoderLayer": ("Data2VecAudioConfig", WAV2VEC2),
+    "HubertEncoderLayer": ("HubertConfig", WAV2VEC2),
+    "SEWEncoderLayer": ("SEWConfig", SIZES),
+    "UniSpeechEncoderLayer": ("UniSpeechConfig", WAV2VEC2),
+    "UniSpeechSatEncoderLayer": ("UniSpeechSatConfig", WAV2VEC2),
+    "Wav2Vec2EncoderLayer": ("Wav2Vec2Config", WAV2VEC2),
+    "AltRobertaLayer": ("AltCLIPTextConfig", WORDS),
+    "BridgeTowerTextLayer": ("BridgeTowerTextConfig", WORDS),
+    "ErnieLayer": ("ErnieConfig", WORDS),
+    "LayoutLMLayer": ("LayoutLMConfig", WORDS),
+    "MarkupLMLayer": ("MarkupLMConfig", WORDS),
+    "RoCBertLayer": ("RoCBertConfig", WORDS),
 }
 
 
-def layer(kind="vit.ViTLayer", **changes):
-    folder, name = kind.split(".")
+WITHOUT_MASK = ("Blip2EncoderLayer", "BlipEncoderLayer", "DPTViTLayer", "InstructBlipEncoderLayer", "YolosLayer")
+
+
+def test_every_known_layer_is_tested():
+    assert set(LAYERS) == set(hf_layers._READERS)
+
+
+def layer(kind="ViTLayer", **changes):
     config, settings = LAYERS[kind]
     config = getattr(transformers, config)(**{**settings, **changes})
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
-    module = importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
-    return randomized(getattr(module, name)(config))
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    return randomized(getattr(module, kind)(config))
 
 
 def native(module, scheme="w8a8"):
@@ -87,18 +134,21 @@ def pairs(keep, causal=False, dtype=torch.bool):
 def test_matches_the_oracle_and_transformers(kind, size, length, causal):
     theirs, (x, keep) = layer(kind), batch(size, length)
     ours, everything = native(theirs), torch.ones_like(keep)
-    for kept in (everything, keep):
+    for kept in (everything,) if kind in WITHOUT_MASK else (everything, keep):
+        mask = {} if kind in WITHOUT_MASK else {"attention_mask": pairs(kept, causal)}
         actual = ours(x, None if kept.all() else pairs(kept, causal), is_causal=causal)
         check_close(actual, encoder_oracle.encode_states(ours.spec, ours.state_dict(), x, kept, causal), kept)
         with torch.no_grad():
-            expected = theirs(x, attention_mask=pairs(kept, causal))
+            expected = theirs(x, **mask)
+        if causal and not mask:
+            continue
         assert torch.cosine_similarity(actual[kept], expected[kept], dim=-1).min() > 0.99
         assert (actual - expected)[kept].norm() < 0.06 * expected[kept].norm()
 
 
 @pytest.mark.parametrize(
     ("kind", "scheme"),
-    [("clip.CLIPEncoderLayer", "w8a8"), ("dinov2_with_registers.Dinov2WithRegistersLayer", "w4a8-g32-asym")],
+    [("CLIPEncoderLayer", "w8a8"), ("Dinov2WithRegistersLayer", "w4a8-g32-asym")],
 )
 def test_every_instruction_set(isa, kind, scheme):
     theirs, (x, keep) = layer(kind, hidden_size=96, intermediate_size=128), batch(2, 40, width=96)
@@ -108,7 +158,7 @@ def test_every_instruction_set(isa, kind, scheme):
 
 def test_factors_are_in_the_weights():
     """Int8 codes have a scale for each output: they stay the same, and the scales take the factors."""
-    theirs = layer("dinov2.Dinov2Layer")
+    theirs = layer("Dinov2Layer")
     ours = native(theirs).state_dict()
     with torch.no_grad():
         theirs.layer_scale1.lambda1.mul_(-3)
@@ -131,6 +181,7 @@ def test_masks():
         assert torch.equal(ours(x, pairs(keep, dtype=dtype)), expected)
     one = keep[:1].expand(3, -1)
     assert torch.equal(ours(x, pairs(keep[:1])), ours(x, pairs(one)))
+    assert torch.equal(ours(x, pairs(keep)[:, :, :1]), expected)  # the same for every query
     assert torch.equal(ours(x, pairs(keep, True), is_causal=True)[:, 0], ours(x, is_causal=True)[:, 0])
     for mask, causal in ((pairs(keep, True), False), (pairs(keep), True), (pairs(keep).flip(-1).triu(), False)):
         with pytest.raises(RuntimeError, match=r"masks of keys that hold for every query.*fuse=False"):
@@ -164,6 +215,10 @@ MODELS = {
     "CLIPTextModel": (WORDS, "input_ids"),
     "SiglipTextModel": (WORDS, "input_ids"),
     "Dinov2Model": (IMAGES, "pixel_values"),
+    "BlipVisionModel": (IMAGES, "pixel_values"),
+    "DPTModel": ({**IMAGES, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 8]}, "pixel_values"),
+    "ErnieModel": (WORDS, "input_ids"),
+    "LayoutLMModel": (WORDS, "input_ids"),
     "Wav2Vec2Model": (SIZES, "input_values"),
     "MarianMTModel": ({**SEQ2SEQ, "max_position_embeddings": 40}, "input_ids"),
     "BartModel": ({**SEQ2SEQ, "max_position_embeddings": 40}, "input_ids"),
@@ -214,7 +269,9 @@ def test_models(kind, tmp_path):
         assert all(torch.cosine_similarity(a, b, dim=-1).mean() > 0.99 for a, b in zip(states, found, strict=True))
     tensors = {**dict(ours.named_parameters()), **dict(ours.named_buffers())}
     sizes = {name: t.numel() * t.element_size() for name, t in tensors.items()}
-    apart = sum(size for name, size in sizes.items() if name.endswith(("position_ids", "final_logits_bias")))
+    apart = sum(
+        size for name, size in sizes.items() if name.endswith(("position_ids", "token_type_ids", "final_logits_bias"))
+    )
     assert 0 <= sum(sizes.values()) - report.totals["bytes_after"] <= apart  # modules without parameters have no row
     with torch.no_grad():
         want = ours(**given)[0]
@@ -301,6 +358,10 @@ def test_older_transformers(monkeypatch):
 
 def test_other_parts_than_known():
     theirs = layer()
+    theirs.attention.q_norm = nn.LayerNorm(16)
+    reason = layer_from(theirs, with_scheme("w8a8"))
+    assert reason == "it has parameters that are not known of ViTLayer: attention.q_norm.weight, attention.q_norm.bias"
+    theirs = layer()
     del theirs.mlp.fc2
     assert "its parts are not those that are known of ViTLayer" in layer_from(theirs, with_scheme("w8a8"))
 
@@ -313,7 +374,7 @@ def test_quantization_aware_training():
         report = convert_(ours)
         assert (ours(**given).logits - expected).abs().max() < 0.05 * expected.abs().max()
     assert rows(report)["vit.layers.0.mlp.fc1"].action == "fused"
-    theirs = layer("dinov2.Dinov2Layer")
+    theirs = layer("Dinov2Layer")
     prepare_qat_(theirs, "w8a8")
     assert type(theirs.mlp.fc2) is FakeQuantLinear
     reason = layer_from(theirs, lambda name, linear: linear.quantized())
