@@ -78,10 +78,12 @@ void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64
   const int64_t width = l.heads * l.head_dim, begin = row_of(sequence), length = row_of(sequence + 1) - begin;
   if (length == 0) return;
   float* rows = qkv_rows(l, begin, first, worker).data;
-  if (l.rotary != nullptr) {
-    const int64_t half = model.rotary_half, at = head_begin * l.head_dim, heads = head_end - head_begin;
+  if (in.rotary != nullptr || l.rotary != nullptr) {
+    const int64_t half = l.head_dim / 2, at = head_begin * l.head_dim, heads = head_end - head_begin;
     for (int64_t r = 0; r < length; ++r) {
-      const float* cosine = l.rotary + tokens[begin + r].position * 2 * half;
+      const Token& token = tokens[begin + r];
+      const float* cosine = in.rotary != nullptr ? in.rotary + token.index % in.rotary_tokens * 2 * half
+                                                 : l.rotary + token.position * 2 * half;
       for (int64_t part = 0; part < 2; ++part)  // queries, keys
         kernels.rotate(rows + (3 * r + part) * width + at, cosine, cosine + half, half, heads);
     }
@@ -213,6 +215,10 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
   if (model.word.count == 0 && in.input_ids)
     return "the packed encoder has no embeddings; call encoder_layers with hidden states";
   if (model.word.count > 0 && !in.input_ids) return "the packed encoder has embeddings; call encoder with ids";
+  for (const EncoderLayer& layer : model.layers)
+    if (in.rotary != nullptr && layer.head_dim != 2 * in.rotary_half)
+      return complain("rotary turns heads of %lld, but those of the packed encoder are %lld wide", 2 * in.rotary_half,
+                      layer.head_dim);
 
   const Widths widths = widths_of(kernels, model, in.causal);
   const int64_t group_tokens = in.tokens <= kRowBlock ? kShortGroupTokens : kGroupTokens;

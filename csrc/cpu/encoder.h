@@ -43,6 +43,9 @@ struct EncoderInputs {
   Ids position_ids;            // not given: the model's own counting
   int64_t hidden_size;         // what the caller allocated for; must be the buffer's
   bool causal;                 // no token attends to later ones
+  const float* rotary;         // [rotary_tokens, 2, rotary_half]: cosines, then sines, in place of the model's rotary
+  int64_t rotary_tokens;       // positions: of the T columns, or of all B * T tokens; nullptr: not given
+  int64_t rotary_half;
 };
 
 // out: fp32 [B, T, hidden_size]; rows of dropped tokens become 0. Every token that is kept attends to every kept token

@@ -92,6 +92,22 @@ cpu::HiddenStates hidden_states_of(const Tensor& t) {
   return {static_cast<const float*>(t.data()), t.strides()[0], t.strides()[1]};
 }
 
+// Cosines and sines [batch or 1, tokens, 2, half a head].
+void set_rotary(const Tensor& t, cpu::EncoderInputs& in) {
+  if (!t) return;
+  static const int32_t f32 = aoti_torch_dtype_float32();
+  require_cpu(t, "encoder_layers", "rotary");
+  const int64_t* size = t.sizes();
+  const bool fits = t.dim() == 4 && (size[0] == 1 || size[0] == in.batch) && size[1] == in.tokens && size[2] == 2;
+  if (!fits || t.dtype() != f32 || !t.contiguous())
+    fail("encoder_layers: rotary must be contiguous float32 [1 or " + std::to_string(in.batch) + ", " +
+         std::to_string(in.tokens) + ", 2, half a head] (got " + dtype_text(t.dtype()) + " of shape " + shape_text(t) +
+         ")");
+  in.rotary = static_cast<const float*>(t.data());
+  in.rotary_tokens = size[0] * in.tokens;
+  in.rotary_half = size[3];
+}
+
 // What both operators share: everything but what a forward begins with, which `in` has already.
 StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mask, cpu::EncoderInputs in) {
   static const int32_t u8 = aoti_torch_dtype_uint8(), f32 = aoti_torch_dtype_float32();
@@ -128,13 +144,14 @@ void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) {
 
 void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor packed = take_tensor(stack[0]), hidden_states = take_tensor(stack[1]);
-  const Tensor mask = take_optional_tensor(stack[2]);
+  const Tensor mask = take_optional_tensor(stack[2]), rotary = take_optional_tensor(stack[4]);
   cpu::EncoderInputs in{};
   in.hidden_states = hidden_states_of(hidden_states);
   in.batch = hidden_states.sizes()[0];
   in.tokens = hidden_states.sizes()[1];
   in.hidden_size = hidden_states.sizes()[2];
   in.causal = take_int(stack[3]) != 0;
+  set_rotary(rotary, in);
   stack[0] = run_encoder("encoder_layers", packed, mask, in);
 }
 
@@ -146,8 +163,10 @@ void register_encoder(Library& library) {
       "int hidden_size) "
       "-> Tensor",
       "encoder", boxed_encoder);
-  library.op("encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal) -> Tensor",
-             "encoder_layers", boxed_encoder_layers);
+  library.op(
+      "encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal, Tensor? rotary=None) "
+      "-> Tensor",
+      "encoder_layers", boxed_encoder_layers);
 }
 
 }  // namespace kdnative

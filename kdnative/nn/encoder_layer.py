@@ -24,8 +24,8 @@ class EncoderLayer(PackedEncoder):
     Outputs never require grad.
 
     ``spec`` is a dict that JSON can hold: ``hidden_size``, ``norm`` ("post" or "pre"), ``gated``, ``activation``,
-    ``eps`` (of the LayerNorms), and ``layers``, one layer as in :class:`kdnative.nn.Encoder`. ``state_dict()`` has the
-    names of that class too.
+    ``eps`` (of the LayerNorms), ``rotary_given`` (whether calls bring rotary positions), and ``layers``, one layer as
+    in :class:`kdnative.nn.Encoder`. ``state_dict()`` has the names of that class too.
     """
 
     @staticmethod
@@ -39,6 +39,7 @@ class EncoderLayer(PackedEncoder):
         is_causal: bool | None = False,
         *,
         attn_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
         **others: Any,
     ) -> Tensor:
         """Hidden states after the layer.
@@ -51,6 +52,9 @@ class EncoderLayer(PackedEncoder):
                 that are no key cost nothing, and their rows of the output are 0.
             is_causal: whether a query attends only to itself and to keys before it; None is no.
             attn_mask: what timm and OpenCLIP call an ``attention_mask``; or ``[T, T]``, the causal mask.
+            position_embeddings: of a layer with ``rotary_given``, without effect on others: cosines and sines,
+                ``[P, D]`` or ``[B or 1, P, D]`` for heads of width D, the second half of D like the first. With fewer
+                positions than tokens the first tokens, of which there is no place in an image, are not turned.
             others: what the model passes to all of its parts; without effect here.
 
         Returns:
@@ -70,7 +74,9 @@ class EncoderLayer(PackedEncoder):
             mask, is_causal = (attn_mask[None, None], True) if attn_mask.dim() == 2 else (attn_mask, is_causal)
         keep = None if mask is None else _keys(mask, hidden_states, is_causal)
         hidden = hidden_states if hidden_states.stride(-1) == 1 else hidden_states.contiguous()
-        out = ops.encoder_layers(self._buffers["packed"], hidden.float(), keep, int(bool(is_causal))).to(hidden.dtype)
+        rotary = _rotary(position_embeddings, hidden.shape[1]) if self._spec["rotary_given"] else None
+        packed, causal = self._buffers["packed"], int(bool(is_causal))
+        out = ops.encoder_layers(packed, hidden.float(), keep, causal, rotary).to(hidden.dtype)
         collector = _collector()
         if collector is not None:
             _record(collector, hidden_states, out)
@@ -101,6 +107,20 @@ def _keys(mask: Tensor, hidden_states: Tensor, causal: bool | None) -> Tensor:
         "this attention_mask is another one: convert_(..., fuse=False) leaves attention to the model",
     )
     return keys.expand(size, tokens) if len(keys) == 1 else keys
+
+
+def _rotary(given: tuple[Tensor, Tensor] | None, tokens: int) -> Tensor:
+    """Cosines and sines as the operator takes them, ``[B or 1, T, 2, D / 2]``."""
+    if given is None:
+        raise RuntimeError("kdnative.nn.EncoderLayer: this layer has rotary positions and needs position_embeddings")
+    half = given[0].shape[-1] // 2
+    table = torch.stack([part[..., :half].float() for part in given], dim=-2)
+    table = table.unsqueeze(0) if table.dim() == 3 else table
+    without = tokens - table.shape[1]
+    if without > 0:
+        still = torch.stack([table.new_ones(half), table.new_zeros(half)]).expand(len(table), without, -1, -1)
+        table = torch.cat([still, table], dim=1)
+    return table
 
 
 # -- what callers of the model ask of its layers ---------------------------------------------------------------------

@@ -30,6 +30,7 @@ _DEFAULTS = {
     "relative_distance": 0,
     "norm": "post",
     "gated": False,
+    "rotary_given": False,
 }
 _LAYERS_ALONE = {"vocab_size": 0, "max_positions": 0, "position_table": False, "token_types": 0, "padding_id": None}
 """What a spec without embeddings says of them. Nothing comes behind its layers either."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdnative.nn.layer_conversion import Layer, Named, Unsupported
 
-__all__ = ["READERS", "Source", "bert_layer"]
+__all__ = ["READERS", "Source", "bert_layer", "bert_parts"]
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,23 @@ def _post_norms(attention: nn.LayerNorm, output: nn.LayerNorm) -> dict[str, nn.L
 
 
 def bert_layer(layer: nn.Module, prefix: str) -> Layer:
+    """A layer with the parts of BERT's under ``prefix``."""
+    norms = _post_norms(layer.attention.output.LayerNorm, layer.output.LayerNorm)
+    return bert_parts(layer, prefix, norms, layer.intermediate.intermediate_act_fn)
+
+
+def bert_parts(layer: nn.Module, prefix: str, norms: dict[str, nn.LayerNorm], activation: object) -> Layer:
+    """A layer with the linears of BERT's, and other norms or another activation."""
     own, attention = layer.attention.self, layer.attention
     return Layer(
         [(f"{prefix}attention.self.{name}", getattr(own, name)) for name in ("query", "key", "value")],
         (prefix + "attention.output.dense", attention.output.dense),
         [(prefix + "intermediate.dense", layer.intermediate.dense)],
         (prefix + "output.dense", layer.output.dense),
-        _post_norms(attention.output.LayerNorm, layer.output.LayerNorm),
+        norms,
         own.attention_head_size,
         getattr(own, "scaling", own.attention_head_size**-0.5),
-        layer.intermediate.intermediate_act_fn,
+        activation,
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
 from kdnative.nn.encoder_layer import can_record
-from kdnative.nn.hf_families import bert_layer
+from kdnative.nn.hf_families import bert_layer, bert_parts
 from kdnative.nn.layer_conversion import Layer, Unsupported
 from kdnative.nn.layer_sources import Source, pre_norms
 
@@ -65,6 +66,30 @@ def _dinov2(module: nn.Module) -> Source:
         attention_scale=module.layer_scale1.lambda1,
         ffn_scale=module.layer_scale2.lambda1,
     )
+
+
+def _dinov3(module: nn.Module) -> Source:
+    mlp, gated = module.mlp, hasattr(module.mlp, "gate_proj")
+    names = ("gate_proj", "up_proj", "down_proj") if gated else ("up_proj", "down_proj")
+    norms, attention = pre_norms(module.norm1, module.norm2), ("attention", module.attention)
+    return Source(
+        _layer(attention, "o_proj", ("mlp.", mlp), names, norms, mlp.act_fn),
+        gated=gated,
+        rotary=True,
+        attention_scale=module.layer_scale1.lambda1,
+        ffn_scale=module.layer_scale2.lambda1,
+    )
+
+
+def _esm(module: nn.Module) -> Source:
+    own = module.attention.self
+    if module.is_decoder:
+        raise Unsupported("it is a layer of a decoder")
+    layer = replace(
+        bert_parts(module, "", pre_norms(module.attention.LayerNorm, module.LayerNorm), nn.GELU()),
+        scaling=own.attention_head_size**-0.5,
+    )
+    return Source(layer, rotary=own.position_embedding_type == "rotary")
 
 
 def _bart(module: nn.Module, norm: str = "post") -> Source:
@@ -143,6 +168,8 @@ _FAMILIES: dict[Callable[[nn.Module], Source], tuple[str, ...]] = {
         "XCLIPEncoderLayer",
     ),
     _blip: ("Blip2EncoderLayer", "BlipEncoderLayer", "InstructBlipEncoderLayer"),
+    _dinov3: ("DINOv3ViTLayer",),
+    _esm: ("EsmLayer",),
     _dinov2: ("Dinov2Layer", "Dinov2WithRegistersLayer", "RadioLayer"),
     _whisper: (
         "AudioFlamingo3EncoderLayer",

@@ -19,11 +19,15 @@ _QUICK_GELU = ("QuickGELUActivation", "QuickGELU")
 
 @dataclass(frozen=True)
 class Source:
-    """``attention_scale`` and ``ffn_scale``: factors of what either part adds to the hidden states, ``[H]`` or None."""
+    """``attention_scale`` and ``ffn_scale``: factors of what either part adds to the hidden states, ``[H]`` or None.
+
+    ``rotary``: whether queries and keys are turned by positions that the model gives its layers in every call.
+    """
 
     layer: Layer
     norm: str = "pre"
     gated: bool = False
+    rotary: bool = False
     attention_scale: Tensor | None = None
     ffn_scale: Tensor | None = None
 
@@ -45,7 +49,10 @@ def pre_norms(attention: nn.LayerNorm, ffn: nn.LayerNorm) -> dict[str, nn.LayerN
 def native_layer(source: Source, quantize: Quantize) -> EncoderLayer:
     """The layer as one operator; Unsupported where that is impossible."""
     layer = _with_silu(_without_scales(source))
-    return EncoderLayer.from_parts(layers_alone([layer], quantize, norm=source.norm, gated=source.gated))
+    if source.rotary and layer.head_dim % 2:
+        raise Unsupported(f"rotary positions need heads of an even width, and these have {layer.head_dim}")
+    settings = {"norm": source.norm, "gated": source.gated, "rotary_given": source.rotary}
+    return EncoderLayer.from_parts(layers_alone([layer], quantize, **settings))
 
 
 def _without_scales(source: Source) -> Layer:

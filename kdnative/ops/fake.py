@@ -34,5 +34,11 @@ def _encoder(
 
 
 @torch.library.register_fake("kdnative::encoder_layers")
-def _encoder_layers(packed: Tensor, hidden_states: Tensor, attention_mask: Tensor | None, causal: int) -> Tensor:
+def _encoder_layers(
+    packed: Tensor,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+    causal: int,
+    rotary: Tensor | None = None,
+) -> Tensor:
     return hidden_states.new_empty(hidden_states.shape, dtype=torch.float32)

@@ -52,20 +52,24 @@ def encode(config, state, input_ids, mask=None, token_type_ids=None, position_id
     return out
 
 
-def encode_states(config, state, hidden_states, mask=None, causal=False):
-    """The layers alone: float64 ``[B, T, H]`` from hidden states of that shape; rows of padding are 0."""
+def encode_states(config, state, hidden_states, mask=None, causal=False, angles=None):
+    """The layers alone: float64 ``[B, T, H]`` from hidden states of that shape; rows of padding are 0.
+
+    ``angles``: of rotary positions that the caller gives, ``[B, T, D / 2]``.
+    """
     state = {name: tensor.numpy() for name, tensor in state.items()}
     out = np.zeros(hidden_states.shape)
     for b, rows in enumerate(hidden_states.double().numpy()):
         kept = np.arange(len(rows)) if mask is None else np.flatnonzero(mask[b].numpy())
         x = rows[kept]
         for i, layer in enumerate(config["layers"] if len(kept) else ()):
-            x = _layer(config, layer, state, f"layers.{i}.", x, None, kept, causal)
+            own = None if angles is None else angles[b][kept]
+            x = _layer(config, layer, state, f"layers.{i}.", x, None, kept, causal, own)
         out[b, kept] = x
     return out
 
 
-def _layer(config, layer, state, prefix, x, positions, columns, causal=False):
+def _layer(config, layer, state, prefix, x, positions, columns, causal=False, angles=None):
     heads, head_dim, post = layer["heads"], layer["head_dim"], config["norm"] == "post"
 
     def norm(name, rows):
@@ -75,7 +79,9 @@ def _layer(config, layer, state, prefix, x, positions, columns, causal=False):
     qkv = _linear(state, prefix + "qkv", layer["qkv"], read).reshape(len(x), 3, heads, head_dim)
     q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
     if layer["rope_theta"] is not None:
-        q, k = _turn(q, positions, layer["rope_theta"]), _turn(k, positions, layer["rope_theta"])
+        angles = positions[:, None] * layer["rope_theta"] ** (-np.arange(head_dim // 2) / (head_dim // 2))
+    if angles is not None:
+        q, k = _turn(q, angles), _turn(k, angles)
     factor = _bf16 if ops.isa() in ("avx512bf16", "amx") else lambda x: x
     scores = np.einsum("qhd,khd->hqk", factor(q * layer["scaling"]), factor(k))
     apart = columns[None, :] - columns[:, None]
@@ -105,11 +111,10 @@ def _bf16(x):
     return torch.from_numpy(x).float().bfloat16().double().numpy()
 
 
-def _turn(x, positions, theta):
+def _turn(x, angles):
     """Rotary positions as a product of complex numbers: pair i of a head is x[i] + 1j * x[half + i]."""
     half = x.shape[-1] // 2
-    angles = positions[:, None, None] * theta ** (-np.arange(half) / half)
-    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles)
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles[:, None])
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 

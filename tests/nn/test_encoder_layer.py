@@ -61,6 +61,8 @@ LAYERS = {  # the class, and its configuration
     "InstructBlipEncoderLayer": ("InstructBlipVisionConfig", IMAGES),
     "Dinov2Layer": ("Dinov2Config", {**IMAGES, "mlp_ratio": 2}),
     "Dinov2WithRegistersLayer": ("Dinov2WithRegistersConfig", {**IMAGES, "use_swiglu_ffn": True}),
+    "DINOv3ViTLayer": ("DINOv3ViTConfig", {**IMAGES, "use_gated_mlp": True}),
+    "EsmLayer": ("EsmConfig", {**WORDS, "position_embedding_type": "rotary"}),
     "RadioLayer": ("RadioConfig", IMAGES),
     "AudioFlamingo3EncoderLayer": ("AudioFlamingo3EncoderConfig", SIZES),
     "BlenderbotEncoderLayer": ("BlenderbotConfig", SEQ2SEQ),
@@ -91,6 +93,7 @@ LAYERS = {  # the class, and its configuration
 }
 
 
+ROTARY = {"DINOv3ViTLayer": 2, "EsmLayer": 0}  # which have positions, and how many of the first tokens have none
 WITHOUT_MASK = ("Blip2EncoderLayer", "BlipEncoderLayer", "DPTViTLayer", "InstructBlipEncoderLayer", "YolosLayer")
 
 
@@ -121,6 +124,19 @@ def batch(size, length, width=48):
     return torch.randn(size, length, width, generator=g), keep
 
 
+def turning(kind, size, length):
+    """Angles ``[B, T, D / 2]`` as the oracle takes them, and what the model gives to its layers."""
+    if kind not in ROTARY:
+        return None, {}
+    first = min(ROTARY[kind], length - 1)
+    rows = 1 if first else size
+    angles = torch.randn(rows, length - first, 8, generator=torch.Generator().manual_seed(2))
+    whole = torch.cat([torch.zeros(rows, first, 8), angles], 1).expand(size, -1, -1)
+    twice = torch.cat([angles, angles], -1)
+    twice = twice[0] if kind == "DINOv3ViTLayer" and rows == 1 else twice
+    return whole.numpy(), {"position_embeddings": (twice.cos(), twice.sin())}
+
+
 def pairs(keep, causal=False, dtype=torch.bool):
     """The mask that transformers makes of keys."""
     allowed = keep[:, None, None, :].expand(-1, 1, keep.shape[1], -1)
@@ -134,12 +150,13 @@ def pairs(keep, causal=False, dtype=torch.bool):
 def test_matches_the_oracle_and_transformers(kind, size, length, causal):
     theirs, (x, keep) = layer(kind), batch(size, length)
     ours, everything = native(theirs), torch.ones_like(keep)
+    angles, positions = turning(kind, size, length)
     for kept in (everything,) if kind in WITHOUT_MASK else (everything, keep):
         mask = {} if kind in WITHOUT_MASK else {"attention_mask": pairs(kept, causal)}
-        actual = ours(x, None if kept.all() else pairs(kept, causal), is_causal=causal)
-        check_close(actual, encoder_oracle.encode_states(ours.spec, ours.state_dict(), x, kept, causal), kept)
+        actual = ours(x, None if kept.all() else pairs(kept, causal), is_causal=causal, **positions)
+        check_close(actual, encoder_oracle.encode_states(ours.spec, ours.state_dict(), x, kept, causal, angles), kept)
         with torch.no_grad():
-            expected = theirs(x, **mask)
+            expected = theirs(x, **mask, **positions)
         if causal and not mask:
             continue
         assert torch.cosine_similarity(actual[kept], expected[kept], dim=-1).min() > 0.99
@@ -148,12 +165,42 @@ def test_matches_the_oracle_and_transformers(kind, size, length, causal):
 
 @pytest.mark.parametrize(
     ("kind", "scheme"),
-    [("CLIPEncoderLayer", "w8a8"), ("Dinov2WithRegistersLayer", "w4a8-g32-asym")],
+    [("CLIPEncoderLayer", "w8a8"), ("Dinov2WithRegistersLayer", "w4a8-g32-asym"), ("EsmLayer", "w8a8")],
 )
 def test_every_instruction_set(isa, kind, scheme):
-    theirs, (x, keep) = layer(kind, hidden_size=96, intermediate_size=128), batch(2, 40, width=96)
-    ours = native(theirs, scheme)
-    check_close(ours(x, pairs(keep)), encoder_oracle.encode_states(ours.spec, ours.state_dict(), x, keep), keep)
+    theirs, (x, keep) = layer(kind, hidden_size=96, num_attention_heads=6, intermediate_size=128), batch(2, 40, 96)
+    ours, (angles, positions) = native(theirs, scheme), turning(kind, 2, 40)
+    expected = encoder_oracle.encode_states(ours.spec, ours.state_dict(), x, keep, angles=angles)
+    check_close(ours(x, pairs(keep), **positions), expected, keep)
+
+
+def test_rotary_positions():
+    ours, (x, _) = native(layer("EsmLayer")), batch(3, 9)
+    _, given = turning("EsmLayer", 3, 9)
+    cosine, sine = given["position_embeddings"]
+    expected = ours(x, **given)
+    assert torch.equal(
+        ours(x, position_embeddings=(cosine.bfloat16().float(), sine)),
+        ours(x, position_embeddings=(cosine.bfloat16(), sine)),
+    )
+    for i in range(3):
+        alone = ours(x[i : i + 1], position_embeddings=(cosine[i], sine[i]))
+        assert torch.equal(alone, expected[i : i + 1])
+    with pytest.raises(AssertionError):
+        check_close(expected, encoder_oracle.encode_states(ours.spec, ours.state_dict(), x), torch.ones(3, 9))
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, **given), expected)
+    table = torch.stack([cosine[..., :8], sine[..., :8]], 2)
+    torch.library.opcheck(torch.ops.kdnative.encoder_layers.default, (ours.packed, x, None, 0, table))
+    with pytest.raises(RuntimeError, match="has rotary positions and needs position_embeddings"):
+        ours(x)
+    for wrong, words in (
+        ((cosine[:2], sine[:2]), r"\[1 or 3, 9, 2, half a head\] \(got float32 of shape \[2, 9, 2, 8\]\)"),
+        ((cosine[:, :, :12], sine[:, :, :12]), "rotary turns heads of 12, but those of the packed encoder are 16 wide"),
+        ((cosine.expand(3, 9, 16)[:, [0] * 10], sine[:, [0] * 10]), r"got float32 of shape \[3, 10, 2, 8\]"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            ours(x, position_embeddings=wrong)
 
 
 def test_factors_are_in_the_weights():
@@ -217,7 +264,9 @@ MODELS = {
     "Dinov2Model": (IMAGES, "pixel_values"),
     "BlipVisionModel": (IMAGES, "pixel_values"),
     "DPTModel": ({**IMAGES, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 8]}, "pixel_values"),
+    "DINOv3ViTModel": ({**IMAGES, "num_register_tokens": 2}, "pixel_values"),
     "ErnieModel": (WORDS, "input_ids"),
+    "EsmModel": ({**WORDS, "position_embedding_type": "rotary", "mask_token_id": 98}, "input_ids"),
     "LayoutLMModel": (WORDS, "input_ids"),
     "Wav2Vec2Model": (SIZES, "input_values"),
     "MarianMTModel": ({**SEQ2SEQ, "max_position_embeddings": 40}, "input_ids"),
@@ -269,9 +318,8 @@ def test_models(kind, tmp_path):
         assert all(torch.cosine_similarity(a, b, dim=-1).mean() > 0.99 for a, b in zip(states, found, strict=True))
     tensors = {**dict(ours.named_parameters()), **dict(ours.named_buffers())}
     sizes = {name: t.numel() * t.element_size() for name, t in tensors.items()}
-    apart = sum(
-        size for name, size in sizes.items() if name.endswith(("position_ids", "token_type_ids", "final_logits_bias"))
-    )
+    without_row = ("position_ids", "token_type_ids", "final_logits_bias", "inv_freq")
+    apart = sum(size for name, size in sizes.items() if name.endswith(without_row))
     assert 0 <= sum(sizes.values()) - report.totals["bytes_after"] <= apart  # modules without parameters have no row
     with torch.no_grad():
         want = ours(**given)[0]
