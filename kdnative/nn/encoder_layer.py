@@ -40,6 +40,7 @@ class EncoderLayer(PackedEncoder):
         *,
         attn_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
+        rope: Tensor | None = None,
         **others: Any,
     ) -> Tensor:
         """Hidden states after the layer.
@@ -55,6 +56,7 @@ class EncoderLayer(PackedEncoder):
             position_embeddings: of a layer with ``rotary_given``, without effect on others: cosines and sines,
                 ``[P, D]`` or ``[B or 1, P, D]`` for heads of width D, the second half of D like the first. With fewer
                 positions than tokens the first tokens, of which there is no place in an image, are not turned.
+            rope: what timm calls them: sines and cosines in one tensor, ``[P, 2 D]``.
             others: what the model passes to all of its parts; without effect here.
 
         Returns:
@@ -74,6 +76,8 @@ class EncoderLayer(PackedEncoder):
             mask, is_causal = (attn_mask[None, None], True) if attn_mask.dim() == 2 else (attn_mask, is_causal)
         keep = None if mask is None else _keys(mask, hidden_states, is_causal)
         hidden = hidden_states if hidden_states.stride(-1) == 1 else hidden_states.contiguous()
+        if rope is not None:
+            position_embeddings = rope.chunk(2, dim=-1)[::-1]
         rotary = _rotary(position_embeddings, hidden.shape[1]) if self._spec["rotary_given"] else None
         packed, causal = self._buffers["packed"], int(bool(is_causal))
         out = ops.encoder_layers(packed, hidden.float(), keep, causal, rotary).to(hidden.dtype)

@@ -22,6 +22,7 @@ class Source:
     """``attention_scale`` and ``ffn_scale``: factors of what either part adds to the hidden states, ``[H]`` or None.
 
     ``rotary``: whether queries and keys are turned by positions that the model gives its layers in every call.
+    ``inside``: parameters that some of the linears were put together from.
     """
 
     layer: Layer
@@ -30,6 +31,7 @@ class Source:
     rotary: bool = False
     attention_scale: Tensor | None = None
     ffn_scale: Tensor | None = None
+    inside: tuple[nn.Parameter, ...] = ()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter that the native layer is made of."""
@@ -39,6 +41,7 @@ class Source:
         for norm in layer.norms.values():
             yield from norm.parameters()
         yield from (scale for scale in (self.attention_scale, self.ffn_scale) if scale is not None)
+        yield from self.inside
 
 
 def pre_norms(attention: nn.LayerNorm, ffn: nn.LayerNorm) -> dict[str, nn.LayerNorm]:

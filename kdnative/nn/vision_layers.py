@@ -49,7 +49,44 @@ def _timm(module: nn.Module) -> Source:
         attention.scale,
         activation,
     )
-    return Source(layer, "pre", gated, _factors(module.ls1), _factors(module.ls2))
+    return Source(layer, gated=gated, attention_scale=_factors(module.ls1), ffn_scale=_factors(module.ls2))
+
+
+def _eva(module: nn.Module) -> Source:
+    attention, mlp = module.attn, module.mlp
+    _require(attention, "EvaAttention", q_norm=nn.Identity, k_norm=nn.Identity, norm=nn.Identity, gate=type(None))
+    if not getattr(attention, "rotate_half", False):
+        raise Unsupported("its rotary positions turn neighbours, or it has none; only those of halves are supported")
+    gated, ffn_in, activation = _timm_mlp(mlp)
+    qkv, inside = [(f"attn.{name}", getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")], ()
+    if attention.qkv is not None:
+        qkv, inside = [("attn.qkv", _eva_qkv(attention))], _eva_biases(attention)
+    layer = Layer(
+        qkv,
+        ("attn.proj", attention.proj),
+        ffn_in,
+        ("mlp.fc2", mlp.fc2),
+        pre_norms(module.norm1, module.norm2),
+        attention.head_dim,
+        attention.scale,
+        activation,
+    )
+    return Source(layer, "pre", gated, True, module.gamma_1, module.gamma_2, inside)
+
+
+def _eva_biases(attention: nn.Module) -> tuple[nn.Parameter, ...]:
+    return () if attention.q_bias is None else (attention.q_bias, attention.v_bias)
+
+
+def _eva_qkv(attention: nn.Module) -> nn.Linear:
+    """Queries, keys and values, of which the first and last have a bias apart from their linear."""
+    biases = _eva_biases(attention)
+    if not biases:
+        return attention.qkv
+    linear = nn.Linear(attention.qkv.in_features, attention.qkv.out_features, device="meta")
+    linear.weight = attention.qkv.weight
+    linear.bias = nn.Parameter(torch.cat([biases[0], attention.k_bias, biases[1]]).detach())
+    return linear
 
 
 def _timm_mlp(mlp: nn.Module) -> tuple[bool, list[Named], object]:
@@ -121,6 +158,7 @@ def _open_clip(module: nn.Module) -> Source:
 
 _READERS: dict[tuple[str, str], Callable[[nn.Module], Source]] = {
     ("timm.models.vision_transformer", "Block"): _timm,
+    ("timm.models.eva", "EvaBlock"): _eva,
     ("torchvision.models.vision_transformer", "EncoderBlock"): _torchvision,
     ("open_clip.transformer", "ResidualAttentionBlock"): _open_clip,
 }
