@@ -17,7 +17,7 @@ from kdnative.nn.hf_families import bert_layer, bert_parts
 from kdnative.nn.layer_conversion import Layer, Unsupported
 from kdnative.nn.layer_sources import Source, pre_norms
 
-__all__ = ["knows", "read"]
+__all__ = ["READERS", "knows", "read"]
 
 
 def _layer(
@@ -206,13 +206,13 @@ _FAMILIES: dict[Callable[[nn.Module], Source], tuple[str, ...]] = {
         "RoCBertLayer",
     ),
 }
-_READERS = {name: reader for reader, names in _FAMILIES.items() for name in names}
+READERS = {name: reader for reader, names in _FAMILIES.items() for name in names}
 """By the name of the class of the layer."""
 
 
 def knows(module: nn.Module) -> bool:
     """Whether ``module`` is of a class that :func:`read` knows."""
-    return type(module).__module__.startswith("transformers.models.") and type(module).__name__ in _READERS
+    return type(module).__module__.startswith("transformers.models.") and type(module).__name__ in READERS
 
 
 def read(module: nn.Module) -> Source:
@@ -220,4 +220,4 @@ def read(module: nn.Module) -> Source:
     version = sys.modules["transformers"].__version__
     if int(version.partition(".")[0]) < 5 or not can_record():
         raise Unsupported(f"layers of {type(module).__name__} are fused with transformers 5 on, and this is {version}")
-    return _READERS[type(module).__name__](module)
+    return READERS[type(module).__name__](module)

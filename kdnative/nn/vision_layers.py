@@ -14,17 +14,17 @@ from kdnative.nn.layer_conversion import Layer, Named, Unsupported
 from kdnative.nn.layer_sources import Source, pre_norms
 from kdnative.nn.torch_attention import projections
 
-__all__ = ["knows", "read"]
+__all__ = ["READERS", "knows", "read"]
 
 
 def knows(module: nn.Module) -> bool:
     """Whether ``module`` is of a class that :func:`read` knows."""
-    return _key(module) in _READERS
+    return _key(module) in READERS
 
 
 def read(module: nn.Module) -> Source:
     """The parts of a layer for which :func:`knows` holds; Unsupported or AttributeError where it has others."""
-    return _READERS[_key(module)](module)
+    return READERS[_key(module)](module)
 
 
 def _key(module: nn.Module) -> tuple[str, str]:
@@ -156,7 +156,7 @@ def _open_clip(module: nn.Module) -> Source:
     return Source(layer, attention_scale=_factors(module.ls_1), ffn_scale=_factors(module.ls_2))
 
 
-_READERS: dict[tuple[str, str], Callable[[nn.Module], Source]] = {
+READERS: dict[tuple[str, str], Callable[[nn.Module], Source]] = {
     ("timm.models.vision_transformer", "Block"): _timm,
     ("timm.models.eva", "EvaBlock"): _eva,
     ("torchvision.models.vision_transformer", "EncoderBlock"): _torchvision,

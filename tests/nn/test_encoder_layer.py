@@ -98,7 +98,7 @@ WITHOUT_MASK = ("Blip2EncoderLayer", "BlipEncoderLayer", "DPTViTLayer", "Instruc
 
 
 def test_every_known_layer_is_tested():
-    assert set(LAYERS) == set(hf_layers._READERS)
+    assert set(LAYERS) == set(hf_layers.READERS)
 
 
 def layer(kind="ViTLayer", **changes):
