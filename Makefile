@@ -63,7 +63,7 @@ wheel: $(VENV)/dev.stamp
 test-wheel:
 	@test -n "$(wildcard dist/*.whl)" || $(MAKE) wheel
 	$(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis transformers
+	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis transformers timm open_clip_torch
 	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
 	$(WHEEL_VENV)/bin/pip install --quiet dist/*.whl
 	rm -rf build/wheel-test && mkdir -p build/wheel-test && cp -r tests csrc pyproject.toml build/wheel-test

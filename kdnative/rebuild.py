@@ -133,7 +133,10 @@ def fit(model: nn.Module, entries: dict[str, dict], native: Callable[[str, dict]
         if entry["class"] in NATIVE:
             _put(model, name, native(name, entry), places)
         elif _entry(old := model.get_submodule(name)) != entry:
-            _put(model, name, _like(old, _make(entry)), places)
+            new = _like(old, _make(entry))
+            if isinstance(new, MultiheadAttention):  # whose last linear may stay in float
+                new.out_proj = old.out_proj
+            _put(model, name, new, places)
 
 
 def become(module: nn.Module, native: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,35 +44,19 @@ class MultiheadAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(f"num_heads must divide embed_dim, got {num_heads} and {embed_dim}")
-        self._set(*(Linear(embed_dim, embed_dim, scheme, bias) for _ in range(4)), num_heads, batch_first)
+        self._set([Linear(embed_dim, embed_dim, scheme, bias) for _ in range(4)], num_heads, batch_first)
 
     @classmethod
-    def from_parts(
-        cls,
-        q_proj: nn.Module,
-        k_proj: nn.Module,
-        v_proj: nn.Module,
-        out_proj: nn.Module,
-        num_heads: int,
-        batch_first: bool,
-    ) -> MultiheadAttention:
-        """An attention around linears that there are already, each E to E."""
+    def from_parts(cls, linears: Sequence[nn.Module], num_heads: int, batch_first: bool) -> MultiheadAttention:
+        """An attention around linears that there are already, in the order of the class's text, each E to E."""
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._set(q_proj, k_proj, v_proj, out_proj, num_heads, batch_first)
+        module._set(linears, num_heads, batch_first)
         return module.eval()
 
-    def _set(
-        self,
-        q_proj: nn.Module,
-        k_proj: nn.Module,
-        v_proj: nn.Module,
-        out_proj: nn.Module,
-        num_heads: int,
-        batch_first: bool,
-    ) -> None:
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = q_proj, k_proj, v_proj, out_proj
-        self.embed_dim, self.num_heads, self.batch_first = q_proj.in_features, num_heads, batch_first
+    def _set(self, linears: Sequence[nn.Module], num_heads: int, batch_first: bool) -> None:
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = linears
+        self.embed_dim, self.num_heads, self.batch_first = self.q_proj.in_features, num_heads, batch_first
 
     @property
     def spec(self) -> dict:

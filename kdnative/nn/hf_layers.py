@@ -55,30 +55,22 @@ def _clip(module: nn.Module) -> Source:
     return Source(_layer(attention, "out_proj", mlp, ("fc1", "fc2"), norms, module.mlp.activation_fn))
 
 
-def _dinov2(module: nn.Module) -> Source:
+def _dinov2(module: nn.Module, rotary: bool = False) -> Source:
     mlp, gated = module.mlp, hasattr(module.mlp, "gate_proj")
-    names = ("gate_proj", "up_proj", "down_proj") if gated else ("fc1", "fc2")
-    activation = mlp.act_fn if gated else mlp.activation_fn
+    names = ("fc1", "fc2") if hasattr(mlp, "fc1") else ("up_proj", "down_proj")
+    activation = mlp.activation_fn if hasattr(mlp, "activation_fn") else mlp.act_fn
     norms, attention = pre_norms(module.norm1, module.norm2), ("attention", module.attention)
     return Source(
-        _layer(attention, "o_proj", ("mlp.", mlp), names, norms, activation),
+        _layer(attention, "o_proj", ("mlp.", mlp), ("gate_proj", *names) if gated else names, norms, activation),
         gated=gated,
+        rotary=rotary,
         attention_scale=module.layer_scale1.lambda1,
         ffn_scale=module.layer_scale2.lambda1,
     )
 
 
 def _dinov3(module: nn.Module) -> Source:
-    mlp, gated = module.mlp, hasattr(module.mlp, "gate_proj")
-    names = ("gate_proj", "up_proj", "down_proj") if gated else ("up_proj", "down_proj")
-    norms, attention = pre_norms(module.norm1, module.norm2), ("attention", module.attention)
-    return Source(
-        _layer(attention, "o_proj", ("mlp.", mlp), names, norms, mlp.act_fn),
-        gated=gated,
-        rotary=True,
-        attention_scale=module.layer_scale1.lambda1,
-        ffn_scale=module.layer_scale2.lambda1,
-    )
+    return _dinov2(module, rotary=True)
 
 
 def _esm(module: nn.Module) -> Source:

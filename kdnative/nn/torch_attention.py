@@ -62,4 +62,5 @@ def attention_from_torch(
             group_scale=None if weight.group_scale is None else weight.group_scale[rows],
         )
         linears.append(Linear.from_quantized(part, None if bias is None else bias.detach()[rows], scheme))
-    return MultiheadAttention.from_parts(*linears, attention.out_proj, attention.num_heads, attention.batch_first)
+    linears.append(attention.out_proj)
+    return MultiheadAttention.from_parts(linears, attention.num_heads, attention.batch_first)

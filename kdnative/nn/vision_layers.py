@@ -36,31 +36,25 @@ def _key(module: nn.Module) -> tuple[str, str]:
 
 
 def _timm(module: nn.Module) -> Source:
-    attention, mlp = module.attn, module.mlp
-    _require(attention, "Attention", q_norm=nn.Identity, k_norm=nn.Identity, norm=nn.Identity, gate=type(None))
-    gated, ffn_in, activation = _timm_mlp(mlp)
-    layer = Layer(
-        [("attn.qkv", attention.qkv)],
-        ("attn.proj", attention.proj),
-        ffn_in,
-        ("mlp.fc2", mlp.fc2),
-        pre_norms(module.norm1, module.norm2),
-        attention.head_dim,
-        attention.scale,
-        activation,
-    )
-    return Source(layer, gated=gated, attention_scale=_factors(module.ls1), ffn_scale=_factors(module.ls2))
+    qkv, (attention_scale, ffn_scale) = [("attn.qkv", module.attn.qkv)], map(_factors, (module.ls1, module.ls2))
+    return _timm_source(module, "Attention", qkv, attention_scale=attention_scale, ffn_scale=ffn_scale)
 
 
 def _eva(module: nn.Module) -> Source:
-    attention, mlp = module.attn, module.mlp
-    _require(attention, "EvaAttention", q_norm=nn.Identity, k_norm=nn.Identity, norm=nn.Identity, gate=type(None))
+    attention, scales = module.attn, {"attention_scale": module.gamma_1, "ffn_scale": module.gamma_2}
     if not getattr(attention, "rotate_half", False):
         raise Unsupported("its rotary positions turn neighbours, or it has none; only those of halves are supported")
-    gated, ffn_in, activation = _timm_mlp(mlp)
-    qkv, inside = [(f"attn.{name}", getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")], ()
-    if attention.qkv is not None:
+    if attention.qkv is None:
+        qkv, inside = [(f"attn.{name}", getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")], ()
+    else:
         qkv, inside = [("attn.qkv", _eva_qkv(attention))], _eva_biases(attention)
+    return _timm_source(module, "EvaAttention", qkv, rotary=True, inside=inside, **scales)
+
+
+def _timm_source(module: nn.Module, attention_kind: str, qkv: list[Named], **settings: object) -> Source:
+    attention, mlp = module.attn, module.mlp
+    _require(attention, attention_kind, q_norm=nn.Identity, k_norm=nn.Identity, norm=nn.Identity, gate=type(None))
+    gated, ffn_in, activation = _timm_mlp(mlp)
     layer = Layer(
         qkv,
         ("attn.proj", attention.proj),
@@ -71,7 +65,7 @@ def _eva(module: nn.Module) -> Source:
         attention.scale,
         activation,
     )
-    return Source(layer, "pre", gated, True, module.gamma_1, module.gamma_2, inside)
+    return Source(layer, gated=gated, **settings)
 
 
 def _eva_biases(attention: nn.Module) -> tuple[nn.Parameter, ...]:

@@ -42,7 +42,7 @@ def exact(module):
     for weight, bias in zip(module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=True):
         linears.append(nn.Linear(E, E))
         linears[-1].weight, linears[-1].bias = nn.Parameter(weight), nn.Parameter(bias)
-    return MultiheadAttention.from_parts(*linears, module.out_proj, HEADS, module.batch_first)
+    return MultiheadAttention.from_parts([*linears, module.out_proj], HEADS, module.batch_first)
 
 
 def tokens(*shape):
@@ -236,9 +236,14 @@ def test_attention_that_stays_in_float(options, words):
     assert f"nn.MultiheadAttention reads this weight itself, and stays in float ({words})" == found["0.out_proj"].reason
 
 
-def test_parts_in_float():
-    model = nn.Sequential(attention())
+def test_parts_in_float(tmp_path):
+    model, other, x = nn.Sequential(attention()), nn.Sequential(attention()), tokens(2, 7)
     found = rows(convert_(model, keep=["0.out_proj"]))
+    with torch.no_grad():
+        other[0].out_proj.weight.zero_()
+        save(model, tmp_path / "m")
+        load(tmp_path / "m", into=other)
+        assert torch.equal(other[0](x, x, x)[0], model[0](x, x, x)[0])
     assert type(model[0]) is MultiheadAttention and isinstance(model[0].out_proj, nn.Linear)
     assert found["0.out_proj"].action == "kept"
     model = nn.Sequential(attention())
