@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnative import ops
+from kdnative import convert_, ops
 from kdnative.nn import Linear
 
-from .encoder_models import converted, load_encoder
+from .encoder_models import TorchModel, VisionModel, converted, load_encoder
 from .latency import example_inputs
 from .machine import environment, write_result
 from .options import add_output
@@ -84,6 +84,10 @@ def pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
         lambda: encoder(input_ids=ids, attention_mask=mask, token_type_ids=types),
         lambda: ops.encoder(packed, ids, mask, types, None, width),
     )
+    states, keep = torch.randn(1, 4, 64), torch.ones(1, 4, dtype=torch.bool)
+    stack, block = (convert_(cls(2, 64, 2, 128)).model.encoder for cls in (TorchModel, VisionModel))
+    found[f"{_OURS}nn.TransformerEncoder w8a8"] = _of_layers(stack, states, keep, {"src_key_padding_mask": ~keep})
+    found[f"{_OURS}nn.EncoderLayer w8a8"] = _of_layers(block[0], states, None, {})
     weight, bias = plain.weight, plain.bias
     found["torch.nn.Linear"] = (lambda: plain(x), lambda: nn.functional.linear(x, weight, bias))
     return found
@@ -94,6 +98,13 @@ def _of_linear(layer: Linear, x: torch.Tensor) -> tuple[Callable[[], Any], Calla
     packed, outputs = layer.packed, layer.out_features
     none = ops.activation_code("none")
     return lambda: layer(x), lambda: operator(x, packed, outputs, none)
+
+
+def _of_layers(
+    module: nn.Module, states: torch.Tensor, keep: torch.Tensor | None, options: dict[str, Any]
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    packed = module.packed
+    return lambda: module(states, **options), lambda: ops.encoder_layers(packed, states, keep, 0)
 
 
 def _case(name: str, timings: Mapping[str, Timing]) -> dict[str, Any]:

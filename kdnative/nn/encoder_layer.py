@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from kdnative import ops
 from kdnative.nn.packed_encoder import PackedEncoder
 
 __all__ = ["EncoderLayer", "can_record"]
@@ -75,12 +74,10 @@ class EncoderLayer(PackedEncoder):
         if attn_mask is not None:
             mask, is_causal = (attn_mask[None, None], True) if attn_mask.dim() == 2 else (attn_mask, is_causal)
         keep = None if mask is None else _keys(mask, hidden_states, is_causal)
-        hidden = hidden_states if hidden_states.stride(-1) == 1 else hidden_states.contiguous()
         if rope is not None:
             position_embeddings = rope.chunk(2, dim=-1)[::-1]
-        rotary = _rotary(position_embeddings, hidden.shape[1]) if self._spec["rotary_given"] else None
-        packed, causal = self._buffers["packed"], int(bool(is_causal))
-        out = ops.encoder_layers(packed, hidden.float(), keep, causal, rotary).to(hidden.dtype)
+        rotary = _rotary(position_embeddings, hidden_states.shape[1]) if self._spec["rotary_given"] else None
+        out = self._layers(hidden_states, keep, int(bool(is_causal)), rotary)
         collector = _collector()
         if collector is not None:
             _record(collector, hidden_states, out)

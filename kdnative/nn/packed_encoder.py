@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative import ops
 from kdnative.nn import encoder_format
 from kdnative.nn.encoder_parts import LINEARS, EncoderParts, complete
 
@@ -89,6 +90,16 @@ class PackedEncoder(nn.Module):
         """A copy of every weight in plain form, without children."""
         with torch.device("cpu"):
             return encoder_format.unpack(self.packed, self.spec)
+
+    def _layers(self, hidden: Tensor, keep: Tensor | None, causal: int, rotary: Tensor | None = None) -> Tensor:
+        """Hidden states ``[B, T, H]`` of any float type and strides after all layers, in that type."""
+        dtype = hidden.dtype
+        if dtype != torch.float32:  # asking is faster than a conversion to what it is already
+            hidden = hidden.float()
+        if hidden.stride(-1) != 1:
+            hidden = hidden.contiguous()
+        out = ops.encoder_layers(self._buffers["packed"], hidden, keep, causal, rotary)
+        return out if dtype == torch.float32 else out.to(dtype)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnative import ops
 from kdnative.nn.packed_encoder import PackedEncoder
 
 __all__ = ["TransformerEncoder"]
@@ -76,18 +75,16 @@ class TransformerEncoder(PackedEncoder):
             hidden, keep = src.unsqueeze(0), None if keep is None else keep.unsqueeze(0)
         elif not self.batch_first:
             hidden = src.transpose(0, 1)
-        if hidden.stride(-1) != 1:
-            hidden = hidden.contiguous()
         mask = src_mask if mask is None else mask
         if mask is not None and not is_causal:
             _require_causal(mask, hidden.shape[1])
         causal = int(mask is not None or bool(is_causal))
-        out = ops.encoder_layers(self._buffers["packed"], hidden.float(), keep, causal)
+        out = self._layers(hidden, keep, causal)
         if src.dim() == 2:
             out = out.squeeze(0)
         elif not self.batch_first:
             out = out.transpose(0, 1).contiguous()
-        out, norm = out.to(src.dtype), self._modules["norm"]
+        norm = self._modules["norm"]
         return out if norm is None else norm(out)
 
 
