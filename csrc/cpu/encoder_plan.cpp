@@ -64,7 +64,7 @@ void Group::plan() {
       if (threads == 1 || sequences >= 4 * threads) stage.part_block = stage.parts;
     } else {
       if (share == Share::rows)
-        stage.row_block = round_up(ceil_div(count, threads * ceil_div(count, threads * kRowBlock)), 16);
+        stage.row_block = round_up(ceil_div(count, threads * ceil_div(count, threads * kRowBlock)), kernels.tile_rows);
       if (share == Share::columns && is_product(first)) {
         stage.row_block = kRowBlock;
         stage.parts = weight_of(first, layer(stage.begin)).n_pad / kTileN;

@@ -95,6 +95,9 @@ struct Kernels {
   void (*quantize_rows)(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
                         float* scale, int32_t* group_sum);
 
+  // Products are best divided among threads in multiples of so many rows.
+  int64_t tile_rows;
+
   // Of GemmRange::panel, what gemm_w8a8 needs; nullptr: nothing.
   int64_t (*w8a8_panel_bytes)(int64_t k_pad);
   void (*gemm_w8a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);

@@ -141,7 +141,8 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   Carver place(scratch(count.used()));
   work.carve(place);
   share_out(
-      rows.rows, w, kTileN, Work::kSmallest, [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
+      rows.rows, w, work.kernels.tile_rows, Work::kSmallest,
+      [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
       [&](const cpu::GemmRange& range, int64_t chunk) { work.multiply(range, chunk); });
   return out;
 }

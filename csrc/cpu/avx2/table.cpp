@@ -6,6 +6,7 @@ const Kernels* avx2_kernels() {
   static constexpr Kernels table = {
       .isa = "avx2",
       .quantize_rows = avx2::quantize_rows,
+      .tile_rows = 1,
       .w8a8_panel_bytes = avx2::w8a8_panel_bytes,
       .gemm_w8a8 = avx2::gemm_w8a8,
       .gemm_w4a8 = avx2::gemm_w4a8,

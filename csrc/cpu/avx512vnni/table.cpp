@@ -6,6 +6,7 @@ const Kernels* avx512vnni_kernels() {
   static constexpr Kernels table = {
       .isa = "avx512vnni",
       .quantize_rows = avx512vnni::quantize_rows,
+      .tile_rows = 1,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = avx512vnni::gemm_w8a8,
       .gemm_w4a8 = avx512vnni::gemm_w4a8,

@@ -7,6 +7,7 @@ const Kernels* avxvnni_kernels() {
   static constexpr Kernels table = {
       .isa = "avxvnni",
       .quantize_rows = avx2::quantize_rows,
+      .tile_rows = 1,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = avxvnni::gemm_w8a8,
       .gemm_w4a8 = avxvnni::gemm_w4a8,

@@ -8,6 +8,7 @@ const Kernels* i8mm_kernels() {
   static constexpr Kernels table = {
       .isa = "i8mm",
       .quantize_rows = neon::quantize_rows,
+      .tile_rows = 2,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = i8mm::gemm_w8a8,
       .gemm_w4a8 = i8mm::gemm_w4a8,

@@ -7,6 +7,7 @@ const Kernels* neon_kernels() {
   static constexpr Kernels table = {
       .isa = "neon",
       .quantize_rows = neon::quantize_rows,
+      .tile_rows = 1,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = neon::gemm_w8a8,
       .gemm_w4a8 = neon::gemm_w4a8,

@@ -6,6 +6,7 @@ const Kernels* reference_kernels() {
   static constexpr Kernels table = {
       .isa = "reference",
       .quantize_rows = reference::quantize_rows,
+      .tile_rows = 1,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = reference::gemm_w8a8,
       .gemm_w4a8 = reference::gemm_w4a8,
