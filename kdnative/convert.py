@@ -15,21 +15,14 @@ from kdnative.conversion import ConversionReport, ConversionRow
 from kdnative.crossover import dense_or_sparse
 from kdnative.fusing import Rebuilder, rebuilder
 from kdnative.nn import Embedding, Linear, hf, known_layers, torch_attention, torch_encoder
-from kdnative.obstacles import NOT_FINITE, hooked, owners_of, storage, unusual, without_values
+from kdnative.obstacles import NOT_FINITE, hooked, owners_of, storage, too_small, unusual, without_values
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
 from kdnative.selection import Choice, Selection
 from kdnative.sizes import bytes_of, fused_bytes, native_shape, own_tensors, packed_tensors
 
-__all__ = ["MIN_IN_FEATURES", "MIN_OUT_FEATURES", "ConversionReport", "ConversionRow", "convert_"]
-
-MIN_OUT_FEATURES = 16
-"""Linears with fewer outputs (classifier heads) stay in float: the kernels compute 32 outputs at a time."""
-
-MIN_IN_FEATURES = 48
-"""Linears with fewer inputs stay in float: the kernels pad inputs to 64, and quantizing them costs more than the
-integer product saves (measured against torch in float32, AVX2, 1 to 32 rows: 0.8x to 1.3x at 32, over 1x from 48)."""
+__all__ = ["ConversionReport", "ConversionRow", "convert_"]
 
 _NATIVE = tuple(NATIVE.values())
 _LAYERS = (nn.Linear, nn.Embedding)
@@ -358,12 +351,7 @@ class _Plan:
         """Why the float layer is faster for its shape; empty when it is not, or when the user wants it regardless."""
         if type(module) is FakeQuantLinear or self.selection.choose(name).explicit:
             return ""
-        n, k = module.weight.shape
-        if n < MIN_OUT_FEATURES:
-            return f"faster in float: {n} outputs are fewer than {MIN_OUT_FEATURES}"
-        if k < MIN_IN_FEATURES:
-            return f"faster in float: {k} inputs are fewer than {MIN_IN_FEATURES}"
-        return ""
+        return too_small(*module.weight.shape)
 
     def _quantized(self, name: str, linear: nn.Linear) -> QuantizedWeight:
         if type(linear) is FakeQuantLinear:

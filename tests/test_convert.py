@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import kdnative
-from kdnative.convert import MIN_IN_FEATURES, MIN_OUT_FEATURES, convert_
+from kdnative.convert import convert_
 from kdnative.nn import Embedding, Linear
+from kdnative.obstacles import MIN_IN_FEATURES, MIN_OUT_FEATURES
 from kdnative.prune import mask_
 from kdnative.quantize import FakeQuantLinear, prepare_qat_, quantize_weight
 from kdnative.scheme import Scheme

@@ -19,11 +19,11 @@ timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 open_clip = pytest.importorskip("open_clip")
 
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock  # noqa: E402
-from timm.layers import GluMlp, SwiGLU, SwiGLUPacked  # noqa: E402
-from timm.models.eva import Eva, EvaBlock  # noqa: E402
-from timm.models.vision_transformer import Block, DiffAttention  # noqa: E402
-from torchvision.models.vision_transformer import EncoderBlock  # noqa: E402
+QuickGELU, ResidualAttentionBlock = open_clip.transformer.QuickGELU, open_clip.transformer.ResidualAttentionBlock
+GluMlp, SwiGLU, SwiGLUPacked = timm.layers.GluMlp, timm.layers.SwiGLU, timm.layers.SwiGLUPacked
+Eva, EvaBlock = timm.models.eva.Eva, timm.models.eva.EvaBlock
+Block, DiffAttention = timm.models.vision_transformer.Block, timm.models.vision_transformer.DiffAttention
+EncoderBlock = torchvision.models.vision_transformer.EncoderBlock
 
 WIDTH, HEADS = 48, 3
 EVA = {"rotate_half": True, "num_prefix_tokens": 1}
