@@ -120,13 +120,14 @@ void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, i
   const auto at = [&](int64_t widest, int64_t own) {
     return share == Share::columns ? begin * own : worker * buffer_rows * widest;
   };
-  int8_t* codes = q + at(widths.k_pad, w.k_pad);
+  const int64_t ld_codes = quantized_row_bytes(w.k_pad);
+  int8_t* codes = q + at(quantized_row_bytes(widths.k_pad), ld_codes);
   float* scales = scale + at(1, 1);
   int32_t* sums = w.bits != 8 ? group_sum + at(widths.k_pad / 32, w.k_pad / 32) : nullptr;
   const Matrix residual{x + begin * hidden, hidden}, heads = qkv_rows(l, begin, begin, worker);
   const Matrix attended = context_rows(l, begin, begin, worker), inner{ffn + at(widths.ffn, l.ffn_in.n), l.ffn_in.n};
   const auto quantize = [&](const Matrix& from) {
-    kernels.quantize_rows(from.data, DType::f32, from.stride, rows, w.k, w.k_pad, codes, scales, sums);
+    kernels.quantize_rows(from.data, DType::f32, from.stride, rows, w.k, w.k_pad, codes, ld_codes, scales, sums);
   };
   const auto normalise = [&](const Norm& norm, const Matrix& to) {
     kernels.layer_norm(residual.data, hidden, norm.gamma, norm.beta, model.eps, rows, hidden, to.data, to.stride);
@@ -140,7 +141,7 @@ void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, i
   const auto multiply = [&](const Matrix& to, Activation activation, const float* add) {
     const Epilogue e{to.data, to.stride, DType::f32, activation, add, to.stride};
     int8_t* panel = panels + worker * widths.panel;
-    gemm_of(kernels, w)(w, {codes, scales, sums, w.k_pad}, e, {0, rows, tile_begin, tile_end, panel});
+    gemm_of(kernels, w)(w, {codes, ld_codes, scales, sums, w.k_pad}, e, {0, rows, tile_begin, tile_end, panel});
   };
   switch (s) {
     case Step::quantize_input:
@@ -221,9 +222,9 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
                       layer.head_dim);
 
   const Widths widths = widths_of(kernels, model, in.causal);
-  const int64_t group_tokens = in.tokens <= kRowBlock ? kShortGroupTokens : kGroupTokens;
+  const int64_t group_tokens = in.tokens <= kernels.row_block ? kShortGroupTokens : kGroupTokens;
   const int64_t most_rows = std::min(rows, std::max(group_tokens, in.tokens));  // of one group
-  const int64_t buffer_rows = std::min(kRowBlock, round_up(most_rows, 16)),
+  const int64_t buffer_rows = std::min(kernels.row_block, round_up(most_rows, 16)),
                 all_buffers = parallel.threads * buffer_rows;
   Group g{kernels, model, in, out};
   g.widths = widths;
@@ -241,7 +242,7 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     x = c.take<float>(most_rows * model.hidden);
     g.qkv = c.take<float>(std::max(most_rows, all_buffers) * 3 * widths.attention);
     g.context = c.take<float>(std::max(most_rows, all_buffers) * widths.attention);
-    g.q = c.take<int8_t>(all_buffers * widths.k_pad);
+    g.q = c.take<int8_t>(all_buffers * quantized_row_bytes(widths.k_pad));
     g.scale = c.take<float>(all_buffers);
     g.group_sum = c.take<int32_t>(widths.group_sums ? all_buffers * (widths.k_pad / 32) : 0);
     g.ffn = c.take<float>(all_buffers * widths.ffn);

@@ -10,8 +10,6 @@
 
 namespace kdnative::cpu {
 
-constexpr int64_t kRowBlock = 128;  // rows of a task that goes through several steps while they are in the cache
-
 // In the order of execution: embed, the steps between for every layer, store (only where padding was dropped).
 enum class Step : int64_t {
   embed,
@@ -54,7 +52,7 @@ struct Widths {  // the largest of any layer
 enum class Share {
   columns,   // columns of one product, or one head: all memory is the group's
   rows,      // a block of rows between two attentions: q .. normed are the worker's, qkv and context the group's
-  sequences  // whole sequences, kRowBlock rows at most, through a layer: all but x is the worker's, and small
+  sequences  // whole sequences, row_block rows at most, through a layer: all but x is the worker's, and small
 };
 
 struct Matrix {

@@ -14,17 +14,17 @@ constexpr int64_t kBlocksPerThread = 4;
 
 }  // namespace
 
-// Whole sequences in blocks of up to kRowBlock rows; none where a sequence is longer.
+// Whole sequences in blocks of up to row_block rows; none where a sequence is longer.
 void Group::gather_blocks() {
   block_count = 0;
   for (int64_t sequence = 0; sequence < sequences;) {
     blocks[block_count++] = sequence;
     const int64_t begin = row_of(sequence);
-    if (row_of(sequence + 1) - begin > kRowBlock) {
+    if (row_of(sequence + 1) - begin > kernels.row_block) {
       block_count = 0;
       return;
     }
-    while (sequence < sequences && row_of(sequence + 1) - begin <= kRowBlock) ++sequence;
+    while (sequence < sequences && row_of(sequence + 1) - begin <= kernels.row_block) ++sequence;
   }
   blocks[block_count] = sequences;
 }
@@ -64,11 +64,12 @@ void Group::plan() {
       if (threads == 1 || sequences >= 4 * threads) stage.part_block = stage.parts;
     } else {
       if (share == Share::rows)
-        stage.row_block = round_up(ceil_div(count, threads * ceil_div(count, threads * kRowBlock)), kernels.tile_rows);
+        stage.row_block =
+            round_up(ceil_div(count, threads * ceil_div(count, threads * kernels.row_block)), kernels.tile_rows);
       if (share == Share::columns && is_product(first)) {
-        stage.row_block = kRowBlock;
+        stage.row_block = kernels.row_block;
         stage.parts = weight_of(first, layer(stage.begin)).n_pad / kTileN;
-        stage.part_block = ceil_div(stage.parts * ceil_div(count, kRowBlock), 4 * threads);
+        stage.part_block = ceil_div(stage.parts * ceil_div(count, kernels.row_block), 4 * threads);
       }
       stage.row_blocks = ceil_div(count, stage.row_block);
     }

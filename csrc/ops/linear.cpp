@@ -73,17 +73,17 @@ struct IntegerProblem : Problem {
 
   explicit IntegerProblem(const Problem& p) : Problem(p) {}
   void carve(Carver& c) {
-    q = c.take<int8_t>(x.rows * w.k_pad);
+    q = c.take<int8_t>(x.rows * cpu::quantized_row_bytes(w.k_pad));
     scale = c.take<float>(x.rows);
     group_sum = w.bits != 8 ? c.take<int32_t>(x.rows * (w.k_pad / 32)) : nullptr;
     panels = c.take<int8_t>(cpu::panel_bytes(kernels, w) == 0 ? 0 : cpu::panel_bytes(kernels, w) * thread_count());
   }
   void prepare(int64_t begin, int64_t end) const {
-    quantize_range(kernels, x, begin, end, w.k_pad, q, scale, group_sum);
+    quantize_range(kernels, x, begin, end, w.k_pad, q, cpu::quantized_row_bytes(w.k_pad), scale, group_sum);
   }
   void multiply(cpu::GemmRange range, int64_t chunk) const {
     range.panel = panels + chunk * cpu::panel_bytes(kernels, w);
-    cpu::gemm_of(kernels, w)(w, {q, scale, group_sum, w.k_pad}, epilogue(), range);
+    cpu::gemm_of(kernels, w)(w, {q, cpu::quantized_row_bytes(w.k_pad), scale, group_sum, w.k_pad}, epilogue(), range);
   }
 };
 
@@ -184,7 +184,7 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   auto* padded = k_pad == rows.k ? q_data : static_cast<int8_t*>(scratch(static_cast<size_t>(rows.rows * k_pad)));
   parallel(rows.rows == 0 ? 0 : chunks, [&](int64_t begin, int64_t end) {
     const int64_t first = rows.rows * begin / chunks, last = rows.rows * end / chunks;
-    quantize_range(kernels, rows, first, last, k_pad, padded, scale_data, nullptr);
+    quantize_range(kernels, rows, first, last, k_pad, padded, k_pad, scale_data, nullptr);
     for (int64_t r = first; padded != q_data && r < last; ++r)
       std::memcpy(q_data + r * rows.k, padded + r * k_pad, static_cast<size_t>(rows.k));
   });
@@ -254,10 +254,10 @@ Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n) {
 }
 
 void quantize_range(const Kernels& kernels, const RowSource& x, int64_t begin, int64_t end, int64_t k_pad, int8_t* q,
-                    float* scale, int32_t* group_sum) {
+                    int64_t ld_q, float* scale, int32_t* group_sum) {
   const int64_t groups = k_pad / 32;
   for_dense_rows(x, begin, end, [&](int64_t r, int64_t rows, const uint8_t* data, int64_t ld) {
-    kernels.quantize_rows(data, x.type, ld, rows, x.k, k_pad, q + r * k_pad, scale + r,
+    kernels.quantize_rows(data, x.type, ld, rows, x.k, k_pad, q + r * ld_q, ld_q, scale + r,
                           group_sum ? group_sum + r * groups : nullptr);
   });
 }

@@ -82,7 +82,7 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
   const int64_t of_thread = dense_bytes(kernels, w.layer);
   Carver count;
   const auto carve = [&](Carver& c, int8_t*& q, float*& scale, int32_t*& sums, uint8_t*& work) {
-    q = c.take<int8_t>(rows.rows * k_pad);
+    q = c.take<int8_t>(rows.rows * cpu::quantized_row_bytes(k_pad));
     scale = c.take<float>(rows.rows);
     sums = w.layer.bits == 8 ? nullptr : c.take<int32_t>(rows.rows * (k_pad / 32));
     work = c.take<uint8_t>(blocks ? panels * cpu::panel_bytes(k_pad) : thread_count() * of_thread);
@@ -95,13 +95,13 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
   Carver place(scratch(count.used()));
   carve(place, q, scale, sums, work);
 
-  const cpu::QuantizedRows a{q, scale, sums, k_pad};
+  const cpu::QuantizedRows a{q, cpu::quantized_row_bytes(k_pad), scale, sums, k_pad};
   const cpu::Epilogue e{out.data(), w.layer.n, rows.type, static_cast<cpu::Activation>(activation), nullptr, 0};
   std::atomic<bool> sound{true};
   share_out(
       rows.rows, w.layer, cpu::kPanelRows, kSmallWork,
       [&](int64_t begin, int64_t end) {
-        quantize_range(kernels, rows, begin, end, k_pad, q, scale, sums);
+        quantize_range(kernels, rows, begin, end, k_pad, q, a.ld, scale, sums);
         if (blocks) kernels.arrange_rows(a, begin, end, work);
       },
       [&](const GemmRange& range, int64_t chunk) {

@@ -43,6 +43,7 @@ from .options import add_output, add_peers, add_threads, names, positive
 from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
 from .results import against_peers, ceiling_line, machine_line, not_run_lines, summarize, summary_lines
 from .roofline import ceilings
+from .steady import SteadyCores, int8_speed
 from .timer import Timing, interleave, ratio, torch_threads
 
 MODELS = "package:minilm-l6,random-bert-base"
@@ -144,15 +145,17 @@ def run(
             encoder = Encoder(model)
             for count in threads:
                 encoder.use_threads(count)
+                cores = SteadyCores(int8_speed(count))
                 for shape in cases:
                     with torch_threads(count):
-                        case, failed = _run_case(ready, EncoderCase(encoder, shape), rounds, case_seconds)
+                        case, failed = _run_case(ready, EncoderCase(encoder, shape), rounds, case_seconds, cores)
                     case = {"model": name, **case}
                     result["cases"].append(case)
                     result["not_run"] += [{**row, "case": _label(case)} for row in failed]
                     result["summary"] = summarize((_label(case), case["rows"]) for case in result["cases"])
                     save(result)
                     show(_table(case))
+                show(cores.summary())
     result["complete"] = True
     save(result)
     for line in [*not_run_lines(result["not_run"]), *summary_lines(result["summary"])]:
@@ -161,7 +164,7 @@ def run(
 
 
 def _run_case(
-    ready: Sequence[Candidate[EncoderCase]], case: EncoderCase, rounds: int, most_seconds: float
+    ready: Sequence[Candidate[EncoderCase]], case: EncoderCase, rounds: int, most_seconds: float, cores: SteadyCores
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """One case, and a row for each candidate that failed."""
     begin = time.perf_counter()
@@ -177,7 +180,7 @@ def _run_case(
         measured += unmasked
     # Every candidate has run once already, to be checked.
     calls = {name: p.call for name, p in prepared.items()}
-    timings = interleave(calls, rounds=rounds, round_seconds=0.02, warmup=1, most_seconds=most_seconds)
+    timings = interleave(calls, rounds=rounds, round_seconds=0.02, warmup=1, most_seconds=most_seconds, cores=cores)
     rows = [
         {
             "name": candidate.name,

@@ -15,6 +15,7 @@ from .options import add_output, add_peers, add_threads, names, numbers, sizes
 from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
 from .results import against_peers, ceiling_line, machine_line, not_run_lines, summarize, summary_lines
 from .roofline import ceilings
+from .steady import SteadyCores, int8_speed
 from .timer import interleave, torch_threads
 
 SHAPES = "384x384,1536x384,384x1536,768x768,3072x768,768x3072,4096x4096"
@@ -99,15 +100,16 @@ def run(
         where = environment(threads)
         show(machine_line(where))
         show(ceiling_line(limits))
+        cores = SteadyCores(int8_speed(threads))
         for n, k in shapes:
             for m in rows_of_x:
                 case = GemmCase(n, k, m, threads)
-                rows, failed = _run_case(ready, case, rounds, limits["int8_ops"])
+                rows, failed = _run_case(ready, case, rounds, limits["int8_ops"], cores)
                 cases.append({"n": n, "k": k, "m": m, "rows": rows})
                 not_run += [{**row, "case": _label(cases[-1])} for row in failed]
                 show(_table(f"N x K = {n} x {k}, M = {m}", rows))
     summary = summarize((_label(case), case["rows"]) for case in cases)
-    for line in [*not_run_lines(not_run), *summary_lines(summary)]:
+    for line in [*not_run_lines(not_run), cores.summary(), *summary_lines(summary)]:
         show(line)
     return {
         "suite": "cpu_gemm",
@@ -121,10 +123,10 @@ def run(
 
 
 def _run_case(
-    ready: Sequence[Candidate[GemmCase]], case: GemmCase, rounds: int, peak: float | None
+    ready: Sequence[Candidate[GemmCase]], case: GemmCase, rounds: int, peak: float | None, cores: SteadyCores
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     prepared, errors, failed = prepare_all(ready, case, case.reference, TOLERANCE)
-    timings = interleave({name: p.call for name, p in prepared.items()}, rounds=rounds, round_seconds=0.01)
+    timings = interleave({name: p.call for name, p in prepared.items()}, rounds=rounds, round_seconds=0.01, cores=cores)
     operations = 2 * case.m * case.n * case.k
     rows = [
         {

@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+
+from .steady import SteadyCores
 
 _LEAST_ROUNDS = 3  # a median and a spread of fewer mean nothing
 
@@ -70,6 +73,7 @@ def interleave(
     round_seconds: float = 0.02,
     warmup: int = 2,
     most_seconds: float | None = None,
+    cores: SteadyCores | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Times several functions side by side.
@@ -84,6 +88,7 @@ def interleave(
         round_seconds: least time of one sample, in seconds.
         warmup: calls before anything is measured, at least 1.
         most_seconds: no further round begins after this time, once there are three; None: all rounds.
+        cores: takes each sample while the cores have their full speed; None: they are taken as they come.
         clock: returns seconds; replaced in tests.
 
     Returns:
@@ -105,7 +110,8 @@ def interleave(
                 break
             start = turn % max(len(names), 1)
             for name in names[start:] + names[:start]:
-                samples[name].append(_sample(calls[name], inner[name], clock))
+                take = partial(_sample, calls[name], inner[name], clock)
+                samples[name].append(take() if cores is None else cores.sample(take))
     return {name: Timing(tuple(samples[name]), inner[name]) for name in names}
 
 

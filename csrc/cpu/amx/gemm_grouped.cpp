@@ -1,6 +1,7 @@
 // 4-bit and 2-bit weights x int8 on AMX: a piece of a 32-column panel is unpacked once to int8 (u - zero) and reused by
-// all rows of a chunk; every group ends as int32 in a small block that is scaled into fp32 while the next group
-// multiplies.
+// all rows of a chunk. One tile of 16 x 16 outputs is computed at a time, its fp32 sums in 16 registers: the int32 sums
+// of a group leave through 1 KiB of memory and are scaled while the tiles of the next groups multiply. Blocks of four
+// tiles would load half as much, but store and load their fp32 sums in every group, which costs twice as much.
 #include "../avx512vnni/avx512vnni.h"
 #include "../simd/vec_avx512.h"
 // These are written against Vec and come after it.
@@ -11,13 +12,14 @@
 namespace kdnative::cpu::amx {
 namespace {
 
-constexpr int64_t kVnniRows = 8;  // up to here unpacking for the tiles costs more than it saves
 constexpr int64_t kPieceK = 512;  // 16 KiB of unpacked weights; a multiple of every group
-constexpr int64_t kBlock = kBlockRows * kBlockColumns;
+constexpr int kRows = 16;         // of a tile
+constexpr int64_t kLag = 2;  // groups between multiplying and scaling one: its sums have left for the cache by then
+constexpr int kGroups = 4;   // whose tiles take turns
 
 struct Workspace {
   alignas(64) int8_t weights[2][kPieceK * 16];
-  alignas(64) int32_t dot[2][kBlock];  // of this group and of the one before
+  alignas(64) int32_t dot[kGroups][kRows * 16] = {};  // rows that a call lacks stay zero
   alignas(64) float sums[kChunkRows * kBlockColumns];
 };
 
@@ -48,82 +50,136 @@ void unpack(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth, Works
   }
 }
 
-// sums = fma(dot, scale, sums), or from zero for the first group.
-inline void add_group(const int32_t* dot, const float* scale, int64_t rows, bool first, float* sums) {
-  const Vec scale0 = Vec::load(scale), scale1 = Vec::load(scale + 16);
-  for (int64_t i = 0; i < rows * kBlockColumns; i += kBlockColumns) {
-    const Vec sum0 = first ? Vec::zero() : Vec::load(sums + i), sum1 = first ? Vec::zero() : Vec::load(sums + i + 16);
-    fma(Vec::load_s32(dot + i), scale0, sum0).store(sums + i);
-    fma(Vec::load_s32(dot + i + 16), scale1, sum1).store(sums + i + 16);
-  }
-}
+// Multiplies group g, the one of tile `turn` among four, and scales an earlier one. A group has one or two steps, each
+// with a tile of A and one of B. Tile numbers must be constants, so this is a macro.
+#define KDNATIVE_GROUP(turn, a0, b0, a1, b1, g)                     \
+  do {                                                              \
+    const int8_t *a = a_ + (g) * group, *b = b_ + (g) * group * 16; \
+    _tile_zero(turn);                                               \
+    _tile_loadd(a0, a, lda_);                                       \
+    _tile_loadd(b0, b, 64);                                         \
+    _tile_dpbssd(turn, a0, b0);                                     \
+    if constexpr (group > kStep) {                                  \
+      _tile_loadd(a1, a + kStep, lda_);                             \
+      _tile_loadd(b1, b + kStep * 16, 64);                          \
+      _tile_dpbssd(turn, a1, b1);                                   \
+    }                                                               \
+    _tile_stored(turn, work_.dot[turn], 64);                        \
+    if ((g) >= kLag) scale((g) - kLag);                             \
+  } while (false)
 
-// Columns [k, k + depth) of a block of rows. Scaling lags one group behind, so tiles and vectors work at the same time.
-void block(const PackedLinear& w, const QuantizedRows& a, int64_t r, int64_t rows, int64_t c, int64_t k, int64_t depth,
-           Workspace& work, float* sums, Prefetch& prefetch) {
-  const int64_t step = w.group < 64 ? w.group : 64, groups = depth / w.group;
-  const auto scale = [&](int64_t g) {
-    add_group(work.dot[g % 2], w.scale + (k / w.group + g) * w.n_pad + c, rows, k == 0 && g == 0, sums);
-  };
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t at = g * w.group;
-    const Product product = {a.q + r * a.k_pad + k + at,
-                             a.k_pad,
-                             {work.weights[0] + at * 16, work.weights[1] + at * 16},
-                             w.group / step,
-                             step};
-    multiply(rows, product, false, work.dot[g % 2], prefetch);
-    if (g > 0) scale(g - 1);
+// Columns [k, k + depth) of one tile: rows [r, r + 16), columns [c, c + 16), whose weights are unpacked at b. Row i of
+// the sums is sums + i * kBlockColumns; all 16 are written.
+template <int64_t group>
+class Tile {
+ public:
+  Tile(const PackedLinear& w, const QuantizedRows& a, int64_t r, int64_t c, int64_t k, const int8_t* b, Workspace& work)
+      : work_(work),
+        a_(a.q + r * a.ld + k),
+        lda_(a.ld),
+        b_(b),
+        scale_(w.scale + k / group * w.n_pad + c),
+        ld_scale_(w.n_pad) {}
+
+  void multiply(int64_t depth, bool first, float* sums) {
+    static_assert(group <= 2 * kStep, "two steps at most");
+    __asm__ volatile("" : : : "memory");  // tile loads do not tell the compiler that they read memory
+    for (int i = 0; i < kRows; ++i) sum_[i] = first ? Vec::zero() : Vec::load(sums + i * kBlockColumns);
+    const int64_t groups = depth / group;
+    int64_t g = 0;
+    for (; g + kGroups <= groups; g += kGroups) {
+      KDNATIVE_GROUP(0, 4, 6, 5, 7, g);
+      KDNATIVE_GROUP(1, 5, 7, 4, 6, g + 1);
+      KDNATIVE_GROUP(2, 4, 6, 5, 7, g + 2);
+      KDNATIVE_GROUP(3, 5, 7, 4, 6, g + 3);
+    }
+    if (g < groups) KDNATIVE_GROUP(0, 4, 6, 5, 7, g);
+    if (g + 1 < groups) KDNATIVE_GROUP(1, 5, 7, 4, 6, g + 1);
+    if (g + 2 < groups) KDNATIVE_GROUP(2, 4, 6, 5, 7, g + 2);
+    for (int64_t rest = groups > kLag ? groups - kLag : 0; rest < groups; ++rest) scale(rest);
+    for (int i = 0; i < kRows; ++i) sum_[i].store(sums + i * kBlockColumns);
   }
-  scale(groups - 1);
-}
+
+ private:
+  static constexpr int64_t kStep = group < 64 ? group : 64;
+
+  // sum = fma(dot, scale, sum)
+  void scale(int64_t g) {
+    __asm__ volatile("" : : : "memory");  // tile stores do not tell the compiler that they write memory
+    const int32_t* dot = work_.dot[g % kGroups];
+    const Vec scale = Vec::load(scale_ + g * ld_scale_);
+    for (int i = 0; i < kRows; ++i) sum_[i] = fma(Vec::load_s32(dot + i * 16), scale, sum_[i]);
+  }
+
+  Workspace& work_;
+  const int8_t* a_;
+  const int64_t lda_;
+  const int8_t* b_;
+  const float* scale_;
+  const int64_t ld_scale_;
+  Vec sum_[kRows];
+};
 
 // Rows [m, end) of one column tile.
-template <int bits>
+template <int bits, int64_t group>
 void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t m, int64_t end, int64_t tile,
                  bool more_tiles, Tiles& tiles, Workspace& work) {
-  const int64_t step = w.group < 64 ? w.group : 64, c = tile * kTileN;
-  const int64_t blocks = (end - m + kBlockRows - 1) / kBlockRows;
+  const int64_t c = tile * kTileN, blocks = (end - m + kRows - 1) / kRows;
   for (int64_t k = 0; k < w.k; k += kPieceK) {
     const int64_t depth = smaller(kPieceK, w.k - k);
     const bool last = k + depth == w.k;
     unpack<bits>(w, tile, k, depth, work);
     const uint8_t* next = w.data + (last ? (tile + 1) * w.k_pad : tile * w.k_pad + k + depth) * 4 * bits;
     const int64_t bytes = last && !more_tiles ? 0 : depth * 2 * bits;
-    Prefetch prefetch(next, next + bytes, bytes, blocks * (depth / step));
-    for (int64_t r = m; r < end; r += kBlockRows) {
-      const int64_t rows = smaller(kBlockRows, end - r);
+    Prefetch prefetch(next, next + bytes, bytes, blocks);
+    for (int64_t r = m; r < end; r += kRows) {
+      const int64_t rows = smaller(kRows, end - r);
       float* sums = work.sums + (r - m) * kBlockColumns;
-      tiles.shape(rows, step);
+      tiles.shape(rows, rows, group < 64 ? group : 64);
       if (last) fetch_output(e, r, rows, c, kTileN);
-      block(w, a, r, rows, c, k, depth, work, sums, prefetch);
+      Tile<group>(w, a, r, c, k, work.weights[0], work).multiply(depth, k == 0, sums);
+      Tile<group>(w, a, r, c + 16, k, work.weights[1], work).multiply(depth, k == 0, sums + 16);
+      prefetch.step();
       if (last) write_scaled(w, a, e, r, rows, c, kTileN, sums, kBlockColumns);
+    }
+  }
+}
+
+#undef KDNATIVE_GROUP
+
+template <int bits, int64_t group>
+void gemm_of_group(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
+  Workspace work;
+  Tiles tiles;
+  for (int64_t m = range.m_begin; m < range.m_end; m += kChunkRows) {
+    const int64_t end = smaller(m + kChunkRows, range.m_end);
+    for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
+      column_tile<bits, group>(w, a, e, m, end, tile, tile + 1 < range.tile_end, tiles, work);
     }
   }
 }
 
 template <int bits>
 void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  Workspace work;
-  Tiles tiles;
-  for (int64_t m = range.m_begin; m < range.m_end; m += kChunkRows) {
-    const int64_t end = smaller(m + kChunkRows, range.m_end);
-    for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
-      column_tile<bits>(w, a, e, m, end, tile, tile + 1 < range.tile_end, tiles, work);
-    }
-  }
+  const auto f = w.group == 32   ? gemm_of_group<bits, 32>
+                 : w.group == 64 ? gemm_of_group<bits, 64>
+                                 : gemm_of_group<bits, 128>;
+  f(w, a, e, range);
 }
 
-bool few(const GemmRange& range) { return range.m_end - range.m_begin <= kVnniRows; }
+// Up to so many rows unpacking for the tiles costs more than it saves.
+bool few(const PackedLinear& w, const GemmRange& range) {
+  return range.m_end - range.m_begin <= (w.group == 32 ? 8 : 4);
+}
 
 }  // namespace
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  (few(range) ? avx512vnni::gemm_w4a8 : gemm<4>)(w, a, e, range);
+  (few(w, range) ? avx512vnni::gemm_w4a8 : gemm<4>)(w, a, e, range);
 }
 
 void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  (few(range) ? avx512vnni::gemm_w2a8 : gemm<2>)(w, a, e, range);
+  (few(w, range) ? avx512vnni::gemm_w2a8 : gemm<2>)(w, a, e, range);
 }
 
 }  // namespace kdnative::cpu::amx

@@ -8,6 +8,7 @@ const Kernels* amx_kernels() {
       .isa = "amx",
       .quantize_rows = avx512vnni::quantize_rows,
       .tile_rows = 16,
+      .row_block = 64,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = amx::gemm_w8a8,
       .gemm_w4a8 = amx::gemm_w4a8,

@@ -20,10 +20,15 @@ class Tiles {
 
   // Blocks of `rows` (1..32) rows in steps of `depth` (32 or 64) columns of k.
   void shape(int64_t rows, int64_t depth) {
-    if (rows == rows_ && depth == depth_) return;
-    rows_ = rows;
+    shape(rows < 16 ? rows : 16, rows > 16 ? rows - 16 : 16, depth);  // unused lower tiles: any shape
+  }
+
+  // C tiles 0, 1 and A tile 4 of `upper` rows, C tiles 2, 3 and A tile 5 of `lower` rows.
+  void shape(int64_t upper, int64_t lower, int64_t depth) {
+    if (upper == upper_ && lower == lower_ && depth == depth_) return;
+    upper_ = upper;
+    lower_ = lower;
     depth_ = depth;
-    const int64_t upper = rows < 16 ? rows : 16, lower = rows > 16 ? rows - 16 : 16;  // unused lower tiles: any shape
     Config config = {};
     config.palette = 1;
     for (int t = 0; t < 4; ++t) set(config, t, t < 2 ? upper : lower, 64);
@@ -47,24 +52,25 @@ class Tiles {
     config.row_bytes[tile] = static_cast<uint16_t>(row_bytes);
   }
 
-  int64_t rows_ = 0, depth_ = 0;
+  int64_t upper_ = 0, lower_ = 0, depth_ = 0;
 };
 
-// Weights of the next block, fetched into L2 while this one computes: `lines` cache lines of each stream a step.
+// Weights of the next block, fetched into L2 while this one computes: `pairs` of cache lines of each stream a step. The
+// processor fetches the other line of a pair by itself, and every fetch takes the place of a load.
 struct Prefetch {
   const uint8_t* stream[2] = {nullptr, nullptr};
-  int64_t lines = 0;
+  int64_t pairs = 0;
 
   // `bytes` of each stream, spread over `steps` calls of step().
   Prefetch(const uint8_t* first, const uint8_t* second, int64_t bytes, int64_t steps)
-      : stream{first, second}, lines((bytes / 64 + steps - 1) / steps) {}
+      : stream{first, second}, pairs((bytes / 128 + steps - 1) / steps) {}
 
   void step() {
-    for (int64_t i = 0; i < lines; ++i) {
+    for (int64_t i = 0; i < pairs; ++i) {
       _mm_prefetch(reinterpret_cast<const char*>(stream[0]), _MM_HINT_T1);
       _mm_prefetch(reinterpret_cast<const char*>(stream[1]), _MM_HINT_T1);
-      stream[0] += 64;
-      stream[1] += 64;
+      stream[0] += 128;
+      stream[1] += 128;
     }
   }
 };
@@ -90,8 +96,9 @@ struct Product {
   } while (false)
 
 // c [rows, 32] = A B, or c += A B. The tiles must have the shape of the block; two_tiles: more than 16 rows.
-template <bool two_tiles, typename Sum>
-inline void multiply_block(const Product& p, bool accumulate, Sum* c, Prefetch& prefetch) {
+// between.step() is called once a step: what vectors can do while tiles multiply.
+template <bool two_tiles, typename Sum, typename Between>
+inline void multiply_block(const Product& p, bool accumulate, Sum* c, Between& between) {
   const int64_t row_bytes = p.ldc * 4;
   Sum* lower = c + 16 * p.ldc;
   __asm__ volatile("" : : : "memory");  // tile loads do not tell the compiler that they read memory
@@ -123,7 +130,7 @@ inline void multiply_block(const Product& p, bool accumulate, Sum* c, Prefetch& 
       KDNATIVE_TILE_DOT(2, 5, 6);
       KDNATIVE_TILE_DOT(3, 5, 7);
     }
-    prefetch.step();
+    between.step();
   }
   _tile_stored(0, c, row_bytes);
   _tile_stored(1, c + 16, row_bytes);
@@ -135,12 +142,12 @@ inline void multiply_block(const Product& p, bool accumulate, Sum* c, Prefetch& 
 
 #undef KDNATIVE_TILE_DOT
 
-template <typename Sum>
-inline void multiply(int64_t rows, const Product& p, bool accumulate, Sum* c, Prefetch& prefetch) {
+template <typename Sum, typename Between>
+inline void multiply(int64_t rows, const Product& p, bool accumulate, Sum* c, Between& between) {
   if (rows > 16) {
-    multiply_block<true>(p, accumulate, c, prefetch);
+    multiply_block<true>(p, accumulate, c, between);
   } else {
-    multiply_block<false>(p, accumulate, c, prefetch);
+    multiply_block<false>(p, accumulate, c, between);
   }
 }
 

@@ -55,7 +55,7 @@ const int16_t* panel_of(const uint8_t* panels, int64_t m, int64_t k_pad) {  // m
 void arrange_rows(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_t* panels) {
   for (int64_t m = m_begin; m < m_end; m += kLanes) {
     auto* panel = const_cast<int16_t*>(panel_of(panels, m, a.k_pad));
-    for (int64_t k = 0; k < a.k_pad; k += 16) widen(a.q + m * a.k_pad + k, a.k_pad, m_end - m, panel + k * kLanes);
+    for (int64_t k = 0; k < a.k_pad; k += 16) widen(a.q + m * a.ld + k, a.ld, m_end - m, panel + k * kLanes);
   }
 }
 

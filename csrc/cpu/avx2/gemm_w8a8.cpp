@@ -47,7 +47,7 @@ inline void for_octets(const uint16_t* octet, int64_t count, const int8_t* b, in
 
 // sum[i][j] = the products of row i of q and columns 8 j .. 8 j + 7 of b.
 template <int rows, int pieces>
-inline void multiply(const int8_t* b, const int8_t* q, int64_t k_pad, const Octets& octets,
+inline void multiply(const int8_t* b, const int8_t* q, int64_t ld, int64_t k_pad, const Octets& octets,
                      __m256i (&sum)[rows][2 * pieces]) {
   for (int i = 0; i < rows; ++i)
     for (int j = 0; j < 2 * pieces; ++j) sum[i][j] = _mm256_set1_epi32(-128 * octets.sum[i]);
@@ -56,7 +56,7 @@ inline void multiply(const int8_t* b, const int8_t* q, int64_t k_pad, const Octe
     const __m256i v0 = load_unsigned(w + 64), v1 = load_unsigned(w + 96);
 #pragma GCC unroll 3
     for (int i = 0; i < rows; ++i) {
-      const __m256i x = broadcast(a + i * k_pad), y = broadcast(a + i * k_pad + 4);
+      const __m256i x = broadcast(a + i * ld), y = broadcast(a + i * ld + 4);
       sum[i][j] = add_words(sum[i][j], _mm256_add_epi16(_mm256_maddubs_epi16(w0, x), _mm256_maddubs_epi16(v0, y)));
       sum[i][j + 1] =
           add_words(sum[i][j + 1], _mm256_add_epi16(_mm256_maddubs_epi16(w1, x), _mm256_maddubs_epi16(v1, y)));
@@ -68,7 +68,7 @@ inline void multiply(const int8_t* b, const int8_t* q, int64_t k_pad, const Octe
       const __m256i w0 = load_unsigned(w), w1 = load_unsigned(w + 32);
 #pragma GCC unroll 3
       for (int i = 0; i < rows; ++i) {
-        const __m256i x = broadcast(a + i * k_pad);
+        const __m256i x = broadcast(a + i * ld);
         sum[i][j] = add_words(sum[i][j], _mm256_maddubs_epi16(w0, x));
         sum[i][j + 1] = add_words(sum[i][j + 1], _mm256_maddubs_epi16(w1, x));
       }
@@ -80,7 +80,7 @@ inline void multiply(const int8_t* b, const int8_t* q, int64_t k_pad, const Octe
       const __m256i w0 = load(w), w1 = load(w + 32), size0 = _mm256_abs_epi8(w0), size1 = _mm256_abs_epi8(w1);
 #pragma GCC unroll 3
       for (int i = 0; i < rows; ++i) {
-        const __m256i x = broadcast(a + i * k_pad);
+        const __m256i x = broadcast(a + i * ld);
         sum[i][j] = add_words(sum[i][j], _mm256_maddubs_epi16(size0, _mm256_sign_epi8(x, w0)));
         sum[i][j + 1] = add_words(sum[i][j + 1], _mm256_maddubs_epi16(size1, _mm256_sign_epi8(x, w1)));
       }
@@ -100,7 +100,7 @@ template <int rows, int pieces>
   constexpr int64_t kColumns = 16 * pieces;
   fetch_output(e, r, rows, c, kColumns);
   __m256i sum[rows][2 * pieces];
-  multiply<rows, pieces>(reinterpret_cast<const int8_t*>(w.data) + c * w.k_pad, a.q + r * a.k_pad, a.k_pad, octets,
+  multiply<rows, pieces>(reinterpret_cast<const int8_t*>(w.data) + c * w.k_pad, a.q + r * a.ld, a.ld, a.k_pad, octets,
                          sum);
   if (is_plain(w, e, c, kColumns)) {  // from registers
     return write_plain(w, e, r, rows, c, kColumns, [&](int64_t i, int64_t j) [[gnu::always_inline]] {
@@ -126,7 +126,7 @@ void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
   for_row_chunks(range, [&](int64_t m, int64_t end) {
     Octets* of_rows = octets;
     for_row_blocks<kMostRows>(
-        m, end, [&](int64_t r, auto rows) { sort_octets<rows.count>(a.q + r * a.k_pad, a.k_pad, of_rows++); });
+        m, end, [&](int64_t r, auto rows) { sort_octets<rows.count>(a.q + r * a.ld, a.ld, a.k_pad, of_rows++); });
     if (end - m == 1) {  // a short block: twice the columns, so that the ends of its loops weigh half as much
       for (int64_t c = range.tile_begin * kTileN; c < last; c += 32) block<1, 2>(w, a, e, m, c, *octets);
       return;

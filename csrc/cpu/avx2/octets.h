@@ -39,9 +39,9 @@ struct Octets {
   static constexpr int64_t bytes(int64_t k_pad) { return (kKinds * room(k_pad) * 2 + 63) / 64 * 64; }
 };
 
-// Rows of k_pad activations, one after the other. `out->list` is set; everything else is filled in.
+// Rows of k_pad activations, ld bytes apart. `out->list` is set; everything else is filled in.
 template <int rows>
-inline void sort_octets(const int8_t* q, int64_t k_pad, Octets* out) {
+inline void sort_octets(const int8_t* q, int64_t ld, int64_t k_pad, Octets* out) {
   const __m256i zero = _mm256_setzero_si256(), ones = _mm256_set1_epi8(1), words = _mm256_set1_epi16(1);
   const __m256i most = _mm256_set1_epi16(128), least = _mm256_set1_epi16(-128);
   uint16_t *together = out->of(0, k_pad), *apart = out->of(1, k_pad), *signs = out->of(2, k_pad);
@@ -50,7 +50,7 @@ inline void sort_octets(const int8_t* q, int64_t k_pad, Octets* out) {
   for (int64_t k = 0; k < k_pad; k += 32) {
     __m256i pairs[rows], large = zero, beyond = zero;
     for (int i = 0; i < rows; ++i) {
-      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i * k_pad + k));
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i * ld + k));
       // Two activations of different signs stay within 127, so that their sum tells as much as its two parts.
       pairs[i] = _mm256_maddubs_epi16(ones, x);
       const __m256i positive = _mm256_maddubs_epi16(ones, _mm256_max_epi8(x, zero));

@@ -7,6 +7,7 @@ const Kernels* avx2_kernels() {
       .isa = "avx2",
       .quantize_rows = avx2::quantize_rows,
       .tile_rows = 1,
+      .row_block = 128,
       .w8a8_panel_bytes = avx2::w8a8_panel_bytes,
       .gemm_w8a8 = avx2::gemm_w8a8,
       .gemm_w4a8 = avx2::gemm_w4a8,

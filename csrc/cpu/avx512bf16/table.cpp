@@ -8,6 +8,7 @@ const Kernels* avx512bf16_kernels() {
       .isa = "avx512bf16",
       .quantize_rows = avx512vnni::quantize_rows,
       .tile_rows = 1,
+      .row_block = 128,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = avx512vnni::gemm_w8a8,
       .gemm_w4a8 = avx512vnni::gemm_w4a8,

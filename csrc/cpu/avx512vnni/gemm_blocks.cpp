@@ -195,7 +195,7 @@ void arrange_rows(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_
     const int64_t rows = m_end - m < kPanelRows ? m_end - m : kPanelRows, width = panel_rows(rows);
     for (int64_t k = 0; k < a.k_pad; k += 64) {
       for (int64_t r = 0; r < width; r += 16) {
-        transpose(a.q + (m + r) * a.k_pad + k, a.k_pad, rows - r, panel + k * width + r, width);
+        transpose(a.q + (m + r) * a.ld + k, a.ld, rows - r, panel + k * width + r, width);
       }
     }
   }

@@ -36,7 +36,7 @@ void many_rows(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
               k == 0 ? _mm512_set1_epi32(-128 * row_sums[r - m + i]) : _mm512_load_si512(work.sums[r - m + i] + 16 * j);
         }
       }
-      add_block<rows>(work.weights[0], work.weights[1], a.q + r * a.k_pad + k, a.k_pad, depth, ahead, total);
+      add_block<rows>(work.weights[0], work.weights[1], a.q + r * a.ld + k, a.ld, depth, ahead, total);
       for (int i = 0; i < rows; ++i) {
         for (int j = 0; j < 2; ++j) _mm512_store_si512(work.sums[r - m + i] + 16 * j, total[i][j]);
       }
@@ -55,7 +55,7 @@ void gemm_two_level(const PackedLinear& w, const QuantizedRows& a, const Epilogu
   int32_t row_sums[kRowChunk];
   for (int64_t m = range.m_begin; m < range.m_end; m += kRowChunk) {
     const int64_t end = m + kRowChunk < range.m_end ? m + kRowChunk : range.m_end;
-    for (int64_t r = m; r < end; ++r) row_sums[r - m] = row_sum<Dot>(a.q + r * a.k_pad, a.k_pad);
+    for (int64_t r = m; r < end; ++r) row_sums[r - m] = row_sum<Dot>(a.q + r * a.ld, a.k_pad);
     for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile)
       many_rows(w, a, e, m, end, tile, row_sums, work);
   }

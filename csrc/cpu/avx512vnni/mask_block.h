@@ -26,7 +26,7 @@ template <int rows, typename Expand>
 bool mask_block(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t tile,
                 const int32_t* sums) {
   constexpr int kChains = rows <= 4 ? 2 : 1;  // short blocks would wait for the latency of vpdpbusd
-  const int8_t* q = a.q + r * a.k_pad;
+  const int8_t* q = a.q + r * a.ld;
   MaskStream stream[2] = {{w, 2 * tile}, {w, 2 * tile + 1}};
   __m512i sum[kChains][rows][2];
   for (int s = 0; s < kChains; ++s) {
@@ -51,7 +51,7 @@ bool mask_block(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e
           stream[j].next(count);
         }
         for (int row = 0; row < rows; ++row) {
-          const __m512i x = _mm512_set1_epi32(load_quad(q + row * a.k_pad + k + 4 * (i + t)));
+          const __m512i x = _mm512_set1_epi32(load_quad(q + row * a.ld + k + 4 * (i + t)));
           __m512i(&to)[2] = sum[t % kChains][row];
           to[0] = add_products(to[0], u[0], x);
           to[1] = add_products(to[1], u[1], x);
@@ -78,7 +78,7 @@ bool mask_gemm(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e,
   for (int64_t m = range.m_begin; m < range.m_end; m += kRowChunk) {
     const int64_t end = m + kRowChunk < range.m_end ? m + kRowChunk : range.m_end;
     int32_t sums[kRowChunk];
-    for (int64_t r = m; r < end; ++r) sums[r - m] = sum_of_row(a.q + r * a.k_pad, a.k_pad);
+    for (int64_t r = m; r < end; ++r) sums[r - m] = sum_of_row(a.q + r * a.ld, a.k_pad);
     for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
       bool sound = true;
       for_row_blocks<kMaxRows>(m, end, [&](int64_t r, auto rows) {

@@ -6,8 +6,8 @@
 namespace kdnative::cpu::avx512vnni {
 
 void quantize_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
-                   float* scale, int32_t* group_sum) {
-  quantize_rows_generic(x, type, ld_x, rows, k, k_pad, q, scale, group_sum);
+                   int64_t ld_q, float* scale, int32_t* group_sum) {
+  quantize_rows_generic(x, type, ld_x, rows, k, k_pad, q, ld_q, scale, group_sum);
 }
 
 }  // namespace kdnative::cpu::avx512vnni

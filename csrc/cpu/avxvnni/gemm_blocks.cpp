@@ -71,7 +71,7 @@ void arrange_rows(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_
     uint8_t* panel = const_cast<uint8_t*>(panel_of(panels, m / kRows * kRows, a.k_pad)) + m % kRows / 2;
     for (int64_t k = 0; k < a.k_pad; k += 16) {
       __m128i x[16];
-      avx2::transpose(a.q + m * a.k_pad + k, a.k_pad, m_end - m, x);
+      avx2::transpose(a.q + m * a.ld + k, a.ld, m_end - m, x);
       for (int i = 0; i < 16; ++i) {
         const __m128i column = _mm_xor_si128(x[i], top);
         uint8_t* to = panel + (k + i) * kRows;

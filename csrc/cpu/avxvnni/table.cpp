@@ -8,6 +8,7 @@ const Kernels* avxvnni_kernels() {
       .isa = "avxvnni",
       .quantize_rows = avx2::quantize_rows,
       .tile_rows = 1,
+      .row_block = 128,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = avxvnni::gemm_w8a8,
       .gemm_w4a8 = avxvnni::gemm_w4a8,

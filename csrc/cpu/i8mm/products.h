@@ -33,7 +33,7 @@ template <int pairs>
 inline void multiply(const QuantizedRows& a, int64_t r, int64_t rows, int64_t k, int64_t depth, const int8_t* panel,
                      Sums<pairs>& sum) {
   const int8_t* q[2 * pairs];
-  for (int i = 0; i < 2 * pairs; ++i) q[i] = a.q + (r + (i < rows ? i : rows - 1)) * a.k_pad + k;
+  for (int i = 0; i < 2 * pairs; ++i) q[i] = a.q + (r + (i < rows ? i : rows - 1)) * a.ld + k;
   for (int p = 0; p < pairs; ++p)
     for (int j = 0; j < kOperands; ++j) sum[p][j] = vdupq_n_s32(0);
   for (int64_t at = 0; at < depth; at += 8, panel += 8 * kPanelColumns) {

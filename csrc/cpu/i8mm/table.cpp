@@ -9,6 +9,7 @@ const Kernels* i8mm_kernels() {
       .isa = "i8mm",
       .quantize_rows = neon::quantize_rows,
       .tile_rows = 2,
+      .row_block = 128,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = i8mm::gemm_w8a8,
       .gemm_w4a8 = i8mm::gemm_w4a8,

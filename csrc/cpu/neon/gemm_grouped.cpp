@@ -55,7 +55,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
   constexpr int kChains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // short blocks would wait for the latency of sdot
   const int64_t c = tile * kTileN + half * 8, columns = w.group;
   const uint8_t* b = w.data + tile * w.k_pad * 4 * bits + half * 32;
-  const int8_t* q = a.q + r * a.k_pad;
+  const int8_t* q = a.q + r * a.ld;
   for (int64_t j = 0; j < 2; ++j) fetch_output(e, r, rows, c + 16 * j, 8);
   float32x4_t sum[rows][kParts];
   for (int i = 0; i < rows; ++i)
@@ -69,7 +69,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
         for (int s = 1; s < kChains; ++s) dot[s][i][p] = vdupq_n_s32(0);
       }
     }
-    multiply<bits>(b + g * columns * 4 * bits, q + g * columns, a.k_pad, columns, dot);
+    multiply<bits>(b + g * columns * 4 * bits, q + g * columns, a.ld, columns, dot);
     for (int p = 0; p < kParts; ++p) {
       const float32x4_t scale = vld1q_f32(w.scale + g * w.n_pad + part_column(c, p));
       for (int i = 0; i < rows; ++i) {

@@ -18,7 +18,7 @@ template <int rows>
 void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int64_t r, int64_t c) {
   constexpr int kChains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // short blocks would wait for the latency of sdot
   const int8_t* b = reinterpret_cast<const int8_t*>(w.data) + c * w.k_pad;
-  const int8_t* q = a.q + r * a.k_pad;
+  const int8_t* q = a.q + r * a.ld;
   fetch_output(e, r, rows, c, 16);
   int32x4_t sum[kChains][rows][4];
   for (int s = 0; s < kChains; ++s)
@@ -26,7 +26,7 @@ void block(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, int
       for (int j = 0; j < 4; ++j) sum[s][i][j] = vdupq_n_s32(0);
   for (int64_t k = 0; k < w.k_pad; k += 16) {
     int8x16_t x[rows];
-    for (int i = 0; i < rows; ++i) x[i] = vld1q_s8(q + i * a.k_pad + k);
+    for (int i = 0; i < rows; ++i) x[i] = vld1q_s8(q + i * a.ld + k);
     for_lanes([&](auto quad) {
       constexpr int chain = quad.index % kChains;
       for (int j = 0; j < 4; ++j, b += 16) {

@@ -8,6 +8,7 @@ const Kernels* neon_kernels() {
       .isa = "neon",
       .quantize_rows = neon::quantize_rows,
       .tile_rows = 1,
+      .row_block = 128,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = neon::gemm_w8a8,
       .gemm_w4a8 = neon::gemm_w4a8,

@@ -19,7 +19,7 @@ int32_t code(const PackedLinear& w, int64_t n, int64_t k) {  // u in [0, 2^bits)
 
 void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r) {
   for_each(w, r, [&](int64_t row, int64_t column) {
-    const int8_t* q = a.q + row * a.k_pad;
+    const int8_t* q = a.q + row * a.ld;
     int32_t dot = 0;
     for (int64_t k = 0; k < w.k; ++k) dot += q[k] * weight8(w, column, k);
     finish(w, e, row, column, static_cast<float>(dot) * (a.scale[row] * w.scale[column]));
@@ -28,7 +28,7 @@ void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r) {
   for_each(w, r, [&](int64_t row, int64_t column) {
-    const int8_t* q = a.q + row * a.k_pad;
+    const int8_t* q = a.q + row * a.ld;
     float sum = 0.0f;
     for (int64_t g = 0; g < w.k / w.group; ++g) {
       const int32_t zero = w.zero[g * w.n_pad + column];

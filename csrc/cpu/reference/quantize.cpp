@@ -16,8 +16,8 @@ float load(const void* x, DType type, int64_t i) {
 }  // namespace
 
 void quantize_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
-                   float* scale, int32_t* group_sum) {
-  for (int64_t r = 0; r < rows; ++r, q += k_pad) {
+                   int64_t ld_q, float* scale, int32_t* group_sum) {
+  for (int64_t r = 0; r < rows; ++r, q += ld_q) {
     uint32_t top = 0;  // largest |x| as bits: ordered like the values, with infinity and NaN on top
     for (int64_t i = 0; i < k; ++i) {
       const uint32_t bits = float_bits(load(x, type, r * ld_x + i)) & 0x7fffffffu;

@@ -10,7 +10,7 @@ void arrange_rows(const QuantizedRows&, int64_t, int64_t, uint8_t*) {}  // gemm_
 bool gemm_blocks(const SparseLinear& w, const QuantizedRows& a, const uint8_t*, const Epilogue& e, const GemmRange& r) {
   bool sound = true;
   for_each(w.layer, r, [&](int64_t row, int64_t column) {
-    const int8_t* q = a.q + row * a.k_pad;
+    const int8_t* q = a.q + row * a.ld;
     int32_t dot = 0;
     for (int64_t i = 4 * w.start[column / 4]; i < 4 * w.start[column / 4 + 1]; ++i) {
       const int64_t k = w.index[i];

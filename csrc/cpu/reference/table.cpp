@@ -7,6 +7,7 @@ const Kernels* reference_kernels() {
       .isa = "reference",
       .quantize_rows = reference::quantize_rows,
       .tile_rows = 1,
+      .row_block = 128,
       .w8a8_panel_bytes = nullptr,
       .gemm_w8a8 = reference::gemm_w8a8,
       .gemm_w4a8 = reference::gemm_w4a8,

@@ -54,7 +54,7 @@ void grouped_block(const PackedLinear& w, const QuantizedRows& a, const Epilogue
   constexpr int64_t kWidth = Ints::width;
   const int64_t columns = w.group, first = tile * kTileN + part * kWidth;
   const uint8_t* codes = w.data + tile * w.k_pad * 4 * bits + part * kWidth * 4;
-  const int8_t* q = a.q + r * a.k_pad;
+  const int8_t* q = a.q + r * a.ld;
   for (int64_t j = 0; j < 2; ++j) fetch_output(e, r, rows, first + 16 * j, kWidth);
   using Sum = std::conditional_t<two_levels, Ints, Vec>;
   Sum sum[rows][2];
@@ -68,7 +68,7 @@ void grouped_block(const PackedLinear& w, const QuantizedRows& a, const Epilogue
         for (int s = 1; s < kChains; ++s) dot[s][i][j] = Ints::zero();
       }
     }
-    Products::template multiply_codes<bits>(codes + g * columns * 4 * bits, q + g * columns, a.k_pad, columns, dot);
+    Products::template multiply_codes<bits>(codes + g * columns * 4 * bits, q + g * columns, a.ld, columns, dot);
     for (int j = 0; j < 2; ++j) {
       const int64_t at = g * w.n_pad + first + 16 * j;
       for (int i = 0; i < rows; ++i) {

@@ -72,7 +72,7 @@ template <typename Dot, int rows>
   // The second vector is the next 16 columns, or the other half of these.
   const int8_t* b0 = reinterpret_cast<const int8_t*>(w.data) + c * w.k_pad;
   const int8_t* b1 = b0 + (Ints::width == 16 ? 16 * w.k_pad : 4 * Ints::width);
-  const int8_t* q = a.q + r * a.k_pad;
+  const int8_t* q = a.q + r * a.ld;
   const Ints top = Ints::set1_s8(-128);
   fetch_output(e, r, rows, c, kColumns);
   Ints sum[kChains][rows][2];
@@ -85,7 +85,7 @@ template <typename Dot, int rows>
       if (Ints::width == 16) __builtin_prefetch(b1 + at + ahead);
       const Ints u0 = Ints::load(b0 + at) ^ top, u1 = Ints::load(b1 + at) ^ top;
       for (int i = 0; i < rows; ++i) {
-        const Ints x = Ints::set1(load_quad(q + i * a.k_pad + k + 4 * s));
+        const Ints x = Ints::set1(load_quad(q + i * a.ld + k + 4 * s));
         sum[s][i][0] = Dot::add_products(sum[s][i][0], u0, x);
         sum[s][i][1] = Dot::add_products(sum[s][i][1], u1, x);
       }
@@ -111,7 +111,7 @@ void vnni_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
   const int64_t last = range.tile_end * kTileN < w.n ? range.tile_end * kTileN : w.n;
   int32_t sums[kRowChunk];
   for_row_chunks(range, [&](int64_t m, int64_t end) {
-    for (int64_t r = m; r < end; ++r) sums[r - m] = row_sum<Dot>(a.q + r * a.k_pad, a.k_pad);
+    for (int64_t r = m; r < end; ++r) sums[r - m] = row_sum<Dot>(a.q + r * a.ld, a.k_pad);
     for (int64_t c = range.tile_begin * kTileN; c < last; c += 2 * Ints::width) {
       // The first rows wait for their weights. While the next ones multiply the same, those of the next columns come.
       for_row_blocks<Dot::kRows>(m, end, [&](int64_t r, auto rows) {

@@ -31,7 +31,7 @@ inline void gemv_block(const PackedLinear& w, const QuantizedRows& a, const Epil
     codes[p] = w.data + tile * w.k_pad * 4 * bits + part * kWidth * 4;
     first[p] = tile * kTileN + part * kWidth;
   }
-  const int8_t* q = a.q + r * a.k_pad;
+  const int8_t* q = a.q + r * a.ld;
   Ints mask[kPositions];
   for (int i = 0; i < kPositions; ++i) mask[i] = Ints::set1_s8(static_cast<int8_t>(((1 << bits) - 1) << (bits * i)));
   Vec sum[rows][pieces][2];
@@ -50,7 +50,7 @@ inline void gemv_block(const PackedLinear& w, const QuantizedRows& a, const Epil
         const int64_t column = k + kStep * s;
         Ints x[rows][kPositions / 2];
         for (int i = 0; i < rows; ++i)
-          for (int t = 0; t < kPositions / 2; ++t) x[i][t] = Ints::set1(load_quad(q + i * a.k_pad + column + 4 * t));
+          for (int t = 0; t < kPositions / 2; ++t) x[i][t] = Ints::set1(load_quad(q + i * a.ld + column + 4 * t));
         for (int p = 0; p < pieces; ++p) {
           const uint8_t* from = codes[p] + column * 4 * bits;
           __builtin_prefetch(from + kCodesAhead);

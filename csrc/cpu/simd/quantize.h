@@ -57,12 +57,12 @@ inline void quantize_row(const void* x, int64_t first, int64_t k, int64_t k_pad,
 }
 
 template <DType type>
-inline void quantize_typed(const void* x, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q, float* scale,
-                           int32_t* group_sum) {
+inline void quantize_typed(const void* x, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q, int64_t ld_q,
+                           float* scale, int32_t* group_sum) {
   for (int64_t r = 0; r < rows; ++r) {
     const float amax = row_amax<type>(x, r * ld_x, k);
     scale[r] = amax / 127.0f;
-    int8_t* q_row = q + r * k_pad;
+    int8_t* q_row = q + r * ld_q;
     int32_t* sums = group_sum == nullptr ? nullptr : group_sum + r * (k_pad / kSumColumns);
     if (amax >= 1e-30f) {
       quantize_row<type>(x, r * ld_x, k, k_pad, 127.0f / amax, q_row, sums);
@@ -74,14 +74,14 @@ inline void quantize_typed(const void* x, int64_t ld_x, int64_t rows, int64_t k,
 }
 
 inline void quantize_rows_generic(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad,
-                                  int8_t* q, float* scale, int32_t* group_sum) {
+                                  int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum) {
   switch (type) {
     case DType::f32:
-      return quantize_typed<DType::f32>(x, ld_x, rows, k, k_pad, q, scale, group_sum);
+      return quantize_typed<DType::f32>(x, ld_x, rows, k, k_pad, q, ld_q, scale, group_sum);
     case DType::bf16:
-      return quantize_typed<DType::bf16>(x, ld_x, rows, k, k_pad, q, scale, group_sum);
+      return quantize_typed<DType::bf16>(x, ld_x, rows, k, k_pad, q, ld_q, scale, group_sum);
     case DType::f16:
-      return quantize_typed<DType::f16>(x, ld_x, rows, k, k_pad, q, scale, group_sum);
+      return quantize_typed<DType::f16>(x, ld_x, rows, k, k_pad, q, ld_q, scale, group_sum);
   }
 }
 

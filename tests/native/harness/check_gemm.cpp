@@ -13,7 +13,7 @@ float expected_sum(Layer& w, Rows& a, int64_t r, int64_t c) {
   float sum = 0.0f;
   for (int64_t k = 0; k < p.k; k += columns) {
     int64_t dot = 0;
-    for (int64_t i = k; i < k + columns; ++i) dot += int64_t{a.q[r * a.k_pad + i]} * w.weight[c * p.k + i];
+    for (int64_t i = k; i < k + columns; ++i) dot += int64_t{a.q[r * a.ld + i]} * w.weight[c * p.k + i];
     if (per_channel) {
       const float scale = a.scale[r] * w.scale[c];
       return static_cast<float>(dot) * scale;

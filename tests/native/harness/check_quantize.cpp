@@ -26,14 +26,15 @@ void check_quantize(const Kernels& t) {
       }
       x[random_int(0, k - 1)] = special[kind];
     }
-    Buffer<int8_t> q(rows * k_pad);
+    const int64_t ld_q = k_pad + 64 * random_int(0, 1);
+    Buffer<int8_t> q(rows * ld_q);
     Buffer<float> scale(rows);
     Buffer<int32_t> sums(rows * k_pad / 32);
     std::memset(q.get(), 99, q.size);
     std::memset(sums.get(), 99, sums.size * sizeof(int32_t));
     const bool with_sums = random_int(0, 3) > 0;
     const void* data = type == DType::f32 ? static_cast<const void*>(x.get()) : half.get();
-    t.quantize_rows(data, type, ld, rows, k, k_pad, q.get(), scale.get(), with_sums ? sums.get() : nullptr);
+    t.quantize_rows(data, type, ld, rows, k, k_pad, q.get(), ld_q, scale.get(), with_sums ? sums.get() : nullptr);
     for (int64_t r = 0; r < rows; ++r) {
       float amax = 0.0f;
       bool finite = true;
@@ -47,11 +48,12 @@ void check_quantize(const Kernels& t) {
         int32_t sum = 0;
         for (int64_t j = g * 32; j < (g + 1) * 32; ++j) {
           const int wanted = j < k && inverse > 0 ? static_cast<int>(std::nearbyint(x[r * ld + j] * inverse)) : 0;
-          same = same && q[r * k_pad + j] == wanted;
+          same = same && q[r * ld_q + j] == wanted;
           sum += wanted;
         }
         same = same && (!with_sums || sums[r * (k_pad / 32) + g] == sum);
       }
+      for (int64_t j = k_pad; j < ld_q; ++j) same = same && q[r * ld_q + j] == 99;
       check(
           same, t.isa,
           "quantize_rows k=" + std::to_string(k) + " type=" + std::to_string(i % 3) + " kind=" + std::to_string(kind));

@@ -182,7 +182,7 @@ void check_layer(const Tables& tables, SparseLayer& layer, int64_t m, const std:
     for (int64_t c = 0; c < layer.n; ++c) {
       const auto dot = [&](int64_t first, int64_t end) {
         int64_t sum = 0;
-        for (int64_t i = first; i < end; ++i) sum += int64_t{a.q[r * a.k_pad + i]} * layer.weight[c * layer.k_pad + i];
+        for (int64_t i = first; i < end; ++i) sum += int64_t{a.q[r * a.ld + i]} * layer.weight[c * layer.k_pad + i];
         return static_cast<float>(sum);
       };
       float& y = expected[r * layer.n + c];

@@ -70,23 +70,26 @@ struct Layer {
 // Rows of large numbers, of small ones with few large among them, and of any between: what a kernel can add up in 16
 // bits depends on them. Extreme ones reach 128 or just pass it, one, two or four together.
 struct Rows {
-  Rows(int64_t m, int64_t k, bool extreme) : k_pad(round_up(k, 64)), q(m * k_pad), scale(m), sums(m * k_pad / 32) {
+  Rows(int64_t m, int64_t k, bool extreme)
+      : k_pad(round_up(k, 64)), ld(quantized_row_bytes(k_pad)), q(m * ld), scale(m), sums(m * k_pad / 32) {
+    for (int64_t i = 0; i < q.size; ++i) q[i] = 99;  // between rows there may be anything
     for (int64_t r = 0; r < m; ++r) {
       // A row that held NaN or infinity has NaN for its scale; with every bit set, careless rounding makes it a number.
       scale[r] = random_int(0, 19) ? 0.001f + std::fabs(random_float(0.05f)) : std::nanf("0x3fffff");
+      for (int64_t i = k; i < k_pad; ++i) q[r * ld + i] = 0;
       constexpr int64_t kExtremes[] = {127, 65, 64, 33, 32}, kSpreads[] = {127, 80, 50, 30, 12};
       const int64_t extreme_size = kExtremes[random_int(0, 4)], spread = kSpreads[random_int(0, 4)];
       for (int64_t i = 0; i < k; ++i) {
         const int64_t v = extreme             ? (random_int(0, 1) ? -extreme_size : extreme_size)
                           : random_int(0, 49) ? random_int(-spread, spread)
                                               : random_int(-127, 127);
-        q[r * k_pad + i] = static_cast<int8_t>(v);
+        q[r * ld + i] = static_cast<int8_t>(v);
         sums[r * (k_pad / 32) + i / 32] += static_cast<int32_t>(v);
       }
     }
   }
-  QuantizedRows view() { return {q.get(), scale.get(), sums.get(), k_pad}; }
-  int64_t k_pad;
+  QuantizedRows view() { return {q.get(), ld, scale.get(), sums.get(), k_pad}; }
+  int64_t k_pad, ld;
   Buffer<int8_t> q;
   Buffer<float> scale;
   Buffer<int32_t> sums;

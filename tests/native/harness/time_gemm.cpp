@@ -39,17 +39,18 @@ void time_gemms(const Kernels& t) {
         w32(s[0], s[1], 4, 32, true, true, false), w_int(s[0], s[1], 4, 128, false, true, false, true);
     for (const int64_t m : {1, 8, 32, 128, 512}) {
       Buffer<float> x(m * s[1]), scale(m), out(m * s[0]);
-      Buffer<int8_t> q(m * w8.k_pad);
+      const int64_t ld_q = quantized_row_bytes(w8.k_pad);
+      Buffer<int8_t> q(m * ld_q);
       Buffer<int32_t> sums(m * w8.k_pad / 32);
       for (int64_t i = 0; i < x.size; ++i) x[i] = std::normal_distribution<float>()(rng);
       const auto quantize = [&] {
-        t.quantize_rows(x.get(), DType::f32, s[1], m, s[1], w8.k_pad, q.get(), scale.get(), sums.get());
+        t.quantize_rows(x.get(), DType::f32, s[1], m, s[1], w8.k_pad, q.get(), ld_q, scale.get(), sums.get());
       };
       const auto linear = [&](Layer& w, Activation act) {
         return microseconds([&] {
           quantize();
           const Epilogue e = {out.get(), s[0], DType::f32, act, nullptr, 0};
-          run_gemm(t, w, {q.get(), scale.get(), sums.get(), w.k_pad}, e, {0, m, 0, w.n_pad / 32});
+          run_gemm(t, w, {q.get(), ld_q, scale.get(), sums.get(), w.k_pad}, e, {0, m, 0, w.n_pad / 32});
         });
       };
       const double ops = 2e-3 * m * s[0] * s[1];
