@@ -19,6 +19,7 @@ constexpr int kGroups = 4;   // whose tiles take turns
 
 struct Workspace {
   alignas(64) int8_t weights[2][kPieceK * 16];
+  alignas(64) float scale[kPieceK / 32][kTileN];      // of the piece; in the buffer they lie whole pages apart
   alignas(64) int32_t dot[kGroups][kRows * 16] = {};  // rows that a call lacks stay zero
   alignas(64) float sums[kChunkRows * kBlockColumns];
 };
@@ -38,6 +39,8 @@ void unpack(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth, Works
   for (int64_t at = 0; at < depth; at += w.group) {
     const uint8_t* zero = w.zero + (k + at) / w.group * w.n_pad + tile * kTileN;
     const __m512i zero0 = zero_bytes(zero), zero1 = zero_bytes(zero + 16);
+    const float* scale = w.scale + (k + at) / w.group * w.n_pad + tile * kTileN;
+    for (int64_t c = 0; c < kTileN; c += 16) Vec::load(scale + c).store(work.scale[at / w.group] + c);
     for (int64_t column = at; column < at + w.group; column += 4 * kQuads) {
       __m512i codes = _mm512_loadu_si512(packed + column * 4 * bits);
       for (int64_t quad = column * 16; quad < (column + 4 * kQuads) * 16; quad += 64) {
@@ -68,18 +71,13 @@ void unpack(const PackedLinear& w, int64_t tile, int64_t k, int64_t depth, Works
     if ((g) >= kLag) scale((g) - kLag);                             \
   } while (false)
 
-// Columns [k, k + depth) of one tile: rows [r, r + 16), columns [c, c + 16), whose weights are unpacked at b. Row i of
-// the sums is sums + i * kBlockColumns; all 16 are written.
+// Columns [k, k + depth) of one tile: rows [r, r + 16) and one half of the columns that are unpacked. Row i of the sums
+// is sums + i * kBlockColumns; all 16 are written.
 template <int64_t group>
 class Tile {
  public:
-  Tile(const PackedLinear& w, const QuantizedRows& a, int64_t r, int64_t c, int64_t k, const int8_t* b, Workspace& work)
-      : work_(work),
-        a_(a.q + r * a.ld + k),
-        lda_(a.ld),
-        b_(b),
-        scale_(w.scale + k / group * w.n_pad + c),
-        ld_scale_(w.n_pad) {}
+  Tile(const QuantizedRows& a, int64_t r, int64_t k, int64_t half, Workspace& work)
+      : work_(work), a_(a.q + r * a.ld + k), lda_(a.ld), b_(work.weights[half]), scale_(work.scale[0] + 16 * half) {}
 
   void multiply(int64_t depth, bool first, float* sums) {
     static_assert(group <= 2 * kStep, "two steps at most");
@@ -107,7 +105,7 @@ class Tile {
   void scale(int64_t g) {
     __asm__ volatile("" : : : "memory");  // tile stores do not tell the compiler that they write memory
     const int32_t* dot = work_.dot[g % kGroups];
-    const Vec scale = Vec::load(scale_ + g * ld_scale_);
+    const Vec scale = Vec::load(scale_ + g * kTileN);
     for (int i = 0; i < kRows; ++i) sum_[i] = fma(Vec::load_s32(dot + i * 16), scale, sum_[i]);
   }
 
@@ -116,7 +114,6 @@ class Tile {
   const int64_t lda_;
   const int8_t* b_;
   const float* scale_;
-  const int64_t ld_scale_;
   Vec sum_[kRows];
 };
 
@@ -137,8 +134,8 @@ void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& 
       float* sums = work.sums + (r - m) * kBlockColumns;
       tiles.shape(rows, rows, group < 64 ? group : 64);
       if (last) fetch_output(e, r, rows, c, kTileN);
-      Tile<group>(w, a, r, c, k, work.weights[0], work).multiply(depth, k == 0, sums);
-      Tile<group>(w, a, r, c + 16, k, work.weights[1], work).multiply(depth, k == 0, sums + 16);
+      Tile<group>(a, r, k, 0, work).multiply(depth, k == 0, sums);
+      Tile<group>(a, r, k, 1, work).multiply(depth, k == 0, sums + 16);
       prefetch.step();
       if (last) write_scaled(w, a, e, r, rows, c, kTileN, sums, kBlockColumns);
     }
@@ -168,18 +165,16 @@ void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, cons
 }
 
 // Up to so many rows unpacking for the tiles costs more than it saves.
-bool few(const PackedLinear& w, const GemmRange& range) {
-  return range.m_end - range.m_begin <= (w.group == 32 ? 8 : 4);
-}
+bool few(const GemmRange& range) { return range.m_end - range.m_begin <= 8; }
 
 }  // namespace
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  (few(w, range) ? avx512vnni::gemm_w4a8 : gemm<4>)(w, a, e, range);
+  (few(range) ? avx512vnni::gemm_w4a8 : gemm<4>)(w, a, e, range);
 }
 
 void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  (few(w, range) ? avx512vnni::gemm_w2a8 : gemm<2>)(w, a, e, range);
+  (few(range) ? avx512vnni::gemm_w2a8 : gemm<2>)(w, a, e, range);
 }
 
 }  // namespace kdnative::cpu::amx
