@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
-from .steady import SteadyCores
+if TYPE_CHECKING:  # the module needs the native library, which `kdnative doctor` may find missing or refusing
+    from .steady import SteadyCores
 
 _LEAST_ROUNDS = 3  # a median and a spread of fewer mean nothing
 
