@@ -13,6 +13,7 @@ The result, as JSON::
      "cases": [{"model", "threads", "case",          case: "16x128" or "ragged"
                 "batch", "tokens", "lengths",        lengths: of each sequence, null where all have "tokens"
                 "seconds", "rounds",                 what the case took, and how many rounds fitted into its time
+                "samples": {"taken", "disturbed"},   disturbed: while something else used the cores
                 "rows": [{"name", "kind", "ours", "p20", "p50", "p80",  milliseconds
                           "error",                   of the last hidden state against fp32, relative, without padding
                           "best_peer", "speedup",    of ours only: the fastest peer, null without one; how many times
@@ -41,7 +42,7 @@ from .encoder_models import NAMES, load_encoders
 from .machine import environment, rerun_clean, write_result
 from .options import add_output, add_peers, add_threads, names, positive
 from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
-from .results import against_peers, ceiling_line, machine_line, not_run_lines, summarize, summary_lines
+from .results import against_peers, ceiling_line, machine_line, not_run_lines, samples_line, summarize, summary_lines
 from .roofline import ceilings
 from .steady import SteadyCores, int8_speed
 from .timer import Timing, interleave, ratio, torch_threads
@@ -149,16 +150,15 @@ def run(
                 for shape in cases:
                     with torch_threads(count):
                         case, failed = _run_case(ready, EncoderCase(encoder, shape), rounds, case_seconds, cores)
-                    case = {"model": name, **case}
+                    case = {"model": name, **case, "samples": cores.counts()}
                     result["cases"].append(case)
                     result["not_run"] += [{**row, "case": _label(case)} for row in failed]
                     result["summary"] = summarize((_label(case), case["rows"]) for case in result["cases"])
                     save(result)
                     show(_table(case))
-                show(cores.summary())
     result["complete"] = True
     save(result)
-    for line in [*not_run_lines(result["not_run"]), *summary_lines(result["summary"])]:
+    for line in [*not_run_lines(result["not_run"]), *samples_line(result["cases"]), *summary_lines(result["summary"])]:
         show(line)
     return result
 

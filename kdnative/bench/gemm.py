@@ -13,7 +13,7 @@ from .gemm_candidates import COMPILED, GemmCase, candidates
 from .machine import environment, rerun_clean, write_result
 from .options import add_output, add_peers, add_threads, names, numbers, sizes
 from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
-from .results import against_peers, ceiling_line, machine_line, not_run_lines, summarize, summary_lines
+from .results import against_peers, ceiling_line, machine_line, not_run_lines, samples_line, summarize, summary_lines
 from .roofline import ceilings
 from .steady import SteadyCores, int8_speed
 from .timer import interleave, torch_threads
@@ -84,10 +84,11 @@ def run(
 
     Returns:
         ``{"suite", "environment", "versions", "ceilings", "cases", "not_run", "summary"}``. A case has ``n``, ``k``,
-        ``m`` and ``rows``; a row has ``name``, ``kind``, ``ours``, microseconds ``p20``/``p50``/``p80``, ``gops``,
-        ``of_ceiling`` (None without a ceiling), ``error`` (relative, of the output) and, for ours, ``speedup`` over
-        ``best_peer`` of the same kind (and ``speedup_partial`` over ``best_partial``, a peer that
-        does a part of the work). ``not_run`` lists every candidate that gave no row, with the reason.
+        ``m``, ``rows`` and ``samples``, of which ``taken`` and ``disturbed`` are the numbers (:class:`SteadyCores`).
+        A row has ``name``, ``kind``, ``ours``, microseconds ``p20``/``p50``/``p80``, ``gops``, ``of_ceiling`` (None
+        without a ceiling), ``error`` (relative, of the output) and, for ours, ``speedup`` over ``best_peer`` of the
+        same kind (and ``speedup_partial`` over ``best_partial``, a peer that does a part of the work). ``not_run``
+        lists every candidate that gave no row, with the reason.
     """
     wanted = candidates(schemes, peers, compiled)
     ready, absent = split_by_installed(wanted)
@@ -105,11 +106,11 @@ def run(
             for m in rows_of_x:
                 case = GemmCase(n, k, m, threads)
                 rows, failed = _run_case(ready, case, rounds, limits["int8_ops"], cores)
-                cases.append({"n": n, "k": k, "m": m, "rows": rows})
+                cases.append({"n": n, "k": k, "m": m, "samples": cores.counts(), "rows": rows})
                 not_run += [{**row, "case": _label(cases[-1])} for row in failed]
                 show(_table(f"N x K = {n} x {k}, M = {m}", rows))
     summary = summarize((_label(case), case["rows"]) for case in cases)
-    for line in [*not_run_lines(not_run), cores.summary(), *summary_lines(summary)]:
+    for line in [*not_run_lines(not_run), *samples_line(cases), *summary_lines(summary)]:
         show(line)
     return {
         "suite": "cpu_gemm",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .peers import Candidate
@@ -44,9 +45,8 @@ def summarize(cases: Iterable[tuple[str, Sequence[dict[str, Any]]]]) -> list[dic
                     found.setdefault((partial, row["name"]), []).append((row[speedup], where, row[peer]))
     summary = []
     for (partial, name), results in sorted(found.items(), key=lambda item: item[0][0]):
-        results.sort()
-        worst, where, peer = results[0]
-        middle = results[len(results) // 2][0]
+        worst, where, peer = min(results)
+        middle = statistics.median(speedup for speedup, _, _ in results)
         entry = {"name": name, "worst": worst, "case": where, "peer": peer, "median": middle, "cases": len(results)}
         summary.append({**entry, "partial": partial})
     return summary
@@ -91,6 +91,15 @@ def not_run_lines(not_run: Sequence[dict[str, str]]) -> list[str]:
     for row in not_run:
         grouped.setdefault((row["name"], row["reason"]), []).append(row["case"])
     return [f"not run: {name} ({', '.join(cases)}): {reason}" for (name, reason), cases in grouped.items()]
+
+
+def samples_line(cases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How many samples of the cases were disturbed; no line for results that do not say."""
+    samples = [case["samples"] for case in cases if "samples" in case]
+    if not samples:
+        return []
+    disturbed, taken = (sum(s[name] for s in samples) for name in ("disturbed", "taken"))
+    return [f"{disturbed} of {taken} samples were taken on cores that something else used as well"]
 
 
 def goal(text: str, value: float, limit: float, *, at_least: bool) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class SteadyCores:
         clock, sleep: as in :mod:`time`; replaced in tests.
 
     Attributes:
-        taken: samples.
+        taken: samples since :meth:`counts` was last asked.
         disturbed: those of them during which the cores never had 80 % of the best speed seen.
     """
 
@@ -73,9 +73,11 @@ class SteadyCores:
         self.disturbed += 1
         return max(tries, key=lambda t: t[0])[1]
 
-    def summary(self) -> str:
-        """A line for the report."""
-        return f"{self.disturbed} of {self.taken} samples were taken on cores that something else used as well"
+    def counts(self) -> dict[str, int]:
+        """``{"taken", "disturbed"}`` of the samples since the last call: of one case, if asked after each."""
+        found = {"taken": self.taken, "disturbed": self.disturbed}
+        self.taken = self.disturbed = 0
+        return found
 
     def _look(self) -> float:
         speed = self._speed()

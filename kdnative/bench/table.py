@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import names, numbers
-from .results import goal_line, machine_line, not_run_lines, summary_lines
+from .results import goal_line, machine_line, not_run_lines, samples_line, summary_lines
 from .soak_memory import memory_line
 
 Result = Mapping[str, Any]
@@ -85,7 +85,12 @@ def _peer(row: Mapping[str, Any], speedup: str = "speedup", peer: str = "best_pe
 
 def _below(result: Result) -> list[str]:
     """Summary and what did not run, as a list."""
-    return ["", *(f"- {line}" for line in [*summary_lines(result["summary"]), *not_run_lines(result["not_run"])])]
+    lines = [
+        *summary_lines(result["summary"]),
+        *samples_line(result["cases"]),
+        *not_run_lines(result["not_run"]),
+    ]
+    return ["", *(f"- {line}" for line in lines)]
 
 
 def _gemm(result: Result, schemes: Sequence[str] | None, m: Sequence[int] | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # the module needs the native library, which `kdnative doctor
     from .steady import SteadyCores
 
 _LEAST_ROUNDS = 3  # a median and a spread of fewer mean nothing
+_LOOK = 0.002  # seconds of sleep in which a thread that spins shows
+_MOST_LOOKS = 250
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,10 @@ def interleave(
 ) -> dict[str, Timing]:
     """Times several functions side by side.
 
-    Every round times each function once, in an order that rotates, so that none always runs after the same neighbour
-    and a slow phase of the machine hits all of them. A function that takes less than ``round_seconds`` is called as
-    often as fits into that time; the sample is the mean.
+    Every round times each function once, in an order that is drawn anew (from a fixed seed), so that none always runs
+    after the same neighbour and a slow phase of the machine hits all of them. Before each sample it waits until the
+    threads of the one before are asleep. A function that takes less than ``round_seconds`` is called as often as fits
+    into that time; the sample is the mean.
 
     Args:
         calls: functions without arguments, by name.
@@ -104,14 +108,14 @@ def interleave(
             call()
         inner[name] = _fitting_repeats(call, round_seconds, clock)
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    names, order = list(calls), random.Random(0)
     with _no_collection():
         begin = clock()
         for turn in range(rounds):
             if most_seconds is not None and turn >= _LEAST_ROUNDS and clock() - begin >= most_seconds:
                 break
-            start = turn % max(len(names), 1)
-            for name in names[start:] + names[:start]:
+            for name in order.sample(names, len(names)):
+                _wait_for_idle_threads()
                 take = partial(_sample, calls[name], inner[name], clock)
                 samples[name].append(take() if cores is None else cores.sample(take))
     return {name: Timing(tuple(samples[name]), inner[name]) for name in names}
@@ -134,6 +138,15 @@ def torch_threads(count: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def _wait_for_idle_threads() -> None:
+    """Engines keep idle threads spinning for a while (ONNX Runtime, OpenMP), on cores that the next one needs."""
+    for _ in range(_MOST_LOOKS):
+        before = time.process_time()
+        time.sleep(_LOOK)
+        if time.process_time() - before < _LOOK / 2:
+            return
 
 
 def _sample(call: Callable[[], object], inner: int, clock: Callable[[], float]) -> float:

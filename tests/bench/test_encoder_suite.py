@@ -90,7 +90,7 @@ def test_rows_of_every_model_thread_count_and_case(peers_of_torch, tiny, tmp_pat
         assert rows["kdnative w8a8"]["best_peer"] in peers and rows["kdnative w8a8"]["speedup"] > 0
         assert ("speedup_padded" in rows["kdnative w8a8"]) == ragged
         assert case["lengths"] == (list(RAGGED_TINY.lengths) if ragged else None)
-        assert case["rounds"] == 1 and case["seconds"] >= 0
+        assert case["rounds"] == 1 and case["seconds"] >= 0 and case["samples"]["taken"] == len(rows)
         if ragged:
             assert "speedup" not in rows["kdnative w8a8, nothing masked"]
     assert [row["reason"] for row in result["not_run"]] == ["left out: --compile measures it"] * 3

@@ -30,6 +30,7 @@ def test_gemm_rows(peers_of_torch):
     assert names == {"kdnative w8a8", "kdnative w4a8-g64", *(c.name for c in TORCH_ONLY)}
     for case in result["cases"]:
         operations = 2 * case["m"] * case["n"] * case["k"]
+        assert case["samples"]["taken"] == 2 * len(case["rows"]) >= case["samples"]["disturbed"] >= 0
         for row in case["rows"]:
             assert row["p20"] <= row["p50"] <= row["p80"]
             assert row["gops"] == pytest.approx(operations / row["p50"] / 1e3, rel=2e-3)
@@ -129,10 +130,11 @@ def test_summary_names_the_worst_case():
         ("b", rows(0.5, "y")),
         ("c", rows(4.0, "x")),
         ("d", [{"name": "o", "speedup": None}]),
+        ("e", rows(3.0, "x")),
     ]
     (row,) = summarize(cases)
     assert not row["partial"]
-    assert (row["worst"], row["case"], row["peer"], row["median"], row["cases"]) == (0.5, "b", "y", 2.0, 3)
+    assert (row["worst"], row["case"], row["peer"], row["median"], row["cases"]) == (0.5, "b", "y", 2.5, 4)
     assert "worst 0.50x the speed of the best peer (y, b)" in summary_lines([row])[0]
 
 

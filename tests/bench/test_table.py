@@ -88,6 +88,9 @@ def test_encoder():
         ["m", "2", "ragged", "w8a8", "5", "openvino", "15", "3.00x", "2.50x"],
     ]
     assert "`ragged`: 3 sequences of 2 to 9 tokens, mean 5" in text and "interrupted" not in text
+    assert "samples" not in text  # results of before they were counted
+    counted = [{**case, "samples": {"taken": 20, "disturbed": n}} for n, case in enumerate(cases, 2)]
+    assert "- 5 of 40 samples were taken on cores" in table.markdown({**result, "cases": counted})
     assert "interrupted" in table.markdown({**result, "complete": False})
     plain = _row("kdnative w8a8", 0.5, best_peer=None, speedup=None)
     alone = {**result, "cases": [{**cases[0], "rows": [plain]}]}

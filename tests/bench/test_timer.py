@@ -1,7 +1,10 @@
 """The timer against a clock that the test controls."""
 
 import gc
+import itertools
 import statistics
+import threading
+import time
 
 import pytest
 import torch
@@ -41,11 +44,32 @@ def test_a_call_longer_than_a_round_runs_once_a_sample():
     assert len(machine.order) == 2 + 1 + 3  # warm-up, calibration, samples
 
 
-def test_rounds_interleave_and_rotate():
+def test_rounds_interleave_in_an_order_of_their_own():
     machine = Machine()
     calls = {name: machine.function(name, 0.1) for name in "abc"}
-    interleave(calls, rounds=3, warmup=1, round_seconds=0.01, clock=machine.clock)
-    assert machine.order[-9:] == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    interleave(calls, rounds=20, warmup=1, round_seconds=0.01, clock=machine.clock)
+    rounds = ["".join(machine.order[-60:][3 * i : 3 * i + 3]) for i in range(20)]
+    assert {"".join(sorted(turn)) for turn in rounds} == {"abc"} and len(set(rounds)) > 3
+    pairs = [a + b for a, b in itertools.pairwise(machine.order[-60:])]
+    assert max(pairs.count(pair) for pair in set(pairs)) < 15  # a rotation has one pair in 19 of 20 rounds
+
+
+def test_a_sample_waits_for_threads_that_spin():
+    done, seen = threading.Event(), []
+
+    def spin():
+        until = time.perf_counter() + 0.1
+        while time.perf_counter() < until:
+            pass
+        done.set()
+
+    def engine():
+        done.clear()
+        threading.Thread(target=spin).start()
+
+    calls = {"engine": engine, "other": lambda: seen.append(done.is_set())}
+    interleave(calls, rounds=3, warmup=1, round_seconds=1e-9)
+    assert all(seen[-3:])
 
 
 def test_ratio_survives_a_machine_that_slows_down():
