@@ -13,7 +13,7 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
   if (h.version != 1) return "the packed weight has an unknown version; pack it again with this release";
   if (h.bits != 8 && h.bits != 4 && h.bits != 2) return "the packed weight has an unknown bit width";
   if (bits != 0 && h.bits != bits) return "the packed weight has another bit width than this operator expects";
-  if (h.n < 1 || h.k < 1 || h.n_pad < h.n || h.k_pad < h.k || h.n_pad % kTileN != 0 || h.k_pad % kTileK != 0)
+  if (!is_padded(h.n, h.n_pad, kTileN) || !is_padded(h.k, h.k_pad, kTileK))
     return "the packed weight has impossible sizes";
   if (h.bytes != bytes) return "the packed weight is truncated or has trailing bytes";
   const bool grouped = h.group == 32 || h.group == 64 || h.group == 128;
@@ -27,7 +27,7 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
   };
   const bool two_levels = h.group_scale != 0;
   if (two_levels && h.bits != 4) return "the packed weight has integer group scales, which only 4-bit weights can have";
-  if (!inside(h.data, n_pad * k_pad * h.bits / 8) || !inside(h.scale, (two_levels ? 1 : groups) * n_pad * 4))
+  if (!inside(h.data, n_pad * (k_pad * h.bits / 8)) || !inside(h.scale, (two_levels ? 1 : groups) * n_pad * 4))
     return "the packed weight is damaged";
   if (two_levels && !inside(h.group_scale, groups * n_pad)) return "the packed weight is damaged";
   if (h.bits == 8 ? !inside(h.column_sum, n_pad * 4) : !inside(h.zero, groups * n_pad))

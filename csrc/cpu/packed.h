@@ -26,6 +26,11 @@ constexpr int64_t kAlignment = 8;             // of a buffer in memory; at 64 no
 constexpr int32_t kMostGroupScale = 17;       // 15 * 17 = 255: a code times its group scale stays within a byte
 constexpr int32_t kPackedMagic = 0x4b444e31;  // "KDN1"
 
+// Whether a size is positive and `padded` is that size up to the next multiple of `unit`.
+constexpr bool is_padded(int64_t size, int64_t padded, int64_t unit) {
+  return size > 0 && padded % unit == 0 && padded - size >= 0 && padded - size < unit;
+}
+
 struct PackedHeader {  // the first 128 bytes
   int32_t magic, version;
   int32_t bits;  // 8, 4 or 2

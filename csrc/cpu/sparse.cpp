@@ -29,7 +29,7 @@ const char* parse_sparse(const void* p, int64_t bytes, SparseLinear* out) {
   const bool blocks = format == SparseFormat::blocks, codes = h.bits == 4;
   if (!blocks && format != SparseFormat::mask) return "the packed weight has an unknown sparse format";
   if (h.bits != 8 && (!codes || blocks)) return "the packed weight has an unknown bit width";
-  if (h.n < 1 || h.k < 1 || h.n_pad < h.n || h.k_pad < h.k || h.n_pad % kTileN != 0 || h.k_pad % kTileK != 0)
+  if (!is_padded(h.n, h.n_pad, kTileN) || !is_padded(h.k, h.k_pad, kTileK))
     return "the packed weight has impossible sizes";
   if (codes ? (h.group != 32 && h.group != 64 && h.group != 128) || h.k % h.group != 0 : h.group != 0)
     return "the packed weight has an impossible group size";

@@ -19,7 +19,10 @@ using cpu::kTileN;
 
 int64_t element_size(DType type) { return type == DType::f32 ? 4 : 2; }
 
+// Elements from x.data to a row.
 int64_t row_offset(const RowSource& x, int64_t row) {
+  row += x.first;
+  if (x.uniform) return row * x.row_stride;
   int64_t offset = 0;
   for (int64_t d = x.ndim - 1; d >= 0; --d) {
     offset += row % x.sizes[d] * x.strides[d];
@@ -33,12 +36,20 @@ void gather(const T* source, int64_t stride, int64_t n, T* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = source[i * stride];
 }
 
-// f(first row, rows, data, row stride) over rows [begin, end): all at once where they are dense, else one by one from a
-// small buffer that they are gathered into.
+// f(first row, rows, data, row stride) over rows [begin, end): as many at once as lie evenly apart, or where columns
+// are not dense, one by one from a small buffer that they are gathered into.
 template <typename F>
 void for_dense_rows(const RowSource& x, int64_t begin, int64_t end, const F& f) {
   const int64_t size = element_size(x.type);
-  if (x.uniform) return f(begin, end - begin, x.data + begin * x.row_stride * size, x.row_stride);
+  if (x.uniform) return f(begin, end - begin, x.data + row_offset(x, begin) * size, x.row_stride);
+  if (x.column_stride == 1 || x.k == 1) {
+    const int64_t run = x.sizes[x.ndim - 1];
+    for (int64_t r = begin, next; r < end; r = next) {
+      next = std::min(end, r + run - (x.first + r) % run);
+      f(r, next - r, x.data + row_offset(x, r) * size, x.strides[x.ndim - 1]);
+    }
+    return;
+  }
   thread_local std::vector<uint8_t> row;
   row.resize(static_cast<size_t>(x.k * size));
   for (int64_t r = begin; r < end; ++r) {
@@ -66,6 +77,7 @@ struct Problem {
 // Integer activations: every row is quantized first.
 struct IntegerProblem : Problem {
   static constexpr int64_t kSmallest = kSmallWork;
+  static constexpr bool copies = true;
   int8_t* q;
   float* scale;
   int32_t* group_sum;
@@ -92,21 +104,23 @@ struct IntegerProblem : Problem {
 struct FloatProblem : Problem {
   static constexpr int64_t kSmallest = kSmallWork / 4;  // a float product takes about four times as long
   cpu::FloatRows rows;
+  bool copies = false;
   uint8_t* copy = nullptr;
 
   explicit FloatProblem(const Problem& p) : Problem(p) {
     const bool bf16 = kernels.bf16_rows > 0 && x.rows >= kernels.bf16_rows && x.type != DType::f16;
-    rows = {x.data, bf16 ? DType::bf16 : DType::f32, x.row_stride};
+    rows = {x.data + row_offset(x, 0) * element_size(x.type), bf16 ? DType::bf16 : DType::f32, x.row_stride};
   }
   void carve(Carver& c) {
     const int64_t size = element_size(rows.type), width = rows.type == DType::bf16 ? w.k_pad : x.k;
     const bool pages_apart = x.rows >= 8 && x.row_stride * size % 4096 == 0;
     if (x.uniform && x.type == rows.type && x.k == width && !pages_apart) return;
     rows.ld = (width + 15) / 16 * 16 + 64 / size;
+    copies = true;
     rows.x = copy = c.take<uint8_t>(x.rows * rows.ld * size);
   }
   void prepare(int64_t begin, int64_t end) const {
-    if (copy == nullptr) return;
+    if (!copies) return;
     const int64_t row_bytes = rows.ld * element_size(rows.type);
     for_dense_rows(x, begin, end, [&](int64_t r, int64_t count, const uint8_t* data, int64_t ld) {
       kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
@@ -133,17 +147,17 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
   const RowSource rows = rows_of(x, op);
   require_fitting(x, rows, w, op, out_features, activation);
   Tensor out = empty_output(x, rows, w.n);
-  if (rows.rows == 0) return out;
-
-  Work work(Problem{cpu::kernels(), w, rows, static_cast<uint8_t*>(out.data()), static_cast<Activation>(activation)});
-  Carver count;
-  work.carve(count);
-  Carver place(scratch(count.used()));
-  work.carve(place);
-  share_out(
-      rows.rows, w, work.kernels.tile_rows, Work::kSmallest,
-      [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
-      [&](const cpu::GemmRange& range, int64_t chunk) { work.multiply(range, chunk); });
+  for_parts(rows, out.data(), w.n, [&](const RowSource& part, uint8_t* part_out) {
+    Work work(Problem{cpu::kernels(), w, part, part_out, static_cast<Activation>(activation)});
+    Carver count;
+    work.carve(count);
+    Carver place(scratch(count.used()));
+    work.carve(place);
+    share_out(
+        part.rows, w, work.kernels.tile_rows, Work::kSmallest, work.copies,
+        [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
+        [&](const cpu::GemmRange& range, int64_t chunk) { work.multiply(range, chunk); });
+  });
   return out;
 }
 
@@ -200,7 +214,7 @@ RowSource rows_of(const Tensor& x, const char* op) {
   if (ndim > Tensor::kMaxDims)
     fail(std::string(op) + ": the input has more than 16 dimensions; reshape it to [rows, features]");
   RowSource s{};
-  s.type = float_type(x, (std::string(op) + ": the input").c_str());
+  s.type = float_type(x, op, "the input");
   s.data = static_cast<const uint8_t*>(x.data());
   s.sizes = x.sizes();
   s.strides = x.strides();

@@ -9,11 +9,11 @@
 
 namespace kdnative {
 
-// Rows of a floating tensor whose last dimension may be strided. Row r starts at data + offset(r) elements.
+// Rows of a floating tensor whose last dimension may be strided, or `rows` of them from row `first` on.
 struct RowSource {
   const uint8_t* data;
   cpu::DType type;
-  int64_t rows, k;
+  int64_t first, rows, k;
   int64_t column_stride;  // elements
   int64_t ndim;           // leading dimensions
   const int64_t* sizes;
@@ -40,30 +40,58 @@ void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLi
 Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n);
 
 constexpr int64_t kSmallWork = int64_t{1} << 20;  // multiply-adds below which a second thread costs more than it saves
+constexpr int64_t kSmallCopy = kSmallWork / 8;    // the same of elements that are quantized or converted
 
-// Shares one product out to threads. prepare(begin, end) readies these rows; multiply(range, chunk) may run once its
-// rows are ready, at the same time as other chunks below thread_count(). Ranges of rows begin at multiples of
-// `row_unit`; below `smallest` multiply-adds one thread does it all.
+// f(part, output of its rows) for parts of the rows, one after the other, so that what an operator keeps of its input
+// (quantized, converted, laid out) stays small however many rows there are. Parts are even: kernels choose by rows.
+template <typename F>
+void for_parts(const RowSource& x, void* out, int64_t n, const F& f) {
+  constexpr int64_t most = 4096;  // enough rows that reading the weights again for each part costs nothing
+  const int64_t parts = (x.rows + most - 1) / most, size = x.type == cpu::DType::f32 ? 4 : 2;
+  for (int64_t p = 0; p < parts; ++p) {
+    const int64_t begin = x.rows * p / parts, end = x.rows * (p + 1) / parts;
+    RowSource part = x;
+    part.first = begin;
+    part.rows = end - begin;
+    f(part, static_cast<uint8_t*>(out) + begin * n * size);
+  }
+}
+
+// f(begin, end, chunk) over `rows` in at most `chunks` chunks that begin at multiples of `unit`.
+template <typename F>
+void share_rows(int64_t rows, int64_t chunks, int64_t unit, const F& f) {
+  const int64_t step = ((rows + chunks - 1) / chunks + unit - 1) / unit * unit;
+  parallel((rows + step - 1) / step, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) f(c * step, std::min(rows, (c + 1) * step), c);
+  });
+}
+
+// Shares one product out to threads. prepare(begin, end) readies these rows (`copies`: it has something to do);
+// multiply(range, chunk) may run once its rows are ready, at the same time as other chunks below thread_count(). Ranges
+// of rows begin at multiples of `row_unit`; below `smallest` multiply-adds one thread does it all.
 template <typename Prepare, typename Multiply>
-void share_out(int64_t rows, const cpu::PackedLinear& w, int64_t row_unit, int64_t smallest, const Prepare& prepare,
-               const Multiply& multiply) {
+void share_out(int64_t rows, const cpu::PackedLinear& w, int64_t row_unit, int64_t smallest, bool copies,
+               const Prepare& prepare, const Multiply& multiply) {
   const int64_t tiles = w.n_pad / cpu::kTileN;
   const int64_t threads = rows * w.n_pad * w.k_pad < smallest ? 1 : thread_count();
   if (threads == 1) {
     prepare(0, rows);
     multiply(cpu::GemmRange{0, rows, 0, tiles}, 0);
-  } else if (rows >= 64 * threads) {  // enough rows: each thread prepares and multiplies its own
-    const int64_t chunks = std::min(threads, rows / row_unit);
-    const int64_t step = ((rows + chunks - 1) / chunks + row_unit - 1) / row_unit * row_unit;
-    parallel((rows + step - 1) / step, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        const int64_t last = std::min(rows, (c + 1) * step);
-        prepare(c * step, last);
-        multiply(cpu::GemmRange{c * step, last, 0, tiles}, c);
-      }
+    return;
+  }
+  // What the busiest thread would do. Columns cost another region, and blocks of fewer rows are slower.
+  const int64_t units = (rows + row_unit - 1) / row_unit;
+  const int64_t by_rows = (units + threads - 1) / threads * row_unit * tiles;
+  const int64_t by_columns = (tiles + threads - 1) / threads * rows;
+  if (rows >= 64 * threads ? by_rows * 8 <= by_columns * 9 : by_rows * 3 <= by_columns * 2) {
+    // Each thread prepares and multiplies rows of its own.
+    share_rows(rows, threads, row_unit, [&](int64_t begin, int64_t end, int64_t chunk) {
+      prepare(begin, end);
+      multiply(cpu::GemmRange{begin, end, 0, tiles}, chunk);
     });
-  } else {  // few rows: share out the columns
-    prepare(0, rows);
+  } else {
+    const int64_t preparing = copies && rows * w.k >= kSmallCopy ? threads : 1;
+    share_rows(rows, preparing, row_unit, [&](int64_t begin, int64_t end, int64_t) { prepare(begin, end); });
     const int64_t chunks = std::min(threads, tiles);
     parallel(chunks, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {

@@ -64,20 +64,10 @@ bool multiply_mask(const cpu::Kernels& kernels, const cpu::SparseLinear& w, cons
   return true;
 }
 
-Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64_t activation) {
-  constexpr const char* op = "linear_sparse";
-  require_cpu(x, op, "the input");
-  require_packed(packed, op, "kdnative.ops.packing_sparse.pack");
-  cpu::SparseLinear w;
-  if (const char* problem = cpu::parse_sparse(packed.data(), packed.sizes()[0], &w))
-    fail(std::string(op) + ": " + problem);
-  const RowSource rows = rows_of(x, op);
-  require_fitting(x, rows, w.layer, op, out_features, activation);
-  Tensor out = empty_output(x, rows, w.layer.n);
-  if (rows.rows == 0) return out;
-
+// The layer for some rows; false where the packed weight does not hold together.
+bool multiply_rows(const cpu::Kernels& kernels, const cpu::SparseLinear& w, const RowSource& rows, uint8_t* out,
+                   cpu::Activation activation) {
   const bool blocks = w.format == cpu::SparseFormat::blocks;
-  const cpu::Kernels& kernels = cpu::kernels();
   const int64_t k_pad = w.layer.k_pad, panels = (rows.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
   const int64_t of_thread = dense_bytes(kernels, w.layer);
   Carver count;
@@ -96,10 +86,10 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
   carve(place, q, scale, sums, work);
 
   const cpu::QuantizedRows a{q, cpu::quantized_row_bytes(k_pad), scale, sums, k_pad};
-  const cpu::Epilogue e{out.data(), w.layer.n, rows.type, static_cast<cpu::Activation>(activation), nullptr, 0};
+  const cpu::Epilogue e{out, w.layer.n, rows.type, activation, nullptr, 0};
   std::atomic<bool> sound{true};
   share_out(
-      rows.rows, w.layer, cpu::kPanelRows, kSmallWork,
+      rows.rows, w.layer, blocks ? cpu::kPanelRows : kernels.tile_rows, kSmallWork, true,
       [&](int64_t begin, int64_t end) {
         quantize_range(kernels, rows, begin, end, k_pad, q, a.ld, scale, sums);
         if (blocks) kernels.arrange_rows(a, begin, end, work);
@@ -109,6 +99,23 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
                                   : multiply_mask(kernels, w, a, e, range, work + chunk * of_thread);
         if (!right) sound = false;
       });
+  return sound;
+}
+
+Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64_t activation) {
+  constexpr const char* op = "linear_sparse";
+  require_cpu(x, op, "the input");
+  require_packed(packed, op, "kdnative.ops.packing_sparse.pack");
+  cpu::SparseLinear w;
+  if (const char* problem = cpu::parse_sparse(packed.data(), packed.sizes()[0], &w))
+    fail(std::string(op) + ": " + problem);
+  const RowSource rows = rows_of(x, op);
+  require_fitting(x, rows, w.layer, op, out_features, activation);
+  Tensor out = empty_output(x, rows, w.layer.n);
+  bool sound = true;
+  for_parts(rows, out.data(), w.layer.n, [&](const RowSource& part, uint8_t* part_out) {
+    sound &= multiply_rows(cpu::kernels(), w, part, part_out, static_cast<cpu::Activation>(activation));
+  });
   if (!sound) fail(std::string(op) + ": the packed weight is damaged (its indices or masks do not fit its sizes)");
   return out;
 }

@@ -147,15 +147,15 @@ inline StableIValue give_tensor(Tensor tensor) {
   return value;
 }
 
-// The kernels' name of a floating dtype; fails with `what` in the text for every other dtype.
-inline cpu::DType float_type(const Tensor& t, const char* what) {
+// The kernels' name of a floating dtype; fails with `op` and `what` in the text for every other dtype.
+inline cpu::DType float_type(const Tensor& t, const char* op, const char* what) {
   static const int32_t f32 = aoti_torch_dtype_float32(), bf16 = aoti_torch_dtype_bfloat16(),
                        f16 = aoti_torch_dtype_float16();
   const int32_t type = t.dtype();
   if (type == f32) return cpu::DType::f32;
   if (type == bf16) return cpu::DType::bf16;
   if (type == f16) return cpu::DType::f16;
-  fail(std::string(what) + " must be float32, bfloat16 or float16 (got " + dtype_text(type) +
+  fail(std::string(op) + ": " + what + " must be float32, bfloat16 or float16 (got " + dtype_text(type) +
        "); convert it with .float() first");
 }
 

@@ -3,8 +3,10 @@
 import re
 import shutil
 import subprocess
+from functools import lru_cache
 
 
+@lru_cache
 def functions(path: str, objdump: str = "objdump") -> dict[str, list[str]]:
     """Instructions by function name (demangled)."""
     assert shutil.which(objdump), f"{objdump} is needed: install binutils"

@@ -112,17 +112,12 @@ def test_threads_do_not_change_the_result(isa, scheme, m, n, k):
         assert torch.equal(ops.linear(x, packed, w.bits, n), want)
 
 
-def test_every_instruction_set_returns_the_same_bits():
-    isas = ops.available_isas()
-    for scheme in SCHEMES:
-        w, bias, x = weight(scheme, 70, 256), torch.randn(70), torch.randn(37, 256)
-        results = []
-        for name in isas:
-            ops.select_isa(name)
-            results.append(run(w, x, bias, "gelu"))
-        ops.select_isa("")
-        assert all(torch.equal(r, results[0]) for r in results), scheme
-    assert len(isas) >= 1
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_returns_the_bits_of_the_reference_kernels(isa, scheme):
+    w, bias, x = weight(scheme, 70, 256), torch.randn(70), torch.randn(37, 256)
+    got = run(w, x, bias, "gelu")
+    ops.select_isa("reference")  # the fixture puts the other one back
+    assert torch.equal(got, run(w, x, bias, "gelu"))
 
 
 @pytest.mark.parametrize("scheme", ["w8", "w4-32", "w2-32"])

@@ -63,10 +63,11 @@ def dense(w: QuantizedWeight, x, bias=None, activation: int = 0) -> torch.Tensor
 def test_has_the_bits_of_the_dense_operator(isa, form, m, n, k):
     for zeros in (0.0, 0.5, 0.9, 1.0):
         w, bias = weight(form, n, k, zeros), torch.randn(n)
+        packed, packed_dense = pack(w, form, bias), packing.pack(w, bias)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             x = torch.randn(m, w.in_features).to(dtype)
-            got = run(w, form, x, bias)
-            assert got.dtype == dtype and torch.equal(got, dense(w, x, bias))
+            got = ops.linear_sparse(x, packed, n, 0)
+            assert got.dtype == dtype and torch.equal(got, ops.LINEAR[w.bits, 8](x, packed_dense, n, 0))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -50,7 +50,7 @@ template <int rows, int pieces>
 inline void multiply(const int8_t* b, const int8_t* q, int64_t ld, int64_t k_pad, const Octets& octets,
                      __m256i (&sum)[rows][2 * pieces]) {
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < 2 * pieces; ++j) sum[i][j] = _mm256_set1_epi32(-128 * octets.sum[i]);
+    for (int j = 0; j < 2 * pieces; ++j) sum[i][j] = _mm256_set1_epi32(of_shift(octets.sum[i]));
   const auto together = [&](const int8_t* w, const int8_t* a, int j) [[gnu::always_inline]] {
     const __m256i w0 = load_unsigned(w), w1 = load_unsigned(w + 32);
     const __m256i v0 = load_unsigned(w + 64), v1 = load_unsigned(w + 96);

@@ -32,8 +32,8 @@ void many_rows(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e,
       __m512i total[rows][2];
       for (int i = 0; i < rows; ++i) {
         for (int j = 0; j < 2; ++j) {
-          total[i][j] =
-              k == 0 ? _mm512_set1_epi32(-128 * row_sums[r - m + i]) : _mm512_load_si512(work.sums[r - m + i] + 16 * j);
+          total[i][j] = k == 0 ? _mm512_set1_epi32(of_shift(row_sums[r - m + i]))
+                               : _mm512_load_si512(work.sums[r - m + i] + 16 * j);
         }
       }
       add_block<rows>(work.weights[0], work.weights[1], a.q + r * a.ld + k, a.ld, depth, ahead, total);

@@ -63,7 +63,7 @@ bool mask_block(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e
   alignas(64) int32_t dot[rows][32];
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < 2; ++j) {
-      __m512i total = _mm512_set1_epi32(-128 * sums[i]);
+      __m512i total = _mm512_set1_epi32(of_shift(sums[i]));
       for (int s = 0; s < kChains; ++s) total = _mm512_add_epi32(total, sum[s][i][j]);
       _mm512_store_si512(dot[i] + 16 * j, total);
     }

@@ -37,6 +37,10 @@ inline void for_row_blocks(int64_t begin, int64_t end, const F& f) {
   }
 }
 
+// What a sum of activations adds to a row's products where weights or activations are shifted by 128. With the widest
+// layers it leaves int32, and so does the sum of products, which brings it back: both wrap.
+inline int32_t of_shift(int32_t sum) { return static_cast<int32_t>(-128 * int64_t{sum}); }
+
 // f(first, end) over the rows of a range, kRowChunk at a time.
 template <typename F>
 inline void for_row_chunks(const GemmRange& range, const F& f) {

@@ -38,7 +38,7 @@ inline void fetch_output(const Epilogue& e, int64_t r, int64_t rows, int64_t c, 
   }
 }
 
-// Any block.
+// Any block; ragged ones have no other.
 template <typename Values>
 [[gnu::noinline]] inline void write_any(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c,
                                         int64_t columns, const Values& values) {
@@ -46,11 +46,11 @@ template <typename Values>
     for (int64_t j = 0; j < columns; j += Vec::width) finish(w, e, r + i, c + j, values(i, j));
 }
 
-// Whole columns of fp32 that an activation follows.
+// Whole columns of any type, with or without an activation.
 template <typename Values>
-[[gnu::noinline]] inline void write_activated(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows,
-                                              int64_t c, int64_t columns, const Values& values) {
-  float* out = static_cast<float*>(e.out) + r * e.ld_out + c;
+[[gnu::noinline]] inline void write_columns(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows,
+                                            int64_t c, int64_t columns, const Values& values) {
+  const int64_t out = r * e.ld_out + c;
   const float* residual = e.residual == nullptr ? nullptr : e.residual + r * e.ld_residual + c;
   with_activation(e.activation, [&](auto activation) {
     for (int64_t j = 0; j < columns; j += Vec::width) {
@@ -62,7 +62,7 @@ template <typename Values>
         if (residual != nullptr) {
           for (int64_t s = 0; s < abreast.count; ++s) y[s] = y[s] + Vec::load(residual + (i + s) * e.ld_residual + j);
         }
-        for (int64_t s = 0; s < abreast.count; ++s) y[s].store(out + (i + s) * e.ld_out + j);
+        for (int64_t s = 0; s < abreast.count; ++s) store_as(e.out_type, e.out, out + (i + s) * e.ld_out + j, y[s]);
       });
     }
   });
@@ -95,8 +95,8 @@ template <typename Values>
 inline void write_block(const PackedLinear& w, const Epilogue& e, int64_t r, int64_t rows, int64_t c, int64_t columns,
                         const Values& values) {
   if (is_plain(w, e, c, columns)) return write_plain(w, e, r, rows, c, columns, values);
-  if (e.out_type != DType::f32 || c + columns > w.n) return write_any(w, e, r, rows, c, columns, values);
-  write_activated(w, e, r, rows, c, columns, values);
+  if (c + columns > w.n) return write_any(w, e, r, rows, c, columns, values);
+  write_columns(w, e, r, rows, c, columns, values);
 }
 
 // int32 sums of `rows` x `columns` outputs from (r, c) on; row i starts at dot + i * ld.

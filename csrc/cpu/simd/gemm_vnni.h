@@ -77,7 +77,7 @@ template <typename Dot, int rows>
   fetch_output(e, r, rows, c, kColumns);
   Ints sum[kChains][rows][2];
   for (int s = 0; s < kChains; ++s)
-    for (int i = 0; i < rows; ++i) sum[s][i][0] = sum[s][i][1] = s == 0 ? Ints::set1(-128 * sums[i]) : Ints::zero();
+    for (int i = 0; i < rows; ++i) sum[s][i][0] = sum[s][i][1] = s == 0 ? Ints::set1(of_shift(sums[i])) : Ints::zero();
   for (int64_t k = 0; k < w.k_pad; k += 4 * kChains) {
     for (int s = 0; s < kChains; ++s) {
       const int64_t at = (k + 4 * s) * 16;
