@@ -15,7 +15,8 @@ from pathlib import Path
 from kdnative import __version__
 
 # Failures that a user can act on; anything else is a defect and deserves its traceback.
-_IN_WORDS = (ValueError, RuntimeError, OSError, ImportError, TypeError, LookupError, MemoryError)
+# FloatingPointError, not all of ArithmeticError: a loss that became NaN is worded, a division by zero is a defect.
+_IN_WORDS = (ValueError, RuntimeError, OSError, ImportError, TypeError, LookupError, MemoryError, FloatingPointError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

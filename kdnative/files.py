@@ -12,7 +12,15 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replace_folder", "replace_text", "sha256_of", "sha256_of_open", "write_atomically"]
+__all__ = [
+    "is_leftover",
+    "remove_leftovers",
+    "replace_folder",
+    "replace_text",
+    "sha256_of",
+    "sha256_of_open",
+    "write_atomically",
+]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -39,7 +47,7 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = _temporary(path)
     try:
         write(str(temporary))
         _sync(temporary)
@@ -68,13 +76,13 @@ def replace_folder(path: Path, write: Callable[[Path], None], replaceable: Conta
     nothing temporary is left.
 
     Args:
-        path: its parents are created.
+        path: its parents are created; of a symbolic link, the folder that it leads to is replaced.
         write: called with the empty temporary folder.
         replaceable: names of files in an existing ``path`` that this replaces or removes. Other files are carried over.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+    new = _temporary(path)
     new.mkdir()
     try:
         write(new)
@@ -91,6 +99,26 @@ def replace_folder(path: Path, write: Callable[[Path], None], replaceable: Conta
         _sync(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file or folder has one of the temporary names of a write, which only a killed process leaves behind."""
+    return path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what killed processes left of their writes into ``folder``, where everything can be written anew.
+
+    Nothing else may be writing there.
+    """
+    for entry in folder.iterdir():
+        if is_leftover(entry):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside ``path`` that `is_leftover` knows."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def _sync(path: Path) -> None:

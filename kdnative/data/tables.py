@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .labels import label_name, label_order
 from .types import DataError, Dataset, Example
 
-__all__ = ["SUFFIXES", "Row", "read_rows", "to_dataset"]
+__all__ = ["SUFFIXES", "Row", "check_empty", "read_rows", "to_dataset"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
+# The csv module refuses fields of more than 131,072 characters unless told otherwise; its limit is a C long.
+LONGEST_FIELD = 2 ** (8 * ctypes.sizeof(ctypes.c_long) - 1) - 1
 
 
 class Row(NamedTuple):
-    """One row of a file: its text, its label as written (None without a label column), where it was found."""
+    """One row of a file: its text, the name of its class (None without a label column), where it was found."""
 
     text: str
     label: str | None
@@ -36,14 +40,13 @@ def read_rows(
     Args:
         path: the file.
         text_column, label_column: column names; ``label_column=None`` reads unlabelled data.
-        empty: "error" or "drop": what to do with rows whose text is empty or white space.
+        empty: "error" or "drop": what to do with rows whose text is empty, white space or (in .jsonl) null.
 
     Raises:
         DataError: missing file, unknown suffix, text that is not UTF-8, a missing column, a malformed row.
     """
     path = Path(path)
-    if empty not in ("error", "drop"):
-        raise ValueError(f'empty={empty!r}: allowed are "error" and "drop"')
+    check_empty(empty)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed are {', '.join(SUFFIXES)}")
     if not path.is_file():
@@ -63,11 +66,17 @@ def read_rows(
     return rows
 
 
+def check_empty(empty: str) -> None:
+    """Raises ValueError unless `empty` is a known way to treat rows without text."""
+    if empty not in ("error", "drop"):
+        raise ValueError(f'empty={empty!r}: allowed are "error" and "drop"')
+
+
 def to_dataset(rows: list[Row], labels: tuple[str, ...] | None, name: str) -> Dataset:
     """Rows -> Dataset. `labels` None: the classes are the labels found (numbers in numerical order, else sorted)."""
     if rows and rows[0].label is None:
         return Dataset([Example(r.text, None, f"{name}:{r.line}") for r in rows], (), name)
-    found = sorted({r.label for r in rows}, key=_label_order)
+    found = sorted({r.label for r in rows}, key=label_order)
     if labels is None and len(found) < 2:
         raise DataError(f"{rows[0].file}: every row has the label {found[0]!r}; at least two classes are needed")
     labels = tuple(found) if labels is None else labels
@@ -79,13 +88,6 @@ def to_dataset(rows: list[Row], labels: tuple[str, ...] | None, name: str) -> Da
                 f"({', '.join(labels)})"
             )
     return Dataset([Example(r.text, number[r.label], f"{name}:{r.line}") for r in rows], labels, name)
-
-
-def _label_order(label: str):
-    try:
-        return (0, int(label), label)
-    except ValueError:
-        return (1, 0, label)
 
 
 def _decode(path: Path) -> str:
@@ -105,6 +107,7 @@ def _read_delimited(path: Path, text: str, text_column: str, label_column: str |
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    csv.field_size_limit(LONGEST_FIELD)  # of the whole process, and never lowered again: that could hit another thread
     rows, header, line = [], None, 1
     try:
         for fields in reader:
@@ -118,10 +121,7 @@ def _read_delimited(path: Path, text: str, text_column: str, label_column: str |
             if len(fields) != len(header):
                 raise DataError(f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}")
             values = dict(zip(header, fields, strict=True))
-            label = None if label_column is None else values[label_column].strip()
-            if label == "":
-                raise DataError(f"{path}, line {first}: the label (column {label_column!r}) is empty")
-            rows.append(Row(values[text_column], label, str(path), first))
+            rows.append(_row(values[text_column], values.get(label_column), label_column, path, first))
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: {error}") from error
     return rows
@@ -153,12 +153,14 @@ def _read_json_lines(path: Path, text: str, text_column: str, label_column: str 
                 raise DataError(
                     f"{path}, line {number}: no {column!r}; the object has {', '.join(map(repr, record)) or 'nothing'}"
                 )
-        if not isinstance(record[text_column], str):
+        words = "" if record[text_column] is None else record[text_column]
+        if not isinstance(words, str):
             raise DataError(f"{path}, line {number}: {text_column!r} is not a string")
-        label = None if label_column is None else record[label_column]
-        if label_column is not None and (not isinstance(label, str | int) or label == ""):
-            raise DataError(
-                f"{path}, line {number}: the label must be a string, an integer or a boolean, not {label!r}"
-            )
-        rows.append(Row(record[text_column], None if label is None else str(label), str(path), number))
+        rows.append(_row(words, record.get(label_column), label_column, path, number))
     return rows
+
+
+def _row(text: str, label: Any, label_column: str | None, path: Path, line: int) -> Row:
+    if label_column is None or not text.strip():  # `read_rows` drops or refuses a row without text, whatever its label
+        return Row(text, None, str(path), line)
+    return Row(text, label_name(label, label_column, f"{path}, line {line}"), str(path), line)

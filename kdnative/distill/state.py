@@ -65,8 +65,21 @@ def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
 
 
 def write_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Saves tensors, numbers and strings, atomically."""
-    write_atomically(path, lambda name: torch.save({"format": FORMAT, **state}, name))
+    """Saves tensors, numbers and strings, atomically.
+
+    Raises:
+        OSError: it can't be written; the text names the file and the likely cause.
+    """
+    try:
+        write_atomically(path, lambda name: torch.save({"format": FORMAT, **state}, name))
+    except (RuntimeError, OSError) as error:
+        if getattr(error, "filename", None) is not None:  # an OSError that says which file and why
+            raise
+        # torch reports a failed write as a wrong position in its archive, without file or cause
+        raise OSError(
+            f"{path}: the training state can't be written, most likely because the disk is full: make room, then "
+            f"continue from the last saved step with --resume (resume=True) ({str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def read_state(path: str | Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ Layout::
       stages/STAGE/metrics.json  its figures
       stages/STAGE/...           its output: model/, soft_labels/, predictions
       stages/STAGE.partial/      a stage under way; renamed to STAGE once it is complete
+      *.discarded                being deleted
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdnative.files import replace_text, sha256_of
+from kdnative.files import is_leftover, remove_leftovers, replace_text, sha256_of
 
 RECORD = "stage.json"
 METRICS = "metrics.json"
 ORIGIN = "origin.json"
+STATE = "training.state"  # of a stage under way
 # What the report stage puts beside the stages: it describes all of them.
-RESULTS = ("summary.json", "summary.txt", "report.html", "report.json")
+SUMMARY = ("summary.json", "summary.txt")
+RESULTS = (*SUMMARY, "report.html", "report.json")
 
 
 class PipelineError(RuntimeError):
@@ -57,8 +60,13 @@ def read_json(path: Path) -> Any:
 
 
 def weights_digest(folder: Path) -> str:
-    """One SHA-256 over the safetensors files below a folder and their names (or over metrics.json without any)."""
-    files = sorted(folder.rglob("*.safetensors")) or [folder / METRICS]
+    """One SHA-256 over the safetensors files below a folder and their names (or over metrics.json without any).
+
+    What a killed process left half-written is no part of it.
+    """
+    found = sorted(folder.rglob("*.safetensors"))
+    files = [f for f in found if not any(is_leftover(Path(part)) for part in f.relative_to(folder).parts)]
+    files = files or [folder / METRICS]
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(folder).as_posix()}\n{sha256_of(file)}\n".encode())
@@ -100,8 +108,11 @@ class RunFolder:
             raise PipelineError(
                 f"another process is running in {self.path}; wait for it, or start another run (--set name=...)"
             ) from None
-        for rest in self.stages.glob("*.discarded"):
+        for rest in (*self.path.glob("*.discarded"), *self.stages.glob("*.discarded")):
             shutil.rmtree(rest, ignore_errors=True)
+        for state in self.stages.glob(f"*/{STATE}"):
+            if (self.output(state.parent.name) / RECORD).is_file() and state.parent.suffix != ".partial":
+                state.unlink()
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -110,7 +121,7 @@ class RunFolder:
             self._lock = None
 
     def clear(self) -> None:
-        """Removes an earlier run, and nothing that a run did not write.
+        """Removes an earlier run, and nothing that a run did not write; interrupted, it leaves no half stage behind.
 
         Raises:
             PipelineError: the folder holds something else than a run.
@@ -119,7 +130,7 @@ class RunFolder:
             raise PipelineError(f"{self.path} is not the folder of a run (no recipe.yaml): it is left alone")
         for name in (*RESULTS, "run.json", "log.txt"):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.stages, ignore_errors=True)
+        _remove(self.stages)
         (self.path / "recipe.yaml").unlink()
 
     def output(self, stage: str) -> Path:
@@ -151,18 +162,15 @@ class RunFolder:
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
         for place in (self.output(stage), self.partial(stage)):
-            if place.exists():
-                rest = self.stages / f"{place.name}.discarded"
-                shutil.rmtree(rest, ignore_errors=True)
-                os.rename(place, rest)
-                shutil.rmtree(rest, ignore_errors=True)
+            _remove(place)
 
     def begin(self, stage: str, origin: dict) -> Path:
-        """The folder to work in: what an interrupted attempt of the same origin left is kept, anything else is not."""
+        """The folder to work in: what an interrupted attempt of the same origin finished is kept, and nothing else."""
         place = self.partial(stage)
         if place.exists() and self.origin(stage) != origin:
             self.discard(stage)
         place.mkdir(exist_ok=True)
+        remove_leftovers(place)
         if not (place / ORIGIN).is_file():
             write_json(place / ORIGIN, origin)
         return place
@@ -175,7 +183,19 @@ class RunFolder:
         write_json(place / RECORD, record)
         os.rename(place, self.output(stage))
         _sync_folder(self.stages)
+        # Not a moment earlier: until here, a failure can still be made good from the state.
+        (self.output(stage) / STATE).unlink(missing_ok=True)
         return record
+
+
+def _remove(place: Path) -> None:
+    """Deletes a folder under another name: what an interruption leaves of it can't be taken for a finished stage."""
+    if not place.exists():
+        return
+    rest = place.with_name(f"{place.name}.discarded")
+    shutil.rmtree(rest, ignore_errors=True)
+    os.rename(place, rest)
+    shutil.rmtree(rest, ignore_errors=True)
 
 
 def _sync_folder(path: Path) -> None:

@@ -29,33 +29,51 @@ def load_tokenizer(source: str | Path) -> Any:
 def load_classifier(source: str | Path, labels: Sequence[str]) -> nn.Module:
     """A Hugging Face encoder with a classification head for these class names, in float32.
 
-    The head is new, drawn from torch's global generator, unless the model at ``source`` already has one of this size.
+    The head is new, drawn from torch's global generator, unless the model at ``source`` already has one for these
+    classes: then its rows are put into the order of ``labels`` (see `fit_head`).
 
     Raises:
-        PipelineError: transformers can't build a classifier from it.
+        PipelineError: transformers can't build a classifier from it, or its weights are damaged.
     """
     import torch
+    from safetensors import SafetensorError
 
     from kdnative.data import model_path
+
+    from .heads import fit_head
 
     transformers = require("transformers")
     folder = model_path(source)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     with _quiet(transformers):
         try:
-            return transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=len(labels), ignore_mismatched_sizes=True, dtype=torch.float32, **names
+            own = transformers.AutoConfig.from_pretrained(folder).id2label or {}
+            model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=len(labels),
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **names,
             )
+        except SafetensorError as error:
+            raise _damaged(folder, error) from error
         except (OSError, ValueError, KeyError) as error:
             raise PipelineError(f"can't load a classifier from {source} ({folder}): {error}") from error
+    fit_head(model, [own[i] for i in sorted(own)], labels, found["missing_keys"], str(source))
+    return model
 
 
 def load_any(source: str | Path) -> tuple[nn.Module, Any]:
     """A model and its tokenizer (None without one) from a kdnative checkpoint or anything in Hugging Face layout.
 
     A Hugging Face model is built as the class that its config.json names.
+
+    Raises:
+        PipelineError: transformers does not have that class, or the weights are damaged.
     """
     import torch
+    from safetensors import SafetensorError
 
     import kdnative
     from kdnative.data import model_path
@@ -70,12 +88,31 @@ def load_any(source: str | Path) -> tuple[nn.Module, Any]:
     if family is None:
         raise PipelineError(f"{folder}/config.json names the architecture {name!r}, which transformers does not have")
     with _quiet(transformers):
-        return family.from_pretrained(folder, dtype=torch.float32), _tokenizer_or_none(folder)
+        try:
+            model = family.from_pretrained(folder, dtype=torch.float32)
+        except SafetensorError as error:
+            raise _damaged(folder, error) from error
+        return model, _tokenizer_or_none(folder)
 
 
 def parameters(model: nn.Module) -> int:
     """Number of parameters; those shared by two modules count once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def _damaged(folder: str | Path, error: Exception) -> PipelineError:
+    """The error in words, with the name of the first weight file that can't be opened (safetensors names none)."""
+    from safetensors import SafetensorError, safe_open
+
+    culprit = Path(folder)
+    for file in sorted(culprit.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), "pt"):
+                pass
+        except (SafetensorError, OSError):
+            culprit = file
+            break
+    return PipelineError(f"{culprit} is truncated or damaged ({error}): copy or download the model again")
 
 
 def _tokenizer_or_none(folder: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from .extras import require
 from .folder import PipelineError, RunFolder, write_json
 from .recipe import dump_recipe, load_recipe
 from .runlog import run_log
-from .stages import STAGES, Context, Shared, Stage
+from .stages import ABSENT, STAGES, Context, Shared, Stage
 
 if TYPE_CHECKING:
     from .schema import Recipe
@@ -66,24 +65,31 @@ def run(
     if progress:
         require("tqdm")
     shared = Shared(recipe)
-    device = _device(recipe.device)  # a wrong device must not leave a folder behind
+    # What can be known to fail is refused here: it must neither leave a folder behind nor come after hours of training.
+    device = _device(recipe.device)
+    _check_native()
+    _check_inputs(recipe, chosen, folder)
     if any(stage.uses_data for stage in chosen):
-        shared.data.fingerprint  # noqa: B018  missing or damaged data must not leave a folder behind either
+        shared.data.fingerprint  # noqa: B018  missing or damaged data
+    _check_sources(recipe, chosen, folder, shared)
     folder.open()
     threads = torch.get_num_threads()
     try:
         if overwrite and not only and (folder.path / "recipe.yaml").exists():
             folder.clear()
             folder.stages.mkdir(exist_ok=True)
-        _check_inputs(recipe, chosen, folder)
-        _check_unchanged(recipe, chosen, folder, shared, restart_changed or bool(overwrite and only))
+        behind = _check_unchanged(recipe, chosen, folder, shared, restart_changed or bool(overwrite and only))
         if overwrite and only:
             folder.discard(only)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
+        if not behind:
+            replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
         with run_log(folder.path / "log.txt", progress) as log:
-            _record_machine(recipe, folder)
+            if behind:
+                log.info("recipe.yaml stays as it was: another recipe made %s", " and ".join(behind))
+            if not all(_finished(stage, recipe, folder) for stage in chosen):
+                _record_machine(recipe, folder)
             for stage in chosen:
                 _run_stage(stage, recipe, folder, shared, device, log, progress)
     finally:
@@ -121,6 +127,13 @@ def _device(name: str) -> str:
     return name
 
 
+def _check_native() -> None:
+    try:
+        from kdnative import ops  # noqa: F401  loads the library
+    except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
+        raise PipelineError(f"a run needs the native library, which can't be used here: {error}") from error
+
+
 def _origin(stage: Stage, recipe: Recipe, folder: RunFolder, shared: Shared) -> dict:
     """Everything that decides the stage's result, but for device and threads: a run may move to another machine."""
     sections = recipe.model_dump(mode="json", include={"seed", stage.name, *stage.uses})
@@ -131,6 +144,9 @@ def _origin(stage: Stage, recipe: Recipe, folder: RunFolder, shared: Shared) -> 
     }
     if stage.uses_data:
         origin["data"] = shared.data.fingerprint
+    digests = {source: shared.model_digest(source) for source in stage.sources(recipe)}
+    if local := {source: digest for source, digest in digests.items() if digest is not None}:
+        origin["models"] = local
     return origin
 
 
@@ -146,10 +162,25 @@ def _check_inputs(recipe: Recipe, chosen: list[Stage], folder: RunFolder) -> Non
             )
 
 
+def _check_sources(recipe: Recipe, chosen: list[Stage], folder: RunFolder, shared: Shared) -> None:
+    """A model from outside of the run must be there where a stage is still to start from it."""
+    for stage in chosen:
+        for source in stage.sources(recipe):
+            if shared.model_digest(source) == ABSENT and folder.record(stage.name) is None:
+                raise PipelineError(
+                    f"{stage.name} starts from {source!r}, and there is no such folder: give the folder of a model in "
+                    "Hugging Face layout, package:NAME or hub:NAME"
+                )
+
+
 def _check_unchanged(
     recipe: Recipe, chosen: list[Stage], folder: RunFolder, shared: Shared, restart_changed: bool
-) -> None:
-    """Refuses (or discards) what was made with other settings, together with all that was made from it."""
+) -> list[str]:
+    """Refuses (or discards) what was made with other settings, together with all that was made from it.
+
+    Returns:
+        The finished stages that no longer match the recipe and that this call leaves as they are.
+    """
     stale: dict[str, str] = {}
     for stage in active_stages(recipe):
         before = folder.origin(stage.name)
@@ -169,9 +200,7 @@ def _check_unchanged(
                     f"run {need} first, or undo the change"
                 )
     concerned = {name: why for name, why in stale.items() if name in names}
-    if not concerned:
-        return
-    if not restart_changed:
+    if concerned and not restart_changed:
         reasons = "\n".join(f"  {name}: {why}" for name, why in concerned.items())
         raise PipelineError(
             f"stages in {folder.path} no longer match the recipe:\n{reasons}\n"
@@ -179,6 +208,7 @@ def _check_unchanged(
         )
     for name in concerned:
         folder.discard(name)
+    return [name for name in stale if name not in names and folder.record(name) is not None]
 
 
 def _difference(before: dict, now: dict) -> str:
@@ -191,10 +221,17 @@ def _difference(before: dict, now: dict) -> str:
                 changes.append(f"the output of {key.removeprefix('inputs.')} is another one")
             elif key == "data":
                 changes.append("the data changed")
+            elif key.startswith("models."):
+                if key in old and key in new:  # else the recipe names another model, which its settings say
+                    changes.append(f"the model in {key.removeprefix('models.')} {_what_became(new[key])}")
             else:
                 name = key.removeprefix("settings.")
                 changes.append(f"{name} was {old.get(key, 'not set')!r}, now {new.get(key, 'not set')!r}")
     return "; ".join(changes)
+
+
+def _what_became(digest: str) -> str:
+    return "is not there any more" if digest == ABSENT else "is another one"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -206,22 +243,30 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _finished(stage: Stage, recipe: Recipe, folder: RunFolder) -> bool:
+    """Whether the stage's output and the files it writes beside the stages are all there."""
+    return folder.record(stage.name) is not None and all(
+        (folder.path / name).is_file() for name in stage.results(recipe)
+    )
+
+
 def _run_stage(
     stage: Stage, recipe: Recipe, folder: RunFolder, shared: Shared, device: str, log: logging.Logger, progress: bool
 ) -> None:
     record = folder.record(stage.name)
-    if record is not None:
+    if _finished(stage, recipe, folder):
         log.info("%s: finished earlier (%.1f s), kept", stage.name, record["seconds"])
         return
+    if record is not None:  # its results went with a stage that they showed
+        folder.discard(stage.name)
     origin = _origin(stage, recipe, folder, shared)
     going_on = folder.origin(stage.name) == origin
     log.info("%s: %s", stage.name, "goes on" if going_on else "starts")
     place = folder.begin(stage.name, origin)
     torch.manual_seed(recipe.seed)
     context = Context(recipe, folder, stage.name, place, device, log, progress, shared)
-    start = time.perf_counter()
     metrics = stage.run(context)
-    seconds = time.perf_counter() - start
+    seconds = context.seconds()
     folder.finish(stage.name, metrics, seconds)
     log.info("%s: finished in %.1f s", stage.name, seconds)
 

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kdnative.scheme import Scheme
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read it as 0 or 1
+        raise ValueError(f"a number is needed, got {value} (YAML reads yes, no, on and off as true and false, too)")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+Fraction = Annotated[Float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[Int, Field(ge=1)]
+Count = Annotated[Int, Field(ge=0)]
+Tokens = Annotated[Int, Field(ge=2)]
+PositiveFloat = Annotated[Float, Field(gt=0.0)]
+NotNegative = Annotated[Float, Field(ge=0.0)]
+
+
+def _ascending(layers: Any) -> Any:
+    if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
+        raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {layers}")
+    return layers
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors and values never change after validation."""
+    """A part of a recipe: unknown keys are errors, numbers are finite, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -31,7 +48,7 @@ class Data(Section):
     config: str | None = None
     revision: str | None = None
     limit: Positive | None = None
-    max_length: Annotated[int, Field(ge=4)] = 128
+    max_length: Annotated[Int, Field(ge=4)] = 128
 
 
 class Teacher(Section):
@@ -40,18 +57,12 @@ class Teacher(Section):
 
 class Student(Section):
     source: str = "teacher"
-    layers: Positive | list[Annotated[int, Field(ge=0)]] | None = None
-
-    @field_validator("layers")
-    @classmethod
-    def _ascending(cls, layers):
-        if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
-            raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {layers}")
-        return layers
+    layers: Positive | list[Count] | None = None
+    _layers = field_validator("layers")(_ascending)
 
 
 class Training(Section):
-    epochs: Annotated[int, Field(ge=0)] = 3
+    epochs: Count = 3
     lr: PositiveFloat = 5e-5
     batch_size: Positive = 32
     warmup: Fraction = 0.1
@@ -72,11 +83,12 @@ class Distilling(Training):
     hard_weight: NotNegative = 1.0
     hidden_weight: NotNegative = 0.0
     hidden_metric: Literal["mse", "cosine"] = "mse"
-    layer_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    layer_map: dict[Count, Count] | None = None
 
     @model_validator(mode="after")
     def _some_weight(self):
-        if self.epochs and not self.soft_weight + self.hard_weight + self.hidden_weight:
+        # Even with no epochs: the stage builds its loss first, which refuses this once the teacher has been trained.
+        if not self.soft_weight + self.hard_weight + self.hidden_weight:
             raise ValueError("soft_weight, hard_weight and hidden_weight are all 0: there is nothing to learn from")
         return self
 
@@ -94,13 +106,14 @@ class CompressTeacher(Section):
 
 
 class Prune(Distilling):
-    epochs: Annotated[int, Field(ge=0)] = 2
+    epochs: Count = 2
     heads: Fraction = 0.0
     ffn: Fraction = 0.0
-    layers: Positive | list[Annotated[int, Field(ge=0)]] | None = None
+    layers: Positive | list[Count] | None = None
     multiple_of: Positive = 64
     importance: Literal["taylor", "magnitude"] = "taylor"
     calibration_batches: Positive = 16
+    _layers = field_validator("layers")(_ascending)
 
 
 Schemes = str | dict[str, str | None]
@@ -115,7 +128,7 @@ def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
 
 
 class Recover(Distilling):
-    epochs: Annotated[int, Field(ge=0)] = 2
+    epochs: Count = 2
     schemes: Schemes = "w8a8"
     clip: Literal["search", "learn"] | None = None
     _parse = field_validator("schemes")(_parse_schemes)
@@ -132,17 +145,17 @@ class Convert(Section):
 class Evaluate(Section):
     batch_size: Positive = 64
     native_schemes: Schemes = "w8a8"
-    sensitivity: Annotated[int, Field(ge=0)] = 0
+    sensitivity: Count = 0
     _parse = field_validator("native_schemes")(_parse_schemes)
 
 
 class Benchmark(Section):
     batch: Positive = 1
-    tokens: Annotated[int, Field(ge=2)] = 32
+    tokens: Tokens = 32
     threads: Positive | None = None
     repeats: Positive = 30
     grid_batches: list[Positive] = [1, 8]
-    grid_tokens: list[Annotated[int, Field(ge=2)]] = [16, 32, 128]
+    grid_tokens: list[Tokens] = [16, 32, 128]
     grid_repeats: Positive = 5
 
 
@@ -161,7 +174,7 @@ class Recipe(Section):
     """A whole pipeline. ``train_baseline``, ``prune`` and ``recover`` may be ``null``: that stage is left out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Count = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
     data: Data
@@ -178,6 +191,22 @@ class Recipe(Section):
     benchmark: Benchmark = Benchmark()
     report: Report = Report()
     goals: Goals = Goals()
+
+    @model_validator(mode="after")
+    def _one_temperature(self):
+        """The mass that top-k soft labels keep for all other classes holds at one temperature only."""
+        given = self.compress_teacher.temperature
+        if given is None or self.compress_teacher.top_k is None:
+            return self
+        sections = {name: getattr(self, name) for name in ("distil", "prune", "recover")}
+        learning = {name: s for name, s in sections.items() if s is not None and s.epochs and s.soft_weight}
+        other = [f"{name}.temperature is {s.temperature}" for name, s in learning.items() if s.temperature != given]
+        if other:
+            raise ValueError(
+                f"compress_teacher.temperature is {given}, but {', '.join(other)}: with compress_teacher.top_k they "
+                "must be equal; compress_teacher.temperature: null keeps no mass of other classes and fits any"
+            )
+        return self
 
     def student_before(self, stage: str) -> str:
         """The stage whose student ``stage`` starts from: the last one before it that the recipe has."""

@@ -73,7 +73,7 @@ def read_run(folder: str | Path) -> Run:
     info = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
     recipe_file = folder / "recipe.yaml"
     run = Run(folder, summary, info, recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else "")
-    for stage in _stages(folder, info.get("stages", [])):
+    for stage in _stages(folder, info.get("stages")):
         place = folder / "stages" / stage
         if (place / "stage.json").is_file():
             run.records[stage] = _read(place / "stage.json")
@@ -84,11 +84,14 @@ def read_run(folder: str | Path) -> Run:
     return run
 
 
-def _stages(folder: Path, order: list[str]) -> list[str]:
-    """Finished stages: those in the run's order first, any others after them by name."""
+def _stages(folder: Path, order: list[str] | None) -> list[str]:
+    """Finished stages in the order of run.json; what lies there of stages that its recipe leaves out is not shown.
+
+    Without run.json all that are there, by name.
+    """
     place = folder / "stages"
     present = sorted(p.name for p in place.iterdir() if p.is_dir() and "." not in p.name) if place.is_dir() else []
-    return [name for name in order if name in present] + [name for name in present if name not in order]
+    return present if order is None else [name for name in order if name in present]
 
 
 def _read(path: Path) -> Any:

@@ -93,7 +93,7 @@ class RunInfo(TypedDict, total=False):
     """run.json."""
 
     name: str
-    stages: list[str]
+    stages: list[str]  # of its recipe, in their order; no others are shown
     machine: dict[str, Any]  # any nesting of texts and numbers; shown as a table
 
 

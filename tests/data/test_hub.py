@@ -68,6 +68,38 @@ def test_text_labels_without_class_names(hub):
 
 
 @pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([10, 9, 2], ("2", "9", "10")),  # in the order of files: numbers by their value
+        (["10", "9", "2"], ("2", "9", "10")),
+        ([" b", "a", "b "], ("a", "b")),
+        ([True, False, True], ("False", "True")),
+    ],
+)
+def test_undeclared_labels_are_those_of_files(hub, values, labels):
+    hub.content = {name: table(3, i * 3, values, None) for i, name in enumerate(("train", "validation", "test"))}
+    splits = load_dataset("hub:x")
+    assert splits.labels == labels
+    assert [labels[e.label] for e in splits.test] == [str(v).strip() for v in values]
+
+
+def test_declared_classes_keep_their_order(hub):
+    content = {name: table(4, i * 4, names=("pos", "neg")) for i, name in enumerate(("train", "validation", "test"))}
+    hub.content = content
+    assert load_dataset("hub:x").labels == ("pos", "neg")
+
+
+def test_rows_without_text_can_be_dropped(hub):
+    columns = {"text": ["a", None, " ", "b"], "label": ["x", None, "x", "y"]}
+    hub.content = {name: Table(None, **columns) for name in ("train", "validation", "test")}
+    splits = load_dataset("hub:x", empty="drop")
+    assert splits.train.texts == ["a", "b"] and splits.labels == ("x", "y")
+    assert [e.id for e in splits.train] == ["0", "3"], "rows keep their numbers"
+    with pytest.raises(DataError, match='row 1: .* not a text: None; repair it or pass empty="drop"'):
+        load_dataset("hub:x")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"test": table(4)}, "hub:x: no split named 'train'; it has test"),
@@ -75,6 +107,10 @@ def test_text_labels_without_class_names(hub):
         ({"train": Table(None, text=["a"], y=[0])}, "no column 'label'"),
         ({"train": Table(("a", "b"), text=["a", " "], label=[0, 1])}, "hub:x/train, row 1: 'text' is not a text"),
         ({"train": Table(("a", "b"), text=["a", "b"], label=[0, 2])}, "row 1: the label 2 is none"),
+        ({"train": Table(None, text=["a", "b"], label=["x", None])}, "hub:x/train, row 1: the label .* not None"),
+        ({"train": Table(None, text=["a", "b"], label=["x", " "])}, "hub:x/train, row 1: the label .* is empty"),
+        ({"train": Table(None, text=["a", "b"], label=[0.0, 1.0])}, "hub:x/train, row 0: the label .* not 0.0"),
+        ({"train": Table(None, text=["a", 3], label=["x", "y"])}, "hub:x/train, row 1: 'text' is not a text: 3"),
     ],
 )
 def test_unusable_content(hub, content, message):

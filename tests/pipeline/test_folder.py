@@ -52,6 +52,45 @@ def test_digest_covers_names_and_contents(tmp_path):
     assert weights_digest(tmp_path) == hashlib.sha256(line.encode()).hexdigest()
 
 
+def test_what_a_killed_process_left_is_neither_hashed_nor_kept(folder):
+    """The second name is that of a whole checkpoint, whose weights would be taken for the stage's own."""
+    place = folder.begin("distil", ORIGIN)
+    (place / "w.safetensors").write_bytes(b"x")
+    before = weights_digest(place)
+    (place / ".training.state.0123456789ab.tmp").write_bytes(b"half")
+    for name in (".model.0123456789ab.tmp", ".model.0123456789ab.old"):
+        (place / name).mkdir()
+        (place / name / "model.safetensors").write_bytes(b"half")
+    assert weights_digest(place) == before
+    assert sorted(os.listdir(folder.begin("distil", ORIGIN))) == ["origin.json", "w.safetensors"]
+
+
+def test_the_training_state_goes_only_after_the_stage_is_visible(folder, monkeypatch):
+    """Were it deleted before, a failure in between would cost the whole training."""
+    place = folder.begin("distil", ORIGIN)
+    (place / "training.state").write_bytes(b"all steps")
+    (place / "w.safetensors").write_bytes(b"x")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no rename"):
+        patch.setattr(os, "rename", _no_rename)
+        folder.finish("distil", {}, 1.0)
+    assert (place / "training.state").exists()
+    folder.finish("distil", {}, 1.0)
+    assert not list(folder.stages.rglob("training.state"))
+
+
+def _no_rename(source, target):
+    raise OSError("no rename")
+
+
+def test_a_state_left_in_a_finished_stage_goes_at_the_next_start(folder):
+    make(folder, "distil")
+    (folder.begin("prune", ORIGIN) / "training.state").write_bytes(b"step 7")
+    (folder.output("distil") / "training.state").write_bytes(b"all steps")
+    folder.close()
+    folder.open()
+    assert [path.parent.name for path in folder.stages.rglob("training.state")] == ["prune.partial"]
+
+
 def test_digest_without_weights_is_of_the_figures(tmp_path):
     write_json(tmp_path / "metrics.json", {"a": 1})
     before = weights_digest(tmp_path)
@@ -105,6 +144,25 @@ def test_clear_touches_only_what_a_run_wrote(folder):
     (folder.path / "notes.txt").write_text("mine")
     folder.clear()
     assert (folder.path / "notes.txt").read_text() == "mine" and not folder.stages.exists()
+
+
+def test_an_interrupted_clear_leaves_no_half_stage(folder, monkeypatch):
+    """Killed while it deletes: the stage must not be taken for a finished one afterwards."""
+    make(folder, "distil")
+    (folder.path / "recipe.yaml").write_text("name: x\n")
+
+    def killed(path, **_):
+        for weights in path.rglob("*.safetensors"):
+            weights.unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", killed)
+        folder.clear()
+    assert folder.record("distil") is None
+    folder.close()
+    folder.open()
+    assert sorted(os.listdir(folder.path)) == [".lock", "recipe.yaml", "stages"]
 
 
 def test_clear_refuses_other_folders(tmp_path):

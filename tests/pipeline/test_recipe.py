@@ -96,11 +96,57 @@ def test_every_problem_is_reported_at_once(tmp_path):
         ("distil: 3\n", ("distil", "needs keys of its own", "epochs")),
         ("prune: true\n", ("prune", "needs keys of its own")),
         ("seed: 1\nseed: 2\n", ("line 6", "seed", "already given in line 5")),
+        ("distil: {lr: .inf}\n", ("line 5", "distil.lr", "finite", "inf")),
+        ("distil: {soft_weight: .nan}\n", ("distil.soft_weight", "finite", "nan")),
+        ("train_teacher: {lr: nan}\n", ("train_teacher.lr", "finite")),  # a text in YAML
+        ("train_teacher: {class_weights: [1.0, .inf]}\n", ("train_teacher.class_weights", "finite")),
+        ("goals: {size_ratio: .inf}\n", ("goals.size_ratio", "finite")),
+        ("train_teacher: {epochs: yes}\n", ("line 5", "train_teacher.epochs", "a number is needed, got True")),
+        ("seed: false\n", ("seed", "a number is needed, got False")),
+        ("distil: {hidden_weight: true}\n", ("distil.hidden_weight", "a number is needed, got True")),
+        ("student: {layers: [true, 2]}\n", ("student.layers", "a number is needed, got True")),
+        ("benchmark: {grid_tokens: [8, on]}\n", ("benchmark.grid_tokens", "a number is needed, got True")),
+        ("student: {layers: [1, 1]}\n", ("student.layers", "without repeats", "[1, 1]")),
+        ("student: {layers: [-1, 1]}\n", ("student.layers", "greater than or equal to 0", "-1")),
+        ("prune: {layers: [2, 2]}\n", ("prune.layers", "without repeats", "[2, 2]")),
+        ("prune: {layers: [1, 0]}\n", ("prune.layers", "ascending", "[1, 0]")),
+        ("distil: {epochs: 0, soft_weight: 0, hard_weight: 0}\n", ("distil", "nothing to learn from")),
     ],
 )
 def test_wrong_values_in_words(tmp_path, added, expected):
     text = message(tmp_path, SMALL + added)
     assert all(part in text for part in expected), text
+
+
+def test_switches_are_still_booleans(tmp_path):
+    recipe = read(tmp_path, SMALL + "distil: {amp: true, select_best: no}\nreport: {html: off}\n")
+    assert (recipe.distil.amp, recipe.distil.select_best, recipe.report.html) == (True, False, False)
+
+
+TOP_K = SMALL + "compress_teacher: {top_k: 2, temperature: 4}\nrecover: null\n"
+
+
+def test_temperatures_of_top_k_soft_labels_must_agree(tmp_path):
+    text = message(tmp_path, TOP_K + "prune: {temperature: 3}\n")
+    for part in ("compress_teacher.temperature is 4.0", "distil.temperature is 2.0", "prune.temperature is 3.0"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        "distil: {temperature: 4}\n",
+        "distil: {temperature: 4}\nprune: {epochs: 0}\n",  # trains nothing
+        "distil: {soft_weight: 0}\n",  # does not read soft labels
+    ],
+)
+def test_temperatures_that_never_meet(tmp_path, sections):
+    assert read(tmp_path, TOP_K + sections).compress_teacher.temperature == 4
+
+
+@pytest.mark.parametrize("change", ["compress_teacher.top_k=null", "compress_teacher.temperature=null"])
+def test_temperatures_without_a_remaining_mass(tmp_path, change):
+    assert read(tmp_path, TOP_K, change).distil.temperature == 2.0
 
 
 @pytest.mark.parametrize(

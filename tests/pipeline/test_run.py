@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import torch
 
 import kdnative
 from kdnative.data import DataError
+from kdnative.distill.state import read_state, write_state
 from kdnative.pipeline import PipelineError, RunFolder
 from kdnative.quantize import FakeQuantLinear
 
@@ -110,6 +113,28 @@ def _kill_in(stage: str, run: RunFolder, arguments: list[str]) -> None:
         process.stderr.close()
 
 
+def test_a_failing_save_costs_no_training_and_no_time(finished, tiny, tmp_path, monkeypatch):
+    """The disk is full when the teacher is saved; --resume has nothing to train again, and counts both attempts."""
+    options = {"runs": tmp_path / "runs", "until": "train_teacher", "progress": False}
+    recipe = write_recipe(tmp_path / "tiny.yaml", tiny)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(kdnative, "save", full)
+        kdnative.run(recipe, **options)
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    saved = run.partial("train_teacher") / "training.state"
+    state = read_state(saved)
+    assert state["history"]["steps"] == finished.metrics("train_teacher")["steps"]
+    state["parts"]["on_step"]["seconds"] += 1000
+    write_state(saved, state)
+    kdnative.run(recipe, resume=True, **options)
+    assert digests(run, STAGES[:1]) == digests(finished, STAGES[:1])
+    assert 1000 < run.record("train_teacher")["seconds"] < 1100
+
+
 def test_a_second_run_needs_to_say_what_it_wants(finished, tiny):
     with pytest.raises(PipelineError, match="already holds a run: continue it with --resume"):
         again(finished, tiny)
@@ -119,6 +144,72 @@ def test_resuming_a_finished_run_does_nothing(finished, tiny):
     before = digests(finished), (finished.output("benchmark") / "metrics.json").read_bytes()
     again(finished, tiny, resume=True)
     assert before == (digests(finished), (finished.output("benchmark") / "metrics.json").read_bytes())
+
+
+def copy_of(finished: RunFolder, place: Path) -> RunFolder:
+    """A finished run to change."""
+    shutil.copytree(finished.path, place / "runs" / "tiny")
+    return RunFolder(place / "runs" / "tiny")
+
+
+def test_a_call_that_runs_nothing_keeps_the_machine_of_the_run(finished, tiny, tmp_path):
+    run = copy_of(finished, tmp_path)
+    (run.path / "run.json").write_text('{"machine": "the one it ran on"}')
+    kdnative.run(write_recipe(tmp_path / "r.yaml", tiny), runs=tmp_path / "runs", resume=True, progress=False)
+    assert json.loads((run.path / "run.json").read_text()) == {"machine": "the one it ran on"}
+
+
+def test_the_report_comes_back_after_a_stage_was_made_again(finished, tiny, tmp_path):
+    """The stage ends with the same weights, so everything after it is kept, but the results were deleted with it."""
+    run = copy_of(finished, tmp_path)
+    options = {"runs": tmp_path / "runs", "progress": False}
+    recipe = write_recipe(tmp_path / "r.yaml", tiny)
+    kdnative.run(recipe, only="train_baseline", overwrite=True, **options)
+    assert not (run.path / "summary.json").exists()
+    kdnative.run(recipe, resume=True, **options)
+    assert digests(run) == digests(finished)
+    assert [n for n in ("summary.json", "summary.txt", "report.html") if not (run.path / n).is_file()] == []
+
+
+def test_recipe_yaml_describes_the_stages_that_are_there(finished, tiny, tmp_path):
+    run = copy_of(finished, tmp_path)
+    before = (run.path / "recipe.yaml").read_text()
+    recipe = write_recipe(tmp_path / "r.yaml", changed(tiny, distil={"temperature": 7.0}))
+    kdnative.run(recipe, runs=tmp_path / "runs", only="train_teacher", progress=False)
+    assert (run.path / "recipe.yaml").read_text() == before
+    assert "recipe.yaml stays as it was: another recipe made distil and" in (run.path / "log.txt").read_text()
+    shutil.rmtree(run.path)
+    kdnative.run(recipe, runs=tmp_path / "runs", until="train_teacher", progress=False)
+    assert "temperature: 7.0" in (run.path / "recipe.yaml").read_text()
+
+
+def test_resume_notices_another_model_in_the_same_folder(tiny, tmp_path):
+    model = write_model(tmp_path / "model", layers=3)
+    recipe = changed(tiny, teacher={"source": str(model)}, train_teacher={"max_steps": 1})
+    path = write_recipe(tmp_path / "r.yaml", recipe)
+    options = {"runs": tmp_path / "runs", "until": "train_teacher", "progress": False}
+    run = RunFolder(kdnative.run(path, **options))
+    (model / "README.md").write_text("notes are no part of a model")
+    kdnative.run(path, resume=True, **options)
+    for name in ("model.safetensors", "vocab.txt"):
+        content = (model / name).read_bytes()
+        (model / name).write_bytes(content + b"\n")
+        with pytest.raises(PipelineError, match="train_teacher: the model in .*model is another one"):
+            kdnative.run(path, resume=True, **options)
+        (model / name).write_bytes(content)
+    shutil.rmtree(model)
+    with pytest.raises(PipelineError, match="train_teacher: the model in .*model is not there any more"):
+        kdnative.run(path, resume=True, **options)
+    assert run.record("train_teacher") is not None
+
+
+def test_a_students_own_model_is_noticed_too(tiny, tmp_path):
+    recipe = kdnative.pipeline.load_recipe(
+        write_recipe(tmp_path / "r.yaml", changed(tiny, student={"source": "hub:a/b", "layers": None}))
+    )
+    sources = {stage.name: stage.sources(recipe) for stage in kdnative.pipeline.active_stages(recipe)}
+    own = {"train_teacher": (tiny["teacher"]["source"],), "train_baseline": ("hub:a/b",), "distil": ("hub:a/b",)}
+    assert {name: found for name, found in sources.items() if found} == own
 
 
 def test_resume_refuses_a_changed_recipe_in_words(finished, tiny):
@@ -147,6 +238,7 @@ def test_only_refuses_without_its_inputs(tiny, tmp_path):
     recipe = write_recipe(tmp_path / "r.yaml", tiny)
     with pytest.raises(PipelineError, match="distil needs the output of train_teacher and compress_teacher"):
         kdnative.run(recipe, runs=tmp_path / "runs", only="distil", progress=False)
+    assert not (tmp_path / "runs").exists()  # or the next plain run would be refused
 
 
 def test_only_refuses_a_stale_input(finished, tiny):
@@ -156,10 +248,7 @@ def test_only_refuses_a_stale_input(finished, tiny):
 
 def test_restarting_changed_stages_and_only(finished, tiny, tmp_path):
     """A changed stage runs again with all that depends on it, and nothing else does."""
-    import shutil
-
-    shutil.copytree(finished.path, tmp_path / "runs" / "tiny")
-    run = RunFolder(tmp_path / "runs" / "tiny")
+    run = copy_of(finished, tmp_path)
     before = digests(run)
     recipe = write_recipe(tmp_path / "r.yaml", changed(tiny, recover={"max_steps": 1}))
     kdnative.run(recipe, runs=tmp_path / "runs", resume=True, restart_changed=True, until="recover", progress=False)
@@ -187,11 +276,22 @@ def test_overwrite_starts_afresh(tiny, tmp_path):
 def test_failures_leave_no_folder_behind(tiny, tmp_path):
     for wrong, error, words in (
         (changed(tiny, data={"source": str(tmp_path / "absent.tsv")}), DataError, "absent.tsv: no such file"),
+        (changed(tiny, teacher={"source": "absent"}), PipelineError, "train_teacher starts from 'absent', and there"),
         (changed(tiny, recover={"schemes": "w3a8"}), kdnative.pipeline.RecipeError, "unknown scheme 'w3a8'"),
         (changed(tiny, distil={"epchs": 3}), kdnative.pipeline.RecipeError, "did you mean 'epochs'"),
     ):
         with pytest.raises(error, match=words):
             kdnative.run(write_recipe(tmp_path / "r.yaml", wrong), runs=tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unusable_native_library_is_refused_before_anything_runs(tiny, tmp_path):
+    recipe = write_recipe(tmp_path / "r.yaml", tiny)
+    command = [sys.executable, "-m", "kdnative", "run", str(recipe), "--runs", str(tmp_path / "runs"), "--quiet"]
+    environment = {**os.environ, "KDNATIVE_ISA": "bogus"}
+    command += ["--until", "train_teacher"]
+    end = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert end.returncode and "instruction set 'bogus' is not one" in end.stderr and "Traceback" not in end.stderr
     assert not (tmp_path / "runs").exists()
 
 

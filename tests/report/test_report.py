@@ -96,10 +96,12 @@ def test_json_holds_what_the_page_shows(run_folder):
 
 
 def test_stages_are_in_the_order_of_the_run_and_partial_ones_left_out(run_folder):
-    write(run_folder / "stages" / "added_later" / "metrics.json", {})
-    assert list(read_run(run_folder).metrics) == [
-        "train_teacher", "train_baseline", "distil", "evaluate", "convert", "benchmark", "added_later",
-    ]  # fmt: skip
+    """A stage that the recipe had once, and leaves out now, is no part of this run."""
+    write(run_folder / "stages" / "prune" / "metrics.json", {})
+    order = ["train_teacher", "train_baseline", "distil", "evaluate", "convert", "benchmark"]
+    assert list(read_run(run_folder).metrics) == order
+    (run_folder / "run.json").unlink()
+    assert list(read_run(run_folder).metrics) == sorted([*order, "prune"])
 
 
 def test_a_summary_alone_is_enough_and_the_rest_is_named_as_absent(tmp_path):

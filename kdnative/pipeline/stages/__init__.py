@@ -1,6 +1,6 @@
 """The stages in their order. Each is a folder of the run and, under the same name, a section of the recipe."""
 
-from .base import Context, Shared, Stage
+from .base import ABSENT, Context, Shared, Stage
 from .measure import BENCHMARK, EVALUATE, REPORT
 from .native import CONVERT
 from .student import DISTIL, PRUNE, RECOVER, TRAIN_BASELINE
@@ -19,4 +19,4 @@ STAGES: tuple[Stage, ...] = (
     REPORT,
 )
 
-__all__ = ["STAGES", "Context", "Shared", "Stage"]
+__all__ = ["ABSENT", "STAGES", "Context", "Shared", "Stage"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,12 +11,21 @@ from logging import Logger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdnative.files import sha256_of
+
 from ..folder import RunFolder
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
 
     from ..schema import Recipe
+
+
+ABSENT = "absent"
+_NAMED = ("package:", "hub:")  # a source that is the name of a model, not the path of its folder
+# Of a model's folder: weights, configuration and tokenizer, but not notes that people write beside them.
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.index.json", "config.json", "tokenizer*", "vocab*", "merges.txt")
+_MODEL_FILES += ("*.model", "special_tokens_map.json", "added_tokens.json")
 
 
 @dataclass
@@ -26,6 +37,7 @@ class Context:
         run: the run's folder, to read the outputs of earlier stages from.
         folder: where this stage writes. Kept when the stage is interrupted, made visible when it returns.
         device: ``"cpu"`` or ``"cuda"``, for training; conversion and native measurements are on the CPU.
+        earlier_seconds: what interrupted attempts took whose work this one goes on with.
     """
 
     recipe: Recipe
@@ -36,6 +48,12 @@ class Context:
     log: Logger
     progress: bool
     shared: Shared
+    earlier_seconds: float = 0.0
+    start: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """How long the stage has taken so far."""
+        return self.earlier_seconds + time.perf_counter() - self.start
 
     @property
     def settings(self) -> Any:
@@ -65,6 +83,24 @@ class Shared:
         section = self.recipe.data
         return load_dataset(section.source, text_column=section.text, label_column=section.label, **options)
 
+    def model_digest(self, source: str) -> str | None:
+        """SHA-256 of the names and contents of a model's files, read once per run; ABSENT when the folder is gone.
+
+        None for names, which say themselves what they stand for.
+        """
+        if source.startswith(_NAMED):
+            return None
+        key = f"digest of {source}"
+        if key not in self.cache:
+            self.cache[key] = _digest(Path(source)) if Path(source).is_dir() else ABSENT
+        return self.cache[key]
+
+
+def _digest(folder: Path) -> str:
+    files = {file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
+    lines = (f"{file.name}\n{sha256_of(file)}\n" for file in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -76,6 +112,8 @@ class Stage:
         needs: the stages whose output it reads, given the recipe (stages may be left out of a recipe).
         uses: recipe sections besides its own that change its result.
         uses_data: whether the data set changes its result.
+        sources: the models from outside of the run that it starts from, as the recipe names them.
+        results: names of the files that it writes into the run's folder, beside its own.
     """
 
     name: str
@@ -83,3 +121,5 @@ class Stage:
     needs: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     uses: tuple[str, ...] = ()
     uses_data: bool = True
+    sources: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
+    results: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()

@@ -10,9 +10,10 @@ from torch import nn
 from kdnative.evaluate import Interval, Predictions, agreement, measure, paired_difference, predict
 from kdnative.files import replace_text
 
-from ..folder import write_json
+from ..folder import RESULTS, SUMMARY, write_json
 from ..summary import build_summary, format_summary
 from .base import Context, Stage
+from .sensitivity import layer_losses
 from .training import MODEL, load_model, student_source, tokenized, tokenizer
 
 if TYPE_CHECKING:
@@ -62,21 +63,14 @@ def _evaluate(context: Context) -> dict[str, Any]:
 def _sensitivity(context: Context) -> dict[str, Any]:
     """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
     from kdnative.data import tokenize
-    from kdnative.evaluate import sensitivity
-    from kdnative.quantize import finish_qat_
 
     recipe, limit = context.recipe, context.settings.sensitivity
     if not limit:
         return {}
     model = load_model(context, recipe.student_before("convert"))
-    finish_qat_(model)
     examples = context.data.validation.head(limit)
     data = tokenize(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
-    found = sensitivity(model, data, device=context.device)
-    rows = [
-        {"layer": s.layer, "scheme": s.change, "accuracy_drop": -s.accuracy_change, "divergence": s.kl} for s in found
-    ]
-    return {"sensitivity": rows}
+    return {"sensitivity": layer_losses(model, data, device=context.device)}
 
 
 def _accuracy(predictions: Predictions) -> float:
@@ -170,4 +164,10 @@ def _measured(recipe: Recipe) -> tuple[str, ...]:
 
 EVALUATE = Stage("evaluate", _evaluate, needs=_measured, uses=("data", "teacher", "student"))
 BENCHMARK = Stage("benchmark", _benchmark, needs=_measured, uses=("evaluate",), uses_data=False)
-REPORT = Stage("report", _report, needs=lambda recipe: ("evaluate", "benchmark"), uses=("data", "goals"))
+REPORT = Stage(
+    "report",
+    _report,
+    needs=lambda recipe: ("evaluate", "benchmark"),
+    uses=("data", "goals"),
+    results=lambda recipe: RESULTS if recipe.report.html else SUMMARY,
+)

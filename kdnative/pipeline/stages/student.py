@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -27,6 +27,9 @@ from .training import (
     tokenized,
     tokenizer,
 )
+
+if TYPE_CHECKING:
+    from ..schema import Recipe
 
 
 def _train_baseline(context: Context) -> dict[str, Any]:
@@ -126,9 +129,26 @@ def _task_loss(model: nn.Module, batch: Any) -> torch.Tensor:
     return nn.functional.cross_entropy(logits_of(model(**batch.inputs)), batch.labels)
 
 
+def _sources(recipe: Recipe) -> tuple[str, ...]:
+    """Where a new student comes from, when that is not a stage of the run."""
+    return () if recipe.student.source == "teacher" else (recipe.student.source,)
+
+
 _STUDENT = ("data", "teacher", "student")
-TRAIN_BASELINE = Stage("train_baseline", _train_baseline, needs=lambda recipe: ("train_teacher",), uses=_STUDENT)
-DISTIL = Stage("distil", _distil, needs=lambda recipe: ("train_teacher", "compress_teacher"), uses=_STUDENT)
+TRAIN_BASELINE = Stage(
+    "train_baseline",
+    _train_baseline,
+    needs=lambda recipe: ("train_teacher",),
+    uses=_STUDENT,
+    sources=_sources,
+)
+DISTIL = Stage(
+    "distil",
+    _distil,
+    needs=lambda recipe: ("train_teacher", "compress_teacher"),
+    uses=_STUDENT,
+    sources=_sources,
+)
 PRUNE = Stage("prune", _prune, needs=lambda recipe: ("train_teacher", "compress_teacher", "distil"), uses=_STUDENT)
 RECOVER = Stage(
     "recover",

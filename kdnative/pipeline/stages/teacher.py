@@ -53,7 +53,12 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     return {**metrics, "examples": len(labels)}
 
 
-TRAIN_TEACHER = Stage("train_teacher", _train_teacher, uses=("data", "teacher"))
+TRAIN_TEACHER = Stage(
+    "train_teacher",
+    _train_teacher,
+    uses=("data", "teacher"),
+    sources=lambda recipe: (recipe.teacher.source,),
+)
 COMPRESS_TEACHER = Stage(
     "compress_teacher",
     _compress_teacher,

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from kdnative.data import Batches, TokenizedDataset, tokenize
-from kdnative.distill import DistillationLoss, HiddenStateLoss, SoftLabels, train, uniform_layer_map
+from kdnative.distill import DistillationLoss, HiddenStateLoss, Progress, SoftLabels, train, uniform_layer_map
 
+from ..folder import STATE
 from ..models import load_tokenizer, parameters
 from .base import Context
 
 if TYPE_CHECKING:
     from ..schema import Distilling, Recipe, Training
 
-STATE = "training.state"
 MODEL = "model"
 VALIDATION_BATCH = 64
 
@@ -97,7 +97,7 @@ def fit(
 ) -> dict[str, Any]:
     """Trains a model with the stage's settings, from the last saved step if there is one; returns the figures.
 
-    The model is on the CPU afterwards.
+    The model is on the CPU afterwards. The saved state stays until the whole stage is finished.
     """
     settings: Training = context.settings
     seed = context.recipe.seed
@@ -126,11 +126,11 @@ def fit(
         state_path=state,
         save_every=settings.save_every,
         resume=True,
+        on_step=_Clock(context),
         log=lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)),
         progress=context.progress,
     )
     model.cpu()
-    state.unlink(missing_ok=True)
     return {
         "parameters": parameters(model),
         "steps": history.steps,
@@ -159,6 +159,22 @@ def load_model(context: Context, stage: str) -> nn.Module:
 def seeded(context: Context) -> None:
     """What is drawn at random next depends on the recipe's seed only, not on what ran before in this process."""
     torch.manual_seed(context.recipe.seed)
+
+
+class _Clock:
+    """Keeps the stage's seconds within the state of its training, so that those of interrupted attempts count."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def __call__(self, progress: Progress) -> None:
+        """Nothing to do at a step: the loop saves and restores what it calls there."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.context.seconds()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.context.earlier_seconds = state["seconds"]
 
 
 def _point(entry: dict[str, float]) -> dict[str, float]:

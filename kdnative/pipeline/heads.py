@@ -1,0 +1,103 @@
+"""A classification head that a model brings along, matched to the data's classes by their names."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import nn
+
+from .folder import PipelineError
+
+log = logging.getLogger("kdnative.run.heads")  # below the run's logger: both its file and the screen show it
+
+
+def fit_head(
+    model: nn.Module, own: Sequence[str], labels: Sequence[str], missing: Collection[str], source: str
+) -> None:
+    """Makes row i of a loaded head mean ``labels[i]``, in place.
+
+    The same names in another order (upper and lower case count as one): the rows are put into the data's order. Names
+    that say nothing (LABEL_0 ...), or data whose labels are the numbers 0, 1, ...: the rows stay. Other names: the
+    head was trained for something else and its last layer is drawn anew, with a warning.
+
+    Args:
+        model: a classifier of ``len(labels)`` classes, as transformers loaded it.
+        own: the class names in the model's own configuration, in the order of its rows.
+        labels: the data's.
+        missing: names of the parameters that the model's file does not have.
+        source: where the model comes from, for messages.
+
+    Raises:
+        PipelineError: the head has to change and is not a linear layer of one output per class after the encoder.
+    """
+    order = _order(own, labels)
+    if order == list(range(len(labels))):
+        return
+    if order is None and all(re.fullmatch(r"LABEL_\d+", str(name)) for name in own):
+        return
+    resized = len(own) != len(labels)
+    name = _head_name(model, len(labels))
+    if f"{name}.weight" in missing:
+        return  # the file holds no head, only names: nothing to match
+    if order is None and not resized and list(labels) == [str(i) for i in range(len(labels))]:
+        log.info("%s: the data's labels are numbers: rows of its head, %s", source, _listed(own))
+        return
+    if name is None and not resized:
+        raise PipelineError(
+            f"{source}: its classes are {_listed(own)}, the data's {_listed(labels)}, and its head can't be changed "
+            f"to fit: no linear layer of {len(labels)} outputs follows its encoder. Give a model without a "
+            "classification head, or one whose config.json lists the data's classes in this order (id2label)"
+        )
+    if order is not None:
+        _permute(model.get_submodule(name), order)
+        log.info("%s: the rows of its head were put into the order of the data's classes, %s", source, _listed(labels))
+        return
+    if not resized:
+        _draw(model.get_submodule(name), getattr(model.config, "initializer_range", 0.02))
+    log.warning(
+        "%s: its head is for the classes %s, the data's are %s: its last layer is new and has to be trained",
+        source,
+        _listed(own),
+        _listed(labels),
+    )
+
+
+def _order(own: Sequence[str], labels: Sequence[str]) -> list[int] | None:
+    """The row of the model that each of the data's classes has, or None where the names are not the same."""
+    for form in (str.strip, lambda name: name.strip().casefold()):  # letter by letter first: "a" and "A" may both exist
+        ours, theirs = [form(str(name)) for name in own], [form(name) for name in labels]
+        if len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs) and set(ours) == set(theirs):
+            return [ours.index(name) for name in theirs]
+    return None
+
+
+def _head_name(model: nn.Module, classes: int) -> str | None:
+    """The last linear layer of one output per class behind the encoder; inside it, a width may be equal by chance."""
+    encoder = f"{model.base_model_prefix}."
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == classes and not name.startswith(encoder)
+    ]
+    return found[-1] if found else None
+
+
+@torch.no_grad()
+def _permute(head: nn.Linear, order: list[int]) -> None:
+    head.weight.copy_(head.weight[order])
+    if head.bias is not None:
+        head.bias.copy_(head.bias[order])
+
+
+def _draw(head: nn.Linear, deviation: float) -> None:
+    nn.init.normal_(head.weight, std=deviation)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
