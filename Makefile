@@ -54,14 +54,11 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
 	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 
-wheel: $(VENV)/dev.stamp
-	rm -rf dist
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+wheel: dist/wheel.stamp
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
-# dist/ is built once and kept: the same wheel serves every torch.
-test-wheel:
-	@test -n "$(wildcard dist/*.whl)" || $(MAKE) wheel
+# dist/ is kept until a source changes: the same wheel serves every torch.
+test-wheel: dist/wheel.stamp
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis transformers timm open_clip_torch
 	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
@@ -72,7 +69,7 @@ test-wheel:
 
 # The report is tested in a real browser. Debian and its relatives have it as a package.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	@test "$$KDNATIVE_NO_BROWSER" = 1 || command -v chromium chromium-browser google-chrome >/dev/null || \
 	  { echo "installing chromium for the report test"; apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	  { echo "no chromium: install it, or set KDNATIVE_NO_BROWSER=1 to leave the report test out"; exit 1; }
 
@@ -81,6 +78,11 @@ $(BIN)/pip:
 
 # The native sources are prerequisites, so a stale library is rebuilt.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp csrc/*/*/*.h)
+
+dist/wheel.stamp: $(SOURCES) $(wildcard kdnative/*.py kdnative/*/*.py kdnative/*/*/*.py) | $(VENV)/dev.stamp
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	@touch $@
 
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip
 	$(BIN)/pip install --quiet --editable '.[pipeline]'

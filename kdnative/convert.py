@@ -6,20 +6,22 @@ Everything is decided and built before the model is touched, so a failure leaves
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kdnative.conversion import ConversionReport, ConversionRow
 from kdnative.crossover import dense_or_sparse
-from kdnative.fusing import Rebuilder, rebuilder
-from kdnative.nn import Embedding, Linear, hf, known_layers, torch_attention, torch_encoder
-from kdnative.obstacles import NOT_FINITE, hooked, owners_of, storage, too_small, unusual, without_values
+from kdnative.fusing import Rebuilder, has_known_layers, rebuilder, refusal
+from kdnative.last_float import linears_to_keep
+from kdnative.nn import Embedding, Linear, hf, torch_attention, torch_encoder
+from kdnative.nn.layer_conversion import Unsupported
+from kdnative.obstacles import NOT_FINITE, Verdict, owners_of, storage, too_small, unusual, without_values
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
-from kdnative.selection import Choice, Selection
+from kdnative.selection import Choice, Selection, within
 from kdnative.sizes import bytes_of, fused_bytes, native_shape, own_tensors, packed_tensors
 
 __all__ = ["ConversionReport", "ConversionRow", "convert_"]
@@ -52,6 +54,9 @@ def convert_(
     With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros gets the dense form of the scheme, which
     computes the same and is faster then (:mod:`kdnative.crossover`); fused encoders are dense too (``fuse=False``
     converts their layers one by one). The report says so.
+
+    Models of transformers read their device and dtype from a parameter: where none would be left, the last linear stays
+    in float, unless a pattern other than ``*`` asks for it.
 
     Args:
         model: float32, bfloat16 or float16, on the CPU.
@@ -88,15 +93,8 @@ def convert_(
     if fuse:
         plan.fuse_encoders()
     plan.replace_layers()
+    plan.keep_parameters()
     return plan.apply()
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What will happen to one layer."""
-
-    scheme: Scheme | None
-    reason: str
 
 
 class _Plan:
@@ -138,9 +136,9 @@ class _Plan:
         return module if isinstance(module, _LAYERS) else None
 
     def _in_torch_encoder(self, name: str) -> bool:
-        return any(_within(name, encoder) for encoder in self.torch_encoders)
+        return any(within(name, encoder) for encoder in self.torch_encoders)
 
-    def _judge(self, names: Iterable[str]) -> dict[str, _Verdict]:
+    def _judge(self, names: Iterable[str]) -> dict[str, Verdict]:
         verdicts, errors = {}, []
         for name in names:
             module = self._layer(name)
@@ -150,15 +148,15 @@ class _Plan:
             if isinstance(module, nn.Embedding):
                 choice = self._choice_of_embedding(choice)
             if choice.scheme is None:
-                verdicts[name] = _Verdict(None, choice.reason)
+                verdicts[name] = Verdict(None, choice.reason)
                 continue
             obstacle = self._obstacle(name, module, choice)
             if obstacle is None:
-                verdicts[name] = _Verdict(self._scheme_of(module, choice), "")
+                verdicts[name] = Verdict(self._scheme_of(module, choice), "")
             elif choice.explicit or obstacle.startswith(NOT_FINITE):
                 errors.append(f"  {name or '(model)'}: {obstacle}")
             else:
-                verdicts[name] = _Verdict(None, obstacle)
+                verdicts[name] = Verdict(None, obstacle)
         if errors:
             raise ValueError(
                 "nothing was converted; these modules can't be converted as asked (keep=[...] leaves them in float):\n"
@@ -239,40 +237,22 @@ class _Plan:
         done: list[str] = []
         for name, module in self.modules.items():
             rebuild = rebuilder(module)
-            if any(_within(name, outer) for outer in done) or rebuild is None:
+            if any(within(name, outer) for outer in done) or rebuild is None:
                 continue
-            result = self._refusal_to_fuse(name) or self._fused(name, module, rebuild)
+            result = refusal(name, self.modules, self.verdicts) or self._fused(name, module, rebuild)
             if isinstance(result, str):
                 self._row(name, module, "kept", None, f"not fused: {result}; converted layer by layer instead")
                 self._judge_apart(name)
-                if self._has_known_layers(name):  # which may do better on their own
+                if has_known_layers(name, self.modules):  # which may do better on their own
                     continue
             done.append(name)
 
-    def _has_known_layers(self, name: str) -> bool:
-        return any(
-            inner != name and _within(inner, name) and known_layers.is_layer(module)
-            for inner, module in self.modules.items()
-        )
-
     def _judge_apart(self, name: str) -> None:
         """The layers of an encoder that could not be fused will be on their own."""
-        inside = {inner for inner in self.modules if _within(inner, name)}
+        inside = {inner for inner in self.modules if within(inner, name)}
         if self.torch_encoders & inside:
             self.torch_encoders -= inside
             self.verdicts = {n: v for n, v in self.verdicts.items() if n not in inside} | self._judge(sorted(inside))
-
-    def _refusal_to_fuse(self, name: str) -> str | None:
-        """A fused encoder has no room for float layers and runs no hooks: why this one would need some."""
-        for inner, module in self.modules.items():
-            if _within(inner, name) and (hooks := hooked(module)):
-                return f"{inner} {hooks}"
-        for inner, verdict in self.verdicts.items():
-            if _within(inner, name) and verdict.scheme is None:
-                return f"{inner} stays in float ({verdict.reason})"
-            if _within(inner, name) and verdict.scheme.activation_bits != 8:
-                return f"{inner} is to keep float activations ({verdict.scheme}); the fused encoder has int8 ones only"
-        return None
 
     def _fused(self, name: str, module: nn.Module, rebuild: Rebuilder) -> str | None:
         used: dict[str, QuantizedWeight] = {}
@@ -289,7 +269,7 @@ class _Plan:
         remaining = sum(t.numel() * t.element_size() for t in (*encoder.parameters(), *encoder.buffers()))
         own = name or "(model)"
         for inner, part in self.modules.items():
-            if not _within(inner, name) or inner == name or not own_tensors(part, buffers=False):
+            if not within(inner, name) or inner == name or not own_tensors(part, buffers=False):
                 continue
             size = fused_bytes(inner, self._layer(inner) or part, used.get(inner))
             remaining -= size
@@ -315,6 +295,16 @@ class _Plan:
             elif own_tensors(module, buffers=False):
                 self._row(name, module, "kept", None, f"there is no native {type(module).__name__}: it runs in torch")
 
+    def keep_parameters(self) -> None:
+        """Leave a linear in float where a model of transformers would have no parameter, and no device and dtype."""
+        free = lambda name: not self.selection.choose(name).explicit  # noqa: E731
+        for name in linears_to_keep(self.modules, self.replacements, free):
+            module = self.modules[name]
+            del self.replacements[id(module)]
+            reason = "transformers reads device and dtype of a model from a parameter, and this has the last one"
+            after = bytes_of(own_tensors(module))
+            self.rows[name] = replace(self.rows[name], action="kept", scheme=None, reason=reason, bytes_after=after)
+
     def _replace(self, name: str, module: nn.Module, layer: nn.Linear | nn.Embedding) -> None:
         """Build the native form of ``layer``, which ``module`` amounts to, unless it stays as it is."""
         scheme, reason = self.verdicts[name].scheme, self.verdicts[name].reason
@@ -333,7 +323,7 @@ class _Plan:
             if type(module) is nn.MultiheadAttention:
                 native = torch_attention.attention_from_torch(module, weight, scheme)
             else:
-                native = Linear.from_quantized(weight, layer.bias, scheme)
+                native = Linear.from_quantized(weight, layer.bias, scheme, dtype=layer.weight.dtype)
             text = str(scheme)
         self.replacements[id(module)] = native
         after = [t for t in packed_tensors(native) if id(t) not in self.counted]
@@ -354,6 +344,10 @@ class _Plan:
         return too_small(*module.weight.shape)
 
     def _quantized(self, name: str, linear: nn.Linear) -> QuantizedWeight:
+        if not isinstance(linear, nn.Linear):
+            raise Unsupported(f"{name} is a {type(linear).__name__}, not a plain nn.Linear")
+        if name not in self.verdicts:
+            raise Unsupported(f"{name} is a module that the model has under another name too")
         if type(linear) is FakeQuantLinear:
             return linear.quantized()
         scheme = self.verdicts[name].scheme
@@ -390,7 +384,3 @@ class _Plan:
             become(self.model, self.replacements[id(self.model)])
         self.model.eval()
         return ConversionReport(self.model, [self.rows[name] for name in self.modules if name in self.rows])
-
-
-def _within(name: str, outer: str) -> bool:
-    return outer in ("", name) or name.startswith(f"{outer}.")

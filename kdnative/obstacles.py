@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from kdnative.scheme import Scheme
 
 __all__ = [
     "MIN_IN_FEATURES",
     "MIN_OUT_FEATURES",
     "NOT_FINITE",
+    "Verdict",
     "hooked",
     "owners_of",
     "storage",
@@ -31,6 +36,14 @@ NOT_FINITE = "NaN or infinite values"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What will happen to one layer: the scheme that it gets, or None and the reason."""
+
+    scheme: Scheme | None
+    reason: str
 
 
 def storage(tensor: Tensor) -> tuple[str, int]:

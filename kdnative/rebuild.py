@@ -25,7 +25,7 @@ from kdnative.nn import (
     known_layers,
     torch_encoder,
 )
-from kdnative.nn.hf_config import settings_of, to_plain
+from kdnative.nn.hf_config import settings_of
 from kdnative.quantize import FakeQuantLinear
 
 __all__ = [
@@ -34,9 +34,10 @@ __all__ = [
     "become",
     "build",
     "buffers_to_keep",
-    "describe",
+    "entry_of",
     "fit",
     "float_tensors",
+    "is_number",
     "set_attributes",
     "takes_place_of",
     "walk",
@@ -54,7 +55,6 @@ _FLOAT_FORMS = {
     _ATTENTION: (("embed_dim", "num_heads", "batch_first"), nn.MultiheadAttention),
 }
 _OWN = {_QAT: FakeQuantLinear, _ATTENTION: MultiheadAttention}
-_KIND_OF_MODEL = ("model_type", "hidden_size", "vocab_size")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -68,33 +68,6 @@ def walk(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Ite
     if not isinstance(module, tuple(NATIVE.values())):
         for attribute, child in module.named_children():
             yield from walk(child, f"{name}.{attribute}" if name else attribute, seen)
-
-
-def describe(model: nn.Module) -> dict:
-    """Everything needed to build the structure of a model again.
-
-    Returns:
-        ``modules``: ``{name: {"class": ..., "config": ... where it can be built from one}}``; ``transformers``: class
-        and configuration when the model is one of that library, else None; ``attributes``: numbers that modules hold
-        and that differ from what the configuration gives, such as the head counts of a pruned attention;
-        ``rebuild``: "transformers", "modules", or "into" when only a model made by the caller can be filled.
-    """
-    structure = {
-        "modules": {name: _entry(module) for name, module in walk(model)},
-        "transformers": _transformers_part(model),
-        "attributes": {},
-        "rebuild": "into",
-    }
-    for way in ("transformers", "modules"):
-        if way == "transformers" and structure["transformers"] is None:
-            continue
-        try:
-            skeleton = build({**structure, "rebuild": way}, native=lambda name, entry: model.get_submodule(name))
-        except Exception:  # whatever a constructor or a configuration raises: it can't be built this way
-            continue
-        if _names(skeleton) == _names(model) and _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
-            return {**structure, "rebuild": way, "attributes": _differing_attributes(model, skeleton)}
-    return structure
 
 
 def build(structure: dict, native: Callable[[str, dict], nn.Module] | None = None) -> nn.Module:
@@ -132,7 +105,7 @@ def fit(model: nn.Module, entries: dict[str, dict], native: Callable[[str, dict]
             continue
         if entry["class"] in NATIVE:
             _put(model, name, native(name, entry), places)
-        elif _entry(old := model.get_submodule(name)) != entry:
+        elif entry_of(old := model.get_submodule(name)) != entry:
             new = _like(old, _make(entry))
             if isinstance(new, MultiheadAttention):  # whose last linear may stay in float
                 new.out_proj = old.out_proj
@@ -146,12 +119,16 @@ def become(module: nn.Module, native: nn.Module) -> None:
 
 
 def takes_place_of(entry: dict, module: nn.Module) -> bool:
-    """Whether the native module of a table entry is what a float module like this one is converted into."""
+    """Whether a module is like the native one of a table entry, or a float one that is converted into such."""
     spec = entry["config"]
+    if type(module) is ROOTS[entry["class"]]:
+        own, given = module.spec, _make(entry).spec
+        return all(own[key] == given[key] for key in own if key not in ("dtype", "transformers"))
     if entry["class"] == "kdnative.nn.Encoder":
-        known = spec["transformers"] or {}
-        same = all(getattr(getattr(module, "config", None), key, None) == known.get(key) for key in _KIND_OF_MODEL)
-        return hf.is_encoder(module) and same
+        # The plain configuration has a family's own names for sizes, such as `dim`; its class knows the common ones.
+        wanted = {"model_type": (spec["transformers"] or {}).get("model_type")}
+        wanted |= {name: spec[name] for name in ("hidden_size", "vocab_size")}
+        return hf.is_encoder(module) and all(getattr(module.config, k, None) == v for k, v in wanted.items())
     if entry["class"] == "kdnative.nn.EncoderLayer":
         norm = next((m for m in module.modules() if isinstance(m, nn.LayerNorm)), None)
         return known_layers.is_layer(module) and norm is not None and norm.normalized_shape == (spec["hidden_size"],)
@@ -169,7 +146,7 @@ def set_attributes(model: nn.Module, attributes: dict[str, dict]) -> None:
     for name, values in attributes.items():
         module = model.get_submodule(name)
         for key, value in values.items():
-            if not _is_number(vars(module).get(key)) or not _is_number(value):
+            if not is_number(vars(module).get(key)) or not is_number(value):
                 raise ValueError(f"{name}.{key} is not a number")
             setattr(module, key, value)
 
@@ -197,7 +174,8 @@ def buffers_to_keep(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _entry(module: nn.Module) -> dict:
+def entry_of(module: nn.Module) -> dict:
+    """What a table says of a module: its class, and what to build it from where that is known."""
     cls = type(module)
     for name, native in NATIVE.items():
         if cls is native:
@@ -252,15 +230,16 @@ def _make(entry: dict) -> nn.Module:
 
 
 def _like(old: nn.Module, new: nn.Module) -> nn.Module:
-    """``new``, from the meta device, with the dtype and device of ``old``; its values are still to be loaded."""
-    like = next(old.parameters(recurse=False), None)
+    """``new``, from the meta device, with dtype, device and mode of ``old``; its values are still to be loaded."""
+    like, new = next(old.parameters(recurse=False), None), new.train(old.training)
     if like is None:
         return new
-    new = new.to(like.dtype)
+    new = new.to(like.dtype).requires_grad_(like.requires_grad)
     return new if like.is_meta else new.to_empty(device=like.device)
 
 
-def _is_number(value) -> bool:
+def is_number(value) -> bool:
+    """Whether a value is one of those that a description may set on a module."""
     return type(value) in (int, float, bool)
 
 
@@ -308,30 +287,6 @@ def _leave_out(model: nn.Module, entries: dict[str, dict]) -> None:
             setattr(model.get_submodule(parent), attribute, None)
 
 
-def _same_gaps(skeleton: nn.Module, model: nn.Module) -> bool:
-    """Whether the model has None, and nothing else, wherever `_leave_out` put it."""
-    return all(
-        getattr(model.get_submodule(name), attribute, skeleton) is None
-        for name, module in walk(skeleton)
-        for attribute, child in module._modules.items()
-        if child is None
-    )
-
-
-def _transformers_part(model: nn.Module) -> dict | None:
-    if not type(model).__module__.startswith("transformers."):
-        return None
-    import transformers
-
-    if not isinstance(model, transformers.PreTrainedModel):
-        return None
-    return {
-        "class": type(model).__name__,
-        "config": to_plain(model.config),
-        "attention": model.config._attn_implementation,
-    }
-
-
 def _transformers_skeleton(part: dict) -> nn.Module:
     try:
         import transformers
@@ -346,38 +301,3 @@ def _transformers_skeleton(part: dict) -> nn.Module:
     config._attn_implementation = part["attention"]
     with torch.device("meta"):
         return cls(config)
-
-
-def _names(model: nn.Module) -> set[str]:
-    """Every path to a module: one that is used twice has two."""
-    return {name for name, _ in model.named_modules(remove_duplicate=False)}
-
-
-def _same_tensors(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two models have tensors of the same names and shapes, and no tensor hides outside of them."""
-    for tensors in (float_tensors, buffers_to_keep):
-        shapes_a, shapes_b = ({k: t.shape for k, t in tensors(m).items()} for m in (a, b))
-        if shapes_a != shapes_b:
-            return False
-    return not any(isinstance(value, Tensor) for _, module in walk(a) for value in vars(module).values())
-
-
-def _differing_attributes(model: nn.Module, skeleton: nn.Module) -> dict[str, dict]:
-    fresh = dict(walk(skeleton))
-    differing = {}
-    for name, module in walk(model):
-        if module is fresh[name] or getattr(nn, type(module).__name__, None) is type(module):
-            continue
-        own, other = _numbers(module), _numbers(fresh[name])
-        found = {key: value for key, value in own.items() if key in other and other[key] != value}
-        if found:
-            differing[name] = found
-    return differing
-
-
-def _numbers(module: nn.Module) -> dict[str, int | float | bool]:
-    return {
-        key: value
-        for key, value in vars(module).items()
-        if _is_number(value) and not key.startswith("_") and key != "training"
-    }

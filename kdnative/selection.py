@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kdnative.scheme import Scheme
 
-__all__ = ["Choice", "Selection", "matches"]
+__all__ = ["Choice", "Selection", "matches", "within"]
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -23,6 +23,11 @@ def matches(pattern: str, name: str) -> bool:
     if pattern.startswith("re:"):
         return any(re.fullmatch(pattern[3:], n) for n in names)
     return any(fnmatch.fnmatchcase(n, pattern) for n in names)
+
+
+def within(name: str, outer: str) -> bool:
+    """Whether the module ``name`` is the module ``outer`` or inside it."""
+    return outer in ("", name) or name.startswith(f"{outer}.")
 
 
 @dataclass(frozen=True)

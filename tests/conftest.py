@@ -19,7 +19,9 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _threads():
+    """One thread, unless a test sets more: on tensors this small a second one takes longer to wake than it helps."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

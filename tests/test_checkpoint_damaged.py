@@ -1,15 +1,17 @@
 """Checkpoints that are damaged, changed, of another version or model, or that name what they may not."""
 
+import errno
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
+from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save, weights
 from kdnative.checkpoint.manifest import digest_of
 from kdnative.checkpoint.weights import Weights
 from kdnative.convert import convert_
@@ -35,9 +37,9 @@ def rewrite(folder, change):
     save_file(tensors, file)
 
     def vouch(manifest):
-        weights = manifest["weights"]
-        weights |= vouched(file)
-        weights["tensors"] = {
+        listed = manifest["weights"]
+        listed |= vouched(file)
+        listed["tensors"] = {
             k: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for k, t in tensors.items()
         }
 
@@ -50,6 +52,54 @@ def test_no_checkpoint(tmp_path):
             call(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="no .safetensors file"):
         file_size(tmp_path)
+
+
+def refusing(error):
+    def refuse(*arguments, **options):
+        raise OSError(error, os.strerror(error))  # which makes a PermissionError and so on of itself
+
+    return refuse
+
+
+UNREADABLE = {errno.EACCES: "no permission; ask its owner", errno.EIO: "Input/output error"}
+
+
+@pytest.mark.parametrize("code", UNREADABLE)
+def test_files_that_the_system_refuses(saved, monkeypatch, code):
+    with monkeypatch.context() as patch:  # not chmod: root may read everything
+        patch.setattr(Path, "read_text", refusing(code))
+        for call in (load, inspect, lambda path: save(mlp(), path)):
+            with pytest.raises(CheckpointError, match=UNREADABLE[code]):
+                call(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "open", refusing(code), raising=False)
+        with pytest.raises(CheckpointError, match=f"model.safetensors: can't be read: .*{UNREADABLE[code]}"):
+            load(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "sha256_of_open", refusing(code))
+        with pytest.raises(CheckpointError, match=f"model.safetensors: can't be read: .*{UNREADABLE[code]}"):
+            load(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refusing(code))
+        for call in (file_size, lambda path: save(mlp(), path)):
+            with pytest.raises(CheckpointError, match=f"can't be read: .*{UNREADABLE[code]}"):
+                call(saved)
+    load(saved)
+
+
+@pytest.mark.parametrize("name", ["kdnative.json", "model.safetensors"])
+def test_folders_in_place_of_files(saved, name):
+    (saved / name).unlink()
+    (saved / name).mkdir()
+    with pytest.raises(CheckpointError, match=f"{name}: can't be read: there is a folder of that name"):
+        load(saved)
+
+
+def test_files_in_place_of_folders(saved):
+    for path in (saved / "kdnative.json", saved / "model.safetensors" / "below"):
+        for call in (load, inspect):
+            with pytest.raises(CheckpointError, match="is a file, or lies below one; a checkpoint is the folder"):
+                call(path)
 
 
 def test_damaged_weights(saved):
@@ -98,7 +148,9 @@ def test_weights_cut_off_while_they_are_read(saved):
             weights.read(name)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "weights": 3}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 100_000, '{"format": 1}', '{"format": 1, "weights": 3}', "\xff"]
+)
 def test_damaged_descriptions(saved, text):
     (saved / "kdnative.json").write_bytes(text.encode("latin-1"))
     for call in (load, inspect):

@@ -10,7 +10,7 @@ import torch
 from kdnative.nn.encoder_parts import LINEARS
 from kdnative.scheme import Scheme
 
-from .manifest import BUFFER, MANIFEST, CheckpointError, read_manifest
+from .manifest import BUFFER, MANIFEST, CheckpointError, read_manifest, reason_of
 
 __all__ = ["file_size", "inspect"]
 
@@ -60,13 +60,16 @@ def file_size(path: str | os.PathLike) -> int:
     """Bytes of the weights: of a file, or of all ``.safetensors`` files of a folder (kdnative or Hugging Face).
 
     Raises:
-        CheckpointError: there is no such file.
+        CheckpointError: there is no such file, or it can't be read.
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{path}: there is no .safetensors file")
-    return sum(file.stat().st_size for file in files)
+    try:
+        files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{path}: there is no .safetensors file")
+        return sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read: {reason_of(error)}") from error
 
 
 def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from kdnative import rebuild
 
 from .manifest import MANIFEST, WEIGHTS, CheckpointError, read_manifest, some
+from .settings import freeze, read_generation, set_generation
 from .weights import Weights
 
 __all__ = ["load"]
@@ -19,20 +21,26 @@ __all__ = ["load"]
 def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
     """Read a checkpoint.
 
+    The model computes, and generates, what the saved one did: tensors have the types in which they were saved,
+    transformers' models the generation config, and parameters that were frozen (``requires_grad=False``) are frozen.
+
     Args:
         path: the folder.
         into: a model of the original classes, float or converted, to be given the checkpoint's native modules, shapes
-            and tensors in place. Where the whole model was one encoder or layer, it becomes the native module: the
-            same object, of another class, as :func:`kdnative.convert_` does it. None rebuilds the model: transformers'
-            models, and trees of ``nn.Sequential``, ``nn.ModuleList`` and ``nn.ModuleDict`` with layers of torch.nn and
-            kdnative.
+            and tensors in place. The checkpoint's types win: what it has in bfloat16 becomes bfloat16 in a float32
+            model too (``.to(dtype)`` afterwards gives another). What the model has frozen stays so, and its hooks stay
+            except on layers that become native. Where the whole model was one encoder or layer, it becomes the native
+            module: the same object, of another class, as :func:`kdnative.convert_` does it. None rebuilds the model:
+            transformers' models, and trees of ``nn.Sequential``, ``nn.ModuleList`` and ``nn.ModuleDict`` with layers of
+            torch.nn and kdnative; not one with hooks, or with a forward set on an instance, which no file holds.
 
     Returns:
         The model, on the CPU and in eval mode; ``into`` itself where it is given, on its device and in its mode.
 
     Raises:
-        CheckpointError: a file is missing, damaged, changed, or of another version; the tensors are not those of the
-            model; or the model can't be rebuilt, and ``into`` is needed. ``into`` has its old modules then.
+        CheckpointError: a file is missing, can't be read, is damaged, changed, or of another version; the tensors are
+            not those of the model; or the model can't be rebuilt, and ``into`` is needed. ``into`` has its old modules
+            and types then.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -45,13 +53,16 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
 def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
     if manifest["rebuild"] == "into":
         root = manifest["modules"][""]["class"]
+        why = manifest.get("why") or (
+            "it is neither made of torch.nn layers in containers nor what transformers builds from its configuration"
+        )
         raise CheckpointError(
-            f"{path}: a {root} can't be rebuilt from a file, because it is neither made of torch.nn layers in "
-            "containers nor what transformers builds from its configuration; build it in your code and call "
+            f"{path}: a {root} can't be rebuilt from a file, because {why}; build it in your code and call "
             "load(path, into=model)"
         )
     try:
         model = rebuild.build(manifest)
+        set_generation(model, read_generation(manifest.get("generation", {})))
     except ImportError:
         raise
     except Exception as error:  # whatever a damaged or foreign description makes a constructor raise
@@ -61,44 +72,54 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
     _load_state(path, model, weights.state(without=filled), assign=True, filled=filled)
     _restore_buffers(path, model, weights)
     _tie(model, manifest["weights"]["aliases"])
+    freeze(model, manifest.get("frozen", []))
     return model.eval()
 
 
 def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
-    """Load into the caller's model; its old modules come back if that fails."""
+    """Load into the caller's model; its old modules and types come back if that fails."""
     root = manifest["modules"][""]
     if root["class"] in rebuild.ROOTS:
-        return _fill_native(path, manifest, weights, model)
+        _check_kind(path, root, model)
+        if type(model) is not rebuild.ROOTS[root["class"]]:
+            rebuild.become(model, _rebuild(path, manifest, weights).train(model.training))
+            return model
     before = [(module, dict(module._modules)) for module in model.modules()]
+    other_types: list[tuple[Tensor, Tensor]] = []
     try:
+        generation = read_generation(manifest.get("generation", {}))
         rebuild.fit(model, manifest["modules"])
         _check_shapes(path, model, weights)
+        _take_types_and_buffers(model, weights, other_types)
         filled = _fill_packed(path, model, weights)
         _load_state(path, model, weights.state(without=filled), assign=False, filled=filled)
         rebuild.set_attributes(model, manifest["attributes"])
+        set_generation(model, generation)
     except Exception as error:
         for module, children in before:
             module._modules = children
+        for tensor, data in other_types:
+            tensor.data = data
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: it does not fit into the given {type(model).__name__}: {error}") from error
+    if root["class"] in rebuild.NATIVE and "dtype" in root["config"]:
+        model.to(getattr(torch, root["config"]["dtype"]))  # of its output: fit() gives it to modules inside of others
+    freeze(model, manifest.get("frozen", []))
     return model
 
 
-def _fill_native(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
-    """A checkpoint of one native module: into one like it, or in place of the float module it was converted from."""
-    root = manifest["modules"][""]
-    if type(model) is rebuild.ROOTS[root["class"]]:
-        _load_state(path, model, weights.state(), assign=False)
-    elif rebuild.takes_place_of(root, model):
-        native = _rebuild(path, manifest, weights).train(model.training)
-        rebuild.become(model, native)
-    else:
+def _check_kind(path: Path, root: dict, model: nn.Module) -> None:
+    """A checkpoint of one native module goes into one like it, or in place of the float one that it was."""
+    try:
+        fits = rebuild.takes_place_of(root, model)
+    except Exception as error:  # whatever a damaged description makes a constructor raise
+        raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error!r}") from error
+    if not fits:
         raise CheckpointError(
             f"{path}: it holds a {root['class']}, which can't take the place of this {type(model).__name__}: the model "
-            "to load into must be of the kind and sizes of the converted one"
+            "to load into must be of the kind, sizes and settings of the converted one"
         )
-    return model
 
 
 def _check_shapes(path: Path, model: nn.Module, weights: Weights) -> None:
@@ -110,6 +131,27 @@ def _check_shapes(path: Path, model: nn.Module, weights: Weights) -> None:
             raise CheckpointError(
                 f"{path / WEIGHTS}: {name} has shape {weights.shapes[name]}, the model needs {list(tensor.shape)}"
             )
+
+
+def _take_types_and_buffers(model: nn.Module, weights: Weights, before: list[tuple[Tensor, Tensor]]) -> None:
+    """Give float parameters and buffers of the caller's model the types of the saved ones, before they are copied.
+
+    Native modules compute in the type of the model that was converted; beside float ones of another type they would
+    fail at the first call. Buffers that no state dict has get their values too: a change of type would round what the
+    caller's model holds. ``before`` gets each tensor that changes, and what it held.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        dtype = weights.dtypes.get(name, tensor.dtype)
+        if name in weights.buffers and (saved := weights.read_buffer(name)).shape == tensor.shape:
+            data = saved.to(tensor.device)
+        elif dtype != tensor.dtype and dtype.is_floating_point and tensor.is_floating_point():
+            data = tensor.data.to(dtype)
+        else:
+            continue
+        before.append((tensor, tensor.data))
+        if tensor.dtype != dtype:
+            tensor.grad = None  # of values that go, and of a type that no longer fits
+        tensor.data = data
 
 
 def _fill_packed(path: Path, model: nn.Module, weights: Weights) -> set[str]:

@@ -21,6 +21,7 @@ __all__ = [
     "digest_of",
     "dtype_name",
     "read_manifest",
+    "reason_of",
     "some",
 ]
 
@@ -30,6 +31,7 @@ MANIFEST = "kdnative.json"
 BUFFER = "buffer:"  # prefix of tensors that are not in the state dict but that the model needs
 
 _FIELDS = {"kdnative": str, "weights": dict, "modules": dict, "attributes": dict, "rebuild": str, "sha256": str}
+_LATER_FIELDS = {"frozen": (str, list), "generation": dict, "why": str}  # older checkpoints lack them
 _WEIGHT_FIELDS = {"bytes": int, "sha256": str, "tensors": dict, "aliases": dict}
 
 
@@ -41,15 +43,21 @@ def read_manifest(path: Path) -> dict:
     """The description in a checkpoint's folder; its tables have the fields and types that they must have.
 
     Raises:
-        CheckpointError: it is missing, damaged, changed, or of another format.
+        CheckpointError: it is missing, can't be read, is damaged, changed, or of another format.
     """
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file}: there is no such file; is {path} a kdnative checkpoint?") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: damaged or unreadable: {error}") from error
+    except NotADirectoryError:
+        raise CheckpointError(
+            f"{path}: this is a file, or lies below one; a checkpoint is the folder that holds {MANIFEST}: give that"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: can't be read: {reason_of(error)}") from error
+    except (RecursionError, ValueError) as error:
+        raise CheckpointError(f"{file}: damaged: {error}") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
@@ -58,6 +66,7 @@ def read_manifest(path: Path) -> dict:
             + (f": it was written by kdnative {manifest.get('kdnative')}, upgrade to that" if newer else "")
         )
     _check_fields(file, manifest, _FIELDS)
+    _check_fields(file, manifest, {name: kind for name, kind in _LATER_FIELDS.items() if name in manifest})
     if manifest["sha256"] != digest_of(manifest):
         raise CheckpointError(f"{file}: changed since it was saved: its SHA-256 is not the one that it states")
     _check_fields(file, manifest["weights"], _WEIGHT_FIELDS)
@@ -82,10 +91,20 @@ def _is_tensor_entry(value: Any) -> bool:
     return isinstance(dtype, torch.dtype) and all(type(size) is int and size >= 0 for size in value["shape"])
 
 
-def _check_fields(file: Path, table: dict, fields: Mapping[str, type]) -> None:
+def _check_fields(file: Path, table: dict, fields: Mapping[str, type | tuple[type, ...]]) -> None:
     for name, kind in fields.items():
         if not isinstance(table.get(name), kind):
-            raise CheckpointError(f"{file}: damaged: {name!r} is missing or not a {kind.__name__}")
+            names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            raise CheckpointError(f"{file}: damaged: {name!r} is missing or not a {names}")
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refused a file, in words, and what can be done where that is known."""
+    if isinstance(error, PermissionError):
+        return "this user has no permission; ask its owner for it (chmod +r), or copy it as a user who has"
+    if isinstance(error, IsADirectoryError):
+        return "there is a folder of that name where a file is expected; save or copy the checkpoint again"
+    return error.strerror or str(error)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

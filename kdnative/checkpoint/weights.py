@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdnative.files import sha256_of_open
 
-from .manifest import BUFFER, MANIFEST, WEIGHTS, CheckpointError, some
+from .manifest import BUFFER, MANIFEST, WEIGHTS, CheckpointError, reason_of, some
 
 __all__ = ["Weights"]
 
@@ -39,23 +39,27 @@ class Weights:
     Attributes:
         shapes: of the tensors of the state dict, shared ones under all their names.
         buffers: names of those beside the state dict.
+        dtypes: of both, by their names in the model.
 
     Raises:
-        CheckpointError: the file is missing, not the one that the description is of, or damaged.
+        CheckpointError: the file is missing, can't be read, is not the one that the description is of, or damaged.
     """
 
     def __init__(self, path: Path, manifest: dict) -> None:
         self._path, self._listed = path / WEIGHTS, manifest["weights"]["tensors"]
         self._aliases = manifest["weights"]["aliases"]
-        if not self._path.is_file():
-            raise CheckpointError(f"{self._path}: there is no such file")
         try:
             self._file = open(self._path, "rb")  # closed by __exit__
+        except FileNotFoundError:
+            raise CheckpointError(f"{self._path}: there is no such file") from None
         except OSError as error:
-            raise CheckpointError(f"{self._path}: damaged: {error}") from error
+            raise CheckpointError(f"{self._path}: can't be read: {reason_of(error)}") from error
         try:
             self._check(manifest["weights"])
             self._offsets = self._read_header()
+        except OSError as error:
+            self._file.close()
+            raise CheckpointError(f"{self._path}: can't be read: {reason_of(error)}") from error
         except BaseException:
             self._file.close()
             raise
@@ -66,6 +70,8 @@ class Weights:
                 self._file.close()
                 raise CheckpointError(f"{path / MANIFEST}: {alias} stands for {name!r}, which is not there")
             self.shapes[alias] = self.shapes[name]
+        listed = {name.removeprefix(BUFFER): name for name in self._listed} | self._aliases
+        self.dtypes = {name: getattr(torch, self._listed[source]["dtype"]) for name, source in listed.items()}
 
     def __enter__(self) -> Weights:
         return self

@@ -15,7 +15,9 @@ import kdnative
 from kdnative import rebuild
 from kdnative.files import replace_folder, sha256_of
 
-from .manifest import BUFFER, FORMAT, MANIFEST, WEIGHTS, CheckpointError, digest_of, dtype_name
+from .describing import describe
+from .manifest import BUFFER, FORMAT, MANIFEST, WEIGHTS, CheckpointError, digest_of, dtype_name, reason_of
+from .settings import frozen_parameters, generation_settings
 
 __all__ = ["save"]
 
@@ -35,13 +37,20 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
         The folder.
 
     Raises:
-        CheckpointError: the folder can't be written, holds something else than a kdnative checkpoint, or the model has
-            tensors without values or of a kind that can't be stored.
+        CheckpointError: the folder can't be read or written, holds something else than a kdnative checkpoint, or the
+            model has tensors without values or of a kind that can't be stored, or such a generation config.
     """
     path = Path(path)
-    old = _files_of(path)
+    try:
+        old = _files_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: what is there can't be read: {reason_of(error)}") from error
     tensors, aliases = _plain_tensors(model)
-    structure = rebuild.describe(model)
+    structure = describe(model)
+    try:
+        generation = generation_settings(model)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     tensors |= {BUFFER + name: _storable(name, t) for name, t in rebuild.buffers_to_keep(model).items()}
 
     def write(folder: Path) -> None:
@@ -62,6 +71,8 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
                 "aliases": aliases,
             },
             **structure,
+            "generation": generation,
+            "frozen": frozen_parameters(model),
             "files": sorted([MANIFEST, *(entry.name for entry in folder.iterdir())]),
         }
         _write_json(folder / MANIFEST, {**manifest, "sha256": digest_of(manifest)})
@@ -92,7 +103,7 @@ def _files_of(path: Path) -> set[str]:
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {str(name) for name in files} | {MANIFEST, WEIGHTS}
-    except (ValueError, KeyError, TypeError):  # damaged: replacing it is a way to repair it
+    except (RecursionError, ValueError, KeyError, TypeError):  # damaged: replacing it is a way to repair it
         return {MANIFEST, WEIGHTS}
 
 

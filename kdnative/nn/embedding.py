@@ -7,13 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from kdnative.nn.lazy_weight import lazy_weight
+from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.quantize import QuantizedWeight, quantize_weight
 from kdnative.scheme import Scheme
 
 __all__ = ["Embedding"]
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Embedding(nn.Module):
@@ -29,6 +27,7 @@ class Embedding(nn.Module):
         padding_idx: kept for code that reads it; the forward treats that row like any other, as torch's does.
         bits: 8, the only width there is.
         dtype: of the output: torch.float32, torch.bfloat16 or torch.float16, or its name.
+        device: of the table; torch's default device does not count, as a table on "meta" takes no values.
 
     A new module has an all-zero table.
 
@@ -46,6 +45,7 @@ class Embedding(nn.Module):
         padding_idx: int | None = None,
         bits: int = 8,
         dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         if num_embeddings < 0 or embedding_dim < 0:
@@ -54,16 +54,16 @@ class Embedding(nn.Module):
             )
         if bits != 8:
             raise ValueError(f"embedding tables have 8 bits, got bits={bits!r}")
-        dtype = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-        if dtype not in _DTYPES.values():
-            raise ValueError(f"dtype {dtype} is not one of {', '.join(_DTYPES)}")
+        dtype = FLOAT_TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+        if dtype not in FLOAT_TYPES.values():
+            raise ValueError(f"dtype {dtype} is not one of {', '.join(FLOAT_TYPES)}")
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(f"padding_idx {padding_idx} is outside a table of {num_embeddings} rows")
         self.num_embeddings, self.embedding_dim, self.bits = num_embeddings, embedding_dim, bits
         self.padding_idx = padding_idx + num_embeddings if padding_idx is not None and padding_idx < 0 else padding_idx
         self.dtype = dtype
-        self.register_buffer("qweight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
-        self.register_buffer("scale", torch.ones(num_embeddings, dtype=torch.float32))
+        self.register_buffer("qweight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8, device=device))
+        self.register_buffer("scale", torch.ones(num_embeddings, dtype=torch.float32, device=device))
 
     @classmethod
     def from_float(cls, embedding: nn.Embedding, bits: int = 8) -> Embedding:
@@ -98,6 +98,7 @@ class Embedding(nn.Module):
         """The dequantized table, ``[V, D]`` in ``self.dtype``, for code that inspects weights.
 
         Its dtype, device and shape are free; every other use dequantizes, so keep ``weight.clone()`` to use it often.
+        It is a copy: writing to it raises RuntimeError.
         """
         if is_compiling():
             return (self.qweight.float() * self.scale[:, None]).to(self.dtype)
@@ -116,10 +117,10 @@ class Embedding(nn.Module):
         }
 
     def _apply(self, fn, recurse=True):
-        # Module.to(dtype) would round the scales. What it asks for is the dtype of the output: a probe finds that out.
-        dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        if dtype not in _DTYPES.values():
-            raise TypeError(f"kdnative.nn.Embedding can't give {dtype}: allowed are {', '.join(_DTYPES)}")
+        # Module.to(dtype) would round the scales. What it asks for is the dtype of the output.
+        dtype = asked_dtype(fn, self.dtype)
+        if dtype not in FLOAT_TYPES.values():
+            raise TypeError(f"kdnative.nn.Embedding can't give {dtype}: allowed are {', '.join(FLOAT_TYPES)}")
 
         def keep_dtype(tensor: Tensor) -> Tensor:
             moved = fn(tensor)

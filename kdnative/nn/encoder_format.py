@@ -71,7 +71,8 @@ class _Writer:
         return self.add(_bytes_of(record))
 
     def buffer(self) -> Tensor:
-        out = torch.empty(self.bytes, dtype=torch.uint8)  # takes memory as it is written, section by section
+        # Takes memory as it is written, section by section.
+        out = torch.empty(self.bytes, dtype=torch.uint8, device="cpu")
         for offset, tensor in self.sections:
             _write(out, offset, tensor)
         for module, offsets in self.later:
@@ -173,7 +174,7 @@ def relative_bias(weight: Tensor, max_distance: int, positions: int) -> Tensor:
     """
     half = weight.shape[0] // 2
     exact = half // 2
-    distance = torch.arange(-(positions - 1), positions)
+    distance = torch.arange(-(positions - 1), positions, device=weight.device)
     far = distance.abs()
     # In float32, as the models compute it: a distance on the edge of a bucket must fall on the same side.
     wide = torch.log(far.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (half - exact)
@@ -186,8 +187,8 @@ def rotary(theta: float, positions: int, half: int) -> Tensor:
 
     The angle of pair i at position p is ``p * theta^(-i / half)``.
     """
-    rates = theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    angles = torch.arange(positions, dtype=torch.float64)[:, None] * rates
+    rates = theta ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
+    angles = torch.arange(positions, dtype=torch.float64, device="cpu")[:, None] * rates
     return torch.stack([angles.cos(), angles.sin()], dim=1).float()
 
 

@@ -62,8 +62,9 @@ class EncoderLayer(PackedEncoder):
             A tensor like ``hidden_states``.
 
         Raises:
-            RuntimeError: another mask; a shape or dtype other than these; a module on another device; training mode
-                with grad enabled; attention weights are asked for (``output_attentions=True``).
+            RuntimeError: another mask; a shape or dtype other than these; a module on another device; training mode, or
+                hidden states that require grad, with grad enabled; attention weights are asked for
+                (``output_attentions=True``).
         """
         if self.training and torch.is_grad_enabled():
             raise RuntimeError(

@@ -86,24 +86,24 @@ class LayerParts(nn.Module):
         self.qkv = Linear(hidden, 3 * width, layer["qkv"]).to(device)
         self.output = Linear(width, hidden, layer["output"]).to(device)
         if layer["attention_norm"]:
-            self.attention_norm = nn.LayerNorm(hidden, eps)
+            self.attention_norm = _norm(hidden, eps, device)
         self.ffn_in = Linear(hidden, 2 * ffn if spec["gated"] else ffn, layer["ffn_in"]).to(device)
         self.ffn_out = Linear(ffn, hidden, layer["ffn_out"]).to(device)
-        setattr(self, "output_norm" if spec["norm"] == "post" else "ffn_norm", nn.LayerNorm(hidden, eps))
+        setattr(self, "output_norm" if spec["norm"] == "post" else "ffn_norm", _norm(hidden, eps, device))
 
 
 class EmbeddingParts(nn.Module):
     """``word``, ``position`` and ``token_type`` (only if the model has such tables) and ``norm``."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         hidden = spec["hidden_size"]
-        self.word = Embedding(spec["vocab_size"], hidden)
+        self.word = Embedding(spec["vocab_size"], hidden, device=device)
         if spec["position_table"]:
-            self.position = Embedding(spec["max_positions"], hidden)
+            self.position = Embedding(spec["max_positions"], hidden, device=device)
         if spec["token_types"]:
-            self.token_type = Embedding(spec["token_types"], hidden)
-        self.norm = nn.LayerNorm(hidden, spec["eps"])
+            self.token_type = Embedding(spec["token_types"], hidden, device=device)
+        self.norm = _norm(hidden, spec["eps"], device)
 
 
 class EncoderParts(nn.Module):
@@ -120,14 +120,19 @@ class EncoderParts(nn.Module):
     def __init__(self, spec: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         self.spec = spec = complete(spec)
-        with torch.device(device):
-            if spec["embeddings"]:
-                self.embeddings = EmbeddingParts(spec)
-            if spec["relative_buckets"]:
-                self.relative_bias = nn.Embedding(spec["relative_buckets"], spec["layers"][0]["heads"])
-            self.layers = nn.ModuleList(_layers(spec, device))
-            if spec["norm"] == "pre" and spec["embeddings"]:
-                self.final_norm = nn.LayerNorm(spec["hidden_size"], spec["eps"])
+        if spec["embeddings"]:
+            self.embeddings = EmbeddingParts(spec, device)
+        if spec["relative_buckets"]:
+            sizes = spec["relative_buckets"], spec["layers"][0]["heads"]
+            self.relative_bias = nn.Embedding(*sizes, dtype=torch.float32, device=device)
+        self.layers = nn.ModuleList(_layers(spec, device))
+        if spec["norm"] == "pre" and spec["embeddings"]:
+            self.final_norm = _norm(spec["hidden_size"], spec["eps"], device)
+
+
+def _norm(hidden: int, eps: float, device: str) -> nn.LayerNorm:
+    """Float32, as the packed buffer has it, whatever torch's default dtype and device are."""
+    return nn.LayerNorm(hidden, eps, dtype=torch.float32, device=device)
 
 
 def _layers(spec: dict[str, Any], device: str) -> Iterator[LayerParts]:

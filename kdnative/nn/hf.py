@@ -16,6 +16,7 @@ from kdnative.nn.layer_conversion import (
     Quantize,
     Unsupported,
     activation_name,
+    check_parameters,
     copy_norm,
     fill_layer,
     layer_spec,
@@ -89,6 +90,7 @@ def _convert(module: nn.Module, quantize: Quantize) -> Encoder:
         )
     _check_outputs(module.config)
     source = READERS[type(module).__name__](module)
+    check_parameters(module, source.parameters())
     hidden = source.word.embedding_dim
     linears = [quantized_layer(layer, hidden, source.gated, quantize) for layer in source.layers]
     pooled = None if source.pooler is None else native_linear(quantize, [source.pooler], activation="tanh")

@@ -5,7 +5,7 @@ Nothing here imports transformers: a family is recognised by the names of its cl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -37,10 +37,24 @@ class Source:
     relative: nn.Embedding | None = None
     relative_distance: int = 0
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter that the native encoder is made of."""
+        pooler = None if self.pooler is None else self.pooler[1]
+        apart = (self.word, self.position, self.token_type, self.embedding_norm, self.final_norm, self.relative, pooler)
+        for part in apart:
+            yield from () if part is None else part.parameters()
+        for layer in self.layers:
+            yield from layer.parameters()
+
 
 def _pooler(module: nn.Module) -> Named | None:
     pooler = getattr(module, "pooler", None)
-    return None if pooler is None else ("pooler.dense", pooler.dense)
+    if pooler is None:
+        return None
+    activation = getattr(pooler, "activation", None)
+    if type(activation) not in (nn.Tanh, type(None)):
+        raise Unsupported(f"its pooler ends with {type(activation).__name__}; only nn.Tanh is supported there")
+    return "pooler.dense", pooler.dense
 
 
 def _post_norms(attention: nn.LayerNorm, output: nn.LayerNorm) -> dict[str, nn.LayerNorm]:

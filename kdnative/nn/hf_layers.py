@@ -55,6 +55,15 @@ def _clip(module: nn.Module) -> Source:
     return Source(_layer(attention, "out_proj", mlp, ("fc1", "fc2"), norms, module.mlp.activation_fn))
 
 
+def _siglip(module: nn.Module) -> Source:
+    if type(module.self_attn.config).__name__ in ("SiglipTextConfig", "Siglip2TextConfig"):
+        raise Unsupported(
+            "its model takes the last token for the whole text, padding or not, and rows of masked tokens are 0 in a "
+            "native layer"
+        )
+    return _clip(module)
+
+
 def _dinov2(module: nn.Module, rotary: bool = False) -> Source:
     mlp, gated = module.mlp, hasattr(module.mlp, "gate_proj")
     names = ("fc1", "fc2") if hasattr(mlp, "fc1") else ("up_proj", "down_proj")
@@ -138,6 +147,35 @@ def _bert(module: nn.Module) -> Source:
     return Source(bert_layer(module, ""), norm="post")
 
 
+def _roberta_pre_norm(module: nn.Module) -> Source:
+    if module.is_decoder:
+        raise Unsupported("it is a layer of a decoder")
+    norms = pre_norms(module.attention.LayerNorm, module.intermediate.LayerNorm)
+    return Source(bert_parts(module, "", norms, module.intermediate.intermediate_act_fn))
+
+
+def _xlm_roberta_xl(module: nn.Module) -> Source:
+    if module.is_decoder:
+        raise Unsupported("it is a layer of a decoder")
+    norms = pre_norms(module.attention.self_attn_layer_norm, module.LayerNorm)
+    return Source(bert_parts(module, "", norms, module.intermediate.intermediate_act_fn))
+
+
+def _albert(module: nn.Module) -> Source:
+    own = module.attention
+    layer = Layer(
+        [(f"attention.{name}", getattr(own, name)) for name in ("query", "key", "value")],
+        ("attention.dense", own.dense),
+        [("ffn", module.ffn)],
+        ("ffn_output", module.ffn_output),
+        {"attention_norm": own.LayerNorm, "output_norm": module.full_layer_layer_norm},
+        own.attention_head_size,
+        own.scaling,
+        module.activation,
+    )
+    return Source(layer, norm="post")
+
+
 _FAMILIES: dict[Callable[[nn.Module], Source], tuple[str, ...]] = {
     _vit: ("ViTLayer", "DeiTLayer", "ViTMAELayer", "ViTMSNLayer", "ASTLayer", "IJepaLayer", "PixioLayer", "VivitLayer"),
     _older_vit: ("DPTViTLayer", "YolosLayer"),
@@ -154,11 +192,10 @@ _FAMILIES: dict[Callable[[nn.Module], Source], tuple[str, ...]] = {
         "MetaClip2EncoderLayer",
         "OwlViTEncoderLayer",
         "Owlv2EncoderLayer",
-        "Siglip2EncoderLayer",
-        "SiglipEncoderLayer",
         "SmolVLMEncoderLayer",
         "XCLIPEncoderLayer",
     ),
+    _siglip: ("Siglip2EncoderLayer", "SiglipEncoderLayer"),
     _blip: ("Blip2EncoderLayer", "BlipEncoderLayer", "InstructBlipEncoderLayer"),
     _dinov3: ("DINOv3ViTLayer",),
     _esm: ("EsmLayer",),
@@ -191,12 +228,17 @@ _FAMILIES: dict[Callable[[nn.Module], Source], tuple[str, ...]] = {
     ),
     _bert: (
         "AltRobertaLayer",
+        "BertGenerationLayer",
         "BridgeTowerTextLayer",
+        "ElectraLayer",
         "ErnieLayer",
         "LayoutLMLayer",
         "MarkupLMLayer",
         "RoCBertLayer",
     ),
+    _roberta_pre_norm: ("RobertaPreLayerNormLayer",),
+    _xlm_roberta_xl: ("XLMRobertaXLLayer",),
+    _albert: ("AlbertLayer",),
 }
 READERS = {name: reader for reader, names in _FAMILIES.items() for name in names}
 """By the name of the class of the layer."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from kdnative.nn import hf_layers, vision_layers
 from kdnative.nn.encoder_layer import EncoderLayer
-from kdnative.nn.layer_conversion import Quantize, Unsupported
+from kdnative.nn.layer_conversion import Quantize, Unsupported, check_parameters
 from kdnative.nn.layer_sources import native_layer
 
 __all__ = ["is_layer", "layer_from"]
@@ -32,10 +32,7 @@ def layer_from(module: nn.Module, quantize: Quantize) -> EncoderLayer | str:
     library = next(library for library in _LIBRARIES if library.knows(module))
     try:
         source = library.read(module)
-        used = {id(parameter) for parameter in source.parameters()}
-        left = [name for name, parameter in module.named_parameters() if id(parameter) not in used]
-        if left:
-            return f"it has parameters that are not known of {type(module).__name__}: {', '.join(left)}"
+        check_parameters(module, source.parameters())
         return native_layer(source, quantize)
     except AttributeError as error:
         return f"its parts are not those that are known of {type(module).__name__}: {error}"

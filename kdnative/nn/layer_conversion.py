@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "Quantize",
     "Unsupported",
     "activation_name",
+    "check_parameters",
     "copy_norm",
     "fill_layer",
     "layer_spec",
@@ -55,6 +56,13 @@ class Layer:
     activation: object
     window: int | None = None
     rope_theta: float | None = None
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of its linears and norms."""
+        for _, linear in (*self.qkv, self.output, *self.ffn_in, self.ffn_out):
+            yield from linear.parameters()
+        for norm in self.norms.values():
+            yield from norm.parameters()
 
 
 Quantize = Callable[[str, nn.Linear], QuantizedWeight | None]
@@ -112,7 +120,7 @@ def native_linear(quantize: Quantize, linears: list[Named], activation: str = "n
         raise Unsupported(f"{names} have different schemes, but run as one product")
     zero = None
     if any(weight.zero is not None for weight in weights):
-        zeros = [w.zero if w.zero is not None else torch.zeros(w.scale.shape, dtype=torch.int8) for w in weights]
+        zeros = [w.zero if w.zero is not None else torch.zeros_like(w.scale, dtype=torch.int8) for w in weights]
         zero = torch.cat(zeros)
     joined = replace(
         weights[0],
@@ -121,7 +129,10 @@ def native_linear(quantize: Quantize, linears: list[Named], activation: str = "n
         zero=zero,
         group_scale=None if weights[0].group_scale is None else torch.cat([w.group_scale for w in weights]),
     )
-    biases = [torch.zeros(x.out_features) if x.bias is None else x.bias.detach().float() for _, x in linears]
+    biases = [
+        torch.zeros(x.out_features, dtype=torch.float32, device="cpu") if x.bias is None else x.bias.detach().float()
+        for _, x in linears
+    ]
     scheme = Scheme(joined.bits, 8, joined.group_size, zero is None, integer_scales=joined.group_scale is not None)
     return Linear.from_quantized(joined, torch.cat(biases), scheme, activation)
 
@@ -154,6 +165,14 @@ def fill_layer(part: LayerParts, layer: Layer, linears: dict[str, Linear]) -> No
         setattr(part, name, linear)
     for name, norm in layer.norms.items():
         copy_norm(getattr(part, name), norm)
+
+
+def check_parameters(module: nn.Module, used: Iterable[nn.Parameter]) -> None:
+    """Unsupported when ``module`` has parameters that its native form is not made of: they do something else there."""
+    known = {id(parameter) for parameter in used}
+    left = [name for name, parameter in module.named_parameters() if id(parameter) not in known]
+    if left:
+        raise Unsupported(f"it has parameters that are not known of {type(module).__name__}: {', '.join(left)}")
 
 
 def layer_spec(layer: Layer, linears: dict[str, Linear]) -> dict:

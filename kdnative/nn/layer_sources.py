@@ -35,11 +35,7 @@ class Source:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter that the native layer is made of."""
-        layer = self.layer
-        for _, linear in (*layer.qkv, layer.output, *layer.ffn_in, layer.ffn_out):
-            yield from linear.parameters()
-        for norm in layer.norms.values():
-            yield from norm.parameters()
+        yield from self.layer.parameters()
         yield from (scale for scale in (self.attention_scale, self.ffn_scale) if scale is not None)
         yield from self.inside
 

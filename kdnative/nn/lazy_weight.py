@@ -3,6 +3,8 @@
 Some models look at the ``weight.dtype`` of their linears in every forward (T5's feed-forward layers do). Dequantizing a
 matrix to answer that takes longer than multiplying by it. Others multiply by it in a function of their own, with
 ``F.linear`` (the windows of torchvision's Swin do): that is the layer's product, and needs no values either.
+
+The values are a copy, so what is written to them would be lost without a word: writing is an error.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["lazy_weight"]
+__all__ = ["FLOAT_TYPES", "asked_dtype", "lazy_weight"]
+
+FLOAT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What native layers take and give, by name."""
 
 _KNOWN_AT_ONCE = {
     Tensor.dim,
@@ -28,6 +33,9 @@ _KNOWN_AT_ONCE = {
     Tensor.size,
 }
 _DEVICE = Tensor.device.__get__
+_SET_DATA = Tensor.data.__set__
+_IN_PLACE = {"__setitem__", *(f"__i{operator}__" for operator in ("and", "or", "xor", "lshift", "rshift"))}
+_LEAVE_VALUES = {"detach_", "requires_grad_", "share_memory_"}  # called on every weight there is, to freeze a model
 
 
 class _LazyWeight(Tensor):
@@ -47,17 +55,36 @@ class _LazyWeight(Tensor):
         if function is F.linear and (factors := _factors(*args, **(kwargs or {}))):
             x, weight, bias = factors
             return weight._product(x, bias)
+        if _writes(function, args, kwargs or {}):
+            name = "data = ..." if function == _SET_DATA else function.__name__
+            raise RuntimeError(
+                f"{name} would write to the weight or bias of a native layer, which is a copy, dequantized from packed "
+                "integers: the layer would stay as it is. It can be read (weight.clone() can be written to); to change "
+                "the layer, change the float model and convert again (merge a LoRA before kdnative.convert_), or use "
+                "load_state_dict"
+            )
         args, kwargs = tree_map(_materialize, (args, kwargs or {}))
         return function(*args, **kwargs)
 
 
 def _factors(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple | None:
     """The arguments of F.linear, if it is a product that the layer itself can do."""
-    if [isinstance(each, _LazyWeight) for each in (input, weight, bias)] != [False, True, False]:
+    if isinstance(input, _LazyWeight) or not isinstance(weight, _LazyWeight):
         return None
+    bias = _materialize(bias)
     on_cpu = input.is_cpu and weight._device.type == "cpu"
     wants_grad = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
     return (input, weight, bias) if weight._product is not None and on_cpu and not wants_grad else None
+
+
+def _writes(function: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a call is one that writes to a lazy weight, in place or as ``out=``."""
+    name = getattr(function, "__name__", "").partition(".")[0]  # torch.ops.aten.add_.Tensor is "add_.Tensor"
+    in_place = name.endswith("_") and not name.endswith("__") and name not in _LEAVE_VALUES
+    written = kwargs.get("out")
+    if in_place or name in _IN_PLACE or function == _SET_DATA:
+        written = args[0] if args else next(iter(kwargs.values()), None)  # torch.nn.init gives its tensor by name
+    return any(isinstance(each, _LazyWeight) for each in tree_leaves(written))  # torch._foreach_add_ takes a list
 
 
 def _materialize(value: Any) -> Any:
@@ -74,8 +101,18 @@ def lazy_weight(
     """A tensor of this shape, dtype and device.
 
     ``F.linear(x, it, bias)`` is ``product(x, bias)``, if there is one; where a gradient is wanted, and in all other
-    uses, ``values()`` is called, which returns a plain tensor like it.
+    uses, ``values()`` is called, which returns a plain tensor like it. Writing to it raises RuntimeError; slices, views
+    and ``.data`` are plain tensors, copies that can be written to without changing anything else.
     """
     weight = torch.empty(shape, dtype=dtype, device="meta").as_subclass(_LazyWeight)
     weight._values, weight._device, weight._product = values, device, product
     return weight
+
+
+def asked_dtype(fn: Callable[[Tensor], Tensor], dtype: torch.dtype) -> torch.dtype:
+    """What the function that ``Module._apply`` is given, by ``.half()`` or ``.to(dtype)``, makes of a dtype.
+
+    Native layers hold no tensor of the dtype that they give, so a probe finds out. It is on the CPU whatever torch's
+    default device is: moving a meta tensor is an error.
+    """
+    return fn(torch.empty(0, dtype=dtype, device="cpu")).dtype

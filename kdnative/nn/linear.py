@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
-from kdnative.nn.lazy_weight import lazy_weight
+from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.ops import packing, packing_sparse
 from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
@@ -43,7 +43,9 @@ class Linear(nn.Module):
     bit: what they leave out is a matter of the packed form, whose zeros are those that the weight has.
 
     ``load_state_dict`` also takes the ``weight`` and ``bias`` of the float layer this one replaces, and quantizes.
-    ``.to(dtype)``, ``.half()`` and the like do not touch the weights: the output has the dtype of the input.
+    ``.to(dtype)``, ``.half()`` and the like do not touch the packed weights: the output has the dtype of the input.
+    They change ``dtype``, in which :attr:`weight` and :attr:`bias` are given to models that look at them: bfloat16,
+    float16, or float32 for all others, as kernels have no float64.
     Outputs are not differentiable: training uses :class:`kdnative.quantize.FakeQuantLinear`.
 
     Args:
@@ -52,15 +54,17 @@ class Linear(nn.Module):
         scheme: a name such as ``"w8a8"`` or a :class:`kdnative.Scheme`.
         bias: whether there is a bias.
         activation: fused into the layer: one of :data:`kdnative.ops.ACTIVATIONS`.
+        dtype: of :attr:`weight` and :attr:`bias`: torch.float32, torch.bfloat16 or torch.float16, or its name.
 
     A new module has zero weights.
 
     Raises:
-        ValueError: K or N is not positive, the group size does not divide K, a name is unknown, or K is above 65536
-            with ``w8a8+4x1``.
+        ValueError: K or N is not positive, the group size does not divide K, a name or the dtype is unknown, or K is
+            above 65536 with ``w8a8+4x1``.
     """
 
     packed: Tensor
+    dtype: torch.dtype = torch.float32  # of modules that were pickled before there was a choice
 
     def __init__(
         self,
@@ -69,26 +73,33 @@ class Linear(nn.Module):
         scheme: Scheme | str = "w8a8",
         bias: bool = True,
         activation: str = "none",
+        dtype: torch.dtype | str = torch.float32,
     ) -> None:
         super().__init__()
         if in_features < 1 or out_features < 1:
             raise ValueError(f"in_features and out_features must be at least 1, got {in_features} and {out_features}")
+        dtype = FLOAT_TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+        if dtype not in FLOAT_TYPES.values():
+            raise ValueError(f"dtype {dtype} is not one of {', '.join(FLOAT_TYPES)}")
         scheme = Scheme.parse(scheme)
-        with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
-            zeros = torch.zeros(out_features, in_features, dtype=torch.int8)
-            shape = (out_features,) if scheme.group_size is None else (out_features, scheme.groups(in_features))
-            zero = None if scheme.symmetric else torch.zeros(shape, dtype=torch.int8)
-            scale, group_scale = torch.ones(shape), None
-            if scheme.integer_scales:
-                scale, group_scale = torch.ones(out_features), torch.ones(shape, dtype=torch.uint8)
-            weight = QuantizedWeight(zeros, scale, zero, scheme.weight_bits, scheme.group_size, group_scale)
-            self._set(weight, torch.zeros(out_features) if bias else None, scheme, activation)
+        floats = {"dtype": torch.float32, "device": "cpu"}  # not torch's defaults: a buffer can't be built on "meta"
+        shape = (out_features,) if scheme.group_size is None else (out_features, scheme.groups(in_features))
+        zeros = torch.zeros(out_features, in_features, dtype=torch.int8, device="cpu")
+        zero = None if scheme.symmetric else torch.zeros(shape, dtype=torch.int8, device="cpu")
+        scale, group_scale = torch.ones(shape, **floats), None
+        if scheme.integer_scales:
+            scale, group_scale = torch.ones(out_features, **floats), torch.ones(shape, dtype=torch.uint8, device="cpu")
+        weight = QuantizedWeight(zeros, scale, zero, scheme.weight_bits, scheme.group_size, group_scale)
+        self._set(weight, torch.zeros(out_features, **floats) if bias else None, scheme, activation, dtype)
 
-    def _set(self, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme, activation: str) -> None:
+    def _set(
+        self, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme, activation: str, dtype: torch.dtype
+    ) -> None:
         self.out_features, self.in_features = weight.qweight.shape
         self.scheme = scheme
         self.has_bias = bias is not None
         self.activation = activation
+        self.dtype = _given_as(dtype)
         self._activation_code = ops.activation_code(activation)
         dense = (scheme.weight_bits, scheme.activation_bits)
         self._kernel = dense if scheme.sparsity is None else "sparse"
@@ -96,13 +107,19 @@ class Linear(nn.Module):
 
     @classmethod
     def from_quantized(
-        cls, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme | str, activation: str = "none"
+        cls,
+        weight: QuantizedWeight,
+        bias: Tensor | None,
+        scheme: Scheme | str,
+        activation: str = "none",
+        dtype: torch.dtype = torch.float32,
     ) -> Linear:
         """A module from integer weights that an algorithm produced.
 
         Args:
             weight: ``[N, K]``, bits and group size those of ``scheme``.
             bias: float ``[N]`` or None.
+            dtype: of the float weight that this one stands for.
 
         Raises:
             ValueError: the weights are not of this scheme, the bias has another shape, or it is not finite.
@@ -121,7 +138,7 @@ class Linear(nn.Module):
             bias = _checked_bias(bias, weight.out_features)
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._set(weight, bias, scheme, activation)
+        module._set(weight, bias, scheme, activation, dtype)
         return module.eval()
 
     @classmethod
@@ -130,6 +147,8 @@ class Linear(nn.Module):
     ) -> Linear:
         """Quantize the weight of ``linear`` (float32, bfloat16 or float16, not changed) by rounding to nearest.
 
+        The ``dtype`` of the module is that of the weight.
+
         Raises:
             ValueError: NaN or infinite weights, a group size that does not divide in_features, or for a scheme with
                 ``+2:4`` more than two of four consecutive inputs with weights other than zero.
@@ -137,7 +156,7 @@ class Linear(nn.Module):
         scheme = Scheme.parse(scheme)
         weight = quantize_weight(linear.weight.detach(), scheme, clip_search=clip_search)
         bias = None if linear.bias is None else linear.bias.detach()
-        return cls.from_quantized(weight, bias, scheme, activation)
+        return cls.from_quantized(weight, bias, scheme, activation, linear.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides -> ``[..., N]`` in the dtype of ``x``."""
@@ -163,55 +182,71 @@ class Linear(nn.Module):
         """The integer weights in plain form, ``[N, K]``."""
         weight, _ = self._form.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
-            weight = replace(weight, zero=torch.zeros(weight.scale.shape, dtype=torch.int8))
+            zero = torch.zeros(weight.scale.shape, dtype=torch.int8, device=weight.scale.device)
+            weight = replace(weight, zero=zero)
         return weight
 
     @property
     def weight(self) -> Tensor:
-        """The dequantized weight, float32 ``[N, K]``, for code that inspects weights.
+        """The dequantized weight, ``[N, K]`` in ``self.dtype``, for code that inspects weights.
 
         Its dtype, device and shape are free, and ``F.linear(x, layer.weight, bias)``, as some models multiply, runs on
         the kernels (not under torch.compile). Every other use dequantizes: keep ``weight.clone()`` to use it often.
+        It is a copy: writing to it raises RuntimeError.
         """
         if is_compiling():
-            return linear_weight(self.packed, self.out_features, self.in_features, self.scheme.sparsity is not None)
+            sparse = self.scheme.sparsity is not None
+            return linear_weight(self.packed, self.out_features, self.in_features, sparse).to(self.dtype)
         shape = (self.out_features, self.in_features)
-        return lazy_weight(shape, torch.float32, self.packed.device, self._dequantized, self._product)
+        return lazy_weight(shape, self.dtype, self.packed.device, self._dequantized, self._product)
 
     @property
     def bias(self) -> Tensor | None:
-        """A copy of the bias, float32 ``[N]``, or None."""
-        return packing.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
+        """The bias, ``[N]`` in ``self.dtype``, or None; a copy, as :attr:`weight` is."""
+        if not self.has_bias or is_compiling():
+            return self._bias_values()
+        return lazy_weight((self.out_features,), self.dtype, self.packed.device, self._bias_values)
 
     @property
     def _form(self) -> ModuleType:
         return packing if self.scheme.sparsity is None else packing_sparse
 
     def _dequantized(self) -> Tensor:
-        return self.quantized().dequantize()
+        return self.quantized().dequantize().to(self.dtype)
+
+    def _exact_bias(self) -> Tensor | None:
+        """A copy of the bias as it is stored, float32 ``[N]``, or None."""
+        return packing.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
+
+    def _bias_values(self) -> Tensor | None:
+        return self._exact_bias().to(self.dtype) if self.has_bias else None
 
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """``x @ W.T + bias``: the layer without its activation, and with another bias, if this is another."""
-        own = self.bias
+        own = self._exact_bias()
         out = _KERNELS[self._kernel](x, self.packed, self.out_features, ops.activation_code("none"))
         if own is None or bias is None:
             same = own is bias
         else:
-            same = torch.equal(own, bias)
+            same = torch.equal(own.to(bias.dtype), bias)  # as it is given, or as a model converts it for its input
         if same:
             return out
         return out - (0 if own is None else own.to(out.dtype)) + (0 if bias is None else bias.to(out.dtype))
 
     @property
     def spec(self) -> dict:
-        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``."""
-        return {
+        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``.
+
+        It has no ``dtype`` where that is float32, so that checkpoints are what they were before there was a choice.
+        """
+        spec = {
             "in_features": self.in_features,
             "out_features": self.out_features,
             "scheme": str(self.scheme),
             "bias": self.has_bias,
             "activation": self.activation,
         }
+        return spec if self.dtype == torch.float32 else {**spec, "dtype": str(self.dtype).removeprefix("torch.")}
 
     def plain_state(self) -> dict[str, Tensor]:
         """The plain tensors that ``state_dict()`` holds for this module, without a prefix."""
@@ -224,7 +259,7 @@ class Linear(nn.Module):
         if weight.group_scale is not None:
             state["group_scale"] = weight.group_scale
         if self.has_bias:
-            state["bias"] = self.bias
+            state["bias"] = self._exact_bias()
         return state
 
     def plain_names(self) -> list[str]:
@@ -244,6 +279,13 @@ class Linear(nn.Module):
         if self.has_bias:
             wanted["bias"] = ((n,), None)
         return wanted
+
+    def _apply(self, fn, recurse=True):
+        # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of weight and bias.
+        dtype = asked_dtype(fn, self.dtype)
+        super()._apply(fn, recurse)
+        self.dtype = _given_as(dtype)
+        return self
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -302,7 +344,13 @@ class Linear(nn.Module):
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}"
         text += f", scheme={self.scheme}"
-        return text if self.activation == "none" else f"{text}, activation={self.activation}"
+        text += "" if self.activation == "none" else f", activation={self.activation}"
+        return text if self.dtype == torch.float32 else f"{text}, dtype={self.spec['dtype']}"
+
+
+def _given_as(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the weight of a layer of this dtype is given: one that kernels take as input."""
+    return dtype if dtype in FLOAT_TYPES.values() else torch.float32
 
 
 def _packed(weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme) -> Tensor:

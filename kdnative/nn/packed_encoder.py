@@ -76,6 +76,17 @@ class PackedEncoder(nn.Module):
         module._set(parts.spec, children, encoder_format.pack(parts))
         return module.eval()
 
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what isn't there. Packed weights go by _buffers in forward, which is faster than this anyway.
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise AttributeError(
+                f"{error}: the parts of a fused encoder are gone; convert_(..., fuse=False) or keep=[...] leaves them",
+                name=name,
+                obj=self,
+            ) from None
+
     @property
     def spec(self) -> dict[str, Any]:
         """A copy of the sizes, schemes and names this was built from, as JSON can hold them."""
@@ -92,7 +103,16 @@ class PackedEncoder(nn.Module):
             return encoder_format.unpack(self.packed, self.spec)
 
     def _layers(self, hidden: Tensor, keep: Tensor | None, causal: int, rotary: Tensor | None = None) -> Tensor:
-        """Hidden states ``[B, T, H]`` of any float type and strides after all layers, in that type."""
+        """Hidden states ``[B, T, H]`` of any float type and strides after all layers, in that type.
+
+        Raises:
+            RuntimeError: they require grad, which would end here without a word.
+        """
+        if hidden.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"kdnative.nn.{type(self).__name__} is for inference and its input requires grad: call the model under "
+                "torch.inference_mode() or torch.no_grad(); to train what comes before it, keep the float model"
+            )
         dtype = hidden.dtype
         if dtype != torch.float32:  # asking is faster than a conversion to what it is already
             hidden = hidden.float()

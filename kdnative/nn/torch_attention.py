@@ -61,6 +61,7 @@ def attention_from_torch(
             zero=None if weight.zero is None else weight.zero[rows],
             group_scale=None if weight.group_scale is None else weight.group_scale[rows],
         )
-        linears.append(Linear.from_quantized(part, None if bias is None else bias.detach()[rows], scheme))
+        part_bias = None if bias is None else bias.detach()[rows]
+        linears.append(Linear.from_quantized(part, part_bias, scheme, dtype=attention.in_proj_weight.dtype))
     linears.append(attention.out_proj)
     return MultiheadAttention.from_parts(linears, attention.num_heads, attention.batch_first)

@@ -62,7 +62,7 @@ class TransformerEncoder(PackedEncoder):
 
         Raises:
             ValueError, RuntimeError: another mask over pairs of tokens. RuntimeError: a shape or dtype other than
-                these; a module on another device; training mode with grad enabled.
+                these; a module on another device; training mode, or an ``src`` that requires grad, with grad enabled.
         """
         if self.training and torch.is_grad_enabled():
             raise RuntimeError(

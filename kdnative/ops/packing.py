@@ -37,9 +37,9 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def pad(t: Tensor, n_pad: int, k_pad: int | None = None) -> Tensor:
-    """Zero-pad the rows (and columns) of ``t``."""
+    """Zero-pad the rows (and columns) of ``t``, on its device."""
     shape = (n_pad, *t.shape[1:]) if k_pad is None else (n_pad, k_pad)
-    out = torch.zeros(shape, dtype=t.dtype)
+    out = torch.zeros(shape, dtype=t.dtype, device=t.device)
     out[tuple(slice(0, s) for s in t.shape)] = t
     return out
 
@@ -92,7 +92,8 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     else:
         groups = -(-k_pad // group)
         symmetric = weight.zero is None or not bool(weight.zero.any())
-        zero = torch.zeros(n, k // group, dtype=torch.int8) if weight.zero is None else weight.zero.detach().cpu()
+        zero = weight.zero
+        zero = torch.zeros(n, k // group, dtype=torch.int8, device="cpu") if zero is None else zero.detach().cpu()
         middle = 1 << (bits - 1)
         sections["data"] = _pack_codes((q + middle).to(torch.uint8), bits)
         if weight.group_scale is None:
@@ -157,7 +158,8 @@ def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:
         header[name] = offset
         offset += round_up(part.numel() * part.element_size(), 64)
     header["bytes"] = offset
-    out = large_pages.zeros(offset)
+    with torch.device("cpu"):  # whatever the default device is
+        out = large_pages.zeros(offset)
     out[:128] = torch.from_numpy(np.frombuffer(header.tobytes(), dtype=np.uint8).copy())
     for name, part in sections.items():
         raw = part.contiguous().view(torch.uint8).flatten()
@@ -167,7 +169,7 @@ def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:
 
 def section(packed: Tensor, start: int, dtype: torch.dtype, count: int) -> Tensor:
     """A copy of ``count`` elements from byte ``start`` on."""
-    size = count * torch.empty((), dtype=dtype).element_size()
+    size = count * dtype.itemsize
     return packed[start : start + size].clone().view(dtype)
 
 
@@ -191,7 +193,7 @@ def _pack_codes(u: Tensor, bits: int) -> Tensor:
     n_pad, k_pad = u.shape
     quads = 4 // bits  # in 64 bytes
     halves = u.view(n_pad // TILE_N, 2, 16, k_pad)
-    out = torch.zeros(n_pad * k_pad * bits // 8 // 64, 64, dtype=torch.uint8)
+    out = torch.zeros(n_pad * k_pad * bits // 8 // 64, 64, dtype=torch.uint8, device=u.device)
     for j in range(2):
         codes = vnni(halves[:, j].reshape(-1, k_pad), 16).view(-1, quads, 64)
         for t in range(quads):

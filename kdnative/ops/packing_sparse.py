@@ -80,7 +80,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
     if codes:
         groups = -(-k_pad // weight.group_size)
         sections["scale"] = packing.pad(scale, n_pad, groups).t().contiguous()
-        sections["zero"] = torch.full((groups, n_pad), 8, dtype=torch.uint8)
+        sections["zero"] = torch.full((groups, n_pad), 8, dtype=torch.uint8, device="cpu")
         header["group"] = weight.group_size
     else:
         sections["scale"] = packing.pad(scale, n_pad)
@@ -153,10 +153,10 @@ def _pack_blocks(q: Tensor) -> dict[str, Tensor]:
     start = _starts((counts + 3) // 4)
     row, column = kept.nonzero(as_tuple=True)
     first = (counts.cumsum(0) - counts)[row]  # the number of blocks before this row
-    slot = 4 * start[row] + torch.arange(row.numel()) - first
-    values = torch.zeros(int(start[-1]), 4, 4, dtype=torch.int8)
+    slot = 4 * start[row] + torch.arange(row.numel(), device=q.device) - first
+    values = torch.zeros(int(start[-1]), 4, 4, dtype=torch.int8, device=q.device)
     values[slot // 4, :, slot % 4] = rows[row, :, column]
-    index = torch.zeros(4 * int(start[-1]), dtype=torch.int32)
+    index = torch.zeros(4 * int(start[-1]), dtype=torch.int32, device=q.device)
     index[slot] = column.int()
     for back in (1, 2, 3):  # a row's last quad repeats its last input
         more = counts % 4 != 0
@@ -167,8 +167,8 @@ def _pack_blocks(q: Tensor) -> dict[str, Tensor]:
 
 
 def _unpack_blocks(values: Tensor, index: Tensor, start: Tensor, k_pad: int) -> Tensor:
-    rows = torch.zeros(start.numel() - 1, 4, k_pad, dtype=torch.int8)
-    row = torch.repeat_interleave(torch.arange(start.numel() - 1), 4 * start.diff())
+    rows = torch.zeros(start.numel() - 1, 4, k_pad, dtype=torch.int8, device=values.device)
+    row = torch.repeat_interleave(torch.arange(start.numel() - 1, device=start.device), 4 * start.diff())
     column = index.long() & 0xFFFF
     weights = values.view(-1, 4, 4).transpose(1, 2).reshape(-1, 4)
     used = (weights != 0).any(1)  # the inputs that fill up a quad would overwrite their weights by zeros
@@ -185,7 +185,7 @@ def _pack_mask(q: Tensor) -> dict[str, Tensor]:
 
 
 def _unpack_mask(values: Tensor, mask: Tensor, n_pad: int, k_pad: int) -> Tensor:
-    dense = torch.zeros(n_pad * k_pad, dtype=torch.int8)
+    dense = torch.zeros(n_pad * k_pad, dtype=torch.int8, device=values.device)
     dense[_mask_bits(mask)] = (values ^ 0x80).view(torch.int8)
     return packing.unvnni(dense, n_pad, k_pad, 16)
 
@@ -197,7 +197,7 @@ def _pack_codes(q: Tensor) -> dict[str, Tensor]:
     kept = dense != 0
     codes = kept.sum(1)
     start = _starts(codes.view(-1, 2).amax(1))
-    values = torch.zeros(int(start[-1]), dtype=torch.uint8)
+    values = torch.zeros(int(start[-1]), dtype=torch.uint8, device=q.device)
     for block in range(dense.shape[0]):
         at, shift = int(start[block // 2]), 4 * (block % 2)
         values[at : at + int(codes[block])] |= (dense[block][kept[block]].view(torch.uint8) & 15) << shift
@@ -206,7 +206,7 @@ def _pack_codes(q: Tensor) -> dict[str, Tensor]:
 
 def _unpack_codes(values: Tensor, mask: Tensor, start: Tensor, codes: Tensor, k_pad: int) -> Tensor:
     kept = _mask_bits(mask).view(codes.numel(), -1)
-    dense = torch.zeros(kept.shape, dtype=torch.int8)
+    dense = torch.zeros(kept.shape, dtype=torch.int8, device=values.device)
     for block in range(dense.shape[0]):
         at, shift = int(start[block // 2]), 4 * (block % 2)
         found = (values[at : at + int(codes[block])] >> shift & 15).to(torch.int8)

@@ -115,7 +115,7 @@ def search_clip(
         error = (codes * (r.scale[..., None] / unit) - groups / unit).square_()
         return (error if importance is None else error * importance).sum(-1)
 
-    best_error = torch.full(groups.shape[:2], torch.inf, device=w.device)
+    best_error = torch.full(groups.shape[:2], torch.inf, dtype=torch.float32, device=w.device)
     best = torch.full_like(best_error, grid[0])
     for factor in grid:
         error = error_of(factor)

@@ -69,6 +69,11 @@ LAYERS = {  # the class, and its configuration
     "LayoutLMLayer": ("LayoutLMConfig", WORDS),
     "MarkupLMLayer": ("MarkupLMConfig", WORDS),
     "RoCBertLayer": ("RoCBertConfig", WORDS),
+    "BertGenerationLayer": ("BertGenerationConfig", WORDS),
+    "ElectraLayer": ("ElectraConfig", {**WORDS, "embedding_size": 32}),
+    "RobertaPreLayerNormLayer": ("RobertaPreLayerNormConfig", WORDS),
+    "XLMRobertaXLLayer": ("XLMRobertaXLConfig", WORDS),
+    "AlbertLayer": ("AlbertConfig", {**WORDS, "embedding_size": 32}),
 }
 
 ROTARY = {"DINOv3ViTLayer": 2, "EsmLayer": 0}  # which have positions, and how many of the first tokens have none

@@ -178,6 +178,10 @@ def test_shapes_strides_and_dtypes():
         ours(torch.zeros(2, 5, 47))
     with pytest.raises(RuntimeError, match=r"for inference.*\.eval\(\)"):
         ours.train()(x)
+    with pytest.raises(RuntimeError, match=r"nn\.EncoderLayer is for inference and its input requires grad.*no_grad"):
+        ours.eval()(x.requires_grad_())
+    with torch.no_grad():
+        assert torch.equal(ours(x), expected)
 
 
 # -- in models ---------------------------------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ MODELS = {
     "ViTForImageClassification": (IMAGES, "pixel_values"),
     "CLIPVisionModel": (IMAGES, "pixel_values"),
     "CLIPTextModel": (WORDS, "input_ids"),
-    "SiglipTextModel": (WORDS, "input_ids"),
+    "SiglipVisionModel": (IMAGES, "pixel_values"),
     "Dinov2Model": (IMAGES, "pixel_values"),
     "BlipVisionModel": (IMAGES, "pixel_values"),
     "DPTModel": ({**IMAGES, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 8]}, "pixel_values"),
@@ -194,6 +198,8 @@ MODELS = {
     "ErnieModel": (WORDS, "input_ids"),
     "EsmModel": ({**WORDS, "position_embedding_type": "rotary", "mask_token_id": 98}, "input_ids"),
     "LayoutLMModel": (WORDS, "input_ids"),
+    "AlbertModel": ({**WORDS, "embedding_size": 32, "num_hidden_groups": 2}, "input_ids"),
+    "ElectraModel": ({**WORDS, "embedding_size": 32}, "input_ids"),
     "Wav2Vec2Model": (SIZES, "input_values"),
     "MarianMTModel": ({**SEQ2SEQ, "max_position_embeddings": 40}, "input_ids"),
     "BartModel": ({**SEQ2SEQ, "max_position_embeddings": 40}, "input_ids"),
@@ -291,8 +297,9 @@ def test_compiles_to_one_graph_and_exports():
         want = ours(**given).logits
         compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(**given).logits, want)
-    program = torch.export.export(ours, (), given)
-    assert torch.equal(program.module()(**given).logits, want)
+    with torch.no_grad():
+        program = torch.export.export(ours, (), given)
+        assert torch.equal(program.module()(**given).logits, want)
     block, (x, keep) = native(layer()), batch(2, 9)
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x, pairs(keep)), block(x, pairs(keep)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -111,10 +112,76 @@ def test_a_model_that_multiplies_by_the_weights_itself(monkeypatch):
         assert torch.cosine_similarity(model.features(x), expected, dim=-1).min() > 0.99
 
 
-def test_what_is_written_to_it_is_lost(layer):
+def add_in_place(layer):
+    layer.weight += 1
+
+
+def or_in_place(layer):
+    layer.weight |= 1
+
+
+def merge_a_lora(layer):
+    """What merge_and_unload of PEFT does."""
+    layer.weight.data += torch.ones(48, 64, dtype=layer.weight.dtype)
+
+
+def set_item(layer):
+    layer.weight[3] = 0
+
+
+def set_data(layer):
+    layer.weight.data = torch.zeros(48, 64)
+
+
+@pytest.mark.parametrize(
+    ("write", "named"),
+    [
+        (add_in_place, "add_"),
+        (or_in_place, "__ior__"),
+        (merge_a_lora, "data = ..."),
+        (set_data, "data = ..."),
+        (set_item, "__setitem__"),
+        (lambda layer: layer.weight.zero_(), "zero_"),
+        (lambda layer: layer.weight.copy_(torch.zeros(48, 64)), "copy_"),
+        (lambda layer: torch.relu_(layer.weight), "relu_"),
+        (lambda layer: torch.ops.aten.add_.Tensor(layer.weight, layer.weight), "add_"),
+        (lambda layer: torch._foreach_mul_([torch.ones(1), layer.weight], 2.0), "_foreach_mul_"),
+        (lambda layer: nn.init.normal_(layer.weight), "normal_"),
+        (lambda layer: nn.init.xavier_uniform_(layer.weight), "uniform_"),
+        (lambda layer: torch.mul(torch.ones(48, 64), 2, out=layer.weight), "mul"),
+        (lambda layer: torch.frexp(torch.ones(48, 64), out=(layer.weight, torch.ones(48, 64).int())), "frexp"),
+        (lambda layer: nn.utils.vector_to_parameters(torch.zeros(48 * 64), [layer.weight]), "data = ..."),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_writing_is_an_error(layer, write, named):
     before = values(layer)
-    layer.weight.zero_()
+    with pytest.raises(RuntimeError, match=f"^{re.escape(named)}.*is a copy.*change the float model and convert again"):
+        with torch.no_grad():
+            write(layer)
     assert torch.equal(layer.weight, before)
+
+
+def test_writing_to_a_bias_is_an_error():
+    layer = Linear.from_float(nn.Linear(64, 48))
+    before = layer.bias.clone()
+    for write in (lambda b: b.add_(1), lambda b: nn.init.zeros_(b), lambda b: torch.add(before, 1, out=b)):
+        with pytest.raises(RuntimeError, match="bias of a native layer.*is a copy"), torch.no_grad():
+            write(layer.bias)
+    with pytest.raises(RuntimeError, match="bias of a native layer.*is a copy"):
+        layer.bias.data += 1
+    assert torch.equal(layer.bias, before) and type(before) is torch.Tensor
+    assert torch.equal(layer.state_dict()["bias"], before) and type(layer.state_dict()["bias"]) is torch.Tensor
+
+
+def test_freezing_a_model_is_no_write(layer):
+    assert not layer.weight.requires_grad_(False).requires_grad
+    layer.weight.requires_grad = False
+    layer.weight.grad = None
+    layer.weight.share_memory_()
+    other = copy.deepcopy(layer)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.weight, layer.weight)
 
 
 def test_compiled(layer):

@@ -218,6 +218,8 @@ def test_training_mode_is_refused():
         ours(x)
     with torch.no_grad():
         assert torch.equal(ours(x), ours.eval()(x))
+    with pytest.raises(RuntimeError, match="TransformerEncoder is for inference and its input requires grad"):
+        ours(x.requires_grad_())
 
 
 @pytest.mark.parametrize(("size", "length"), [(1, 5), (40, 7), (3, 130)])
@@ -356,7 +358,7 @@ def test_layers_that_share_a_weight():
         (lambda: encoder(norm=nn.RMSNorm(48)), "its final norm is no nn.LayerNorm"),
         (
             lambda: nn.TransformerEncoder(OwnLayer(48, 3, 100, batch_first=True), 2, enable_nested_tensor=False),
-            "is of a class of its own",
+            "layers.0 is a OwnLayer of tests.nn.test_transformer, which may behave in its own way",
         ),
         (lambda: _hooked(encoder()), "has hooks"),
     ],

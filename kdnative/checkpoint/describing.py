@@ -1,0 +1,129 @@
+"""What `save` says of a model's structure: its modules, and whether a file is enough to build them again."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdnative.nn.hf_config import to_plain
+from kdnative.rebuild import buffers_to_keep, build, entry_of, float_tensors, is_number, walk
+
+__all__ = ["describe"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_ACCELERATE = ("_hf_hook", "_original_forward")  # what it leaves on a module whose forward it has wrapped
+
+
+def describe(model: nn.Module) -> dict:
+    """Everything needed to build the structure of a model again.
+
+    Returns:
+        ``modules``: ``{name: {"class": ..., "config": ... where it can be built from one}}``; ``transformers``: class
+        and configuration when the model is one of that library, else None; ``attributes``: numbers that modules hold
+        and that differ from what the configuration gives, such as the head counts of a pruned attention;
+        ``rebuild``: "transformers", "modules", or "into" when only a model made by the caller can be filled; ``why``:
+        in words, where "into" has a reason of its own.
+    """
+    structure = {
+        "modules": {name: entry_of(module) for name, module in walk(model)},
+        "transformers": _transformers_part(model),
+        "attributes": {},
+        "rebuild": "into",
+    }
+    for way in ("transformers", "modules"):
+        if way == "transformers" and structure["transformers"] is None:
+            continue
+        try:
+            skeleton = build({**structure, "rebuild": way}, native=lambda name, entry: model.get_submodule(name))
+        except Exception:  # whatever a constructor or a configuration raises: it can't be built this way
+            continue
+        if _names(skeleton) == _names(model) and _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
+            if (lost := _code_of_instances(model, skeleton)) is not None:
+                return {**structure, "why": lost}
+            return {**structure, "rebuild": way, "attributes": _differing_attributes(model, skeleton)}
+    return structure
+
+
+def _code_of_instances(model: nn.Module, skeleton: nn.Module) -> str | None:
+    """Which module runs code that was given to it alone, and that no file holds; None where every one is built whole.
+
+    What the skeleton has too comes from a constructor, and will come from it again.
+    """
+    for name, module in model.named_modules():
+        built = skeleton.get_submodule(name)
+        what = _code_around(module)
+        if what is not None and (built is module or _code_around(built) is None):
+            return f"{name or 'the model'} has {what}, which a file does not hold"
+    return None
+
+
+def _code_around(module: nn.Module) -> str | None:
+    """What runs around a module's forward or in its place.
+
+    Hooks of transformers record outputs or serve training, and wrappers of accelerate move inputs and change their
+    type: without them a model computes the same.
+    """
+    hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+    if not all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks):
+        return "hooks"
+    if "forward" in vars(module) and not any(hasattr(module, mark) for mark in _OF_ACCELERATE):
+        return "a forward of its own, set on the instance"
+    return None
+
+
+def _transformers_part(model: nn.Module) -> dict | None:
+    if not type(model).__module__.startswith("transformers."):
+        return None
+    import transformers
+
+    if not isinstance(model, transformers.PreTrainedModel):
+        return None
+    return {
+        "class": type(model).__name__,
+        "config": to_plain(model.config),
+        "attention": model.config._attn_implementation,
+    }
+
+
+def _same_gaps(skeleton: nn.Module, model: nn.Module) -> bool:
+    """Whether the model has None, and nothing else, wherever `_leave_out` put it."""
+    return all(
+        getattr(model.get_submodule(name), attribute, skeleton) is None
+        for name, module in walk(skeleton)
+        for attribute, child in module._modules.items()
+        if child is None
+    )
+
+
+def _names(model: nn.Module) -> set[str]:
+    """Every path to a module: one that is used twice has two."""
+    return {name for name, _ in model.named_modules(remove_duplicate=False)}
+
+
+def _same_tensors(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two models have tensors of the same names and shapes, and no tensor hides outside of them."""
+    for tensors in (float_tensors, buffers_to_keep):
+        shapes_a, shapes_b = ({k: t.shape for k, t in tensors(m).items()} for m in (a, b))
+        if shapes_a != shapes_b:
+            return False
+    return not any(isinstance(value, Tensor) for _, module in walk(a) for value in vars(module).values())
+
+
+def _differing_attributes(model: nn.Module, skeleton: nn.Module) -> dict[str, dict]:
+    fresh = dict(walk(skeleton))
+    differing = {}
+    for name, module in walk(model):
+        if module is fresh[name] or getattr(nn, type(module).__name__, None) is type(module):
+            continue
+        own, other = _numbers(module), _numbers(fresh[name])
+        found = {key: value for key, value in own.items() if key in other and other[key] != value}
+        if found:
+            differing[name] = found
+    return differing
+
+
+def _numbers(module: nn.Module) -> dict[str, int | float | bool]:
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if is_number(value) and not key.startswith("_") and key != "training"
+    }
