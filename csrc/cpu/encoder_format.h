@@ -1,5 +1,5 @@
-// The encoder buffer (docs/packed_formats.md): built by kdnative/nn/encoder_format.py, only read here. Offsets are bytes from
-// the start of the buffer and multiples of 64; every number is little-endian.
+// The encoder buffer (docs/packed_formats.md): built by kdnative/nn/encoder_format.py, only read here. Offsets are
+// bytes from the start of the buffer and multiples of 64; every number is little-endian.
 #pragma once
 
 #include <cstdint>

@@ -156,7 +156,7 @@ void check_attention(const Kernels& t) {
     const auto heads = static_cast<int32_t>(random_int(1, 4));
     Matrix qkv(tokens, 3 * heads * d, random_int(0, 5)), out(tokens, heads * d, random_int(0, 5));
     Matrix parts(tokens, heads * d, out.ld - out.columns);
-    qkv.randomize(i % 3 ? 1.0f : 6.0f, 0.0f);  // flat and sharp distributions
+    qkv.randomize(i % 3 ? 1.0f : 6.0f, 0.0f);            // flat and sharp distributions
     const double largest = i % 3 && i % 7 != 3 ? 1 : 6;  // value that others come near to in the sums
     if (i % 7 == 3) {  // scores whose exponentials are beyond any float: one key gets all the weight, but for ties
       for (int64_t r = 0; r < tokens; ++r)
@@ -206,8 +206,8 @@ void check_attention(const Kernels& t) {
         const std::vector<double> wanted = attended(a, factors, h, r, magnitude);
         // A score is off by roundings of its terms, and that much, relatively, is each weight. The weights of the bf16
         // kernels have 8 bits.
-        const double limit = largest * ((bf16 ? 0x1p-9 : 0.0) +
-                                        kUnit * (8 + std::sqrt(static_cast<double>(tokens)) + 4 * magnitude));
+        const double limit =
+            largest * ((bf16 ? 0x1p-9 : 0.0) + kUnit * (8 + std::sqrt(static_cast<double>(tokens)) + 4 * magnitude));
         for (int64_t j = 0; j < d; ++j)
           check(std::fabs(out(r, h * d + j) - wanted[j]) <= limit, t.isa, what + " is off");
       }
