@@ -16,7 +16,7 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp browser
 	$(BIN)/python -m pytest
 
-# Does the kernel harness notice a mistake? About 15 minutes.
+# Does the kernel harness notice a mistake? About an hour.
 mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/native/mutate_kernels.py
 
