@@ -297,7 +297,10 @@ class _Plan:
 
     def keep_parameters(self) -> None:
         """Leave a linear in float where a model of transformers would have no parameter, and no device and dtype."""
-        free = lambda name: not self.selection.choose(name).explicit  # noqa: E731
+
+        def free(name: str) -> bool:
+            return not self.selection.choose(name).explicit
+
         for name in linears_to_keep(self.modules, self.replacements, free):
             module = self.modules[name]
             del self.replacements[id(module)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -15,6 +16,11 @@ from ..scheme import Scheme
 from .predict import predict
 
 __all__ = ["Sensitivity", "sensitivity"]
+
+Trained = tuple[Scheme, Tensor] | None
+"""The scheme that a layer was trained for, and its float weight; None for a layer of float weights only."""
+Coarser = Callable[[Tensor, Trained], Tensor | None]
+"""A layer's weight, and what it was trained for, to the changed weight; None where the change does not apply."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,10 @@ def sensitivity(
     Weights are rounded to the nearest codes and back (`quantize_weight`; activations stay in floating point), or the
     smallest magnitudes of the layer are set to 0. The model's weights are the same, bit for bit, afterwards.
 
+    A layer that was trained for a scheme (`FakeQuantLinear`) is compared in that scheme: there it keeps its weights and
+    ranges and loses nothing, and in any other its float weights are rounded. Its integer weights lie on a grid within
+    clipped ranges; rounding them a second time would show losses that neither scheme has.
+
     Args:
         model: a classifier. data: a validation set; a few hundred examples rank the layers well.
         schemes, sparsities: the changes; a sparsity is the share of weights set to 0, within (0, 1).
@@ -65,6 +75,16 @@ def sensitivity(
     Raises:
         ValueError: no linear layer matches, or a sparsity outside of (0, 1).
     """
+    from ..quantize import FakeQuantLinear, finish_qat_
+
+    trained = {
+        name: (module.scheme, module.weight.detach())
+        for name, module in model.named_modules()
+        if isinstance(module, FakeQuantLinear)
+    }
+    if trained:
+        model = copy.deepcopy(model)
+        finish_qat_(model)
     patterns = [layers] if isinstance(layers, str) else list(layers)
     found = {
         name: module
@@ -84,10 +104,11 @@ def sensitivity(
     original, accuracy = measured()
     rows = []
     for change, coarser in changes.items():
-        targets = [(name, [module]) for name, module in found.items()]
-        targets += [("(all)", list(found.values()))] if include_all and len(found) > 1 else []
-        for name, modules in targets:
-            with _changed(modules, coarser) as weights:
+        every = [(module, trained.get(name)) for name, module in found.items()]
+        targets = [(name, [layer]) for name, layer in zip(found, every, strict=True)]
+        targets += [("(all)", every)] if include_all and len(found) > 1 else []
+        for name, chosen in targets:
+            with _changed(chosen, coarser) as weights:
                 if not weights:
                     continue
                 log_q, now = measured()
@@ -98,38 +119,48 @@ def sensitivity(
 
 
 @contextmanager
-def _changed(modules: list[nn.Linear], coarser: Callable[[Tensor], Tensor | None]) -> Iterator[int]:
+def _changed(layers: list[tuple[nn.Linear, Trained]], coarser: Coarser) -> Iterator[int]:
     """Coarser weights in place; yields how many were changed and puts the exact ones back."""
-    kept = [(m.weight, m.weight.detach().clone()) for m in modules]
+    kept = [(module.weight, module.weight.detach().clone(), trained) for module, trained in layers]
     changed = 0
     try:
-        for weight, original in kept:
-            new = coarser(original)
+        for weight, original, trained in kept:
+            new = coarser(original, trained)
             if new is not None:
                 weight.data.copy_(new)
                 changed += weight.numel()
         yield changed
     finally:
-        for weight, original in kept:
+        for weight, original, _ in kept:
             weight.data.copy_(original)
 
 
-def _rounding(scheme: Scheme) -> Callable[[Tensor], Tensor | None]:
+def _stored(scheme: Scheme) -> Scheme:
+    """The scheme without what does not change a weight's value."""
+    return replace(scheme.dense, activation_bits=8)
+
+
+def _rounding(scheme: Scheme) -> Coarser:
     from ..quantize import quantize_weight
 
-    def coarser(weight: Tensor) -> Tensor | None:
+    def coarser(weight: Tensor, trained: Trained) -> Tensor | None:
         if scheme.group_size is not None and weight.shape[1] % scheme.group_size:
             return None
+        if trained is not None:
+            own, floats = trained
+            if _stored(own) == _stored(scheme):
+                return weight
+            weight = floats
         return quantize_weight(weight, scheme).dequantize().to(weight.dtype)
 
     return coarser
 
 
-def _masking(share: float) -> Callable[[Tensor], Tensor]:
+def _masking(share: float) -> Coarser:
     if not 0 < share < 1:
         raise ValueError(f"sparsity {share}: within 0 and 1, both excluded")
 
-    def coarser(weight: Tensor) -> Tensor:
+    def coarser(weight: Tensor, trained: Trained) -> Tensor:
         smallest = weight.abs().flatten().topk(round(share * weight.numel()), largest=False).indices
         return weight.flatten().index_fill(0, smallest, 0.0).view_as(weight)
 

@@ -13,7 +13,6 @@ from kdnative.files import replace_text
 from ..folder import RESULTS, SUMMARY, write_json
 from ..summary import build_summary, format_summary
 from .base import Context, Stage
-from .sensitivity import layer_losses
 from .training import MODEL, load_model, student_source, tokenized, tokenizer
 
 if TYPE_CHECKING:
@@ -63,6 +62,7 @@ def _evaluate(context: Context) -> dict[str, Any]:
 def _sensitivity(context: Context) -> dict[str, Any]:
     """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
     from kdnative.data import tokenize
+    from kdnative.evaluate import sensitivity
 
     recipe, limit = context.recipe, context.settings.sensitivity
     if not limit:
@@ -70,7 +70,11 @@ def _sensitivity(context: Context) -> dict[str, Any]:
     model = load_model(context, recipe.student_before("convert"))
     examples = context.data.validation.head(limit)
     data = tokenize(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
-    return {"sensitivity": layer_losses(model, data, device=context.device)}
+    found = sensitivity(model, data, device=context.device)
+    rows = [
+        {"layer": s.layer, "scheme": s.change, "accuracy_drop": -s.accuracy_change, "divergence": s.kl} for s in found
+    ]
+    return {"sensitivity": rows}
 
 
 def _accuracy(predictions: Predictions) -> float:
