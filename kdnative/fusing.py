@@ -26,9 +26,11 @@ _INSIDES = (
     ("MMGroundingDinoModel", "text_backbone", "", "hands it masks over pairs of tokens"),
     ("ModernVBertModel", "text_model", "", "hands it embeddings (inputs_embeds), some of them of images"),
     ("PeftModel", "base_model", "prompt_encoder", "hands it learned prompts, as embeddings or as keys"),
+    ("TextTransformer", "transformer", "cls_emb", "hands it masks over pairs of tokens"),  # OpenCLIP: CoCa
+    ("TextTransformer", "transformer", "use_pad_mask", "hands it masks over pairs of tokens"),
 )
-"""Models that need more of an encoder than its call with ids: name of the class, where the encoder is, the attribute
-that only those of its objects have that do (empty: all of them), and what they do."""
+"""Models that need more of an encoder or of layers than their usual call: name of the class, where they are, the
+attribute that is something only in those of its objects that do (empty: all of them), and what they do."""
 
 
 def rebuilder(module: nn.Module) -> Rebuilder | None:
@@ -55,6 +57,8 @@ def refusal(name: str, modules: Mapping[str, nn.Module], verdicts: Mapping[str, 
     inside = {inner: module for inner, module in modules.items() if within(inner, name)}
     if why := _read_by_a_parent(name, modules):
         return why
+    if known_layers.is_layer(modules[name]) and (why := _wants_attentions(name, modules)):
+        return why
     for inner, module in inside.items():
         if hooks := hooked(module):
             return f"{inner} {hooks}"
@@ -78,8 +82,19 @@ def _read_by_a_parent(name: str, modules: Mapping[str, nn.Module]) -> str | None
         parent = modules[".".join(path[:depth])]
         classes = {cls.__name__ for cls in type(parent).__mro__}
         for cls, where, mark, what in _INSIDES:
-            if cls in classes and attribute == where and (not mark or hasattr(parent, mark)):
+            own = getattr(parent, mark, None) if mark else True
+            if cls in classes and attribute == where and own is not None and own is not False:
                 return f"{type(parent).__name__}, which contains it, {what}"
+    return None
+
+
+def _wants_attentions(name: str, modules: Mapping[str, nn.Module]) -> str | None:
+    """Which model around a layer is configured to return attention weights with every call."""
+    path = name.split(".") if name else []
+    for depth in range(len(path)):
+        parent = modules[".".join(path[:depth])]
+        if getattr(getattr(parent, "config", None), "output_attentions", False):
+            return f"the config of {type(parent).__name__} sets output_attentions=True"
     return None
 
 

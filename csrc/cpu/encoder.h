@@ -39,6 +39,7 @@ struct EncoderInputs {
   Ids input_ids;               // of a model with embeddings
   HiddenStates hidden_states;  // of a model without
   const uint8_t* mask;         // [B, T], 0 drops the token; nullptr keeps all
+  bool mask_is_padding;        // the other way round: all but 0 drop it
   Ids token_type_ids;          // not given: all 0
   Ids position_ids;            // not given: the model's own counting
   int64_t hidden_size;         // what the caller allocated for; must be the buffer's

@@ -45,7 +45,7 @@ inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in
       const int64_t i = b * in.tokens + t, id = in.input_ids ? in.input_ids.at(b, t) : 0;
       const bool is_padding = m.padding_id >= 0 && id == m.padding_id;
       if (!is_padding) ++counted;
-      if (in.mask != nullptr && in.mask[i] == 0) continue;
+      if (in.mask != nullptr && (in.mask[i] != 0) == in.mask_is_padding) continue;
       int64_t position = m.padding_id < 0 ? t : is_padding ? m.padding_id : counted;
       if (in.position_ids) position = in.position_ids.at(b, t);
       const int64_t type = in.token_type_ids ? in.token_type_ids.at(b, t) : 0;

@@ -43,15 +43,14 @@ void nonzero(const Tensor& t, T bits, uint8_t* out) {
 }
 
 // An attention mask of any usual dtype as one byte a token; nullptr when there is none.
-const uint8_t* mask_bytes(const Tensor& mask, const char* op, int64_t batch, int64_t tokens,
-                          std::vector<uint8_t>& storage) {
+const uint8_t* mask_bytes(const Tensor& mask, const char* op, const char* what, const char* dropped, int64_t batch,
+                          int64_t tokens, std::vector<uint8_t>& storage) {
   if (!mask) return nullptr;
-  require_cpu(mask, op, "attention_mask");
+  require_cpu(mask, op, what);
   if (mask.dim() != 2 || mask.sizes()[0] != batch || mask.sizes()[1] != tokens)
-    fail(std::string(op) + ": attention_mask has shape " + shape_text(mask) + "; it must be [" + std::to_string(batch) +
-         ", " + std::to_string(tokens) +
-         "], one number a token and 0 for padding. For a mask over pairs of tokens keep " +
-         "the encoder in float: convert_(..., keep=[...])");
+    fail(std::string(op) + ": " + what + " has shape " + shape_text(mask) + "; it must be [" + std::to_string(batch) +
+         ", " + std::to_string(tokens) + "], one number a token and " + dropped +
+         " for padding. For a mask over pairs of tokens keep " + "the encoder in float: convert_(..., keep=[...])");
   static const int32_t i64 = aoti_torch_dtype_int64(), i32 = aoti_torch_dtype_int32(), i8 = aoti_torch_dtype_int8(),
                        u8 = aoti_torch_dtype_uint8(), boolean = aoti_torch_dtype_bool(),
                        f64 = aoti_torch_dtype_float64(), f32 = aoti_torch_dtype_float32(),
@@ -74,7 +73,7 @@ const uint8_t* mask_bytes(const Tensor& mask, const char* op, int64_t batch, int
   } else if (type == f16 || type == bf16) {
     nonzero<uint16_t>(mask, 0x7fff, out);
   } else {
-    fail(std::string(op) + ": attention_mask must be bool, int64, int32, int8, uint8 or a float (got " +
+    fail(std::string(op) + ": " + what + " must be bool, int64, int32, int8, uint8 or a float (got " +
          dtype_text(type) + "); convert with .bool()");
   }
   return out;
@@ -109,7 +108,8 @@ void set_rotary(const Tensor& t, cpu::EncoderInputs& in) {
 }
 
 // What both operators share: everything but what a forward begins with, which `in` has already.
-StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mask, cpu::EncoderInputs in) {
+StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mask, const Tensor& padding,
+                         cpu::EncoderInputs in) {
   static const int32_t u8 = aoti_torch_dtype_uint8(), f32 = aoti_torch_dtype_float32();
   require_cpu(packed, op, "the packed encoder");
   if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
@@ -117,7 +117,12 @@ StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mas
   thread_local std::vector<uint8_t> mask_storage;  // kept: steady state allocates nothing but the output
   in.packed = packed.data();
   in.packed_bytes = packed.sizes()[0];
-  in.mask = mask_bytes(mask, op, in.batch, in.tokens, mask_storage);
+  if (mask && padding) fail(std::string(op) + ": give attention_mask or padding_mask, not both");
+  in.mask = mask_bytes(mask, op, "attention_mask", "0", in.batch, in.tokens, mask_storage);
+  if (padding) {
+    in.mask = mask_bytes(padding, op, "padding_mask", "not 0", in.batch, in.tokens, mask_storage);
+    in.mask_is_padding = true;
+  }
   const int64_t sizes[3] = {in.batch, in.tokens, in.hidden_size};
   Tensor out = Tensor::empty(3, sizes, f32);
   const cpu::Parallel pool{run_on_pool, thread_count()};
@@ -139,12 +144,13 @@ void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) {
   in.input_ids = ids_of(ids, "input_ids", in.batch, in.tokens);
   in.token_type_ids = ids_of(types, "token_type_ids", in.batch, in.tokens);
   in.position_ids = ids_of(positions, "position_ids", in.batch, in.tokens);
-  stack[0] = run_encoder("encoder", packed, mask, in);
+  stack[0] = run_encoder("encoder", packed, mask, {}, in);
 }
 
 void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor packed = take_tensor(stack[0]), hidden_states = take_tensor(stack[1]);
-  const Tensor mask = take_optional_tensor(stack[2]), rotary = take_optional_tensor(stack[4]);
+  const Tensor mask = take_optional_tensor(stack[2]), rotary = take_optional_tensor(stack[4]),
+               padding = take_optional_tensor(stack[5]);
   cpu::EncoderInputs in{};
   in.hidden_states = hidden_states_of(hidden_states);
   in.batch = hidden_states.sizes()[0];
@@ -152,7 +158,7 @@ void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
   in.hidden_size = hidden_states.sizes()[2];
   in.causal = take_int(stack[3]) != 0;
   set_rotary(rotary, in);
-  stack[0] = run_encoder("encoder_layers", packed, mask, in);
+  stack[0] = run_encoder("encoder_layers", packed, mask, padding, in);
 }
 
 }  // namespace
@@ -164,8 +170,8 @@ void register_encoder(Library& library) {
       "-> Tensor",
       "encoder", boxed_encoder);
   library.op(
-      "encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal, Tensor? rotary=None) "
-      "-> Tensor",
+      "encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal, Tensor? rotary=None, "
+      "Tensor? padding_mask=None) -> Tensor",
       "encoder_layers", boxed_encoder_layers);
 }
 

@@ -14,6 +14,7 @@ from torch import nn
 from ..data.batches import Batch, Batches, TokenizedDataset, collate
 from ..evaluate.predict import autocast, evaluating, logits_of, predict, select_device
 from .cache import SoftLabels
+from .dropout import fast_dropout
 from .loss import DistillationLoss
 from .state import ResumeError, capture, differences, read_state, restore, shapes, write_state
 
@@ -171,14 +172,15 @@ def train(
             rate = lr * learning_rate(history.steps, steps, round(warmup * steps), schedule)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with autocast(device, amp):
-                value = _loss_of(model, loss, batch.to(device), soft_labels, teacher, teacher_data)
-            if not bool(torch.isfinite(value)):
-                raise FloatingPointError(
-                    f"step {history.steps + 1}: the loss is {value.item()}; lower lr ({lr}), or amp=False"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            with fast_dropout(model):  # backward too: gradient checkpointing computes activations again there
+                with autocast(device, amp):
+                    value = _loss_of(model, loss, batch.to(device), soft_labels, teacher, teacher_data)
+                if not bool(torch.isfinite(value)):
+                    raise FloatingPointError(
+                        f"step {history.steps + 1}: the loss is {value.item()}; lower lr ({lr}), or amp=False"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(trained, clip_norm)
             optimizer.step()

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdnative.nn.layer_conversion import Layer, Named, Unsupported
 
-__all__ = ["READERS", "Source", "bert_layer", "bert_parts"]
+__all__ = ["READERS", "Source", "bert_layer", "bert_parts", "distilbert_layer"]
 
 
 @dataclass(frozen=True)
@@ -111,30 +111,31 @@ def _electra(module: nn.Module) -> Source:
     return _bert(module, output="BaseModelOutputWithPastAndCrossAttentions")
 
 
+def distilbert_layer(layer: nn.Module, prefix: str) -> Layer:
+    """A layer with the parts of DistilBERT's under ``prefix``."""
+    own = layer.attention
+    head_dim = getattr(own, "attention_head_size", None) or own.dim // own.n_heads
+    return Layer(
+        [(f"{prefix}attention.{name}", getattr(own, name)) for name in ("q_lin", "k_lin", "v_lin")],
+        (prefix + "attention.out_lin", own.out_lin),
+        [(prefix + "ffn.lin1", layer.ffn.lin1)],
+        (prefix + "ffn.lin2", layer.ffn.lin2),
+        _post_norms(layer.sa_layer_norm, layer.output_layer_norm),
+        head_dim,
+        getattr(own, "scaling", head_dim**-0.5),
+        layer.ffn.activation,
+    )
+
+
 def _distilbert(module: nn.Module) -> Source:
-    embeddings, layers = module.embeddings, []
-    for i, layer in enumerate(module.transformer.layer):
-        own, prefix = layer.attention, f"transformer.layer.{i}."
-        head_dim = getattr(own, "attention_head_size", None) or own.dim // own.n_heads
-        layers.append(
-            Layer(
-                [(f"{prefix}attention.{name}", getattr(own, name)) for name in ("q_lin", "k_lin", "v_lin")],
-                (prefix + "attention.out_lin", own.out_lin),
-                [(prefix + "ffn.lin1", layer.ffn.lin1)],
-                (prefix + "ffn.lin2", layer.ffn.lin2),
-                _post_norms(layer.sa_layer_norm, layer.output_layer_norm),
-                head_dim,
-                getattr(own, "scaling", head_dim**-0.5),
-                layer.ffn.activation,
-            )
-        )
+    embeddings = module.embeddings
     positions = embeddings.position_embeddings
     return Source(
         embeddings.word_embeddings,
         positions,
         None,
         embeddings.LayerNorm,
-        layers,
+        [distilbert_layer(layer, f"transformer.layer.{i}.") for i, layer in enumerate(module.transformer.layer)],
         positions.num_embeddings,
         "BaseModelOutput",
     )

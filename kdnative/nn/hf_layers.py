@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import nn
 
 from kdnative.nn.encoder_layer import can_record
-from kdnative.nn.hf_families import bert_layer, bert_parts
+from kdnative.nn.hf_families import bert_layer, bert_parts, distilbert_layer
 from kdnative.nn.layer_conversion import Layer, Unsupported
 from kdnative.nn.layer_sources import Source, pre_norms
 
@@ -147,6 +147,10 @@ def _bert(module: nn.Module) -> Source:
     return Source(bert_layer(module, ""), norm="post")
 
 
+def _distilbert(module: nn.Module) -> Source:
+    return Source(distilbert_layer(module, ""), norm="post")
+
+
 def _roberta_pre_norm(module: nn.Module) -> Source:
     if module.is_decoder:
         raise Unsupported("it is a layer of a decoder")
@@ -227,15 +231,25 @@ _FAMILIES: dict[Callable[[nn.Module], Source], tuple[str, ...]] = {
         "Wav2Vec2EncoderLayer",
     ),
     _bert: (
+        "AlignTextLayer",
         "AltRobertaLayer",
         "BertGenerationLayer",
+        "BertLayer",
         "BridgeTowerTextLayer",
+        "CamembertLayer",
+        "ChineseCLIPTextLayer",
+        "ClapTextLayer",
+        "Data2VecTextLayer",
         "ElectraLayer",
         "ErnieLayer",
         "LayoutLMLayer",
         "MarkupLMLayer",
         "RoCBertLayer",
+        "RobertaLayer",
+        "SplinterLayer",
+        "XLMRobertaLayer",
     ),
+    _distilbert: ("TransformerBlock",),
     _roberta_pre_norm: ("RobertaPreLayerNormLayer",),
     _xlm_roberta_xl: ("XLMRobertaXLLayer",),
     _albert: ("AlbertLayer",),

@@ -102,8 +102,17 @@ class PackedEncoder(nn.Module):
         with torch.device("cpu"):
             return encoder_format.unpack(self.packed, self.spec)
 
-    def _layers(self, hidden: Tensor, keep: Tensor | None, causal: int, rotary: Tensor | None = None) -> Tensor:
+    def _layers(
+        self,
+        hidden: Tensor,
+        keep: Tensor | None,
+        causal: int,
+        rotary: Tensor | None = None,
+        padding: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states ``[B, T, H]`` of any float type and strides after all layers, in that type.
+
+        ``keep`` is 0 for padding, ``padding`` is not; at most one of the two is given.
 
         Raises:
             RuntimeError: they require grad, which would end here without a word.
@@ -118,7 +127,7 @@ class PackedEncoder(nn.Module):
             hidden = hidden.float()
         if hidden.stride(-1) != 1:
             hidden = hidden.contiguous()
-        out = ops.encoder_layers(self._buffers["packed"], hidden, keep, causal, rotary)
+        out = ops.encoder_layers(self._buffers["packed"], hidden, keep, causal, rotary, padding)
         return out if dtype == torch.float32 else out.to(dtype)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):

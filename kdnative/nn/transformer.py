@@ -69,17 +69,18 @@ class TransformerEncoder(PackedEncoder):
                 "kdnative.nn.TransformerEncoder is for inference: it has no gradients. Call .eval() on it (or run "
                 "under torch.no_grad()), and train the float model instead"
             )
-        keep = None if src_key_padding_mask is None else _kept(src_key_padding_mask)
-        hidden = src
+        padding, hidden = src_key_padding_mask, src
+        if padding is not None and padding.is_floating_point():
+            _require_zeros_and_infinities(padding)
         if src.dim() == 2:  # no batch
-            hidden, keep = src.unsqueeze(0), None if keep is None else keep.unsqueeze(0)
+            hidden, padding = src.unsqueeze(0), None if padding is None else padding.unsqueeze(0)
         elif not self.batch_first:
             hidden = src.transpose(0, 1)
         mask = src_mask if mask is None else mask
         if mask is not None and not is_causal:
             _require_causal(mask, hidden.shape[1])
         causal = int(mask is not None or bool(is_causal))
-        out = self._layers(hidden, keep, causal)
+        out = self._layers(hidden, None, causal, None, padding)
         if src.dim() == 2:
             out = out.squeeze(0)
         elif not self.batch_first:
@@ -103,13 +104,8 @@ def _require_causal(mask: Tensor, tokens: int) -> None:
     torch._assert_async(same.all(), _ONLY_CAUSAL)
 
 
-def _kept(padding: Tensor) -> Tensor:
-    """Which tokens a ``src_key_padding_mask`` keeps."""
-    if not padding.is_floating_point():
-        return padding.logical_not()
-    keep = padding == 0
+def _require_zeros_and_infinities(padding: Tensor) -> None:
     torch._assert_async(
-        (keep | (padding == -math.inf)).all(),
+        ((padding == 0) | (padding == -math.inf)).all(),
         "kdnative.nn.TransformerEncoder: a float src_key_padding_mask may hold 0 for tokens and -inf for padding only",
     )
-    return keep

@@ -50,7 +50,8 @@ linear_sparse = torch.ops.kdnative.linear_sparse.default
 is that of ``linear_w8a8`` or ``linear_w4a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
 encoder_layers = torch.ops.kdnative.encoder_layers.default
-"""``(packed, hidden states [B, T, H], attention mask [B, T] or None, causal 0 or 1)``: layers without embeddings."""
+"""``(packed, hidden states [B, T, H], attention mask [B, T] or None, causal 0 or 1, rotary=None, padding_mask=None)``:
+layers without embeddings. In an attention mask 0 is padding, in a padding mask [B, T] what is not 0."""
 
 
 def isa() -> str:

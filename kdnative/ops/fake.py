@@ -40,5 +40,6 @@ def _encoder_layers(
     attention_mask: Tensor | None,
     causal: int,
     rotary: Tensor | None = None,
+    padding_mask: Tensor | None = None,
 ) -> Tensor:
     return hidden_states.new_empty(hidden_states.shape, dtype=torch.float32)

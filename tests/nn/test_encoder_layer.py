@@ -17,7 +17,7 @@ from kdnative.nn.known_layers import is_layer, layer_from
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.nn import encoder_oracle
 from tests.nn.encoder_models import check_close, randomized, with_scheme
-from tests.nn.layer_configs import IMAGES, LAYERS, ROTARY, SEQ2SEQ, SIZES, WHISPER, WITHOUT_MASK, WORDS
+from tests.nn.layer_configs import IDS, IMAGES, LAYERS, ROTARY, SEQ2SEQ, SIZES, WHISPER, WITHOUT_MASK, WORDS
 from tests.small_models import rows
 
 transformers = pytest.importorskip("transformers", "5.0")
@@ -195,6 +195,11 @@ MODELS = {
     "BlipVisionModel": (IMAGES, "pixel_values"),
     "DPTModel": ({**IMAGES, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 8]}, "pixel_values"),
     "DINOv3ViTModel": ({**IMAGES, "num_register_tokens": 2}, "pixel_values"),
+    "BertModel": ({**WORDS, "output_hidden_states": True}, "input_ids"),  # or it would be one operator
+    "DistilBertModel": (
+        {**IDS, "dim": 48, "n_heads": 3, "n_layers": 2, "hidden_dim": 100, "output_hidden_states": True},
+        "input_ids",
+    ),
     "ErnieModel": (WORDS, "input_ids"),
     "EsmModel": ({**WORDS, "position_embedding_type": "rotary", "mask_token_id": 98}, "input_ids"),
     "LayoutLMModel": (WORDS, "input_ids"),

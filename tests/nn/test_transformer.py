@@ -90,6 +90,16 @@ def test_every_instruction_set(isa, shape, causal):
     check_close(actual, encoder_oracle.encode_states(ours.spec, ours.state_dict(), x, keep, bool(causal)), keep)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32, torch.bfloat16])
+def test_a_padding_mask_is_an_attention_mask_the_other_way_round(dtype):
+    ours, (x, keep) = native(encoder()), batch(3, 9)
+    expected = ops.encoder_layers(ours.packed, x, keep, 0)
+    padding = (~keep).to(dtype) if dtype != torch.float32 else torch.zeros(3, 9).masked_fill(~keep, -torch.inf)
+    strided = torch.stack([padding, padding], -1)[..., 0]
+    for given in (padding, strided):
+        assert torch.equal(ops.encoder_layers(ours.packed, x, None, 0, None, given), expected)
+
+
 def test_the_oracle_tells_formulas_apart():
     ours, (x, keep) = native(encoder()), batch(3, 9)
     for change in ({"causal": True}, {"state": "layers.1.qkv.bias"}, {"state": "layers.0.attention_norm.weight"}):
@@ -198,7 +208,22 @@ def test_arguments_that_are_refused(arguments, error, message):
             lambda p: (native_bert(bert()).packed, torch.zeros(2, 3, 48), None, 0),
             "has embeddings; call encoder with ids",
         ),
-        (lambda p: (p, torch.zeros(2, 3, 48), torch.ones(2, 3, dtype=torch.int16), 0), "must be bool, int64"),
+        (
+            lambda p: (p, torch.zeros(2, 3, 48), torch.ones(2, 3, dtype=torch.int16), 0),
+            "attention_mask must be bool, int64",
+        ),
+        (
+            lambda p: (p, torch.zeros(2, 3, 48), None, 0, None, torch.ones(2, 3, dtype=torch.int16)),
+            "padding_mask must be bool, int64",
+        ),
+        (
+            lambda p: (p, torch.zeros(2, 3, 48), None, 0, None, torch.ones(2, 4, dtype=torch.bool)),
+            r"padding_mask has shape \[2, 4\]; it must be \[2, 3\], one number a token and not 0 for padding",
+        ),
+        (
+            lambda p: (p, torch.zeros(2, 3, 48), torch.ones(2, 3), 0, None, torch.zeros(2, 3)),
+            "give attention_mask or padding_mask, not both",
+        ),
     ],
 )
 def test_arguments_of_the_operator(arguments, message):
@@ -239,7 +264,9 @@ def test_results_do_not_depend_on_threads(size, length):
 @pytest.mark.parametrize("norm", [None, nn.LayerNorm(48)])
 def test_opcheck_compile_and_export(causal, norm):
     ours, (x, keep) = native(encoder(norm=norm, norm_first=True, batch_first=False)), batch(3, 9)
-    torch.library.opcheck(torch.ops.kdnative.encoder_layers.default, (ours.packed, x, keep, causal))
+    operator = torch.ops.kdnative.encoder_layers.default
+    torch.library.opcheck(operator, (ours.packed, x, keep, causal))
+    torch.library.opcheck(operator, (ours.packed, x, None, causal, None, ~keep))
     mask = causal_mask(3) if causal else None
     with torch.no_grad():
         expected = ours(x, mask, src_key_padding_mask=~keep.T)

@@ -209,3 +209,38 @@ def test_linear_by_linear():
         kinds = [type(module) for module in ours.modules()]
         assert EncoderLayer not in kinds and kinds.count(MultiheadAttention) == (2 if make is torchvision_model else 0)
         assert kinds.count(Linear) >= 8
+
+
+def coca():
+    vision = {"image_size": 32, "layers": 2, "width": WIDTH, "head_width": 16, "patch_size": 8}
+    vision |= {"attentional_pool": True, "attn_pooler_heads": HEADS, "output_tokens": True}
+    text = {"context_length": 12, "vocab_size": 90, "width": WIDTH, "heads": HEADS, "layers": 2}
+    decoder = {"context_length": 12, "width": WIDTH, "heads": HEADS, "layers": 2}
+    return open_clip.CoCa(WIDTH, decoder, {**text, "embed_cls": True, "output_tokens": True}, vision)
+
+
+def padded_clip():
+    ours = clip()
+    text = {"context_length": 12, "vocab_size": 90, "width": WIDTH, "heads": HEADS, "layers": 2}
+    ours.text = open_clip.transformer.TextTransformer(**text, no_causal_mask=True, use_pad_mask=True)
+    return ours
+
+
+@pytest.mark.parametrize("make", [coca, padded_clip])
+def test_text_towers_with_masks_over_pairs_are_converted_linear_by_linear(make):
+    torch.manual_seed(0)
+    ours, ids = randomized(make()), torch.arange(24).view(2, 12).clamp(max=18)
+    ids[1, 8:] = 0  # padding
+
+    def pooled():
+        output = ours.text(ids)
+        return output[0] if isinstance(output, tuple) else output
+
+    with torch.no_grad():
+        expected = pooled()
+        report = rows(convert_(ours))
+        assert torch.cosine_similarity(pooled(), expected, dim=-1).min() > 0.99
+    assert not any(type(module) is EncoderLayer for module in ours.text.modules())
+    assert sum(type(module) is EncoderLayer for module in ours.visual.modules()) == 2
+    why = report["text.transformer.resblocks.0"].reason
+    assert "not fused: TextTransformer, which contains it, hands it masks over pairs of tokens" in why

@@ -15,7 +15,7 @@ from kdnative.evaluate import logits_of
 from ..models import load_classifier, parameters
 from ..vocabulary import TranslatingTeacher, id_table
 from .base import Context, Stage
-from .teacher import SOFT_LABELS
+from .teacher import SOFT_LABELS, for_hidden_states
 from .training import (
     distillation_loss,
     fit,
@@ -109,8 +109,9 @@ def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
 
 
 def _hidden_teacher(context: Context) -> nn.Module:
-    """The float teacher, on the student's token ids."""
-    teacher = load_model(context, "train_teacher")
+    """The teacher whose hidden states the student learns, on the student's token ids."""
+    scheme = context.recipe.compress_teacher.scheme
+    teacher = for_hidden_states(load_model(context, "train_teacher"), scheme, context.device)
     ours, theirs = student_source(context.recipe), context.recipe.teacher.source
     if ours == theirs:
         return teacher
