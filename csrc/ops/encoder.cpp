@@ -50,7 +50,7 @@ const uint8_t* mask_bytes(const Tensor& mask, const char* op, const char* what, 
   if (mask.dim() != 2 || mask.sizes()[0] != batch || mask.sizes()[1] != tokens)
     fail(std::string(op) + ": " + what + " has shape " + shape_text(mask) + "; it must be [" + std::to_string(batch) +
          ", " + std::to_string(tokens) + "], one number a token and " + dropped +
-         " for padding. For a mask over pairs of tokens keep " + "the encoder in float: convert_(..., keep=[...])");
+         " for padding. For a mask over pairs of tokens keep the encoder in float: convert_(..., keep=[...])");
   static const int32_t i64 = aoti_torch_dtype_int64(), i32 = aoti_torch_dtype_int32(), i8 = aoti_torch_dtype_int8(),
                        u8 = aoti_torch_dtype_uint8(), boolean = aoti_torch_dtype_bool(),
                        f64 = aoti_torch_dtype_float64(), f32 = aoti_torch_dtype_float32(),

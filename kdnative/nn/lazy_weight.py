@@ -33,6 +33,7 @@ _KNOWN_AT_ONCE = {
     Tensor.size,
 }
 _DEVICE = Tensor.device.__get__
+_SAME_MEMORY = {Tensor.data.__get__, Tensor.detach}  # writing to what they return would write to the weight
 _SET_DATA = Tensor.data.__set__
 _IN_PLACE = {"__setitem__", *(f"__i{operator}__" for operator in ("and", "or", "xor", "lshift", "rshift"))}
 _LEAVE_VALUES = {"detach_", "requires_grad_", "share_memory_"}  # called on every weight there is, to freeze a model
@@ -52,6 +53,8 @@ class _LazyWeight(Tensor):
         if function in _KNOWN_AT_ONCE:
             with torch._C.DisableTorchFunctionSubclass():
                 return function(*args, **(kwargs or {}))
+        if function in _SAME_MEMORY:
+            return args[0]
         if function is F.linear and (factors := _factors(*args, **(kwargs or {}))):
             x, weight, bias = factors
             return weight._product(x, bias)
@@ -101,8 +104,9 @@ def lazy_weight(
     """A tensor of this shape, dtype and device.
 
     ``F.linear(x, it, bias)`` is ``product(x, bias)``, if there is one; where a gradient is wanted, and in all other
-    uses, ``values()`` is called, which returns a plain tensor like it. Writing to it raises RuntimeError; slices, views
-    and ``.data`` are plain tensors, copies that can be written to without changing anything else.
+    uses, ``values()`` is called, which returns a plain tensor like it. Writing to it, to its ``.data`` or its
+    ``.detach()`` raises RuntimeError; slices and views are plain tensors, copies that can be written to without
+    changing anything else.
     """
     weight = torch.empty(shape, dtype=dtype, device="meta").as_subclass(_LazyWeight)
     weight._values, weight._device, weight._product = values, device, product
