@@ -228,17 +228,26 @@ _set_item = OrderedDict.__setitem__
 # Arguments that reach an encoder on their way through a model and change nothing in it: a cache is for decoders,
 # Trainer counts the items of a batch for the loss, and ModernBERT of transformers 4 says the shape of input_ids again.
 _WITHOUT_EFFECT = ("batch_size", "num_items_in_batch", "seq_len", "use_cache")
+# Conversions of the same model that do support something.
+_WAYS_OUT = {
+    "output_attentions": "leave attention to the model: convert_(..., fuse=False)",
+    "output_hidden_states": "set model.config.output_hidden_states = True before convert_, which then makes one "
+    "operator of each layer",
+}
 
 
 def _refuse_unsupported(input_ids: Tensor | None, inputs_embeds: Any, others: dict[str, Any]) -> None:
     if inputs_embeds is not None:
-        raise ValueError("kdnative.nn.Encoder does not take inputs_embeds: it has its own embeddings; pass input_ids")
+        raise ValueError(
+            "kdnative.nn.Encoder does not take inputs_embeds: it has its own embeddings; pass input_ids, or leave the "
+            "embeddings outside: convert_(..., embeddings=None) makes one operator of each layer"
+        )
     if input_ids is None:
         raise ValueError("kdnative.nn.Encoder needs input_ids, an integer tensor [batch, tokens]")
     for name, value in others.items():
         if value is None or value is False or name in _WITHOUT_EFFECT:
             continue
+        way = _WAYS_OUT.get(name, "keep the encoder in float: convert_(..., keep=[...])")
         raise ValueError(
-            f"kdnative.nn.Encoder does not support {name}: it gives the last hidden state only; leave it out, or keep "
-            "the encoder in float: convert_(..., keep=[...])"
+            f"kdnative.nn.Encoder does not support {name}: it gives the last hidden state only; leave it out, or {way}"
         )

@@ -36,10 +36,13 @@ def test_ids_of_padding_do_not_matter():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inputs_embeds": torch.zeros(1, 3, 48), "input_ids": None}, "inputs_embeds"),
+        (
+            {"inputs_embeds": torch.zeros(1, 3, 48), "input_ids": None},
+            r"inputs_embeds.* convert_\(\.\.\., embeddings=None",
+        ),
         ({"input_ids": None}, "needs input_ids"),
-        ({"output_attentions": True}, "does not support output_attentions"),
-        ({"output_hidden_states": True}, "does not support output_hidden_states"),
+        ({"output_attentions": True}, r"does not support output_attentions.* fuse=False"),
+        ({"output_hidden_states": True}, r"does not support output_hidden_states.*config.output_hidden_states = True"),
         ({"past_key_values": ((),)}, "does not support past_key_values"),
     ],
     ids=["embeds", "nothing", "attentions", "states", "past"],
