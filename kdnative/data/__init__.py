@@ -2,6 +2,7 @@
 
 from .batches import Batch, Batches, TokenizedDataset, collate, tokenize
 from .datasets import load_dataset, movie_reviews
+from .masking import MaskedBatches
 from .packages import FetchError, cache_dir, model_path
 from .types import DataError, Dataset, DataSplits, Example
 
@@ -13,6 +14,7 @@ __all__ = [
     "Dataset",
     "Example",
     "FetchError",
+    "MaskedBatches",
     "TokenizedDataset",
     "cache_dir",
     "collate",

@@ -65,6 +65,7 @@ class Training(Section):
     epochs: Count = 3
     lr: PositiveFloat = 5e-5
     batch_size: Positive = 32
+    mask_tokens: Fraction = 0.0
     warmup: Fraction = 0.1
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: NotNegative = 0.01

@@ -43,8 +43,9 @@ def id_table(student: Any, teacher: Any) -> Tensor:
     missing = [piece for piece, _ in pieces if piece not in theirs]
     if len(missing) > MISSING_ALLOWED * len(pieces):
         raise PipelineError(
-            f"hidden_weight needs a teacher and a student that cut texts alike, but the teacher's vocabulary lacks "
-            f"{len(missing)} of the student's {len(pieces)} pieces (such as {missing[0]!r}): set hidden_weight to 0"
+            "hidden_weight and mask_tokens need a teacher and a student that cut texts alike, but the teacher's "
+            f"vocabulary lacks {len(missing)} of the student's {len(pieces)} pieces (such as {missing[0]!r}): set both "
+            "to 0"
         )
     for piece, number in pieces:
         if piece in theirs:

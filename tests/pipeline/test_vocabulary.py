@@ -39,7 +39,7 @@ def test_a_few_missing_pieces_become_unknown():
 
 
 def test_unlike_vocabularies_are_refused():
-    with pytest.raises(PipelineError, match="lacks 200 of the student's 200 pieces .*hidden_weight to 0"):
+    with pytest.raises(PipelineError, match="lacks 200 of the student's 200 pieces .*set both to 0"):
         id_table(Tokenizer(["u", *WORDS], "u"), Tokenizer(["u", *(w.upper() for w in WORDS)], "u"))
 
 

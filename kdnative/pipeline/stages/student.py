@@ -95,21 +95,24 @@ def _new_student(context: Context) -> nn.Module:
 
 
 def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
-    """Trains with the recipe's distillation loss, on the cached soft labels and the teacher's hidden states."""
-    source = student_source(context.recipe)
-    soft_labels = SoftLabels.load(
-        context.input("compress_teacher") / SOFT_LABELS,
-        dataset=tokenized(context, context.recipe.teacher.source, "train"),
-    )
-    teacher = _hidden_teacher(context)
+    """Trains with the recipe's distillation loss, on the cached soft labels and the teacher's hidden states.
+
+    Where tokens are hidden, the teacher has to label what is left, and runs with every batch.
+    """
+    source, settings = student_source(context.recipe), context.settings
+    teacher = _running_teacher(context) if settings.hidden_weight or settings.mask_tokens else None
+    soft_labels = None
+    if settings.soft_weight and not settings.mask_tokens:
+        labelled = tokenized(context, context.recipe.teacher.source, "train")
+        soft_labels = SoftLabels.load(context.input("compress_teacher") / SOFT_LABELS, dataset=labelled)
     loss = distillation_loss(context, model, teacher)
     metrics = fit(context, model, loss, source, soft_labels=soft_labels, teacher=teacher)
     metrics["bytes"] = save_model(context, model, source)
     return metrics
 
 
-def _hidden_teacher(context: Context) -> nn.Module:
-    """The teacher whose hidden states the student learns, on the student's token ids."""
+def _running_teacher(context: Context) -> nn.Module:
+    """The teacher for the hidden states and labels of single batches, on the student's token ids."""
     scheme = context.recipe.compress_teacher.scheme
     teacher = for_hidden_states(load_model(context, "train_teacher"), scheme, context.device)
     ours, theirs = student_source(context.recipe), context.recipe.teacher.source

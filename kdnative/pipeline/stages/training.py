@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kdnative.data import Batches, TokenizedDataset, tokenize
+from kdnative.data import Batches, MaskedBatches, TokenizedDataset, tokenize
 from kdnative.distill import DistillationLoss, HiddenStateLoss, Progress, SoftLabels, train, uniform_layer_map
 
-from ..folder import STATE
+from ..folder import STATE, PipelineError
 from ..models import load_tokenizer, parameters
 from .base import Context
 
@@ -51,8 +51,11 @@ def hard_loss(context: Context) -> DistillationLoss:
     return DistillationLoss(soft_weight=0.0, class_weights=weights, label_smoothing=settings.label_smoothing)
 
 
-def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module) -> DistillationLoss:
-    """The loss of a distilling stage, with projections of the hidden states where the widths differ."""
+def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module | None) -> DistillationLoss:
+    """The loss of a distilling stage, with projections of the hidden states where the widths differ.
+
+    The teacher may be None without ``hidden_weight``.
+    """
     settings: Distilling = context.settings
     hidden = None
     if settings.hidden_weight:
@@ -101,7 +104,7 @@ def fit(
     """
     settings: Training = context.settings
     seed = context.recipe.seed
-    batches = Batches(tokenized(context, source, "train"), settings.batch_size, shuffle=True, seed=seed)
+    batches = _batches(context, source)
     state = context.folder / STATE
     if state.is_file():
         context.log.info("%s: continues from its last saved step", context.stage)
@@ -111,8 +114,8 @@ def fit(
         loss,
         epochs=settings.epochs,
         lr=settings.lr,
-        soft_labels=soft_labels if loss.soft_weight else None,
-        teacher=teacher if loss.hidden is not None else None,
+        soft_labels=soft_labels,
+        teacher=teacher,
         validation=Batches(tokenized(context, source, "validation"), VALIDATION_BATCH),
         select_best=settings.select_best,
         warmup=settings.warmup,
@@ -137,6 +140,18 @@ def fit(
         "best_epoch": history.best,
         "history": [_point(entry) for entry in history.epochs],
     }
+
+
+def _batches(context: Context, source: str) -> Batches | MaskedBatches:
+    """The training split in a new order for every epoch, with some tokens hidden if the stage asks for that."""
+    settings, seed = context.settings, context.recipe.seed
+    batches = Batches(tokenized(context, source, "train"), settings.batch_size, shuffle=True, seed=seed)
+    if not settings.mask_tokens:
+        return batches
+    words = tokenizer(context, source)
+    if words.mask_token_id is None:
+        raise PipelineError(f"{context.stage}.mask_tokens: the tokenizer of {source} has no mask token; set it to 0")
+    return MaskedBatches(batches, settings.mask_tokens, words.mask_token_id, words.all_special_ids, seed)
 
 
 def save_model(context: Context, model: nn.Module, source: str) -> int:
