@@ -1,7 +1,7 @@
-"""Dropout on the CPU whose random numbers cost a fifth of torch's.
+"""Dropout on the CPU with cheap random numbers.
 
-torch draws a number for each element, on one thread: for a small encoder that is a seventh of a training step. Here one
-draw of 64 bits serves four elements, which are compared with a threshold of 16 bits.
+torch draws a number for each element, on one thread: 14 % of a training step in a profile of MiniLM on two Zen 4 cores.
+Here one draw of 64 bits serves four elements, which are compared with a threshold of 16 bits.
 """
 
 from __future__ import annotations
