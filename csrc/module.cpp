@@ -16,6 +16,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("version") = KDNATIVE_VERSION;
   m.attr("compiler") = __VERSION__;
   m.attr("has_cuda") = false;
+  m.attr("emulates_amx") = kdnative::cpu::kEmulateAmx;
   m.def("isa", [] { return std::string(kdnative::cpu::kernels().isa); }, "The instruction set in use.");
   m.def("available_isas", &kdnative::cpu::available_isas,
         "Instruction sets that this build has and this processor runs.");

@@ -33,6 +33,8 @@ def collect() -> dict[str, Any]:
         problems.append(f"torch {torch.__version__} is too old: kdnative needs torch {supported}")
     if not native["loaded"]:
         problems.append(native["error"])
+    elif native["emulates_amx"]:
+        problems.append("this build computes AMX tiles in software, which only tests want: install kdnative again")
     return {
         "kdnative": __version__,
         "python": platform.python_version(),
@@ -86,13 +88,15 @@ def _native() -> dict[str, Any]:
     try:
         from kdnative import ops
     except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
-        return {"loaded": False, "error": str(error), "forced": forced, "isa": None, "available": [], "kernels": {}}
+        found = {"isa": None, "available": [], "emulates_amx": False, "kernels": {}}
+        return {"loaded": False, "error": str(error), "forced": forced, **found}
     return {
         "loaded": True,
         "error": None,
         "forced": forced,
         "isa": ops.isa(),
         "available": ops.available_isas(),
+        "emulates_amx": ops.emulates_amx(),
         "kernels": ops.kernel_table(),
     }
 

@@ -221,6 +221,13 @@ def test_doctor_reports_an_impossible_instruction_set():
     assert done.returncode == 1 and "PROBLEM" in done.stdout and "neon9" in done.stdout
 
 
+def test_doctor_reports_a_build_for_tests(capsys, monkeypatch):
+    assert kdnative.ops.emulates_amx() is False
+    monkeypatch.setattr(kdnative.ops, "emulates_amx", lambda: True)
+    assert main(["doctor"]) == 1
+    assert "PROBLEM: this build computes AMX tiles in software" in capsys.readouterr().out
+
+
 def test_doctor_finds_an_old_torch_and_missing_extras(capsys, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     monkeypatch.setattr(doctor, "installed", lambda module: module != "tqdm")

@@ -61,7 +61,7 @@ Features detect() {
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
   found.avxvnni = found.avx2 && has(a, 4);
   found.avx512bf16 = found.avx512vnni && has(a, 5);
-  found.amx = found.avx512bf16 && tiles && request_amx();
+  found.amx = found.avx512bf16 && (kEmulateAmx || (tiles && request_amx()));
   return found;
 }
 

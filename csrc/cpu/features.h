@@ -15,6 +15,12 @@ struct Features {
   bool i8mm = false;          // neon + 8-bit matrix multiply
 };
 
+#if defined(KDNATIVE_EMULATE_AMX)
+constexpr bool kEmulateAmx = true;  // this build computes tiles in software, so `amx` means no more than `avx512bf16`
+#else
+constexpr bool kEmulateAmx = false;
+#endif
+
 // Detected once. On Linux this asks the kernel for the AMX tile state, which later threads inherit.
 const Features& features();
 

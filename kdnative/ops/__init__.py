@@ -74,6 +74,11 @@ def avx512_in_halves() -> bool:
     return _C.avx512_in_halves()
 
 
+def emulates_amx() -> bool:
+    """Whether this build computes AMX tiles in software: slow, for the tests of machines without AMX."""
+    return _C.emulates_amx
+
+
 def kernel_table() -> dict[str, str]:
     """For every operator the implementation that a call would run now."""
     return dict.fromkeys(OPERATORS, isa())

@@ -26,9 +26,6 @@ Tables tables_of(const std::string& only) {
     select_isa(name);
     add(&kernels());
   }
-#if defined(KDNATIVE_EMULATE_AMX)  // the tiles are software, the rest of these kernels is AVX-512
-  if (features().avx512bf16 && !features().amx) add(amx_kernels());
-#endif
   return tables;
 }
 
