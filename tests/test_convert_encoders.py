@@ -82,20 +82,16 @@ def test_encoders_that_must_keep_float_parts_are_converted_layer_by_layer(call, 
         torch.testing.assert_close(model(ids).logits, bert()(ids).logits, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("way", ["embeddings", "hidden states"])
-def test_ways_out_of_what_a_fused_encoder_does_not_support(way):
-    """As its errors say them: embeddings outside of the layers, and every hidden state."""
+def test_the_way_out_for_embeddings_that_the_caller_gives():
+    """As the error of a fused encoder says it: embeddings outside of the layers."""
     model, original, ids = bert().bert, bert().bert, torch.randint(0, 200, (2, 5))
-    call = {"inputs_embeds": original.embeddings.word_embeddings(ids).detach()}
-    if way == "hidden states":
-        call, model.config.output_hidden_states = {"input_ids": ids}, True
-    report = convert_(model, embeddings=None if way == "embeddings" else 8)
+    call = {"inputs_embeds": original.embeddings.word_embeddings(ids).detach(), "output_hidden_states": True}
+    report = convert_(model, embeddings=None)
     assert report.totals["fused"] and all(type(layer) is EncoderLayer for layer in model.encoder.layer)
     with torch.no_grad():
-        actual, expected = model(**call), original(**call, output_hidden_states=True)
+        actual, expected = model(**call), original(**call)
     torch.testing.assert_close(actual[0], expected[0], rtol=0.1, atol=0.1)
-    if way == "hidden states":
-        assert len(actual.hidden_states) == len(expected.hidden_states)
+    assert len(actual.hidden_states) == len(expected.hidden_states)
 
 
 def test_unsupported_encoders_are_converted_layer_by_layer():

@@ -62,9 +62,13 @@ void Group::embed(int64_t begin, int64_t end) const {
   kernels.layer_norm(rows, hidden, model.norm.gamma, model.norm.beta, model.eps, end - begin, hidden, rows, hidden);
 }
 
-// Copies rows to their places and clears the dropped rows before each, and after the last.
-void Group::store(int64_t begin, int64_t end) const {
+// Copies rows that are a hidden state to their places, if it is wanted and was not computed there, and clears the
+// dropped rows before each, and after the last.
+void Group::keep(int64_t state, int64_t begin, int64_t end) const {
   const int64_t hidden = model.hidden;
+  const bool last = state == layers(), in_place = x == this->out + first_row * hidden;
+  if (in.states == 0 && (!last || in_place)) return;
+  float* out = this->out + (in.states == 0 ? 0 : state * in.batch * in.tokens * hidden);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t at = tokens[r].index, gap = r == 0 ? first_row : tokens[r - 1].index + 1;
     std::fill(out + gap * hidden, out + at * hidden, 0.0f);
@@ -179,8 +183,7 @@ void Group::run_task(const Stage& stage, int64_t task, int64_t worker) const {
     const Step s = step(i);
     if (s == Step::embed) {
       embed(begin, end);
-    } else if (s == Step::store) {
-      store(begin, end);
+      keep(0, begin, end);
     } else if (s == Step::attention && sequential) {
       for (int64_t sequence = blocks[block]; sequence < blocks[block + 1]; ++sequence)
         attend(layer(i), sequence, begin, 0, layer(i).heads, worker);
@@ -190,6 +193,7 @@ void Group::run_task(const Stage& stage, int64_t task, int64_t worker) const {
       const bool all = share != Share::columns;
       const int64_t tiles = weight_of(s, layer(i)).n_pad / kTileN;
       compute(s, layer(i), begin, end, all ? 0 : part, all ? tiles : part_end, worker);
+      if (s == Step::output_norm) keep(i / kLayerSteps, begin, end);
     }
   }
 }
@@ -211,6 +215,9 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
   if (const char* problem = EncoderReader(in.packed, in.packed_bytes).read(&model)) return problem;
   if (model.hidden != in.hidden_size)
     return complain("hidden_size is %lld, but the packed encoder is %lld wide", in.hidden_size, model.hidden);
+  const int64_t layers = static_cast<int64_t>(model.layers.size()), states = std::max(in.states, int64_t{1});
+  if (in.states != 0 && in.states != layers + 1)
+    return complain("layers is %lld, but the packed encoder has %lld", in.states - 1, layers);
   const int64_t rows = in.batch * in.tokens;
   if (rows == 0) return nullptr;
   if (model.word.count == 0 && in.input_ids)
@@ -249,7 +256,7 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     g.normed = c.take<float>(widths.normed_rows ? all_buffers * model.hidden : 0);
     g.panels = c.take<int8_t>(parallel.threads * widths.panel);
     g.attention_scratch = c.take<float>(parallel.threads * g.attention_floats);
-    g.stages = c.take<Stage>(2 + kLayerSteps * static_cast<int64_t>(model.layers.size()));
+    g.stages = c.take<Stage>(1 + kLayerSteps * layers);
     return c.used();
   };
   carve(Carver(scratch(carve(Carver()))));
@@ -266,13 +273,16 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     g.count = starts[last] - starts[first];
     g.first_row = first * in.tokens;
     g.end_row = last * in.tokens;
-    float* group_out = out + g.first_row * model.hidden;
     if (g.count == 0) {
-      std::fill(group_out, out + g.end_row * model.hidden, 0.0f);
+      for (int64_t state = 0; state < states; ++state) {
+        float* slab = out + state * rows * model.hidden;
+        std::fill(slab + g.first_row * model.hidden, slab + g.end_row * model.hidden, 0.0f);
+      }
       continue;
     }
     // Without padding the rows are worked on where they will be wanted.
-    g.x = g.count == g.end_row - g.first_row ? group_out : x;
+    const bool in_place = in.states == 0 && g.count == g.end_row - g.first_row;
+    g.x = in_place ? out + g.first_row * model.hidden : x;
     g.threads = std::clamp(g.count * widths.multiply_adds / kWorkPerThread, int64_t{1}, parallel.threads);
     g.plan();
     if (g.threads == 1) {

@@ -43,16 +43,19 @@ struct EncoderInputs {
   Ids token_type_ids;          // not given: all 0
   Ids position_ids;            // not given: the model's own counting
   int64_t hidden_size;         // what the caller allocated for; must be the buffer's
+  int64_t states;              // the same; 0: only the last hidden state, otherwise layers + 1: every one
   bool causal;                 // no token attends to later ones
   const float* rotary;         // [rotary_tokens, 2, rotary_half]: cosines, then sines, in place of the model's rotary
   int64_t rotary_tokens;       // positions: of the T columns, or of all B * T tokens; nullptr: not given
   int64_t rotary_half;
 };
 
-// out: fp32 [B, T, hidden_size]; rows of dropped tokens become 0. Every token that is kept attends to every kept token
-// of its sequence, unless `causal` or a window says less. Returns nullptr, or what is wrong with the inputs, in words;
-// the text is valid until the next call on this thread and nothing has been written then. Results do not depend on the
-// number of threads. Working memory is scratch() of the calling thread, so no input may live there.
+// out: fp32 [B, T, hidden_size], or [states, B, T, hidden_size]: what the first layer is given, then what each layer
+// gives, the last one with the norm that ends the encoder. Rows of dropped tokens become 0. Every token that is kept
+// attends to every kept token of its sequence, unless `causal` or a window says less. Returns nullptr, or what is wrong
+// with the inputs, in words; the text is valid until the next call on this thread and nothing has been written then.
+// Results do not depend on the number of threads. Working memory is scratch() of the calling thread, so no input may
+// live there.
 const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, const EncoderInputs& in, float* out);
 
 }  // namespace kdnative::cpu

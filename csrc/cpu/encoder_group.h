@@ -10,7 +10,7 @@
 
 namespace kdnative::cpu {
 
-// In the order of execution: embed, the steps between for every layer, store (only where padding was dropped).
+// In the order of execution: embed, then the others for every layer.
 enum class Step : int64_t {
   embed,
   quantize_input,
@@ -23,8 +23,7 @@ enum class Step : int64_t {
   ffn_in,
   quantize_ffn,
   ffn_out,
-  output_norm,
-  store
+  output_norm
 };
 constexpr int64_t kLayerSteps = static_cast<int64_t>(Step::output_norm);
 
@@ -92,16 +91,13 @@ struct Group {
   int64_t first_row = 0, end_row = 0;  // of out
 
   int64_t layers() const { return static_cast<int64_t>(model.layers.size()); }
-  Step step(int64_t index) const {
-    if (index == 0) return Step::embed;
-    return index > layers() * kLayerSteps ? Step::store : static_cast<Step>(1 + (index - 1) % kLayerSteps);
-  }
+  Step step(int64_t index) const { return index == 0 ? Step::embed : static_cast<Step>(1 + (index - 1) % kLayerSteps); }
   const EncoderLayer& layer(int64_t index) const {
     return model.layers[static_cast<size_t>((index - 1) / kLayerSteps)];
   }
 
   void embed(int64_t begin, int64_t end) const;
-  void store(int64_t begin, int64_t end) const;
+  void keep(int64_t state, int64_t begin, int64_t end) const;
   int64_t row_of(int64_t sequence) const { return starts[sequence] - starts[0]; }
   // Queries, keys and values of the rows from `row` on, and what attention makes of them; a task's rows begin at
   // `first`.

@@ -40,7 +40,7 @@ void Group::plan() {
       (block_count % threads == 0 || block_count >= kBlocksPerThread * threads))
     share = Share::sequences;
 
-  const int64_t steps = 1 + layers() * kLayerSteps + (x == out + first_row * model.hidden ? 0 : 1);
+  const int64_t steps = 1 + layers() * kLayerSteps;
   const auto joins = [&](Step previous, Step s) {
     if (share == Share::sequences) return s != Step::quantize_input || previous == Step::embed;
     if (previous == Step::attention || s == Step::attention) return false;

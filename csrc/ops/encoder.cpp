@@ -1,4 +1,5 @@
-// encoder, encoder_layers: argument checks, mask conversion and torch's thread pool around cpu::encoder_forward.
+// encoder, encoder_hidden_states, encoder_layers: argument checks, mask conversion and torch's thread pool around
+// cpu::encoder_forward.
 #include "../cpu/encoder.h"
 
 #include <vector>
@@ -15,19 +16,19 @@ void run_on_pool(int64_t n, void (*fn)(int64_t, int64_t, void*), void* ctx) {
 }
 
 // Ids of every token; each dimension may also be 1, and the first may be missing.
-cpu::Ids ids_of(const Tensor& t, const char* what, int64_t batch, int64_t tokens) {
+cpu::Ids ids_of(const Tensor& t, const char* op, const char* what, int64_t batch, int64_t tokens) {
   if (!t) return {};
   static const int32_t i64 = aoti_torch_dtype_int64(), i32 = aoti_torch_dtype_int32();
-  require_cpu(t, "encoder", what);
+  require_cpu(t, op, what);
   const int32_t type = t.dtype();
   if (type != i64 && type != i32)
-    fail(std::string("encoder: ") + what + " must be int64 or int32 (got " + dtype_text(type) +
+    fail(std::string(op) + ": " + what + " must be int64 or int32 (got " + dtype_text(type) +
          "); convert with .long()");
   const int64_t dim = t.dim();
   const int64_t *size = t.sizes(), *stride = t.strides();
   const bool rows = dim == 2 && size[0] != 1, columns = dim > 0 && size[dim - 1] != 1;
   if (dim < 1 || dim > 2 || (rows && size[0] != batch) || (columns && size[dim - 1] != tokens))
-    fail(std::string("encoder: ") + what + " has shape " + shape_text(t) + " but input_ids has [" +
+    fail(std::string(op) + ": " + what + " has shape " + shape_text(t) + " but input_ids has [" +
          std::to_string(batch) + ", " + std::to_string(tokens) + "]");
   return {t.data(), rows ? stride[0] : 0, columns ? stride[dim - 1] : 0, type == i64};
 }
@@ -107,7 +108,7 @@ void set_rotary(const Tensor& t, cpu::EncoderInputs& in) {
   in.rotary_half = size[3];
 }
 
-// What both operators share: everything but what a forward begins with, which `in` has already.
+// What the operators share: everything but what a forward begins with, which `in` has already.
 StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mask, const Tensor& padding,
                          cpu::EncoderInputs in) {
   static const int32_t u8 = aoti_torch_dtype_uint8(), f32 = aoti_torch_dtype_float32();
@@ -123,28 +124,39 @@ StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mas
     in.mask = mask_bytes(padding, op, "padding_mask", "not 0", in.batch, in.tokens, mask_storage);
     in.mask_is_padding = true;
   }
-  const int64_t sizes[3] = {in.batch, in.tokens, in.hidden_size};
-  Tensor out = Tensor::empty(3, sizes, f32);
+  const int64_t sizes[4] = {in.states, in.batch, in.tokens, in.hidden_size};
+  Tensor out = in.states > 0 ? Tensor::empty(4, sizes, f32) : Tensor::empty(3, sizes + 1, f32);
   const cpu::Parallel pool{run_on_pool, thread_count()};
   if (const char* problem = cpu::encoder_forward(cpu::kernels(), pool, in, static_cast<float*>(out.data())))
     fail(std::string(op) + ": " + problem);
   return give_tensor(std::move(out));
 }
 
-void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) {
+// From token ids: the operators with embeddings.
+StableIValue run_tokens(const char* op, StableIValue* stack, int64_t states) {
   const Tensor packed = take_tensor(stack[0]), ids = take_tensor(stack[1]);
   const Tensor mask = take_optional_tensor(stack[2]), types = take_optional_tensor(stack[3]),
                positions = take_optional_tensor(stack[4]);
   cpu::EncoderInputs in{};
   in.hidden_size = take_int(stack[5]);
-  if (ids.dim() != 2) fail("encoder: input_ids must be [batch, tokens] (got shape " + shape_text(ids) + ")");
-  if (in.hidden_size < 1) fail("encoder: hidden_size must be positive (got " + std::to_string(in.hidden_size) + ")");
+  in.states = states;
+  if (ids.dim() != 2) fail(std::string(op) + ": input_ids must be [batch, tokens] (got shape " + shape_text(ids) + ")");
+  if (in.hidden_size < 1)
+    fail(std::string(op) + ": hidden_size must be positive (got " + std::to_string(in.hidden_size) + ")");
   in.batch = ids.sizes()[0];
   in.tokens = ids.sizes()[1];
-  in.input_ids = ids_of(ids, "input_ids", in.batch, in.tokens);
-  in.token_type_ids = ids_of(types, "token_type_ids", in.batch, in.tokens);
-  in.position_ids = ids_of(positions, "position_ids", in.batch, in.tokens);
-  stack[0] = run_encoder("encoder", packed, mask, {}, in);
+  in.input_ids = ids_of(ids, op, "input_ids", in.batch, in.tokens);
+  in.token_type_ids = ids_of(types, op, "token_type_ids", in.batch, in.tokens);
+  in.position_ids = ids_of(positions, op, "position_ids", in.batch, in.tokens);
+  return run_encoder(op, packed, mask, {}, in);
+}
+
+void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) { stack[0] = run_tokens("encoder", stack, 0); }
+
+void boxed_encoder_hidden_states(StableIValue* stack, uint64_t, uint64_t) {
+  const int64_t layers = take_int(stack[6]);
+  if (layers < 0) fail("encoder_hidden_states: layers must not be negative (got " + std::to_string(layers) + ")");
+  stack[0] = run_tokens("encoder_hidden_states", stack, layers + 1);
 }
 
 void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
@@ -169,6 +181,10 @@ void register_encoder(Library& library) {
       "int hidden_size) "
       "-> Tensor",
       "encoder", boxed_encoder);
+  library.op(
+      "encoder_hidden_states(Tensor packed, Tensor input_ids, Tensor? attention_mask, Tensor? token_type_ids, Tensor? "
+      "position_ids, int hidden_size, int layers) -> Tensor",
+      "encoder_hidden_states", boxed_encoder_hidden_states);
   library.op(
       "encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal, Tensor? rotary=None, "
       "Tensor? padding_mask=None) -> Tensor",

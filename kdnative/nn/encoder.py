@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from kdnative.nn.packed_encoder import PackedEncoder
 
 __all__ = ["Encoder", "EncoderOutput"]
 
-_encoder = ops.encoder
+_encoder, _encoder_hidden_states = ops.encoder, ops.encoder_hidden_states
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FLOAT32 = torch.float32  # a name of this module is found faster than one of torch
 
@@ -27,6 +28,7 @@ class EncoderOutput(NamedTuple):
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
 
 
 class Encoder(PackedEncoder):
@@ -68,7 +70,7 @@ class Encoder(PackedEncoder):
 
     def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
         super()._set(spec, children, packed)
-        self._model_config = self._spec.pop("transformers")  # plain until somebody asks for it
+        self.config = self._spec.pop("transformers")  # plain until somebody asks for it
         self._dtype = _DTYPES[self._spec["dtype"]]
         self._hidden_size = self._spec["hidden_size"]
         self._output = self._spec["output"]
@@ -106,6 +108,10 @@ class Encoder(PackedEncoder):
     @config.setter
     def config(self, config: Any) -> None:
         self._model_config = config
+        # Looked up here, because a call has no time for it.
+        plain = isinstance(config, dict)
+        wanted = config.get("output_hidden_states") if plain else getattr(config, "output_hidden_states", None)
+        self._wanted_states = wanted or False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,6 +126,7 @@ class Encoder(PackedEncoder):
         position_ids: Tensor | None = None,
         inputs_embeds: None = None,
         return_dict: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         **unsupported: Any,
     ) -> Any:
         """Encode a batch.
@@ -133,11 +140,15 @@ class Encoder(PackedEncoder):
             position_ids: the same; None means the model's own counting.
             inputs_embeds: not supported.
             return_dict: False returns a tuple.
+            output_hidden_states: True: every hidden state as well; numbers: these, and None for the others. None: what
+                ``config`` said when this was converted or loaded.
             unsupported: further arguments of the transformers model, accepted only when they ask for nothing.
 
         Returns:
-            ``last_hidden_state`` ``[B, T, H]`` and, if there is a pooler, ``pooler_output`` ``[B, H]``
-            (``tanh(dense(first token))``), in ``self.dtype``, in the class of output that the replaced model returned.
+            ``last_hidden_state`` ``[B, T, H]``, if there is a pooler ``pooler_output`` ``[B, H]``
+            (``tanh(dense(first token))``), and if asked for ``hidden_states``: of the embeddings and of each layer, the
+            last one being ``last_hidden_state``. In ``self.dtype``, in the class of output that the replaced model
+            returned.
 
         Raises:
             ValueError: an argument that the native encoder can't honour.
@@ -151,21 +162,25 @@ class Encoder(PackedEncoder):
                 "kdnative.nn.Encoder is for inference: it has no gradients. Call .eval() on it (or run under "
                 "torch.no_grad()); to train, use the float model with kdnative.quantize.prepare_qat_ and convert after"
             )
-        hidden = _encoder(
-            self._buffers["packed"],  # not self.packed: that goes through Module.__getattr__
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            self._hidden_size,
-        )
+        packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__
+        wanted = self._wanted_states if output_hidden_states is None else output_hidden_states
+        states = None
+        if wanted:
+            layers = len(self._spec["layers"])
+            tokens = (input_ids, attention_mask, token_type_ids, position_ids)
+            states = _encoder_hidden_states(packed, *tokens, self._hidden_size, layers).unbind(0)
+            hidden = states[-1]
+        else:
+            hidden = _encoder(packed, input_ids, attention_mask, token_type_ids, position_ids, self._hidden_size)
         pooler = self._modules["pooler"]
         pooled = None if pooler is None else pooler(hidden[:, 0])
         if self._dtype is not _FLOAT32:
             hidden, pooled = hidden.to(self._dtype), None if pooled is None else pooled.to(self._dtype)
+        if states is not None:
+            states = _chosen(states[:-1], hidden, wanted)
         if return_dict is False:
-            return (hidden,) if pooler is None else (hidden, pooled)
-        return _output(self._output, hidden, pooled)
+            return tuple(part for part in (hidden, pooled, states) if part is not None)
+        return _output(self._output, hidden, pooled, states)
 
     def can_generate(self) -> bool:
         """What transformers' pipelines ask: no, an encoder does not."""
@@ -203,14 +218,24 @@ def _output_class(name: str) -> type:
     return _OUTPUTS[name]
 
 
-def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
+def _chosen(earlier: Sequence[Tensor], last: Tensor, wanted: bool | int | Sequence[int]) -> tuple[Tensor | None, ...]:
+    """The hidden states that a call asks for, in the dtype of the last one, and None in the place of others."""
+    count = len(earlier) + 1
+    numbers = range(count) if wanted is True else [wanted] if isinstance(wanted, int) else wanted
+    places = {number % count for number in numbers if -count <= number < count}
+    return tuple(
+        (last if place == count - 1 else earlier[place].to(last.dtype)) if place in places else None
+        for place in range(count)
+    )
+
+
+def _output(name: str, hidden: Tensor, pooled: Tensor | None, states: tuple[Tensor | None, ...] | None) -> Any:
     kind = _OUTPUTS.get(name) or _output_class(name)
     if kind is EncoderOutput:
-        return EncoderOutput(hidden, pooled)
+        return EncoderOutput(hidden, pooled, states)
     if is_compiling():
-        return (
-            kind(last_hidden_state=hidden) if pooled is None else kind(last_hidden_state=hidden, pooler_output=pooled)
-        )
+        fields = {"last_hidden_state": hidden, "pooler_output": pooled, "hidden_states": states}
+        return kind(**{name: value for name, value in fields.items() if value is not None})
     # The constructor of transformers' outputs inspects its fields for many microseconds; this sets what it would set.
     output = kind.__new__(kind)
     _set_item(output, "last_hidden_state", hidden)
@@ -219,6 +244,9 @@ def _output(name: str, hidden: Tensor, pooled: Tensor | None) -> Any:
     if pooled is not None:
         _set_item(output, "pooler_output", pooled)
         fields["pooler_output"] = pooled
+    if states is not None:
+        _set_item(output, "hidden_states", states)
+        fields["hidden_states"] = states
     return output
 
 
@@ -228,12 +256,6 @@ _set_item = OrderedDict.__setitem__
 # Arguments that reach an encoder on their way through a model and change nothing in it: a cache is for decoders,
 # Trainer counts the items of a batch for the loss, and ModernBERT of transformers 4 says the shape of input_ids again.
 _WITHOUT_EFFECT = ("batch_size", "num_items_in_batch", "seq_len", "use_cache")
-# Conversions of the same model that do support something.
-_WAYS_OUT = {
-    "output_attentions": "leave attention to the model: convert_(..., fuse=False)",
-    "output_hidden_states": "set model.config.output_hidden_states = True before convert_, which then makes one "
-    "operator of each layer",
-}
 
 
 def _refuse_unsupported(input_ids: Tensor | None, inputs_embeds: Any, others: dict[str, Any]) -> None:
@@ -247,7 +269,7 @@ def _refuse_unsupported(input_ids: Tensor | None, inputs_embeds: Any, others: di
     for name, value in others.items():
         if value is None or value is False or name in _WITHOUT_EFFECT:
             continue
-        way = _WAYS_OUT.get(name, "keep the encoder in float: convert_(..., keep=[...])")
-        raise ValueError(
-            f"kdnative.nn.Encoder does not support {name}: it gives the last hidden state only; leave it out, or {way}"
-        )
+        way = "keep the encoder in float: convert_(..., keep=[...])"
+        if name == "output_attentions":
+            way = "leave attention to the model: convert_(..., fuse=False)"
+        raise ValueError(f"kdnative.nn.Encoder does not support {name}: leave it out, or {way}")

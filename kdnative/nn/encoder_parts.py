@@ -53,6 +53,8 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"encoder spec: norm is {spec['norm']!r}; allowed are 'post' and 'pre'")
     if spec["norm"] == "pre" and not spec["layers"]:
         raise ValueError("encoder spec: norm 'pre' needs at least one layer")
+    if spec["relative_buckets"] and not spec["layers"]:
+        raise ValueError("encoder spec: relative_buckets needs at least one layer, whose heads have the biases")
     buckets = spec["relative_buckets"]
     if buckets and (buckets < 4 or buckets % 4 or spec["relative_distance"] <= buckets // 4):
         raise ValueError(

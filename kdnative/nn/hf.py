@@ -114,8 +114,8 @@ def _convert(module: nn.Module, quantize: Quantize) -> Encoder:
 
 
 def _check_outputs(config: object) -> None:
-    """A configuration may ask every call for more than the last hidden state, or for a tuple."""
-    for name, usual in (("output_attentions", False), ("output_hidden_states", False), ("return_dict", True)):
+    """A configuration may ask every call for weights of attention, or for a tuple."""
+    for name, usual in (("output_attentions", False), ("return_dict", True)):
         if getattr(config, name, usual) not in (usual, None):
             raise Unsupported(f"its config sets {name}={getattr(config, name)}, which the native encoder can't honour")
 

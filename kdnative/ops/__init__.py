@@ -31,6 +31,7 @@ OPERATORS = (
     *("linear_w8a16", "linear_w4a16", "linear_w2a16"),
     "linear_sparse",
     "encoder",
+    "encoder_hidden_states",
     "encoder_layers",
 )
 
@@ -49,6 +50,8 @@ linear_sparse = torch.ops.kdnative.linear_sparse.default
 """``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.ops.packing_sparse.pack`; the output
 is that of ``linear_w8a8`` or ``linear_w4a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
+encoder_hidden_states = torch.ops.kdnative.encoder_hidden_states.default
+"""``encoder`` with ``layers`` at the end: ``[layers + 1, B, T, H]``, what the first layer gets, and what each gives."""
 encoder_layers = torch.ops.kdnative.encoder_layers.default
 """``(packed, hidden states [B, T, H], attention mask [B, T] or None, causal 0 or 1, rotary=None, padding_mask=None)``:
 layers without embeddings. In an attention mask 0 is padding, in a padding mask [B, T] what is not 0."""

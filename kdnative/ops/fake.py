@@ -33,6 +33,19 @@ def _encoder(
     return input_ids.new_empty((*input_ids.shape, hidden_size), dtype=torch.float32)
 
 
+@torch.library.register_fake("kdnative::encoder_hidden_states")
+def _encoder_hidden_states(
+    packed: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+    hidden_size: int,
+    layers: int,
+) -> Tensor:
+    return input_ids.new_empty((layers + 1, *input_ids.shape, hidden_size), dtype=torch.float32)
+
+
 @torch.library.register_fake("kdnative::encoder_layers")
 def _encoder_layers(
     packed: Tensor,

@@ -101,6 +101,9 @@ def test_from_config_refuses_nonsense():
     config = native(bert()).spec
     with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
         Encoder.from_spec({**config, "vocab_size": 0})
+    for change in ({"norm": "pre"}, {"relative_buckets": 32, "relative_distance": 128}):
+        with pytest.raises(ValueError, match=f"{next(iter(change))}.* needs at least one layer"):
+            Encoder.from_spec({**config, **change, "layers": []})
     with pytest.raises(ValueError, match="activation 'swish2'"):
         Encoder.from_spec({**config, "activation": "swish2"})
 
