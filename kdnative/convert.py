@@ -17,7 +17,19 @@ from kdnative.fusing import Rebuilder, has_known_layers, rebuilder, refusal
 from kdnative.last_float import linears_to_keep
 from kdnative.nn import Embedding, Linear, hf, torch_attention, torch_encoder
 from kdnative.nn.layer_conversion import Unsupported
-from kdnative.obstacles import NOT_FINITE, Verdict, owners_of, storage, too_small, unusual, without_values
+from kdnative.nn.saving import forbid_save_pretrained
+from kdnative.obstacles import (
+    NOT_FINITE,
+    Verdict,
+    bypassed,
+    check_parameters,
+    held_elsewhere,
+    owners_of,
+    storage,
+    too_small,
+    unusual,
+    without_values,
+)
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
 from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
@@ -55,6 +67,8 @@ def convert_(
     computes the same and is faster then (:mod:`kdnative.crossover`); fused encoders are dense too (``fuse=False``
     converts their layers one by one). The report says so.
 
+    A FakeQuantLinear that stays in float becomes an ``nn.Linear`` with the values of its integer weights.
+
     Models of transformers read their device and dtype from a parameter: where none would be left, the last linear stays
     in float, unless a pattern other than ``*`` asks for it.
 
@@ -82,11 +96,9 @@ def convert_(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
+    check_parameters(model)
     if embeddings not in (None, 8):
         raise ValueError(f"embeddings must be 8 or None, got {embeddings!r}")
-    for name, tensor in model.named_parameters():
-        if tensor.device.type not in ("cpu", "meta"):
-            raise ValueError(f"{name} is on {tensor.device}; native modules run on the CPU: call model.cpu() first")
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
     plan = _Plan(model, Selection(schemes, keep), embeddings, fuse, clip_search, rows)
@@ -116,7 +128,7 @@ class _Plan:
         self.replacements: dict[int, nn.Module] = {}
         self.rows: dict[str, ConversionRow] = {}
         self.counted: set[int] = set()  # tensors whose bytes are in a row already
-        self.owners = owners_of(self.modules)
+        self.owners, self.held = owners_of(self.modules), held_elsewhere(self.modules)
         self.tables: dict[tuple, Embedding] = {}  # by the float table
         # Where torch's own encoders are to be fused, layers that these read without calling them can be converted too.
         self.torch_encoders = {n for n, m in self.modules.items() if fuse and torch_encoder.is_encoder(m)}
@@ -208,9 +220,11 @@ class _Plan:
         return attention if own == "out_proj" and type(attention) is nn.MultiheadAttention else None
 
     def _read_by_parent(self, name: str) -> str | None:
-        """A module that contains this one reads its weight without calling it."""
-        outer = name.rpartition(".")[0]
+        """A module around this one reads its weight without calling it, or would not call a native one."""
+        outer, _, own = name.rpartition(".")
         parent = self.modules[outer] if name else None
+        if why := bypassed(own, self.modules[name], parent, self.held):
+            return why
         if isinstance(parent, nn.TransformerEncoderLayer) and not self._in_torch_encoder(name):
             if parent.activation_relu_or_gelu or isinstance(self.modules[name], nn.MultiheadAttention):
                 return "nn.TransformerEncoderLayer reads this weight itself in its fast path"
@@ -225,10 +239,13 @@ class _Plan:
             return torch_attention.why_not(self.modules[name])
         return choice.reason if choice.scheme is None else self._obstacle(name, layer, choice)
 
-    def _twins(self, name: str, layer: nn.Linear | nn.Embedding) -> str:
-        """What the reason of a layer says of others with the same weight."""
+    def _notes(self, name: str, layer: nn.Linear | nn.Embedding) -> str:
+        """What the reason of a layer says of the scheme it was trained for, and of others with the same weight."""
+        notes, asked = "", self.selection.choose(name).scheme
+        if type(layer) is FakeQuantLinear and asked is not None and asked.dense != layer.scheme.dense:
+            notes = f"; it keeps the {layer.scheme} that it was trained for, {asked} is not applied"
         others = [o for o in self.owners.get(storage(layer.weight), ()) if o != name]
-        return f"; its weight was also that of {', '.join(others)}" if others else ""
+        return notes + (f"; its weight was also that of {', '.join(others)}" if others else "")
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -239,7 +256,7 @@ class _Plan:
             rebuild = rebuilder(module)
             if any(within(name, outer) for outer in done) or rebuild is None:
                 continue
-            result = refusal(name, self.modules, self.verdicts) or self._fused(name, module, rebuild)
+            result = refusal(name, self.modules, self.verdicts, self.held) or self._fused(name, module, rebuild)
             if isinstance(result, str):
                 self._row(name, module, "kept", None, f"not fused: {result}; converted layer by layer instead")
                 self._judge_apart(name)
@@ -278,7 +295,7 @@ class _Plan:
                 apart = "" if torch_encoder.is_encoder(module) else ": fuse=False converts layer by layer"
                 reason += f", where weights are dense{apart}"
             if (layer := self._layer(inner)) is not None:
-                reason += self._twins(inner, layer)
+                reason += self._notes(inner, layer)
             self._row(inner, part, "fused", scheme, reason, size)
         self._row(name, module, "fused", None, "the whole encoder is one native operator", max(remaining, 0))
         return None
@@ -302,10 +319,9 @@ class _Plan:
             return not self.selection.choose(name).explicit
 
         for name in linears_to_keep(self.modules, self.replacements, free):
-            module = self.modules[name]
-            del self.replacements[id(module)]
+            self._stay_in_float(name)
             reason = "transformers reads device and dtype of a model from a parameter, and this has the last one"
-            after = bytes_of(own_tensors(module))
+            after = bytes_of(own_tensors(self.modules[name]))
             self.rows[name] = replace(self.rows[name], action="kept", scheme=None, reason=reason, bytes_after=after)
 
     def _replace(self, name: str, module: nn.Module, layer: nn.Linear | nn.Embedding) -> None:
@@ -314,6 +330,7 @@ class _Plan:
         if scheme and isinstance(layer, nn.Linear):
             reason = self._slower_natively(name, layer)
         if scheme is None or reason:
+            self._stay_in_float(name)
             self._row(name, module, "kept", None, reason)
             return
         if isinstance(layer, nn.Embedding):
@@ -331,7 +348,15 @@ class _Plan:
         self.replacements[id(module)] = native
         after = [t for t in packed_tensors(native) if id(t) not in self.counted]
         self.counted.update(map(id, after))
-        self._row(name, module, "converted", text, reason + self._twins(name, layer), bytes_of(after))
+        self._row(name, module, "converted", text, reason + self._notes(name, layer), bytes_of(after))
+
+    def _stay_in_float(self, name: str) -> None:
+        """Plan no native module; what simulates one stops doing so."""
+        module = self.modules[name]
+        self.replacements.pop(id(module), None)
+        odd = unusual(module, (FakeQuantLinear,)) or id(module) in self.held
+        if type(module) is FakeQuantLinear and not odd and not without_values(module):
+            self.replacements[id(module)] = module.plain()
 
     def _table(self, embedding: nn.Embedding) -> Embedding:
         """An int8 table; embeddings of one float table have one int8 table too."""
@@ -386,4 +411,5 @@ class _Plan:
         if id(self.model) in self.replacements:
             become(self.model, self.replacements[id(self.model)])
         self.model.eval()
+        forbid_save_pretrained(self.model, _NATIVE)
         return ConversionReport(self.model, [self.rows[name] for name in self.modules if name in self.rows])

@@ -49,10 +49,13 @@ def has_known_layers(name: str, modules: Mapping[str, nn.Module]) -> bool:
     )
 
 
-def refusal(name: str, modules: Mapping[str, nn.Module], verdicts: Mapping[str, Verdict]) -> str | None:
+def refusal(
+    name: str, modules: Mapping[str, nn.Module], verdicts: Mapping[str, Verdict], held: Mapping[int, list[str]]
+) -> str | None:
     """Why the encoder or layer ``name`` can't be fused, whatever its reader makes of its parts; None if it may be.
 
-    A fused encoder has no room for float layers, runs no hooks, and knows nothing of what somebody else's class does.
+    A fused encoder has no room for float layers, runs no hooks, and knows nothing of what somebody else's class does,
+    or of what others hold parts of it (``held``, see :func:`kdnative.obstacles.held_elsewhere`).
     """
     inside = {inner: module for inner, module in modules.items() if within(inner, name)}
     if why := _read_by_a_parent(name, modules):
@@ -62,6 +65,8 @@ def refusal(name: str, modules: Mapping[str, nn.Module], verdicts: Mapping[str, 
     for inner, module in inside.items():
         if hooks := hooked(module):
             return f"{inner} {hooks}"
+        if others := [holder for holder in held.get(id(module), ()) if not within(holder, name)]:
+            return f"{others[0] or 'the model'} holds {inner} outside of its children too, and may call it from there"
     for inner, module in inside.items():
         if why := _foreign(module, modules[name]):
             return f"{inner} {why}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import nn
 
 from kdnative.nn import Linear
+from kdnative.nn.saving import is_pretrained_model
 from kdnative.selection import within
 
 __all__ = ["linears_to_keep"]
@@ -40,8 +41,7 @@ def linears_to_keep(
 def _models(modules: Mapping[str, nn.Module], replacements: Mapping[int, nn.Module]) -> Iterator[str]:
     """Models of transformers that stay what they are, innermost first."""
     for name, module in reversed(list(modules.items())):
-        origins = {(cls.__module__, cls.__name__) for cls in type(module).__mro__}
-        if ("transformers.modeling_utils", "PreTrainedModel") not in origins:
+        if not is_pretrained_model(module):
             continue
         if not any(within(name, outer) and id(other) in replacements for outer, other in modules.items()):
             yield name

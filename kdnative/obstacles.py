@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ __all__ = [
     "MIN_OUT_FEATURES",
     "NOT_FINITE",
     "Verdict",
+    "bypassed",
+    "check_parameters",
+    "held_elsewhere",
     "hooked",
     "owners_of",
     "storage",
@@ -34,6 +39,8 @@ NOT_FINITE = "NaN or infinite values"
 """How the text of the one obstacle begins that is never passed over."""
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+_OF_TORCH = vars(nn.Module()).keys()  # among them the children
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -58,6 +65,46 @@ def owners_of(modules: dict[str, nn.Module]) -> dict[tuple[str, int], list[str]]
         for parameter in module.parameters(recurse=False):
             owners.setdefault(storage(parameter), []).append(name)
     return owners
+
+
+def check_parameters(model: nn.Module) -> None:
+    """ValueError for parameters without a shape, or on another device than the CPU."""
+    for name, tensor in model.named_parameters():
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"{name} has no shape before the first call: run the model once, then convert it")
+        if tensor.device.type not in ("cpu", "meta"):
+            raise ValueError(f"{name} is on {tensor.device}; native modules run on the CPU: call model.cpu() first")
+
+
+def bypassed(name: str, module: nn.Module, parent: nn.Module | None, held: Mapping[int, list[str]]) -> str | None:
+    """Why a native module in the place of ``module``, the child ``name`` of ``parent``, might not be called there."""
+    if holders := held.get(id(module)):
+        return f"{holders[0] or 'the model'} holds it outside of its children too, and may call it from there"
+    if name == "text_projection" and type(parent).__module__.startswith("open_clip."):
+        return f"{type(parent).__name__} of OpenCLIP multiplies by it itself unless it is an nn.Linear"
+    return None
+
+
+def held_elsewhere(modules: Mapping[str, nn.Module]) -> dict[int, list[str]]:
+    """Modules that others hold in a plain list, tuple, set, dict or attribute: names of these, by the module's id.
+
+    Who calls a module from there goes on calling the old one when a native one takes its place among the children.
+    """
+    held: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for attribute, value in vars(module).items():
+            if attribute not in _OF_TORCH:
+                for part in _modules_in(value):
+                    held.setdefault(id(part), []).append(name)
+    return held
+
+
+def _modules_in(value: Any, depth: int = 3) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth and isinstance(value, dict | list | tuple | set):  # which may hold itself
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(part, depth - 1)
 
 
 def hooked(module: nn.Module) -> str | None:

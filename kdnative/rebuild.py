@@ -25,7 +25,7 @@ from kdnative.nn import (
     known_layers,
     torch_encoder,
 )
-from kdnative.nn.hf_config import settings_of
+from kdnative.nn.hf_config import set_attention, settings_of
 from kdnative.quantize import FakeQuantLinear
 
 __all__ = [
@@ -99,7 +99,8 @@ def fit(model: nn.Module, entries: dict[str, dict], native: Callable[[str, dict]
     for name, entry in entries.items():
         if entry["class"] == "torch.nn.ModuleList":
             layers = model.get_submodule(name)
-            count = sum(1 for other in entries if other.rpartition(".")[0] == name)
+            # Older checkpoints do not say the length; their tables leave out modules that are there twice.
+            count = entry.get("length", sum(1 for other in entries if other.rpartition(".")[0] == name))
             del layers[count:]
         if not name or "config" not in entry:
             continue
@@ -164,13 +165,18 @@ def float_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def buffers_to_keep(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers outside native modules that a state dict leaves out; building on the meta device loses their values."""
+    """What a state dict leaves out of buffers, and tensors that are no buffers, outside native modules.
+
+    Building on the meta device loses their values.
+    """
     found = {}
     for name, module in walk(model):
         if not isinstance(module, tuple(NATIVE.values())):
-            for key in sorted(module._non_persistent_buffers_set):
-                if module._buffers.get(key) is not None:
-                    found[f"{name}.{key}" if name else key] = module._buffers[key]
+            beside = {key: module._buffers.get(key) for key in module._non_persistent_buffers_set}
+            beside |= {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
+            for key in sorted(beside):
+                if beside[key] is not None:
+                    found[f"{name}.{key}" if name else key] = beside[key]
     return found
 
 
@@ -186,8 +192,11 @@ def entry_of(module: nn.Module) -> dict:
         config = {key: getattr(module, key) for key in ("in_features", "out_features", "clip")}
         return {"class": _QAT, "config": {**config, "bias": module.bias is not None, "scheme": str(module.scheme)}}
     if getattr(nn, cls.__name__, None) is cls:
+        entry = {"class": f"torch.nn.{cls.__name__}"}
+        if cls is nn.ModuleList:
+            entry["length"] = len(module)
         config = None if isinstance(module, _CONTAINERS) else _arguments_of(module)
-        return {"class": f"torch.nn.{cls.__name__}", **({} if config is None else {"config": config})}
+        return entry if config is None else {**entry, "config": config}
     return {"class": f"{cls.__module__}.{cls.__qualname__}"}
 
 
@@ -298,6 +307,6 @@ def _transformers_skeleton(part: dict) -> nn.Module:
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         raise ValueError(f"{part['class']!r} is not a model class of transformers {transformers.__version__}")
     config = cls.config_class.from_dict(settings_of(part["config"]))
-    config._attn_implementation = part["attention"]
+    set_attention(config, part["attention"])
     with torch.device("meta"):
         return cls(config)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .latency import as_dtype, latency_grid
+import torch
+from torch import nn
+
+from .latency import as_dtype, example_inputs, latency_grid
 from .machine import environment, write_result
 from .options import add_output, add_threads, numbers
 
@@ -30,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_any(path)[0].eval()
         name = (Path(path).name or path) + (f" {dtype}" if dtype else "")
         models[source if name in models else name] = as_dtype(model, dtype) if dtype else model
+    _check(models)
     rows = latency_grid(models, options.batch, options.tokens, repeats=options.rounds, threads=options.threads)
     width = max(map(len, models))
     print(f"{'model':{width}}  batch x tokens        ms       p20       p80")
@@ -44,6 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         latency_plot(rows, where, options.plot)
     return 0
+
+
+def _check(models: Mapping[str, nn.Module]) -> None:
+    """ValueError for a model that does not take what the benchmark gives: ids of tokens and a mask."""
+    for name, model in models.items():
+        try:
+            with torch.inference_mode():
+                model(**example_inputs(model, 1, 1))
+        except Exception as error:  # whatever a model of images or sounds makes of it
+            raise ValueError(
+                f"{name} can't be timed: this benchmark is for encoders and classifiers of text, which take input_ids "
+                f"and attention_mask; a {type(model).__name__} fails with them: {error}"
+            ) from error
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from kdnative.nn.hf_config import to_plain
+from kdnative.nn.hf_config import attention_of, to_plain
 from kdnative.rebuild import buffers_to_keep, build, entry_of, float_tensors, is_number, walk
+
+from .manifest import some
 
 __all__ = ["describe"]
 
@@ -36,7 +38,11 @@ def describe(model: nn.Module) -> dict:
             skeleton = build({**structure, "rebuild": way}, native=lambda name, entry: model.get_submodule(name))
         except Exception:  # whatever a constructor or a configuration raises: it can't be built this way
             continue
-        if _names(skeleton) == _names(model) and _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
+        if _names(skeleton) != _names(model):
+            continue
+        if beside := sorted(buffers_to_keep(model).keys() - buffers_to_keep(skeleton).keys()):
+            return {**structure, "why": f"it holds tensors that nothing makes again when it is built: {some(beside)}"}
+        if _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
             if (lost := _code_of_instances(model, skeleton)) is not None:
                 return {**structure, "why": lost}
             return {**structure, "rebuild": way, "attributes": _differing_attributes(model, skeleton)}
@@ -80,7 +86,7 @@ def _transformers_part(model: nn.Module) -> dict | None:
     return {
         "class": type(model).__name__,
         "config": to_plain(model.config),
-        "attention": model.config._attn_implementation,
+        "attention": attention_of(model.config),
     }
 
 
@@ -100,12 +106,12 @@ def _names(model: nn.Module) -> set[str]:
 
 
 def _same_tensors(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two models have tensors of the same names and shapes, and no tensor hides outside of them."""
+    """Whether two models have tensors of the same names and shapes."""
     for tensors in (float_tensors, buffers_to_keep):
         shapes_a, shapes_b = ({k: t.shape for k, t in tensors(m).items()} for m in (a, b))
         if shapes_a != shapes_b:
             return False
-    return not any(isinstance(value, Tensor) for _, module in walk(a) for value in vars(module).values())
+    return True
 
 
 def _differing_attributes(model: nn.Module, skeleton: nn.Module) -> dict[str, dict]:

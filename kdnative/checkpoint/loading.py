@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative import rebuild
+from kdnative.nn.saving import forbid_save_pretrained
 
 from .manifest import MANIFEST, WEIGHTS, CheckpointError, read_manifest, some
 from .settings import freeze, read_generation, set_generation
@@ -69,10 +70,11 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
         raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
     _check_shapes(path, model, weights)
     filled = _fill_packed(path, model, weights)
-    _load_state(path, model, weights.state(without=filled), assign=True, filled=filled)
+    _load_state(path, model, weights.state(without=filled, mapped=False), assign=True, filled=filled)
     _restore_buffers(path, model, weights)
     _tie(model, manifest["weights"]["aliases"])
     freeze(model, manifest.get("frozen", []))
+    forbid_save_pretrained(model, tuple(rebuild.NATIVE.values()))
     return model.eval()
 
 
@@ -106,6 +108,7 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
     if root["class"] in rebuild.NATIVE and "dtype" in root["config"]:
         model.to(getattr(torch, root["config"]["dtype"]))  # of its output: fit() gives it to modules inside of others
     freeze(model, manifest.get("frozen", []))
+    forbid_save_pretrained(model, tuple(rebuild.NATIVE.values()))
     return model
 
 
@@ -201,7 +204,11 @@ def _restore_buffers(path: Path, model: nn.Module, weights: Weights) -> None:
                 "saved model had not; build the model in your code and call load(path, into=model)"
             )
         parent, _, own = name.rpartition(".")
-        model.get_submodule(parent)._buffers[own] = weights.read_buffer(name)
+        module = model.get_submodule(parent)
+        if own in module._buffers:
+            module._buffers[own] = weights.read_buffer(name)
+        else:
+            setattr(module, own, weights.read_buffer(name))
 
 
 def _tie(model: nn.Module, aliases: dict[str, str]) -> None:

@@ -32,9 +32,8 @@ _DTYPES = {  # the format's names, and torch's
 class Weights:
     """The tensors of a checkpoint, open for reading; a context manager.
 
-    There are two ways to get them. What a model keeps as it is comes from :meth:`state`, mapped: it takes memory when
-    it is used, and processes share it. What is packed comes from :meth:`read`, in memory of its own: the pages of a
-    mapping would count as memory of the process beside what is made of them, until its last tensor is gone.
+    What is packed comes from :meth:`read`, in memory of its own: the pages of a mapping would count as memory of the
+    process beside what is made of them, until its last tensor is gone. The rest comes from :meth:`state`.
 
     Attributes:
         shapes: of the tensors of the state dict, shared ones under all their names.
@@ -95,11 +94,21 @@ class Weights:
         """A tensor beside the state dict, one of ``buffers``."""
         return self._read(BUFFER + name, None)
 
-    def state(self, without: Set[str] = frozenset()) -> dict[str, Tensor]:
-        """The state dict, except for some names, mapped from the file; shared tensors are one."""
+    def state(self, without: Set[str] = frozenset(), mapped: bool = True) -> dict[str, Tensor]:
+        """The state dict, except for some names; shared tensors are one.
+
+        Args:
+            without: names to leave out.
+            mapped: from the file, for what is copied anyway. False: in memory of its own, for what a model keeps. In
+                the file tensors begin anywhere, and torch computes some layers in another order where memory is not
+                aligned: results would differ from those of the saved model in the last bits.
+        """
         from safetensors import SafetensorError, safe_open
 
         sources = {name: self._aliases.get(name, name) for name in self.shapes if name not in without}
+        if not mapped:
+            found = {name: self._read(name, None) for name in dict.fromkeys(sources.values())}
+            return {name: found[source] for name, source in sources.items()}
         try:
             with safe_open(str(self._path), framework="pt") as file:
                 found = {name: file.get_tensor(name) for name in dict.fromkeys(sources.values())}

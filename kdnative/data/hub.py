@@ -81,7 +81,7 @@ def _rows(table: Any, name: str, text_column: str, label_column: str | None, emp
         if column is not None and column not in table.column_names:
             raise DataError(
                 f"{name}: no column {column!r}; it has {', '.join(table.column_names)}. "
-                "Name the right ones with text_column= and label_column="
+                "Name the right ones: text_column= and label_column=, in a recipe data.text and data.label"
             )
     texts = list(table[text_column])
     labels = [None] * len(texts) if label_column is None else list(table[label_column])
@@ -91,7 +91,7 @@ def _rows(table: Any, name: str, text_column: str, label_column: str | None, emp
         if blank and empty == "drop":
             continue
         if blank or not isinstance(text, str):
-            advice = '; repair it or pass empty="drop"' if blank else ""
+            advice = '; repair it or pass empty="drop" (in a recipe data.empty: drop)' if blank else ""
             raise DataError(f"{name}, row {i}: {text_column!r} is not a text: {text!r}{advice}")
         rows.append((i, text, label))
     return rows

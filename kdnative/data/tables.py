@@ -58,7 +58,7 @@ def read_rows(
     if blank and empty == "error":
         raise DataError(
             f"{path}, line {blank[0].line}: the text is empty ({len(blank)} such rows); "
-            'repair them or pass empty="drop"'
+            'repair them or pass empty="drop" (in a recipe data.empty: drop)'
         )
     rows = [r for r in rows if r.text.strip()] if blank else rows
     if not rows:
@@ -133,7 +133,8 @@ def _check_columns(path: Path, header: list[str], text_column: str, label_column
             problem = "occurs more than once" if column in header else "is missing"
             raise DataError(
                 f"{path}, line 1: the column {column!r} {problem}; the header has {', '.join(map(repr, header))}. "
-                f"Name the right ones with text_column= and label_column= (label_column=None: unlabelled)"
+                f"Name the right ones: text_column= and label_column= (None: unlabelled), in a recipe data.text and "
+                "data.label"
             )
 
 

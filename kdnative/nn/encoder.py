@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
-from kdnative.nn import hf_config
+from kdnative.nn import hf_config, saving
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 
@@ -186,13 +186,7 @@ class Encoder(PackedEncoder):
         """What transformers' pipelines ask: no, an encoder does not."""
         return False
 
-    def save_pretrained(self, *arguments: Any, **options: Any) -> None:
-        """What libraries call on a transformers model; this one is none, and raises TypeError."""
-        raise TypeError(
-            "a kdnative.nn.Encoder is not saved with save_pretrained: transformers could not load the files. Save the "
-            "whole model with kdnative.save(model, folder), and load it with kdnative.load(folder), or with "
-            "kdnative.load(folder, into=model) into one made anew"
-        )
+    save_pretrained = staticmethod(saving.save_pretrained)
 
     def _apply(self, fn, recurse=True):
         # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of the output, found by a probe.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["from_plain", "settings_of", "to_plain"]
+__all__ = ["attention_of", "from_plain", "set_attention", "settings_of", "to_plain"]
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -24,6 +24,25 @@ def settings_of(plain: Any) -> Any:
     if plain.keys() == {"__float__"}:
         return float(plain["__float__"])
     return {key: settings_of(value) for key, value in plain.items()}
+
+
+def attention_of(config: Any) -> Any:
+    """How a configuration's models compute attention: a name, or names by part where its parts differ ("": its own)."""
+    own, parts = config._attn_implementation, {}
+    for name in getattr(config, "sub_configs", ()):
+        if (part := getattr(config, name, None)) is not None:
+            parts[name] = attention_of(part)
+    return own if all(value == own for value in parts.values()) else {"": own, **parts}
+
+
+def set_attention(config: Any, attention: Any) -> None:
+    """Set what :func:`attention_of` gave."""
+    own = attention[""] if isinstance(attention, dict) else attention
+    config._attn_implementation = own  # and that of its parts
+    if isinstance(attention, dict):
+        for name, value in attention.items():
+            if name:
+                set_attention(getattr(config, name), value)
 
 
 def from_plain(plain: dict[str, Any]) -> Any:

@@ -79,6 +79,14 @@ class FakeQuantLinear(nn.Linear):
         linear._configure(self.scheme, None)
         linear.clip, linear.clip_factor = self.clip, self.clip_factor
 
+    @torch.no_grad()
+    def plain(self) -> nn.Linear:
+        """An `nn.Linear` with the values of the integer weight, and this layer's bias."""
+        linear = nn.Linear(self.in_features, self.out_features, False, device="meta", dtype=self.weight.dtype)
+        weight = self.quantized().dequantize().to(self.weight.dtype)
+        linear.weight, linear.bias = nn.Parameter(weight, self.weight.requires_grad), self.bias
+        return linear.train(self.training)
+
     def become_float(self) -> None:
         """Turns this object into an `nn.Linear`; the weight stays as it is."""
         del self.clip_factor, self.clip, self.scheme
