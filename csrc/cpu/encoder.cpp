@@ -66,14 +66,14 @@ void Group::embed(int64_t begin, int64_t end) const {
 // dropped rows before each, and after the last.
 void Group::keep(int64_t state, int64_t begin, int64_t end) const {
   const int64_t hidden = model.hidden;
-  const bool last = state == layers(), in_place = x == this->out + first_row * hidden;
+  const bool last = state == layers(), in_place = x == out + first_row * hidden;
   if (in.states == 0 && (!last || in_place)) return;
-  float* out = this->out + (in.states == 0 ? 0 : state * in.batch * in.tokens * hidden);
+  float* to = out + (in.states == 0 ? 0 : state * in.batch * in.tokens * hidden);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t at = tokens[r].index, gap = r == 0 ? first_row : tokens[r - 1].index + 1;
-    std::fill(out + gap * hidden, out + at * hidden, 0.0f);
-    std::copy(x + r * hidden, x + (r + 1) * hidden, out + at * hidden);
-    if (r + 1 == count) std::fill(out + (at + 1) * hidden, out + end_row * hidden, 0.0f);
+    std::fill(to + gap * hidden, to + at * hidden, 0.0f);
+    std::copy(x + r * hidden, x + (r + 1) * hidden, to + at * hidden);
+    if (r + 1 == count) std::fill(to + (at + 1) * hidden, to + end_row * hidden, 0.0f);
   }
 }
 

@@ -72,6 +72,11 @@ def run(
     if any(stage.uses_data for stage in chosen):
         shared.data.fingerprint  # noqa: B018  missing or damaged data
     _check_sources(recipe, chosen, folder, shared)
+    from .rehearsal import rehearse  # it needs the native library, which `kdnative doctor` does not
+
+    again = _stale(recipe, folder, shared) if restart_changed else {}
+    to_run = [s for s in chosen if overwrite or s.name in again or folder.record(s.name) is None]
+    rehearse(recipe, to_run, folder, shared)
     folder.open()
     threads = torch.get_num_threads()
     try:
@@ -181,16 +186,7 @@ def _check_unchanged(
     Returns:
         The finished stages that no longer match the recipe and that this call leaves as they are.
     """
-    stale: dict[str, str] = {}
-    for stage in active_stages(recipe):
-        before = folder.origin(stage.name)
-        if before is None:
-            continue
-        again = [name for name in stage.needs(recipe) if name in stale]
-        if again:
-            stale[stage.name] = f"was made from {' and '.join(again)}"
-        elif difference := _difference(before, _origin(stage, recipe, folder, shared)):
-            stale[stage.name] = difference
+    stale = _stale(recipe, folder, shared)
     names = {stage.name for stage in chosen}
     for stage in chosen:
         for need in stage.needs(recipe):
@@ -209,6 +205,21 @@ def _check_unchanged(
     for name in concerned:
         folder.discard(name)
     return [name for name in stale if name not in names and folder.record(name) is not None]
+
+
+def _stale(recipe: Recipe, folder: RunFolder, shared: Shared) -> dict[str, str]:
+    """The finished or half-finished stages that no longer match the recipe or what they were made from, and why."""
+    stale: dict[str, str] = {}
+    for stage in active_stages(recipe):
+        before = folder.origin(stage.name)
+        if before is None:
+            continue
+        again = [name for name in stage.needs(recipe) if name in stale]
+        if again:
+            stale[stage.name] = f"was made from {' and '.join(again)}"
+        elif difference := _difference(before, _origin(stage, recipe, folder, shared)):
+            stale[stage.name] = difference
+    return stale
 
 
 def _difference(before: dict, now: dict) -> str:

@@ -3,7 +3,7 @@
 from .mask import finalize_masks_, mask_, masked_modules, sparsity_report
 from .report import PruneReport, PruneRow
 from .schedule import MaskSchedule
-from .structured import evenly_spaced, match_shapes_, structured_, student_from
+from .structured import evenly_spaced, match_shapes_, shrink_shapes_, structured_, student_from
 
 __all__ = [
     "MaskSchedule",
@@ -14,6 +14,7 @@ __all__ = [
     "mask_",
     "masked_modules",
     "match_shapes_",
+    "shrink_shapes_",
     "sparsity_report",
     "structured_",
     "student_from",

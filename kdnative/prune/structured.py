@@ -16,7 +16,7 @@ from .importance import Scores, call, evaluating, key_of, magnitude_scores, tayl
 from .mask import masked_modules
 from .report import PruneReport, PruneRow
 
-__all__ = ["evenly_spaced", "match_shapes_", "structured_", "student_from"]
+__all__ = ["evenly_spaced", "match_shapes_", "shrink_shapes_", "structured_", "student_from"]
 
 
 def structured_(
@@ -104,6 +104,35 @@ def student_from(teacher: nn.Module, layers: int | Sequence[int]) -> nn.Module:
     for stack in graph.stacks:
         edits.keep_layers(stack, kept_layers(layers, len(stack.layers)))
     return student
+
+
+@torch.no_grad()
+def shrink_shapes_(
+    model: nn.Module,
+    heads: float = 0.0,
+    ffn: float = 0.0,
+    layers: int | Sequence[int] | None = None,
+    *,
+    multiple_of: int = 64,
+) -> None:
+    """Gives a model, even one on the meta device, the shapes that `structured_` would leave: the first units stay.
+
+    Raises:
+        ValueError: what `structured_` refuses before it looks at weights. The model is then as it was.
+    """
+    _check_shares(heads=heads, ffn=ffn)
+    graph = find_graph(model)
+    _check_known(model, graph, heads, ffn, layers)
+    with Edits() as edits:
+        if layers is not None:
+            for stack in graph.stacks:
+                _drop_layers(edits, stack, kept_layers(layers, len(stack.layers)))
+        scores = {attention.name: torch.zeros(attention.heads) for attention in graph.attentions}
+        scores |= {key_of(part): torch.zeros(part.width) for part in graph.all_feed_forwards}
+        if heads:
+            _drop_heads(edits, graph, scores, heads, multiple_of)
+        if ffn:
+            _drop_neurons(edits, graph, scores, ffn, multiple_of)
 
 
 @torch.no_grad()

@@ -1,0 +1,199 @@
+"""Refuses what the data or the models can't give a recipe, before any stage runs and without reading weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdnative.distill import uniform_layer_map
+from kdnative.distill.loss import TopK
+from kdnative.nn import hf
+from kdnative.prune import shrink_shapes_, student_from
+from kdnative.quantize import FakeQuantLinear, prepare_qat_
+from kdnative.rebuild import walk
+from kdnative.selection import Selection
+
+from .extras import require
+from .folder import PipelineError, RunFolder
+from .schema import Recipe, Training
+from .stages import Context, Shared, Stage
+from .stages.training import class_weights
+
+_NEW_STUDENT = {"train_baseline", "distil"}
+
+
+def rehearse(recipe: Recipe, stages: Sequence[Stage], folder: RunFolder, shared: Shared) -> None:
+    """Goes through stages that are still to run, on the classes of the data and models of the meta device.
+
+    Nothing is said of what can't be known this way: models of the hub, models with code of their own, and kinds of
+    models that can't be built without their weights. The stage will find out.
+
+    Raises:
+        PipelineError: a stage is bound to fail; the text names the key of the recipe.
+    """
+    pending = [stage.name for stage in stages if stage.uses_data]
+    for name in pending:
+        context = Context(recipe, folder, name, folder.partial(name), "cpu", logging.getLogger(), False, shared)
+        if isinstance(context.settings, Training):
+            _check_class_weights(context)
+    if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
+        with _refusing("compress_teacher.", "; null keeps the logits of all classes"):
+            TopK.of(torch.zeros(1, len(shared.data.labels)), top_k)
+    if set(pending) - {"report"}:
+        try:
+            _Models(recipe, pending, shared.data.labels).check()
+        except PipelineError:
+            raise
+        except Exception:  # whatever a kind of model does on the meta device: it says nothing about the recipe
+            pass
+
+
+@contextmanager
+def _refusing(before: str = "", after: str = "") -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise PipelineError(f"{before}{error}{after}") from error
+
+
+def _check_class_weights(context: Context) -> None:
+    settings, labels = context.settings, context.data.labels
+    with _refusing():
+        weights = class_weights(context)
+    used = settings.epochs and getattr(settings, "hard_weight", 1.0)
+    if used and weights is not None and len(weights) != len(labels):
+        raise PipelineError(
+            f"{context.stage}.class_weights: {len(weights)} weights are given, but the data has {len(labels)} classes "
+            f"({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}): give one weight for each, in this order"
+        )
+
+
+class _Models:
+    """The recipe's models as they go from stage to stage; a model that can't be known is None.
+
+    What a finished stage did is repeated here without blame: it worked.
+    """
+
+    def __init__(self, recipe: Recipe, pending: Collection[str], labels: Sequence[str]) -> None:
+        self.recipe, self.pending, self.labels = recipe, set(pending), labels
+
+    def check(self) -> None:
+        recipe = self.recipe
+        teacher = self._classifier("teacher.source", recipe.teacher.source, {"train_teacher"})
+        self._check_native(teacher)
+        if self.pending <= {"train_teacher", "compress_teacher"} or (student := self._new_student(teacher)) is None:
+            return
+        self._check_native(student)
+        self._check_hidden("distil", teacher, student)
+        if recipe.prune is not None:
+            self._prune(student)
+            self._check_native(student)
+            self._check_hidden("prune", teacher, student)
+        if recipe.recover is not None:
+            self._check_hidden("recover", teacher, student)
+            with self._blaming("recover.schemes", {"recover"}):
+                prepare_qat_(student, recipe.recover.schemes, clip=recipe.recover.clip)
+        for key, schemes in (("keep", "w8a8"), ("schemes", recipe.final_schemes())):
+            with self._blaming(f"convert.{key}", {"convert"}):
+                _check_patterns(student, schemes, recipe.convert.keep)
+
+    def _blaming(self, key: str, stages: set[str], hint: str = "") -> AbstractContextManager:
+        """Refuses a key where one of the stages that read it is still to run."""
+        return _refusing(f"{key}: ", hint) if self.pending & stages else nullcontext()
+
+    def _classifier(self, key: str, source: str, stages: set[str]) -> nn.Module | None:
+        """The model that `load_classifier` would load, without values."""
+        from kdnative.data import model_path
+
+        if source.startswith("hub:"):  # what the hub has by then may differ from the cache, and asking it takes time
+            return None
+        transformers = require("transformers")
+        names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
+        with self._blaming(key, stages):
+            folder = Path(model_path(source))
+            if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+                return None  # transformers would ask the user whether to run that code
+            config = transformers.AutoConfig.from_pretrained(folder, num_labels=len(self.labels), **names)
+            if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+                raise ValueError(
+                    f"{source} is a model of the kind {config.model_type!r}, for which transformers has no sequence "
+                    "classifier: give an encoder for texts, such as a BERT, RoBERTa, MPNet or DistilBERT"
+                )
+        with torch.device("meta"):
+            return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+
+    def _new_student(self, teacher: nn.Module | None) -> nn.Module | None:
+        settings = self.recipe.student
+        own = settings.source != "teacher"
+        model = self._classifier("student.source", settings.source, _NEW_STUDENT) if own else copy.deepcopy(teacher)
+        if model is None or settings.layers is None:
+            return model
+        with self._blaming("student.layers", _NEW_STUDENT, "; null copies all layers"):
+            return student_from(model, settings.layers)
+
+    def _prune(self, student: nn.Module) -> None:
+        for key in ("layers", "heads", "ffn"):  # one by one, to know which is at fault
+            if value := getattr(self.recipe.prune, key):
+                with self._blaming(f"prune.{key}", {"prune"}):
+                    shrink_shapes_(student, **{key: value}, multiple_of=self.recipe.prune.multiple_of)
+
+    def _check_hidden(self, stage: str, teacher: nn.Module | None, student: nn.Module) -> None:
+        settings = getattr(self.recipe, stage)
+        if stage not in self.pending or teacher is None or not settings.hidden_weight:
+            return
+        if not settings.layer_map:
+            hint = f"; say in {stage}.layer_map which imitates which, {{student: teacher}}, 0 being the embeddings"
+            with self._blaming(f"{stage}.hidden_weight", {stage}, hint):
+                uniform_layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+        pairs = settings.layer_map if settings.epochs else None
+        for who, model in (("student", student), ("teacher", teacher)) if pairs else ():
+            used, count = max(pairs if model is student else pairs.values()), _hidden_states(model)
+            if count is not None and used >= count:
+                allowed = f"it has 0, the embeddings, to {count - 1}, the last layer"
+                raise PipelineError(f"{stage}.layer_map: there is no position {used} in the {who}: {allowed}")
+
+    def _check_native(self, model: nn.Module | None) -> None:
+        """Whether a row of the final table can be converted for its native figures."""
+        if model is not None and "evaluate" in self.pending:
+            with self._blaming("evaluate.native_schemes", {"evaluate"}):
+                _check_patterns(model, self.recipe.evaluate.native_schemes)
+
+
+def _hidden_states(model: nn.Module) -> int | None:
+    """How many hidden states a model returns; None where its forward needs values."""
+    try:
+        with torch.no_grad():
+            output = model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"), output_hidden_states=True)
+        return len(output.hidden_states)
+    except Exception:
+        return None
+
+
+def _check_patterns(model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
+    """What `convert_` refuses without looking at weights."""
+    kinds = (nn.Linear, nn.Embedding, nn.MultiheadAttention)
+    layers = {name: module for name, module in walk(model) if isinstance(module, kinds) or hf.is_conv1d(module)}
+    selection = Selection(schemes, keep)
+    selection.check_used(list(layers))
+    for name, layer in layers.items():
+        choice = selection.choose(name)
+        if not choice.explicit or choice.scheme is None:
+            continue
+        if type(layer) is FakeQuantLinear and layer.scheme.dense != choice.scheme.dense:
+            raise ValueError(
+                f"{name} is trained for {layer.scheme} (recover.schemes), but {choice.scheme} is asked for: make the "
+                "two equal, or leave convert.schemes out"
+            )
+        if type(layer) is nn.Linear:
+            try:
+                choice.scheme.groups(layer.in_features)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
