@@ -38,6 +38,7 @@ __all__ = [
     "fit",
     "float_tensors",
     "is_number",
+    "plain_tensors",
     "set_attributes",
     "takes_place_of",
     "walk",
@@ -165,18 +166,24 @@ def float_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def buffers_to_keep(model: nn.Module) -> dict[str, Tensor]:
-    """What a state dict leaves out of buffers, and tensors that are no buffers, outside native modules.
-
-    Building on the meta device loses their values.
-    """
+    """Buffers outside native modules that a state dict leaves out; building on the meta device loses their values."""
     found = {}
     for name, module in walk(model):
         if not isinstance(module, tuple(NATIVE.values())):
-            beside = {key: module._buffers.get(key) for key in module._non_persistent_buffers_set}
-            beside |= {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
-            for key in sorted(beside):
-                if beside[key] is not None:
-                    found[f"{name}.{key}" if name else key] = beside[key]
+            for key in sorted(module._non_persistent_buffers_set):
+                if module._buffers.get(key) is not None:
+                    found[f"{name}.{key}" if name else key] = module._buffers[key]
+    return found
+
+
+def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that modules hold in plain attributes, outside native ones; on the meta device they lose their values."""
+    found = {}
+    for name, module in walk(model):
+        if not isinstance(module, tuple(NATIVE.values())):
+            for key, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    found[f"{name}.{key}" if name else key] = value
     return found
 
 

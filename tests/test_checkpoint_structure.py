@@ -1,6 +1,7 @@
 """What a checkpoint knows of a model besides modules and state dict: lists, plain tensors, kinds of attention."""
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -76,6 +77,23 @@ def test_tensors_that_are_neither_parameters_nor_buffers(tmp_path):
     save(model, tmp_path / "m")
     with torch.inference_mode():
         assert torch.equal(load(tmp_path / "m")(x)[0], model(x)[0])
+
+
+def test_caches_that_a_model_fills_are_not_saved(tmp_path, monkeypatch):
+    """A constructor leaves None where they will be."""
+    pooler = pytest.importorskip("transformers").models.bert.modeling_bert.BertPooler
+    made = pooler.__init__
+
+    def with_room(self, config):
+        made(self, config)
+        self.cache = None
+
+    monkeypatch.setattr(pooler, "__init__", with_room)
+    model = bert()
+    model.bert.pooler.cache = torch.ones(3)
+    save(model, tmp_path / "m")
+    assert load(tmp_path / "m").bert.pooler.cache is None
+    assert "cache" not in json.loads((tmp_path / "m" / "kdnative.json").read_text())["weights"]["tensors"]
 
 
 def test_tensors_that_no_constructor_makes(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from kdnative.nn.hf_config import attention_of, to_plain
-from kdnative.rebuild import buffers_to_keep, build, entry_of, float_tensors, is_number, walk
+from kdnative.rebuild import buffers_to_keep, build, entry_of, float_tensors, is_number, plain_tensors, walk
 
 from .manifest import some
 
@@ -23,7 +23,8 @@ def describe(model: nn.Module) -> dict:
         and configuration when the model is one of that library, else None; ``attributes``: numbers that modules hold
         and that differ from what the configuration gives, such as the head counts of a pruned attention;
         ``rebuild``: "transformers", "modules", or "into" when only a model made by the caller can be filled; ``why``:
-        in words, where "into" has a reason of its own.
+        in words, where "into" has a reason of its own; ``plain``: names of tensors in plain attributes that belong to
+        the model, if there are any.
     """
     structure = {
         "modules": {name: entry_of(module) for name, module in walk(model)},
@@ -40,12 +41,13 @@ def describe(model: nn.Module) -> dict:
             continue
         if _names(skeleton) != _names(model):
             continue
-        if beside := sorted(buffers_to_keep(model).keys() - buffers_to_keep(skeleton).keys()):
-            return {**structure, "why": f"it holds tensors that nothing makes again when it is built: {some(beside)}"}
+        if lost := _lost_tensors(model, skeleton):
+            return {**structure, "why": f"it holds tensors that nothing makes again when it is built: {some(lost)}"}
         if _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
             if (lost := _code_of_instances(model, skeleton)) is not None:
                 return {**structure, "why": lost}
-            return {**structure, "rebuild": way, "attributes": _differing_attributes(model, skeleton)}
+            attributes, plain = _differing_attributes(model, skeleton), sorted(plain_tensors(skeleton))
+            return {**structure, "rebuild": way, "attributes": attributes, **({"plain": plain} if plain else {})}
     return structure
 
 
@@ -105,13 +107,24 @@ def _names(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_modules(remove_duplicate=False)}
 
 
-def _same_tensors(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two models have tensors of the same names and shapes."""
+def _same_tensors(skeleton: nn.Module, model: nn.Module) -> bool:
+    """Whether two models have tensors of the same names and shapes; the model may have filled caches besides."""
     for tensors in (float_tensors, buffers_to_keep):
-        shapes_a, shapes_b = ({k: t.shape for k, t in tensors(m).items()} for m in (a, b))
+        shapes_a, shapes_b = ({k: t.shape for k, t in tensors(m).items()} for m in (skeleton, model))
         if shapes_a != shapes_b:
             return False
-    return True
+    given = plain_tensors(model)
+    return all(name in given and given[name].shape == t.shape for name, t in plain_tensors(skeleton).items())
+
+
+def _lost_tensors(model: nn.Module, skeleton: nn.Module) -> list[str]:
+    """Tensors in attributes that the skeleton lacks; where it has something else, the model has filled a cache."""
+    lost = []
+    for name in sorted(plain_tensors(model)):
+        parent, _, attribute = name.rpartition(".")
+        if not hasattr(skeleton.get_submodule(parent), attribute):
+            lost.append(name)
+    return lost
 
 
 def _differing_attributes(model: nn.Module, skeleton: nn.Module) -> dict[str, dict]:

@@ -197,10 +197,10 @@ def _load_state(
 
 
 def _restore_buffers(path: Path, model: nn.Module, weights: Weights) -> None:
-    for name in rebuild.buffers_to_keep(model):
+    for name in (*rebuild.buffers_to_keep(model), *rebuild.plain_tensors(model)):
         if name not in weights.buffers:
             raise CheckpointError(
-                f"{path / WEIGHTS}: the buffer {name} is missing: this version of the model class has one that the "
+                f"{path / WEIGHTS}: the tensor {name} is missing: this version of the model class has one that the "
                 "saved model had not; build the model in your code and call load(path, into=model)"
             )
         parent, _, own = name.rpartition(".")

@@ -31,7 +31,7 @@ MANIFEST = "kdnative.json"
 BUFFER = "buffer:"  # prefix of tensors that are not in the state dict but that the model needs
 
 _FIELDS = {"kdnative": str, "weights": dict, "modules": dict, "attributes": dict, "rebuild": str, "sha256": str}
-_LATER_FIELDS = {"frozen": (str, list), "generation": dict, "why": str}  # older checkpoints lack them
+_LATER_FIELDS = {"frozen": (str, list), "generation": dict, "plain": list, "why": str}  # older checkpoints lack them
 _WEIGHT_FIELDS = {"bytes": int, "sha256": str, "tensors": dict, "aliases": dict}
 
 

@@ -51,7 +51,9 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
         generation = generation_settings(model)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    tensors |= {BUFFER + name: _storable(name, t) for name, t in rebuild.buffers_to_keep(model).items()}
+    plain = rebuild.plain_tensors(model)
+    beside = {**rebuild.buffers_to_keep(model), **{name: plain[name] for name in structure.get("plain", ())}}
+    tensors |= {BUFFER + name: _storable(name, t) for name, t in beside.items()}
 
     def write(folder: Path) -> None:
         if tokenizer is not None:
