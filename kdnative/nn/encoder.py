@@ -162,25 +162,37 @@ class Encoder(PackedEncoder):
                 "kdnative.nn.Encoder is for inference: it has no gradients. Call .eval() on it (or run under "
                 "torch.no_grad()); to train, use the float model with kdnative.quantize.prepare_qat_ and convert after"
             )
-        packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__
         wanted = self._wanted_states if output_hidden_states is None else output_hidden_states
-        states = None
         if wanted:
-            layers = len(self._spec["layers"])
-            tokens = (input_ids, attention_mask, token_type_ids, position_ids)
-            states = _encoder_hidden_states(packed, *tokens, self._hidden_size, layers).unbind(0)
-            hidden = states[-1]
-        else:
-            hidden = _encoder(packed, input_ids, attention_mask, token_type_ids, position_ids, self._hidden_size)
+            return self._every_state((input_ids, attention_mask, token_type_ids, position_ids), wanted, return_dict)
+        hidden = _encoder(
+            self._buffers["packed"],  # not self.packed: that goes through Module.__getattr__
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            self._hidden_size,
+        )
         pooler = self._modules["pooler"]
         pooled = None if pooler is None else pooler(hidden[:, 0])
         if self._dtype is not _FLOAT32:
             hidden, pooled = hidden.to(self._dtype), None if pooled is None else pooled.to(self._dtype)
-        if states is not None:
-            states = _chosen(states[:-1], hidden, wanted)
         if return_dict is False:
-            return tuple(part for part in (hidden, pooled, states) if part is not None)
-        return _output(self._output, hidden, pooled, states)
+            return (hidden,) if pooler is None else (hidden, pooled)
+        return _output(self._output, hidden, pooled)
+
+    def _every_state(
+        self, tokens: tuple[Tensor | None, ...], wanted: bool | int | Sequence[int], return_dict: bool | None
+    ) -> Any:
+        """The outputs of a call that asks for hidden states; apart, so that others do not pay for it."""
+        layers = len(self._spec["layers"])
+        states = _encoder_hidden_states(self._buffers["packed"], *tokens, self._hidden_size, layers).unbind(0)
+        pooled = None if self.pooler is None else self.pooler(states[-1][:, 0]).to(self._dtype)
+        hidden = states[-1].to(self._dtype)
+        chosen = _chosen(states[:-1], hidden, wanted)
+        if return_dict is False:
+            return tuple(part for part in (hidden, pooled, chosen) if part is not None)
+        return _output(self._output, hidden, pooled, chosen)
 
     def can_generate(self) -> bool:
         """What transformers' pipelines ask: no, an encoder does not."""
@@ -223,7 +235,7 @@ def _chosen(earlier: Sequence[Tensor], last: Tensor, wanted: bool | int | Sequen
     )
 
 
-def _output(name: str, hidden: Tensor, pooled: Tensor | None, states: tuple[Tensor | None, ...] | None) -> Any:
+def _output(name: str, hidden: Tensor, pooled: Tensor | None, states: tuple[Tensor | None, ...] | None = None) -> Any:
     kind = _OUTPUTS.get(name) or _output_class(name)
     if kind is EncoderOutput:
         return EncoderOutput(hidden, pooled, states)

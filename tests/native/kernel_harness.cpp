@@ -9,7 +9,6 @@
 // Python. The expected values come from unpacked weights and the rules in csrc/cpu/kernels.h, not from another kernel;
 // only activations are compared with the reference table, and that table with double precision.
 #include "../../csrc/cpu/dispatch.h"
-#include "../../csrc/cpu/features.h"
 #include "harness/checks.h"
 
 using namespace harness;
