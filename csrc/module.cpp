@@ -8,6 +8,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/features.h"
 #include "cpu/roofline.h"
+#include "ops/fork.h"
 
 namespace py = pybind11;
 
@@ -37,6 +38,10 @@ PYBIND11_MODULE(_C, m) {
       py::arg("isa"), py::arg("seconds") = 0.2, py::call_guard<py::gil_scoped_release>(),
       "Most int8 operations per second that one thread reaches with operands in registers; 0 where the set cannot "
       "run.");
+  m.def("pool_is_lost", &kdnative::pool_is_lost,
+        "Whether torch's threads of the calling thread stayed behind in the process that this one was forked from.");
+  m.def("keep_pool_at_fork", &kdnative::keep_pool_at_fork, py::arg("keep"),
+        "For tests: whether forks leave torch's threads as they are, as where they can't be given up.");
   m.def("read_bandwidth", &kdnative::cpu::read_bandwidth, py::arg("bytes"), py::arg("seconds") = 0.2,
         py::call_guard<py::gil_scoped_release>(),
         "Most bytes per second that one thread reads from a buffer of that size.");

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdnative import __version__
+from kdnative.text import printable
 
 # Failures that a user can act on; anything else is a defect and deserves its traceback.
 # FloatingPointError, not all of ArithmeticError: a loss that became NaN is worded, a division by zero is a defect.
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except _IN_WORDS as error:
         text = str(error) or type(error).__name__
-        print(f"kdnative: {text}", file=sys.stderr)
+        print(f"kdnative: {printable(text)}", file=sys.stderr)
         return 1
 
 
@@ -124,20 +125,23 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from kdnative import convert_, save
-    from kdnative.pipeline.models import load_any
+    from kdnative import convert_, inspect, save
+    from kdnative.pipeline.models import load_whole
     from kdnative.scheme import Scheme
 
     scheme = Scheme.parse(arguments.scheme)
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
-    model, tokenizer = load_any(arguments.input)
+    model, tokenizer = load_whole(arguments.input)
     embeddings = None if arguments.float_embeddings else 8
     report = convert_(model, scheme, keep=tuple(arguments.keep), embeddings=embeddings)
     save(report.model, output, tokenizer=tokenizer)
     print(report)
     print(f"saved: {output}")
+    if inspect(output)["rebuild"] == "into":
+        kind = type(report.model).__name__
+        print(f"load it into a float model: kdnative.load({str(output)!r}, into=model), where model is a {kind}")
     return 0
 
 
@@ -179,6 +183,7 @@ def _table_of(found: dict) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     totals = found["totals"]
+    table = [printable(line) for line in table]  # names are those of the file
     return "\n".join([*table, f"{totals['modules']} modules, {totals['file_bytes'] / 1e6:.2f} MB file"])
 
 

@@ -18,12 +18,14 @@ from kdnative.last_float import linears_to_keep
 from kdnative.nn import Embedding, Linear, hf, torch_attention, torch_encoder
 from kdnative.nn.layer_conversion import Unsupported
 from kdnative.nn.saving import forbid_save_pretrained
+from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.obstacles import (
     NOT_FINITE,
     Verdict,
     bypassed,
     check_parameters,
     held_elsewhere,
+    native_in_another_scheme,
     owners_of,
     storage,
     too_small,
@@ -31,7 +33,6 @@ from kdnative.obstacles import (
     without_values,
 )
 from kdnative.quantize import FakeQuantLinear, QuantizedWeight, quantize_weight
-from kdnative.rebuild import NATIVE, become, walk
 from kdnative.scheme import Scheme
 from kdnative.selection import Choice, Selection, within
 from kdnative.sizes import bytes_of, fused_bytes, native_shape, own_tensors, packed_tensors
@@ -153,10 +154,11 @@ class _Plan:
     def _judge(self, names: Iterable[str]) -> dict[str, Verdict]:
         verdicts, errors = {}, []
         for name in names:
-            module = self._layer(name)
+            module, choice = self._layer(name), self.selection.choose(name)
+            if other := native_in_another_scheme(self.modules[name], choice, self.selection):
+                errors.append(f"  {name or '(model)'}: {other}")
             if module is None:
                 continue
-            choice = self.selection.choose(name)
             if isinstance(module, nn.Embedding):
                 choice = self._choice_of_embedding(choice)
             if choice.scheme is None:

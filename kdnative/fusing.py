@@ -8,8 +8,8 @@ from torch import nn
 
 from kdnative.nn import MultiheadAttention, PackedEncoder, hf, known_layers, torch_encoder
 from kdnative.nn.layer_conversion import Quantize
+from kdnative.nn.tree import NATIVE
 from kdnative.obstacles import Verdict, hooked
-from kdnative.rebuild import NATIVE
 from kdnative.selection import within
 
 __all__ = ["Rebuilder", "has_known_layers", "rebuilder", "refusal"]

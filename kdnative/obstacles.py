@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from kdnative.nn import Linear, PackedEncoder
+from kdnative.nn.encoder_spec import LINEARS
 from kdnative.scheme import Scheme
+from kdnative.selection import Choice, Selection
 
 __all__ = [
     "MIN_IN_FEATURES",
@@ -21,6 +24,7 @@ __all__ = [
     "check_parameters",
     "held_elsewhere",
     "hooked",
+    "native_in_another_scheme",
     "owners_of",
     "storage",
     "too_small",
@@ -51,6 +55,24 @@ class Verdict:
 
     scheme: Scheme | None
     reason: str
+
+
+def native_in_another_scheme(module: nn.Module, choice: Choice, selection: Selection) -> str | None:
+    """Why a module that is native already can't get the scheme that is asked for; None where it has it, or need not."""
+    if isinstance(module, Linear):
+        own, asked = {module.scheme.dense}, {choice.scheme}
+    elif isinstance(module, PackedEncoder):  # the names of its linears are gone
+        own = {Scheme.parse(layer[name]).dense for layer in module.spec["layers"] for name in LINEARS}
+        asked = set(selection.schemes.values())
+    else:
+        return None
+    allowed = {scheme.dense for scheme in asked if scheme is not None}
+    if choice.scheme is None or own <= allowed:
+        return None
+    return (
+        f"it is native already, in {', '.join(sorted(map(str, own)))}, and its float weights are gone: convert the "
+        "float model instead"
+    )
 
 
 def storage(tensor: Tensor) -> tuple[str, int]:

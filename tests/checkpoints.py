@@ -1,12 +1,13 @@
 """A small model for checkpoints, and how tests compare models and look into folders."""
 
+import hashlib
 import json
 import os
 
 import torch
 from torch import nn
 
-from kdnative.checkpoint.manifest import digest_of
+from kdnative.checkpoint.manifest import digest_of, weights_name
 
 
 def mlp(seed=0):
@@ -37,6 +38,21 @@ def assert_same(a, b):
 
 def names(folder):
     return sorted(os.listdir(folder))
+
+
+def weights_file(folder):
+    """The file of tensors that the description names."""
+    return folder / json.loads((folder / "kdnative.json").read_text())["weights"]["file"]
+
+
+def revouch(folder):
+    """Let the description vouch for the file of tensors as it is now, under the name that goes with its content."""
+    file = weights_file(folder)
+    data = file.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    stated = {"file": weights_name(digest), "bytes": len(data), "sha256": digest}
+    file.rename(folder / stated["file"])
+    edit(folder, lambda manifest: manifest["weights"].update(stated))
 
 
 def edit(folder, change):

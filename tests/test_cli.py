@@ -15,7 +15,9 @@ import kdnative
 from kdnative import doctor
 from kdnative.cli import main
 
+from .checkpoints import weights_file
 from .pipeline.conftest import tiny_recipe, write_data, write_model, write_recipe
+from .small_models import bert
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,37 @@ def test_convert_then_inspect(capsys, model, tmp_path):
     assert main(["inspect", str(out)]) == 0
     assert "w4a8-g64" in capsys.readouterr().out
     assert main(["inspect", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["totals"]["file_bytes"] == (out / "model.safetensors").stat().st_size
+    assert json.loads(capsys.readouterr().out)["totals"]["file_bytes"] == weights_file(out).stat().st_size
+
+
+def test_convert_a_sentence_transformer(capsys, tmp_path):
+    """With what comes behind the encoder."""
+    library, parts = map(pytest.importorskip, ("sentence_transformers", "sentence_transformers.models"))
+    bert(kind="BertModel").save_pretrained(tmp_path / "bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "was", "good", "bad"]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(words))
+    kinds = parts.Transformer(str(tmp_path / "bert")), parts.Pooling(64), parts.Normalize()
+    whole, out = library.SentenceTransformer(modules=kinds, device="cpu"), tmp_path / "native"
+    whole.save(str(tmp_path / "st"))
+    assert main(["convert", str(tmp_path / "st"), str(out)]) == 0
+    assert "where model is a SentenceTransformer" in capsys.readouterr().out
+    again = kdnative.load(out, into=library.SentenceTransformer(str(tmp_path / "st"), device="cpu"))
+    texts = ["the film was good", "bad"]
+    a, b = again.encode(texts), whole.encode(texts)
+    assert a.shape == b.shape and abs((a * a).sum(1) - 1).max() < 1e-5 and (a * b).sum(1).min() > 0.99
+    with pytest.raises(
+        kdnative.CheckpointError, match=r"SentenceTransformer can't be rebuilt .*load\(path, into=mod"
+    ):
+        kdnative.load(out)
+
+    kdnative.save(kdnative.convert_(bert(kind="BertModel")).model, tmp_path / "encoder")
+    with pytest.raises(kdnative.CheckpointError, match=r"part 0.\S+ is: load\(path, into=model.get_submodule"):
+        kdnative.load(tmp_path / "encoder", into=whole)
+
+    (tmp_path / "st" / "modules.json").write_text('[{"type": "os.system", "path": "", "idx": 0, "name": "0"}]')
+    assert "names 'os.system', which is not a part of sentence-transformers" in fails(
+        capsys, "convert", str(tmp_path / "st"), str(tmp_path / "x")
+    )
 
 
 def test_convert_keeps_what_exists(capsys, model, tmp_path):

@@ -1,32 +1,29 @@
-"""Folders that are replaced in one step."""
-
-import os
+"""What killed writers leave behind, and files that are replaced in one step."""
 
 import pytest
 
-from kdnative.files import replace_folder
+from kdnative.files import is_leftover, remove_leftovers, replace_text, write_atomically
 
 
-def test_a_link_to_a_folder_stays_a_link(tmp_path):
-    target, link = tmp_path / "run1", tmp_path / "latest"
-    target.mkdir()
-    (target / "model").write_text("old")
-    (target / "notes.txt").write_text("mine")
-    link.symlink_to("run1")
-    replace_folder(link, lambda new: (new / "model").write_text("new"), {"model"})
-    assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["latest", "run1"]
-    assert (target / "model").read_text() == "new" and (target / "notes.txt").read_text() == "mine"
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    replace_text(tmp_path / "a.txt", "old")
 
-
-def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "model").write_text("old")
-
-    def fail(new):
-        (new / "model").write_text("half")
+    def half(name):
+        with open(name, "w") as file:
+            file.write("ne")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        replace_folder(target, fail, {"model"})
-    assert os.listdir(tmp_path) == ["run"] and (target / "model").read_text() == "old"
+        write_atomically(tmp_path / "a.txt", half)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_leftovers_are_told_from_other_hidden_files_and_removed(tmp_path):
+    (tmp_path / ".a.txt.0123456789ab.tmp").write_text("half")
+    (tmp_path / ".kdnative-0123456789ab.tmp").mkdir()
+    (tmp_path / ".kdnative-0123456789ab.tmp" / "x").write_text("half")
+    for name in (".env", "b.tmp", ".lock"):
+        (tmp_path / name).write_text("mine")
+    assert sum(map(is_leftover, tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".env", ".lock", "b.tmp"]

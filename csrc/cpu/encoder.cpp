@@ -210,14 +210,21 @@ void enter_team(int64_t begin, int64_t end, void* ctx) {
 
 }  // namespace
 
+const char* check_output(const EncoderInputs& in) {
+  EncoderHeader h;
+  if (const char* problem = EncoderReader(in.packed, in.packed_bytes).read_header(&h)) return problem;
+  if (h.hidden != in.hidden_size)
+    return complain("hidden_size is %lld, but the packed encoder is %lld wide", in.hidden_size, h.hidden);
+  if (in.states != 0 && in.states - 1 != h.layers)
+    return complain("layers is %lld, but the packed encoder has %lld", in.states - 1, h.layers);
+  return nullptr;
+}
+
 const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, const EncoderInputs& in, float* out) {
   thread_local EncoderModel model;  // keeps its layer list from call to call
+  if (const char* problem = check_output(in)) return problem;
   if (const char* problem = EncoderReader(in.packed, in.packed_bytes).read(&model)) return problem;
-  if (model.hidden != in.hidden_size)
-    return complain("hidden_size is %lld, but the packed encoder is %lld wide", in.hidden_size, model.hidden);
   const int64_t layers = static_cast<int64_t>(model.layers.size()), states = std::max(in.states, int64_t{1});
-  if (in.states != 0 && in.states != layers + 1)
-    return complain("layers is %lld, but the packed encoder has %lld", in.states - 1, layers);
   const int64_t rows = in.batch * in.tokens;
   if (rows == 0) return nullptr;
   if (model.word.count == 0 && in.input_ids)

@@ -50,6 +50,10 @@ struct EncoderInputs {
   int64_t rotary_half;
 };
 
+// nullptr when the buffer's header says what the caller is about to allocate for: its width and, where every state is
+// wanted, its layers. Otherwise what is wrong, as below.
+const char* check_output(const EncoderInputs& in);
+
 // out: fp32 [B, T, hidden_size], or [states, B, T, hidden_size]: what the first layer is given, then what each layer
 // gives, the last one with the norm that ends the encoder. Rows of dropped tokens become 0. Every token that is kept
 // attends to every kept token of its sequence, unless `causal` or a window says less. Returns nullptr, or what is wrong

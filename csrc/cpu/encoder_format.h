@@ -94,17 +94,22 @@ class EncoderReader {
  public:
   EncoderReader(const void* p, int64_t bytes) : base_(static_cast<const uint8_t*>(p)), bytes_(bytes) {}
 
-  const char* read(EncoderModel* m) {
-    EncoderHeader h;
-    if (bytes_ < static_cast<int64_t>(sizeof h))
+  // The header alone, before anything that it says is believed.
+  const char* read_header(EncoderHeader* h) const {
+    if (bytes_ < static_cast<int64_t>(sizeof *h))
       return "the packed encoder is shorter than its header; convert it again";
     if (reinterpret_cast<uintptr_t>(base_) % kAlignment != 0)
       return "the packed encoder is not 8-byte aligned (a view into another tensor?); clone() it";
-    std::memcpy(&h, base_, sizeof h);
-    if (h.magic != kEncoderMagic)
+    std::memcpy(h, base_, sizeof *h);
+    if (h->magic != kEncoderMagic)
       return "the tensor is not a packed encoder (wrong magic number); build it with kdnative.convert_";
-    if (h.version != 2) return "the packed encoder has an unknown version; convert it again with this release";
-    if (h.bytes != bytes_) return "the packed encoder is truncated or has trailing bytes";
+    if (h->version != 2) return "the packed encoder has an unknown version; convert it again with this release";
+    return h->bytes == bytes_ ? nullptr : "the packed encoder is truncated or has trailing bytes";
+  }
+
+  const char* read(EncoderModel* m) {
+    EncoderHeader h;
+    if (const char* problem = read_header(&h)) return problem;
     if (h.layers < 0 || h.hidden < 1 || h.vocabulary < 0 || h.positions < 0 || h.token_types < 0 || h.padding_id < -1 ||
         !(h.eps >= 0.0f))
       return kSizes;

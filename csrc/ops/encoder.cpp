@@ -124,6 +124,7 @@ StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mas
     in.mask = mask_bytes(padding, op, "padding_mask", "not 0", in.batch, in.tokens, mask_storage);
     in.mask_is_padding = true;
   }
+  if (const char* problem = cpu::check_output(in)) fail(std::string(op) + ": " + problem);
   const int64_t sizes[4] = {in.states, in.batch, in.tokens, in.hidden_size};
   Tensor out = in.states > 0 ? Tensor::empty(4, sizes, f32) : Tensor::empty(3, sizes + 1, f32);
   const cpu::Parallel pool{run_on_pool, thread_count()};
@@ -156,6 +157,9 @@ void boxed_encoder(StableIValue* stack, uint64_t, uint64_t) { stack[0] = run_tok
 void boxed_encoder_hidden_states(StableIValue* stack, uint64_t, uint64_t) {
   const int64_t layers = take_int(stack[6]);
   if (layers < 0) fail("encoder_hidden_states: layers must not be negative (got " + std::to_string(layers) + ")");
+  if (layers > INT32_MAX)  // more than a header can say
+    fail("encoder_hidden_states: layers is " + std::to_string(layers) +
+         ", but a packed encoder has at most 2147483647");
   stack[0] = run_tokens("encoder_hidden_states", stack, layers + 1);
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../cpu/kernels.h"
+#include "fork.h"
 #include "torch_abi.h"
 
 namespace kdnative {
@@ -171,13 +172,13 @@ inline void require_cpu(const Tensor& t, const char* op, const char* what) {
 inline int64_t thread_count() {
   uint32_t threads = 1;
   check(torch_get_num_threads(&threads), "get_num_threads");
-  return threads;
+  return usable_threads(threads);
 }
 
 template <typename F>
 void parallel(int64_t n, const F& body) {  // body(begin, end) must not throw
-  if (n <= 1) {
-    if (n == 1) body(0, 1);
+  if (n <= 1 || pool_is_lost()) {
+    if (n > 0) body(0, n);
     return;
   }
   const auto call = [](int64_t begin, int64_t end, void* ctx) { (*static_cast<const F*>(ctx))(begin, end); };

@@ -2,12 +2,17 @@
 
 ::
 
-    model.safetensors   the state dict: plain tensors, each stored once
-    kdnative.json       format and library version, shapes and dtypes, SHA-256 of model.safetensors, the modules,
-                        generation configs, frozen parameters, and the SHA-256 of all this
-    config.json         Hugging Face configuration, when the model is one of transformers; tokenizer files if given
+    kdnative.json                format and library version, shapes and dtypes, the file of tensors and its SHA-256, the
+                                 modules, generation configs, frozen parameters, and the SHA-256 of all this
+    kdnative-DIGEST.safetensors  the state dict: plain tensors, each stored once; named by the first 16 digits of its
+                                 SHA-256, so that no file ever changes under a name that is in use
+    ...                          the tokenizer's files, if one was given
 
-Loading runs no code from a checkpoint: no pickle, and only classes of torch.nn, kdnative and transformers' models.
+The names are not those of transformers, which would take such a folder for one of its own and fill the layers that it
+does not know with random weights.
+
+Loading runs no code from a checkpoint: no pickle, and only classes of torch.nn, kdnative, and the kinds of models of
+transformers that :mod:`kdnative.checkpoint.allowed` lists.
 """
 
 from .inspection import file_size, inspect

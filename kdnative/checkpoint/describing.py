@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 from torch import nn
 
 from kdnative.nn.hf_config import attention_of, to_plain
-from kdnative.rebuild import buffers_to_keep, build, entry_of, float_tensors, is_number, plain_tensors, walk
+from kdnative.nn.tree import walk
 
 from .manifest import some
+from .rebuild import (
+    NotBuilt,
+    buffers_to_keep,
+    build,
+    entry_of,
+    float_tensors,
+    has_numbers_of_its_own,
+    numbers_of,
+    plain_tensors,
+)
 
 __all__ = ["describe"]
 
@@ -30,13 +42,18 @@ def describe(model: nn.Module) -> dict:
         "modules": {name: entry_of(module) for name, module in walk(model)},
         "transformers": _transformers_part(model),
         "attributes": {},
+        "plain": [],
         "rebuild": "into",
+        "why": "it is neither made of torch.nn layers in containers nor what its configuration builds in transformers",
     }
     for way in ("transformers", "modules"):
         if way == "transformers" and structure["transformers"] is None:
             continue
         try:
-            skeleton = build({**structure, "rebuild": way}, native=lambda name, entry: model.get_submodule(name))
+            plain = json.loads(json.dumps({**structure, "rebuild": way}))  # as it will be read
+            skeleton = build(plain, len(model.state_dict()), native=lambda name, entry: model.get_submodule(name))
+        except NotBuilt as error:
+            return {**structure, "why": str(error)}
         except Exception:  # whatever a constructor or a configuration raises: it can't be built this way
             continue
         if _names(skeleton) != _names(model):
@@ -46,8 +63,8 @@ def describe(model: nn.Module) -> dict:
         if _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
             if (lost := _code_of_instances(model, skeleton)) is not None:
                 return {**structure, "why": lost}
-            attributes, plain = _differing_attributes(model, skeleton), sorted(plain_tensors(skeleton))
-            return {**structure, "rebuild": way, "attributes": attributes, **({"plain": plain} if plain else {})}
+            found = {"attributes": _differing_attributes(model, skeleton), "plain": sorted(plain_tensors(skeleton))}
+            return {**structure, **found, "rebuild": way, "why": ""}
     return structure
 
 
@@ -131,18 +148,10 @@ def _differing_attributes(model: nn.Module, skeleton: nn.Module) -> dict[str, di
     fresh = dict(walk(skeleton))
     differing = {}
     for name, module in walk(model):
-        if module is fresh[name] or getattr(nn, type(module).__name__, None) is type(module):
+        if not has_numbers_of_its_own(module):
             continue
-        own, other = _numbers(module), _numbers(fresh[name])
+        own, other = numbers_of(module), numbers_of(fresh[name])
         found = {key: value for key, value in own.items() if key in other and other[key] != value}
         if found:
             differing[name] = found
     return differing
-
-
-def _numbers(module: nn.Module) -> dict[str, int | float | bool]:
-    return {
-        key: value
-        for key, value in vars(module).items()
-        if is_number(value) and not key.startswith("_") and key != "training"
-    }

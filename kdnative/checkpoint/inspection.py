@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import torch
 
-from kdnative.nn.encoder_parts import LINEARS
+from kdnative.nn.encoder_spec import LINEARS
 from kdnative.scheme import Scheme
 
-from .manifest import BUFFER, MANIFEST, CheckpointError, read_manifest, reason_of
+from .folder import read_manifest
+from .manifest import BUFFER, MANIFEST, CheckpointError, reason_of
 
 __all__ = ["file_size", "inspect"]
 
@@ -51,19 +53,21 @@ def inspect(path: str | os.PathLike) -> dict:
             "modules": len(rows),
             "tensors": len(tensors),
             "bytes": sum(map(_stored_bytes, tensors.values())),
-            "file_bytes": file_size(path),
+            "file_bytes": manifest["weights"]["bytes"],
         },
     }
 
 
 def file_size(path: str | os.PathLike) -> int:
-    """Bytes of the weights: of a file, or of all ``.safetensors`` files of a folder (kdnative or Hugging Face).
+    """Bytes of the weights: of a file, of a checkpoint, or of all ``.safetensors`` files of a Hugging Face folder.
 
     Raises:
         CheckpointError: there is no such file, or it can't be read.
     """
     path = Path(path)
     try:
+        if (path / MANIFEST).is_file():
+            return (path / read_manifest(path)["weights"]["file"]).stat().st_size
         files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
         if not files:
             raise CheckpointError(f"{path}: there is no .safetensors file")
@@ -95,8 +99,12 @@ def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:
 
 def _part_of_encoder(name: str, modules: dict[str, dict]) -> tuple[str, str | None]:
     """What a part of a fused encoder is, and its scheme if it is a linear."""
-    outer = max((n for n, e in modules.items() if e["class"] in _ENCODERS and _is_in(name, n)), key=len)
+    outer = name
+    while outer and outer not in modules:
+        outer = outer.rpartition(".")[0]
     entry, inner = modules[outer], name[len(outer) :].lstrip(".").split(".")
+    if entry["class"] not in _ENCODERS:
+        raise ValueError(f"{name} is in no module of the table")
     scheme = None
     if inner == ["pooler"]:
         scheme = entry["config"]["pooler"]
@@ -105,12 +113,5 @@ def _part_of_encoder(name: str, modules: dict[str, dict]) -> tuple[str, str | No
     return f"part of {entry['class']}", scheme
 
 
-def _is_in(name: str, outer: str) -> bool:
-    return not outer or name.startswith(f"{outer}.")
-
-
 def _stored_bytes(tensor: dict) -> int:
-    size = getattr(torch, tensor["dtype"]).itemsize
-    for length in tensor["shape"]:
-        size *= length
-    return size
+    return math.prod(tensor["shape"]) * getattr(torch, tensor["dtype"]).itemsize

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kdnative import rebuild
+from kdnative.nn import Linear, PackedEncoder
 from kdnative.nn.saving import forbid_save_pretrained
+from kdnative.nn.tree import NATIVE, become, walk
 
-from .manifest import MANIFEST, WEIGHTS, CheckpointError, read_manifest, some
+from . import hostile, rebuild
+from .manifest import MANIFEST, CheckpointError, some
 from .settings import freeze, read_generation, set_generation
-from .weights import Weights
+from .weights import Weights, open_checkpoint
 
 __all__ = ["load"]
 
+_MOST_DERIVED = 32 << 20
+"""Bytes of rotary angles and the like that an encoder may have beside its tensors, however small these are."""
+
 
 def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
-    """Read a checkpoint.
+    """Read a checkpoint. It runs no code from the files, opens no connection and asks no questions.
+
+    A process that saves into the folder meanwhile does no harm: the result is the old model or the new one, whole.
 
     The model computes, and generates, what the saved one did: tensors have the types in which they were saved,
     transformers' models the generation config, and parameters that were frozen (``requires_grad=False``) are frozen.
@@ -32,8 +39,9 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
             model too (``.to(dtype)`` afterwards gives another). What the model has frozen stays so, and its hooks stay
             except on layers that become native. Where the whole model was one encoder or layer, it becomes the native
             module: the same object, of another class, as :func:`kdnative.convert_` does it. None rebuilds the model:
-            transformers' models, and trees of ``nn.Sequential``, ``nn.ModuleList`` and ``nn.ModuleDict`` with layers of
-            torch.nn and kdnative; not one with hooks, or with a forward set on an instance, which no file holds.
+            the kinds of models of transformers that :mod:`kdnative.checkpoint.allowed` lists, and trees of
+            ``nn.Sequential``, ``nn.ModuleList`` and ``nn.ModuleDict`` with layers of torch.nn and kdnative; not one
+            with hooks, or with a forward set on an instance, which no file holds.
 
     Returns:
         The model, on the CPU and in eval mode; ``into`` itself where it is given, on its device and in its mode.
@@ -44,37 +52,65 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
             and types then.
     """
     path = Path(path)
-    manifest = read_manifest(path)
-    with Weights(path, manifest) as weights:
-        if into is not None:
-            return _fill(path, manifest, weights, into)
-        return _rebuild(path, manifest, weights)
+    manifest, weights = open_checkpoint(path)
+    with weights:
+        try:
+            _check_natives(path, manifest, weights)
+            return _rebuild(path, manifest, weights) if into is None else _fill(path, manifest, weights, into)
+        except (CheckpointError, ImportError):
+            raise
+        except Exception as error:  # whatever a damaged or foreign description makes a constructor raise
+            text = str(error) or type(error).__name__
+            raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {text}") from error
+
+
+def _check_natives(path: Path, manifest: dict, weights: Weights) -> None:
+    """Whether the tensors of native modules are there, before anything is made as large as the description says."""
+    derived = 0
+    try:
+        for name, shape in rebuild.native_shapes(manifest["modules"]):
+            _check_shape(weights, name, shape)
+        for entry in manifest["modules"].values():
+            cls = NATIVE.get(entry["class"])
+            if cls is not None and issubclass(cls, PackedEncoder):
+                derived += cls.derived_bytes(entry["config"])
+                if plain := entry["config"].get("transformers"):
+                    hostile.check_config(plain)
+    except ValueError as error:
+        raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
+    if derived > _MOST_DERIVED + 4 * weights.bytes:
+        raise CheckpointError(
+            f"{path / MANIFEST}: damaged: its encoders would have {derived:,} bytes of positions beside "
+            f"{weights.bytes:,} bytes of tensors"
+        )
+
+
+def _check_shape(weights: Weights, name: str, shape: Sequence[int]) -> None:
+    if name not in weights.shapes:
+        raise CheckpointError(f"{weights.file}: {name} is missing; the model needs it")
+    if weights.shapes[name] != list(shape):
+        raise CheckpointError(f"{weights.file}: {name} has shape {weights.shapes[name]}, the model needs {list(shape)}")
 
 
 def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
     if manifest["rebuild"] == "into":
         root = manifest["modules"][""]["class"]
-        why = manifest.get("why") or (
-            "it is neither made of torch.nn layers in containers nor what transformers builds from its configuration"
-        )
         raise CheckpointError(
-            f"{path}: a {root} can't be rebuilt from a file, because {why}; build it in your code and call "
+            f"{path}: a {root} can't be rebuilt from a file, because {manifest['why']}; build it in your code and call "
             "load(path, into=model)"
         )
     try:
-        model = rebuild.build(manifest)
-        set_generation(model, read_generation(manifest.get("generation", {})))
-    except ImportError:
-        raise
-    except Exception as error:  # whatever a damaged or foreign description makes a constructor raise
-        raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
-    _check_shapes(path, model, weights)
-    filled = _fill_packed(path, model, weights)
-    _load_state(path, model, weights.state(without=filled, mapped=False), assign=True, filled=filled)
-    _restore_buffers(path, model, weights)
+        model = rebuild.build(manifest, len(weights.shapes))
+    except rebuild.NotBuilt as error:
+        raise CheckpointError(f"{path}: the model is not built from this file: {error}") from error
+    set_generation(model, read_generation(manifest["generation"]))
+    _check_shapes(model, weights)
+    filled = _fill_packed(model, weights)
+    _load_state(model, weights, weights.state(without=filled), assign=True, filled=filled)
+    _restore_buffers(model, weights)
     _tie(model, manifest["weights"]["aliases"])
-    freeze(model, manifest.get("frozen", []))
-    forbid_save_pretrained(model, tuple(rebuild.NATIVE.values()))
+    freeze(model, manifest["frozen"])
+    forbid_save_pretrained(model, tuple(NATIVE.values()))
     return model.eval()
 
 
@@ -84,17 +120,17 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
     if root["class"] in rebuild.ROOTS:
         _check_kind(path, root, model)
         if type(model) is not rebuild.ROOTS[root["class"]]:
-            rebuild.become(model, _rebuild(path, manifest, weights).train(model.training))
+            become(model, _rebuild(path, manifest, weights).train(model.training))
             return model
     before = [(module, dict(module._modules)) for module in model.modules()]
     other_types: list[tuple[Tensor, Tensor]] = []
     try:
-        generation = read_generation(manifest.get("generation", {}))
-        rebuild.fit(model, manifest["modules"])
-        _check_shapes(path, model, weights)
+        generation = read_generation(manifest["generation"])
+        rebuild.fit(model, manifest["modules"], shapes=weights.shapes)
+        _check_shapes(model, weights)
         _take_types_and_buffers(model, weights, other_types)
-        filled = _fill_packed(path, model, weights)
-        _load_state(path, model, weights.state(without=filled), assign=False, filled=filled)
+        filled = _fill_packed(model, weights)
+        _load_state(model, weights, weights.state(without=filled), assign=False, filled=filled)
         rebuild.set_attributes(model, manifest["attributes"])
         set_generation(model, generation)
     except Exception as error:
@@ -105,35 +141,31 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: it does not fit into the given {type(model).__name__}: {error}") from error
-    if root["class"] in rebuild.NATIVE and "dtype" in root["config"]:
+    if root["class"] in NATIVE and "dtype" in root["config"]:
         model.to(getattr(torch, root["config"]["dtype"]))  # of its output: fit() gives it to modules inside of others
-    freeze(model, manifest.get("frozen", []))
-    forbid_save_pretrained(model, tuple(rebuild.NATIVE.values()))
+    freeze(model, manifest["frozen"])
+    forbid_save_pretrained(model, tuple(NATIVE.values()))
     return model
 
 
 def _check_kind(path: Path, root: dict, model: nn.Module) -> None:
     """A checkpoint of one native module goes into one like it, or in place of the float one that it was."""
-    try:
-        fits = rebuild.takes_place_of(root, model)
-    except Exception as error:  # whatever a damaged description makes a constructor raise
-        raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error!r}") from error
-    if not fits:
-        raise CheckpointError(
-            f"{path}: it holds a {root['class']}, which can't take the place of this {type(model).__name__}: the model "
-            "to load into must be of the kind, sizes and settings of the converted one"
-        )
+    if rebuild.takes_place_of(root, model):
+        return
+    text = (
+        f"{path}: it holds a {root['class']}, which can't take the place of this {type(model).__name__}: the model "
+        "to load into must be of the kind, sizes and settings of the converted one"
+    )
+    parts = [name for name, module in model.named_modules() if name and rebuild.takes_place_of(root, module)]
+    if len(parts) == 1:
+        text += f"; its part {parts[0]} is: load(path, into=model.get_submodule({parts[0]!r}))"
+    raise CheckpointError(text)
 
 
-def _check_shapes(path: Path, model: nn.Module, weights: Weights) -> None:
+def _check_shapes(model: nn.Module, weights: Weights) -> None:
     """Before anything is copied: torch reports a wrong shape only after it has copied what was right."""
     for name, tensor in rebuild.float_tensors(model).items():
-        if name not in weights.shapes:
-            raise CheckpointError(f"{path / WEIGHTS}: {name} is missing; the model needs it")
-        if weights.shapes[name] != list(tensor.shape):
-            raise CheckpointError(
-                f"{path / WEIGHTS}: {name} has shape {weights.shapes[name]}, the model needs {list(tensor.shape)}"
-            )
+        _check_shape(weights, name, tensor.shape)
 
 
 def _take_types_and_buffers(model: nn.Module, weights: Weights, before: list[tuple[Tensor, Tensor]]) -> None:
@@ -157,50 +189,50 @@ def _take_types_and_buffers(model: nn.Module, weights: Weights, before: list[tup
         tensor.data = data
 
 
-def _fill_packed(path: Path, model: nn.Module, weights: Weights) -> set[str]:
+def _fill_packed(model: nn.Module, weights: Weights) -> set[str]:
     """Give encoders and linears their weights part by part, and return the names of these.
 
     Tables of encoders are read into the packed weights; of the rest one part at a time is in memory beside them.
     """
     filled: set[str] = set()
-    for name, module in rebuild.walk(model):
-        if not isinstance(module, (rebuild.PackedEncoder, rebuild.Linear)):
+    for name, module in walk(model):
+        if not isinstance(module, (PackedEncoder, Linear)):
             continue
         prefix = f"{name}." if name else ""
         own = {prefix + key for key in module.plain_names()}
         if not own <= weights.shapes.keys():
             continue  # load_state_dict says what is missing
-        if isinstance(module, rebuild.PackedEncoder):
+        if isinstance(module, PackedEncoder):
             errors = module.fill(lambda key, place, prefix=prefix: weights.read(prefix + key, place))
         else:
             errors = []
             state = {key: weights.read(key) for key in own}
             module._load_from_state_dict(state, prefix, {}, True, [], [], errors)
         if errors:
-            raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {'; '.join(errors)}")
+            raise CheckpointError(f"{weights.file}: the tensors are not those of the model: {'; '.join(errors)}")
         filled |= own
     return filled
 
 
 def _load_state(
-    path: Path, model: nn.Module, state: dict[str, Tensor], assign: bool, filled: Set[str] = frozenset()
+    model: nn.Module, weights: Weights, state: dict[str, Tensor], assign: bool, filled: Set[str] = frozenset()
 ) -> None:
     """``filled``: names that have their values already."""
     try:
         result = model.load_state_dict(state, strict=not filled, assign=assign)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {error}") from error
+        raise CheckpointError(f"{weights.file}: the tensors are not those of the model: {error}") from error
     wrong = {"Missing": result.missing_keys, "Unexpected": result.unexpected_keys}
     lists = [f"{what}: {some(left)}" for what, names in wrong.items() if (left := sorted({*names} - filled))]
     if lists:
-        raise CheckpointError(f"{path / WEIGHTS}: the tensors are not those of the model: {'; '.join(lists)}")
+        raise CheckpointError(f"{weights.file}: the tensors are not those of the model: {'; '.join(lists)}")
 
 
-def _restore_buffers(path: Path, model: nn.Module, weights: Weights) -> None:
+def _restore_buffers(model: nn.Module, weights: Weights) -> None:
     for name in (*rebuild.buffers_to_keep(model), *rebuild.plain_tensors(model)):
         if name not in weights.buffers:
             raise CheckpointError(
-                f"{path / WEIGHTS}: the tensor {name} is missing: this version of the model class has one that the "
+                f"{weights.file}: the tensor {name} is missing: this version of the model class has one that the "
                 "saved model had not; build the model in your code and call load(path, into=model)"
             )
         parent, _, own = name.rpartition(".")

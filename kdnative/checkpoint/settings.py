@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from . import hostile
+
 __all__ = ["freeze", "frozen_parameters", "generation_settings", "read_generation", "set_generation"]
 
 _OF_THE_MACHINE = ("compile_config", "continuous_batching_config")  # how to run, not what to generate
@@ -47,6 +49,8 @@ def read_generation(saved: dict[str, dict]) -> dict[str, Any]:
     """
     if not saved:
         return {}
+    for plain in saved.values():
+        hostile.check_generation(plain)
     from transformers import GenerationConfig
 
     return {name: GenerationConfig.from_dict(plain) for name, plain in saved.items()}

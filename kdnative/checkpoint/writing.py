@@ -1,8 +1,7 @@
-"""Writing a checkpoint: the folder appears complete, or not at all."""
+"""Writing a checkpoint: plain tensors and a description, put into a folder in which other files may lie."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,37 +11,43 @@ import torch
 from torch import Tensor, nn
 
 import kdnative
-from kdnative import rebuild
-from kdnative.files import replace_folder, sha256_of
+from kdnative.files import sha256_of
 
+from . import rebuild
 from .describing import describe
-from .manifest import BUFFER, FORMAT, MANIFEST, WEIGHTS, CheckpointError, digest_of, dtype_name, reason_of
+from .manifest import BUFFER, FORMAT, MANIFEST, CheckpointError, dtype_name, encode, reason_of, weights_name
+from .placing import check_folder, place, staging
 from .settings import frozen_parameters, generation_settings
 
 __all__ = ["save"]
 
 
 def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) -> Path:
-    """Write a checkpoint folder, or replace one.
+    """Write a checkpoint into a folder, or replace the one that is there.
 
-    The folder appears complete or not at all; when writing fails, an older checkpoint there is untouched. Files in the
-    folder that `save` did not write stay in it.
+    The old checkpoint is in place until the new one is complete; then one rename of ``kdnative.json`` makes the change.
+    A reader gets the old model or the new one, whole, and so does whoever comes after a failure or a kill. Files of
+    other names stay as they are, and so do the folder's owner and permissions; a replaced file hands its own on. What
+    a killed save has left in the folder is removed by the next one.
 
     Args:
         model: converted, pruned, or plain float; on any device.
-        path: the folder.
-        tokenizer: anything with ``save_pretrained(folder)``, saved beside the model.
+        path: the folder. It and its parents are created; it may be a mount point, or a link to a folder.
+        tokenizer: anything with ``save_pretrained(folder)``, saved beside the model. Its files replace those that
+            an earlier `save` wrote, and nothing else.
 
     Returns:
-        The folder.
+        ``path``.
 
     Raises:
-        CheckpointError: the folder can't be read or written, holds something else than a kdnative checkpoint, or the
-            model has tensors without values or of a kind that can't be stored, or such a generation config.
+        CheckpointError: the folder can't be read or written; it holds something else than a kdnative checkpoint, or a
+            file of the user's that has the name of a file to write; or the model has tensors without values or of a
+            kind that can't be stored, or such a generation config. The text says what is in the folder then.
     """
     path = Path(path)
+    folder = Path(os.path.realpath(path))
     try:
-        old = _files_of(path)
+        check_folder(folder)
     except OSError as error:
         raise CheckpointError(f"{path}: what is there can't be read: {reason_of(error)}") from error
     tensors, aliases = _plain_tensors(model)
@@ -52,61 +57,41 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     plain = rebuild.plain_tensors(model)
-    beside = {**rebuild.buffers_to_keep(model), **{name: plain[name] for name in structure.get("plain", ())}}
+    beside = {**rebuild.buffers_to_keep(model), **{name: plain[name] for name in structure["plain"]}}
     tensors |= {BUFFER + name: _storable(name, t) for name, t in beside.items()}
-
-    def write(folder: Path) -> None:
-        if tokenizer is not None:
-            tokenizer.save_pretrained(str(folder))
-        if structure["transformers"] is not None:
-            _write_json(folder / "config.json", structure["transformers"]["config"])
-        _write_tensors(folder / WEIGHTS, tensors)
-        manifest = {
-            "format": FORMAT,
-            "kdnative": kdnative.__version__,
-            "torch": torch.__version__,
-            "weights": {
-                "file": WEIGHTS,
-                "bytes": (folder / WEIGHTS).stat().st_size,
-                "sha256": sha256_of(folder / WEIGHTS),
-                "tensors": {n: {"shape": list(t.shape), "dtype": dtype_name(t.dtype)} for n, t in tensors.items()},
-                "aliases": aliases,
-            },
-            **structure,
-            "generation": generation,
-            "frozen": frozen_parameters(model),
-            "files": sorted([MANIFEST, *(entry.name for entry in folder.iterdir())]),
-        }
-        _write_json(folder / MANIFEST, {**manifest, "sha256": digest_of(manifest)})
-        shutil.copymode(folder / MANIFEST, folder / WEIGHTS)  # safetensors makes files that only the owner can read
-
     try:
-        replace_folder(path, write, old)
+        with staging(folder) as stage:
+            if tokenizer is not None:
+                tokenizer.save_pretrained(str(stage.companions))
+            weights, digest = _write_tensors(stage.path, tensors)
+            manifest = {
+                "format": FORMAT,
+                "kdnative": kdnative.__version__,
+                "torch": torch.__version__,
+                "weights": {
+                    "file": weights.name,
+                    "bytes": weights.stat().st_size,
+                    "sha256": digest,
+                    "tensors": {n: {"shape": list(t.shape), "dtype": dtype_name(t.dtype)} for n, t in tensors.items()},
+                    "aliases": aliases,
+                },
+                **structure,
+                "generation": generation,
+                "frozen": frozen_parameters(model),
+            }
+            place(stage, lambda files: encode({**manifest, "files": files}))
     except CheckpointError:
         raise
     except Exception as error:  # safetensors and tokenizers raise errors of their own kinds
-        raise CheckpointError(f"{path}: the checkpoint could not be written: {error}") from error
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written: {error}; {_what_is_there(folder)}"
+        ) from error
     return path
 
 
-def _files_of(path: Path) -> set[str]:
-    """Names of the files that an earlier `save` wrote to ``path``; refuses folders that are something else."""
-    if not path.exists():
-        return set()
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: there is a file of that name; a checkpoint is a folder")
-    if not any(path.iterdir()):
-        return set()
-    if not (path / MANIFEST).is_file():
-        raise CheckpointError(
-            f"{path}: the folder is not empty and not a kdnative checkpoint (it has no {MANIFEST}); "
-            "give another folder, or empty this one"
-        )
-    try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return {str(name) for name in files} | {MANIFEST, WEIGHTS}
-    except (RecursionError, ValueError, KeyError, TypeError):  # damaged: replacing it is a way to repair it
-        return {MANIFEST, WEIGHTS}
+def _what_is_there(folder: Path) -> str:
+    """Whatever failed before the description was exchanged has changed nothing."""
+    return "the folder holds the old one" if (folder / MANIFEST).exists() else "the folder holds none"
 
 
 def _plain_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -135,11 +120,14 @@ def _storable(name: str, tensor: Tensor) -> Tensor:
     return tensor if tensor.untyped_storage().nbytes() == own else tensor.clone()
 
 
-def _write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> tuple[Path, str]:
+    """The file, named after its content, and its SHA-256."""
     from safetensors.torch import save_file
 
+    file, usual = folder / "tensors", folder / "usual"
     save_file(tensors, str(file), metadata={"format": "pt"})
-
-
-def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    usual.touch()
+    shutil.copymode(usual, file)  # safetensors makes files that only the owner can read
+    usual.unlink()
+    digest = sha256_of(file)
+    return file.rename(folder / weights_name(digest)), digest

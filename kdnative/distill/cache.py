@@ -20,12 +20,12 @@ from .loss import TopK
 __all__ = ["SoftLabelMismatch", "SoftLabels", "weights_hash"]
 
 FORMAT = 1
-MANIFEST = ("classes", "source", "data", "teacher", "settings")
-NAMES = ("logits", "values", "indices", "rest")
+MANIFEST = {"classes": int, "source": str, "data": str, "teacher": str, "settings": dict}
+KEY = "kdnative.soft_labels"  # the only one: safetensors writes several in any order, and files would differ
 
 
 class SoftLabelMismatch(ValueError):
-    """The cached soft labels belong to another teacher, other data or other settings."""
+    """The cached soft labels belong to another teacher, other data or other settings, or are damaged."""
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -103,12 +103,13 @@ class SoftLabels:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Writes one safetensors file with a JSON manifest in its header, atomically."""
+        """Writes one safetensors file with a JSON manifest and a digest of all in its header, atomically."""
         from safetensors.torch import save_file
 
         tensors = {"logits": self.target} if isinstance(self.target, Tensor) else self._top_k_tensors()
         manifest = {"format": FORMAT, **{key: getattr(self, key) for key in MANIFEST}}
-        metadata = {"kdnative.soft_labels": json.dumps(manifest, sort_keys=True)}
+        manifest["sha256"] = _digest(manifest, tensors)
+        metadata = {KEY: json.dumps(manifest, sort_keys=True)}
         write_atomically(path, lambda name: save_file(tensors, name, metadata))
 
     @classmethod
@@ -124,24 +125,17 @@ class SoftLabels:
 
         Raises:
             FileNotFoundError: no such file. SoftLabelMismatch: another teacher, data, tokenisation or setting, or
-            not such a file at all.
+            the file is not such a one, or not as it was saved.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: no soft labels here; compute them with SoftLabels.compute(...).save(path)"
             )
         try:
-            with safe_open(str(path), "pt") as f:
-                manifest = json.loads((f.metadata() or {}).get("kdnative.soft_labels", "null"))
-                tensors = {name: f.get_tensor(name) for name in f.keys() if name in NAMES}
-        except SafetensorError as error:
-            raise SoftLabelMismatch(f"{path}: not a readable safetensors file ({error}); delete it") from error
-        if not manifest or manifest["format"] != FORMAT:
-            raise SoftLabelMismatch(f"{path}: not soft labels of this version; delete the file to compute them anew")
-        found = cls(_target(tensors, manifest["settings"]), **{key: manifest[key] for key in MANIFEST})
+            found = cls(**_read(path))
+        except ValueError as error:
+            raise SoftLabelMismatch(f"{path}: {error}; delete the file to compute them anew") from error
         expected = {
             "data or tokenisation": (found.data, None if dataset is None else dataset.fingerprint),
             "teacher's weights": (found.teacher, None if model is None else weights_hash(model)),
@@ -175,11 +169,51 @@ def _settings(top_k: int | None, temperature: float | None) -> dict[str, Any]:
     return {"top_k": top_k, "temperature": None if top_k is None or temperature is None else float(temperature)}
 
 
-def _target(tensors: dict[str, Tensor], settings: dict[str, Any]) -> Tensor | TopK:
-    if "logits" in tensors:
+def _read(path: Path) -> dict[str, Any]:
+    """The arguments of `SoftLabels` from a file. Raises ValueError where it does not hold them, or has changed."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # safetensors has errors of its own, and torch may refuse what a header says
+        raise ValueError(f"not a readable safetensors file ({error})") from error
+    try:
+        manifest = json.loads(metadata.get(KEY, "null"))
+    except (ValueError, RecursionError):
+        manifest = None
+    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(key), kind) for key, kind in MANIFEST.items())
+    if not whole or manifest.get("format") != FORMAT:
+        raise ValueError("not soft labels of this version")
+    if manifest.pop("sha256", None) != _digest(manifest, tensors):
+        raise ValueError("it has changed since it was saved")
+    return {"target": _target(tensors, manifest), **{key: manifest[key] for key in MANIFEST}}
+
+
+def _target(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> Tensor | TopK:
+    """The tensors in the form that `SoftLabels` has them. Raises ValueError where they do not fit together."""
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    n = next((tensor.shape[0] for tensor in tensors.values() if tensor.dim()), 0)
+    if kinds == {"logits": (torch.float32, (n, manifest["classes"]))}:
         return tensors["logits"]
-    rest = tensors.get("rest")
-    return TopK(tensors["values"], tensors["indices"], rest, None if rest is None else settings["temperature"])
+    temperature = manifest["settings"].get("temperature") if "rest" in kinds else None
+    size = kinds.get("values", (None, (n, 0)))[1]
+    wanted = {"values": (torch.float32, size), "indices": (torch.int64, size)}
+    if isinstance(temperature, float):
+        wanted["rest"] = (torch.float32, (n,))
+    if kinds != wanted or len(size) != 2:
+        raise ValueError("its tensors are not those of soft labels")
+    return TopK(tensors["values"], tensors["indices"], tensors.get("rest"), temperature)
+
+
+def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 (hex) of a manifest and of names, dtypes, shapes and bytes of tensors."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _short(value: Any) -> str:

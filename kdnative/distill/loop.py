@@ -21,6 +21,10 @@ from .state import ResumeError, capture, differences, read_state, restore, shape
 __all__ = ["BatchSource", "History", "Progress", "learning_rate", "parameter_groups", "train"]
 
 
+# What a saved state must hold to be continued.
+STATE = {"run": dict, "parts": dict, "random": dict, "history": dict, "weights": dict, "sums": dict}
+
+
 class BatchSource(Protocol):
     """What `train` iterates over; `kdnative.data.Batches` is one. The order must depend on the epoch number only."""
 
@@ -266,12 +270,25 @@ def _continue(path: str | Path, resume: bool, run: dict[str, Any], parts: dict[s
         raise ResumeError(
             f"{path} holds the state of a training run: pass resume=True to continue it, or delete the file"
         )
-    state = read_state(path)
+    state = read_state(path, STATE)
     changed = differences(state["run"], run)
     if changed:
         raise ResumeError(f"{path} belongs to another run ({'; '.join(changed)}); undo the change, or delete the file")
-    restore(state, parts)
+    if not _is_history(state["history"]) or state["weights"].keys() - parts["model"].state_dict().keys():
+        raise ResumeError(f"{path} does not tell how its training went; delete the file to train from the start again")
+    try:
+        restore(state, parts)
+    except ResumeError as error:
+        raise ResumeError(f"{path}: {error}; delete the file to train from the start again") from error
     return History(**state["history"]), state["weights"], state["sums"]
+
+
+def _is_history(past: dict[str, Any]) -> bool:
+    if past.keys() != {"epochs", "steps", "best"} or not isinstance(past["epochs"], list):
+        return False
+    places = (*range(len(past["epochs"])), None)
+    entries = all(isinstance(entry, dict) for entry in past["epochs"])
+    return entries and isinstance(past["steps"], int) and past["best"] in places
 
 
 def _check(epochs: int, lr: float, warmup: float, schedule: str, save_every: int | None) -> None:

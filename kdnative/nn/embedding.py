@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from kdnative.nn.config_checks import COUNT, DTYPE, OPTIONAL_COUNT, check_config, one_of
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.quantize import QuantizedWeight, quantize_weight
 from kdnative.scheme import Scheme
@@ -116,6 +120,22 @@ class Embedding(nn.Module):
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
+    @classmethod
+    def plain_shapes(cls, config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+        """Name, shape and dtype of each tensor in ``state_dict()``, by arithmetic alone.
+
+        Args:
+            config: as :attr:`spec` gives it.
+
+        Raises:
+            ValueError: an entry is missing, unknown, or of another kind than it must be.
+        """
+        kinds = {"num_embeddings": COUNT, "embedding_dim": COUNT, "padding_idx": OPTIONAL_COUNT}
+        check_config("embedding", config, {**kinds, "bits": one_of(8), "dtype": DTYPE})
+        rows = config["num_embeddings"]
+        yield "qweight", (rows, config["embedding_dim"]), torch.int8
+        yield "scale", (rows,), torch.float32
+
     def _apply(self, fn, recurse=True):
         # Module.to(dtype) would round the scales. What it asks for is the dtype of the output.
         dtype = asked_dtype(fn, self.dtype)
@@ -148,6 +168,14 @@ class Embedding(nn.Module):
                 error_msgs.append(
                     f"dtype mismatch for {prefix}{name}: the checkpoint has {given.dtype}, the model needs {own.dtype}."
                 )
+                return
+        if {prefix + "qweight", prefix + "scale"} <= state_dict.keys():
+            codes, scale = state_dict[prefix + "qweight"], state_dict[prefix + "scale"]
+            try:
+                if codes.shape == self.qweight.shape and not codes.is_meta:
+                    QuantizedWeight(codes, scale, None, 8, None)
+            except ValueError as error:
+                error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
                 return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

@@ -13,6 +13,8 @@ from torch.compiler import is_compiling
 
 from kdnative import ops
 from kdnative.nn import hf_config, saving
+from kdnative.nn.config_checks import DTYPE, SCHEME
+from kdnative.nn.encoder_spec import Shapes
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 
@@ -66,6 +68,11 @@ class Encoder(PackedEncoder):
     one) and the schemes of ``qkv``, ``output``, ``ffn_in``, ``ffn_out``. Layers may differ from one another.
     """
 
+    own_kinds = {
+        "pooler": (lambda v: v is None or SCHEME[0](v), "null or the name of a scheme"),
+        "output": (lambda v: isinstance(v, str) and v.startswith("BaseModelOutput"), "a class of BaseModelOutputs"),
+        "dtype": DTYPE,
+    }
     main_input_name = "input_ids"  # transformers' name for the argument that comes first
 
     def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
@@ -79,6 +86,16 @@ class Encoder(PackedEncoder):
     def _empty_children(spec: dict[str, Any]) -> dict[str, nn.Module | None]:
         width, scheme = spec["hidden_size"], spec["pooler"]
         return {"pooler": Linear(width, width, scheme, activation="tanh") if scheme else None}
+
+    @classmethod
+    def plain_shapes(cls, spec: dict[str, Any]) -> Shapes:
+        """As in :class:`PackedEncoder`, and those of the pooler."""
+        yield from super().plain_shapes(spec)
+        if spec["pooler"]:
+            width = spec["hidden_size"]
+            pooler = {"in_features": width, "out_features": width, "scheme": spec["pooler"]}
+            for name, shape, dtype in Linear.plain_shapes(pooler):
+                yield f"pooler.{name}", shape, dtype
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -220,7 +237,10 @@ def _output_class(name: str) -> type:
     except ImportError:
         _OUTPUTS[name] = EncoderOutput
     else:
-        _OUTPUTS[name] = getattr(modeling_outputs, name)
+        kind = getattr(modeling_outputs, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, modeling_outputs.ModelOutput)):
+            raise ValueError(f"{name!r} is not a class of outputs of transformers; the encoder's spec names it")
+        _OUTPUTS[name] = kind
     return _OUTPUTS[name]
 
 

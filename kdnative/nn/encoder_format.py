@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from kdnative import ops
-from kdnative.nn.encoder_parts import LINEARS, EncoderParts
+from kdnative.nn.encoder_parts import EncoderParts
+from kdnative.nn.encoder_spec import LINEARS
 
 __all__ = ["pack", "unpack"]
 

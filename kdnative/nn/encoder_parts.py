@@ -12,60 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnative import ops
 from kdnative.nn.embedding import Embedding
+from kdnative.nn.encoder_spec import complete
 from kdnative.nn.linear import Linear
-from kdnative.scheme import Scheme
 
-__all__ = ["LINEARS", "EncoderParts", "LayerParts", "complete"]
-
-LINEARS = ("qkv", "output", "ffn_in", "ffn_out")
-"""The linears of a layer, in the order of execution. ``qkv``: queries, keys and values one after the other."""
-
-_DEFAULTS = {
-    "transformers": None,
-    "embeddings": True,
-    "position_table": True,
-    "relative_buckets": 0,
-    "relative_distance": 0,
-    "norm": "post",
-    "gated": False,
-    "rotary_given": False,
-}
-_LAYERS_ALONE = {"vocab_size": 0, "max_positions": 0, "position_table": False, "token_types": 0, "padding_id": None}
-"""What a spec without embeddings says of them. Nothing comes behind its layers either."""
-_LAYER_DEFAULTS = {"attention_norm": True, "window": None, "rope_theta": None}
-
-
-def complete(spec: dict[str, Any]) -> dict[str, Any]:
-    """A copy of an encoder's spec with what older checkpoints leave out: BERT's way of doing it.
-
-    Raises:
-        ValueError: a size is not positive, or a setting has an unknown value.
-    """
-    spec = {**_DEFAULTS, **spec, "layers": [{**_LAYER_DEFAULTS, **layer} for layer in spec["layers"]]}
-    if not spec["embeddings"]:
-        spec |= _LAYERS_ALONE
-    for name in ("hidden_size", "vocab_size", "max_positions"):
-        if spec[name] < 1 and (spec["embeddings"] or name == "hidden_size"):
-            raise ValueError(f"encoder spec: {name} must be at least 1, got {spec[name]}")
-    if spec["norm"] not in ("post", "pre"):
-        raise ValueError(f"encoder spec: norm is {spec['norm']!r}; allowed are 'post' and 'pre'")
-    if spec["norm"] == "pre" and not spec["layers"]:
-        raise ValueError("encoder spec: norm 'pre' needs at least one layer")
-    if spec["relative_buckets"] and not spec["layers"]:
-        raise ValueError("encoder spec: relative_buckets needs at least one layer, whose heads have the biases")
-    buckets = spec["relative_buckets"]
-    if buckets and (buckets < 4 or buckets % 4 or spec["relative_distance"] <= buckets // 4):
-        raise ValueError(
-            f"encoder spec: relative_buckets is {buckets} and relative_distance {spec['relative_distance']}; "
-            "buckets must be a multiple of 4, and the distance more than a quarter of them"
-        )
-    rotary = {layer["head_dim"] for layer in spec["layers"] if layer["rope_theta"] is not None}
-    if len(rotary) > 1 or any(width % 2 for width in rotary):
-        raise ValueError(f"encoder spec: rotary positions need one even head_dim for all layers, got {sorted(rotary)}")
-    ops.activation_code(spec["activation"])
-    return spec
+__all__ = ["EncoderParts", "LayerParts"]
 
 
 class LayerParts(nn.Module):
@@ -78,12 +29,6 @@ class LayerParts(nn.Module):
     def __init__(self, spec: dict[str, Any], layer: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         hidden, eps, width, ffn = spec["hidden_size"], spec["eps"], layer["heads"] * layer["head_dim"], layer["ffn"]
-        for name in LINEARS:
-            if Scheme.parse(layer[name]).activation_bits != 8:
-                raise ValueError(
-                    f"scheme {layer[name]} of {name} keeps float activations, but a fused encoder computes with int8 "
-                    "ones: use an a8 scheme, or convert_(model, ..., fuse=False)"
-                )
         # A linear is packed on the CPU: each leaves it before the next one is made.
         self.qkv = Linear(hidden, 3 * width, layer["qkv"]).to(device)
         self.output = Linear(width, hidden, layer["output"]).to(device)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
+from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.ops import packing, packing_sparse
 from kdnative.ops.weights import linear_weight
@@ -268,17 +271,24 @@ class Linear(nn.Module):
 
     def _plain_specification(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
         """Shape and dtype of every plain tensor; dtype None: any float is taken, float32 is given."""
-        scheme, n, k = self.scheme, self.out_features, self.in_features
-        groups = (n,) if scheme.group_size is None else (n, scheme.groups(k))
-        codes = ((n, k), torch.int8) if scheme.weight_bits == 8 else ((n, k * scheme.weight_bits // 8), torch.uint8)
-        wanted = {"qweight": codes, "scale": ((n,) if scheme.integer_scales else groups, torch.float32)}
-        if not scheme.symmetric:
-            wanted["zero"] = (groups, torch.int8)
-        if scheme.integer_scales:
-            wanted["group_scale"] = (groups, torch.uint8)
-        if self.has_bias:
-            wanted["bias"] = ((n,), None)
-        return wanted
+        return _plain(self.in_features, self.out_features, self.scheme, self.has_bias)
+
+    @classmethod
+    def plain_shapes(cls, config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...], torch.dtype | None]]:
+        """Name, shape and dtype (None: any float) of each tensor in ``state_dict()``, by arithmetic alone.
+
+        Args:
+            config: as :attr:`spec` gives it.
+
+        Raises:
+            ValueError: an entry is missing, unknown, or of another kind than it must be; or the group size does not
+                divide in_features.
+        """
+        optional = {"bias": FLAG, "activation": ACTIVATION, "dtype": DTYPE}
+        check_config("linear", config, {"in_features": SIZE, "out_features": SIZE, "scheme": SCHEME}, optional)
+        scheme, bias = Scheme.parse(config["scheme"]), config.get("bias", True)
+        for name, (shape, dtype) in _plain(config["in_features"], config["out_features"], scheme, bias).items():
+            yield name, shape, dtype
 
     def _apply(self, fn, recurse=True):
         # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of weight and bias.
@@ -346,6 +356,20 @@ class Linear(nn.Module):
         text += f", scheme={self.scheme}"
         text += "" if self.activation == "none" else f", activation={self.activation}"
         return text if self.dtype == torch.float32 else f"{text}, dtype={self.spec['dtype']}"
+
+
+def _plain(k: int, n: int, scheme: Scheme, bias: bool) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+    """Shape and dtype of the plain tensors of ``[N, K]`` weights."""
+    groups = (n,) if scheme.group_size is None else (n, scheme.groups(k))
+    codes = ((n, k), torch.int8) if scheme.weight_bits == 8 else ((n, k * scheme.weight_bits // 8), torch.uint8)
+    wanted = {"qweight": codes, "scale": ((n,) if scheme.integer_scales else groups, torch.float32)}
+    if not scheme.symmetric:
+        wanted["zero"] = (groups, torch.int8)
+    if scheme.integer_scales:
+        wanted["group_scale"] = (groups, torch.uint8)
+    if bias:
+        wanted["bias"] = ((n,), None)
+    return wanted
 
 
 def _given_as(dtype: torch.dtype) -> torch.dtype:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdnative import ops
-from kdnative.nn import encoder_format
-from kdnative.nn.encoder_parts import LINEARS, EncoderParts, complete
+from kdnative.nn import encoder_format, encoder_spec
+from kdnative.nn.config_checks import Kind, check_config
+from kdnative.nn.encoder_parts import EncoderParts
+from kdnative.nn.encoder_spec import LINEARS
 
 __all__ = ["PackedEncoder"]
 
@@ -25,12 +27,14 @@ class PackedEncoder(nn.Module):
     """
 
     packed: Tensor
+    own_kinds: Mapping[str, Kind] = {}
+    """What a spec of the class says besides :data:`kdnative.nn.encoder_spec.KINDS`."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         """An encoder with zero weights, to be filled by ``load_state_dict``."""
         super().__init__()
         with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
-            parts = EncoderParts(spec)
+            parts = EncoderParts(self.checked(spec))
             self._set(parts.spec, self._empty_children(spec), encoder_format.pack(parts))
 
     def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
@@ -39,6 +43,31 @@ class PackedEncoder(nn.Module):
         self.register_buffer("packed", packed, persistent=False)
         for name, child in children.items():
             self.register_module(name, child)
+
+    @classmethod
+    def checked(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        """The complete form of a spec.
+
+        Raises:
+            ValueError: an entry is missing, unknown, or of another kind than it must be.
+        """
+        spec = encoder_spec.complete(spec)
+        check_config("encoder spec", spec, {**encoder_spec.KINDS, **cls.own_kinds})
+        return spec
+
+    @classmethod
+    def plain_shapes(cls, spec: dict[str, Any]) -> encoder_spec.Shapes:
+        """Name, shape and dtype (None: any float) of each tensor in ``state_dict()``, by arithmetic alone.
+
+        Raises:
+            ValueError: as :meth:`checked`.
+        """
+        yield from encoder_spec.plain_shapes(cls.checked(spec))
+
+    @classmethod
+    def derived_bytes(cls, spec: dict[str, Any]) -> int:
+        """Bytes that the packed form has besides them."""
+        return encoder_spec.derived_bytes(cls.checked(spec))
 
     @staticmethod
     def _empty_children(spec: dict[str, Any]) -> dict[str, nn.Module | None]:
@@ -65,7 +94,7 @@ class PackedEncoder(nn.Module):
         nn.Module.__init__(module)
         with torch.device("cpu"):
             packed = torch.empty(0, dtype=torch.uint8, device="meta")
-            module._set(complete(spec), cls._empty_children(spec), packed)
+            module._set(cls.checked(spec), cls._empty_children(spec), packed)
         return module.eval()
 
     @classmethod
@@ -157,6 +186,8 @@ class PackedEncoder(nn.Module):
             name = names[module]
             state = {key: read(key, places.get(key.rpartition(".")[2])) for key in keys[name]}
             module._load_from_state_dict(state, f"{name}.", _ASSIGN, True, [], [], errors)
+            if isinstance(module, (nn.LayerNorm, nn.Embedding)):
+                errors.extend(f"{name}: {problem}" for problem in _not_finite(module))
 
         with torch.device("cpu"):
             packed = encoder_format.pack(parts, fill)
@@ -167,7 +198,7 @@ class PackedEncoder(nn.Module):
     def plain_names(self) -> list[str]:
         """Names of the tensors in ``state_dict()``, without those of children."""
         if not self._plain_names:
-            self._plain_names = tuple(EncoderParts(self.spec, "meta").state_dict())
+            self._plain_names = tuple(name for name, _, _ in encoder_spec.plain_shapes(self._spec))
         return list(self._plain_names)
 
     def _load_from_state_dict(
@@ -205,3 +236,10 @@ class PackedEncoder(nn.Module):
         sizes = [f"layers={len(spec['layers'])}", f"hidden_size={spec['hidden_size']}"]
         sizes += [f"vocab_size={spec['vocab_size']}"] if spec["vocab_size"] else []
         return f"{', '.join(sizes)}, schemes={', '.join(schemes)}"
+
+
+def _not_finite(module: nn.Module) -> Iterator[str]:
+    """What is wrong with the values of a module of which every value must be finite."""
+    for name, tensor in module.named_parameters(recurse=False):
+        if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+            yield f"{name} holds NaN or infinite values"

@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative.nn.config_checks import FLAG, NOT_NEGATIVE
+from kdnative.nn.encoder_spec import Shapes
 from kdnative.nn.packed_encoder import PackedEncoder
 
 __all__ = ["TransformerEncoder"]
+
+
+def _is_final_norm(value: Any) -> bool:
+    if value is None:
+        return True
+    fields = isinstance(value, dict) and value.keys() == {"eps", "bias"}
+    return fields and NOT_NEGATIVE[0](value["eps"]) and FLAG[0](value["bias"])
 
 
 class TransformerEncoder(PackedEncoder):
@@ -28,6 +37,17 @@ class TransformerEncoder(PackedEncoder):
     LayerNorm behind the layers, which stays a torch module ``norm``, or None), and ``layers`` as in
     :class:`kdnative.nn.Encoder`. ``state_dict()`` has the names of that class too, and ``norm.*``.
     """
+
+    own_kinds = {"batch_first": FLAG, "final_norm": (_is_final_norm, "null or {eps: number, bias: true or false}")}
+
+    @classmethod
+    def plain_shapes(cls, spec: dict[str, Any]) -> Shapes:
+        """As in :class:`PackedEncoder`, and those of the norm behind the layers."""
+        yield from super().plain_shapes(spec)
+        if spec["final_norm"]:
+            yield "norm.weight", (spec["hidden_size"],), None
+            if spec["final_norm"]["bias"]:
+                yield "norm.bias", (spec["hidden_size"],), None
 
     def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
         super()._set(spec, children, packed)

@@ -20,6 +20,15 @@ except ImportError as error:  # the message of the loader alone does not say wha
 
 _C.select_isa(os.environ.get("KDNATIVE_ISA", ""))
 
+
+def _after_fork() -> None:
+    """Where threads were lost, the rest of a model must not wait for them either."""
+    if _C.pool_is_lost():
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape functions; needs the operators above)
 
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}

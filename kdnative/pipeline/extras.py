@@ -13,6 +13,7 @@ EXTRAS = {
     "yaml": "pipeline",
     "tqdm": "pipeline",
     "datasets": "hub",
+    "sentence_transformers": "embedders",
     "nncf": "bench",
     "onnx": "bench",
     "onnxruntime": "bench",

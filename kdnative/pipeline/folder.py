@@ -8,7 +8,7 @@ Layout::
       log.txt                    everything that was logged, appended by each run
       summary.json, summary.txt  the final table and the goals (written by the report stage)
       report.html, report.json   (written by the report stage)
-      stages/STAGE/stage.json    how long the stage took and a digest of what it made; its presence means finished
+      stages/STAGE/stage.json    how long the stage took and digests of what it made; its presence means finished
       stages/STAGE/origin.json   what the stage was made from: settings, data, digests of the stages before it
       stages/STAGE/metrics.json  its figures
       stages/STAGE/...           its output: model/, soft_labels/, predictions
@@ -22,10 +22,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kdnative.files import is_leftover, remove_leftovers, replace_text, sha256_of
+from kdnative.shown import shown
 
 RECORD = "stage.json"
 METRICS = "metrics.json"
@@ -34,6 +36,10 @@ STATE = "training.state"  # of a stage under way
 # What the report stage puts beside the stages: it describes all of them.
 SUMMARY = ("summary.json", "summary.txt")
 RESULTS = (*SUMMARY, "report.html", "report.json")
+_REPLACED = (*RESULTS, "recipe.yaml", "run.json")  # in one step, whose temporary file a kill leaves behind
+# What later code relies on in the files that describe a stage.
+_RECORD_KEYS = {"stage": str, "seconds": int | float, "digest": str, "files": dict}
+_ORIGIN_KEYS = {"settings": dict, "inputs": dict}
 
 
 class PipelineError(RuntimeError):
@@ -45,32 +51,46 @@ def write_json(path: Path, value: Any) -> None:
     replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path, keys: Mapping[str, Any] | None = None) -> dict:
+    """Reads a file that holds a JSON object.
+
+    Args:
+        keys: those that it must have, and the types of their values.
 
     Raises:
         PipelineError: the file is missing or damaged.
     """
+    advice = f"remove the folder {path.parent} and run with --resume"
+    if not path.is_file():
+        raise PipelineError(f"{path} is missing; {advice}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path} is missing; run the stage that makes it") from None
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"can't read {path}: {error}; remove that stage's folder and run with --resume") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PipelineError(f"can't read {path}: {error}; {advice}") from error
+    if not isinstance(value, dict):
+        raise PipelineError(f"{path} is damaged, it holds no JSON object: {advice}")
+    for key, kind in (keys or {}).items():
+        if not isinstance(value.get(key), kind):
+            found = shown(value[key]) if key in value else "missing"
+            raise PipelineError(f"{path} is damaged, {key!r} is {found}: {advice}")
+    return value
 
 
-def weights_digest(folder: Path) -> str:
-    """One SHA-256 over the safetensors files below a folder and their names (or over metrics.json without any).
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files below a stage's folder that other stages read: weights, soft labels and figures.
 
     What a killed process left half-written is no part of it.
     """
-    found = sorted(folder.rglob("*.safetensors"))
+    found = sorted([*folder.rglob("*.safetensors"), *folder.glob(METRICS)])
     files = [f for f in found if not any(is_leftover(Path(part)) for part in f.relative_to(folder).parts)]
-    files = files or [folder / METRICS]
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(folder).as_posix()}\n{sha256_of(file)}\n".encode())
-    return total.hexdigest()
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+
+
+def stage_digest(files: Mapping[str, str]) -> str:
+    """One SHA-256 for what a stage made: over its safetensors files and their names, without any over its figures."""
+    counted = {name: digest for name, digest in files.items() if name != METRICS} or files
+    lines = (f"{name}\n{digest}\n" for name, digest in sorted(counted.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class RunFolder:
@@ -80,6 +100,7 @@ class RunFolder:
         self.path = Path(path)
         self.stages = self.path / "stages"
         self._lock: int | None = None
+        self._verified: set[str] = set()
 
     def exists(self) -> bool:
         """Whether there is anything in the folder."""
@@ -108,6 +129,9 @@ class RunFolder:
             raise PipelineError(
                 f"another process is running in {self.path}; wait for it, or start another run (--set name=...)"
             ) from None
+        for entry in self.path.iterdir():
+            if is_leftover(entry) and entry.name.startswith(tuple(f".{name}." for name in _REPLACED)):
+                entry.unlink()
         for rest in (*self.path.glob("*.discarded"), *self.stages.glob("*.discarded")):
             shutil.rmtree(rest, ignore_errors=True)
         for state in self.stages.glob(f"*/{STATE}"):
@@ -144,7 +168,25 @@ class RunFolder:
     def record(self, stage: str) -> dict | None:
         """What a finished stage wrote about itself, or None when it is not finished."""
         path = self.output(stage) / RECORD
-        return read_json(path) if path.is_file() else None
+        return read_json(path, _RECORD_KEYS) if path.is_file() else None
+
+    def verify(self, stage: str) -> None:
+        """Whether the files of a finished stage are those that it wrote; each stage is read once.
+
+        Raises:
+            PipelineError: one is missing or has changed; the text says how to make it again.
+        """
+        record = self.record(stage)
+        if stage in self._verified or record is None:
+            return
+        for name, digest in record["files"].items():
+            path = self.output(stage) / name
+            if not path.is_file() or sha256_of(path) != digest:
+                problem = "has changed since the stage was finished" if path.is_file() else "is missing"
+                raise PipelineError(
+                    f"{path} {problem}: make it again with --only {stage} --overwrite, then go on with --resume"
+                )
+        self._verified.add(stage)
 
     def metrics(self, stage: str) -> dict:
         """The figures of a finished stage."""
@@ -154,19 +196,21 @@ class RunFolder:
         """What the stage's finished or half-finished output was made from, or None when there is none."""
         for place in (self.output(stage), self.partial(stage)):
             if (place / ORIGIN).is_file():
-                return read_json(place / ORIGIN)
+                return read_json(place / ORIGIN, _ORIGIN_KEYS)
         return None
 
     def discard(self, stage: str) -> None:
         """Removes a stage's output and the results that showed it; renamed first, so an interruption does no harm."""
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
+        self._verified.discard(stage)
         for place in (self.output(stage), self.partial(stage)):
             _remove(place)
 
     def begin(self, stage: str, origin: dict) -> Path:
         """The folder to work in: what an interrupted attempt of the same origin finished is kept, and nothing else."""
         place = self.partial(stage)
+        self._make_way(stage)
         if place.exists() and self.origin(stage) != origin:
             self.discard(stage)
         place.mkdir(exist_ok=True)
@@ -175,14 +219,25 @@ class RunFolder:
             write_json(place / ORIGIN, origin)
         return place
 
+    def _make_way(self, stage: str) -> None:
+        """Removes what lost its record: it can't be completed, and would be in the way when the stage is finished."""
+        output = self.output(stage)
+        if not output.exists():
+            return
+        if not (output / ORIGIN).is_file():
+            raise PipelineError(f"{output} is no output of a stage, and {stage} has to write there: move it away")
+        _remove(output)
+
     def finish(self, stage: str, metrics: dict, seconds: float) -> dict:
         """Makes a complete stage visible: writes its figures and record, then renames its folder."""
         place = self.partial(stage)
         write_json(place / METRICS, metrics)
-        record = {"stage": stage, "seconds": round(seconds, 3), "digest": weights_digest(place)}
+        files = file_digests(place)
+        record = {"stage": stage, "seconds": round(seconds, 3), "digest": stage_digest(files), "files": files}
         write_json(place / RECORD, record)
         os.rename(place, self.output(stage))
         _sync_folder(self.stages)
+        self._verified.add(stage)
         # Not a moment earlier: until here, a failure can still be made good from the state.
         (self.output(stage) / STATE).unlink(missing_ok=True)
         return record

@@ -67,7 +67,8 @@ def load_classifier(source: str | Path, labels: Sequence[str]) -> nn.Module:
 def load_any(source: str | Path) -> tuple[nn.Module, Any]:
     """A model and its tokenizer (None without one) from a kdnative checkpoint or anything in Hugging Face layout.
 
-    A Hugging Face model is built as the class that its config.json names.
+    A Hugging Face model is built as the class that its config.json names; that of a sentence-transformers folder is its
+    encoder alone.
 
     Raises:
         PipelineError: transformers does not have that class, or the weights are damaged.
@@ -93,6 +94,38 @@ def load_any(source: str | Path) -> tuple[nn.Module, Any]:
         except SafetensorError as error:
             raise _damaged(folder, error) from error
         return model, _tokenizer_or_none(folder)
+
+
+def load_whole(source: str | Path) -> tuple[nn.Module, Any]:
+    """As `load_any`, but a sentence-transformers folder as a SentenceTransformer, with pooling and what else it has.
+
+    Raises:
+        PipelineError: as `load_any`; or the folder names parts that are not of sentence-transformers.
+        ImportError: sentence-transformers is needed and not installed.
+    """
+    from kdnative.data import model_path
+
+    if (Path(source) / "kdnative.json").is_file():
+        return load_any(source)
+    folder = Path(model_path(source))
+    if (folder / "modules.json").is_file():
+        return _sentence_transformer(folder), _tokenizer_or_none(folder)
+    return load_any(source)
+
+
+def _sentence_transformer(folder: Path) -> nn.Module:
+    classes = [module.get("type", "") for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
+    foreign = [name for name in classes if not name.startswith("sentence_transformers.")]
+    if foreign:
+        raise PipelineError(
+            f"{folder}/modules.json names {foreign[0]!r}, which is not a part of sentence-transformers: build the model "
+            "in your code, and call kdnative.convert_(model) and kdnative.save(model, folder)"
+        )
+    library = require("sentence_transformers")
+    try:
+        return library.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise PipelineError(f"can't load the sentence-transformers model in {folder}: {error}") from error
 
 
 def parameters(model: nn.Module) -> int:

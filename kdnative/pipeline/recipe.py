@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdnative.shown import shown
+from kdnative.text import printable
+
 from .extras import require
+from .plain_yaml import LARGEST, Location, RecipeError, parse
 
 if TYPE_CHECKING:
     from .schema import Recipe
 
-Location = tuple[Any, ...]
+__all__ = ["RecipeError", "dump_recipe", "load_recipe"]
 
-
-class RecipeError(ValueError):
-    """A recipe that can't be run; the text names file, line, key, what was given and what is allowed."""
+_MOST_PROBLEMS = 20  # told at once
+_DEEPEST_KEY = 4  # names in the key of an override; no recipe has more than two
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -31,70 +36,72 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ImportError: pyyaml or pydantic is not installed.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"no recipe at {path}: give the path of a YAML file, see docs/recipes.md") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"can't read the recipe {path}: {error}") from error
-    content, lines = _parse(text, path.name)
+    name = printable(path.name)
+    content, lines = parse(_read(path), lambda line: f"{name} line {line}")
+    if not isinstance(content, dict):
+        raise RecipeError(f"{name} must hold 'key: value' lines (name, data, teacher, ...), found {shown(content)}")
     for override in overrides:
         _apply(content, override)
-    return _validate(content, lines, path.name)
+    return _validate(content, lines, name)
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default filled in, as YAML that :func:`load_recipe` reads back to an equal recipe."""
     yaml = require("yaml")
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    content = recipe.model_dump(mode="json")
+    return yaml.dump(content, Dumper=_written_out(yaml), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _parse(text: str, file: str) -> tuple[dict, dict[Location, int]]:
-    yaml = require("yaml")
+def _written_out(yaml: Any) -> type:
+    """A dumper without anchors and aliases, which recipes do not have."""
+
+    class WrittenOut(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return WrittenOut
+
+
+def _read(path: Path) -> str:
+    """The text of a recipe; never of a pipe or a device, which may not end."""
+    name = printable(str(path))
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[Location, int] = {}
-        _walk(node, (), lines, file)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{file} must hold 'key: value' lines (name, data, teacher, ...), found {content!r}")
-    return content, lines
+        found = os.stat(path)
+        data = path.read_bytes() if _is_small_file(found) else None
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {name}: give the path of a YAML file, see docs/recipes.md") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise RecipeError(f"can't read the recipe {name}: {getattr(error, 'strerror', None) or error}") from error
+    if data is None:
+        problem = f"is too large: at most {LARGEST:,} characters" if stat.S_ISREG(found.st_mode) else "is not a file"
+        raise RecipeError(f"the recipe {name} {problem}; see docs/recipes.md")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"can't read the recipe {name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8"
+        ) from error
 
 
-def _walk(node: Any, location: Location, lines: dict[Location, int], file: str) -> None:
-    """Notes the line of every key, and refuses a key given twice (YAML would silently keep the last one)."""
-    yaml = require("yaml")
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            # Keys of a layer map are integers in YAML and in the location that pydantic reports is their text.
-            where = (*location, key.value)
-            line = key.start_mark.line + 1
-            if where in lines:
-                raise RecipeError(f"{file} line {line}: {_dotted(where)} is already given in line {lines[where]}")
-            lines[where] = line
-            _walk(value, where, lines, file)
+def _is_small_file(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_size <= 4 * LARGEST  # bytes of as many characters, in UTF-8
 
 
 def _apply(content: dict, override: str) -> None:
-    yaml = require("yaml")
     key, equals, value = override.partition("=")
     names = key.strip().split(".")
-    if not equals or not all(names):
-        raise RecipeError(f"can't read the setting {override!r}: write section.key=value, such as distil.epochs=3")
+    if not equals or not all(names) or len(names) > _DEEPEST_KEY or not key.isprintable():
+        raise RecipeError(f"can't read the setting {shown(override)}: write section.key=value, such as distil.epochs=3")
     target = content
     for name in names[:-1]:
         inner = target.get(name)
         if inner is None:
             inner = target[name] = {}
         if not isinstance(inner, dict):
-            raise RecipeError(f"can't set {key}: {name} is {inner!r}, which has no keys inside")
+            raise RecipeError(f"can't set {shown(key)}: {shown(name)} is {shown(inner)}, which has no keys inside")
         target = inner
-    try:
-        target[names[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"can't read the value of {key}: {error}") from error
+    target[names[-1]], _ = parse(value, lambda line: f"can't read the value of {printable(key)[:100]}")
 
 
 def _validate(content: dict, lines: dict[Location, int], file: str) -> Recipe:
@@ -104,27 +111,31 @@ def _validate(content: dict, lines: dict[Location, int], file: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except pydantic.ValidationError as error:
-        problems = [_explain(detail, content, lines, file) for detail in error.errors()]
+        found = error.errors(include_url=False)
         # A union reports once for each of its members; their texts differ, their place does not.
-        raise RecipeError("\n".join(dict.fromkeys(problems))) from None
+        problems = list(dict.fromkeys(_explain(detail, content, lines, file) for detail in found[:_MOST_PROBLEMS]))
+        more = [f"and {len(found) - _MOST_PROBLEMS:,} more"] if len(found) > _MOST_PROBLEMS else []
+        raise RecipeError("\n".join([*problems, *more])) from None
 
 
 def _explain(error: Any, content: dict, lines: dict[Location, int], file: str) -> str:
     location = _real_location(error["loc"], content)
     line = next((lines[at] for at in _upwards(location) if at in lines), None)
     where = f"{file} line {line}: " if line else f"{file}: "
+    given = shown(error["input"])
     if error["type"] == "extra_forbidden":
         return where + _unknown_key(location)
     if error["type"] == "model_type":
         keys = ", ".join(_keys_of(location))
-        return f"{where}{_dotted(location)} needs keys of its own ({keys}), got {error['input']!r}"
+        return f"{where}{_dotted(location)} needs keys of its own ({keys}), got {given}"
     if error["type"] == "missing" and isinstance(error["loc"][-1], int):
-        return f"{where}{_dotted(location)} has too few values: {error['input']!r}"
+        return f"{where}{_dotted(location)} has too few values: {given}"
     if error["type"] == "missing":
         return f"{where}{_dotted(location)} is missing and has no default"
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if error["type"] == "value_error" else f", got {error['input']!r}"
-    return f"{where}{_dotted(location)}: {message[:1].lower() + message[1:]}{given}"
+    message = printable(error["msg"].removeprefix("Value error, "))
+    message = f"{message[:400]}..." if len(message) > 400 else message
+    text = f"{where}{_dotted(location)}: {message[:1].lower() + message[1:]}"
+    return text if error["type"] == "value_error" else f"{text}, got {given}"
 
 
 def _unknown_key(location: Location) -> str:
@@ -132,7 +143,7 @@ def _unknown_key(location: Location) -> str:
     allowed = sorted(_keys_of(parents))
     near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.6)
     suggestion = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(allowed)}"
-    return f"unknown key {key!r} in {'.'.join(parents) or 'the recipe'}{suggestion}"
+    return f"unknown key {shown(key)} in {_dotted(parents)}{suggestion}"
 
 
 def _keys_of(sections: Sequence[str]) -> list[str]:
@@ -167,5 +178,6 @@ def _upwards(location: Location) -> list[Location]:
     return [location[:n] for n in range(len(location), 0, -1)]
 
 
-def _dotted(location: Location) -> str:
-    return ".".join(str(name) for name in location) or "the recipe"
+def _dotted(location: Sequence[str]) -> str:
+    text = printable(".".join(location))
+    return f"{text[:100]}..." if len(text) > 100 else text or "the recipe"

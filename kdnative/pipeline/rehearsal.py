@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,44 +16,70 @@ from torch import nn
 from kdnative.distill import uniform_layer_map
 from kdnative.distill.loss import TopK
 from kdnative.nn import hf
+from kdnative.nn.tree import walk
 from kdnative.prune import shrink_shapes_, student_from
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
-from kdnative.rebuild import walk
 from kdnative.selection import Selection
+from kdnative.shown import listed
 
 from .extras import require
 from .folder import PipelineError, RunFolder
-from .schema import Recipe, Training
+from .limits import check_mask_token, check_sizes
+from .schema import Distilling, Recipe, Training
 from .stages import Context, Shared, Stage
-from .stages.training import class_weights
+from .stages.training import class_weights, student_source, tokenizer
+from .vocabulary import id_table
+
+if TYPE_CHECKING:
+    from kdnative.data import DataSplits
 
 _NEW_STUDENT = {"train_baseline", "distil"}
 
 
-def rehearse(recipe: Recipe, stages: Sequence[Stage], folder: RunFolder, shared: Shared) -> None:
+def rehearse(
+    recipe: Recipe, stages: Sequence[Stage], folder: RunFolder, shared: Shared, later: Sequence[Stage] = ()
+) -> list[str]:
     """Goes through stages that are still to run, on the classes of the data and models of the meta device.
 
     Nothing is said of what can't be known this way: models of the hub, models with code of their own, and kinds of
     models that can't be built without their weights. The stage will find out.
 
+    Args:
+        stages: those that this call runs.
+        later: those that are to run after it before the recipe is done. For them alone nothing is fetched.
+
+    Returns:
+        What the user should know of a run that can go on all the same, a sentence each.
+
     Raises:
         PipelineError: a stage is bound to fail; the text names the key of the recipe.
     """
-    pending = [stage.name for stage in stages if stage.uses_data]
-    for name in pending:
-        context = Context(recipe, folder, name, folder.partial(name), "cpu", logging.getLogger(), False, shared)
-        if isinstance(context.settings, Training):
+    now, pending = {stage.name for stage in stages}, {stage.name for stage in (*stages, *later)}
+    trained, notes = [], []
+    labels: Sequence[str] = ("0", "1")  # how many there are makes no difference to stages without data
+    if any(stage.uses_data for stage in stages):
+        labels = shared.data.labels
+        contexts = [_context(recipe, stage.name, folder, shared) for stage in (*stages, *later)]
+        trained = [context for context in contexts if isinstance(context.settings, Training)]
+        for context in trained:
             _check_class_weights(context)
-    if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
-        with _refusing("compress_teacher.", "; null keeps the logits of all classes"):
-            TopK.of(torch.zeros(1, len(shared.data.labels)), top_k)
-    if set(pending) - {"report"}:
+        if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
+            with _refusing("compress_teacher.", "; null keeps the logits of all classes"):
+                TopK.of(torch.zeros(1, len(labels)), top_k)
+        notes = _unlearnable(shared.data) if trained else []
+    if pending - {"report"}:
         try:
-            _Models(recipe, pending, shared.data.labels).check()
+            _Models(recipe, now, pending, labels).check()
         except PipelineError:
             raise
         except Exception:  # whatever a kind of model does on the meta device: it says nothing about the recipe
             pass
+    _check_tokenizers(trained, now)
+    return notes
+
+
+def _context(recipe: Recipe, stage: str, folder: RunFolder, shared: Shared) -> Context:
+    return Context(recipe, folder, stage, folder.partial(stage), "cpu", logging.getLogger(), False, shared)
 
 
 @contextmanager
@@ -76,22 +102,60 @@ def _check_class_weights(context: Context) -> None:
         )
 
 
+def _check_tokenizers(trained: Sequence[Context], now: Collection[str]) -> None:
+    """Whether tokens can be hidden, and the student's be read by the teacher, in the stages that need that."""
+    for context in trained:
+        settings, theirs = context.settings, context.recipe.teacher.source
+        ours = theirs if context.stage == "train_teacher" else student_source(context.recipe)
+        together = isinstance(settings, Distilling) and (settings.hidden_weight or settings.mask_tokens)
+        sources = [ours] if settings.mask_tokens else []
+        sources = [ours, theirs] if together and ours != theirs else sources
+        if not all(_may_be_asked(source, context.stage in now) for source in sources):
+            continue
+        if settings.mask_tokens:
+            check_mask_token(context.stage, ours, tokenizer(context, ours))
+        if len(sources) == 2:
+            id_table(tokenizer(context, ours), tokenizer(context, theirs))
+
+
+def _may_be_asked(source: str, needed: bool) -> bool:
+    """Whether a model's files may be looked at; never on the hub, which takes time and may have others by then."""
+    from kdnative.data.packages import is_here
+
+    return not source.startswith("hub:") and (needed or is_here(source))
+
+
+def _unlearnable(data: DataSplits) -> list[str]:
+    """Classes without an example to learn from: figures of all other classes are right, so the run may go on."""
+    tested = [name for name, n in data.validation.counts.items() if n or data.test.counts[name]]
+    missing = [name for name in tested if not data.train.counts[name]]
+    if not missing:
+        return []
+    return [
+        f"the training split has no example of {len(missing)} of the {len(data.labels)} classes ({listed(missing)}), "
+        "which the validation or test split has: every answer for these will be wrong; give more data, other shares "
+        "(data.split), a higher data.limit, or files of their own for validation and test"
+    ]
+
+
 class _Models:
     """The recipe's models as they go from stage to stage; a model that can't be known is None.
 
     What a finished stage did is repeated here without blame: it worked.
     """
 
-    def __init__(self, recipe: Recipe, pending: Collection[str], labels: Sequence[str]) -> None:
-        self.recipe, self.pending, self.labels = recipe, set(pending), labels
+    def __init__(self, recipe: Recipe, now: set[str], pending: set[str], labels: Sequence[str]) -> None:
+        self.recipe, self.now, self.pending, self.labels = recipe, now, pending, labels
 
     def check(self) -> None:
         recipe = self.recipe
         teacher = self._classifier("teacher.source", recipe.teacher.source, {"train_teacher"})
         self._check_native(teacher)
+        self._check_sizes("teacher", recipe.teacher.source, teacher)
         if self.pending <= {"train_teacher", "compress_teacher"} or (student := self._new_student(teacher)) is None:
             return
         self._check_native(student)
+        self._check_sizes("student", student_source(recipe), student)
         self._check_hidden("distil", teacher, student)
         if recipe.prune is not None:
             self._prune(student)
@@ -113,7 +177,7 @@ class _Models:
         """The model that `load_classifier` would load, without values."""
         from kdnative.data import model_path
 
-        if source.startswith("hub:"):  # what the hub has by then may differ from the cache, and asking it takes time
+        if not _may_be_asked(source, bool(self.now & stages)):
             return None
         transformers = require("transformers")
         names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
@@ -160,10 +224,14 @@ class _Models:
                 allowed = f"it has 0, the embeddings, to {count - 1}, the last layer"
                 raise PipelineError(f"{stage}.layer_map: there is no position {used} in the {who}: {allowed}")
 
+    def _check_sizes(self, who: str, source: str, model: nn.Module | None) -> None:
+        if model is not None:
+            check_sizes(self.recipe, who, source, model, self.pending)
+
     def _check_native(self, model: nn.Module | None) -> None:
         """Whether a row of the final table can be converted for its native figures."""
-        if model is not None and "evaluate" in self.pending:
-            with self._blaming("evaluate.native_schemes", {"evaluate"}):
+        if model is not None and self.pending & {"evaluate", "benchmark"}:
+            with self._blaming("evaluate.native_schemes", {"evaluate", "benchmark"}):
                 _check_patterns(model, self.recipe.evaluate.native_schemes)
 
 

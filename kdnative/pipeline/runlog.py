@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .stopping import in_words
+
 
 class _AboveBars(logging.Handler):
     """Prints without tearing a progress bar apart."""
@@ -36,7 +38,7 @@ def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
         yield log
     except BaseException as error:
         # The terminal shows the error once, from the caller; the file must hold it too.
-        to_file.emit(log.makeRecord(log.name, logging.ERROR, __file__, 0, f"{type(error).__name__}: {error}", (), None))
+        to_file.emit(log.makeRecord(log.name, logging.ERROR, __file__, 0, in_words(error), (), None))
         raise
     finally:
         for handler in handlers:

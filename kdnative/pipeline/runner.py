@@ -16,11 +16,13 @@ from .folder import PipelineError, RunFolder, write_json
 from .recipe import dump_recipe, load_recipe
 from .runlog import run_log
 from .stages import ABSENT, STAGES, Context, Shared, Stage
+from .stopping import stopping
 
 if TYPE_CHECKING:
     from .schema import Recipe
 
 
+@stopping()
 def run(
     recipe: str | Path | Recipe,
     *,
@@ -51,6 +53,7 @@ def run(
 
     Raises:
         RecipeError: the recipe is not valid. PipelineError: a stage can't run; the text says what to do.
+        Stopped: SIGTERM or SIGHUP ended the run, which can be resumed; a SystemExit with 128 + the signal's number.
     """
     if not hasattr(recipe, "model_dump"):
         recipe = load_recipe(recipe, overrides)
@@ -76,11 +79,14 @@ def run(
 
     again = _stale(recipe, folder, shared) if restart_changed else {}
     to_run = [s for s in chosen if overwrite or s.name in again or folder.record(s.name) is None]
-    rehearse(recipe, to_run, folder, shared)
+    afresh = overwrite and not only
+    later = [s for s in active_stages(recipe) if s not in chosen]
+    later = [s for s in later if afresh or s.name in again or folder.record(s.name) is None]
+    notes = rehearse(recipe, to_run, folder, shared, later) if to_run else []
     folder.open()
     threads = torch.get_num_threads()
     try:
-        if overwrite and not only and (folder.path / "recipe.yaml").exists():
+        if afresh and (folder.path / "recipe.yaml").exists():
             folder.clear()
             folder.stages.mkdir(exist_ok=True)
         behind = _check_unchanged(recipe, chosen, folder, shared, restart_changed or bool(overwrite and only))
@@ -91,6 +97,8 @@ def run(
         if not behind:
             replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
         with run_log(folder.path / "log.txt", progress) as log:
+            for note in notes:
+                log.warning(note)
             if behind:
                 log.info("recipe.yaml stays as it was: another recipe made %s", " and ".join(behind))
             if not all(_finished(stage, recipe, folder) for stage in chosen):
@@ -270,6 +278,8 @@ def _run_stage(
         return
     if record is not None:  # its results went with a stage that they showed
         folder.discard(stage.name)
+    for name in stage.needs(recipe):
+        folder.verify(name)
     origin = _origin(stage, recipe, folder, shared)
     going_on = folder.origin(stage.name) == origin
     log.info("%s: %s", stage.name, "goes on" if going_on else "starts")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kdnative.scheme import Scheme
+from kdnative.shown import shown
 
 
 def _no_bool(value: Any) -> Any:
@@ -15,19 +17,40 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _at_most(most: int, what: str = "") -> AfterValidator:
+    """Refuses slips of the keyboard, which would otherwise end a run in the allocator, hours later."""
+
+    def check(value: int) -> int:
+        if value > most:
+            raise ValueError(f"at most {most:,}{what}, got {shown(value)}")
+        return value
+
+    return AfterValidator(check)
+
+
+_MOST_THREADS = max(1024, 4 * (os.cpu_count() or 1))
+
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Fraction = Annotated[Float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[Int, Field(ge=1)]
-Count = Annotated[Int, Field(ge=0)]
-Tokens = Annotated[Int, Field(ge=2)]
+Positive = Annotated[Int, Field(ge=1), _at_most(10**9)]
+Count = Annotated[Int, Field(ge=0), _at_most(10**9)]
+Epochs = Annotated[Int, Field(ge=0), _at_most(100_000, " epochs")]
+Seed = Annotated[Int, Field(ge=0), _at_most(2**32 - 1)]
+Sentences = Annotated[Int, Field(ge=1), _at_most(2**16, " sentences at once")]
+Tokens = Annotated[Int, Field(ge=2), _at_most(2**20, " tokens in one sentence")]
+Samples = Annotated[Int, Field(ge=1), _at_most(100_000, " samples")]
+Layers = Annotated[Int, Field(ge=1), _at_most(10_000, " layers")]
+Threads = Annotated[
+    Int, Field(ge=1), _at_most(_MOST_THREADS, f" threads, and this machine has {os.cpu_count()} processors")
+]
 PositiveFloat = Annotated[Float, Field(gt=0.0)]
 NotNegative = Annotated[Float, Field(ge=0.0)]
 
 
 def _ascending(layers: Any) -> Any:
     if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
-        raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {layers}")
+        raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {shown(layers)}")
     return layers
 
 
@@ -48,7 +71,7 @@ class Data(Section):
     config: str | None = None
     revision: str | None = None
     limit: Positive | None = None
-    max_length: Annotated[Int, Field(ge=4)] = 128
+    max_length: Annotated[Tokens, Field(ge=4)] = 128
 
 
 class Teacher(Section):
@@ -57,14 +80,14 @@ class Teacher(Section):
 
 class Student(Section):
     source: str = "teacher"
-    layers: Positive | list[Count] | None = None
+    layers: Layers | list[Count] | None = None
     _layers = field_validator("layers")(_ascending)
 
 
 class Training(Section):
-    epochs: Count = 3
+    epochs: Epochs = 3
     lr: PositiveFloat = 5e-5
-    batch_size: Positive = 32
+    batch_size: Sentences = 32
     mask_tokens: Fraction = 0.0
     warmup: Fraction = 0.1
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -96,7 +119,7 @@ class Distilling(Training):
 
 class CompressTeacher(Section):
     scheme: str | None = "w8a8"
-    batch_size: Positive = 64
+    batch_size: Sentences = 64
     top_k: Positive | None = None
     temperature: PositiveFloat | None = None
 
@@ -107,13 +130,13 @@ class CompressTeacher(Section):
 
 
 class Prune(Distilling):
-    epochs: Count = 2
+    epochs: Epochs = 2
     heads: Fraction = 0.0
     ffn: Fraction = 0.0
-    layers: Positive | list[Count] | None = None
+    layers: Layers | list[Count] | None = None
     multiple_of: Positive = 64
     importance: Literal["taylor", "magnitude"] = "taylor"
-    calibration_batches: Positive = 16
+    calibration_batches: Annotated[Positive, _at_most(100_000, " batches")] = 16
     _layers = field_validator("layers")(_ascending)
 
 
@@ -129,7 +152,7 @@ def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
 
 
 class Recover(Distilling):
-    epochs: Count = 2
+    epochs: Epochs = 2
     schemes: Schemes = "w8a8"
     clip: Literal["search", "learn"] | None = None
     _parse = field_validator("schemes")(_parse_schemes)
@@ -144,20 +167,20 @@ class Convert(Section):
 
 
 class Evaluate(Section):
-    batch_size: Positive = 64
+    batch_size: Sentences = 64
     native_schemes: Schemes = "w8a8"
     sensitivity: Count = 0
     _parse = field_validator("native_schemes")(_parse_schemes)
 
 
 class Benchmark(Section):
-    batch: Positive = 1
+    batch: Sentences = 1
     tokens: Tokens = 32
-    threads: Positive | None = None
-    repeats: Positive = 30
-    grid_batches: list[Positive] = [1, 8]
-    grid_tokens: list[Tokens] = [16, 32, 128]
-    grid_repeats: Positive = 5
+    threads: Threads | None = None
+    repeats: Samples = 30
+    grid_batches: Annotated[list[Sentences], Field(max_length=100)] = [1, 8]
+    grid_tokens: Annotated[list[Tokens], Field(max_length=100)] = [16, 32, 128]
+    grid_repeats: Samples = 5
 
 
 class Report(Section):
@@ -175,9 +198,9 @@ class Recipe(Section):
     """A whole pipeline. ``train_baseline``, ``prune`` and ``recover`` may be ``null``: that stage is left out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Count = 0
+    seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Positive | None = None
+    threads: Threads | None = None
     data: Data
     teacher: Teacher
     student: Student = Student()

@@ -36,16 +36,23 @@ def prepare_qat_(
 
     Raises:
         ValueError: a pattern matches no linear layer, a scheme does not fit a layer (both named), or no layer is left
-            to quantize. The model is then unchanged.
+            to quantize; or a module that is native already is asked for. The model is then unchanged.
     """
     selection = Selection(schemes, keep)
+    # Native modules come from packages above this one, which know what plain tensors they have.
+    native = [name for name, module in model.named_modules() if hasattr(type(module), "plain_shapes")]
+    if asked := [name for name in native if selection.choose(name).scheme]:
+        raise ValueError(
+            f"{asked[0] or 'the model'} is native already and can't be trained: prepare the float model, train it, and "
+            f"convert it afterwards (keep={asked!r} leaves such parts as they are)"
+        )
     embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     candidates = {
         name: module
         for name, module in model.named_modules()
         if type(module) is nn.Linear and id(module.weight) not in embedded
     }
-    selection.check_used(list(candidates))
+    selection.check_used([*candidates, *native])
     chosen = {name: scheme for name in candidates if (scheme := selection.choose(name).scheme) is not None}
     if not chosen:
         raise ValueError(f"no layer is left to quantize; the model has {len(candidates)} linear layers in float")

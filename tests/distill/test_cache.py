@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from kdnative.data import Batches, TokenizedDataset
 from kdnative.distill import SoftLabelMismatch, SoftLabels, TopK
-from kdnative.distill.cache import weights_hash
+from kdnative.distill.cache import _digest, weights_hash
 from kdnative.files import write_atomically
 
 from .tiny import model, tokens
@@ -111,6 +111,75 @@ def test_files_that_are_no_soft_labels(tmp_path):
     save_file({"logits": torch.zeros(2, 2)}, path, {"kdnative.soft_labels": json.dumps({"format": 99})})
     with pytest.raises(SoftLabelMismatch, match="not soft labels of this version"):
         SoftLabels.load(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2, "temperature": 3.0}])
+def test_every_bit_counts(tmp_path, options):
+    path = tmp_path / "soft.safetensors"
+    SoftLabels.compute(model(0, classes=4), tokens(6), **COMPUTE, **options).save(path)
+    saved = path.read_bytes()
+    for place in range(len(saved)):
+        changed = bytearray(saved)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(SoftLabelMismatch, match="soft.safetensors: .*delete the file to compute them anew"):
+            SoftLabels.load(path)
+    for length in (0, 7, 8, 100, len(saved) - 1):
+        path.write_bytes(saved[:length])
+        with pytest.raises(SoftLabelMismatch, match="not a readable safetensors file"):
+            SoftLabels.load(path)
+
+
+def test_the_same_labels_are_the_same_file(tmp_path):
+    """The digest of a stage of the pipeline is one of files."""
+    for name in "abcdefgh":
+        SoftLabels.compute(model(0), tokens(6), **COMPUTE).save(tmp_path / name)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+VALID = {"format": 1, "classes": 3, "source": "s", "data": "d", "teacher": "t", "settings": {"temperature": 2.0}}
+TOP = {"values": torch.zeros(2, 2), "indices": torch.zeros(2, 2, dtype=torch.int64), "rest": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "tensors"),
+    [
+        *(({key: None}, {"logits": torch.zeros(2, 3)}) for key in VALID),
+        ({"classes": 4}, {"logits": torch.zeros(2, 3)}),
+        ({"settings": {"temperature": None}}, TOP),
+        ({"settings": []}, TOP),
+        ({}, {}),
+        ({}, {"logits": torch.zeros(())}),
+        ({}, {"logits": torch.zeros(2, 3, dtype=torch.int64)}),
+        ({}, {"logits": torch.zeros(2, 3), "values": torch.zeros(2, 3)}),
+        ({}, {"other": torch.zeros(2, 3)}),
+        ({}, {key: value for key, value in TOP.items() if key != "indices"}),
+        ({}, {**TOP, "indices": torch.zeros(2, 3, dtype=torch.int64)}),
+        ({}, {**TOP, "rest": torch.zeros(3)}),
+        ({}, {**TOP, "values": torch.zeros(2)}),
+    ],
+)
+def test_files_that_vouch_for_what_is_no_soft_labels(tmp_path, change, tensors):
+    path = tmp_path / "soft.safetensors"
+    write(path, VALID, {"logits": torch.zeros(2, 3)})
+    assert SoftLabels.load(path).classes == 3
+    write(path, VALID, TOP)
+    assert SoftLabels.load(path).target.temperature == 2.0
+    write(path, {**VALID, **change}, tensors)
+    with pytest.raises(SoftLabelMismatch, match="delete the file to compute them anew"):
+        SoftLabels.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "3", "null", "[" * 3000, '"a"'])
+def test_manifests_that_are_none(tmp_path, text):
+    save_file({"logits": torch.zeros(2, 2)}, tmp_path / "soft.safetensors", {"kdnative.soft_labels": text})
+    with pytest.raises(SoftLabelMismatch, match="not soft labels of this version"):
+        SoftLabels.load(tmp_path / "soft.safetensors")
+
+
+def write(path, manifest, tensors):
+    own = {**manifest, "sha256": _digest(manifest, tensors)}
+    save_file(tensors, path, {"kdnative.soft_labels": json.dumps(own)})
 
 
 def test_teacher_that_overflows_is_refused():

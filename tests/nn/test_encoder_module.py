@@ -104,7 +104,7 @@ def test_from_config_refuses_nonsense():
     for change in ({"norm": "pre"}, {"relative_buckets": 32, "relative_distance": 128}):
         with pytest.raises(ValueError, match=f"{next(iter(change))}.* needs at least one layer"):
             Encoder.from_spec({**config, **change, "layers": []})
-    with pytest.raises(ValueError, match="activation 'swish2'"):
+    with pytest.raises(ValueError, match="activation is 'swish2'; it must be 'none' or 'relu'"):
         Encoder.from_spec({**config, "activation": "swish2"})
 
 

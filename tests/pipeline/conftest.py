@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+
+import kdnative
+from kdnative.pipeline import RunFolder
 
 GOOD = ["good", "great", "lovely", "fine", "superb"]
 BAD = ["bad", "awful", "dull", "poor", "dire"]
@@ -83,8 +88,34 @@ def write_recipe(path: Path, content: dict) -> Path:
     return path
 
 
+def changed(recipe: dict, **sections) -> dict:
+    """A copy of a recipe with some sections updated (or set to None)."""
+    recipe = copy.deepcopy(recipe)
+    for name, value in sections.items():
+        recipe[name] = {**(recipe.get(name) or {}), **value} if isinstance(value, dict) else value
+    return recipe
+
+
+def copy_of(finished: RunFolder, place: Path) -> RunFolder:
+    """A finished run to change."""
+    shutil.copytree(finished.path, place / "runs" / "tiny")
+    return RunFolder(place / "runs" / "tiny")
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> dict:
     """The miniature's recipe, as a dictionary to change and write."""
     place = tmp_path_factory.mktemp("tiny")
     return tiny_recipe(write_model(place / "model"), write_data(place / "data.tsv"))
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory) -> RunFolder:
+    """One uninterrupted run; tests read it and change nothing but what they put back."""
+    place = tmp_path_factory.mktemp("finished")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return RunFolder(kdnative.run(write_recipe(place / "tiny.yaml", tiny), runs=place / "runs", progress=False))
+    finally:
+        torch.set_num_threads(threads)

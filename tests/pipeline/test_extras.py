@@ -7,7 +7,7 @@ import pytest
 
 from kdnative.pipeline.extras import EXTRAS, require
 
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"sentence_transformers": "sentence-transformers", "yaml": "pyyaml"}
 
 
 def test_every_package_is_in_the_extra_that_is_named():

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from kdnative.pipeline import PipelineError, RunFolder
-from kdnative.pipeline.folder import read_json, weights_digest, write_json
+from kdnative.pipeline.folder import file_digests, read_json, stage_digest, write_json
 
 ORIGIN = {"settings": {"seed": 1}, "inputs": {}}
 
@@ -48,20 +48,20 @@ def test_interrupted_work_of_the_same_origin_is_kept(folder):
 def test_digest_covers_names_and_contents(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"12")
+    (tmp_path / "metrics.json").write_bytes(b"{}")  # hours of the clock are in there: no part of what was made
     line = f"model/a.safetensors\n{hashlib.sha256(b'12').hexdigest()}\n"
-    assert weights_digest(tmp_path) == hashlib.sha256(line.encode()).hexdigest()
+    assert stage_digest(file_digests(tmp_path)) == hashlib.sha256(line.encode()).hexdigest()
 
 
 def test_what_a_killed_process_left_is_neither_hashed_nor_kept(folder):
-    """The second name is that of a whole checkpoint, whose weights would be taken for the stage's own."""
+    """The last one holds a whole checkpoint, whose weights would be taken for the stage's own."""
     place = folder.begin("distil", ORIGIN)
     (place / "w.safetensors").write_bytes(b"x")
-    before = weights_digest(place)
+    before = file_digests(place)
     (place / ".training.state.0123456789ab.tmp").write_bytes(b"half")
-    for name in (".model.0123456789ab.tmp", ".model.0123456789ab.old"):
-        (place / name).mkdir()
-        (place / name / "model.safetensors").write_bytes(b"half")
-    assert weights_digest(place) == before
+    (place / ".model.0123456789ab.tmp").mkdir()
+    (place / ".model.0123456789ab.tmp" / "model.safetensors").write_bytes(b"half")
+    assert file_digests(place) == before and list(before) == ["w.safetensors"]
     assert sorted(os.listdir(folder.begin("distil", ORIGIN))) == ["origin.json", "w.safetensors"]
 
 
@@ -93,9 +93,9 @@ def test_a_state_left_in_a_finished_stage_goes_at_the_next_start(folder):
 
 def test_digest_without_weights_is_of_the_figures(tmp_path):
     write_json(tmp_path / "metrics.json", {"a": 1})
-    before = weights_digest(tmp_path)
+    before = stage_digest(file_digests(tmp_path))
     write_json(tmp_path / "metrics.json", {"a": 2})
-    assert weights_digest(tmp_path) != before
+    assert stage_digest(file_digests(tmp_path)) != before
 
 
 def test_discard_removes_finished_and_half_finished(folder):
@@ -114,6 +114,41 @@ def test_an_interrupted_removal_is_completed(tmp_path, folder):
     again.open()
     again.close()
     assert not (folder.stages / "distil.discarded").exists()
+
+
+def test_leftovers_beside_the_stages_go_at_the_next_start(folder):
+    """Those of the files that a run replaces; a user's may have names like theirs."""
+    (folder.path / ".report.json.bfedf11b4159.tmp").write_text("half")
+    (folder.path / ".recipe.yaml.bfedf11b4159.tmp").write_text("half")
+    for name in (".notes.tmp", ".report.txt.tmp", "report.json.tmp"):
+        (folder.path / name).write_text("mine")
+    folder.close()
+    folder.open()
+    assert sorted(os.listdir(folder.path)) == [".lock", ".notes.tmp", ".report.txt.tmp", "report.json.tmp", "stages"]
+
+
+def test_an_output_without_its_record_makes_way(folder):
+    """It would be found in the way only when the stage is finished, after all its training."""
+    make(folder, "distil")
+    (folder.output("distil") / "stage.json").unlink()
+    (folder.begin("distil", ORIGIN) / "w.safetensors").write_bytes(b"y")
+    folder.finish("distil", {"n": 2}, 0.5)
+    assert folder.metrics("distil") == {"n": 2}
+
+
+def test_what_is_no_output_is_not_deleted(folder):
+    (folder.output("distil")).mkdir()
+    (folder.output("distil") / "notes.txt").write_text("mine")
+    with pytest.raises(PipelineError, match="distil is no output of a stage, and distil has to write there: move it away"):
+        folder.begin("distil", ORIGIN)
+    assert (folder.output("distil") / "notes.txt").read_text() == "mine"
+
+
+def test_files_beside_those_of_a_stage_do_not_matter(folder):
+    make(folder, "distil")
+    (folder.output("distil") / "mine.safetensors").write_bytes(b"x")
+    (folder.output("distil") / "notes.txt").write_text("mine")
+    RunFolder(folder.path).verify("distil")
 
 
 def test_two_processes_cannot_share_a_run(folder):

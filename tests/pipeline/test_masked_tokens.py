@@ -14,8 +14,7 @@ from kdnative.pipeline import PipelineError
 from kdnative.pipeline.folder import RunFolder
 from kdnative.pipeline.stages import student, training
 
-from .conftest import write_model, write_recipe
-from .test_run import changed
+from .conftest import changed, write_model, write_recipe
 
 
 def run_distil(tiny, tmp_path, name="tiny", **distil):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,24 +17,20 @@ from kdnative.pipeline.rehearsal import rehearse
 from kdnative.pipeline.stages import Shared
 from kdnative.prune import shrink_shapes_, structured_
 
-from .conftest import write_model, write_recipe
+from .conftest import changed, write_model, write_recipe
 
 ROOT = Path(__file__).parents[2]
 DEEP = "the deep student"  # stands for a folder that the test makes
+STAGES = ("train_teacher", "compress_teacher", "train_baseline", "distil", "prune", "recover", "convert", "evaluate")
+STAGES += ("benchmark", "report")
 
 
-def changed(recipe: dict, **sections) -> dict:
-    recipe = copy.deepcopy(recipe)
-    for name, value in sections.items():
-        recipe[name] = {**(recipe.get(name) or {}), **value} if isinstance(value, dict) else value
-    return recipe
-
-
-def rehearsed(recipe: dict, place: Path, without: tuple[str, ...] = ()) -> None:
-    """The rehearsal alone, of all stages but some that count as finished."""
+def rehearsed(recipe: dict, place: Path, without: tuple[str, ...] = (), later: tuple[str, ...] = ()) -> list[str]:
+    """The rehearsal alone, of all stages but some that count as finished, and some that another call is to run."""
     parsed = load_recipe(write_recipe(place / "r.yaml", recipe))
-    stages = [stage for stage in active_stages(parsed) if stage.name not in without]
-    rehearse(parsed, stages, RunFolder(place / "absent"), Shared(parsed))
+    stages = [stage for stage in active_stages(parsed) if stage.name not in (*without, *later)]
+    behind = [stage for stage in active_stages(parsed) if stage.name in later]
+    return rehearse(parsed, stages, RunFolder(place / "absent"), Shared(parsed), behind)
 
 
 def write_encoder(folder: Path, tiny: dict, family: str, **sizes) -> Path:
@@ -121,6 +119,18 @@ REFUSED = {
     "native_schemes": (
         {"evaluate": {"native_schemes": {"*.qurey": "w8a8"}}},
         r"^evaluate\.native_schemes: pattern '\*\.qurey' matches no module",
+    ),
+    "max_length": (
+        {"data": {"max_length": 65}},
+        r"^data\.max_length is 65, but the teacher \(\S+\) reads at most 64 tokens: set it to 64 or less",
+    ),
+    "benchmark.tokens": (
+        {"benchmark": {"tokens": 65}},
+        r"^benchmark\.tokens is 65, but the teacher \(\S+\) reads at most 64 tokens: give 64 or less",
+    ),
+    "benchmark.grid_tokens": (
+        {"benchmark": {"grid_tokens": [8, 70, 16]}},
+        r"^benchmark\.grid_tokens holds 70, but the teacher \(\S+\) reads at most 64 tokens",
     ),
     "an unknown package": ({"student": {"source": "package:minilm", "layers": None}}, r"^student\.source: .*packaged"),
 }
@@ -233,8 +243,12 @@ def test_only_models_that_are_needed_are_looked_for(tiny, tmp_path, monkeypatch)
     assert asked == []
     rehearsed(changed(tiny, teacher={"source": "hub:a/b"}, student=student), tmp_path, without=later)
     assert asked == []
+    monkeypatch.setattr("kdnative.data.packages.is_here", lambda source: not source.startswith("package:"))
+    rehearsed(changed(tiny, student=student), tmp_path, later=later)
+    assert set(asked) == {tiny["teacher"]["source"]}
+    asked.clear()
     rehearsed(changed(tiny, teacher={"source": "hub:a/b"}, student=student), tmp_path)
-    assert asked == ["package:minilm-l6"]
+    assert set(asked) == {"package:minilm-l6"}
 
 
 @pytest.mark.parametrize("family", ["Bert", "MPNet", "DistilBert"])
@@ -270,12 +284,21 @@ def test_finished_stages_are_not_judged(tiny, tmp_path):
         rehearsed(changed(wrong, student={"layers": 2}), tmp_path, without=finished)
 
 
-def test_until_the_teacher_says_nothing_of_the_student(tiny, tmp_path):
-    recipe = changed(tiny, student={"layers": 9}, train_teacher={"epochs": 0})
-    path = write_recipe(tmp_path / "r.yaml", recipe)
-    kdnative.run(path, runs=tmp_path / "runs", until="train_teacher", progress=False)
-    with pytest.raises(PipelineError, match=r"^student\.layers"):
-        kdnative.run(path, runs=tmp_path / "runs", resume=True, progress=False)
+@pytest.mark.parametrize("options", [{"until": "train_teacher"}, {"only": "train_teacher"}])
+def test_a_part_of_a_recipe_that_can_not_work_is_not_begun(tiny, tmp_path, options):
+    path = write_recipe(tmp_path / "r.yaml", changed(tiny, student={"layers": 9}, train_teacher={"epochs": 0}))
+    with pytest.raises(PipelineError, match=r"^student\.layers: layers=9"):
+        kdnative.run(path, runs=tmp_path / "runs", progress=False, **options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_part_without_data_does_not_need_them(tiny, tmp_path):
+    """The benchmark may run where the data is not, and is judged by the models alone."""
+    others = tuple(stage for stage in STAGES if stage not in ("benchmark", "report"))
+    recipe = changed(tiny, data={"source": "not here.tsv"}, distil={"class_weights": [1.0]})
+    rehearsed(recipe, tmp_path, without=others, later=("report",))
+    with pytest.raises(PipelineError, match=r"^benchmark\.tokens is 100"):
+        rehearsed(changed(recipe, benchmark={"tokens": 100}), tmp_path, without=others, later=("report",))
 
 
 def test_restarting_judges_what_will_run_again(tiny, tmp_path, monkeypatch):
@@ -312,6 +335,62 @@ def test_an_unexpected_failure_lets_the_run_go_on(tiny, tmp_path, monkeypatch):
     rehearsed(changed(tiny, student={"layers": 9}), tmp_path)
 
 
+def without_mask(tiny, folder: Path) -> str:
+    """The miniature's model with a tokenizer that can't hide a token."""
+    shutil.copytree(tiny["teacher"]["source"], folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            (folder / name).write_text(json.dumps({**content, "mask_token": None}), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize("stage", ["train_teacher", "train_baseline", "distil", "prune", "recover"])
+def test_hidden_tokens_need_a_mask_token(tiny, tmp_path, stage):
+    recipe = changed(tiny, teacher={"source": without_mask(tiny, tmp_path / "model")})
+    assert rehearsed(recipe, tmp_path) == []
+    path = write_recipe(tmp_path / "r.yaml", changed(recipe, **{stage: {"mask_tokens": 0.2}}))
+    with pytest.raises(PipelineError, match=rf"^{stage}\.mask_tokens: the tokenizer of .*model has no mask token; set it"):
+        kdnative.run(path, runs=tmp_path / "runs", progress=False, until="train_teacher")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("settings", [{"hidden_weight": 0.5}, {"hidden_weight": 0.0, "mask_tokens": 0.2}])
+def test_teacher_and_student_that_cut_texts_differently(tiny, tmp_path, settings):
+    student = write_model(tmp_path / "student", layers=2)
+    words = (student / "vocab.txt").read_text(encoding="utf-8")
+    for name in ("vocab.txt", "tokenizer.json"):
+        text = (student / name).read_text(encoding="utf-8")
+        (student / name).write_text(re.sub(r"film|plot|cast|scene", lambda word: f"{word[0]}s", text), encoding="utf-8")
+    assert "films" not in words
+    alone = {"hidden_weight": 0.0, "mask_tokens": 0.0}
+    recipe = changed(tiny, student={"source": str(student), "layers": None}, prune=None, distil=alone, recover=alone)
+    rehearsed(recipe, tmp_path)
+    with pytest.raises(PipelineError, match="teacher's vocabulary lacks 4 of the student's"):
+        rehearsed(changed(recipe, recover=settings), tmp_path)
+
+
+def test_classes_without_an_example_to_learn_from(tiny, tmp_path):
+    """Every figure of such a run is right, so it goes on; the log says what they mean."""
+    rows = [f"{text}\t{text.split()[-1]}\n" for text in ("a film", "a plot", "the cast", "the plot", "was film")]
+    for name, lines in {"train": rows[:2], "validation": rows[:2], "test": rows}.items():
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + "".join(lines), encoding="utf-8")
+    with pytest.raises(kdnative.data.DataError, match="does not occur in the training data"):  # files of their own
+        kdnative.data.load_dataset(tmp_path)
+    rare = "".join(f"the plot of scene {i}\trare{i}\n" for i in range(12))
+    data = tmp_path / "data.tsv"
+    data.write_text(Path(tiny["data"]["source"]).read_text(encoding="utf-8") + rare, encoding="utf-8")
+    recipe = changed(tiny, data={"source": str(data)}, train_teacher={"epochs": 0})
+    path = write_recipe(tmp_path / "r.yaml", recipe)
+    folder = kdnative.run(path, runs=tmp_path / "runs", progress=False, until="train_teacher")
+    counts = Shared(load_recipe(path)).data
+    missing = [name for name in counts.labels if not counts.train.counts[name]]
+    assert missing, "the test has lost its object: the hash puts every class into the training split"
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    assert f"the training split has no example of {len(missing)} of the 14 classes ({missing[0]!r}" in log
+    assert rehearsed(tiny, tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["movies", "movies-mpnet"])
 def test_the_recipes_that_come_along(name, monkeypatch, tmp_path):
     """On configurations of the same families and sizes: the models themselves may have to be downloaded."""
@@ -324,6 +403,7 @@ def test_the_recipes_that_come_along(name, monkeypatch, tmp_path):
             hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width, architectures=[f"{family}Model"]
         ).save_pretrained(tmp_path / source.partition(":")[2])
     monkeypatch.setattr("kdnative.data.model_path", lambda source: str(tmp_path / source.partition(":")[2]))
+    monkeypatch.setattr("kdnative.pipeline.rehearsal._check_tokenizers", lambda *_: None)  # not there either
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     shared = Shared(recipe)
     shared.__dict__["data"] = kdnative.data.DataSplits(

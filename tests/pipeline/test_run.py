@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,28 +19,13 @@ from kdnative.distill.state import read_state, write_state
 from kdnative.pipeline import PipelineError, RunFolder
 from kdnative.quantize import FakeQuantLinear
 
-from .conftest import write_model, write_recipe
+from .conftest import changed, copy_of, write_model, write_recipe
 
 STAGES = ["train_teacher", "compress_teacher", "train_baseline", "distil", "prune", "recover", "convert"]
 
 
-def changed(recipe: dict, **sections) -> dict:
-    """A copy of a recipe with some sections updated (or set to None)."""
-    recipe = copy.deepcopy(recipe)
-    for name, value in sections.items():
-        recipe[name] = {**recipe[name], **value} if isinstance(value, dict) and recipe.get(name) else value
-    return recipe
-
-
 def digests(folder: RunFolder, stages=STAGES) -> dict[str, str]:
     return {stage: folder.record(stage)["digest"] for stage in stages}
-
-
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory) -> RunFolder:
-    """One uninterrupted run; tests read it and change nothing but what they put back."""
-    place = tmp_path_factory.mktemp("finished")
-    return RunFolder(kdnative.run(write_recipe(place / "tiny.yaml", tiny), runs=place / "runs", progress=False))
 
 
 def again(finished: RunFolder, recipe: dict, **options) -> Path:
@@ -76,7 +60,9 @@ def test_summary_figures_are_those_of_the_models(finished):
     assert list(rows) == ["teacher", "baseline", "distilled", "pruned", "native"]
     teacher = kdnative.load(finished.output("train_teacher") / "model")
     assert rows["teacher"]["parameters"] == sum(p.numel() for p in teacher.parameters())
-    assert rows["native"]["bytes"] == (finished.output("convert") / "model" / "model.safetensors").stat().st_size
+    model = finished.output("convert") / "model"
+    weights = json.loads((model / "kdnative.json").read_text(encoding="utf-8"))["weights"]["file"]
+    assert rows["native"]["bytes"] == (model / weights).stat().st_size
     assert rows["native"]["bytes"] < rows["pruned"]["bytes"] < rows["teacher"]["bytes"]
     assert rows["teacher"]["agreement"]["value"] == 1.0 and rows["native"]["latency"]["native"]["p50"] > 0
     met = [goal["met"] for goal in summary["goals"]]
@@ -91,26 +77,32 @@ def test_killed_twice_then_resumed_gives_the_same_bits(finished, tiny, tmp_path)
     runs = tmp_path / "runs"
     run = RunFolder(runs / "tiny")
     for stage, options in (("train_teacher", []), ("distil", ["--resume"])):
-        _kill_in(stage, run, [str(recipe), "--runs", str(runs), "--quiet", *options])
-        assert run.record(stage) is None
+        _kill_in(stage, [str(recipe), "--runs", str(runs), "--quiet", *options])
+        assert run.record(stage) is None and (run.partial(stage) / "training.state").is_file()
     kdnative.run(recipe, runs=runs, resume=True, progress=False, until="convert")
     log = (run.path / "log.txt").read_text(encoding="utf-8")
     assert "train_teacher: continues from its last saved step" in log and "distil: continues" in log
     assert digests(run) == digests(finished)
 
 
-def _kill_in(stage: str, run: RunFolder, arguments: list[str]) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "kdnative", "run", *arguments], stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not (run.partial(stage) / "training.state").exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline, f"{stage} never saved a state"
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+_KILLED = """
+import os, signal, sys
+from kdnative.cli import main
+from kdnative.pipeline.stages import training
+
+class Clock(training._Clock):
+    def __call__(self, progress):
+        if self.context.stage == sys.argv[1] and progress.step == 6:  # the state is that of step 4
+            os.kill(os.getpid(), signal.SIGKILL)
+
+training._Clock = Clock
+main(["run", *sys.argv[2:]])
+"""
+
+
+def _kill_in(stage: str, arguments: list[str]) -> None:
+    end = subprocess.run([sys.executable, "-c", _KILLED, stage, *arguments], capture_output=True, text=True, check=False)
+    assert end.returncode == -signal.SIGKILL, end.stderr
 
 
 def test_a_failing_save_costs_no_training_and_no_time(finished, tiny, tmp_path, monkeypatch):
@@ -144,12 +136,6 @@ def test_resuming_a_finished_run_does_nothing(finished, tiny):
     before = digests(finished), (finished.output("benchmark") / "metrics.json").read_bytes()
     again(finished, tiny, resume=True)
     assert before == (digests(finished), (finished.output("benchmark") / "metrics.json").read_bytes())
-
-
-def copy_of(finished: RunFolder, place: Path) -> RunFolder:
-    """A finished run to change."""
-    shutil.copytree(finished.path, place / "runs" / "tiny")
-    return RunFolder(place / "runs" / "tiny")
 
 
 def test_a_call_that_runs_nothing_keeps_the_machine_of_the_run(finished, tiny, tmp_path):

@@ -27,7 +27,7 @@ void quantize_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_
     const float amax = bits_float(top);
     const float inverse = finite && amax >= 1e-30f ? 127.0f / amax : 0.0f;
     scale[r] = finite ? amax / 127.0f : NAN;
-    std::memset(q, 0, static_cast<size_t>(k_pad));
+    if (k_pad > 0) std::memset(q, 0, static_cast<size_t>(k_pad));  // without columns there may be no memory either
     for (int64_t i = 0; finite && i < k; ++i) {
       q[i] = static_cast<int8_t>(std::nearbyint(load(x, type, r * ld_x + i) * inverse));
     }

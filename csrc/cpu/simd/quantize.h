@@ -66,7 +66,7 @@ inline void quantize_typed(const void* x, int64_t ld_x, int64_t rows, int64_t k,
     int32_t* sums = group_sum == nullptr ? nullptr : group_sum + r * (k_pad / kSumColumns);
     if (amax >= 1e-30f) {
       quantize_row<type>(x, r * ld_x, k, k_pad, 127.0f / amax, q_row, sums);
-    } else {  // also NaN
+    } else if (k_pad > 0) {  // also NaN; without columns there may be no memory either
       std::memset(q_row, 0, static_cast<size_t>(k_pad));
       if (sums != nullptr) std::memset(sums, 0, static_cast<size_t>(k_pad / kSumColumns) * sizeof(*sums));
     }

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ABSENT = "absent"
 _NAMED = ("package:", "hub:")  # a source that is the name of a model, not the path of its folder
 # Of a model's folder: weights, configuration and tokenizer, but not notes that people write beside them.
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.index.json", "config.json", "tokenizer*", "vocab*", "merges.txt")
-_MODEL_FILES += ("*.model", "special_tokens_map.json", "added_tokens.json")
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.index.json", "config.json", "kdnative.json", "tokenizer*", "vocab*")
+_MODEL_FILES += ("merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
 
 
 @dataclass

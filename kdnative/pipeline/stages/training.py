@@ -10,7 +10,8 @@ from torch import nn
 from kdnative.data import Batches, MaskedBatches, TokenizedDataset, tokenize
 from kdnative.distill import DistillationLoss, HiddenStateLoss, Progress, SoftLabels, train, uniform_layer_map
 
-from ..folder import STATE, PipelineError
+from ..folder import STATE
+from ..limits import check_mask_token, check_sizes
 from ..models import load_tokenizer, parameters
 from .base import Context
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 VALIDATION_BATCH = 64
+_STAGES = ("train_teacher", "train_baseline", "distil", "prune", "recover", "evaluate", "benchmark")
 
 
 def student_source(recipe: Recipe) -> str:
@@ -104,6 +106,7 @@ def fit(
     """
     settings: Training = context.settings
     seed = context.recipe.seed
+    _check_recipe(context, source, model)
     batches = _batches(context, source)
     state = context.folder / STATE
     if state.is_file():
@@ -149,9 +152,20 @@ def _batches(context: Context, source: str) -> Batches | MaskedBatches:
     if not settings.mask_tokens:
         return batches
     words = tokenizer(context, source)
-    if words.mask_token_id is None:
-        raise PipelineError(f"{context.stage}.mask_tokens: the tokenizer of {source} has no mask token; set it to 0")
-    return MaskedBatches(batches, settings.mask_tokens, words.mask_token_id, words.all_special_ids, seed)
+    mask = check_mask_token(context.stage, source, words)
+    return MaskedBatches(batches, settings.mask_tokens, mask, words.all_special_ids, seed)
+
+
+def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
+    """What only the model itself can tell of a recipe (one of the hub has not been rehearsed), before it is trained."""
+    recipe = context.recipe
+    who = "teacher" if context.stage == "train_teacher" else "student"
+    check_sizes(recipe, who, source, model, _STAGES)
+    for stage in _STAGES:
+        settings = getattr(recipe, stage)
+        own = recipe.teacher.source if stage == "train_teacher" else student_source(recipe)
+        if getattr(settings, "mask_tokens", 0) and own == source:
+            check_mask_token(stage, source, tokenizer(context, source))
 
 
 def save_model(context: Context, model: nn.Module, source: str) -> int:

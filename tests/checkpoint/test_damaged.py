@@ -1,7 +1,6 @@
 """Checkpoints that are damaged, changed, of another version or model, or that name what they may not."""
 
 import errno
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save, weights
+from kdnative.checkpoint import CheckpointError, file_size, folder, inspect, load, save, weights
 from kdnative.checkpoint.manifest import digest_of
-from kdnative.checkpoint.weights import Weights
+from kdnative.checkpoint.weights import open_checkpoint
 from kdnative.convert import convert_
-from tests.checkpoints import edit, mlp, names
+from tests.checkpoints import edit, mlp, names, revouch, weights_file
 from tests.small_models import bert
 
 
@@ -25,25 +24,15 @@ def saved(tmp_path):
     return tmp_path / "m"
 
 
-def vouched(file):
-    return {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-
-
 def rewrite(folder, change):
     """Other tensors, with a description that vouches for the file."""
-    file = folder / "model.safetensors"
+    file = weights_file(folder)
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file)
-
-    def vouch(manifest):
-        listed = manifest["weights"]
-        listed |= vouched(file)
-        listed["tensors"] = {
-            k: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for k, t in tensors.items()
-        }
-
-    edit(folder, vouch)
+    revouch(folder)
+    listed = {k: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for k, t in tensors.items()}
+    edit(folder, lambda manifest: manifest["weights"].update(tensors=listed))
 
 
 def test_no_checkpoint(tmp_path):
@@ -67,17 +56,22 @@ UNREADABLE = {errno.EACCES: "no permission; ask its owner", errno.EIO: "Input/ou
 @pytest.mark.parametrize("code", UNREADABLE)
 def test_files_that_the_system_refuses(saved, monkeypatch, code):
     with monkeypatch.context() as patch:  # not chmod: root may read everything
-        patch.setattr(Path, "read_text", refusing(code))
-        for call in (load, inspect, lambda path: save(mlp(), path)):
-            with pytest.raises(CheckpointError, match=UNREADABLE[code]):
+        patch.setattr(folder.os, "open", refusing(code))
+        for call in (load, inspect):
+            with pytest.raises(CheckpointError, match=f"can't be read: .*{UNREADABLE[code]}"):
                 call(saved)
+    opened = os.open
+
+    def open_all_but_weights(name, *arguments, **options):
+        return (refusing(code) if "safetensors" in str(name) else opened)(name, *arguments, **options)
+
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "open", refusing(code), raising=False)
-        with pytest.raises(CheckpointError, match=f"model.safetensors: can't be read: .*{UNREADABLE[code]}"):
+        patch.setattr(folder.os, "open", open_all_but_weights)
+        with pytest.raises(CheckpointError, match=f"safetensors: can't be read: .*{UNREADABLE[code]}"):
             load(saved)
     with monkeypatch.context() as patch:
         patch.setattr(weights, "sha256_of_open", refusing(code))
-        with pytest.raises(CheckpointError, match=f"model.safetensors: can't be read: .*{UNREADABLE[code]}"):
+        with pytest.raises(CheckpointError, match=f"safetensors: can't be read: .*{UNREADABLE[code]}"):
             load(saved)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", refusing(code))
@@ -87,63 +81,97 @@ def test_files_that_the_system_refuses(saved, monkeypatch, code):
     load(saved)
 
 
-@pytest.mark.parametrize("name", ["kdnative.json", "model.safetensors"])
-def test_folders_in_place_of_files(saved, name):
-    (saved / name).unlink()
-    (saved / name).mkdir()
-    with pytest.raises(CheckpointError, match=f"{name}: can't be read: there is a folder of that name"):
+KINDS = {"a folder": os.mkdir, "a pipe": os.mkfifo, "a device": lambda path: os.symlink("/dev/zero", path)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("which", ["kdnative.json", "weights"])
+def test_what_is_no_file_is_not_read(saved, kind, which):
+    file = weights_file(saved) if which == "weights" else saved / which
+    file.unlink()
+    KINDS[kind](file)
+    with pytest.raises(CheckpointError, match=f"{file.name}: can't be read: there is {kind} of that name"):
         load(saved)
+    if which == "kdnative.json":
+        with pytest.raises(CheckpointError, match=f"there is {kind} of that name"):
+            inspect(saved)
+
+
+def test_links_to_files_are_files(saved, tmp_path):
+    """As in the cache of a hub."""
+    (tmp_path / "blobs").mkdir()
+    for file in (saved / "kdnative.json", weights_file(saved)):
+        os.rename(file, tmp_path / "blobs" / file.name)
+        os.symlink(f"../blobs/{file.name}", file)
+    load(saved)
 
 
 def test_files_in_place_of_folders(saved):
-    for path in (saved / "kdnative.json", saved / "model.safetensors" / "below"):
+    for path in (saved / "kdnative.json", weights_file(saved) / "below"):
         for call in (load, inspect):
             with pytest.raises(CheckpointError, match="is a file, or lies below one; a checkpoint is the folder"):
                 call(path)
 
 
 def test_damaged_weights(saved):
-    file = saved / "model.safetensors"
+    file = weights_file(saved)
     whole = file.read_bytes()
     file.write_bytes(whole[:-10])
-    with pytest.raises(CheckpointError, match=rf"model.safetensors: truncated: {len(whole) - 10} bytes"):
+    with pytest.raises(CheckpointError, match=rf"{file.name}: truncated: {len(whole) - 10} bytes"):
         load(saved)
     file.write_bytes(whole + b"x")
-    with pytest.raises(CheckpointError, match="model.safetensors: changed"):
+    with pytest.raises(CheckpointError, match=f"{file.name}: changed"):
         load(saved)
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="SHA-256"):
         load(saved)
     file.unlink()
-    with pytest.raises(CheckpointError, match="model.safetensors: there is no such file"):
+    with pytest.raises(CheckpointError, match=f"{file.name}: there is no such file"):
         load(saved)
 
 
 def test_weights_that_are_no_safetensors_file_though_vouched_for(saved):
-    file = saved / "model.safetensors"
-    whole = file.read_bytes()
+    whole = weights_file(saved).read_bytes()
     length = int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8 : 8 + length])
-    beyond = json.dumps({**header, "x": {"dtype": "F32", "shape": [9], "data_offsets": [len(whole), len(whole) + 36]}})
-    overlap = json.dumps({name: {**entry, "data_offsets": [0, 4]} for name, entry in header.items()})
+    header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    first, *_, last = sorted((n for n in header if n != "__metadata__"), key=lambda n: header[n]["data_offsets"])
+
+    def with_header(change, data=data):
+        changed = json.loads(json.dumps(header))
+        text = json.dumps(change(changed) or changed).encode()
+        return len(text).to_bytes(8, "little") + text + data
+
+    def move(header, name, begin, end):
+        header[name]["data_offsets"] = [begin, end]
+
+    end = header[last]["data_offsets"][1]
     for damaged in (
         b"",
         whole[:7],
         (1 << 62).to_bytes(8, "little") + whole[8:],
-        whole[:8] + b"?" * length + whole[8 + length :],
-        *(len(text).to_bytes(8, "little") + text.encode() + whole[8 + length :] for text in (beyond, overlap, "[]")),
+        whole[:8] + b"?" * length + data,
+        with_header(lambda h: [1]),
+        with_header(lambda h: {n: {**e, "data_offsets": [0, 4]} for n, e in h.items()}),
+        with_header(lambda h: move(h, last, end, end + 8)),
+        with_header(lambda h: move(h, first, -4, 4)),
+        with_header(lambda h: move(h, first, "0", 4)),
+        with_header(lambda h: h[first].update(dtype="F4")),
+        with_header(lambda h: None, data + b"more"),
+        with_header(lambda h: None, data[:-1]),
     ):
-        file.write_bytes(damaged)
-        edit(saved, lambda m: m["weights"].update(vouched(file)))
-        with pytest.raises(CheckpointError, match="model.safetensors: damaged: "):
+        weights_file(saved).write_bytes(damaged)
+        revouch(saved)
+        with pytest.raises(CheckpointError, match=f"{weights_file(saved).name}: damaged: "):
             load(saved)
+    weights_file(saved).write_bytes(whole)
+    revouch(saved)
+    load(saved)
 
 
 def test_weights_cut_off_while_they_are_read(saved):
-    manifest = json.loads((saved / "kdnative.json").read_text())
-    with Weights(saved, manifest) as weights:
+    with open_checkpoint(saved)[1] as weights:
         name = max(weights.shapes, key=lambda name: weights._offsets[name])
-        os.truncate(saved / "model.safetensors", weights._offsets[name] + 1)
+        os.truncate(weights.file, weights._offsets[name] + 1)
         with pytest.raises(CheckpointError, match=f"truncated while it was read: {name} is not all there"):
             weights.read(name)
 
@@ -189,9 +217,16 @@ def test_descriptions_vouch_for_what_is_read_not_for_what_was_written():
 
 
 def test_other_versions(saved):
-    edit(saved, lambda m: m.update(format=2, kdnative="9.0"))
-    with pytest.raises(CheckpointError, match="format 2; .*reads format 1.*written by kdnative 9.0, upgrade"):
+    edit(saved, lambda m: m.update(format=3, kdnative="9.0"))
+    with pytest.raises(CheckpointError, match="format 3; .*reads format 2.*written by kdnative '9.0', upgrade"):
         load(saved)
+    edit(saved, lambda m: m.update(format=1))
+    with pytest.raises(CheckpointError, match="format 1; .*reads format 2: save the model again"):
+        load(saved)
+    for version in (True, float("nan"), 2.0):
+        edit(saved, lambda m, version=version: m.update(format=version))
+        with pytest.raises(CheckpointError, match="reads format 2"):
+            load(saved)
     edit(saved, lambda m: m.update(format="one"))
     with pytest.raises(CheckpointError, match="format 'one'"):
         load(saved)
@@ -199,7 +234,7 @@ def test_other_versions(saved):
 
 def test_tensors_that_are_not_those_of_the_model(saved):
     rewrite(saved, lambda t: t.pop("3.weight"))
-    with pytest.raises(CheckpointError, match="model.safetensors: 3.weight is missing"):
+    with pytest.raises(CheckpointError, match="safetensors: 3.weight is missing"):
         load(saved)
     rewrite(saved, lambda t: t.update({"3.weight": torch.ones(255)}))
     with pytest.raises(CheckpointError, match=r"3.weight has shape \[255\], the model needs \[256\]"):
@@ -208,7 +243,7 @@ def test_tensors_that_are_not_those_of_the_model(saved):
     with pytest.raises(CheckpointError, match="Unexpected.*more"):
         load(saved)
     rewrite(saved, lambda t: (t.pop("more"), t.update({"1.scale": torch.ones(256, 2)})))
-    with pytest.raises(CheckpointError, match="size mismatch for 1.scale"):
+    with pytest.raises(CheckpointError, match=r"1.scale has shape \[256, 2\], the model needs \[256, 1\]"):
         load(saved)
     rewrite(saved, lambda t: t.update({"1.scale": torch.full((256, 1), torch.nan)}))
     with pytest.raises(CheckpointError, match="1: scale"):
@@ -217,7 +252,10 @@ def test_tensors_that_are_not_those_of_the_model(saved):
 
 def test_descriptions_that_name_other_things(saved):
     edit(saved, lambda m: m["weights"]["tensors"].pop("3.weight"))
-    with pytest.raises(CheckpointError, match="not as kdnative.json says: 3.weight"):
+    with pytest.raises(CheckpointError, match=r"it holds \d+ tensors, and kdnative.json says \d+"):
+        load(saved)
+    edit(saved, lambda m: m["weights"]["tensors"].update({"3.other": {"shape": [256], "dtype": "float32"}}))
+    with pytest.raises(CheckpointError, match="not as kdnative.json says: 3.other, 3.weight"):
         load(saved)
 
 

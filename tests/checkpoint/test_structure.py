@@ -11,7 +11,6 @@ from torch import nn
 from kdnative.checkpoint import CheckpointError, load, save
 from kdnative.convert import convert_
 from kdnative.nn import Encoder
-from tests.checkpoints import edit
 from tests.small_models import bert
 
 
@@ -35,16 +34,6 @@ def test_lists_with_one_module_several_times_and_with_gaps(tmp_path):
     assert len(again.layers) == 5 and again.layers[0] is again.layers[3]
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
-
-
-def test_older_checkpoints_do_not_say_how_long_a_list_is(tmp_path):
-    model = nn.Module()
-    model.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
-    save(model, tmp_path / "m")
-    edit(tmp_path / "m", lambda manifest: manifest["modules"]["layers"].pop("length"))
-    longer = nn.Module()
-    longer.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
-    assert len(load(tmp_path / "m", into=longer).layers) == 2
 
 
 def test_parts_that_compute_attention_in_ways_of_their_own(tmp_path):

@@ -18,12 +18,11 @@ import kdnative
 from kdnative import checkpoint
 from kdnative.bench.machine import child_environment
 from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
-from kdnative.checkpoint.manifest import read_manifest
-from kdnative.checkpoint.weights import Weights
+from kdnative.checkpoint.weights import Weights, open_checkpoint
 from kdnative.convert import convert_
 from kdnative.nn import Embedding, Encoder, Linear
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
-from tests.checkpoints import assert_same, edit, ids, mlp, names, output
+from tests.checkpoints import assert_same, edit, ids, mlp, names, output, weights_file
 from tests.small_models import bert
 
 # -- round trips -------------------------------------------------------------------------------------------------------
@@ -38,7 +37,8 @@ def test_mlp(tmp_path, scheme):
     loaded = load(tmp_path / "a" / "b")
     assert_same(model, loaded)
     assert repr(loaded) == repr(model) and not loaded.training
-    assert names(tmp_path / "a") == ["b"] and names(tmp_path / "a" / "b") == ["kdnative.json", "model.safetensors"]
+    assert names(tmp_path / "a") == ["b"]
+    assert names(tmp_path / "a" / "b") == [weights_file(tmp_path / "a" / "b").name, "kdnative.json"]
     assert_same(model, load(tmp_path / "a" / "b", into=mlp(1).eval()))
 
 
@@ -157,7 +157,7 @@ def test_tied_weights_are_stored_once_and_tied_again(tmp_path):
     loaded = load(tmp_path / "m")
     assert_same(model, loaded)
     assert loaded.cls.predictions.decoder.weight is loaded.bert.embeddings.word_embeddings.weight
-    with safe_open(tmp_path / "m" / "model.safetensors", "pt") as file:
+    with safe_open(weights_file(tmp_path / "m"), "pt") as file:
         shapes = [tuple(file.get_slice(k).get_shape()) for k in file.keys()]  # noqa: SIM118
     assert shapes.count((200, 64)) == 1
 
@@ -178,15 +178,15 @@ def test_checkpoints_are_plain_and_the_same_every_time(tmp_path):
     save(model, tmp_path / "b")
     for name in names(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    tensors = load_file(weights_file(tmp_path / "a"))
     assert tensors["1.qweight"].dtype == torch.uint8 and tensors["1.qweight"].shape == (256, 32)
     manifest = json.loads((tmp_path / "a" / "kdnative.json").read_text())
-    weights = (tmp_path / "a" / "model.safetensors").read_bytes()
+    weights = weights_file(tmp_path / "a").read_bytes()
     assert manifest["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
     assert manifest["weights"]["bytes"] == len(weights) == file_size(tmp_path / "a")
     assert manifest["kdnative"] == kdnative.__version__ and manifest["format"] == checkpoint.FORMAT
     assert manifest["weights"]["tensors"]["1.scale"] == {"shape": [256, 1], "dtype": "float32"}
-    assert (tmp_path / "a" / "model.safetensors").stat().st_mode == (tmp_path / "a" / "kdnative.json").stat().st_mode
+    assert weights_file(tmp_path / "a").stat().st_mode == (tmp_path / "a" / "kdnative.json").stat().st_mode
 
 
 def test_models_that_need_into(tmp_path):
@@ -285,18 +285,18 @@ def test_tensors_of_every_dtype_and_shape(tmp_path):
             codes = torch.randint(0, 2, (*shape, kind.itemsize), dtype=torch.uint8)
             model.register_buffer(f"{dtype}_{'x'.join(map(str, shape))}", codes.view(kind).reshape(shape))
     save(model, tmp_path / "m")
-    with Weights(tmp_path / "m", read_manifest(tmp_path / "m")) as weights:
-        mapped, read = weights.state(), {name: weights.read(name) for name in weights.shapes}
-    assert len(mapped) == len(read) == len(DTYPES) * 4
+    with open_checkpoint(tmp_path / "m")[1] as weights:
+        state, read = weights.state(), {name: weights.read(name) for name in weights.shapes}
+    assert len(state) == len(read) == len(DTYPES) * 4
     for name, tensor in model.state_dict().items():
-        for found in (mapped[name], read[name]):
+        for found in (state[name], read[name]):
             assert found.dtype == tensor.dtype and found.shape == tensor.shape, name
             assert found.view(-1).view(torch.uint8).tolist() == tensor.view(-1).view(torch.uint8).tolist(), name
 
 
 def test_tensors_are_read_into_memory_of_their_shape_and_dtype(tmp_path):
     save(nn.Sequential(nn.Linear(4, 3)), tmp_path / "m")
-    with Weights(tmp_path / "m", read_manifest(tmp_path / "m")) as weights:
+    with open_checkpoint(tmp_path / "m")[1] as weights:
         place = torch.zeros(3, 4)
         assert weights.read("0.weight", place) is place and place.count_nonzero() == 12
         for other in (torch.zeros(4, 3), torch.zeros(3, 4, dtype=torch.float64), None):

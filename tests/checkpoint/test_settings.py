@@ -90,19 +90,6 @@ def test_settings_of_a_model_inside_another(tmp_path):
     assert torch.equal(tokens(other.first.eval()), tokens(model.first))
 
 
-def test_older_checkpoints_have_no_settings(tmp_path):
-    model = generator()
-    model.generation_config.max_length = 6
-    model.requires_grad_(False)
-    save(model, tmp_path / "m")
-    edit(tmp_path / "m", lambda m: (m.pop("generation"), m.pop("frozen")))
-    loaded = load(tmp_path / "m")
-    assert loaded.generation_config.max_length != 6 and tokens(loaded).shape == tokens(generator()).shape
-    other = generator(seed=1)
-    other.generation_config.max_length = 7
-    assert load(tmp_path / "m", into=other).generation_config.max_length == 7
-
-
 def test_settings_that_were_changed_or_are_none(tmp_path):
     save(generator(), tmp_path / "m")
     file = tmp_path / "m" / "kdnative.json"
@@ -118,7 +105,7 @@ def test_settings_that_were_changed_or_are_none(tmp_path):
                 load(tmp_path / "m", into=into)
     for name in ("generation", "frozen"):
         edit(tmp_path / "m", lambda m, name=name: m.update({"generation": {}, name: 3}))
-        with pytest.raises(CheckpointError, match=f"damaged: '{name}' is missing or not a"):
+        with pytest.raises(CheckpointError, match=f"damaged: '{name}' is missing or not "):
             load(tmp_path / "m")
 
 

@@ -1,0 +1,36 @@
+"""Native modules in the tree of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from kdnative.nn.embedding import Embedding
+from kdnative.nn.encoder import Encoder
+from kdnative.nn.encoder_layer import EncoderLayer
+from kdnative.nn.linear import Linear
+from kdnative.nn.transformer import TransformerEncoder
+
+__all__ = ["NATIVE", "become", "walk"]
+
+NATIVE = {f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder)}
+"""The modules that hold packed weights, by the names that checkpoints have for them."""
+
+
+def walk(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, outermost first, without the inside of native ones."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield name, module
+    if not isinstance(module, tuple(NATIVE.values())):
+        for attribute, child in module.named_children():
+            yield from walk(child, f"{name}.{attribute}" if name else attribute, seen)
+
+
+def become(module: nn.Module, native: nn.Module) -> None:
+    """Turn a module that may have no parent into the native one: it stays the same object and changes its class."""
+    module.__class__ = type(native)
+    module.__dict__ = native.__dict__

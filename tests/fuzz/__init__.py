@@ -1,0 +1,1 @@
+"""Fuzzing: hostile checkpoints, operator calls, recipes and data files (docs/fuzzing.md)."""
