@@ -9,7 +9,7 @@ TORCH ?= >=2.10
 DIST ?= dist
 WHEEL_VENV ?= build/wheel-venv
 
-.PHONY: demo test mutants test-arm test-amx test-wheel lint format build bench wheel browser clean
+.PHONY: demo test mutants test-arm test-amx test-wheel kills lint format build bench wheel browser fuzz clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -102,6 +102,23 @@ $(VENV)/dev.stamp: $(SOURCES) | $(BIN)/pip
 $(VENV)/bench.stamp: $(SOURCES) | $(BIN)/pip
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	@touch $@
+
+# Hostile checkpoints, operator calls, recipes and data files; then with sanitizers (docs/fuzzing.md). About 40 minutes.
+# Another FUZZ_SEED makes other inputs.
+FUZZ_INPUTS ?= 100000
+FUZZ_FILES ?= 10000
+FUZZ_SEED ?= 0
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.fuzz.run regressions checkpoint=$(FUZZ_INPUTS) operators=$(FUZZ_INPUTS) \
+	  recipes=$(FUZZ_FILES) data=$(FUZZ_FILES) --seed $(FUZZ_SEED); plain=$$?; \
+	$(BIN)/python -m tests.fuzz.run regressions checkpoint=$(FUZZ_FILES) operators=$(FUZZ_INPUTS) \
+	  --seed $(FUZZ_SEED) --sanitized && exit $$plain
+
+# Processes that are killed while they save a checkpoint or run a recipe, and savers against loaders. About 10 minutes.
+kills: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.checkpoint.kills 100
+	$(BIN)/python -m tests.checkpoint.race 60
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipeline.kills 60
 
 clean:
 	rm -rf $(VENV) build $(DIST)

@@ -1,6 +1,7 @@
 """The ``kdnative`` command: one function per subcommand, heavy imports only where one needs them.
 
-Exit codes: 0 done, 1 failed (in words; ``--debug`` shows the traceback), 2 wrong usage.
+Exit codes: 0 done, 1 failed (in words; ``--debug`` shows the traceback), 2 wrong usage. SIGTERM and SIGHUP end a run
+with 143 and 129, after a line that says so.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdnative import __version__
-from kdnative.text import printable
+from kdnative.shown import printable
 
 # Failures that a user can act on; anything else is a defect and deserves its traceback.
 # FloatingPointError, not all of ArithmeticError: a loss that became NaN is worded, a division by zero is a defect.

@@ -1,4 +1,4 @@
-"""Values from files and users, as error texts quote them."""
+"""Values and texts from files and users, as errors quote them and a terminal may show them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["listed", "shown"]
+__all__ = ["listed", "printable", "shown"]
 
+_LONGEST = 4000
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 100, 100, 40
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
@@ -24,3 +25,15 @@ def listed(values: Iterable[Any], most: int = 8) -> str:
     values = list(values)
     more = f" and {len(values) - most:,} more" if len(values) > most else ""
     return ", ".join(map(shown, values[:most])) + more
+
+
+def printable(text: str) -> str:
+    """``text`` without what a terminal would obey: control characters and lone surrogates become escapes.
+
+    Line ends and tabs stay. Of very long texts the middle is left out.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -7,6 +7,7 @@ model after the child did, so that the parent's threads are those that the row i
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import multiprocessing
 import os
@@ -244,6 +245,20 @@ def spawned(folder: Path) -> None:
         assert queue.get(timeout=2 * PATIENCE) == forward(model, make_input()), method
 
 
+def exits(folder: Path) -> None:
+    """A child that ends as programs do does not wait for the threads that ``set_num_threads`` gave its parent."""
+    torch.set_num_threads(THREADS)
+    model = make_model()
+    pid = os.fork()
+    if pid == 0:
+        forward(model, make_input())
+        sys.exit(0)
+    ready, _, _ = select.select([os.pidfd_open(pid)], [], [], PATIENCE)
+    if not ready:
+        os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == 0, "the child hangs or fails at its end"
+
+
 # Transformers.
 
 
@@ -331,38 +346,43 @@ def no_pool(folder: Path) -> None:
     compare(lambda: forward(make_model(), make_input()))
 
 
-def beside_another_thread(folder: Path) -> None:
-    """Locks of a thread that ran at a fork stay shut in the child, whose own threads are therefore not ended."""
+def beside_a_running_thread(folder: Path) -> None:
+    """Locks of a thread that runs at a fork stay shut in the child, whose own threads are therefore never ended."""
     model = make_model()
-    forward(model, make_input())
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
+    expected = forward(model, make_input())
+    begun = threading.Event()
 
-    def work() -> bytes:
-        answer = forward(model, make_input())
+    def compute() -> None:
+        begun.set()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)  # without the interpreter's lock
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    begun.wait()
+
+    def work() -> tuple[bytes, int, bool]:
+        answer = on_threads(lambda: forward(model, make_input()))
         on_one_thread(lambda: forward(model, make_input()))
         return answer
 
-    try:
-        compare(work)
-    finally:
-        done.set()
-        thread.join()
+    answer = child(work)
+    assert thread.is_alive(), "the thread ended too early"
+    thread.join()
+    assert answer == (expected, THREADS, True)
 
 
 GROUPS = {
     "plain": (
         *(converted, loaded, after_a_forward, converted_in_the_child, shared_memory, fork_of_c, from_another_thread),
-        *(from_a_child, many_times, float_model, process_pool, processes, data_loader, spawned),
+        *(from_a_child, many_times, float_model, process_pool, processes, data_loader, spawned, exits),
     ),
     "transformers": (bert_loaded, sentence_transformer),
-    "without": (no_pool, kept_pool, more_threads_asked_for, kept_pool_from_a_child, beside_another_thread),
+    "without": (no_pool, kept_pool, more_threads_asked_for, kept_pool_from_a_child, beside_a_running_thread),
 }
 
 
 def main(group: str, folder: Path) -> None:
-    torch.set_num_threads(THREADS)
+    assert torch.get_num_threads() == THREADS  # by the environment: torch starts a thread where it is set here
     results = {}
     for row in GROUPS[group]:
         _C.keep_pool_at_fork(False)

@@ -105,9 +105,10 @@ def test_gunicorn_with_a_preloaded_model(tmp_path):
     save(model, tmp_path / "model")
     address = str(tmp_path / "socket")
     server = start(
-        ["-m", "gunicorn", "--preload", "--workers=2", "--timeout=60", f"--bind=unix:{address}"]
-        + ["tests.preloaded_app:app"],
+        ["-m", "gunicorn", "--preload", "--workers=2", f"--bind=unix:{address}"]
+        + ["--timeout=60", "--graceful-timeout=600", "tests.preloaded_app:app"],
         KDNATIVE_TEST_MODEL=str(tmp_path / "model"),
+        OMP_WAIT_POLICY="passive",  # two workers of two threads may share two cores
     )
     try:
         until = time.monotonic() + SECONDS
@@ -118,7 +119,7 @@ def test_gunicorn_with_a_preloaded_model(tmp_path):
             answers = list(clients.map(lambda number: get(address, number % 8), range(1000)))
     finally:
         os.kill(server.pid, signal.SIGTERM)
-        _, log = finish(server, 60)
+        _, log = finish(server, 120)
     assert "WORKER TIMEOUT" not in log and "one thread" not in log, log
     workers, threads, digests = zip(*(answer.split() for answer in answers), strict=True)
     assert len(set(workers)) == 2 and str(server.pid) not in workers

@@ -118,15 +118,16 @@ StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mas
   thread_local std::vector<uint8_t> mask_storage;  // kept: steady state allocates nothing but the output
   in.packed = packed.data();
   in.packed_bytes = packed.sizes()[0];
+  if (const char* problem = cpu::check_output(in)) fail(std::string(op) + ": " + problem);
   if (mask && padding) fail(std::string(op) + ": give attention_mask or padding_mask, not both");
+  // Before anything else of these sizes: torch says so where they are more than there is memory.
+  const int64_t sizes[4] = {in.states, in.batch, in.tokens, in.hidden_size};
+  Tensor out = in.states > 0 ? Tensor::empty(4, sizes, f32) : Tensor::empty(3, sizes + 1, f32);
   in.mask = mask_bytes(mask, op, "attention_mask", "0", in.batch, in.tokens, mask_storage);
   if (padding) {
     in.mask = mask_bytes(padding, op, "padding_mask", "not 0", in.batch, in.tokens, mask_storage);
     in.mask_is_padding = true;
   }
-  if (const char* problem = cpu::check_output(in)) fail(std::string(op) + ": " + problem);
-  const int64_t sizes[4] = {in.states, in.batch, in.tokens, in.hidden_size};
-  Tensor out = in.states > 0 ? Tensor::empty(4, sizes, f32) : Tensor::empty(3, sizes + 1, f32);
   const cpu::Parallel pool{run_on_pool, thread_count()};
   if (const char* problem = cpu::encoder_forward(cpu::kernels(), pool, in, static_cast<float*>(out.data())))
     fail(std::string(op) + ": " + problem);

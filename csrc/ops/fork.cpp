@@ -9,13 +9,13 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
-#include <sys/stat.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
+#include <string>
 
 #include "torch_abi.h"
 
@@ -63,35 +63,50 @@ struct Runtime {
   }
 };
 
-// Whether this process was forked before it loaded this library.
-bool forked_before() {
-  constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC
+// Of the `stat` in a folder of /proc, what follows the name of the program: the state, then numbers. Empty where it
+// can't be read.
+std::string status_of(const std::string& folder) {
   char text[512];
-  std::FILE* file = std::fopen("/proc/self/stat", "re");
-  if (file == nullptr) return false;
+  std::FILE* file = std::fopen((folder + "/stat").c_str(), "re");
+  if (file == nullptr) return "";
   text[std::fread(text, 1, sizeof text - 1, file)] = 0;
   std::fclose(file);
+  const char* name_ends = std::strrchr(text, ')');
+  return name_ends != nullptr && name_ends[1] == ' ' ? name_ends + 2 : "";
+}
+
+bool forked_before_loading() {
+  constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC
   unsigned flags = 0;
-  const char* after_name = std::strrchr(text, ')');
-  if (after_name != nullptr) std::sscanf(after_name, ") %*c %*d %*d %*d %*d %*d %u", &flags);
+  std::sscanf(status_of("/proc/self").c_str(), "%*c %*d %*d %*d %*d %*d %u", &flags);
   return (flags & kForkedWithoutExec) != 0;
 }
 
-// The threads of this process, for each of which /proc has a folder; 0 where that can't be read.
-int64_t threads_now() {
-  struct stat tasks;
-  return stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink > 2 ? static_cast<int64_t>(tasks.st_nlink) - 2 : 0;
-}
+// The threads of this process but the one that asks. Where that can't be read, there may be some.
+struct OtherThreads {
+  bool any = true, running = true;
+
+  OtherThreads() {
+    std::error_code failed;
+    std::filesystem::directory_iterator folder("/proc/self/task", failed);
+    int64_t threads = 0, sleeping = 0;
+    for (; !failed && folder != std::filesystem::directory_iterator(); folder.increment(failed)) {
+      ++threads;
+      sleeping += status_of(folder->path()).substr(0, 1) == "S";
+    }
+    if (failed) return;
+    any = threads != 1;
+    running = threads - sleeping != 1;
+  }
+};
 
 const Runtime runtime;
 std::mutex forking;  // so that no thread forks while the pool of another is ending
 std::atomic<bool> keep_pool{false}, said{false};
 
-// A thread that ends may need locks, such as those of MKL's memory. Those that another thread held at the fork stay
-// shut in the child, where ending a pool could then wait for ever. So a pool is given up only where there was no such
-// thread.
-bool threads_can_end = !forked_before(), can_end_in_child = false;
-int64_t idle_threads = threads_now();  // those that did not come later, and are not known to compute
+// A thread that ends may need locks, as those of MKL's memory. Locks that another thread held at a fork stay shut in
+// the child: there a pool that is given up might never end. So it is kept, unless no other thread ran at the fork.
+bool threads_can_end = !forked_before_loading(), threads_can_end_in_child = false;
 
 // Of each thread, and so of the one that a child begins with.
 thread_local bool lost = false, lost_in_child = false;
@@ -106,21 +121,17 @@ bool give_up_pool() {
 void before_fork() {
   forking.lock();
   const bool given_up = give_up_pool();
-  const int64_t others = threads_now() - 1;  // -1: unknown
-  lost_in_child = lost || (!given_up && others != 0);
+  const OtherThreads others;
+  threads_can_end_in_child = threads_can_end && !others.running;
+  lost_in_child = lost || (!given_up && others.any);
   if (lost_in_child) had_threads = had_threads || torch_threads() > 1;
-  can_end_in_child = threads_can_end && others >= 0 && others < idle_threads;
 }
 
-void in_parent() {
-  idle_threads = std::min(idle_threads, threads_now());  // other libraries end theirs at a fork
-  forking.unlock();
-}
+void in_parent() { forking.unlock(); }
 
 void in_child() {
+  threads_can_end = threads_can_end_in_child;
   lost = lost_in_child;
-  threads_can_end = can_end_in_child;
-  idle_threads = 1;
   forking.unlock();
 }
 

@@ -223,9 +223,13 @@ RowSource rows_of(const Tensor& x, const char* op) {
   s.column_stride = s.strides[s.ndim];
   s.rows = 1;
   for (int64_t d = 0; d < s.ndim; ++d) s.rows *= s.sizes[d];
+  s.row_stride = s.k;
+  if (s.rows == 0 || s.k == 0) {  // strides without numbers may be any
+    s.uniform = true;
+    return s;
+  }
   // Leading dimensions fold into one stride when each is the next one's size times its stride.
   s.uniform = s.column_stride == 1 || s.k == 1;
-  s.row_stride = s.k;
   int64_t expected = -1;
   for (int64_t d = s.ndim - 1; d >= 0; --d) {
     if (s.sizes[d] == 1) continue;

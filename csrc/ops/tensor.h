@@ -37,7 +37,9 @@ class Tensor {
     int64_t stride = 1;
     for (int64_t d = ndim - 1; d >= 0; --d) {
       strides[d] = stride;
-      stride *= sizes[d] > 1 ? sizes[d] : 1;
+      // Also of tensors without numbers: one size may be 0 and the others anything.
+      if (sizes[d] > 1 && __builtin_mul_overflow(stride, sizes[d], &stride))
+        fail("the output has sizes whose product is beyond 64 bits; give a smaller input");
     }
     AtenTensorHandle handle = nullptr;
     static const int32_t cpu = aoti_torch_device_type_cpu();

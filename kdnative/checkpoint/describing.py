@@ -9,6 +9,7 @@ from torch import nn
 from kdnative.nn.hf_config import attention_of, to_plain
 from kdnative.nn.tree import walk
 
+from .hostile import check_config
 from .manifest import some
 from .rebuild import (
     NotBuilt,
@@ -46,6 +47,12 @@ def describe(model: nn.Module) -> dict:
         "rebuild": "into",
         "why": "it is neither made of torch.nn layers in containers nor what its configuration builds in transformers",
     }
+    try:
+        for entry in structure["modules"].values():
+            if plain := entry.get("config", {}).get("transformers"):  # of an encoder
+                check_config(plain)
+    except ValueError as error:
+        return {**structure, "why": str(error)}
     for way in ("transformers", "modules"):
         if way == "transformers" and structure["transformers"] is None:
             continue

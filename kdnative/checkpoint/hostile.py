@@ -56,9 +56,10 @@ _REFUSED = frozenset(
 _LABELS = frozenset({"id2label", "id2lang", "label2id", "lang2id", "lang_to_id", "task_to_id"})
 _FREE_TEXT = frozenset({"finetuning_task", "prefix", "stop_strings", "task_specific_params"})
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
+_INFINITIES = [{"__float__": sign + "Infinity"} for sign in ("", "-")]  # as :func:`hf_config.to_plain` has them
 _LEVELS, _TABLES, _ITEMS, _TEXT = 12, 1000, 8192, 1000  # levels, tables in all, items of a list, letters of a text
-_IN_PYTHON = 2**22  # values: a second or two each million; the largest Pegasus and Marian have two tables of 2**20
-_ALLOCATED = 2**26  # values
+_IN_PYTHON = 2**21  # values: a few seconds; the largest Pegasus has tables of 2**20
+_ALLOCATED = 2**24  # values
 
 
 def model_class(name: Any, config: Any) -> type:
@@ -167,6 +168,8 @@ class _Walk:
     def value(self, key: str, value: Any, place: str, level: int, free: bool) -> None:
         if isinstance(value, (dict, list)) and level >= _LEVELS:
             raise ValueError(f"its configuration has more than {_LEVELS} levels: {_cut(place)}")
+        if isinstance(value, dict) and value in _INFINITIES:
+            return
         if isinstance(value, dict):
             self.table(value, place, level + 1, free)
         elif isinstance(value, list):
@@ -186,7 +189,8 @@ class _Walk:
         if not isinstance(value, (int, float)) or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"its {_cut(place)} is {shown(value)}, which is not a finite number")
         if abs(value) > (limit := largest(key, value, self.generation)):
-            raise ValueError(f"its {_cut(place)} is {shown(value)}; from a file it can be at most {limit:,}")
+            most = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+            raise ValueError(f"its {_cut(place)} is {shown(value)}; from a file it can be at most {most}")
 
     def _check_sizes(self, table: dict, place: str) -> None:
         if self.generation:

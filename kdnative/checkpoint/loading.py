@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kdnative.nn import Linear, PackedEncoder
+from kdnative.nn import Encoder, Linear, PackedEncoder
 from kdnative.nn.saving import forbid_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 
@@ -55,7 +55,7 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
     manifest, weights = open_checkpoint(path)
     with weights:
         try:
-            _check_natives(path, manifest, weights)
+            _check_natives(path, manifest, weights, configurations=into is None)
             return _rebuild(path, manifest, weights) if into is None else _fill(path, manifest, weights, into)
         except (CheckpointError, ImportError):
             raise
@@ -64,18 +64,23 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
             raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {text}") from error
 
 
-def _check_natives(path: Path, manifest: dict, weights: Weights) -> None:
-    """Whether the tensors of native modules are there, before anything is made as large as the description says."""
-    derived = 0
+def _check_natives(path: Path, manifest: dict, weights: Weights, configurations: bool) -> None:
+    """Whether the tensors of native modules are there, before anything is made as large as the description says.
+
+    ``configurations``: whether those of encoders are going to be used.
+    """
+    encoders = [
+        (NATIVE[entry["class"]], entry["config"])
+        for entry in manifest["modules"].values()
+        if entry["class"] in NATIVE and issubclass(NATIVE[entry["class"]], PackedEncoder)
+    ]
     try:
         for name, shape in rebuild.native_shapes(manifest["modules"]):
             _check_shape(weights, name, shape)
-        for entry in manifest["modules"].values():
-            cls = NATIVE.get(entry["class"])
-            if cls is not None and issubclass(cls, PackedEncoder):
-                derived += cls.derived_bytes(entry["config"])
-                if plain := entry["config"].get("transformers"):
-                    hostile.check_config(plain)
+        for _, config in encoders if configurations else ():
+            if plain := config.get("transformers"):
+                hostile.check_config(plain)
+        derived = sum(cls.derived_bytes(config) for cls, config in encoders)
     except ValueError as error:
         raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
     if derived > _MOST_DERIVED + 4 * weights.bytes:
@@ -100,9 +105,13 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
             "load(path, into=model)"
         )
     try:
-        model = rebuild.build(manifest, len(weights.shapes))
+        return _built(manifest, weights)
     except rebuild.NotBuilt as error:
         raise CheckpointError(f"{path}: the model is not built from this file: {error}") from error
+
+
+def _built(manifest: dict, weights: Weights) -> nn.Module:
+    model = rebuild.build(manifest, len(weights.shapes))
     set_generation(model, read_generation(manifest["generation"]))
     _check_shapes(model, weights)
     filled = _fill_packed(model, weights)
@@ -120,7 +129,10 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
     if root["class"] in rebuild.ROOTS:
         _check_kind(path, root, model)
         if type(model) is not rebuild.ROOTS[root["class"]]:
-            become(model, _rebuild(path, manifest, weights).train(model.training))
+            native = _built({**manifest, "rebuild": "modules"}, weights).train(model.training)
+            if isinstance(native, Encoder):
+                native.config = getattr(model, "config", None)
+            become(model, native)
             return model
     before = [(module, dict(module._modules)) for module in model.modules()]
     other_types: list[tuple[Tensor, Tensor]] = []

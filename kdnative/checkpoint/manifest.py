@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import kdnative
-from kdnative.text import printable
+from kdnative.shown import printable, shown
 
 __all__ = [
     "BUFFER",
@@ -107,9 +107,9 @@ def parse(data: bytes, file: Path) -> dict:
 
 
 def _other_format(manifest: Any, version: Any) -> str:
-    text = f"format {_short(version)}; kdnative {kdnative.__version__} reads format {FORMAT}"
+    text = f"format {shown(version)}; kdnative {kdnative.__version__} reads format {FORMAT}"
     if type(version) is int and version > FORMAT:
-        return f"{text}: it was written by kdnative {_short(manifest.get('kdnative'))}, upgrade to that"
+        return f"{text}: it was written by kdnative {shown(manifest.get('kdnative'))}, upgrade to that"
     return f"{text}: save the model again with this version" if version is not None else text
 
 
@@ -230,7 +230,7 @@ def _check(file: Path, manifest: dict) -> None:
     if weights["file"] != weights_name(weights["sha256"]):
         raise CheckpointError(
             f"{file}: damaged: the file of tensors must be named {weights_name(weights['sha256'])} after its content, "
-            f"not {_short(weights['file'])}"
+            f"not {shown(weights['file'])}"
         )
     _check_aliases(file, weights["tensors"], weights["aliases"])
 
@@ -256,17 +256,12 @@ def _check_fields(file: Path, table: dict, fields: _Fields) -> None:
 def _check_aliases(file: Path, tensors: dict, aliases: dict) -> None:
     for alias, name in aliases.items():
         if not isinstance(name, str) or name not in tensors or name.startswith(BUFFER):
-            raise CheckpointError(f"{file}: damaged: {alias!r} stands for {_short(name)}, which is not there")
+            raise CheckpointError(f"{file}: damaged: {alias!r} stands for {shown(name)}, which is not there")
         if alias in tensors or alias.startswith(BUFFER):
             raise CheckpointError(f"{file}: damaged: {alias!r} is a tensor of its own and stands for {name!r}")
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def reason_of(error: OSError) -> str:

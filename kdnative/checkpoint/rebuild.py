@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnative.nn import MultiheadAttention, PackedEncoder, hf, known_layers, torch_encoder
+from kdnative.nn import Encoder, MultiheadAttention, PackedEncoder, hf, known_layers, torch_encoder
 from kdnative.nn.config_checks import FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.hf_config import set_attention, settings_of
 from kdnative.nn.tree import NATIVE, walk
@@ -100,7 +100,10 @@ def fit(
         if not name or "config" not in entry:
             continue
         if entry["class"] in NATIVE:
-            _put(model, name, native(name, entry), places)
+            new, old = native(name, entry), model.get_submodule(name)
+            if isinstance(new, Encoder) and shapes is not None:  # the caller's configuration, not one from a file
+                new.config = getattr(old, "config", None)
+            _put(model, name, new, places)
         elif entry_of(old := model.get_submodule(name)) != entry:
             new = _make(entry).train(old.training)
             if isinstance(new, MultiheadAttention):  # its linears come later; the last one may stay in float

@@ -9,6 +9,7 @@ from typing import Any
 from kdnative import ops
 from kdnative.nn.lazy_weight import FLOAT_TYPES
 from kdnative.scheme import Scheme
+from kdnative.shown import shown
 
 __all__ = [
     "ACTIVATION",
@@ -69,23 +70,18 @@ def check_config(what: str, config: Any, kinds: Mapping[str, Kind], optional: Ma
         ValueError: in words that name ``what``, the entry, what it is and what it must be.
     """
     if not isinstance(config, dict):
-        raise ValueError(f"{what}: its configuration is {_short(config)}, not a table")
+        raise ValueError(f"{what}: its configuration is {shown(config)}, not a table")
     optional = optional or {}
     for name, (fits, words) in kinds.items():
         if name not in config:
             raise ValueError(f"{what}: {name} is missing; it must be {words}")
         if not fits(config[name]):
-            raise ValueError(f"{what}: {name} is {_short(config[name])}; it must be {words}")
+            raise ValueError(f"{what}: {name} is {shown(config[name])}; it must be {words}")
     for name, value in config.items():
         if name in kinds:
             continue
         if name not in optional:
-            raise ValueError(f"{what}: there is no entry {_short(name)}; allowed are {', '.join([*kinds, *optional])}")
+            raise ValueError(f"{what}: there is no entry {shown(name)}; allowed are {', '.join([*kinds, *optional])}")
         fits, words = optional[name]
         if not fits(value):
-            raise ValueError(f"{what}: {name} is {_short(value)}; it must be {words}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+            raise ValueError(f"{what}: {name} is {shown(value)}; it must be {words}")

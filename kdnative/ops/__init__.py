@@ -20,16 +20,8 @@ except ImportError as error:  # the message of the loader alone does not say wha
 
 _C.select_isa(os.environ.get("KDNATIVE_ISA", ""))
 
-
-def _after_fork() -> None:
-    """Where threads were lost, the rest of a model must not wait for them either."""
-    if _C.pool_is_lost():
-        torch.set_num_threads(1)
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
 from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape functions; needs the operators above)
+from kdnative.ops import forks as _forks  # noqa: E402, F401  (what children of this process need)
 
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""

@@ -6,5 +6,6 @@
 from .folder import PipelineError, RunFolder
 from .recipe import RecipeError, dump_recipe, load_recipe
 from .runner import active_stages, run
+from .stopping import Stopped
 
-__all__ = ["PipelineError", "RecipeError", "RunFolder", "active_stages", "dump_recipe", "load_recipe", "run"]
+__all__ = ["PipelineError", "RecipeError", "RunFolder", "Stopped", "active_stages", "dump_recipe", "load_recipe", "run"]

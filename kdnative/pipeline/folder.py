@@ -36,7 +36,8 @@ STATE = "training.state"  # of a stage under way
 # What the report stage puts beside the stages: it describes all of them.
 SUMMARY = ("summary.json", "summary.txt")
 RESULTS = (*SUMMARY, "report.html", "report.json")
-_REPLACED = (*RESULTS, "recipe.yaml", "run.json")  # in one step, whose temporary file a kill leaves behind
+# How the temporary files begin that a kill leaves behind of what is replaced beside the stages.
+_OURS = tuple(f".{name}." for name in (*RESULTS, "recipe.yaml", "run.json"))
 # What later code relies on in the files that describe a stage.
 _RECORD_KEYS = {"stage": str, "seconds": int | float, "digest": str, "files": dict}
 _ORIGIN_KEYS = {"settings": dict, "inputs": dict}
@@ -130,7 +131,7 @@ class RunFolder:
                 f"another process is running in {self.path}; wait for it, or start another run (--set name=...)"
             ) from None
         for entry in self.path.iterdir():
-            if is_leftover(entry) and entry.name.startswith(tuple(f".{name}." for name in _REPLACED)):
+            if is_leftover(entry) and entry.name.startswith(_OURS) and entry.is_file():
                 entry.unlink()
         for rest in (*self.path.glob("*.discarded"), *self.stages.glob("*.discarded")):
             shutil.rmtree(rest, ignore_errors=True)

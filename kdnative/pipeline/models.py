@@ -118,8 +118,8 @@ def _sentence_transformer(folder: Path) -> nn.Module:
     foreign = [name for name in classes if not name.startswith("sentence_transformers.")]
     if foreign:
         raise PipelineError(
-            f"{folder}/modules.json names {foreign[0]!r}, which is not a part of sentence-transformers: build the model "
-            "in your code, and call kdnative.convert_(model) and kdnative.save(model, folder)"
+            f"{folder}/modules.json names {foreign[0]!r}, which is not a part of sentence-transformers: build the "
+            "model in your code, and call kdnative.convert_(model) and kdnative.save(model, folder)"
         )
     library = require("sentence_transformers")
     try:

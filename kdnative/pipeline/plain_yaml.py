@@ -10,8 +10,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from kdnative.shown import shown
-from kdnative.text import printable
+from kdnative.shown import printable, shown
 
 from .extras import require
 

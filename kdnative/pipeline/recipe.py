@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdnative.shown import shown
-from kdnative.text import printable
+from kdnative.shown import printable, shown
 
 from .extras import require
 from .plain_yaml import LARGEST, Location, RecipeError, parse

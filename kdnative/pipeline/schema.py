@@ -136,7 +136,7 @@ class Prune(Distilling):
     layers: Layers | list[Count] | None = None
     multiple_of: Positive = 64
     importance: Literal["taylor", "magnitude"] = "taylor"
-    calibration_batches: Annotated[Positive, _at_most(100_000, " batches")] = 16
+    calibration_batches: Annotated[Int, Field(ge=1), _at_most(100_000, " batches")] = 16
     _layers = field_validator("layers")(_ascending)
 
 
@@ -197,7 +197,7 @@ class Goals(Section):
 class Recipe(Section):
     """A whole pipeline. ``train_baseline``, ``prune`` and ``recover`` may be ``null``: that stage is left out."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Threads | None = None

@@ -23,6 +23,10 @@ def prepare_qat_(
 ) -> list[str]:
     """Turns every `nn.Linear` into a `FakeQuantLinear`, in place: the same objects, parameters, hooks and masks.
 
+    A model trained so gives the very bits of the one that ``convert_(model, fuse=False, embeddings=None)`` makes of it,
+    for schemes with ``a8``. What `convert_` makes by default differs from it a little: embedding tables become int8, a
+    fused encoder computes norms and attention in its own order, with bfloat16 factors on some processors.
+
     Args:
         model: any module. Left alone are subclasses of `nn.Linear` (their owners read the weights directly), layers
             whose weight is also that of an `nn.Embedding`, and layers that are quantization-aware already.

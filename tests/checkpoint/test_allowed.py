@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,9 +46,7 @@ def test_what_is_fused_is_allowed():
     fused = {*hf_families.READERS, *hf_layers.READERS}
     found = set()
     for file in transformers_types.MODELS.glob("*/modeling_*.py"):
-        if own := fused & {
-            node.name for node in transformers_types.parsed(file).body if isinstance(node, ast.ClassDef)
-        }:
+        if own := fused & set(re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)):
             found |= own
             for configuration in file.parent.glob("configuration_*.py"):
                 kinds = transformers_types.declared_types(configuration)

@@ -42,22 +42,25 @@ def hostile(seeds, tmp_path):
     return make
 
 
-def measured(call):
-    """What a call in a process of its own says, its seconds of processor time, and the megabytes it took at most."""
+def measured(*calls):
+    """What each call says in a process of their own, with seconds of processor time, and megabytes that they took."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-        try:
-            call()
-            said = "accepted"
-        except CheckpointError as error:
-            said = f"refused: {error}"
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        took, most = time.process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        os.write(writer, json.dumps([said, took, most / 1024]).encode())
+        before, results = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+        for call in calls:
+            begin = time.process_time()
+            try:
+                call()
+                said = "accepted"
+            except CheckpointError as error:
+                said = f"refused: {error}"
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            results.append([said, time.process_time() - begin, most / 1024])
+        os.write(writer, json.dumps(results).encode())
         os._exit(0)
     os.close(writer)
     ready, _, _ = select.select([reader], [], [], 60.0)
@@ -76,13 +79,11 @@ def test_sizes_that_only_the_description_has(hostile, seeds, attack, into):
     kind, change = SIZES[attack]
     folder = hostile(kind, change)
     target = seeds[kind].fresh() if into else None
-    for call in (lambda: load(folder, into=target), lambda: inspect(folder)):
-        said, seconds, megabytes = measured(call)
-        assert said.startswith("refused: ") or said == "accepted"
+    loaded, inspected = measured(lambda: load(folder, into=target), lambda: inspect(folder))
+    assert loaded[0].startswith("refused: ") or (into and "configuration" in attack), loaded
+    assert inspected[0].startswith("refused: ") or inspected[0] == "accepted", inspected
+    for said, seconds, megabytes in (loaded, inspected):
         assert seconds < SECONDS and megabytes < MEGABYTES, (said, seconds, megabytes)
-    assert measured(lambda: load(folder, into=target))[0].startswith("refused: ") or (
-        into and "configuration" in attack
-    )
 
 
 @pytest.mark.parametrize("into", [False, True])
@@ -99,8 +100,7 @@ def test_descriptions_beyond_every_size(hostile):
     folder = hostile("w8a8")
     with open(folder / "kdnative.json", "r+") as file:
         file.truncate(20 * 2**30)  # which takes no place on the disk
-    for call in (load, inspect):
-        said, seconds, megabytes = measured(lambda call=call: call(folder))
+    for said, seconds, megabytes in measured(lambda: load(folder), lambda: inspect(folder)):
         assert "kdnative.json: damaged: it is larger than 16,777,216 bytes" in said
         assert seconds < SECONDS and megabytes < MEGABYTES
 

@@ -1,6 +1,7 @@
 """The types of models that a file may have built, as the installed transformers has them."""
 
 import ast
+import copy
 import importlib
 import inspect
 from functools import cache
@@ -16,7 +17,9 @@ _BERT = {"model_type": "bert", "num_hidden_layers": 1}
 NEEDED = {  # what has no default, or none that can be built
     "encoder-decoder": {"encoder": _BERT, "decoder": {**_BERT, "is_decoder": True}},
     "esm": {"vocab_size": 33, "pad_token_id": 1},
+    "idefics3": {"pad_token_id": 2},
     "ministral": {"head_dim": 32, "num_key_value_heads": 8},
+    "smolvlm": {"pad_token_id": 2},
     "speech-encoder-decoder": {"encoder": {"model_type": "wav2vec2", "num_hidden_layers": 1}, "decoder": _BERT},
     "time_series_transformer": {"prediction_length": 8},
     "vision-encoder-decoder": {"encoder": {"model_type": "vit", "num_hidden_layers": 1}, "decoder": _BERT},
@@ -75,7 +78,7 @@ def sources(*kinds):
 
 
 def default(cls):
-    return cls.from_dict(dict(NEEDED.get(cls.model_type, {})))
+    return cls.from_dict(copy.deepcopy(NEEDED.get(cls.model_type, {})))
 
 
 def with_few_layers(plain):

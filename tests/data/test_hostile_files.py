@@ -11,6 +11,7 @@ from kdnative.data import DataError, load_dataset, tables
 from kdnative.data.labels import label_name
 
 LONG = "x" * 100_000
+NESTED = "too many lists or objects inside one another"
 
 
 def refused(path) -> str:
@@ -29,19 +30,19 @@ def rows(*last) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.jsonl", rows("[" * 3000), "line 3: too many lists or objects inside one another"),
-        ("a.jsonl", rows('{"text": "c", "label": ' + "[" * 3000), "line 3: too many lists or objects inside one another"),
-        ("a.jsonl", rows('{"a":' * 3000), "line 3: too many lists or objects inside one another"),
-        ("a.jsonl", rows('{"text": "c", "label": ' + "[" * 900 + "]" * 900 + "}"), "line 3: the label must be a string"),
+        ("a.jsonl", rows("[" * 3000), f"line 3: {NESTED}"),
+        ("a.jsonl", rows('{"text": "c", "label": ' + "[" * 3000), f"line 3: {NESTED}"),
+        ("a.jsonl", rows('{"a":' * 3000), f"line 3: {NESTED}"),
+        ("a.jsonl", rows('{"text": "c", "label": ' + "[" * 900 + "]" * 900 + "}"), "line 3: the label must be a"),
         ("a.jsonl", rows('{"text": "c", "label": ' + "9" * 5000 + "}"), "line 3: not JSON that can be read"),
-        ("a.jsonl", rows('{"text": "c", "label": ' + "9" * 4000 + "}"), "line 3: the label (column 'label') has 4,000 char"),
-        ("a.jsonl", rows('{"text": "c", "label": 1e999}'), "line 3: the label must be a string, an integer or a boolean, not"),
+        ("a.jsonl", rows('{"text": "c", "label": ' + "9" * 4000 + "}"), "(column 'label') has 4,000 characters"),
+        ("a.jsonl", rows('{"text": "c", "label": 1e999}'), "line 3: the label must be a string"),
         ("a.jsonl", rows(json.dumps({"text": "c", "label": [LONG, LONG]})), "line 3: the label must be a string"),
-        ("a.jsonl", rows(json.dumps({"text": "c", "label": LONG})), "line 3: the label (column 'label') has 100,000 char"),
+        ("a.jsonl", rows(json.dumps({"text": "c", "label": LONG})), "line 3: the label (column 'label') has 100,000"),
         ("a.jsonl", rows(json.dumps({"text": "c", LONG: "y"})), "line 3: no 'label'; the object has 'text', 'xxx"),
         ("a.jsonl", rows(json.dumps({"text": "c", **dict.fromkeys(map(str, range(5000)))})), "and 4,993 more"),
         ("a.jsonl", rows('{"text": "c", "label": "\\u001b]0;y\\u0007"}'), "line 3: the label '\\x1b]0;y\\x07' (column"),
-        ("a.jsonl", rows('{"text": "c", "label": "\\ud800"}'), "line 3: the label '\\ud800' (column 'label') has characters"),
+        ("a.jsonl", rows('{"text": "c", "label": "\\ud800"}'), "line 3: the label '\\ud800' (column 'label') has"),
         ("a.jsonl", rows('{"text": "half \\ud83d of it", "label": "x"}'), "line 3: 'text' holds half a character"),
         ("a.jsonl", rows('{"text": "c\0", "label": "x"}'), "line 3: a NUL character"),
         ("a.jsonl", rows('{"text": NaN, "label": "x"}'), "line 3: 'text' is not a string"),
@@ -49,8 +50,8 @@ def rows(*last) -> str:
         ("a.tsv", "text\tlabel\na\tx\nb\0\ty\n", "line 3: a NUL character"),
         ("a.csv", "text,label\na,x\nb\0,y\n", "line 3: a NUL character"),
         ("a.csv", f"{LONG},label\na,x\n", "line 1: the column 'text' is missing; the header has 'xxx"),
-        ("a.csv", ",".join(map(str, range(5000))) + "\n", "line 1: the column 'text' is missing; the header has '0', '1'"),
-        ("a.csv", f"text,label\na,x\nb,{LONG}\n", "line 3: the label (column 'label') has 100,000 characters, at most 1,000"),
+        ("a.csv", ",".join(map(str, range(5000))) + "\n", "'text' is missing; the header has '0', '1'"),
+        ("a.csv", f"text,label\na,x\nb,{LONG}\n", "line 3: the label (column 'label') has 100,000 characters"),
         ("a.csv", "text,label\na,x\nb,\x1b[31my\n", "line 3: the label '\\x1b[31my' (column 'label') has characters"),
         ("a.csv", 'text,label\na,x\n"' + LONG, "line 3: unexpected end of data"),
         ("a.csv", "text,label\na,x\n" + "," * 100_000, "line 3: 100001 columns, but the header has 2"),

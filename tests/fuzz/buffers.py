@@ -146,8 +146,10 @@ def _change_field(rng: random.Random, buffer: Buffer, data: bytearray) -> None:
         return
     old = int.from_bytes(data[at : at + width], "little", signed=True)
     numbers = [number for number in NUMBERS if type(number) is int]
-    near = (old + 1, old - 1, old * 2, -old, old + 64, old - 64, old + 32, old // 2, old ^ 1 << rng.randrange(8 * width))
-    places = (len(data), len(data) & ~63, len(data) - 64, rng.randrange(len(data) + 1) & ~63, rng.randrange(len(data) + 1))
+    flipped = old ^ 1 << rng.randrange(8 * width)
+    near = (old + 1, old - 1, old * 2, old // 2, -old, old + 32, old + 64, old - 64, flipped)
+    inside = rng.randrange(len(data) + 1)
+    places = (len(data), len(data) & ~63, len(data) - 64, inside, inside & ~63)
     new = rng.choice((rng.choice(numbers), rng.choice(near), rng.choice(places)))
     data[at : at + width] = (new % (1 << 8 * width)).to_bytes(width, "little")
 

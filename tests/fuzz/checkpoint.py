@@ -220,5 +220,7 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
             lines += _differences(old[key], new[key], f"{where}.{key}")
         return lines
     if type(old) is type(new) is list and len(old) == len(new):
-        return [line for i, pair in enumerate(zip(old, new, strict=True)) for line in _differences(*pair, f"{where}[{i}]")]
+        return [
+            line for i, pair in enumerate(zip(old, new, strict=True)) for line in _differences(*pair, f"{where}[{i}]")
+        ]
     return [] if repr(old) == repr(new) else [f"{where}: {old!r:.100} is now {new!r:.200}"]

@@ -17,7 +17,11 @@ from .words import TEXTS
 __all__ = ["DataFiles", "Files"]
 
 _ROWS = [(f"sentence {number} of some words", ("positive", "negative")[number % 3 == 0]) for number in range(40)]
-_PIECES = [*TEXTS, '"', '""', '"a\nb"', ",", "\t", "\r", "\x00", "text,label", "\ufeff", "{}", "[]", '{"text": 1}', "[" * 5000, '{"a":' * 5000]
+_PIECES = [
+    *TEXTS,
+    *('"', '""', '"a\nb"', ",", "\t", "\r", "\x00", "\ufeff", "text,label", "text\tlabel"),
+    *("{}", "[]", '{"text": 1}', "[" * 5000, '{"a":' * 5000),
+]
 _SPLITS = ((0.8, 0.1, 0.1), (1, 0, 0), (0, 0, 1), (0.5, 0.5, 0), (1e-9, 1, 1))
 
 
@@ -73,7 +77,8 @@ class DataFiles:
         return bool(splits.fingerprint)
 
     def describe(self, made: Files) -> str:
-        return "\n".join(f"{name}: {data[:1500]!r}" for name, data in made.files.items()) + f"\n{made.read!r} {made.options}"
+        files = [f"{name}: {data[:1500]!r}" for name, data in made.files.items()]
+        return "\n".join([*files, f"{made.read!r} {made.options}"])
 
     def save(self, made: Files, folder: Path) -> None:
         folder.mkdir()

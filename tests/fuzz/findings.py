@@ -12,6 +12,12 @@ from pathlib import Path
 __all__ = ["Found", "by_place", "of_exception", "of_log", "read"]
 
 _TEXT = 4000
+_CAUSES = (
+    r"SUMMARY: (.*)",
+    r"(\S+: runtime error: .*)",
+    r'File ".*/(kdnative/\S+\.py)", line (\d+)',
+    r'File "(.*)", line (\d+)',
+)
 
 
 @dataclass
@@ -60,7 +66,7 @@ def of_exception(number: int, kind: str, error: BaseException) -> Found:
 
 def of_log(number: int, kind: str, what: str, log: str) -> Found:
     """Placed by what a sanitizer or Python's own fault handler said last."""
-    for pattern in (r"SUMMARY: (.*)", r"(\S+: runtime error: .*)", r'File ".*/(kdnative/\S+\.py)", line (\d+)', r'File "(.*)", line (\d+)'):
+    for pattern in _CAUSES:
         if match := re.search(pattern, log):
             what += f" at {':'.join(match.groups())}"
             break

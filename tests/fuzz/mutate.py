@@ -109,7 +109,8 @@ def _another(rng: random.Random, value: Any, trees: Sequence[Any]) -> Any:
 
 
 def _near(rng: random.Random, number: int | float) -> int | float:
-    return rng.choice((number + 1, number - 1, number * 2, -number, number + 0.5, number * 1000, float(number), not number))
+    other = (number + 1, number - 1, number * 2, number * 1000, -number, number + 0.5, float(number), not number)
+    return rng.choice(other)
 
 
 def _fresh(rng: random.Random) -> Any:

@@ -14,7 +14,12 @@ __all__ = ["change_weights"]
 
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 1e38, 3.4e38, float("nan"), float("inf"), float("-inf"))
 _FORMATS = {"F32": "f", "F64": "d", "F16": "e"}
-_WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_WIDTHS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+}
 
 Tensors = dict[str, tuple[dict[str, Any], bytes]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,13 @@ from torch import Tensor
 from kdnative import ops
 
 from .buffers import Buffer, hostile, make_buffers, tensor_of
+from .guarded import Guarded
 from .target import Finding
-from .words import NUMBERS
+from .tensors import FLOATS, INTEGERS, OTHERS, describe, floats, integers, rows
 
 __all__ = ["Call", "Operators"]
 
-_INTEGERS = [number for number in NUMBERS if type(number) is int and abs(number) < 2**63]
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-_OTHERS = (torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64)
 _RAW = ("std::", "vector::", "basic_string", "bad_alloc")  # words of C++'s own library, not of a person
-_MOST = 2**22  # numbers of a tensor
 
 
 @dataclass
@@ -48,18 +46,27 @@ class Operators:
     def __init__(self, folder: Path) -> None:
         self._buffers = make_buffers()
         self._isas = ops.available_isas()
+        self._guarded = [Guarded() for _ in range(6)]
 
     def make(self, number: int, rng: random.Random) -> Call:
         operator = rng.choice(ops.OPERATORS)
         kind = "encoder" if operator.startswith("encoder") else "sparse" if operator == "linear_sparse" else "dense"
         if operator == "quantize_per_token":
-            arguments: list[Any] = [_rows(rng, rng.choice((0, 1, 7, 64, 200)))]
+            arguments: list[Any] = [rows(rng, rng.choice((0, 1, 7, 64, 200)))]
         else:
             fitting = [b for b in self._buffers if b.kind == kind and _takes(operator, b)]
             buffer = rng.choice(fitting if rng.random() < 0.95 else self._buffers)
             packed = _buffer_tensor(rng, hostile(rng, buffer, self._buffers))
             arguments = (_encoder_arguments if kind == "encoder" else _linear_arguments)(rng, operator, buffer, packed)
+        if rng.random() < 0.5:  # the other half keeps the memory that a sanitizer surrounds
+            arguments = [self._guard(place, argument) for place, argument in enumerate(arguments)]
         return Call(operator, arguments, rng.choice(self._isas), rng.choice((1, 1, 2)))
+
+    def _guard(self, place: int, argument: Any) -> Any:
+        if not isinstance(argument, Tensor):
+            return argument
+        is_packed = argument.dtype == torch.uint8 and argument.dim() == 1
+        return self._guarded[place].place(argument, alignment=8 if is_packed else 1)
 
     def run(self, made: Call, folder: Path) -> bool:
         try:
@@ -72,7 +79,7 @@ class Operators:
         return True
 
     def describe(self, made: Call) -> str:
-        arguments = ", ".join(_describe(argument) for argument in made.arguments)
+        arguments = ", ".join(describe(a) if isinstance(a, Tensor) else repr(a) for a in made.arguments)
         return f"{made.operator}({arguments}) on {made.isa}, {made.threads} threads"
 
     def save(self, made: Call, folder: Path) -> None:
@@ -88,27 +95,30 @@ def _takes(operator: str, buffer: Buffer) -> bool:
 
 
 def _number(rng: random.Random, right: int) -> int:
-    return right if rng.random() < 0.9 else rng.choice((*_INTEGERS, right + 1, right - 1))
+    return right if rng.random() < 0.9 else rng.choice((*INTEGERS, right + 1, right - 1))
 
 
 def _linear_arguments(rng: random.Random, operator: str, buffer: Buffer, packed: Tensor) -> list[Any]:
-    return [_rows(rng, _number(rng, buffer.k)), packed, _number(rng, buffer.n), _number(rng, rng.randrange(6))]
+    return [rows(rng, _number(rng, buffer.k)), packed, _number(rng, buffer.n), _number(rng, rng.randrange(6))]
 
 
 def _encoder_arguments(rng: random.Random, operator: str, buffer: Buffer, packed: Tensor) -> list[Any]:
     batch, tokens = rng.choice(((1, 1), (1, 7), (2, 5), (3, 17), (2, 40), (4, 64), (0, 3), (2, 0), (1, 300)))
+    if rng.random() < 0.02:
+        batch, tokens = 2**25, 2**25  # more than any memory holds
     shape = [_size(rng, batch), _size(rng, tokens)]
 
-    def optional(*types: torch.dtype) -> Tensor | None:
-        return None if rng.random() < 0.5 else _integers(rng, shape, *types)
+    def optional(share: float, others: Sequence[torch.dtype] = ()) -> Tensor | None:
+        return integers(rng, shape, others) if rng.random() < share else None
 
+    mask = optional(0.5, (*OTHERS, *FLOATS))
     if operator == "encoder_layers":
-        states = _strided(rng, _values(rng, [batch, tokens, _size(rng, buffer.k)], rng.choice((torch.float32,) * 9 + _OTHERS)))
-        half = rng.choice((8, 8, 1, 16))
-        angles = torch.randn([rng.choice((1, batch)), tokens, 2, half]) if rng.random() < 0.3 else None
-        return [packed, states, optional(*_OTHERS), rng.randrange(2), angles, None if rng.random() < 0.8 else optional(*_OTHERS)]
-    arguments = [packed, _integers(rng, [batch, tokens]), optional(*_OTHERS, *_FLOATS), optional(), optional()]
-    arguments.append(_number(rng, buffer.n))
+        dtype = torch.float32 if rng.random() < 0.95 else rng.choice(OTHERS)
+        states = floats(rng, [batch, tokens, _size(rng, buffer.k)], dtype)
+        angles = [rng.choice((1, batch)), tokens, 2, rng.choice((8, 8, 1, 16))]
+        rotary = floats(rng, angles, torch.float32) if rng.random() < 0.3 else None
+        return [packed, states, mask, rng.randrange(2), rotary, optional(0.2, OTHERS)]
+    arguments = [packed, integers(rng, [batch, tokens]), mask, optional(0.5), optional(0.5), _number(rng, buffer.n)]
     return arguments + ([_number(rng, buffer.layers)] if operator == "encoder_hidden_states" else [])
 
 
@@ -116,79 +126,12 @@ def _size(rng: random.Random, right: int) -> int:
     return right if rng.random() < 0.95 else rng.choice((0, 1, right + 1, 5))
 
 
-def _rows(rng: random.Random, k: int) -> Tensor:
-    """[..., K] of any dtype and strides."""
-    k = min(max(k, 0), 4096)
-    leading = rng.choice(([], [1], [3], [2, 3], [17], [300], [0], [2, 0, 3], [1, 1, 5], [1] * 15, [1] * 16))
-    if rng.random() < 0.03:
-        return _empty(rng, k)
-    dtype = rng.choice(_FLOATS) if rng.random() < 0.9 else rng.choice(_OTHERS)
-    return _strided(rng, _values(rng, [*leading, k], dtype))
-
-
-def _empty(rng: random.Random, k: int) -> Tensor:
-    """Without numbers, but with sizes and strides whose products leave 64 bits."""
-    sizes = [*rng.sample((0, 1, 2, 2**31, 2**40, 2**62), rng.choice((1, 2, 3))), rng.choice((k, 0, 2**40))]
-    strides = [rng.choice((0, 1, 2**31, 2**40, 2**62)) for _ in sizes]
-    try:
-        return torch.empty(0, dtype=rng.choice(_FLOATS)).as_strided(sizes, strides)
-    except RuntimeError:  # not empty, or too large for torch itself
-        return torch.empty(0, k)
-
-
-def _values(rng: random.Random, shape: list[int], dtype: torch.dtype) -> Tensor:
-    numbers = 1
-    for size in shape:
-        numbers *= size
-    if numbers > _MOST:
-        shape, numbers = [1], 1
-    what = rng.random()
-    if numbers == 0:
-        return torch.empty(shape, dtype=dtype)
-    generator = torch.Generator().manual_seed(rng.randrange(2**32))
-    t = torch.randn(shape, generator=generator) * rng.choice((1.0, 1.0, 1e-30, 1e30, 0.0, 100.0))
-    if what < 0.2:
-        odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 3.4e38, -3.4e38, 1e-45, 0.0, -0.0])
-        at = torch.randint(0, numbers, (rng.choice((1, 5, numbers)),), generator=generator)
-        t.view(-1)[at] = odd[torch.randint(0, 8, at.shape, generator=generator)]
-    return t.to(dtype) if dtype.is_floating_point or dtype.is_complex else t.nan_to_num(0, 1, -1).clamp(-9, 99).to(dtype)
-
-
-def _integers(rng: random.Random, shape: list[int], *types: torch.dtype) -> Tensor:
-    """Ids, masks and the like: mostly small ones that are not negative."""
-    dtype = rng.choice((torch.int64, torch.int64, torch.int32, *types, *types[:1], *((torch.int16,) if rng.random() < 0.1 else ())))
-    generator = torch.Generator().manual_seed(rng.randrange(2**32))
-    t = torch.randint(0, rng.choice((2, 2, 40)), shape, generator=generator)
-    if t.numel() and rng.random() < 0.15:
-        t.view(-1)[rng.randrange(t.numel())] = rng.choice(_INTEGERS)
-    return _strided(rng, t.to(dtype))
-
-
-def _strided(rng: random.Random, t: Tensor) -> Tensor:
-    """The same shape with other strides, mostly."""
-    what = rng.randrange(14)
-    if t.dim() == 0 or t.numel() == 0 or what > 6:
-        return t
-    if what == 0:
-        return t.transpose(0, -1).contiguous().transpose(0, -1)
-    if what == 1:
-        return torch.cat([t, t], dim=-1)[..., ::2]
-    if what == 2:
-        return torch.cat([t, t], dim=0)[::2]
-    if what == 3:
-        return t[..., :1].expand(t.shape)
-    if what == 4:
-        return t[:1].expand(t.shape)
-    if what == 5:
-        return t.requires_grad_() if t.is_floating_point() else t
-    return rng.choice((t.to("meta"), t.to_sparse(), t.flatten(), t.unsqueeze(0), t.t() if t.dim() == 2 else t))
-
-
 def _buffer_tensor(rng: random.Random, data: bytearray) -> Tensor:
     """As bytes; now and then where no number can be read, of another dtype or shape, or with gaps."""
     packed, what = tensor_of(data), rng.randrange(60)
     if what == 0:
-        return torch.cat([torch.zeros(rng.choice((1, 4, 8, 12)), dtype=torch.uint8), packed])[rng.choice((1, 4, 8, 12)) :]
+        gap = rng.choice((1, 4, 8, 12))
+        return torch.cat([torch.zeros(gap, dtype=torch.uint8), packed])[gap:]
     if what == 1:
         return packed.view(torch.int8)
     if what == 2:
@@ -198,9 +141,3 @@ def _buffer_tensor(rng: random.Random, data: bytearray) -> Tensor:
     if what == 4:
         return packed.to("meta")
     return packed
-
-
-def _describe(argument: Any) -> str:
-    if isinstance(argument, Tensor):
-        return f"{str(argument.dtype).removeprefix('torch.')} {list(argument.shape)} strides {argument.layout == torch.strided and argument.stride()} on {argument.device}"
-    return repr(argument)

@@ -9,6 +9,12 @@ import socket
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from kdnative import ops
+
+from .guarded import Guarded
 from .target import Finding
 
 __all__ = ["DEFECTS", "Planted"]
@@ -27,6 +33,12 @@ def _wait(folder: Path) -> None:
 def _crash(folder: Path) -> None:
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _read_on(folder: Path) -> None:
+    tensor = Guarded().place(torch.zeros(64))
+    longer = torch.from_numpy(np.lib.stride_tricks.as_strided(tensor.numpy(), shape=(65,)))
+    ops.quantize_per_token(longer)
 
 
 def _leave(folder: Path) -> None:
@@ -84,13 +96,14 @@ def _grow(folder: Path) -> None:
 def _grow_without_end(folder: Path) -> None:
     held = []
     while True:
-        held.append(b"x" * 2**24)
+        held.append(bytes(2**26))
 
 
 DEFECTS = {  # and the kind of finding that it must be
     _hang: "hang",
     _wait: "hang",
     _crash: "crash",
+    _read_on: "crash",
     _leave: "crash",
     _raise: "exception",
     _accept: "exception",

@@ -1,4 +1,4 @@
-"""Workers, and who watches them: an input that never ends or takes its process with it is a finding, and others go on."""
+"""Workers, and who watches them: an input that does not end, or ends its process, is a finding, and others go on."""
 
 from __future__ import annotations
 

@@ -23,15 +23,20 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
 
 _PIECES = [
     *TEXTS,
-    *("&a ", "*a", "<<: *a\n", "&a [*a, *a]", "!!float x", "!!int x", "!!binary x", "!!timestamp x", "!!set {a}", "!!omap [a]"),
-    *("!!python/object/apply:os.system [true]", f"!!python/module:{CANARY}", f"!!python/object/new:{CANARY}.x []", "!foo", "!"),
-    *("? [a, b]\n: c\n", "? {a: b}\n", "? |\n  x\n: y\n", "---\n", "...\n", "%YAML 9.9\n", "- ", "{", "}", "[", "]", "|\n", ">-\n", "@", "`"),
-    *("2001-02-30", "12:30:45", "0o17", "0b1", "1_000_000", ".inf", "-.inf", ".nan", "~", "yes", "off", "=", "\t", "\x85", "\u2028"),
-    *("[" * 3000, "{a: " * 300, "- " * 2000, "a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n", LAUGHS),
+    *("&a ", "*a", "<<: *a\n", "&a [*a, *a]", "a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n", LAUGHS),
+    *("!!float x", "!!int x", "!!binary x", "!!timestamp x", "!!set {a}", "!!omap [a]", "!foo", "!"),
+    "!!python/object/apply:os.system [true]",
+    f"!!python/module:{CANARY}",
+    f"!!python/object/new:{CANARY}.x []",
+    *("? [a, b]\n: c\n", "? {a: b}\n", "? |\n  x\n: y\n", "---\n", "...\n", "%YAML 9.9\n", "- ", "|\n", ">-\n"),
+    *("{", "}", "[", "]", "@", "`", "=", "~", "yes", "off", "\t", "\x85", "\u2028"),
+    *("2001-02-30", "12:30:45", "0o17", "0b1", "1_000_000", ".inf", "-.inf", ".nan"),
+    *("[" * 3000, "{a: " * 300, "- " * 2000),
 ]
 _OVERRIDES = [
-    *("distil.epochs=3", "name=x", "data.split=[1, 0, 0]", "recover=null", "prune={}", "convert.schemes={a: w8a8}", "seed=!!float x"),
-    *("a", "=", ".=1", "..", "a.b.c.d=1", "name.x=1", "data=[", "data.source=&a [*a]", "distil.layer_map={0: 1}", "seed=&a *a"),
+    *("distil.epochs=3", "name=x", "data.split=[1, 0, 0]", "recover=null", "prune={}", "convert.schemes={a: w8a8}"),
+    *("seed=!!float x", "a", "=", ".=1", "..", "a.b.c.d=1", "name.x=1", "data=[", "data.source=&a [*a]", "seed=&a *a"),
+    "distil.layer_map={0: 1}",
 ]
 
 

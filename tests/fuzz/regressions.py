@@ -47,6 +47,15 @@ def layers(of: str, **values: Any) -> Callable[[Manifest], None]:
     return change
 
 
+def repeated_layers(times: int) -> Callable[[Manifest], None]:
+    """The layers of an encoder again and again."""
+
+    def change(manifest: Manifest) -> None:
+        manifest["modules"][""]["config"]["layers"] *= times
+
+    return change
+
+
 def module(name: str, cls: str, **arguments: Any) -> Callable[[Manifest], None]:
     return lambda manifest: manifest["modules"].update({name: {"class": cls, "config": arguments}})
 
@@ -77,6 +86,11 @@ def _set(table: Manifest, values: dict[str, Any]) -> None:
 
 
 LARGE = 10**9
+OF_THE_HUB = {"model_type": "detr", "backbone": "evil-org/evil", "use_timm_backbone": False, "backbone_config": None}
+WITH_CODE = {
+    "model_type": "upernet",
+    "backbone_config": {"model_type": "bert", "auto_map": {"AutoBackbone": "evil-org/evil--evil.EvilBackbone"}},
+}
 CHECKPOINTS: list[tuple[str, str, Callable[[Manifest], None]]] = [  # what, of which seed; all must be refused
     ("an alias of a list", "w8a8", aliases(a=["x"])),
     ("an alias of an alias", "w8a8", aliases(a="1.qweight", b="a")),
@@ -103,29 +117,17 @@ CHECKPOINTS: list[tuple[str, str, Callable[[Manifest], None]]] = [  # what, of w
     ("an encoder whose heads are none", "bert", layers("Encoder", heads=0)),
     ("an encoder of a negative angle", "modernbert", layers("Encoder", rope_theta=-1.5)),
     ("an encoder of many positions", "modernbert", config("Encoder", max_positions=3 * 10**8)),
-    ("an encoder of many layers", "bert", lambda m: m["modules"][""]["config"].update(layers=m["modules"][""]["config"]["layers"] * 10_000)),
+    ("an encoder of many layers", "bert", repeated_layers(10_000)),
     ("a kernel of the hub", "bert-head", lambda m: m["transformers"].update(attention="evil-org/evil-kernel")),
     ("attention that is not installed", "bert-head", lambda m: m["transformers"].update(attention="flash_attention_2")),
     ("a model of many layers", "bert-not-fused", lambda m: m["transformers"]["config"].update(num_hidden_layers=LARGE)),
-    (
-        "a backbone of the hub",
-        "bert-head",
-        hugging_face("DetrModel", model_type="detr", backbone="evil-org/evil", use_timm_backbone=False, backbone_config=None),
-    ),
-    (
-        "a backbone with code",
-        "bert-head",
-        hugging_face(
-            "UperNetForSemanticSegmentation",
-            model_type="upernet",
-            backbone_config={"model_type": "bert", "auto_map": {"AutoBackbone": "evil-org/evil--evil.EvilBackbone"}},
-        ),
-    ),
+    ("a backbone of the hub", "bert-head", hugging_face("DetrModel", **OF_THE_HUB)),
+    ("a backbone with code", "bert-head", hugging_face("UperNetForSemanticSegmentation", **WITH_CODE)),
     ("an LSTM of many layers", "w8a8", module("2", "torch.nn.LSTM", input_size=64, hidden_size=64, num_layers=LARGE)),
-    ("a transformer of many layers", "w8a8", module("2", "torch.nn.Transformer", d_model=64, nhead=1, num_encoder_layers=10**8)),
+    ("a transformer of many layers", "w8a8", module("2", "torch.nn.Transformer", num_encoder_layers=10**8)),
     ("a layer of torch.nn that is wide", "w8a8", module("2", "torch.nn.Linear", in_features=10**7, out_features=10**7)),
     ("a file outside", "w8a8", lambda m: m["weights"].update(file="../outside.safetensors")),
-]  # fmt: skip
+]
 
 RECIPES: list[tuple[str, str]] = [  # all must be refused
     ("short text, many values", f"name: x\n{LAUGHS}"),

@@ -17,6 +17,10 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .target import Target
 
 TARGETS = {  # the module, and the class in it
     "checkpoint": ("checkpoint", "Checkpoints"),
@@ -33,7 +37,7 @@ SHOWN = 3
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.sanitized:
-        from . import sanitized
+        from . import sanitized  # before what imports kdnative
 
         sanitized.use(Path(options.sanitized))
     import torch
@@ -50,7 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run", description="Fuzzes kdnative; see docs/fuzzing.md.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz.run", description="Fuzzes kdnative; see docs/fuzzing.md."
+    )
     parser.add_argument("targets", nargs="+", metavar="TARGET[=INPUTS]", type=_target, help=", ".join(TARGETS))
     parser.add_argument("--inputs", type=int, default=1000, help="of each target that does not say so itself (1000)")
     parser.add_argument("--seed", type=int, default=0, help="other numbers, other inputs (0)")
@@ -74,20 +80,25 @@ def _target(text: str) -> str:
     return text
 
 
+def load(name: str, folder: Path) -> Target:
+    """A target, with its seeds in a new folder."""
+    module, cls = TARGETS[name]
+    return getattr(importlib.import_module(f".{module}", __package__), cls)(folder)
+
+
 def _run(name: str, inputs: int, options: argparse.Namespace, scratch: Path) -> dict:
     from .findings import by_place
     from .pool import fuzz
 
-    module, cls = TARGETS[name]
     scratch.mkdir()
-    target = getattr(importlib.import_module(f".{module}", __package__), cls)(scratch / "seeds")
+    target = load(name, scratch / "seeds")
     gc.collect()
     gc.freeze()  # a collection in a worker would copy all that it shares with this process
     numbers = range(inputs if target.inputs is None else min(inputs, target.inputs))
     numbers = range(options.only, options.only + 1) if options.only is not None else numbers
     result = fuzz(
         target, name, options.seed, numbers, scratch / "work",
-        jobs=options.jobs, deadline=options.deadline, most=options.most,
+        jobs=options.jobs, deadline=options.deadline * (4 if options.sanitized else 1), most=options.most,
     )  # fmt: skip
     print(result, flush=True)
     places = by_place(result.found)

@@ -66,22 +66,25 @@ def rng_of(name: str, seed: int, number: int) -> random.Random:
     return random.Random(f"{name} {seed} {number}")
 
 
-def attempt(target: Target, number: int, rng: random.Random, folder: Path, audit: Audit) -> tuple[bool | None, Found | None]:
+def attempt(
+    target: Target, number: int, rng: random.Random, folder: Path, audit: Audit | None = None
+) -> tuple[bool | None, Found | None]:
     """Runs one input: whether it worked, or what was found."""
+    events = [] if audit is None else audit.seen
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     made: Any = None
     try:
         made = target.make(number, rng)
-        audit.seen.clear()
+        events.clear()
         before = _peak()
         worked, found = target.run(made, folder), None
         if (grown := _peak() - before) > MEMORY:
             found = Found(number, "memory", f"{type(target).__name__} takes {grown >> 20} MB", "")
     except (Exception, Forbidden, SystemExit) as error:
         worked, found = None, of_exception(number, "exception", error)
-    if audit.seen:
-        seen = [text.replace(str(folder), "FOLDER") for text in audit.seen]
+    if events:
+        seen = [text.replace(str(folder), "FOLDER") for text in events]
         found = Found(number, "audit", seen[0], "\n".join([*seen, found.detail if found else ""]))
     if found is not None:
         found.input = "" if made is None else target.describe(made)[:4000].encode("utf-8", "backslashreplace").decode()

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 import kdnative
 from kdnative.distill import ResumeError
 from kdnative.distill.state import read_state, write_state
@@ -25,7 +26,8 @@ def flip(file: Path, place: float, bit: int = 2) -> None:
 
 
 def weights(stage: Path) -> Path:
-    return stage / "model" / json.loads((stage / "model" / "kdnative.json").read_text(encoding="utf-8"))["weights"]["file"]
+    description = json.loads((stage / "model" / "kdnative.json").read_text(encoding="utf-8"))
+    return stage / "model" / description["weights"]["file"]
 
 
 def soft_labels(stage: Path) -> Path:
@@ -37,16 +39,16 @@ def figures(stage: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "file", "reader"),
+    ("damaged", "file", "damage", "reader"),
     [
-        ("train_teacher", weights, "compress_teacher"),
-        ("compress_teacher", soft_labels, "distil"),
-        ("recover", weights, "convert"),
-        ("distil", figures, "evaluate"),
-        ("benchmark", figures, "report"),
+        ("train_teacher", weights, "a bit", "compress_teacher"),
+        ("compress_teacher", soft_labels, "a bit", "distil"),
+        ("compress_teacher", soft_labels, "gone", "distil"),
+        ("recover", weights, "cut short", "convert"),
+        ("distil", figures, "a bit", "evaluate"),
+        ("benchmark", figures, "gone", "report"),
     ],
 )
-@pytest.mark.parametrize("damage", ["a bit", "cut short", "gone"])
 def test_an_output_is_checked_by_the_stage_that_reads_it(finished, tiny, tmp_path, damaged, file, reader, damage):
     run, options = copy_of(finished, tmp_path), {"runs": tmp_path / "runs", "progress": False}
     recipe = write_recipe(tmp_path / "r.yaml", tiny)
@@ -59,7 +61,7 @@ def test_an_output_is_checked_by_the_stage_that_reads_it(finished, tiny, tmp_pat
         target.unlink()
     shutil.rmtree(run.output(reader))
     problem = "is missing" if damage == "gone" else "has changed since the stage was finished"
-    with pytest.raises(PipelineError, match=f"{target.name} {problem}: make it again with --only {damaged} --overwrite"):
+    with pytest.raises(PipelineError, match=f"{target.name} {problem}: make it again with --only {damaged} --overw"):
         kdnative.run(recipe, resume=True, until=reader, **options)
     assert run.record(reader) is None
     kdnative.run(recipe, only=damaged, overwrite=True, **options)  # as it says
@@ -80,7 +82,7 @@ def test_outputs_are_read_once_for_their_digests(finished, tiny, tmp_path, monke
     kdnative.run(recipe, runs=tmp_path / "runs", resume=True, until="convert", progress=False)
     assert seen.count(weights(run.output("train_teacher"))) == 1
     assert seen.count(soft_labels(run.output("compress_teacher"))) == 1
-    assert seen.count(weights(run.output("distil"))) == 1
+    assert weights(run.output("distil")) not in seen, "this process has just written it"
 
 
 CONTENTS = ("{", "[1]", "{}", '"text"', "null", '{"digest": 7, "settings": []}', "[" * 3000, "\0", "9" * 5000)
@@ -163,7 +165,7 @@ def test_an_untouched_state_is_continued(interrupted, finished, tmp_path):
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_a_state_with_one_other_bit_is_refused(interrupted, tmp_path, place):
-    with pytest.raises(ResumeError, match="training.state is not a readable training state: .*; delete the file to train"):
+    with pytest.raises(ResumeError, match="training.state is not a readable training state: it .*; delete the file"):
         resumed(interrupted, tmp_path, lambda state: flip(state, place))
 
 
@@ -173,5 +175,5 @@ def test_a_state_without_the_time_it_took_is_refused(interrupted, tmp_path):
         del state["parts"]["on_step"]["seconds"], state["format"]
         write_state(file, state)
 
-    with pytest.raises(ResumeError, match="the saved state of the on_step does not fit this run's: KeyError: 'seconds'"):
+    with pytest.raises(ResumeError, match="saved state of the on_step does not fit this run's: KeyError: 'seconds'"):
         resumed(interrupted, tmp_path, damage)

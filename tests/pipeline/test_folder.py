@@ -139,7 +139,7 @@ def test_an_output_without_its_record_makes_way(folder):
 def test_what_is_no_output_is_not_deleted(folder):
     (folder.output("distil")).mkdir()
     (folder.output("distil") / "notes.txt").write_text("mine")
-    with pytest.raises(PipelineError, match="distil is no output of a stage, and distil has to write there: move it away"):
+    with pytest.raises(PipelineError, match="distil is no output of a stage, and .* write there: move it away"):
         folder.begin("distil", ORIGIN)
     assert (folder.output("distil") / "notes.txt").read_text() == "mine"
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are started by fork")
 def test_killed_runs_end_with_the_same_bits():
     """In a process of its own: this one may have started threads, which a fork would lose."""
-    command = [sys.executable, "-m", "tests.pipeline.kills", "6"]
+    command = [sys.executable, "-m", "tests.pipeline.kills", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     end = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert end.returncode == 0, end.stderr

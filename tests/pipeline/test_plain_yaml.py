@@ -90,7 +90,7 @@ REFUSED = {
     "a huge scheme": (SMALL + f"recover: {{schemes: {'w' * 1900}}}\n", ("line 5", "recover.schemes: unknown scheme")),
     "many layers": (SMALL + f"student: {{layers: [{'9, ' * 3000}]}}\n", ("line 5", "ascending", "9, 9, ...]")),
     "many wrong numbers": (SMALL + f"train_teacher: {{class_weights: [{'x, ' * 3000}]}}\n", ("class_weights", "more")),
-    "many cases": (SMALL + f"benchmark: {{grid_batches: [{'1, ' * 3000}]}}\n", ("line 5", "benchmark.grid_batches", "100")),
+    "many cases": (SMALL + f"benchmark: {{grid_batches: [{'1, ' * 3000}]}}\n", ("benchmark.grid_batches", "100")),
 }
 
 

@@ -108,6 +108,19 @@ def test_every_problem_is_reported_at_once(tmp_path):
         ("benchmark: {grid_tokens: [8, on]}\n", ("benchmark.grid_tokens", "a number is needed, got True")),
         ("student: {layers: [1, 1]}\n", ("student.layers", "without repeats", "[1, 1]")),
         ("student: {layers: [-1, 1]}\n", ("student.layers", "greater than or equal to 0", "-1")),
+        ("threads: 1000000000\n", ("line 5", "threads: at most ", "processors, got 1000000000")),
+        ("benchmark: {threads: 1000000000}\n", ("benchmark.threads: at most ",)),
+        ("benchmark: {batch: 1000000000}\n", ("benchmark.batch: at most 65,536 sentences at once, got 1000000000",)),
+        ("benchmark: {grid_batches: [1, 70000]}\n", ("benchmark.grid_batches.1: at most 65,536 sentences",)),
+        ("benchmark: {tokens: 2000000}\n", ("benchmark.tokens: at most 1,048,576 tokens in one sentence",)),
+        ("benchmark: {repeats: 1000000}\n", ("benchmark.repeats: at most 100,000 samples",)),
+        ("recover: {batch_size: 1000000000000}\n", ("recover.batch_size: at most 65,536 sentences at once",)),
+        ("evaluate: {batch_size: 100000}\n", ("evaluate.batch_size: at most 65,536 sentences",)),
+        ("compress_teacher: {batch_size: 100000}\n", ("compress_teacher.batch_size: at most 65,536 sentences",)),
+        ("prune: {calibration_batches: 1000000}\n", ("prune.calibration_batches: at most 100,000 batches",)),
+        ("distil: {epochs: 1000000}\n", ("distil.epochs: at most 100,000 epochs",)),
+        ("student: {layers: 1000000000000}\n", ("student.layers: at most 10,000 layers",)),
+        ("seed: 9999999999\n", ("seed: at most 4,294,967,295, got 9999999999",)),
         ("prune: {layers: [2, 2]}\n", ("prune.layers", "without repeats", "[2, 2]")),
         ("prune: {layers: [1, 0]}\n", ("prune.layers", "ascending", "[1, 0]")),
         ("distil: {epochs: 0, soft_weight: 0, hard_weight: 0}\n", ("distil", "nothing to learn from")),
@@ -116,6 +129,13 @@ def test_every_problem_is_reported_at_once(tmp_path):
 def test_wrong_values_in_words(tmp_path, added, expected):
     text = message(tmp_path, SMALL + added)
     assert all(part in text for part in expected), text
+
+
+def test_limits_leave_room_for_what_people_do(tmp_path):
+    text = SMALL + "threads: 192\nseed: 20260101\nprune: {calibration_batches: 5000}\n"
+    text += "train_teacher: {epochs: 1000, batch_size: 8192, max_steps: 10000000}\n"
+    text += "benchmark: {batch: 4096, tokens: 131072, threads: 1024, repeats: 10000}\n"
+    assert read(tmp_path, text).benchmark.tokens == 131072
 
 
 def test_switches_are_still_booleans(tmp_path):

@@ -101,7 +101,8 @@ main(["run", *sys.argv[2:]])
 
 
 def _kill_in(stage: str, arguments: list[str]) -> None:
-    end = subprocess.run([sys.executable, "-c", _KILLED, stage, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", _KILLED, stage, *arguments]
+    end = subprocess.run(command, capture_output=True, text=True, check=False)
     assert end.returncode == -signal.SIGKILL, end.stderr
 
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from kdnative import convert_
 from kdnative.quantize import FakeQuantLinear, finish_qat_, prepare_qat_, quantize_weight
+from tests.small_models import bert
 
 
 def network():
@@ -128,3 +130,22 @@ def test_training_loop_with_an_optimizer_made_before():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.05
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32", "w2a8-g32-asym", "w4a8-g32-int"])
+def test_what_a_converted_model_has_of_the_bits_of_training(scheme):
+    """Every bit where its linears alone become native; by default embeddings and whole layers do, and that shows."""
+    model, inputs = bert(), torch.randint(200, (8, 20))
+    prepare_qat_(model, scheme)
+    model.eval()
+
+    def converted(**options):
+        return convert_(copy.deepcopy(model), scheme, **options).model(inputs).logits
+
+    with torch.no_grad():
+        trained = model(inputs).logits
+        assert torch.equal(converted(fuse=False, embeddings=None), trained)
+        for options in ({}, {"fuse": False}, {"embeddings": None}):
+            difference = (converted(**options) - trained).abs().max()
+            assert difference < 0.1 * trained.std(), options
+            assert difference > 0 or options.get("embeddings", 8) is None

@@ -11,7 +11,6 @@ from kdnative.data import Batches, MaskedBatches, TokenizedDataset, tokenize
 from kdnative.distill import DistillationLoss, HiddenStateLoss, Progress, SoftLabels, train, uniform_layer_map
 
 from ..folder import STATE
-from ..limits import check_mask_token, check_sizes
 from ..models import load_tokenizer, parameters
 from .base import Context
 
@@ -151,6 +150,8 @@ def _batches(context: Context, source: str) -> Batches | MaskedBatches:
     batches = Batches(tokenized(context, source, "train"), settings.batch_size, shuffle=True, seed=seed)
     if not settings.mask_tokens:
         return batches
+    from ..limits import check_mask_token
+
     words = tokenizer(context, source)
     mask = check_mask_token(context.stage, source, words)
     return MaskedBatches(batches, settings.mask_tokens, mask, words.all_special_ids, seed)
@@ -158,6 +159,8 @@ def _batches(context: Context, source: str) -> Batches | MaskedBatches:
 
 def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
     """What only the model itself can tell of a recipe (one of the hub has not been rehearsed), before it is trained."""
+    from ..limits import check_mask_token, check_sizes  # they need the native library, which `kdnative doctor` does not
+
     recipe = context.recipe
     who = "teacher" if context.stage == "train_teacher" else "student"
     check_sizes(recipe, who, source, model, _STAGES)
