@@ -8,8 +8,13 @@ RECIPE ?= recipes/movies.yaml
 TORCH ?= >=2.10
 DIST ?= dist
 WHEEL_VENV ?= build/wheel-venv
+WITH ?= transformers timm open_clip_torch
+TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests/native/test_kernels.py
 
-.PHONY: demo test mutants test-arm test-amx test-wheel kills lint format build bench wheel browser fuzz clean
+# `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
+TRANSFORMERS ?= 4.57
+
+.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench wheel browser fuzz clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -67,12 +72,17 @@ wheel: $(DIST)/wheel.stamp
 # The folder of the wheel is kept until a source changes: the same wheel serves every torch.
 test-wheel: $(DIST)/wheel.stamp
 	$(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis transformers timm open_clip_torch
+	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis $(WITH)
 	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps $(DIST)/*.whl
 	$(WHEEL_VENV)/bin/pip install --quiet $(DIST)/*.whl
 	rm -rf build/wheel-test && mkdir -p build/wheel-test && cp -r tests csrc pyproject.toml build/wheel-test
 	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -c 'import torch, kdnative; print("torch", torch.__version__, kdnative.__file__)'
-	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -m pytest -q tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests/native/test_kernels.py $(TEST_OPTIONS)
+	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -m pytest -q $(TESTED) $(TEST_OPTIONS)
+
+# What transformers builds from a checkpoint differs between its versions: 4.56 and 4.57 are the oldest that are supported.
+test-transformers:
+	$(MAKE) test-wheel WHEEL_VENV=build/transformers-$(TRANSFORMERS) TESTED=tests/checkpoint \
+	  WITH='transformers~=$(TRANSFORMERS).0 timm pydantic pyyaml tqdm'
 
 # The report is tested in a real browser. Debian and its relatives have it as a package.
 browser:

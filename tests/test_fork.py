@@ -44,7 +44,8 @@ def finish(process: subprocess.Popen, seconds: float) -> tuple[str, str]:
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen:
-    settings = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # Several processes of two threads may share two cores: threads that wait shall not spin.
+    settings = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
@@ -83,6 +84,30 @@ def test_fork(results, group, row):
     assert result == "ok", result
 
 
+LOADED_LATE = """
+import os, threading, torch
+torch.randn(512, 512).exp()  # torch's threads start
+pid = os.fork()
+if pid == 0:  # and are lost here, where nobody looked after them
+    torch.set_num_threads(1)
+    import kdnative.ops
+    done = threading.Event()
+    threading.Thread(target=done.wait).start()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if kdnative.ops._C.pool_is_lost() else 1)
+    print("children:", os.waitpid(pid, 0)[1], flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+def test_a_pool_that_was_lost_before_the_library_came_is_not_given_up():
+    """Giving it up would wait for it, within the fork."""
+    output, errors = finish(start(["-c", LOADED_LATE]), SECONDS)
+    assert output == "children: 0\n", errors
+
+
 def get(address: str, seed: int) -> str:
     """One request on a connection of its own."""
     connection = http.client.HTTPConnection("localhost", timeout=60)
@@ -108,7 +133,6 @@ def test_gunicorn_with_a_preloaded_model(tmp_path):
         ["-m", "gunicorn", "--preload", "--workers=2", f"--bind=unix:{address}"]
         + ["--timeout=60", "--graceful-timeout=600", "tests.preloaded_app:app"],
         KDNATIVE_TEST_MODEL=str(tmp_path / "model"),
-        OMP_WAIT_POLICY="passive",  # two workers of two threads may share two cores
     )
     try:
         until = time.monotonic() + SECONDS

@@ -104,8 +104,8 @@ const Runtime runtime;
 std::mutex forking;  // so that no thread forks while the pool of another is ending
 std::atomic<bool> keep_pool{false}, said{false};
 
-// A thread that ends may need locks, as those of MKL's memory. Locks that another thread held at a fork stay shut in
-// the child: there a pool that is given up might never end. So it is kept, unless no other thread ran at the fork.
+// A thread that ends may need locks, such as those of MKL's memory. Locks that another thread held at a fork stay shut
+// in the child: there a pool that is given up might never end. So it is kept, unless no other thread ran at the fork.
 bool threads_can_end = !forked_before_loading(), threads_can_end_in_child = false;
 
 // Of each thread, and so of the one that a child begins with.

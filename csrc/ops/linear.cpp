@@ -222,7 +222,10 @@ RowSource rows_of(const Tensor& x, const char* op) {
   s.k = s.sizes[s.ndim];
   s.column_stride = s.strides[s.ndim];
   s.rows = 1;
-  for (int64_t d = 0; d < s.ndim; ++d) s.rows *= s.sizes[d];
+  bool too_many = false;  // which only a tensor without numbers can have
+  for (int64_t d = 0; d < s.ndim; ++d) too_many |= __builtin_mul_overflow(s.rows, s.sizes[d], &s.rows);
+  if (too_many)
+    fail(std::string(op) + ": the input has shape " + shape_text(x) + ", which is more rows than 64 bits count");
   s.row_stride = s.k;
   if (s.rows == 0 || s.k == 0) {  // strides without numbers may be any
     s.uniform = true;

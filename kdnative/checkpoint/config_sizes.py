@@ -59,9 +59,11 @@ def values_in_python(table: dict) -> float:
     kind = table.get("model_type")
     if kind == "gpt_neo":  # [[names, how many times], ...]
         return len(list(_leaves(table.get("attention_types")))) * LAYERS
+    if kind == "videomae":
+        return _ratio(table, "num_frames", "tubelet_size") * _patches(table) * _width(table)
     if kind not in _SINES or (_SINES[kind] is not None and not table.get(_SINES[kind])):
         return 0
-    return sum(_numbers(table, _POSITIONS)) * max(_numbers(table, _WIDTHS), default=_UNSAID)
+    return sum(_numbers(table, _POSITIONS)) * _width(table)
 
 
 def allocated(table: dict) -> float:
@@ -71,10 +73,20 @@ def allocated(table: dict) -> float:
         if first in table:
             sizes.append(math.prod(max(_numbers(table, [name]), default=_UNSAID) for name in (first, *others)))
     if table.get("model_type") == "vit_mae":
-        image = max(_numbers(table, ["image_size"]), default=_UNSAID)
-        patch = max(min(_numbers(table, ["patch_size"]), default=1), 1)
-        sizes.append((image / patch) ** 2 * max(_numbers(table, _WIDTHS), default=_UNSAID))
+        sizes.append(_patches(table) * _width(table))
     return max(sizes)
+
+
+def _patches(table: dict) -> float:
+    return _ratio(table, "image_size", "patch_size") ** 2
+
+
+def _ratio(table: dict, whole: str, part: str) -> float:
+    return max(_numbers(table, [whole]), default=_UNSAID) / max(min(_numbers(table, [part]), default=1), 1)
+
+
+def _width(table: dict) -> float:
+    return max(_numbers(table, _WIDTHS), default=_UNSAID)
 
 
 def _numbers(table: dict, names: Iterable[str]) -> list[float]:

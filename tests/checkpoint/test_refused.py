@@ -257,17 +257,17 @@ def test_integers(key, largest, sign):
             hostile.check_config(config(**{key: value}))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), b"x", {1}])
+@pytest.mark.parametrize("value", [float("nan"), b"x", {1}])
 def test_numbers_that_are_none(value):
     for call in (hostile.check_config, hostile.check_generation):
-        with pytest.raises(ValueError, match="its layer_norm_eps is .* which is not a finite number"):
+        with pytest.raises(ValueError, match="its layer_norm_eps is .* which is not a number"):
             call(config(layer_norm_eps=value))
 
 
 @pytest.mark.parametrize("value", ["NaN", "1e5", "", 3, ["Infinity"]])
 def test_infinities_only(value):
     for sign in ("", "-"):
-        hostile.check_config(config(limits=[0.5, {"__float__": f"{sign}Infinity"}]))
+        hostile.check_config(config(limits=[0.5, float(f"{sign}inf"), {"__float__": f"{sign}Infinity"}]))
     with pytest.raises(ValueError, match="the key '__float__', which none has"):
         hostile.check_config(config(limits={"__float__": value}))
 
@@ -301,6 +301,11 @@ def test_tables_that_python_fills():
     hostile.check_config(distilbert)
     with pytest.raises(ValueError, match="which are computed one by one"):
         hostile.check_config({**distilbert, "sinusoidal_pos_embds": True})
+    video = to_plain(transformers.VideoMAEConfig())
+    hostile.check_config(video)
+    for changes in ({"num_frames": 32}, {"image_size": [448, 448]}, {"patch_size": 0}, {"hidden_size": 1408}):
+        with pytest.raises(ValueError, match="which are computed one by one"):
+            hostile.check_config({**video, **changes})
     pair = {"model_type": "encoder-decoder", "encoder": marian, "decoder": marian}
     hostile.check_config(pair)
     with pytest.raises(ValueError, match="its decoder has over"):

@@ -23,7 +23,17 @@ _PREFIXES = tuple(
 )
 _CHANGES = [f"os.{name}" for name in "chmod chown link mkdir remove rename rmdir truncate".split()]
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_SYSTEM = ("/proc", "/sys", "/dev/null", "/dev/urandom", "/usr/lib", "/usr/share", "/etc/localtime", "/etc/ld.so")
+_SYSTEM = (
+    "/proc",
+    "/sys",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/urandom",
+    "/usr/lib",
+    "/usr/share",
+    "/etc/localtime",
+    "/etc/ld.so",
+)
 
 
 class Forbidden(BaseException):

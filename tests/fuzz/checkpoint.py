@@ -17,13 +17,17 @@ import kdnative
 from kdnative import CheckpointError
 
 from .checkpoint_files import MANIFEST, Checkpoint
-from .mutate import change_bytes, change_tree, few
-from .mutate_weights import change_weights
+from .mutate import change_bytes, change_tree, few, values_by_key
+from .mutate_weights import change_size, change_weights
 from .seeds import Seed, make_seeds
 from .target import Finding
 from .words import CANARY, OUTSIDE
 
 __all__ = ["Attempt", "Checkpoints"]
+
+
+_SHARES = {"modules": 40, "transformers": 20, "weights": 20, "attributes": 4, "generation": 6, "frozen": 4}
+"""Of the parts of a manifest that are changed: the rest is checked by its type alone."""
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.seeds = make_seeds(folder)
         self._names = list(self.seeds)
+        self._pool = values_by_key(seed.checkpoint.manifest for seed in self.seeds.values())
 
     def make(self, number: int, rng: random.Random) -> Attempt:
         kind = rng.choice(self._names)
@@ -61,6 +66,8 @@ class Checkpoints:
         attempt = Attempt(kind, checkpoint)
         for _ in range(few(rng)):
             self._change(rng, attempt)
+        if attempt.prepare is None and checkpoint.content() == self.seeds[kind].checkpoint.content():
+            self._change(rng, attempt)  # what was changed was the same before
         if rng.random() < 0.8:  # whoever writes a file can give it its sum, and another name
             checkpoint.vouch_for_weights(name=rng.random() < 0.9)
         if rng.random() < 0.85:
@@ -71,13 +78,14 @@ class Checkpoints:
 
     def _change(self, rng: random.Random, attempt: Attempt) -> None:
         checkpoint, other = attempt.checkpoint, self.seeds[rng.choice(self._names)].checkpoint
-        what = rng.choices(
-            ("manifest", "weights", "bytes", "other's", "folder"), (50, 25, 11, 13, 1 if attempt.prepare is None else 0)
-        )[0]
+        kinds = {"manifest": 50, "weights": 20, "size": 8, "bytes": 8, "other's": 13, "folder": attempt.prepare is None}
+        (what,) = rng.choices(list(kinds), list(kinds.values()))
         if what == "manifest" and checkpoint.manifest:
-            change_tree(rng, checkpoint.manifest, [other.manifest])
+            change_tree(rng, checkpoint.manifest, self._pool, _SHARES)
         elif what == "weights":
             change_weights(rng, checkpoint, other)
+        elif what == "size":
+            change_size(rng, checkpoint)
         elif what == "bytes" and rng.random() < 0.5:
             checkpoint.text = change_bytes(rng, checkpoint.description(), [other.description()])
         elif what == "bytes":
@@ -88,13 +96,17 @@ class Checkpoints:
             attempt.prepare = _folder_change(rng)
 
     def _take(self, rng: random.Random, checkpoint: Checkpoint, other: Checkpoint) -> None:
-        what = rng.choice(("weights", *checkpoint.manifest))
-        if what != "weights":
-            checkpoint.manifest[what] = other.manifest.get(what)
-        elif rng.random() < 0.5:
+        what = rng.random()
+        if what < 0.2:
             checkpoint.weights = other.weights
-        else:
+        elif what < 0.3:
             checkpoint.manifest = other.manifest
+        elif what < 0.5:
+            checkpoint.weights = other.weights
+            checkpoint.manifest["weights"] = other.manifest["weights"]
+        else:
+            part = rng.choice((*_SHARES, *other.manifest))
+            checkpoint.manifest[part] = other.manifest[part]
 
     def run(self, made: Attempt, folder: Path) -> bool:
         place = folder / "checkpoint"

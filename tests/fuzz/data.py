@@ -90,7 +90,7 @@ def _file(rng: random.Random, suffix: str) -> bytes:
     if suffix == ".jsonl":
         rows = [{"text": text, "label": label} for text, label in _ROWS]
         for _ in range(rng.choice((0, 0, 1, 3))):
-            change_tree(rng, rng.choice(rows) or {"text": ""})
+            change_tree(rng, rng.choice(rows) or {"text": ""}, {})
         text = "\n".join(json.dumps(row) for row in rows)
     else:
         separator = "," if suffix == ".csv" else "\t"

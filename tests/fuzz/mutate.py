@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from .words import KEYS, NUMBERS, TEXTS
 
-__all__ = ["change_bytes", "change_text", "change_tree", "few", "nested"]
+__all__ = ["change_bytes", "change_text", "change_tree", "few", "nested", "values_by_key"]
 
 _INTEGERS = [number for number in NUMBERS if type(number) is int and abs(number) < 2**63]
 
@@ -32,29 +33,49 @@ def _copy(value: Any) -> Any:
     return json.loads(json.dumps(value))  # copy.deepcopy gives up at a third of the depth
 
 
-def change_tree(rng: random.Random, tree: Any, others: Sequence[Any] = ()) -> None:
+Pool = Mapping[str, Sequence[Any]]
+"""Values of other trees by the keys that they have there."""
+
+
+def values_by_key(trees: Iterable[Any]) -> dict[str, list[Any]]:
+    """Every value in some trees that has a key."""
+    pool: dict[str, list[Any]] = {}
+    left = list(trees)
+    while left:
+        tree = left.pop()
+        for key, value in tree.items() if isinstance(tree, dict) else ():
+            pool.setdefault(str(key), []).append(value)
+        if isinstance(tree, dict | list):
+            left.extend(tree.values() if isinstance(tree, dict) else tree)
+    return pool
+
+
+def change_tree(rng: random.Random, tree: Any, pool: Pool, shares: Mapping[str, int] = MappingProxyType({})) -> None:
     """One change, in place, somewhere in a tree of dicts and lists that is not empty.
 
     Args:
-        others: trees that parts are taken from.
+        shares: how often to look below which keys of the outermost dict; without any, all of them equally.
     """
-    holder, key = _place(rng, tree)
-    if rng.random() < 0.3:
-        _change_structure(rng, holder, key)
+    holder, key = _place(rng, tree, {name: share for name, share in shares.items() if name in tree})
+    if rng.random() < 0.25:
+        _change_structure(rng, holder, key, pool)
     else:
-        holder[key] = _another(rng, holder[key], [tree, *others])
+        holder[key] = _another(rng, key, holder[key], pool)
 
 
-def _place(rng: random.Random, tree: Any) -> tuple[Any, Any]:
-    """Where to change something: every level is as likely as the one below, however many entries it has."""
+def _place(rng: random.Random, tree: Any, shares: Mapping[str, int]) -> tuple[Any, Any]:
+    """Where to change something: mostly deep, but every entry of a level is as likely as the others."""
     holder, key, node = None, None, tree
-    while isinstance(node, dict | list) and node and (holder is None or rng.random() < 0.75):
-        key = rng.choice(list(node)) if isinstance(node, dict) else rng.randrange(len(node))
+    while isinstance(node, dict | list) and node and (holder is None or rng.random() < 0.88):
+        if holder is None and shares and rng.random() < 0.9:
+            (key,) = rng.choices(list(shares), list(shares.values()))
+        else:
+            key = rng.choice(list(node)) if isinstance(node, dict) else rng.randrange(len(node))
         holder, node = node, node[key]
     return holder, key
 
 
-def _change_structure(rng: random.Random, holder: Any, key: Any) -> None:
+def _change_structure(rng: random.Random, holder: Any, key: Any, pool: Pool) -> None:
     """Entries come, go, or change places."""
     what = rng.randrange(5)
     other = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
@@ -74,7 +95,8 @@ def _change_structure(rng: random.Random, holder: Any, key: Any) -> None:
     elif what == 3:
         holder[_key(rng, key)] = _copy(holder[key])
     else:
-        holder[_key(rng, key)] = _fresh(rng)
+        new = rng.choice(list(pool)) if pool and rng.random() < 0.5 else _key(rng, key)
+        holder[new] = _copy(rng.choice(pool[new])) if new in pool and rng.random() < 0.5 else _fresh(rng)
 
 
 def _key(rng: random.Random, key: str) -> str:
@@ -82,35 +104,40 @@ def _key(rng: random.Random, key: str) -> str:
     return rng.choice((key + "x", key[:-1], key.upper(), f"{key}.0", f".{key}", "", *rng.sample(KEYS, 6)))
 
 
-def _another(rng: random.Random, value: Any, trees: Sequence[Any]) -> Any:
+def _another(rng: random.Random, key: Any, value: Any, pool: Pool) -> Any:
     what = rng.random()
-    if what < 0.45:  # of the same type
-        if type(value) in (int, float):
-            return rng.choice(NUMBERS) if rng.random() < 0.6 else _near(rng, value)
-        if isinstance(value, str):
-            return rng.choice(TEXTS) if rng.random() < 0.7 else change_text(rng, value)
-        if isinstance(value, bool) or value is None:
-            return _fresh(rng)
-        return type(value)()
-    if what < 0.65:
+    if what < 0.2 and key in pool:  # what stands in this place elsewhere
+        return _copy(rng.choice(pool[key]))
+    if what < 0.6:
+        return _of_the_same_type(rng, value)
+    if what < 0.75:
         return _fresh(rng)
-    if what < 0.85:  # a part of this tree or of another
-        holder, key = _place(rng, rng.choice(trees))
-        return _copy(holder[key])
+    if what < 0.85 and pool:
+        return _copy(rng.choice(pool[rng.choice(list(pool))]))
     if what < 0.9:
         return nested(rng.choice((3, 30, 300, 900)), mapping=rng.random() < 0.5)
     turned: tuple[Callable[[], Any], ...] = (
         lambda: [value],
         lambda: {"a": value},
         lambda: str(value),
-        lambda: list(value.items()) if isinstance(value, dict) else {str(i): v for i, v in enumerate([value])},
+        lambda: (
+            [list(item) for item in value.items()]
+            if isinstance(value, dict)
+            else {str(i): v for i, v in enumerate([value])}
+        ),
     )
     return rng.choice(turned)()
 
 
-def _near(rng: random.Random, number: int | float) -> int | float:
-    other = (number + 1, number - 1, number * 2, number * 1000, -number, number + 0.5, float(number), not number)
-    return rng.choice(other)
+def _of_the_same_type(rng: random.Random, value: Any) -> Any:
+    if isinstance(value, str):
+        return rng.choice(TEXTS) if rng.random() < 0.7 else change_text(rng, value)
+    if isinstance(value, dict | list):
+        return type(value)()
+    if isinstance(value, bool) or value is None:
+        return _fresh(rng)
+    near = (value + 1, value - 1, value * 2, value * 1000, -value, value + 0.5, float(value), not value)
+    return rng.choice(NUMBERS if rng.random() < 0.5 else near)
 
 
 def _fresh(rng: random.Random) -> Any:

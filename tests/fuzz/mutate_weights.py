@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 from typing import Any
@@ -10,7 +11,7 @@ from .checkpoint_files import Checkpoint, WeightsFile
 from .mutate import change_tree
 from .words import KEYS
 
-__all__ = ["change_weights"]
+__all__ = ["change_size", "change_weights"]
 
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 1e38, 3.4e38, float("nan"), float("inf"), float("-inf"))
 _FORMATS = {"F32": "f", "F64": "d", "F16": "e"}
@@ -24,27 +25,58 @@ _WIDTHS = {
 Tensors = dict[str, tuple[dict[str, Any], bytes]]
 
 
+def _tensors(checkpoint: Checkpoint) -> Tensors:
+    """Nothing where an earlier change has left no header to be read."""
+    try:
+        tensors = WeightsFile.parse(checkpoint.weights).tensors()
+        sound = all(e["dtype"] in _WIDTHS and all(type(n) is int for n in e["shape"]) for e, _ in tensors.values())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
+    return tensors if sound else {}
+
+
 def change_weights(rng: random.Random, checkpoint: Checkpoint, other: Checkpoint) -> None:
     """One change, in place; mostly the manifest's table of tensors says the same as the file then.
 
     Args:
         other: where tensors are taken from.
     """
-    try:
-        file = WeightsFile.parse(checkpoint.weights)
-        tensors = file.tensors()
-    except (KeyError, TypeError, ValueError):  # changed before
-        return
+    tensors = _tensors(checkpoint)
     if not tensors:
         return
+    file = WeightsFile.parse(checkpoint.weights)
     if rng.random() < 0.2:
-        change_tree(rng, file.header)
+        change_tree(rng, file.header, {})
     else:
         _change(rng, tensors, checkpoint, WeightsFile.parse(other.weights).tensors())
         file = WeightsFile.of(tensors)
     checkpoint.weights = file.serialize()
     if rng.random() < 0.8:
         checkpoint.list_tensors(file.header)
+
+
+def change_size(rng: random.Random, checkpoint: Checkpoint) -> None:
+    """A size that occurs in shapes becomes another one wherever it occurs: a checkpoint that mostly fits together."""
+    tensors = _tensors(checkpoint)
+    sizes = [size for entry, _ in tensors.values() for size in entry["shape"] if size > 1]
+    if not sizes:
+        return
+    old = rng.choice(sizes)
+    new = max(0, rng.choice((old + 1, old - 1, old * 2, old // 2, 1, 0, 33, 64, 128)))
+    for name, (entry, raw) in tensors.items():
+        shape = [new if size == old else size for size in entry["shape"]]
+        tensors[name] = _filled({**entry, "shape": shape}, raw)
+    checkpoint.weights = WeightsFile.of(tensors).serialize()
+    _replace(rng, checkpoint.manifest, old, new, rng.choice((1.0, 1.0, 0.8)))
+
+
+def _replace(rng: random.Random, tree: Any, old: int, new: int, share: float) -> None:
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in list(entries):
+        if isinstance(value, dict | list):
+            _replace(rng, value, old, new, share)
+        elif type(value) is int and value == old and rng.random() < share:
+            tree[key] = new
 
 
 def _change(rng: random.Random, tensors: Tensors, checkpoint: Checkpoint, others: Tensors) -> None:
@@ -96,37 +128,30 @@ def _values(rng: random.Random, dtype: str, raw: bytes) -> bytes:
 def _shape(rng: random.Random, entry: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], bytes]:
     """Another shape of the same values, or of more or fewer."""
     shape = list(entry["shape"])
-    count, width = max(1, len(raw)), 1
-    for size in shape:
-        count //= max(1, size)
-    width = max(1, count)
     what = rng.randrange(6)
     if what == 0:
         shape.reverse()
     elif what == 1:
         shape.insert(rng.randrange(len(shape) + 1), 1)
     elif what == 2:
-        numbers = 1
-        for size in shape:
-            numbers *= size
-        shape = [numbers]
+        shape = [math.prod(shape)]
     elif shape:
         at = rng.randrange(len(shape))
         shape[at] = rng.choice((0, 1, shape[at] - 1, shape[at] + 1, 2 * shape[at], shape[at] // 2, 64, 1000))
         shape[at] = max(0, shape[at])
-    size = width
-    for each in shape:
-        size *= each
-    size = min(size, 2**20)
-    return {**entry, "shape": shape}, (raw * (size // max(1, len(raw)) + 1))[:size]
+    return _filled({**entry, "shape": shape}, raw)
+
+
+def _filled(entry: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """With as many of the bytes as its shape and dtype take, again and again, up to a megabyte."""
+    size = min(math.prod(entry["shape"]) * _WIDTHS.get(entry["dtype"], 1), 2**20)
+    return entry, (raw * (size // max(1, len(raw)) + 1))[:size]
 
 
 def _dtype(rng: random.Random, entry: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], bytes]:
     """Another dtype: the same bytes where it is as wide, otherwise so many that they fit."""
     dtype = rng.choice(list(_WIDTHS))
-    old, new = _WIDTHS.get(entry["dtype"], 1), _WIDTHS[dtype]
-    size = len(raw) // old * new
-    return {**entry, "dtype": dtype}, (raw * (new // old + 1))[:size]
+    return _filled({**entry, "dtype": dtype}, raw)
 
 
 def _alias(rng: random.Random, tensors: Tensors, checkpoint: Checkpoint, name: str, second: str) -> None:

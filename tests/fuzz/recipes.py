@@ -12,7 +12,7 @@ import yaml
 from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
 from tests.pipeline.conftest import tiny_recipe
 
-from .mutate import change_bytes, change_text, change_tree, few
+from .mutate import change_bytes, change_text, change_tree, few, values_by_key
 from .target import Finding
 from .words import CANARY, TEXTS
 
@@ -62,6 +62,7 @@ class Recipes:
             (folder / f"{number}.yaml").write_text(text, encoding="utf-8")
             self._texts.append(dump_recipe(load_recipe(folder / f"{number}.yaml")))
         self._trees = [yaml.safe_load(text) for text in self._texts]
+        self._pool = values_by_key(self._trees)
 
     def make(self, number: int, rng: random.Random) -> Written:
         which = rng.randrange(len(self._texts))
@@ -69,7 +70,7 @@ class Recipes:
             tree = json.loads(json.dumps(self._trees[which]))
             for _ in range(few(rng)):
                 if tree:
-                    change_tree(rng, tree, self._trees)
+                    change_tree(rng, tree, self._pool)
             data = json.dumps(tree).encode()  # JSON is YAML
         else:
             text = self._texts[which]

@@ -206,9 +206,11 @@ def _calls() -> list[tuple[str, str, list[Any], bool]]:
     packed, ids = tensor_of(bert.data), torch.ones(1, 3, dtype=torch.long)
     rest = [packed, ids, None, None, None, bert.n]
     wide = torch.empty(0).as_strided([0, 2**40, 2**40], [2**40, 2**40, 1])
+    high = torch.empty(0).as_strided([2**62, 2, 0], [0, 0, 0])
     return [
         ("as many layers as a number can say", "encoder_hidden_states", [*rest, 2**63 - 1], True),
         ("as many layers as a header can say", "encoder_hidden_states", [*rest, 2**31 - 1], True),
         ("rows without columns", "quantize_per_token", [torch.empty(3, 0)], False),
-        ("no rows, of sizes whose product is too large", "quantize_per_token", [wide], False),
+        ("no rows, of sizes whose product is too large", "quantize_per_token", [wide], True),
+        ("more rows than can be counted, without columns", "quantize_per_token", [high], True),
     ]

@@ -62,6 +62,11 @@ def test_strides_of_no_numbers(sizes, strides):
         assert ops.linear(x, weight, 8, 8).shape == (*sizes[:-1], 8)
 
 
+def test_rows_beyond_64_bits():
+    with pytest.raises(RuntimeError, match=r"shape \[\d+, 2, 0\], which is more rows than 64 bits count"):
+        ops.quantize_per_token(torch.empty(0).as_strided((2**62, 2, 0), (0, 0, 0)))
+
+
 def test_no_numbers_of_sizes_beyond_64_bits():
     x = torch.empty(0).as_strided((0, 2**40, 2**40), (0, 0, 0))
     with pytest.raises(RuntimeError, match="sizes whose product is beyond 64 bits"):
