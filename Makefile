@@ -113,7 +113,7 @@ $(VENV)/bench.stamp: $(SOURCES) | $(BIN)/pip
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	@touch $@
 
-# Hostile checkpoints, operator calls, recipes and data files; then with sanitizers (docs/fuzzing.md). About 40 minutes.
+# Hostile checkpoints, operator calls, recipes and data files; then with sanitizers (docs/fuzzing.md). Half an hour.
 # Another FUZZ_SEED makes other inputs.
 FUZZ_INPUTS ?= 100000
 FUZZ_FILES ?= 10000

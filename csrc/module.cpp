@@ -40,6 +40,9 @@ PYBIND11_MODULE(_C, m) {
       "run.");
   m.def("pool_is_lost", &kdnative::pool_is_lost,
         "Whether torch's threads of the calling thread stayed behind in the process that this one was forked from.");
+  m.def(
+      "set_threads_here", &kdnative::set_threads_here, py::arg("threads"),
+      "Sets torch's number of threads for the calling thread alone; returns what it was, or 0 where it can't be done.");
   m.def("keep_pool_at_fork", &kdnative::keep_pool_at_fork, py::arg("keep"),
         "For tests: whether forks leave torch's threads as they are, as where they can't be given up.");
   m.def("read_bandwidth", &kdnative::cpu::read_bandwidth, py::arg("bytes"), py::arg("seconds") = 0.2,

@@ -40,10 +40,12 @@ uint32_t torch_threads() {
 struct Runtime {
   bool mends_itself = false;  // LLVM's and Intel's have handlers of their own
   PausePool pause = nullptr;  // GNU's, from GCC 9 on
+  void (*set_threads)(int) = nullptr;
 
   Runtime() {
     void* set = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
     if (!is_torchs(reinterpret_cast<void (*)(int)>(set))) return;
+    set_threads = reinterpret_cast<void (*)(int)>(set);
     const auto in_same = [set](const char* name) {
       void* function = dlsym(RTLD_DEFAULT, name);
       return library_of(function) == library_of(set) ? function : nullptr;
@@ -152,6 +154,13 @@ int64_t usable_threads(int64_t threads) {
   return 1;
 }
 
+int64_t set_threads_here(int64_t threads) {
+  if (runtime.set_threads == nullptr || threads < 1) return 0;
+  const int64_t before = torch_threads();
+  runtime.set_threads(static_cast<int>(threads));
+  return before;
+}
+
 void keep_pool_at_fork(bool keep) { keep_pool = keep; }
 
 }  // namespace kdnative
@@ -162,6 +171,7 @@ namespace kdnative {
 
 bool pool_is_lost() { return false; }
 int64_t usable_threads(int64_t threads) { return threads; }
+int64_t set_threads_here(int64_t) { return 0; }
 void keep_pool_at_fork(bool) {}
 
 }  // namespace kdnative

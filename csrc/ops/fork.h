@@ -13,6 +13,9 @@ bool pool_is_lost();
 // stderr says so, once.
 int64_t usable_threads(int64_t threads);
 
+// Sets torch's number of threads for the calling thread alone, and returns what it was; 0 where that can't be done.
+int64_t set_threads_here(int64_t threads);
+
 // For tests: forks leave the pool as it is, as with an OpenMP runtime that can't give it up.
 void keep_pool_at_fork(bool keep);
 

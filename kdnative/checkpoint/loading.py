@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdnative.nn import Encoder, Linear, PackedEncoder
 from kdnative.nn.saving import forbid_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
+from kdnative.ops.forks import one_thread
 
 from . import hostile, rebuild
 from .manifest import MANIFEST, CheckpointError, some
@@ -53,7 +54,7 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
     """
     path = Path(path)
     manifest, weights = open_checkpoint(path)
-    with weights:
+    with weights, one_thread():
         try:
             _check_natives(path, manifest, weights, configurations=into is None)
             return _rebuild(path, manifest, weights) if into is None else _fill(path, manifest, weights, into)

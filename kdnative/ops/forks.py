@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from kdnative import _C
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let this thread compute alone: for many small operations, which a pool of threads makes no faster.
+
+    A pool that is not started is none that a fork could lose. Other threads keep theirs.
+    """
+    before = _C.set_threads_here(1)
+    try:
+        yield
+    finally:
+        if before:
+            _C.set_threads_here(before)
 
 
 def _after_fork() -> None:

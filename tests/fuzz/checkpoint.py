@@ -25,7 +25,6 @@ from .words import CANARY, OUTSIDE
 
 __all__ = ["Attempt", "Checkpoints"]
 
-
 _SHARES = {"modules": 40, "transformers": 20, "weights": 20, "attributes": 4, "generation": 6, "frozen": 4}
 """Of the parts of a manifest that are changed: the rest is checked by its type alone."""
 
@@ -106,7 +105,7 @@ class Checkpoints:
             checkpoint.manifest["weights"] = other.manifest["weights"]
         else:
             part = rng.choice((*_SHARES, *other.manifest))
-            checkpoint.manifest[part] = other.manifest[part]
+            checkpoint.manifest[part] = other.manifest.get(part)
 
     def run(self, made: Attempt, folder: Path) -> bool:
         place = folder / "checkpoint"

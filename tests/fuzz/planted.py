@@ -90,7 +90,7 @@ def _run_code(folder: Path) -> None:
 
 
 def _grow(folder: Path) -> None:
-    _ = b"x" * (600 * 2**20)
+    _ = b"x" * (540 * 2**20)
 
 
 def _grow_without_end(folder: Path) -> None:

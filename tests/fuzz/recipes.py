@@ -80,7 +80,7 @@ class Recipes:
             data = data if rng.random() < 0.9 else change_bytes(rng, data)
             data = data if rng.random() < 0.98 else text.encode(rng.choice(("utf-16", "utf-8-sig", "utf-32")), "ignore")
         overrides = []
-        while rng.random() < 0.25:
+        for _ in range(rng.choice((0, 0, 0, 0, 0, 1, 1, 3))):
             text = rng.choice(_OVERRIDES)
             overrides.append(text if rng.random() < 0.5 else change_text(rng, text, _PIECES))
         return Written(data, overrides)

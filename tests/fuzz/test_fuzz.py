@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.guided import Choices
 from tests.fuzz.planted import DEFECTS
 from tests.fuzz.run import load
 from tests.fuzz.worker import rng_of
@@ -50,7 +51,7 @@ def test_every_input_works_or_is_refused_in_words(results, target):
 
 
 def test_planted_defects_are_noticed(tmp_path):
-    result = fuzz(tmp_path, "planted", "--deadline", "0.5")["planted"]
+    result = fuzz(tmp_path, "planted", "--deadline", "1")["planted"]
     kinds = {number: place.partition(":")[0] for place, numbers in result["findings"].items() for number in numbers}
     assert kinds == {2 * i + 1: kind for i, kind in enumerate(DEFECTS.values())}
     assert result["worked"] + result["refused"] == len(DEFECTS)
@@ -66,4 +67,5 @@ def test_a_number_is_always_the_same_input(tmp_path, name):
             target.save(target.make(number, rng_of(name, 7, number)), tmp_path / f"{number}{attempt}")
         a, b = ({f.name: f.read_bytes() for f in (tmp_path / f"{number}{x}").iterdir() if f.is_file()} for x in "ab")
         assert a == b
+    assert target.describe(target.make(0, Choices(b"")))  # an input of atheris may be empty
     assert target.describe(target.make(1, random.Random(1))) != target.describe(target.make(1, random.Random(2)))

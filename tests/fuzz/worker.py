@@ -97,7 +97,7 @@ def fork(
 ) -> int:
     """Starts a worker for some inputs, at most so many, and returns its process id. It ends with status 0 when done."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = os.fork()
+    parent, process = os.getpid(), os.fork()
     if process:
         return process
     status = 1
@@ -107,6 +107,8 @@ def fork(
         audit.watch()
         with open(folder / "findings", "a", encoding="utf-8") as file:
             for number in itertools.islice(numbers, most):
+                if os.getppid() != parent:
+                    break  # nobody watches
                 if number % 50 == 0:
                     os.ftruncate(2, 0)  # warnings
                 progress.begin(number)
