@@ -25,8 +25,10 @@ from kdnative.obstacles import (
     bypassed,
     check_parameters,
     held_elsewhere,
+    in_words,
     native_in_another_scheme,
     owners_of,
+    schemes_of,
     storage,
     too_small,
     unusual,
@@ -155,7 +157,7 @@ class _Plan:
         verdicts, errors = {}, []
         for name in names:
             module, choice = self._layer(name), self.selection.choose(name)
-            if other := native_in_another_scheme(self.modules[name], choice, self.selection):
+            if other := native_in_another_scheme(self.modules[name], choice):
                 errors.append(f"  {name or '(model)'}: {other}")
             if module is None:
                 continue
@@ -308,7 +310,8 @@ class _Plan:
             if name in self.rows:
                 continue
             if isinstance(module, _NATIVE):
-                self._row(name, module, "kept", None, "already native")
+                schemes = in_words(schemes_of(module))
+                self._row(name, module, "kept", None, f"already native{schemes and f', in {schemes}'}")
             elif (layer := self._layer(name)) is not None:
                 self._replace(name, module, layer)
             elif own_tensors(module, buffers=False):

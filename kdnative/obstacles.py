@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from kdnative.nn import Linear, PackedEncoder
 from kdnative.nn.encoder_spec import LINEARS
 from kdnative.scheme import Scheme
-from kdnative.selection import Choice, Selection
+from kdnative.selection import Choice
 
 __all__ = [
     "MIN_IN_FEATURES",
@@ -24,8 +24,10 @@ __all__ = [
     "check_parameters",
     "held_elsewhere",
     "hooked",
+    "in_words",
     "native_in_another_scheme",
     "owners_of",
+    "schemes_of",
     "storage",
     "too_small",
     "unusual",
@@ -57,22 +59,25 @@ class Verdict:
     reason: str
 
 
-def native_in_another_scheme(module: nn.Module, choice: Choice, selection: Selection) -> str | None:
-    """Why a module that is native already can't get the scheme that is asked for; None where it has it, or need not."""
+def schemes_of(module: nn.Module) -> set[Scheme]:
+    """The dense forms of the schemes that a native module's linears have."""
     if isinstance(module, Linear):
-        own, asked = {module.scheme.dense}, {choice.scheme}
-    elif isinstance(module, PackedEncoder):  # the names of its linears are gone
-        own = {Scheme.parse(layer[name]).dense for layer in module.spec["layers"] for name in LINEARS}
-        asked = set(selection.schemes.values())
-    else:
+        return {module.scheme.dense}
+    if isinstance(module, PackedEncoder):
+        return {Scheme.parse(layer[name]).dense for layer in module.spec["layers"] for name in LINEARS}
+    return set()
+
+
+def native_in_another_scheme(module: nn.Module, choice: Choice) -> str | None:
+    """Why a native module can't get the scheme that a pattern of its own asks for; None where it has it."""
+    own = schemes_of(module)
+    if not own or choice.scheme is None or not choice.explicit or own == {choice.scheme.dense}:
         return None
-    allowed = {scheme.dense for scheme in asked if scheme is not None}
-    if choice.scheme is None or own <= allowed:
-        return None
-    return (
-        f"it is native already, in {', '.join(sorted(map(str, own)))}, and its float weights are gone: convert the "
-        "float model instead"
-    )
+    return f"it is native already, in {in_words(own)}, and its float weights are gone: convert the float model instead"
+
+
+def in_words(schemes: set[Scheme]) -> str:
+    return ", ".join(sorted(map(str, schemes)))
 
 
 def storage(tensor: Tensor) -> tuple[str, int]:

@@ -58,7 +58,13 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
         raise CheckpointError(f"{path}: {error}") from error
     plain = rebuild.plain_tensors(model)
     beside = {**rebuild.buffers_to_keep(model), **{name: plain[name] for name in structure["plain"]}}
-    tensors |= {BUFFER + name: _storable(name, t) for name, t in beside.items()}
+    places = {tensor.data_ptr() for tensor in tensors.values()}
+    for name, tensor in beside.items():
+        stored = _storable(name, tensor)
+        if stored.data_ptr() in places:  # Llama holds its frequencies twice; a file has no tensors that share memory
+            stored = stored.clone()
+        places.add(stored.data_ptr())
+        tensors[BUFFER + name] = stored
     try:
         with staging(folder) as stage:
             if tokenizer is not None:

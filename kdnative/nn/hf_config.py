@@ -8,10 +8,19 @@ from typing import Any
 __all__ = ["attention_of", "from_plain", "set_attention", "settings_of", "to_plain"]
 
 
+_ORIGIN = ("_name_or_path", "name_or_path", "_commit_hash", "auto_map")
+
+
 def to_plain(config: Any) -> dict[str, Any]:
-    """A configuration as JSON can hold it, complete, and without the place on this machine that it was read from."""
-    plain = json.loads(config.to_json_string(use_diff=False))
-    plain.pop("_name_or_path", None)
+    """A configuration as JSON can hold it, complete, and without the places that it and its model's code came from."""
+    return _without_origin(json.loads(config.to_json_string(use_diff=False)))
+
+
+def _without_origin(plain: Any) -> Any:
+    if isinstance(plain, list):
+        return [_without_origin(value) for value in plain]
+    if isinstance(plain, dict):
+        return {key: _without_origin(value) for key, value in plain.items() if key not in _ORIGIN}
     return plain
 
 

@@ -215,7 +215,8 @@ def test_hooks_of_transformers_are_no_obstacle(tmp_path):
         model(ids(), output_hidden_states=True, output_attentions=True)  # leaves hooks behind that record them
     model.enable_input_require_grads()
     hooks = sum(len(module._forward_hooks) for module in model.modules())
-    assert hooks > 1
+    if hooks <= 1:
+        pytest.skip("transformers 4 records without hooks")
     save(model, tmp_path / "m")
     assert_same(model, load(tmp_path / "m"))
 

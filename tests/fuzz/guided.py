@@ -6,8 +6,8 @@ The bytes that libFuzzer makes are the random numbers from which a target makes 
 from __future__ import annotations
 
 import random
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from .run import TARGETS, load
@@ -47,17 +47,18 @@ def main() -> None:
         import kdnative.pipeline.recipe  # noqa: F401
 
         from .worker import attempt
-    with tempfile.TemporaryDirectory(prefix="kdnative-fuzz-") as scratch:
-        folder = Path(scratch)
-        target = load(name, folder / "seeds")
+    folder = Path("build/fuzz") / f"guided-{name}"  # libFuzzer ends the process at once: nothing is removed then
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    target = load(name, folder / "seeds")
 
-        def one(data: bytes) -> None:
-            _, found = attempt(target, 0, Choices(data), folder / "input")
-            if found is not None:
-                raise RuntimeError(f"{found.kind}: {found.place}\n{found.input}\n{found.detail}")
+    def one(data: bytes) -> None:
+        _, found = attempt(target, 0, Choices(data), folder / "input")
+        if found is not None:
+            raise RuntimeError(f"{found.kind}: {found.place}\n{found.input}\n{found.detail}")
 
-        atheris.Setup(sys.argv, one)
-        atheris.Fuzz()
+    atheris.Setup(sys.argv, one)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
