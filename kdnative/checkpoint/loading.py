@@ -132,7 +132,7 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
         if type(model) is not rebuild.ROOTS[root["class"]]:
             native = _built({**manifest, "rebuild": "modules"}, weights).train(model.training)
             if isinstance(native, Encoder):
-                native.config = getattr(model, "config", None)
+                native.adopt(getattr(model, "config", None))
             become(model, native)
             return model
     before = [(module, dict(module._modules)) for module in model.modules()]

@@ -102,7 +102,7 @@ def fit(
         if entry["class"] in NATIVE:
             new, old = native(name, entry), model.get_submodule(name)
             if isinstance(new, Encoder) and shapes is not None:  # the caller's configuration, not one from a file
-                new.config = getattr(old, "config", None)
+                new.adopt(getattr(old, "config", None))
             _put(model, name, new, places)
         elif entry_of(old := model.get_submodule(name)) != entry:
             new = _make(entry).train(old.training)

@@ -130,6 +130,11 @@ class Encoder(PackedEncoder):
         wanted = config.get("output_hidden_states") if plain else getattr(config, "output_hidden_states", None)
         self._wanted_states = wanted or False
 
+    def adopt(self, config: Any) -> None:
+        """Take another configuration, of a model around this encoder; calls give the hidden states that they gave."""
+        wanted = self._wanted_states
+        self.config, self._wanted_states = config, wanted
+
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the output."""
