@@ -291,8 +291,8 @@ def _check_attention(config: dict | None, projections: list[dict]) -> None:
     width, heads = config["embed_dim"], config["num_heads"]
     if width % heads:
         raise ValueError(f"num_heads must divide embed_dim, got {heads} and {width}")
-    for entry in projections:
-        sizes = [entry.get("config", {}).get(name) for name in ("in_features", "out_features")]
+    for linear in [entry["config"] for entry in projections if "config" in entry]:  # a float one may have none
+        sizes = [linear.get(name) for name in ("in_features", "out_features")]
         if sizes != [width, width]:
             raise ValueError(f"embed_dim is {width}, but a linear of it has sizes {sizes}")
 
