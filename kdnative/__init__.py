@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Scheme": "kdnative.scheme",
+    "Scheme": "kdnative.formats.scheme",
     "convert_": "kdnative.convert",
     "ConversionReport": "kdnative.convert",
     "save": "kdnative.checkpoint",
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from kdnative import bench, data, distill, evaluate, nn, ops, pipeline, prune, quantize, report
     from kdnative.checkpoint import CheckpointError, inspect, load, save
     from kdnative.convert import ConversionReport, convert_
+    from kdnative.formats.scheme import Scheme
     from kdnative.pipeline import run
-    from kdnative.scheme import Scheme
 
 
 def __getattr__(name: str):

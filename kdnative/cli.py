@@ -127,8 +127,8 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
+    from kdnative.formats.scheme import Scheme
     from kdnative.pipeline.models import load_whole
-    from kdnative.scheme import Scheme
 
     scheme = Scheme.parse(arguments.scheme)
     output = Path(arguments.output)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from kdnative import __version__
-from kdnative.bench.machine import cpu_name
 from kdnative.data import cache_dir
-from kdnative.pipeline.extras import EXTRAS, how_to_get, installed
+from kdnative.extras import EXTRAS, how_to_get, installed
+from kdnative.machine.environment import cpu_name
 
 SUPPORTED_TORCH = (2, 10)
 # Where the name to install differs from the name to import.

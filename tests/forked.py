@@ -263,7 +263,7 @@ def exits(folder: Path) -> None:
 
 
 def bert_loaded(folder: Path) -> None:
-    from .small_models import bert
+    from tests.small_models import bert
 
     sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
     model = kdnative.convert_(bert(kind="BertModel", **sizes), "w8a8").model
@@ -276,7 +276,7 @@ def bert_loaded(folder: Path) -> None:
 def sentence_transformer(folder: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    from .pipeline.conftest import write_model
+    from tests.pipeline.conftest import write_model
 
     source = str(write_model(folder / "source", width=128))
     saved = SentenceTransformer(source, device="cpu")

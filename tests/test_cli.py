@@ -14,10 +14,9 @@ import torch
 import kdnative
 from kdnative import doctor
 from kdnative.cli import main
-
-from .checkpoints import weights_file
-from .pipeline.conftest import tiny_recipe, write_data, write_model, write_recipe
-from .small_models import bert
+from tests.checkpoints import weights_file
+from tests.pipeline.conftest import tiny_recipe, write_data, write_model, write_recipe
+from tests.small_models import bert
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kdnative.nn import hf_families, hf_layers, vision_layers
+from kdnative.models import hf_families, hf_layers, vision_layers
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 

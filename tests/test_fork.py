@@ -20,8 +20,7 @@ from pathlib import Path
 import pytest
 
 from kdnative import save
-
-from . import forked
+from tests import forked
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a fork loses is libgomp's, on Linux")
 

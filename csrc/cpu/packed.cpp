@@ -9,7 +9,7 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
   if (bytes < static_cast<int64_t>(sizeof h)) return "the packed weight is shorter than its header; pack it again";
   std::memcpy(&h, p, sizeof h);
   if (h.magic != kPackedMagic)
-    return "the tensor is not a packed weight (wrong magic number); build it with kdnative.ops.packing.pack";
+    return "the tensor is not a packed weight (wrong magic number); build it with kdnative.formats.dense.pack";
   if (h.version != 1) return "the packed weight has an unknown version; pack it again with this release";
   if (h.bits != 8 && h.bits != 4 && h.bits != 2) return "the packed weight has an unknown bit width";
   if (bits != 0 && h.bits != bits) return "the packed weight has another bit width than this operator expects";

@@ -1,6 +1,6 @@
 // Packed weights of one linear layer: a single byte buffer, the same on every machine (docs/packed_formats.md).
 //
-// Python builds the buffer (kdnative/ops/packing.py), C++ only reads it. All offsets are bytes from the start of the
+// Python builds the buffer (kdnative/formats/dense.py), C++ only reads it. All offsets are bytes from the start of the
 // buffer and multiples of 64.
 //
 // int8 weights, [n_pad/16][k_pad/4][16][4] int8:   element (n, k) at ((n/16 * k_pad/4 + k/4) * 16 + n%16) * 4 + k%4

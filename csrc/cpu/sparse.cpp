@@ -23,7 +23,7 @@ const char* parse_sparse(const void* p, int64_t bytes, SparseLinear* out) {
   std::memcpy(&h, p, sizeof h);
   if (h.magic != kSparseMagic)
     return "the tensor is not a packed sparse weight (wrong magic number); build it with "
-           "kdnative.ops.packing_sparse.pack";
+           "kdnative.formats.sparse.pack";
   if (h.version != 1) return "the packed weight has an unknown version; pack it again with this release";
   const auto format = static_cast<SparseFormat>(h.format);
   const bool blocks = format == SparseFormat::blocks, codes = h.bits == 4;

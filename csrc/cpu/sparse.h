@@ -1,6 +1,6 @@
 // Packed weights of one linear layer with many zeros (docs/packed_formats.md, "Packed sparse linear").
 //
-// Python builds the buffer (kdnative/ops/packing_sparse.py), C++ only reads it. The results are those of the dense
+// Python builds the buffer (kdnative/formats/sparse.py), C++ only reads it. The results are those of the dense
 // layer with the same weights, bit for bit.
 //
 // blocks: four consecutive outputs x one input. A row of blocks (outputs 4 b .. 4 b + 3) lists the inputs where any of

@@ -133,7 +133,7 @@ template <typename Work>
 Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packed, int64_t out_features,
               int64_t activation) {
   require_cpu(x, op, "the input");
-  require_packed(packed, op, "kdnative.ops.packing.pack");
+  require_packed(packed, op, "kdnative.formats.dense.pack");
   cpu::PackedLinear w;
   if (const char* problem = cpu::parse_packed(packed.data(), packed.sizes()[0], bits, &w))
     fail(std::string(op) + ": " + problem);

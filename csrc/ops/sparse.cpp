@@ -105,7 +105,7 @@ bool multiply_rows(const cpu::Kernels& kernels, const cpu::SparseLinear& w, cons
 Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64_t activation) {
   constexpr const char* op = "linear_sparse";
   require_cpu(x, op, "the input");
-  require_packed(packed, op, "kdnative.ops.packing_sparse.pack");
+  require_packed(packed, op, "kdnative.formats.sparse.pack");
   cpu::SparseLinear w;
   if (const char* problem = cpu::parse_sparse(packed.data(), packed.sizes()[0], &w))
     fail(std::string(op) + ": " + problem);

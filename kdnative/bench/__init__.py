@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .latency import as_dtype, example_inputs, latency, latency_grid
-from .machine import environment, write_result
-from .timer import Timing, interleave, measure, ratio, torch_threads
+from kdnative.machine.environment import environment, write_result
+from kdnative.machine.latency import as_dtype, example_inputs, latency, latency_grid
+from kdnative.machine.timer import Timing, interleave, measure, ratio, torch_threads
 
 __all__ = [
     "Timing",

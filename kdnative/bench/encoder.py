@@ -36,16 +36,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from .encoder_candidates import COMPILED, candidates
-from .encoder_cases import Encoder, EncoderCase, Shape, shapes
-from .encoder_models import NAMES, load_encoders
-from .machine import environment, rerun_clean, write_result
-from .options import add_output, add_peers, add_threads, names, positive
-from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
-from .results import against_peers, ceiling_line, machine_line, not_run_lines, samples_line, summarize, summary_lines
-from .roofline import ceilings
-from .steady import SteadyCores, int8_speed
-from .timer import Timing, interleave, ratio, torch_threads
+from kdnative.bench.encoder_candidates import COMPILED, candidates
+from kdnative.bench.encoder_cases import Encoder, EncoderCase, Shape, shapes
+from kdnative.bench.encoder_models import NAMES, load_encoders
+from kdnative.bench.options import add_output, add_peers, add_threads, names, positive
+from kdnative.bench.peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
+from kdnative.bench.results import (
+    against_peers,
+    ceiling_line,
+    machine_line,
+    not_run_lines,
+    samples_line,
+    summarize,
+    summary_lines,
+)
+from kdnative.bench.roofline import ceilings
+from kdnative.bench.steady import SteadyCores, int8_speed
+from kdnative.machine.environment import environment, rerun_clean, write_result
+from kdnative.machine.timer import Timing, interleave, ratio, torch_threads
 
 MODELS = "package:minilm-l6,random-bert-base"
 CASES = "1x16,1x128,16x128,ragged"
@@ -87,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         save=(lambda partial: write_result(options.json, partial)) if options.json else lambda partial: None,
     )
     if options.plot:
-        from .plots import encoder_plot
+        from kdnative.bench.plots import encoder_plot
 
         encoder_plot(result, options.plot)
     return 0

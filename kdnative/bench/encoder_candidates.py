@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .encoder_cases import EncoderCase, Shape
-from .encoder_models import POSITIONS, TorchModel, apart, converted
-from .latency import example_inputs
-from .peers import Candidate, Prepared
+from kdnative.bench.encoder_cases import EncoderCase, Shape
+from kdnative.bench.encoder_models import POSITIONS, TorchModel, apart, converted
+from kdnative.bench.peers import Candidate, Prepared
+from kdnative.machine.latency import example_inputs
 
 _ONNX = ("onnx", "onnxruntime")
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .latency import example_inputs
-from .options import sizes
+from kdnative.bench.options import sizes
+from kdnative.machine.latency import example_inputs
 
 RAGGED = (32, 8, 128, 40)  # sequences, least and largest length, mean length
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from .peers import HOW_TO_GET
+from kdnative.bench.peers import HOW_TO_GET
 
 RANDOM = {  # layers, hidden size, heads, FFN width
     "random-minilm": (6, 384, 12, 1536),

@@ -9,14 +9,22 @@ from typing import Any
 
 import torch
 
-from .gemm_candidates import COMPILED, GemmCase, candidates
-from .machine import environment, rerun_clean, write_result
-from .options import add_output, add_peers, add_threads, names, numbers, sizes
-from .peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
-from .results import against_peers, ceiling_line, machine_line, not_run_lines, samples_line, summarize, summary_lines
-from .roofline import ceilings
-from .steady import SteadyCores, int8_speed
-from .timer import interleave, torch_threads
+from kdnative.bench.gemm_candidates import COMPILED, GemmCase, candidates
+from kdnative.bench.options import add_output, add_peers, add_threads, names, numbers, sizes
+from kdnative.bench.peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
+from kdnative.bench.results import (
+    against_peers,
+    ceiling_line,
+    machine_line,
+    not_run_lines,
+    samples_line,
+    summarize,
+    summary_lines,
+)
+from kdnative.bench.roofline import ceilings
+from kdnative.bench.steady import SteadyCores, int8_speed
+from kdnative.machine.environment import environment, rerun_clean, write_result
+from kdnative.machine.timer import interleave, torch_threads
 
 SHAPES = "384x384,1536x384,384x1536,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,8,32,128,512"
@@ -53,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         write_result(options.json, result)
     if options.plot:
-        from .plots import gemm_plot
+        from kdnative.bench.plots import gemm_plot
 
         gemm_plot(result, options.plot)
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .peers import Candidate, Prepared, Unsuited
+from kdnative.bench.peers import Candidate, Prepared, Unsuited
 
 BLOCKS = (128, 64, 32)  # group sizes of 4-bit peers, their fastest first
 

@@ -27,10 +27,10 @@ from typing import Any
 
 from torch import nn
 
-from .encoder_models import NAMES, converted, load_encoders
-from .machine import child_environment, environment, write_result
-from .options import add_output, add_threads, names, positive, sizes
-from .results import goal, goal_line, machine_line
+from kdnative.bench.encoder_models import NAMES, converted, load_encoders
+from kdnative.bench.options import add_output, add_threads, names, positive, sizes
+from kdnative.bench.results import goal, goal_line, machine_line
+from kdnative.machine.environment import child_environment, environment, write_result
 
 MODELS = "package:minilm-l6,random-bert-base"
 GOAL = 0.4

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .latency import as_dtype, example_inputs, latency_grid
-from .machine import environment, write_result
-from .options import add_output, add_threads, numbers
+from kdnative.bench.options import add_output, add_threads, numbers
+from kdnative.machine.environment import environment, write_result
+from kdnative.machine.latency import as_dtype, example_inputs, latency_grid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         write_result(options.json, {"suite": "model", "environment": where, "latency": rows})
     if options.plot:
-        from .plots import latency_plot
+        from kdnative.bench.plots import latency_plot
 
         latency_plot(rows, where, options.plot)
     return 0

@@ -21,14 +21,13 @@ import torch
 from torch import nn
 
 from kdnative import convert_, ops
+from kdnative.bench.encoder_models import TorchModel, VisionModel, converted, load_encoder
+from kdnative.bench.options import add_output
+from kdnative.bench.results import goal, goal_line, machine_line
+from kdnative.machine.environment import environment, write_result
+from kdnative.machine.latency import example_inputs
+from kdnative.machine.timer import Timing, interleave, quantile, torch_threads
 from kdnative.nn import Linear
-
-from .encoder_models import TorchModel, VisionModel, converted, load_encoder
-from .latency import example_inputs
-from .machine import environment, write_result
-from .options import add_output
-from .results import goal, goal_line, machine_line
-from .timer import Timing, interleave, quantile, torch_threads
 
 GOAL = 3.0  # microseconds
 _OURS = "kdnative."

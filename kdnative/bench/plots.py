@@ -8,10 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from kdnative.bench.results import machine_line
 from kdnative.files import replace_text
 from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
-
-from .results import machine_line
 
 _WIDTH, _GAP = 720, 28
 _PEERS_SHOWN = 3  # the fastest of a case; the JSON has all

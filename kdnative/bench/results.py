@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .peers import Candidate
-from .timer import Timing, ratio
+from kdnative.bench.peers import Candidate
+from kdnative.machine.timer import Timing, ratio
 
 
 def against_peers(candidate: Candidate, ready: Sequence[Candidate], timings: dict[str, Timing]) -> dict[str, Any]:

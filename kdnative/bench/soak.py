@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .encoder_models import NAMES, converted, load_encoder
-from .latency import example_inputs
-from .machine import environment, write_result
-from .options import add_output, positive
-from .results import machine_line
-from .soak_memory import ALLOWED_MB, judge, memory_line, resident_bytes
-from .timer import torch_threads
+from kdnative.bench.encoder_models import NAMES, converted, load_encoder
+from kdnative.bench.options import add_output, positive
+from kdnative.bench.results import machine_line
+from kdnative.bench.soak_memory import ALLOWED_MB, judge, memory_line, resident_bytes
+from kdnative.machine.environment import environment, write_result
+from kdnative.machine.latency import example_inputs
+from kdnative.machine.timer import torch_threads
 
 MODEL = "random-minilm"
 FORWARDS = 100_000

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnative.scheme import Scheme
-
-from .gemm import TOLERANCE
-from .gemm_candidates import GemmCase, ours, torch_fp32
-from .machine import environment, rerun_clean, write_result
-from .options import add_output, add_peers, add_threads, numbers, sizes
-from .peers import Candidate, Prepared, Unsuited, prepare_all, quiet
-from .results import machine_line, not_run_lines
-from .timer import interleave, ratio, torch_threads
+from kdnative.bench.gemm import TOLERANCE
+from kdnative.bench.gemm_candidates import GemmCase, ours, torch_fp32
+from kdnative.bench.options import add_output, add_peers, add_threads, numbers, sizes
+from kdnative.bench.peers import Candidate, Prepared, Unsuited, prepare_all, quiet
+from kdnative.bench.results import machine_line, not_run_lines
+from kdnative.formats.scheme import Scheme
+from kdnative.machine.environment import environment, rerun_clean, write_result
+from kdnative.machine.timer import interleave, ratio, torch_threads
 
 SHAPES = "384x384,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,4,32,128,512"

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable
 
 from kdnative import ops
-
-from .roofline import together
+from kdnative.bench.roofline import together
 
 _STEADY = 0.8  # of the best speed seen: a core that is shared has half, one with a lower clock more
 _TRIES = 3  # of one sample

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .options import names, numbers
-from .results import goal_line, machine_line, not_run_lines, samples_line, summary_lines
-from .soak_memory import memory_line
+from kdnative.bench.options import names, numbers
+from kdnative.bench.results import goal_line, machine_line, not_run_lines, samples_line, summary_lines
+from kdnative.bench.soak_memory import memory_line
 
 Result = Mapping[str, Any]
 

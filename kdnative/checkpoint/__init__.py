@@ -15,9 +15,9 @@ Loading runs no code from a checkpoint: no pickle, and only classes of torch.nn,
 transformers that :mod:`kdnative.checkpoint.allowed` lists.
 """
 
-from .inspection import file_size, inspect
-from .loading import load
-from .manifest import FORMAT, CheckpointError
-from .writing import save
+from kdnative.checkpoint.inspection import file_size, inspect
+from kdnative.checkpoint.loading import load
+from kdnative.checkpoint.manifest import FORMAT, CheckpointError
+from kdnative.checkpoint.writing import save
 
 __all__ = ["FORMAT", "CheckpointError", "file_size", "inspect", "load", "save"]

@@ -16,7 +16,7 @@ ATTENTION = frozenset({None, "eager", "flex_attention", "sdpa"})
 """How a model from a file may compute attention: what transformers has itself. Other names load kernels."""
 
 MODEL_TYPES_BY_GROUP: dict[str, tuple[str, ...]] = {
-    # kdnative.nn.hf_families: the encoder becomes one operator.
+    # kdnative.models.hf_families: the encoder becomes one operator.
     "encoders of texts": (
         "bert",
         "camembert",
@@ -33,7 +33,7 @@ MODEL_TYPES_BY_GROUP: dict[str, tuple[str, ...]] = {
         "splinter",
         "xlm-roberta",
     ),
-    # kdnative.nn.hf_layers: each layer becomes one operator.
+    # kdnative.models.hf_layers: each layer becomes one operator.
     "layers of texts": (
         "albert",
         "bert-generation",

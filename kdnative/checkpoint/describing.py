@@ -6,12 +6,9 @@ import json
 
 from torch import nn
 
-from kdnative.nn.hf_config import attention_of, to_plain
-from kdnative.nn.tree import walk
-
-from .hostile import check_config
-from .manifest import some
-from .rebuild import (
+from kdnative.checkpoint.hostile import check_config
+from kdnative.checkpoint.manifest import some
+from kdnative.checkpoint.structure import (
     NotBuilt,
     buffers_to_keep,
     build,
@@ -21,6 +18,8 @@ from .rebuild import (
     numbers_of,
     plain_tensors,
 )
+from kdnative.nn.hf_config import attention_of, to_plain
+from kdnative.nn.tree import walk
 
 __all__ = ["describe"]
 

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from .manifest import MANIFEST, MOST_BYTES, CheckpointError, parse, reason_of
+from kdnative.checkpoint.manifest import MANIFEST, MOST_BYTES, CheckpointError, parse, reason_of
 
 __all__ = ["Folder", "read_manifest"]
 

@@ -11,11 +11,10 @@ import math
 import re
 from typing import Any
 
+from kdnative.checkpoint.allowed import ATTENTION, MODEL_TYPES
+from kdnative.checkpoint.config_sizes import LAYERS_IN_ALL, allocated, is_layer_count, largest, values_in_python
+from kdnative.checkpoint.isolation import isolated, limited_modules
 from kdnative.shown import shown
-
-from .allowed import ATTENTION, MODEL_TYPES
-from .config_sizes import LAYERS_IN_ALL, allocated, is_layer_count, largest, values_in_python
-from .isolation import isolated, limited_modules
 
 __all__ = ["check_attention", "check_config", "check_generation", "isolated", "limited_modules", "model_class"]
 

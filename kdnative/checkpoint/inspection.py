@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
+from kdnative.checkpoint.folder import read_manifest
+from kdnative.checkpoint.manifest import BUFFER, MANIFEST, CheckpointError, reason_of
+from kdnative.formats.scheme import Scheme
 from kdnative.nn.encoder_spec import LINEARS
-from kdnative.scheme import Scheme
-
-from .folder import read_manifest
-from .manifest import BUFFER, MANIFEST, CheckpointError, reason_of
 
 __all__ = ["file_size", "inspect"]
 

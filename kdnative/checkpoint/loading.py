@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdnative.checkpoint import hostile, structure
+from kdnative.checkpoint.manifest import MANIFEST, CheckpointError, some
+from kdnative.checkpoint.settings import freeze, read_generation, set_generation
+from kdnative.checkpoint.weights import Weights, open_checkpoint
 from kdnative.nn import Encoder, Linear, PackedEncoder
 from kdnative.nn.saving import forbid_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.ops.forks import one_thread
-
-from . import hostile, rebuild
-from .manifest import MANIFEST, CheckpointError, some
-from .settings import freeze, read_generation, set_generation
-from .weights import Weights, open_checkpoint
 
 __all__ = ["load"]
 
@@ -76,7 +75,7 @@ def _check_natives(path: Path, manifest: dict, weights: Weights, configurations:
         if entry["class"] in NATIVE and issubclass(NATIVE[entry["class"]], PackedEncoder)
     ]
     try:
-        for name, shape in rebuild.native_shapes(manifest["modules"]):
+        for name, shape in structure.native_shapes(manifest["modules"]):
             _check_shape(weights, name, shape)
         for _, config in encoders if configurations else ():
             if plain := config.get("transformers"):
@@ -107,12 +106,12 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
         )
     try:
         return _built(manifest, weights)
-    except rebuild.NotBuilt as error:
+    except structure.NotBuilt as error:
         raise CheckpointError(f"{path}: the model is not built from this file: {error}") from error
 
 
 def _built(manifest: dict, weights: Weights) -> nn.Module:
-    model = rebuild.build(manifest, len(weights.shapes))
+    model = structure.build(manifest, len(weights.shapes))
     set_generation(model, read_generation(manifest["generation"]))
     _check_shapes(model, weights)
     filled = _fill_packed(model, weights)
@@ -127,9 +126,9 @@ def _built(manifest: dict, weights: Weights) -> nn.Module:
 def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
     """Load into the caller's model; its old modules and types come back if that fails."""
     root = manifest["modules"][""]
-    if root["class"] in rebuild.ROOTS:
+    if root["class"] in structure.ROOTS:
         _check_kind(path, root, model)
-        if type(model) is not rebuild.ROOTS[root["class"]]:
+        if type(model) is not structure.ROOTS[root["class"]]:
             native = _built({**manifest, "rebuild": "modules"}, weights).train(model.training)
             if isinstance(native, Encoder):
                 native.adopt(getattr(model, "config", None))
@@ -139,12 +138,12 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
     other_types: list[tuple[Tensor, Tensor]] = []
     try:
         generation = read_generation(manifest["generation"])
-        rebuild.fit(model, manifest["modules"], shapes=weights.shapes)
+        structure.fit(model, manifest["modules"], shapes=weights.shapes)
         _check_shapes(model, weights)
         _take_types_and_buffers(model, weights, other_types)
         filled = _fill_packed(model, weights)
         _load_state(model, weights, weights.state(without=filled), assign=False, filled=filled)
-        rebuild.set_attributes(model, manifest["attributes"])
+        structure.set_attributes(model, manifest["attributes"])
         set_generation(model, generation)
     except Exception as error:
         for module, children in before:
@@ -163,13 +162,13 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
 
 def _check_kind(path: Path, root: dict, model: nn.Module) -> None:
     """A checkpoint of one native module goes into one like it, or in place of the float one that it was."""
-    if rebuild.takes_place_of(root, model):
+    if structure.takes_place_of(root, model):
         return
     text = (
         f"{path}: it holds a {root['class']}, which can't take the place of this {type(model).__name__}: the model "
         "to load into must be of the kind, sizes and settings of the converted one"
     )
-    parts = [name for name, module in model.named_modules() if name and rebuild.takes_place_of(root, module)]
+    parts = [name for name, module in model.named_modules() if name and structure.takes_place_of(root, module)]
     if len(parts) == 1:
         text += f"; its part {parts[0]} is: load(path, into=model.get_submodule({parts[0]!r}))"
     raise CheckpointError(text)
@@ -177,7 +176,7 @@ def _check_kind(path: Path, root: dict, model: nn.Module) -> None:
 
 def _check_shapes(model: nn.Module, weights: Weights) -> None:
     """Before anything is copied: torch reports a wrong shape only after it has copied what was right."""
-    for name, tensor in rebuild.float_tensors(model).items():
+    for name, tensor in structure.float_tensors(model).items():
         _check_shape(weights, name, tensor.shape)
 
 
@@ -242,7 +241,7 @@ def _load_state(
 
 
 def _restore_buffers(model: nn.Module, weights: Weights) -> None:
-    for name in (*rebuild.buffers_to_keep(model), *rebuild.plain_tensors(model)):
+    for name in (*structure.buffers_to_keep(model), *structure.plain_tensors(model)):
         if name not in weights.buffers:
             raise CheckpointError(
                 f"{weights.file}: the tensor {name} is missing: this version of the model class has one that the "

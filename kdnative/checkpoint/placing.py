@@ -25,9 +25,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdnative.checkpoint.manifest import MANIFEST, CheckpointError, is_companion_name, is_weights_name, reason_of, some
 from kdnative.files import sha256_of, sync
-
-from .manifest import MANIFEST, CheckpointError, is_companion_name, is_weights_name, reason_of, some
 
 __all__ = ["Stage", "check_folder", "place", "staging"]
 

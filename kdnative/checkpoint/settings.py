@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from . import hostile
+from kdnative.checkpoint import hostile
 
 __all__ = ["freeze", "frozen_parameters", "generation_settings", "read_generation", "set_generation"]
 

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdnative.checkpoint.folder import Folder
+from kdnative.checkpoint.manifest import BUFFER, DTYPES, MANIFEST, MOST_BYTES, CheckpointError, parse, reason_of, some
 from kdnative.files import sha256_of_open
-
-from .folder import Folder
-from .manifest import BUFFER, DTYPES, MANIFEST, MOST_BYTES, CheckpointError, parse, reason_of, some
 
 __all__ = ["Weights", "open_checkpoint"]
 

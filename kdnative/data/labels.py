@@ -5,9 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
+from kdnative.data.types import DataError
 from kdnative.shown import shown
-
-from .types import DataError
 
 __all__ = ["label_name", "label_order"]
 

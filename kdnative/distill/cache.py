@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative.data.batches import TokenizedDataset
+from kdnative.distill.loss import TopK
+from kdnative.evaluate.predict import predict
 from kdnative.files import write_atomically
-
-from ..data.batches import TokenizedDataset
-from ..evaluate.predict import predict
-from .loss import TopK
 
 __all__ = ["SoftLabelMismatch", "SoftLabels", "weights_hash"]
 

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..data.batches import Batch, Batches, TokenizedDataset, collate
-from ..evaluate.predict import autocast, evaluating, logits_of, predict, select_device
-from .cache import SoftLabels
-from .dropout import fast_dropout
-from .loss import DistillationLoss
-from .state import ResumeError, capture, differences, read_state, restore, shapes, write_state
+from kdnative.data.batches import Batch, Batches, TokenizedDataset, collate
+from kdnative.distill.cache import SoftLabels
+from kdnative.distill.dropout import fast_dropout
+from kdnative.distill.loss import DistillationLoss
+from kdnative.distill.state import ResumeError, capture, differences, read_state, restore, shapes, write_state
+from kdnative.evaluate.predict import autocast, evaluating, logits_of, predict, select_device
 
 __all__ = ["BatchSource", "History", "Progress", "learning_rate", "parameter_groups", "train"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .hidden import HiddenStateLoss
+from kdnative.distill.hidden import HiddenStateLoss
 
 __all__ = ["DistillationLoss", "TopK"]
 

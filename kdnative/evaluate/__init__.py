@@ -1,9 +1,9 @@
 """Measuring classifiers: metrics with intervals, comparisons of two models, sensitivity of single layers."""
 
-from .intervals import Interval, agreement, paired_difference, wilson
-from .layers import Sensitivity, sensitivity
-from .metrics import Metrics, calibration_error, evaluate, macro_f1, measure
-from .predict import Predictions, logits_of, predict
+from kdnative.evaluate.intervals import Interval, agreement, paired_difference, wilson
+from kdnative.evaluate.layers import Sensitivity, sensitivity
+from kdnative.evaluate.metrics import Metrics, calibration_error, evaluate, macro_f1, measure
+from kdnative.evaluate.predict import Predictions, logits_of, predict
 
 __all__ = [
     "Interval",

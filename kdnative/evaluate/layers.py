@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batches, TokenizedDataset
-from ..scheme import Scheme
-from .predict import predict
+from kdnative.data.batches import Batches, TokenizedDataset
+from kdnative.evaluate.predict import predict
+from kdnative.formats.scheme import Scheme
 
 __all__ = ["Sensitivity", "sensitivity"]
 
@@ -75,7 +75,7 @@ def sensitivity(
     Raises:
         ValueError: no linear layer matches, or a sparsity outside of (0, 1).
     """
-    from ..quantize import FakeQuantLinear, finish_qat_
+    from kdnative.quantize import FakeQuantLinear, finish_qat_
 
     trained = {
         name: (module.scheme, module.weight.detach())
@@ -141,7 +141,7 @@ def _stored(scheme: Scheme) -> Scheme:
 
 
 def _rounding(scheme: Scheme) -> Coarser:
-    from ..quantize import quantize_weight
+    from kdnative.quantize import quantize_weight
 
     def coarser(weight: Tensor, trained: Trained) -> Tensor | None:
         if scheme.group_size is not None and weight.shape[1] % scheme.group_size:

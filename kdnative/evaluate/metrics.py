@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.batches import Batches, TokenizedDataset
-from .intervals import Interval, bootstrap_counts, wilson
-from .predict import Predictions, predict
+from kdnative.data.batches import Batches, TokenizedDataset
+from kdnative.evaluate.intervals import Interval, bootstrap_counts, wilson
+from kdnative.evaluate.predict import Predictions, predict
 
 __all__ = ["Metrics", "calibration_error", "evaluate", "macro_f1", "measure"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batches, TokenizedDataset
-from ..data.types import Dataset
+from kdnative.data.batches import Batches, TokenizedDataset
+from kdnative.data.types import Dataset
 
 __all__ = ["Predictions", "autocast", "evaluating", "fast_bf16", "logits_of", "predict", "select_device"]
 

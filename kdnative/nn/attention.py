@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnative.formats.scheme import Scheme
 from kdnative.nn.linear import Linear
-from kdnative.scheme import Scheme
 
 __all__ = ["MultiheadAttention"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdnative import ops
+from kdnative.formats.scheme import Scheme
 from kdnative.nn.lazy_weight import FLOAT_TYPES
-from kdnative.scheme import Scheme
 from kdnative.shown import shown
 
 __all__ = [

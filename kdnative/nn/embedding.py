@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import COUNT, DTYPE, OPTIONAL_COUNT, check_config, one_of
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.quantize import QuantizedWeight, quantize_weight
-from kdnative.scheme import Scheme
 
 __all__ = ["Embedding"]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import (
     ACTIVATION,
     COUNT,
@@ -24,7 +25,6 @@ from kdnative.nn.config_checks import (
     one_of,
 )
 from kdnative.nn.linear import Linear
-from kdnative.scheme import Scheme
 
 __all__ = ["KINDS", "LINEARS", "complete", "derived_bytes", "plain_shapes"]
 

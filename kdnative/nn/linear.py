@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
+from kdnative.formats import dense, sparse
+from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
-from kdnative.ops import packing, packing_sparse
 from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
-from kdnative.scheme import Scheme
 
 __all__ = ["Linear"]
 
@@ -104,8 +104,8 @@ class Linear(nn.Module):
         self.activation = activation
         self.dtype = _given_as(dtype)
         self._activation_code = ops.activation_code(activation)
-        dense = (scheme.weight_bits, scheme.activation_bits)
-        self._kernel = dense if scheme.sparsity is None else "sparse"
+        widths = (scheme.weight_bits, scheme.activation_bits)
+        self._kernel = widths if scheme.sparsity is None else "sparse"
         self.register_buffer("packed", _packed(weight, bias, scheme), persistent=False)
 
     @classmethod
@@ -212,14 +212,14 @@ class Linear(nn.Module):
 
     @property
     def _form(self) -> ModuleType:
-        return packing if self.scheme.sparsity is None else packing_sparse
+        return dense if self.scheme.sparsity is None else sparse
 
     def _dequantized(self) -> Tensor:
         return self.quantized().dequantize().to(self.dtype)
 
     def _exact_bias(self) -> Tensor | None:
         """A copy of the bias as it is stored, float32 ``[N]``, or None."""
-        return packing.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
+        return dense.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
 
     def _bias_values(self) -> Tensor | None:
         return self._exact_bias().to(self.dtype) if self.has_bias else None
@@ -379,8 +379,8 @@ def _given_as(dtype: torch.dtype) -> torch.dtype:
 
 def _packed(weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme) -> Tensor:
     if scheme.sparsity is None:
-        return packing.pack(weight, bias)
-    return packing_sparse.pack(weight, bias, scheme.sparsity)
+        return dense.pack(weight, bias)
+    return sparse.pack(weight, bias, scheme.sparsity)
 
 
 def _checked_bias(bias: Tensor, out_features: int) -> Tensor:

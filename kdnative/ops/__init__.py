@@ -48,7 +48,7 @@ LINEAR = {
 }
 """The operator for each width of the weights and of the activations; 16 stands for any float."""
 linear_sparse = torch.ops.kdnative.linear_sparse.default
-"""``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.ops.packing_sparse.pack`; the output
+"""``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.formats.sparse.pack`; the output
 is that of ``linear_w8a8`` or ``linear_w4a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
 encoder_hidden_states = torch.ops.kdnative.encoder_hidden_states.default
@@ -121,7 +121,7 @@ def linear(
 
     Args:
         x: float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides.
-        packed: uint8 buffer from :func:`kdnative.ops.packing.pack`; it carries the bias.
+        packed: uint8 buffer from :func:`kdnative.formats.dense.pack`; it carries the bias.
         bits: 8, 4 or 2.
         out_features: N.
         activation: one of :data:`ACTIVATIONS`.

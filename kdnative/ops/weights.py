@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdnative.ops import packing, packing_sparse
+from kdnative import formats
 
 __all__ = ["linear_weight"]
 
 
 @torch.library.custom_op("kdnative::linear_weight", mutates_args=(), device_types="cpu")
 def linear_weight(packed: Tensor, out_features: int, in_features: int, sparse: bool) -> Tensor:
-    """The dequantized weight, float32 ``[out_features, in_features]``, of :func:`packing.pack` or its sparse sister."""
-    weight, _ = (packing_sparse if sparse else packing).unpack(packed)
+    """The dequantized weight, float32 ``[out_features, in_features]``, of :func:`dense.pack` or its sparse sister."""
+    weight, _ = (formats.sparse if sparse else formats.dense).unpack(packed)
     return weight.dequantize()
 
 

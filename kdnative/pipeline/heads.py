@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
-from .folder import PipelineError
+from kdnative.pipeline.folder import PipelineError
 
 log = logging.getLogger("kdnative.run.heads")  # below the run's logger: both its file and the screen show it
 

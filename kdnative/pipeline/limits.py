@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdnative.memory import machine_memory
-from kdnative.nn import hf
-from kdnative.nn.hf_families import READERS
-
-from .folder import PipelineError
+from kdnative.machine.memory import machine_memory
+from kdnative.models import hf
+from kdnative.models.hf_families import READERS
+from kdnative.pipeline.folder import PipelineError
 
 if TYPE_CHECKING:
-    from .schema import Recipe
+    from kdnative.pipeline.schema import Recipe
 
 __all__ = ["check_mask_token", "check_sizes", "positions"]
 

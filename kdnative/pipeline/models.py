@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .extras import require
-from .folder import PipelineError
+from kdnative.extras import require
+from kdnative.pipeline.folder import PipelineError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,8 +39,7 @@ def load_classifier(source: str | Path, labels: Sequence[str]) -> nn.Module:
     from safetensors import SafetensorError
 
     from kdnative.data import model_path
-
-    from .heads import fit_head
+    from kdnative.pipeline.heads import fit_head
 
     transformers = require("transformers")
     folder = model_path(source)

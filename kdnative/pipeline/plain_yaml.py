@@ -10,9 +10,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
+from kdnative.extras import require
 from kdnative.shown import printable, shown
-
-from .extras import require
 
 __all__ = ["LARGEST", "Location", "RecipeError", "parse"]
 

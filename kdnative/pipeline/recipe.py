@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdnative.extras import require
+from kdnative.pipeline.plain_yaml import LARGEST, Location, RecipeError, parse
 from kdnative.shown import printable, shown
 
-from .extras import require
-from .plain_yaml import LARGEST, Location, RecipeError, parse
-
 if TYPE_CHECKING:
-    from .schema import Recipe
+    from kdnative.pipeline.schema import Recipe
 
 __all__ = ["RecipeError", "dump_recipe", "load_recipe"]
 
@@ -105,7 +104,7 @@ def _apply(content: dict, override: str) -> None:
 
 def _validate(content: dict, lines: dict[Location, int], file: str) -> Recipe:
     pydantic = require("pydantic")
-    from .schema import Recipe
+    from kdnative.pipeline.schema import Recipe
 
     try:
         return Recipe.model_validate(content)
@@ -147,7 +146,7 @@ def _unknown_key(location: Location) -> str:
 
 def _keys_of(sections: Sequence[str]) -> list[str]:
     """Names that the section at this place may hold."""
-    from .schema import Recipe, Section
+    from kdnative.pipeline.schema import Recipe, Section
 
     model: type[Section] = Recipe
     for name in sections:

@@ -15,20 +15,19 @@ from torch import nn
 
 from kdnative.distill import uniform_layer_map
 from kdnative.distill.loss import TopK
-from kdnative.nn import hf
+from kdnative.extras import require
+from kdnative.models import hf
 from kdnative.nn.tree import walk
+from kdnative.patterns import Selection
+from kdnative.pipeline.folder import PipelineError, RunFolder
+from kdnative.pipeline.limits import check_mask_token, check_sizes
+from kdnative.pipeline.schema import Distilling, Recipe, Training
+from kdnative.pipeline.stages import Context, Shared, Stage
+from kdnative.pipeline.stages.training import class_weights, student_source, tokenizer
+from kdnative.pipeline.vocabulary import id_table
 from kdnative.prune import shrink_shapes_, student_from
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
-from kdnative.selection import Selection
 from kdnative.shown import listed
-
-from .extras import require
-from .folder import PipelineError, RunFolder
-from .limits import check_mask_token, check_sizes
-from .schema import Distilling, Recipe, Training
-from .stages import Context, Shared, Stage
-from .stages.training import class_weights, student_source, tokenizer
-from .vocabulary import id_table
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits

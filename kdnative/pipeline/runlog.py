@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .stopping import in_words
+from kdnative.pipeline.stopping import in_words
 
 
 class _AboveBars(logging.Handler):

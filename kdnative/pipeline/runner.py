@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kdnative.extras import require
 from kdnative.files import replace_text
-
-from .extras import require
-from .folder import PipelineError, RunFolder, write_json
-from .recipe import dump_recipe, load_recipe
-from .runlog import run_log
-from .stages import ABSENT, STAGES, Context, Shared, Stage
-from .stopping import stopping
+from kdnative.pipeline.folder import PipelineError, RunFolder, write_json
+from kdnative.pipeline.recipe import dump_recipe, load_recipe
+from kdnative.pipeline.runlog import run_log
+from kdnative.pipeline.stages import ABSENT, STAGES, Context, Shared, Stage
+from kdnative.pipeline.stopping import stopping
 
 if TYPE_CHECKING:
-    from .schema import Recipe
+    from kdnative.pipeline.schema import Recipe
 
 
 @stopping()
@@ -75,7 +74,7 @@ def run(
     if any(stage.uses_data for stage in chosen):
         shared.data.fingerprint  # noqa: B018  missing or damaged data
     _check_sources(recipe, chosen, folder, shared)
-    from .rehearsal import rehearse  # it needs the native library, which `kdnative doctor` does not
+    from kdnative.pipeline.rehearsal import rehearse  # it needs the native library, which `kdnative doctor` does not
 
     again = _stale(recipe, folder, shared) if restart_changed else {}
     to_run = [s for s in chosen if overwrite or s.name in again or folder.record(s.name) is None]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from kdnative.scheme import Scheme
+from kdnative.formats.scheme import Scheme
 from kdnative.shown import shown
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .schema import Goals
+    from kdnative.pipeline.schema import Goals
 
 ROW_NAMES = {
     "teacher": "teacher",

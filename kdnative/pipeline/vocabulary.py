@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .folder import PipelineError
+from kdnative.pipeline.folder import PipelineError
 
 # Marks that play the same part under different names, such as [CLS] and <s>.
 _ROLES = (("cls_token", "bos_token"), ("sep_token", "eos_token"), ("pad_token",), ("unk_token",), ("mask_token",))

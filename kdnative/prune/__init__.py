@@ -1,9 +1,9 @@
 """Pruning: masks that keep shapes, and structured removal that shrinks them."""
 
-from .mask import finalize_masks_, mask_, masked_modules, sparsity_report
-from .report import PruneReport, PruneRow
-from .schedule import MaskSchedule
-from .structured import evenly_spaced, match_shapes_, shrink_shapes_, structured_, student_from
+from kdnative.prune.mask import finalize_masks_, mask_, masked_modules, sparsity_report
+from kdnative.prune.report import PruneReport, PruneRow
+from kdnative.prune.schedule import MaskSchedule
+from kdnative.prune.structured import evenly_spaced, match_shapes_, shrink_shapes_, structured_, student_from
 
 __all__ = [
     "MaskSchedule",

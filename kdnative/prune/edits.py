@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hf_graph import Attention, FeedForward, Stack
+from kdnative.prune.hf_graph import Attention, FeedForward, Stack
 
 __all__ = ["Edits"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hf_graph import Attention, FeedForward, Graph
+from kdnative.prune.hf_graph import Attention, FeedForward, Graph
 
 __all__ = ["Scores", "call", "evaluating", "magnitude_scores", "taylor_scores"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..selection import Selection
-from .report import PruneReport, PruneRow
+from kdnative.patterns import Selection
+from kdnative.prune.report import PruneReport, PruneRow
 
 __all__ = ["finalize_masks_", "mask_", "masked_modules", "sparsity_report"]
 

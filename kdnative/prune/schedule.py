@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .mask import mask_
-from .report import PruneReport
+from kdnative.prune.mask import mask_
+from kdnative.prune.report import PruneReport
 
 __all__ = ["MaskSchedule"]
 

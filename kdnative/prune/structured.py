@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .edits import Edits
-from .hf_graph import Graph, Stack, find_graph
-from .importance import Scores, call, evaluating, key_of, magnitude_scores, taylor_scores
-from .mask import masked_modules
-from .report import PruneReport, PruneRow
+from kdnative.prune.edits import Edits
+from kdnative.prune.hf_graph import Graph, Stack, find_graph
+from kdnative.prune.importance import Scores, call, evaluating, key_of, magnitude_scores, taylor_scores
+from kdnative.prune.mask import masked_modules
+from kdnative.prune.report import PruneReport, PruneRow
 
 __all__ = ["evenly_spaced", "match_shapes_", "shrink_shapes_", "structured_", "student_from"]
 

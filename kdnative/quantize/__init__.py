@@ -1,9 +1,9 @@
 """Weight quantization: plain integer weights from float ones, after training or during it."""
 
-from .fake import FakeQuantLinear
-from .plain import QuantizedWeight, pack_bits, unpack_bits
-from .qat import finish_qat_, prepare_qat_
-from .rtn import quantize_weight, search_clip
+from kdnative.formats.weight import QuantizedWeight, pack_bits, unpack_bits
+from kdnative.quantize.fake import FakeQuantLinear
+from kdnative.quantize.qat import finish_qat_, prepare_qat_
+from kdnative.quantize.rtn import quantize_weight, search_clip
 
 __all__ = [
     "FakeQuantLinear",

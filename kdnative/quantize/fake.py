@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..scheme import Scheme
-from . import exact, rtn
-from .native import native_linear
-from .plain import QuantizedWeight, code_range
-from .two_level import quantize_two_level
+from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight, code_range
+from kdnative.quantize import exact, rtn
+from kdnative.quantize.native import native_linear
+from kdnative.quantize.two_level import quantize_two_level
 
 __all__ = ["FakeQuantLinear"]
 

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ..scheme import Scheme
+from kdnative.formats import QuantizedWeight, Scheme, dense
 
 __all__ = ["native_linear"]
-
-
-class _Codes(NamedTuple):
-    """The fields of a `QuantizedWeight`, without its checks: a training step packs weights it has just rounded."""
-
-    qweight: Tensor
-    scale: Tensor
-    zero: Tensor | None
-    bits: int
-    group_size: int | None
-    group_scale: None = None
 
 
 def native_linear(
@@ -41,7 +28,6 @@ def native_linear(
         return None
     try:
         from kdnative import ops
-        from kdnative.ops import packing
     except ImportError:
         return None
     if ops.isa() == "reference":
@@ -49,6 +35,8 @@ def native_linear(
     if scheme.group_size is None:
         scale = scale[:, 0]
     zero = None if zero is None else zero.to(torch.int8)
-    plain = _Codes(codes.flatten(1).to(torch.int8), scale, zero, scheme.weight_bits, scheme.group_size)
-    packed = packing.pack(plain, bias)
+    plain = QuantizedWeight.unchecked(
+        codes.flatten(1).to(torch.int8), scale, zero, scheme.weight_bits, scheme.group_size
+    )
+    packed = dense.pack(plain, bias)
     return ops.linear(x.float(), packed, scheme.weight_bits, codes.shape[0])

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from ..scheme import Scheme
-from ..selection import Selection
-from .fake import FakeQuantLinear
+from kdnative.formats.scheme import Scheme
+from kdnative.patterns import Selection
+from kdnative.quantize.fake import FakeQuantLinear
 
 __all__ = ["finish_qat_", "prepare_qat_"]
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..scheme import Scheme
-from .plain import QuantizedWeight, code_range, groups_of
-from .two_level import quantize_two_level
+from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight, code_range, groups_of
+from kdnative.quantize.two_level import quantize_two_level
 
 __all__ = ["DEFAULT_GRID", "quantize_weight", "search_clip"]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from .plain import MOST_GROUP_SCALE, QuantizedWeight, code_range
+from kdnative.formats.weight import MOST_GROUP_SCALE, QuantizedWeight, code_range
 
 __all__ = ["TwoLevel", "quantize_two_level"]
 

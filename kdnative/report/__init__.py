@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .page import render
-from .read import ReportError, Run, read_run
+from kdnative.report.page import render
+from kdnative.report.read import ReportError, Run, read_run
 
 __all__ = ["ReportError", "build"]
 
@@ -22,8 +22,8 @@ def build(run_dir: str | Path) -> Path:
     Raises:
         ReportError: the folder is missing or incomplete, or a file in it is damaged.
     """
-    from kdnative.bench.machine import write_result
     from kdnative.files import replace_text
+    from kdnative.machine.environment import write_result
 
     run = read_run(run_dir)
     page, absent = render(run)

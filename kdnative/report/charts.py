@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from .scales import Scale, linear, logarithmic, marked
+from kdnative.report.scales import Scale, linear, logarithmic, marked
 
 COLOURS = 7  # classes s0 to s6 of assets/chart.css
 _CHARACTER = 6.4  # mean width of a character of the 12 px labels, in px

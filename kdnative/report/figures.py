@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import words
-from .charts import Axis, Bar, Point, Series, bar_chart, xy_chart
-from .schema import LatencyRow, ModelRow, SensitivityRow, TrainingPoint
+from kdnative.report import words
+from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
+from kdnative.report.schema import LatencyRow, ModelRow, SensitivityRow, TrainingPoint
 
 _MOST_BARS = 30
 

@@ -6,9 +6,8 @@ from html import escape
 from importlib.resources import files
 
 from kdnative import __version__
-
-from .read import Run
-from .sections import SECTIONS
+from kdnative.report.read import Run
+from kdnative.report.sections import SECTIONS
 
 # The browser itself then refuses anything that is not in the file.
 _POLICY = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .schema import RunInfo, StageRecord, Summary
+from kdnative.report.schema import RunInfo, StageRecord, Summary
 
 _ROW_KEYS = ("key", "name")
 _GOAL_KEYS = ("name", "target", "value", "met")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from . import figures, words
-from .read import Run
-from .tables import Cell, facts, table
+from kdnative.report import figures, words
+from kdnative.report.read import Run
+from kdnative.report.tables import Cell, facts, table
 
 WAYS = {"fp32": "torch fp32, ms", "bf16": "torch bf16, ms", "native": "native, ms"}
 

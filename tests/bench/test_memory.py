@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from kdnative.bench import memory
-from kdnative.bench.machine import child_environment
 from kdnative.bench.memory_child import sizes
+from kdnative.machine.environment import child_environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sizes come from /proc")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdnative.bench import overhead
-from kdnative.bench.timer import Timing
+from kdnative.machine.timer import Timing
 
 pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
 

@@ -4,7 +4,7 @@ import pytest
 
 from kdnative import ops
 from kdnative.bench.steady import SteadyCores, int8_speed
-from kdnative.bench.timer import interleave
+from kdnative.machine.timer import interleave
 
 
 class Cores:

@@ -6,12 +6,12 @@ import pytest
 
 from kdnative import cli
 from kdnative.bench import table
-from kdnative.bench.machine import environment
 from kdnative.bench.memory import goals
 from kdnative.bench.overhead import _case
 from kdnative.bench.results import goal
 from kdnative.bench.soak_memory import judge
-from kdnative.bench.timer import Timing
+from kdnative.machine.environment import environment
+from kdnative.machine.timer import Timing
 
 
 def _result(suite, **fields):

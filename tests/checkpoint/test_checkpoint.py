@@ -16,10 +16,10 @@ from torch import nn
 
 import kdnative
 from kdnative import checkpoint
-from kdnative.bench.machine import child_environment
 from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
 from kdnative.checkpoint.weights import Weights, open_checkpoint
 from kdnative.convert import convert_
+from kdnative.machine.environment import child_environment
 from kdnative.nn import Embedding, Encoder, Linear
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.checkpoints import assert_same, edit, ids, mlp, names, output, weights_file

@@ -6,8 +6,8 @@ from torch import nn
 
 from kdnative.checkpoint import CheckpointError, inspect, load, save
 from kdnative.convert import convert_
+from kdnative.models.hf_families import READERS
 from kdnative.nn import Embedding, Encoder, MultiheadAttention, TransformerEncoder
-from kdnative.nn.hf_families import READERS
 from tests.checkpoints import edit, mlp, output
 from tests.small_models import bert
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from kdnative.data import Batches, MaskedBatches
-
-from .test_batches import tokenized
+from tests.data.test_batches import tokenized
 
 MASK = 98
 KEEP = (1, 2)  # what a text begins and ends with

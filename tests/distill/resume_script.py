@@ -9,8 +9,7 @@ import torch
 
 from kdnative.data import Batches
 from kdnative.distill import DistillationLoss, HiddenStateLoss, SoftLabels, train
-
-from .tiny import model, tokens
+from tests.distill.tiny import model, tokens
 
 SAVE_EVERY = 3
 

@@ -13,8 +13,7 @@ from kdnative.data import Batches, TokenizedDataset
 from kdnative.distill import SoftLabelMismatch, SoftLabels, TopK
 from kdnative.distill.cache import _digest, weights_hash
 from kdnative.files import write_atomically
-
-from .tiny import model, tokens
+from tests.distill.tiny import model, tokens
 
 COMPUTE = {"device": "cpu", "batch_size": 7}
 

@@ -10,8 +10,7 @@ import torch
 from kdnative.data import Batches
 from kdnative.distill import DistillationLoss, ResumeError, train
 from kdnative.distill.state import read_state, write_state
-
-from .tiny import model, tokens
+from tests.distill.tiny import model, tokens
 
 
 class Counting:

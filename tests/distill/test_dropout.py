@@ -14,8 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from kdnative.data import Batches
 from kdnative.distill import DistillationLoss, train
 from kdnative.distill.dropout import FastDropout, dropout, fast_dropout
-
-from .tiny import model, tokens
+from tests.distill.tiny import model, tokens
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])

@@ -13,9 +13,8 @@ import torch
 
 from kdnative.data import Batches
 from kdnative.distill import DistillationLoss, ResumeError, train
-
-from . import resume_script
-from .tiny import model, tokens
+from tests.distill import resume_script
+from tests.distill.tiny import model, tokens
 
 ROOT = Path(__file__).parents[2]
 STEPS = 32  # 60 examples in batches of 8, 4 epochs

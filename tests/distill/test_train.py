@@ -15,8 +15,7 @@ from kdnative.data import Batches, TokenizedDataset
 from kdnative.distill import DistillationLoss, HiddenStateLoss, SoftLabels, train
 from kdnative.distill.loop import learning_rate, parameter_groups
 from kdnative.evaluate import agreement, predict
-
-from .tiny import VOCABULARY, Tiny, model, tokens
+from tests.distill.tiny import VOCABULARY, Tiny, model, tokens
 
 QUICK = {"lr": 1e-2, "device": "cpu", "amp": False}
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 import kdnative
-
-from .words import CANARY, OUTSIDE
+from tests.fuzz.words import CANARY, OUTSIDE
 
 __all__ = ["Audit", "Forbidden"]
 

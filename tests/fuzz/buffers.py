@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import kdnative
+from kdnative.formats import dense, sparse
+from kdnative.formats.scheme import Scheme
 from kdnative.nn import encoder_format
-from kdnative.ops import packing, packing_sparse
 from kdnative.quantize import quantize_weight
-from kdnative.scheme import Scheme
+from tests.fuzz.words import NUMBERS
 from tests.nn import encoder_models
-
-from .words import NUMBERS
 
 __all__ = ["Buffer", "hostile", "make_buffers"]
 
@@ -26,7 +25,7 @@ _SHAPES = ((1, 64), (31, 128), (40, 192), (130, 64))
 _FIELDS = {  # names, offsets and widths of the numbers in the headers that buffers begin with
     kind: [(field, offset, dtype.itemsize) for field, (dtype, offset) in layout.fields.items() if dtype.itemsize <= 8]
     for kind, layout in (
-        ("dense", packing._HEADER), ("sparse", packing_sparse._HEADER), ("encoder", encoder_format._HEADER),
+        ("dense", dense._HEADER), ("sparse", sparse._HEADER), ("encoder", encoder_format._HEADER),
         ("layer", encoder_format._LAYER),
     )
 }  # fmt: skip
@@ -64,10 +63,10 @@ def make_buffers() -> list[Buffer]:
             scheme, weight = Scheme.parse(name), torch.randn(n, k)
             bias = torch.randn(n) if n % 2 else None
             if scheme.sparsity is None:
-                packed = packing.pack(quantize_weight(weight, scheme), bias)
+                packed = dense.pack(quantize_weight(weight, scheme), bias)
             else:
                 weight *= (torch.arange(k) % 4 < 2) * (torch.rand(-(-n // 4), k) < 0.6).repeat_interleave(4, 0)[:n]
-                packed = packing_sparse.pack(quantize_weight(weight, scheme.dense), bias, scheme.sparsity)
+                packed = sparse.pack(quantize_weight(weight, scheme.dense), bias, scheme.sparsity)
             kind = "dense" if scheme.sparsity is None else "sparse"
             data = bytes(packed.numpy())
             buffers.append(Buffer(f"{name} {n}x{k}", kind, data, scheme.weight_bits, n, k, heads=((0, kind),)))

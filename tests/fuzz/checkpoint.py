@@ -15,13 +15,12 @@ from torch import nn
 
 import kdnative
 from kdnative import CheckpointError
-
-from .checkpoint_files import MANIFEST, Checkpoint
-from .mutate import change_bytes, change_tree, few, values_by_key
-from .mutate_weights import change_size, change_weights
-from .seeds import Seed, make_seeds
-from .target import Finding
-from .words import CANARY, OUTSIDE
+from tests.fuzz.checkpoint_files import MANIFEST, Checkpoint
+from tests.fuzz.mutate import change_bytes, change_tree, few, values_by_key
+from tests.fuzz.mutate_weights import change_size, change_weights
+from tests.fuzz.seeds import Seed, make_seeds
+from tests.fuzz.target import Finding
+from tests.fuzz.words import CANARY, OUTSIDE
 
 __all__ = ["Attempt", "Checkpoints"]
 

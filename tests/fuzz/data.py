@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kdnative.data import DataError, load_dataset
-
-from .mutate import change_bytes, change_text, change_tree, few
-from .target import Finding
-from .words import TEXTS
+from tests.fuzz.mutate import change_bytes, change_text, change_tree, few
+from tests.fuzz.target import Finding
+from tests.fuzz.words import TEXTS
 
 __all__ = ["DataFiles", "Files"]
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from .run import TARGETS, load
+from tests.fuzz.run import TARGETS, load
 
 __all__ = ["Choices"]
 
@@ -45,8 +45,7 @@ def main() -> None:
         import kdnative.checkpoint
         import kdnative.data
         import kdnative.pipeline.recipe  # noqa: F401
-
-        from .worker import attempt
+        from tests.fuzz.worker import attempt
     folder = Path("build/fuzz") / f"guided-{name}"  # libFuzzer ends the process at once: nothing is removed then
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

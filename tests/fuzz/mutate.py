@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from .words import KEYS, NUMBERS, TEXTS
+from tests.fuzz.words import KEYS, NUMBERS, TEXTS
 
 __all__ = ["change_bytes", "change_text", "change_tree", "few", "nested", "values_by_key"]
 

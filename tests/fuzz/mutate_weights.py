@@ -7,9 +7,9 @@ import random
 import struct
 from typing import Any
 
-from .checkpoint_files import Checkpoint, WeightsFile
-from .mutate import change_tree
-from .words import KEYS
+from tests.fuzz.checkpoint_files import Checkpoint, WeightsFile
+from tests.fuzz.mutate import change_tree
+from tests.fuzz.words import KEYS
 
 __all__ = ["change_size", "change_weights"]
 

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from kdnative import ops
-
-from .buffers import Buffer, hostile, make_buffers, tensor_of
-from .guarded import Guarded
-from .target import Finding
-from .tensors import FLOATS, INTEGERS, OTHERS, describe, floats, integers, rows
+from tests.fuzz.buffers import Buffer, hostile, make_buffers, tensor_of
+from tests.fuzz.guarded import Guarded
+from tests.fuzz.target import Finding
+from tests.fuzz.tensors import FLOATS, INTEGERS, OTHERS, describe, floats, integers, rows
 
 __all__ = ["Call", "Operators"]
 

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from kdnative import ops
-
-from .guarded import Guarded
-from .target import Finding
+from tests.fuzz.guarded import Guarded
+from tests.fuzz.target import Finding
 
 __all__ = ["DEFECTS", "Planted"]
 

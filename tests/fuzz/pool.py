@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .findings import Found, of_log, read
-from .target import Target
-from .worker import IDLE, Progress, fork
+from tests.fuzz.findings import Found, of_log, read
+from tests.fuzz.target import Target
+from tests.fuzz.worker import IDLE, Progress, fork
 
 __all__ = ["Result", "fuzz"]
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import yaml
 
 from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
+from tests.fuzz.mutate import change_bytes, change_text, change_tree, few, values_by_key
+from tests.fuzz.target import Finding
+from tests.fuzz.words import CANARY, TEXTS
 from tests.pipeline.conftest import tiny_recipe
-
-from .mutate import change_bytes, change_text, change_tree, few, values_by_key
-from .target import Finding
-from .words import CANARY, TEXTS
 
 __all__ = ["LAUGHS", "Recipes", "Written"]
 

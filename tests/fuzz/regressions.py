@@ -11,13 +11,12 @@ from typing import Any
 import torch
 
 from kdnative import ops
-
-from .buffers import make_buffers, tensor_of
-from .checkpoint import Attempt, Checkpoints
-from .data import DataFiles, Files
-from .operators import Call, Operators
-from .recipes import LAUGHS, Recipes, Written
-from .target import Finding
+from tests.fuzz.buffers import make_buffers, tensor_of
+from tests.fuzz.checkpoint import Attempt, Checkpoints
+from tests.fuzz.data import DataFiles, Files
+from tests.fuzz.operators import Call, Operators
+from tests.fuzz.recipes import LAUGHS, Recipes, Written
+from tests.fuzz.target import Finding
 
 __all__ = ["Regressions"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .target import Target
+    from tests.fuzz.target import Target
 
 TARGETS = {  # the module, and the class in it
     "checkpoint": ("checkpoint", "Checkpoints"),
@@ -37,7 +37,7 @@ SHOWN = 3
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.sanitized:
-        from . import sanitized  # before what imports kdnative
+        from tests.fuzz import sanitized  # before what imports kdnative
 
         sanitized.use(Path(options.sanitized))
     import torch
@@ -87,8 +87,8 @@ def load(name: str, folder: Path) -> Target:
 
 
 def _run(name: str, inputs: int, options: argparse.Namespace, scratch: Path) -> dict:
-    from .findings import by_place
-    from .pool import fuzz
+    from tests.fuzz.findings import by_place
+    from tests.fuzz.pool import fuzz
 
     scratch.mkdir()
     target = load(name, scratch / "seeds")
@@ -121,7 +121,7 @@ def _run(name: str, inputs: int, options: argparse.Namespace, scratch: Path) -> 
 
 def _keep(target, name: str, options: argparse.Namespace, place: str, found) -> None:
     """Writes down what was found, how to see it again, and the input itself."""
-    from .worker import rng_of
+    from tests.fuzz.worker import rng_of
 
     folder = Path(options.keep) / f"{name}-{options.seed}-{found.number}"
     folder.mkdir(parents=True, exist_ok=True)

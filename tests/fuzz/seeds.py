@@ -15,10 +15,9 @@ from torch import nn
 import kdnative
 from kdnative import nn as native
 from kdnative.prune import mask_
+from tests.fuzz.checkpoint_files import Checkpoint
 from tests.nn.encoder_models import small
 from tests.small_models import bert
-
-from .checkpoint_files import Checkpoint
 
 __all__ = ["KINDS", "Kind", "Seed", "make_seeds"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .words import NUMBERS
+from tests.fuzz.words import NUMBERS
 
 __all__ = ["FLOATS", "INTEGERS", "OTHERS", "describe", "floats", "integers", "rows"]
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from .audit import Audit, Forbidden
-from .findings import Found, of_exception
-from .target import Target
+from tests.fuzz.audit import Audit, Forbidden
+from tests.fuzz.findings import Found, of_exception
+from tests.fuzz.target import Target
 
 __all__ = ["Progress", "attempt", "fork", "rng_of"]
 

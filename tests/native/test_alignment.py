@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing, packing_sparse
+from kdnative.formats import dense, sparse
+from kdnative.formats.scheme import Scheme
 from kdnative.quantize import quantize_weight
-from kdnative.scheme import Scheme
 from tests.nn.encoder_models import bert, native
 
 DENSE = ["w8a8", "w8a16", "w4a8-g32", "w4a8-g128-asym", "w4a8-g64-int", "w4a16-g64", "w2a8-g64", "w2a16-g128"]
@@ -28,9 +28,9 @@ def operator(name: str):
     scheme = Scheme.parse(name)
     weight = torch.randn(70, 256)
     if scheme.sparsity is None:
-        return ops.LINEAR[scheme.weight_bits, scheme.activation_bits], packing.pack(quantize_weight(weight, scheme))
+        return ops.LINEAR[scheme.weight_bits, scheme.activation_bits], dense.pack(quantize_weight(weight, scheme))
     weight *= (torch.rand(18, 256) < 0.4).repeat_interleave(4, 0)[:70]
-    return ops.linear_sparse, packing_sparse.pack(quantize_weight(weight, scheme.dense), None, scheme.sparsity)
+    return ops.linear_sparse, sparse.pack(quantize_weight(weight, scheme.dense), None, scheme.sparsity)
 
 
 @pytest.mark.parametrize("scheme", DENSE + SPARSE)

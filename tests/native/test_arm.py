@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .disassembly import functions
+from tests.native.disassembly import functions
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from kdnative import ops
-
-from ..conftest import ISAS
+from tests.conftest import ISAS
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:

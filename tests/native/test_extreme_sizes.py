@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing
+from kdnative.formats import dense
+from kdnative.formats.scheme import Scheme
 from kdnative.quantize import quantize_weight
-from kdnative.scheme import Scheme
 from tests.nn.encoder_models import bert, native
 
 IDS = torch.ones(1, 4, dtype=torch.long)
@@ -58,7 +58,7 @@ def test_strides_of_no_numbers(sizes, strides):
     q, scale = ops.quantize_per_token(x)
     assert q.shape == sizes and scale.shape == sizes[:-1]
     if sizes[-1]:
-        weight = packing.pack(quantize_weight(torch.randn(8, 64), Scheme.parse("w8a8")))
+        weight = dense.pack(quantize_weight(torch.randn(8, 64), Scheme.parse("w8a8")))
         assert ops.linear(x, weight, 8, 8).shape == (*sizes[:-1], 8)
 
 

@@ -6,8 +6,7 @@ import re
 import pytest
 
 from kdnative import _C
-
-from .disassembly import functions
+from tests.native.disassembly import functions
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
 

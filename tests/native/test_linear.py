@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing, packing_sparse, reference
+from kdnative.formats import dense, sparse
+from kdnative.ops import reference
 from kdnative.quantize import QuantizedWeight
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -49,7 +50,7 @@ def expected(w: QuantizedWeight, x: torch.Tensor, bias: torch.Tensor | None, act
 def run(
     w: QuantizedWeight, x: torch.Tensor, bias: torch.Tensor | None = None, activation: str = "none"
 ) -> torch.Tensor:
-    return ops.linear(x, packing.pack(w, bias), w.bits, w.qweight.shape[0], activation)
+    return ops.linear(x, dense.pack(w, bias), w.bits, w.qweight.shape[0], activation)
 
 
 def usable(scheme: str, k: int) -> bool:
@@ -104,7 +105,7 @@ def test_threads_do_not_change_the_result(isa, scheme, m, n, k):
     w, x = weight(scheme, n, k), torch.randn(m, k)
     if isa == "reference":  # scalar code: a smaller problem that still splits
         m, x = min(m, 8), x[:8]
-    packed = packing.pack(w, torch.randn(n))
+    packed = dense.pack(w, torch.randn(n))
     torch.set_num_threads(1)
     want = ops.linear(x, packed, w.bits, n)
     for threads in (2, 3, 4, 7):
@@ -123,7 +124,7 @@ def test_returns_the_bits_of_the_reference_kernels(isa, scheme):
 @pytest.mark.parametrize("scheme", ["w8", "w4-32", "w2-32"])
 def test_shapes_and_strides(isa, scheme):
     w = weight(scheme, 20, 64)
-    packed = packing.pack(w)
+    packed = dense.pack(w)
     for x in (
         torch.randn(64),
         torch.randn(2, 3, 64),
@@ -156,7 +157,7 @@ def test_output_is_written_only_where_it_should_be(isa):
 
 def test_bad_input_is_named():
     w = weight("w8", 8, 32)
-    packed, x = packing.pack(w), torch.randn(2, 32)
+    packed, x = dense.pack(w), torch.randn(2, 32)
     with pytest.raises(RuntimeError, match=r"shape \[2, 31\], but its last dimension must be 32"):
         ops.linear(x[:, :31], packed, 8, 8)
     with pytest.raises(RuntimeError, match="must be float32, bfloat16 or float16"):
@@ -179,17 +180,17 @@ def test_bad_input_is_named():
 
 def test_more_inputs_than_int32_sums_hold_are_refused():
     k = 133145
-    wide, x = packing.pack(weight("w8", 1, k)), torch.zeros(1, k)
+    wide, x = dense.pack(weight("w8", 1, k)), torch.zeros(1, k)
     with pytest.raises(RuntimeError, match="more than 133144 inputs.*use a scheme with groups"):
         ops.linear(x, wide, 8, 1)
     assert ops.linear(x, wide, 8, 1, activation_bits=16).shape == (1, 1)
     with pytest.raises(RuntimeError, match="more than 133144 inputs"):
-        ops.linear_sparse(x, packing_sparse.pack(weight("w8", 1, k)), 1, 0)
+        ops.linear_sparse(x, sparse.pack(weight("w8", 1, k)), 1, 0)
 
 
 @pytest.mark.parametrize("field", range(2, 24))
 def test_a_tampered_header_never_crashes(field):
-    packed = packing.pack(weight("w4-32", 40, 96), torch.randn(40))
+    packed = dense.pack(weight("w4-32", 40, 96), torch.randn(40))
     x = torch.randn(3, 96)
     for value in (-1, 0, 1, 7, 2**20, 2**31 - 1, -(2**31)):
         bad = packed.clone()
@@ -205,4 +206,4 @@ def test_a_tampered_header_never_crashes(field):
 @pytest.mark.parametrize("scheme", ["w8", "w4-32", "w4-64-asym", "w2-32", "w2-64-asym"])
 def test_opcheck(scheme):
     w = weight(scheme, 40, 64)
-    torch.library.opcheck(ops.LINEAR[w.bits, 8], (torch.randn(3, 5, 64), packing.pack(w, torch.randn(40)), 40, 2))
+    torch.library.opcheck(ops.LINEAR[w.bits, 8], (torch.randn(3, 5, 64), dense.pack(w, torch.randn(40)), 40, 2))

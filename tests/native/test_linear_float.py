@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing, reference
+from kdnative.formats import dense
+from kdnative.ops import reference
 from tests.native.test_linear import SCHEMES, usable, weight
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -15,7 +16,7 @@ CASES += [("w8", 5, 13, 1), ("w8", 2, 1, 7), ("w8", 9, 45, 67), ("w8", 40, 101, 
 
 
 def run(w, x, bias=None, activation="none"):
-    return ops.linear(x, packing.pack(w, bias), w.bits, w.qweight.shape[0], activation, activation_bits=16)
+    return ops.linear(x, dense.pack(w, bias), w.bits, w.qweight.shape[0], activation, activation_bits=16)
 
 
 def dequantized(w):
@@ -74,7 +75,7 @@ def test_threads_do_not_change_the_result(isa, scheme, m, n, k, dtype):
     w, x = weight(scheme, n, k), torch.randn(m, k).to(dtype)
     if isa == "reference":  # scalar code: a smaller problem that still splits
         x = x[:8]
-    packed = packing.pack(w, torch.randn(n))
+    packed = dense.pack(w, torch.randn(n))
     torch.set_num_threads(1)
     want = ops.linear(x, packed, w.bits, n, activation_bits=16)
     for threads in (2, 3, 4, 7):
@@ -86,7 +87,7 @@ def test_threads_do_not_change_the_result(isa, scheme, m, n, k, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_shapes_and_strides(isa, scheme, dtype):
     w = weight(scheme, 20, 64)
-    packed = packing.pack(w)
+    packed = dense.pack(w)
     for x in (
         torch.randn(64),
         torch.randn(2, 3, 64),
@@ -146,7 +147,7 @@ def test_large_activations_keep_their_range(isa):
 
 def test_bad_input_is_named():
     w = weight("w4-32", 8, 32)
-    packed, x = packing.pack(w), torch.randn(2, 32)
+    packed, x = dense.pack(w), torch.randn(2, 32)
     with pytest.raises(RuntimeError, match=r"linear_w4a16: .*shape \[2, 31\], but its last dimension must be 32"):
         ops.linear(x[:, :31], packed, 4, 8, activation_bits=16)
     with pytest.raises(RuntimeError, match="must be float32, bfloat16 or float16"):
@@ -160,12 +161,12 @@ def test_bad_input_is_named():
 @pytest.mark.parametrize("scheme", ["w8", "w4-32", "w4-64-asym", "w2-64-asym"])
 def test_opcheck(scheme):
     w = weight(scheme, 40, 64)
-    torch.library.opcheck(ops.LINEAR[w.bits, 16], (torch.randn(3, 5, 64), packing.pack(w, torch.randn(40)), 40, 2))
+    torch.library.opcheck(ops.LINEAR[w.bits, 16], (torch.randn(3, 5, 64), dense.pack(w, torch.randn(40)), 40, 2))
 
 
 def test_compiles_into_one_graph():
     w = weight("w4-32", 40, 64)
-    packed = packing.pack(w)
+    packed = dense.pack(w)
 
     def function(x):
         return torch.relu(ops.linear_w4a16(x, packed, 40, 0))

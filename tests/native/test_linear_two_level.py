@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing
+from kdnative.formats import dense
 from kdnative.quantize import QuantizedWeight, quantize_weight
 
 SHAPES = [
@@ -36,8 +36,8 @@ def weight(group: int, n: int, k: int, extreme: bool = False) -> QuantizedWeight
 def both(w, x, bias=None, activation="none"):
     n = w.out_features
     return (
-        ops.linear(x, packing.pack(w, bias), 4, n, activation),
-        ops.linear(x, packing.pack(w.decoded(), bias), 8, n, activation),
+        ops.linear(x, dense.pack(w, bias), 4, n, activation),
+        ops.linear(x, dense.pack(w.decoded(), bias), 8, n, activation),
     )
 
 
@@ -67,7 +67,7 @@ def test_threads_do_not_change_the_result(isa, m, n, k):
     w, x = weight(64, n, k), torch.randn(m, k)
     if isa == "reference":  # scalar code: a smaller problem that still splits
         x = x[:8]
-    packed = packing.pack(w, torch.randn(n))
+    packed = dense.pack(w, torch.randn(n))
     torch.set_num_threads(1)
     want = ops.linear(x, packed, 4, n)
     for threads in (2, 3, 4, 7):
@@ -88,7 +88,7 @@ def test_shapes_and_strides(isa):
 @pytest.mark.parametrize(("n", "k"), [(1, 128), (33, 384), (70, 640)])
 def test_pack_round_trip(group, n, k):
     w, bias = weight(group, n, k), torch.randn(n)
-    back, bias_back = packing.unpack(packing.pack(w, bias))
+    back, bias_back = dense.unpack(dense.pack(w, bias))
     for name in ("qweight", "scale", "zero", "group_scale"):
         assert torch.equal(getattr(back, name), getattr(w, name)), name
     assert (back.bits, back.group_size) == (4, group) and torch.equal(bias_back, bias)
@@ -96,12 +96,12 @@ def test_pack_round_trip(group, n, k):
 
 def test_float_activations_are_refused_in_words():
     with pytest.raises(RuntimeError, match="linear_w4a16: the packed weight has integer group scales.*use linear_w4a8"):
-        ops.linear(torch.randn(2, 64), packing.pack(weight(32, 8, 64)), 4, 8, activation_bits=16)
+        ops.linear(torch.randn(2, 64), dense.pack(weight(32, 8, 64)), 4, 8, activation_bits=16)
 
 
 @pytest.mark.parametrize("field", range(2, 24))
 def test_a_tampered_header_never_crashes(field):
-    packed, x = packing.pack(weight(32, 40, 96), torch.randn(40)), torch.randn(9, 96)
+    packed, x = dense.pack(weight(32, 40, 96), torch.randn(40)), torch.randn(9, 96)
     for value in (-1, 0, 1, 7, 2**20, 2**31 - 1, -(2**31)):
         bad = packed.clone()
         bad[:128].view(torch.int32)[field] = value
@@ -114,7 +114,7 @@ def test_a_tampered_header_never_crashes(field):
 
 
 def test_opcheck():
-    torch.library.opcheck(ops.linear_w4a8, (torch.randn(3, 5, 64), packing.pack(weight(32, 40, 64)), 40, 2))
+    torch.library.opcheck(ops.linear_w4a8, (torch.randn(3, 5, 64), dense.pack(weight(32, 40, 64)), 40, 2))
 
 
 def test_plain_weights_are_checked():

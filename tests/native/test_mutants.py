@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .mutate_kernels import HERE, ROOT, Mutant, apply, includes, read_mutants
+from tests.native.mutate_kernels import HERE, ROOT, Mutant, apply, includes, read_mutants
 
 MUTANTS = read_mutants((HERE / "mutants.txt").read_text())
 

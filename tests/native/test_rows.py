@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing, packing_sparse
+from kdnative.formats import dense, sparse
 from kdnative.quantize import QuantizedWeight
 
 KINDS = ["w8a8", "w4a8", "w8a16", "4x1", "mask"]
@@ -19,15 +19,15 @@ def layer(kind, n, k):
     g = torch.Generator().manual_seed(n + k)
     if kind == "w4a8":
         codes = torch.randint(-8, 8, (n, k), dtype=torch.int8, generator=g)
-        packed, operator = packing.pack(QuantizedWeight(codes, torch.ones(n, k // 32), None, 4, 32)), ops.linear_w4a8
+        packed, operator = dense.pack(QuantizedWeight(codes, torch.ones(n, k // 32), None, 4, 32)), ops.linear_w4a8
     else:
         codes = torch.randint(-127, 128, (n, k), dtype=torch.int8, generator=g)
         w = QuantizedWeight(codes, torch.ones(n), None, 8, None)
         if kind in ("4x1", "mask"):
             codes[torch.rand(n // 4, k, generator=g).repeat_interleave(4, 0) < 0.7] = 0
-            packed, operator = packing_sparse.pack(w, None, kind), ops.linear_sparse
+            packed, operator = sparse.pack(w, None, kind), ops.linear_sparse
         else:
-            packed, operator = packing.pack(w), ops.LINEAR[8, int(kind[3:])]
+            packed, operator = dense.pack(w), ops.LINEAR[8, int(kind[3:])]
     return lambda x: operator(x, packed, n, 0)
 
 
@@ -100,10 +100,10 @@ print(resident_bytes() - before)
 def test_a_header_with_impossible_sizes_is_refused(kind, field, padded):
     w = QuantizedWeight(torch.ones(40, 33, dtype=torch.int8), torch.ones(40), None, 8, None)
     if kind == "dense":
-        packed, operator = packing.pack(w), ops.linear_w8a8
+        packed, operator = dense.pack(w), ops.linear_w8a8
         first = 5  # magic, version, bits, n, k, n_pad, k_pad
     else:
-        packed, operator = packing_sparse.pack(w, None, "mask"), ops.linear_sparse
+        packed, operator = sparse.pack(w, None, "mask"), ops.linear_sparse
         first = 6  # magic, version, bits, format, n, k, n_pad, k_pad
     numbers = packed.numpy()[:128].view(np.int32)
     assert list(numbers[first : first + 2]) == [64, 64]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.ops import packing, packing_sparse
+from kdnative.formats import dense, sparse
 from kdnative.quantize import QuantizedWeight
 
 FORMS = ["4x1", "mask", "2:4", "g32+mask", "g64+2:4", "g128+mask"]  # gG: of 4 bits, in groups of G inputs
@@ -29,7 +29,7 @@ def group_of(form: str) -> int | None:
 
 
 def pack(w: QuantizedWeight, form: str, bias=None) -> torch.Tensor:
-    return packing_sparse.pack(w, bias, form.split("+")[-1])
+    return sparse.pack(w, bias, form.split("+")[-1])
 
 
 def weight(form: str, n: int, k: int, zeros: float = 0.7, extreme: bool = False) -> QuantizedWeight:
@@ -54,8 +54,8 @@ def run(w: QuantizedWeight, form: str, x, bias=None, activation: int = 0) -> tor
     return ops.linear_sparse(x, pack(w, form, bias), w.out_features, activation)
 
 
-def dense(w: QuantizedWeight, x, bias=None, activation: int = 0) -> torch.Tensor:
-    return ops.LINEAR[w.bits, 8](x, packing.pack(w, bias), w.out_features, activation)
+def dense_linear(w: QuantizedWeight, x, bias=None, activation: int = 0) -> torch.Tensor:
+    return ops.LINEAR[w.bits, 8](x, dense.pack(w, bias), w.out_features, activation)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -63,7 +63,7 @@ def dense(w: QuantizedWeight, x, bias=None, activation: int = 0) -> torch.Tensor
 def test_has_the_bits_of_the_dense_operator(isa, form, m, n, k):
     for zeros in (0.0, 0.5, 0.9, 1.0):
         w, bias = weight(form, n, k, zeros), torch.randn(n)
-        packed, packed_dense = pack(w, form, bias), packing.pack(w, bias)
+        packed, packed_dense = pack(w, form, bias), dense.pack(w, bias)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             x = torch.randn(m, w.in_features).to(dtype)
             got = ops.linear_sparse(x, packed, n, 0)
@@ -90,7 +90,7 @@ def test_crowded_and_empty_parts_side_by_side(isa, form):
     w.qweight[90, 7] = 1
     for m in (1, 5, 40, 100):
         x = torch.randn(m, 512)
-        assert torch.equal(run(w, form, x), dense(w, x))
+        assert torch.equal(run(w, form, x), dense_linear(w, x))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -98,7 +98,7 @@ def test_crowded_and_empty_parts_side_by_side(isa, form):
 def test_activations(isa, form, activation):
     w, bias = weight(form, 48, 64), torch.randn(48)
     x = torch.randn(9, w.in_features)
-    assert torch.equal(run(w, form, x, bias, activation), dense(w, x, bias, activation))
+    assert torch.equal(run(w, form, x, bias, activation), dense_linear(w, x, bias, activation))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -127,7 +127,7 @@ def test_shapes_and_strides(isa, form):
         torch.randn(2, 0, 128),
     ):
         got = run(w, form, x)
-        assert got.shape == (*x.shape[:-1], 20) and torch.equal(got, dense(w, x))
+        assert got.shape == (*x.shape[:-1], 20) and torch.equal(got, dense_linear(w, x))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -136,7 +136,7 @@ def test_non_finite_rows_stay_in_their_rows(isa, form):
     x[1, 5], x[3, 0] = float("inf"), float("nan")
     got = run(w, form, x)
     assert torch.isnan(got[[1, 3]]).all()
-    assert torch.equal(got[[0, 2]], dense(w, torch.nan_to_num(x, 0.0, 0.0, 0.0))[[0, 2]])
+    assert torch.equal(got[[0, 2]], dense_linear(w, torch.nan_to_num(x, 0.0, 0.0, 0.0))[[0, 2]])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -144,35 +144,35 @@ def test_non_finite_rows_stay_in_their_rows(isa, form):
 def test_packing_round_trips(form, n, k):
     for zeros in (0.0, 0.6, 1.0):
         w, bias = weight(form, n, k, zeros), torch.randn(n)
-        found, found_bias = packing_sparse.unpack(pack(w, form, bias))
+        found, found_bias = sparse.unpack(pack(w, form, bias))
         assert (found.bits, found.group_size, found.zero) == (w.bits, w.group_size, None)
         assert torch.equal(found.qweight, w.qweight) and torch.equal(found.scale, w.scale)
         assert torch.equal(found_bias, bias)
-    assert packing_sparse.unpack(pack(w, form))[1] is None
+    assert sparse.unpack(pack(w, form))[1] is None
 
 
 def test_packing_leaves_zeros_out():
-    full, sparse = (packing_sparse.pack(weight("4x1", 512, 512, z), None, "4x1").numel() for z in (0.0, 0.9))
+    full, fewer = (sparse.pack(weight("4x1", 512, 512, z), None, "4x1").numel() for z in (0.0, 0.9))
     assert full > 1.4 * 512 * 512 and sparse < 0.25 * 512 * 512
-    assert packing_sparse.pack(weight("mask", 512, 512, 0.9), None, "mask").numel() < 0.27 * 512 * 512
+    assert sparse.pack(weight("mask", 512, 512, 0.9), None, "mask").numel() < 0.27 * 512 * 512
     w = weight("g128+mask", 512, 512, 0.7)
-    assert packing_sparse.pack(w).numel() < 0.72 * packing.pack(w).numel()
+    assert sparse.pack(w).numel() < 0.72 * dense.pack(w).numel()
 
 
 def test_many_inputs():
     """Inputs beyond 2^15, whose 16-bit numbers have the top bit set."""
     w, x = weight("4x1", 8, 65536, 0.95), torch.randn(2, 65536)
-    assert torch.equal(run(w, "4x1", x), dense(w, x))
+    assert torch.equal(run(w, "4x1", x), dense_linear(w, x))
     with pytest.raises(ValueError, match=r"at most 65536 inputs, the weight has 65537: use \+mask"):
-        packing_sparse.pack(weight("4x1", 4, 65537), None, "4x1")
+        sparse.pack(weight("4x1", 4, 65537), None, "4x1")
 
 
 def test_bad_weights_are_refused_in_words():
     w = weight("mask", 8, 32, zeros=0.0)
     with pytest.raises(ValueError, match=r"groups of this weight have more .*kdnative\.prune\.mask_.*2:4"):
-        packing_sparse.pack(w, None, "2:4")
+        sparse.pack(w, None, "2:4")
     with pytest.raises(ValueError, match="'8x1' has no packed form; allowed: 4x1, mask, 2:4"):
-        packing_sparse.pack(w, None, "8x1")
+        sparse.pack(w, None, "8x1")
     codes = QuantizedWeight(w.qweight.clamp(-8, 7), torch.ones(8, 1), None, 4, 32)
     for bad, kind, words in (
         (codes, "4x1", r"2:4 and mask 4 bits, groups and no zero points \(got 4 bits for 4x1\)"),
@@ -182,16 +182,16 @@ def test_bad_weights_are_refused_in_words():
         (codes, "2:4", "2:4 keeps two of four"),
     ):
         with pytest.raises(ValueError, match=words):
-            packing_sparse.pack(bad, None, kind)
+            sparse.pack(bad, None, kind)
     with pytest.raises(ValueError, match="empty weight"):
-        packing_sparse.pack(QuantizedWeight(w.qweight[:0], w.scale[:0], None, 8, None))
+        sparse.pack(QuantizedWeight(w.qweight[:0], w.scale[:0], None, 8, None))
     with pytest.raises(ValueError, match="not a packed weight"):
-        packing_sparse.unpack(packing.pack(w))
+        sparse.unpack(dense.pack(w))
 
 
 def test_bad_input_is_named():
     w = weight("mask", 8, 32)
-    packed, x = packing_sparse.pack(w), torch.randn(2, 32)
+    packed, x = sparse.pack(w), torch.randn(2, 32)
     with pytest.raises(RuntimeError, match=r"linear_sparse: .*shape \[2, 31\], but its last dimension must be 32"):
         ops.linear_sparse(x[:, :31], packed, 8, 0)
     with pytest.raises(RuntimeError, match="must be float32, bfloat16 or float16"):
@@ -201,7 +201,7 @@ def test_bad_input_is_named():
     with pytest.raises(RuntimeError, match="activation code 6 is unknown"):
         ops.linear_sparse(x, packed, 8, 6)
     with pytest.raises(RuntimeError, match="not a packed sparse weight"):
-        ops.linear_sparse(x, packing.pack(w), 8, 0)
+        ops.linear_sparse(x, dense.pack(w), 8, 0)
     with pytest.raises(RuntimeError, match="wrong magic number"):
         ops.linear_w8a8(x, packed, 8, 0)
     with pytest.raises(RuntimeError, match="truncated"):
@@ -233,7 +233,7 @@ def test_a_tampered_header_never_crashes(form, field):
 def test_damaged_indices_are_an_error(isa, form, m):
     """What a look at the header can't find is found by the kernels, before they read anything that is not there."""
     packed = pack(weight(form, 64, 256), form)
-    header = packing_sparse.read_header(packed)
+    header = sparse.read_header(packed)
     index, start = int(header["index"]), int(header["start"])
     size = int(header["count"]) * 8 if form == "4x1" else 64 * 256 // 8
     x = torch.randn(m, 256)
@@ -280,4 +280,4 @@ def test_compiles_in_one_graph(form):
     w = weight(form, 40, 64)
     packed, x = pack(w, form), torch.randn(3, w.in_features)
     compiled = torch.compile(lambda x: ops.linear_sparse(x, packed, 40, 0) + 1, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x), dense(w, x) + 1)
+    assert torch.equal(compiled(x), dense_linear(w, x) + 1)

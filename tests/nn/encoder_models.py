@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from kdnative.formats.scheme import Scheme
+from kdnative.models.hf import encoder_from_hf
 from kdnative.nn import Encoder
-from kdnative.nn.hf import encoder_from_hf
 from kdnative.quantize import quantize_weight
-from kdnative.scheme import Scheme
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from kdnative import convert_, load, save
+from kdnative.formats.scheme import Scheme
 from kdnative.nn import Linear, MultiheadAttention
-from kdnative.scheme import Scheme
 from tests.small_models import rows
 
 E, HEADS = 96, 4

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kdnative.convert import convert_
+from kdnative.models.hf import encoder_from_hf
 from kdnative.nn import Encoder
 from kdnative.nn.encoder_format import relative_bias
-from kdnative.nn.hf import encoder_from_hf
 from tests.nn import encoder_oracle
 from tests.nn.encoder_models import (
     batch,

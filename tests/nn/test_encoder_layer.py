@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from kdnative import convert_, inspect, load, save
-from kdnative.nn import EncoderLayer, Linear, hf_layers
-from kdnative.nn.known_layers import is_layer, layer_from
+from kdnative.models import hf_layers
+from kdnative.models.known_layers import is_layer, layer_from
+from kdnative.nn import EncoderLayer, Linear
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.nn import encoder_oracle
 from tests.nn.encoder_models import check_close, randomized, with_scheme

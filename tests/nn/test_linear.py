@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from kdnative import ops
+from kdnative.formats.scheme import Scheme
 from kdnative.nn import Linear
 from kdnative.quantize import quantize_weight
-from kdnative.scheme import Scheme
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g128", "w2a8-g32", "w2a8-g64-asym"]
 INTEGER_SCALES = ["w4a8-g32-int", "w4a8-g128-int"]

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import kdnative
+from kdnative.formats import dense, sparse
 from kdnative.nn import Embedding, Linear, encoder_format
 from kdnative.nn.encoder_parts import EncoderParts
-from kdnative.ops import packing, packing_sparse
 from kdnative.quantize import quantize_weight
 from tests.small_models import bert
 
@@ -148,7 +148,7 @@ def test_embedding(defaults):
 def test_packing(scheme, defaults):
     weight = torch.randn(40, 64) * (torch.arange(40) % 8 < 4)[:, None]
     plain, sparsity = quantize_weight(weight, scheme), scheme.partition("+")[2]
-    form, options = (packing_sparse, (sparsity,)) if sparsity else (packing, ())
+    form, options = (sparse, (sparsity,)) if sparsity else (dense, ())
     expected = form.pack(plain, torch.arange(40.0), *options)
     bias = torch.arange(40.0)
     with defaults():

@@ -13,8 +13,8 @@ from torch import nn
 
 from kdnative import convert_, load, ops, save
 from kdnative.checkpoint import CheckpointError
+from kdnative.models.torch_encoder import encoder_from_torch
 from kdnative.nn import Encoder, Linear, TransformerEncoder
-from kdnative.nn.torch_encoder import encoder_from_torch
 from tests.nn import encoder_oracle
 from tests.nn.encoder_models import check_close, jitter, with_scheme
 

@@ -25,8 +25,7 @@ import torch
 import kdnative
 from kdnative.files import is_leftover
 from kdnative.pipeline import RunFolder, active_stages, load_recipe
-
-from .conftest import tiny_recipe, write_data, write_model, write_recipe
+from tests.pipeline.conftest import tiny_recipe, write_data, write_model, write_recipe
 
 CALLS = ("replace", "rename", "fsync", "unlink", "mkdir")
 # What a user may keep in a run's folder, one of them under a name like those of half-written files.

@@ -14,8 +14,7 @@ from kdnative.distill import ResumeError
 from kdnative.distill.state import read_state, write_state
 from kdnative.pipeline import PipelineError, RunFolder
 from kdnative.pipeline.stages import training
-
-from .conftest import changed, copy_of, write_recipe
+from tests.pipeline.conftest import changed, copy_of, write_recipe
 
 
 def flip(file: Path, place: float, bit: int = 2) -> None:

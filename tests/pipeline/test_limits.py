@@ -11,8 +11,7 @@ import kdnative
 from kdnative.pipeline import PipelineError, limits, load_recipe
 from kdnative.pipeline.limits import check_sizes, positions
 from kdnative.pipeline.stages import Context, Shared, training
-
-from .conftest import changed, write_recipe
+from tests.pipeline.conftest import changed, write_recipe
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 MARKS = {"pad_token_id": 1, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}

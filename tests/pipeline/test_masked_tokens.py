@@ -13,8 +13,7 @@ from kdnative.distill import SoftLabels
 from kdnative.pipeline import PipelineError
 from kdnative.pipeline.folder import RunFolder
 from kdnative.pipeline.stages import student, training
-
-from .conftest import changed, write_model, write_recipe
+from tests.pipeline.conftest import changed, write_model, write_recipe
 
 
 def run_distil(tiny, tmp_path, name="tiny", **distil):

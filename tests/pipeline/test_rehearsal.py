@@ -14,8 +14,7 @@ from kdnative.pipeline import PipelineError, RunFolder, active_stages, load_reci
 from kdnative.pipeline.rehearsal import rehearse
 from kdnative.pipeline.stages import Shared
 from kdnative.prune import shrink_shapes_, structured_
-
-from .conftest import changed, write_model, write_recipe
+from tests.pipeline.conftest import changed, write_model, write_recipe
 
 ROOT = Path(__file__).parents[2]
 DEEP = "the deep student"  # stands for a folder that the test makes

@@ -12,9 +12,8 @@ import pytest
 import kdnative
 from kdnative.pipeline import PipelineError, load_recipe
 from kdnative.pipeline.stages import Shared
-
-from .conftest import changed, write_model, write_recipe
-from .test_rehearsal import rehearsed
+from tests.pipeline.conftest import changed, write_model, write_recipe
+from tests.pipeline.test_rehearsal import rehearsed
 
 
 def without_mask(tiny, folder: Path) -> str:

@@ -18,8 +18,7 @@ from kdnative.data import DataError
 from kdnative.distill.state import read_state, write_state
 from kdnative.pipeline import PipelineError, RunFolder
 from kdnative.quantize import FakeQuantLinear
-
-from .conftest import changed, copy_of, write_model, write_recipe
+from tests.pipeline.conftest import changed, copy_of, write_model, write_recipe
 
 STAGES = ["train_teacher", "compress_teacher", "train_baseline", "distil", "prune", "recover", "convert"]
 

@@ -14,8 +14,7 @@ import kdnative
 from kdnative.pipeline import RunFolder
 from kdnative.pipeline.stages import training
 from kdnative.pipeline.stopping import Stopped, stopping
-
-from .conftest import changed, write_recipe
+from tests.pipeline.conftest import changed, write_recipe
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the signals of POSIX")
 

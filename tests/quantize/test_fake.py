@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kdnative import ops
-from kdnative.ops import packing
+from kdnative.formats import dense
 from kdnative.quantize import FakeQuantLinear, exact, fake, quantize_weight
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g128", "w2a8-g32-asym"]
@@ -24,7 +24,7 @@ def layer_and_input(text, m=7, n=40, k=256, dtype=torch.float32, **arguments):
 
 
 def native(layer, x):
-    packed = packing.pack(layer.quantized(), layer.bias)
+    packed = dense.pack(layer.quantized(), layer.bias)
     scheme = layer.scheme
     return ops.linear(x, packed, scheme.weight_bits, layer.out_features, activation_bits=scheme.activation_bits)
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from kdnative import Scheme
+from kdnative.formats.weight import code_range
 from kdnative.quantize import quantize_weight, search_clip
-from kdnative.quantize.plain import code_range
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g32", "w2a8-g128-asym"]
 MAX = torch.finfo(torch.float32).max

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kdnative import ops
-from kdnative.ops import packing
+from kdnative.formats import dense
 from kdnative.quantize import FakeQuantLinear, quantize_weight
 from kdnative.quantize.two_level import quantize_two_level
 
@@ -76,7 +76,7 @@ def test_the_smaller_error_of_two_scales_is_taken():
 def test_training_sees_the_bits_of_the_kernel(scheme, clip, dtype, isa):
     layer = FakeQuantLinear.from_float(nn.Linear(256, 40).to(dtype), scheme, clip=clip)
     x = torch.randn(7, 256).to(dtype)
-    want = ops.linear(x, packing.pack(layer.quantized(), layer.bias), 4, 40)
+    want = ops.linear(x, dense.pack(layer.quantized(), layer.bias), 4, 40)
     got = layer(x.requires_grad_())
     assert torch.equal(got.detach(), want)
     upstream = torch.randn(7, 40).to(dtype)

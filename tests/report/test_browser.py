@@ -5,9 +5,8 @@ import os
 import pytest
 
 from kdnative import report
-
-from .browser import HOW_TO_GET, Browser, find_chromium
-from .run_folder import ACCURACY, NAMES, conversion, make_run
+from tests.report.browser import HOW_TO_GET, Browser, find_chromium
+from tests.report.run_folder import ACCURACY, NAMES, conversion, make_run
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import pytest
 
 from kdnative import report
 from kdnative.report.read import read_run
-
-from .run_folder import NAMES, make_run, model_row, write
+from tests.report.run_folder import NAMES, make_run, model_row, write
 
 
 @pytest.fixture

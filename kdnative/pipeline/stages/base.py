@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnative.files import sha256_of
-
-from ..folder import RunFolder
+from kdnative.pipeline.folder import RunFolder
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
-
-    from ..schema import Recipe
+    from kdnative.pipeline.schema import Recipe
 
 
 ABSENT = "absent"

@@ -9,14 +9,13 @@ from torch import nn
 
 from kdnative.evaluate import Interval, Predictions, agreement, measure, paired_difference, predict
 from kdnative.files import replace_text
-
-from ..folder import RESULTS, SUMMARY, write_json
-from ..summary import build_summary, format_summary
-from .base import Context, Stage
-from .training import MODEL, load_model, student_source, tokenized, tokenizer
+from kdnative.pipeline.folder import RESULTS, SUMMARY, write_json
+from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.stages.training import MODEL, load_model, student_source, tokenized, tokenizer
+from kdnative.pipeline.summary import build_summary, format_summary
 
 if TYPE_CHECKING:
-    from ..schema import Recipe
+    from kdnative.pipeline.schema import Recipe
 
 TEACHER, NATIVE = "teacher", "native"
 # Models and ways of running that the report shows over batch size and length.
@@ -107,7 +106,8 @@ def _converted(context: Context, model: nn.Module) -> nn.Module:
 
 def _benchmark(context: Context) -> dict[str, Any]:
     """Latency of every row's model: torch eager in fp32 and bf16, and native; interleaved, on the CPU."""
-    from kdnative.bench import as_dtype, environment, latency_grid
+    from kdnative.machine.environment import environment
+    from kdnative.machine.latency import as_dtype, latency_grid
     from kdnative.quantize import finish_qat_
 
     recipe, settings = context.recipe, context.settings

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kdnative.evaluate import agreement, measure, predict
-
-from ..models import parameters
-from .base import Context, Stage
-from .training import VALIDATION_BATCH, load_model, save_model, student_source, tokenized
+from kdnative.pipeline.models import parameters
+from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.stages.training import VALIDATION_BATCH, load_model, save_model, student_source, tokenized
 
 
 def _convert(context: Context) -> dict[str, Any]:

@@ -11,12 +11,10 @@ from torch import nn
 from kdnative.data import Batches
 from kdnative.distill import SoftLabels
 from kdnative.evaluate import logits_of
-
-from ..models import load_classifier, parameters
-from ..vocabulary import TranslatingTeacher, id_table
-from .base import Context, Stage
-from .teacher import SOFT_LABELS, for_hidden_states
-from .training import (
+from kdnative.pipeline.models import load_classifier, parameters
+from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
+from kdnative.pipeline.stages.training import (
     distillation_loss,
     fit,
     hard_loss,
@@ -27,9 +25,10 @@ from .training import (
     tokenized,
     tokenizer,
 )
+from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
 
 if TYPE_CHECKING:
-    from ..schema import Recipe
+    from kdnative.pipeline.schema import Recipe
 
 
 def _train_baseline(context: Context) -> dict[str, Any]:

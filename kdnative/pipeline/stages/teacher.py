@@ -7,10 +7,9 @@ from typing import Any
 from torch import nn
 
 from kdnative.distill import SoftLabels
-
-from ..models import load_classifier
-from .base import Context, Stage
-from .training import fit, hard_loss, load_model, save_model, tokenized
+from kdnative.pipeline.models import load_classifier
+from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.stages.training import fit, hard_loss, load_model, save_model, tokenized
 
 SOFT_LABELS = "soft_labels.safetensors"
 

@@ -9,13 +9,12 @@ from torch import nn
 
 from kdnative.data import Batches, MaskedBatches, TokenizedDataset, tokenize
 from kdnative.distill import DistillationLoss, HiddenStateLoss, Progress, SoftLabels, train, uniform_layer_map
-
-from ..folder import STATE
-from ..models import load_tokenizer, parameters
-from .base import Context
+from kdnative.pipeline.folder import STATE
+from kdnative.pipeline.models import load_tokenizer, parameters
+from kdnative.pipeline.stages.base import Context
 
 if TYPE_CHECKING:
-    from ..schema import Distilling, Recipe, Training
+    from kdnative.pipeline.schema import Distilling, Recipe, Training
 
 MODEL = "model"
 VALIDATION_BATCH = 64
@@ -150,7 +149,7 @@ def _batches(context: Context, source: str) -> Batches | MaskedBatches:
     batches = Batches(tokenized(context, source, "train"), settings.batch_size, shuffle=True, seed=seed)
     if not settings.mask_tokens:
         return batches
-    from ..limits import check_mask_token
+    from kdnative.pipeline.limits import check_mask_token
 
     words = tokenizer(context, source)
     mask = check_mask_token(context.stage, source, words)
@@ -159,7 +158,10 @@ def _batches(context: Context, source: str) -> Batches | MaskedBatches:
 
 def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
     """What only the model itself can tell of a recipe (one of the hub has not been rehearsed), before it is trained."""
-    from ..limits import check_mask_token, check_sizes  # they need the native library, which `kdnative doctor` does not
+    from kdnative.pipeline.limits import (  # they need the native library, which `kdnative doctor` does not
+        check_mask_token,
+        check_sizes,
+    )
 
     recipe = context.recipe
     who = "teacher" if context.stage == "train_teacher" else "student"

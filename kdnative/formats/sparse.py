@@ -1,0 +1,223 @@
+"""Plain integer weights with many zeros <-> the packed buffer of the sparse kernels (layout: ``csrc/cpu/sparse.h``)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdnative.formats import dense
+from kdnative.formats.dense import TILE_K, TILE_N
+from kdnative.formats.scheme import CODE_SPARSITIES
+from kdnative.formats.weight import QuantizedWeight
+
+MAGIC = 0x4B444E53
+VERSION = 1
+FORMATS = {"4x1": 1, "mask": 2, "2:4": 2}
+"""The format of each sparsity. 2:4 has the masked form: with two of four bytes kept, a mask of four bits is as short as
+two indices of two bits."""
+
+MASK_SPARE = 2048  # bytes after the values of a mask
+MAX_IN_FEATURES = {"4x1": 1 << 16}  # inputs are numbered in 16 bits
+
+_HEADER = np.dtype(
+    [(name, "<i4") for name in ("magic", "version", "bits", "format", "n", "k", "n_pad", "k_pad")]
+    + [(name, "<i8") for name in ("count", "values", "index", "start", "scale", "column_sum", "bias", "bytes")]
+    + [("codes", "<i8"), ("zero", "<i8"), ("group", "<i4"), ("reserved", "<i4", 3)]
+)
+assert _HEADER.itemsize == 128
+
+
+def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "mask") -> Tensor:
+    """Pack integer weights for the sparse kernels, without their zeros.
+
+    Args:
+        weight: 8 bits: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]``. 4 bits, "mask" and "2:4" only: ``scale``
+            float32 ``[N, G]``, without zero points and integer group scales.
+        bias: float ``[N]`` or None.
+        sparsity: "4x1" leaves out blocks of four consecutive outputs and one input that are all zero; "mask" and "2:4"
+            leave out single zeros.
+
+    Returns:
+        uint8 ``[bytes]``.
+
+    Raises:
+        ValueError: an unknown sparsity, weights of another kind, an empty weight, a group size that the kernels do not
+            have or that does not divide K, more than two weights of four for "2:4", or more than 65536 inputs for
+            "4x1".
+    """
+    if sparsity not in FORMATS:
+        raise ValueError(f"sparsity {sparsity!r} has no packed form; allowed: {', '.join(FORMATS)}")
+    n, k = weight.qweight.shape
+    codes = weight.bits == 4 and sparsity in CODE_SPARSITIES and weight.zero is None and weight.group_scale is None
+    if not codes and (weight.bits != 8 or weight.group_size is not None):
+        raise ValueError(
+            f"sparse weights have 8 bits and one scale per output, or for {' and '.join(CODE_SPARSITIES)} 4 bits, "
+            f"groups and no zero points (got {weight.bits} bits for {sparsity}"
+            f"{', with zero points' if weight.zero is not None else ''})"
+        )
+    if n == 0 or k == 0:
+        raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
+    if codes:
+        dense.check_group(weight.group_size, k)
+    if k > MAX_IN_FEATURES.get(sparsity, k):
+        raise ValueError(f"4x1 blocks number at most {MAX_IN_FEATURES['4x1']} inputs, the weight has {k}: use +mask")
+    if sparsity == "2:4":
+        require_two_of_four(weight.qweight)
+    n_pad, k_pad = dense.round_up(n, TILE_N), dense.round_up(k, TILE_K)
+    q = dense.pad(weight.qweight.detach().cpu(), n_pad, k_pad)
+    scale = weight.scale.detach().cpu().float()
+    header = np.zeros((), dtype=_HEADER)
+    if FORMATS[sparsity] == FORMATS["4x1"]:
+        sections = _pack_blocks(q)
+    else:
+        sections = _pack_codes(q) if codes else _pack_mask(q)
+        sections["values"] = torch.cat([sections["values"], sections["values"].new_zeros(MASK_SPARE)])
+    if codes:
+        groups = -(-k_pad // weight.group_size)
+        sections["scale"] = dense.pad(scale, n_pad, groups).t().contiguous()
+        sections["zero"] = torch.full((groups, n_pad), 8, dtype=torch.uint8, device="cpu")
+        header["group"] = weight.group_size
+    else:
+        sections["scale"] = dense.pad(scale, n_pad)
+        sections["column_sum"] = dense.row_sums(q)
+    if bias is not None:
+        sections["bias"] = dense.pad(bias.detach().cpu().float(), n_pad)
+    header["magic"], header["version"] = MAGIC, VERSION
+    header["bits"], header["format"] = weight.bits, FORMATS[sparsity]
+    header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
+    header["count"] = int(sections["start"][-1])
+    return dense.assemble(header, sections)
+
+
+def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
+    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None)."""
+    header = read_header(packed)
+    bits, n, k, n_pad, k_pad, count = (int(header[f]) for f in ("bits", "n", "k", "n_pad", "k_pad", "count"))
+    group = int(header["group"]) or None
+
+    def section(name: str, dtype: torch.dtype, size: int) -> Tensor:
+        return dense.section(packed, int(header[name]), dtype, size)
+
+    if int(header["format"]) == FORMATS["4x1"]:
+        start = section("start", torch.int64, n_pad // 4 + 1)
+        q = _unpack_blocks(
+            section("values", torch.int8, 16 * count), section("index", torch.int16, 4 * count), start, k_pad
+        )
+    else:
+        values, mask = section("values", torch.uint8, count), section("index", torch.int64, n_pad * k_pad // 64)
+        if bits == 8:
+            q = _unpack_mask(values, mask, n_pad, k_pad)
+        else:
+            start, codes = section("start", torch.int64, n_pad // 32 + 1), section("codes", torch.int32, n_pad // 16)
+            q = _unpack_codes(values, mask, start, codes, k_pad)
+    bias = dense.bias_of(packed, header)
+    if group is None:
+        scale = section("scale", torch.float32, n_pad)[:n].clone()
+    else:
+        scale = section("scale", torch.float32, -(-k_pad // group) * n_pad).view(-1, n_pad)
+        scale = scale.t()[:n, : k // group].contiguous()
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, bits, group), bias
+
+
+def read_header(packed: Tensor) -> np.void:
+    """The header of a packed sparse buffer as a NumPy record; ValueError when it is not one."""
+    return dense.parse_header(packed, _HEADER, MAGIC, VERSION)
+
+
+def require_two_of_four(qweight: Tensor) -> None:
+    """ValueError when more than two of four consecutive inputs have weights other than zero."""
+    n, k = qweight.shape
+    padded = torch.nn.functional.pad(qweight, (0, -k % 4))
+    crowded = padded.view(n, -1, 4).count_nonzero(-1) > 2
+    if bool(crowded.any()):
+        row, group = (int(i) for i in crowded.nonzero()[0])
+        raise ValueError(
+            f"2:4 keeps two of four consecutive inputs, but {int(crowded.sum())} groups of this weight have more "
+            f"(the first one: output {row}, inputs {4 * group} to {4 * group + 3}); prune it first with "
+            'kdnative.prune.mask_(model, pattern="2:4"), or use +mask'
+        )
+
+
+def _pack_blocks(q: Tensor) -> dict[str, Tensor]:
+    """Values int8 ``[16 * quads]``, inputs int16 ``[4 * quads]`` (unsigned bits), starts int64 ``[n_pad / 4 + 1]``."""
+    rows = q.view(q.shape[0] // 4, 4, q.shape[1])
+    kept = (rows != 0).any(1)
+    counts = kept.sum(1)
+    start = _starts((counts + 3) // 4)
+    row, column = kept.nonzero(as_tuple=True)
+    first = (counts.cumsum(0) - counts)[row]  # the number of blocks before this row
+    slot = 4 * start[row] + torch.arange(row.numel(), device=q.device) - first
+    values = torch.zeros(int(start[-1]), 4, 4, dtype=torch.int8, device=q.device)
+    values[slot // 4, :, slot % 4] = rows[row, :, column]
+    index = torch.zeros(4 * int(start[-1]), dtype=torch.int32, device=q.device)
+    index[slot] = column.int()
+    for back in (1, 2, 3):  # a row's last quad repeats its last input
+        more = counts % 4 != 0
+        at = 4 * start[1:][more] - back
+        last = 4 * start[:-1][more] + counts[more] - 1
+        index[at] = torch.where(at > last, index[last], index[at])
+    return {"values": values.flatten(), "index": index.to(torch.int16), "start": start}
+
+
+def _unpack_blocks(values: Tensor, index: Tensor, start: Tensor, k_pad: int) -> Tensor:
+    rows = torch.zeros(start.numel() - 1, 4, k_pad, dtype=torch.int8, device=values.device)
+    row = torch.repeat_interleave(torch.arange(start.numel() - 1, device=start.device), 4 * start.diff())
+    column = index.long() & 0xFFFF
+    weights = values.view(-1, 4, 4).transpose(1, 2).reshape(-1, 4)
+    used = (weights != 0).any(1)  # the inputs that fill up a quad would overwrite their weights by zeros
+    rows[row[used], :, column[used]] = weights[used]
+    return rows.view(-1, k_pad)
+
+
+def _pack_mask(q: Tensor) -> dict[str, Tensor]:
+    """Weights + 128 uint8 ``[count]``, masks int64 ``[n_pad * k_pad / 64]``, starts int64 ``[n_pad / 16 + 1]``."""
+    full = dense.vnni(q, 16)
+    kept = full != 0
+    start = _starts(kept.view(q.shape[0] // 16, -1).sum(1))
+    return {"values": full[kept].view(torch.uint8) ^ 0x80, "index": _mask_words(kept), "start": start}
+
+
+def _unpack_mask(values: Tensor, mask: Tensor, n_pad: int, k_pad: int) -> Tensor:
+    full = torch.zeros(n_pad * k_pad, dtype=torch.int8, device=values.device)
+    full[_mask_bits(mask)] = (values ^ 0x80).view(torch.int8)
+    return dense.unvnni(full, n_pad, k_pad, 16)
+
+
+def _pack_codes(q: Tensor) -> dict[str, Tensor]:
+    """Two codes to a byte uint8 ``[count]``, masks as for 8 bits, starts int64 ``[n_pad / 32 + 1]``, and the number of
+    codes of 16 outputs int32 ``[n_pad / 16]``."""
+    full = dense.vnni(q, 16).view(q.shape[0] // 16, -1)
+    kept = full != 0
+    codes = kept.sum(1)
+    start = _starts(codes.view(-1, 2).amax(1))
+    values = torch.zeros(int(start[-1]), dtype=torch.uint8, device=q.device)
+    for block in range(full.shape[0]):
+        at, shift = int(start[block // 2]), 4 * (block % 2)
+        values[at : at + int(codes[block])] |= (full[block][kept[block]].view(torch.uint8) & 15) << shift
+    return {"values": values, "index": _mask_words(kept), "start": start, "codes": codes.int()}
+
+
+def _unpack_codes(values: Tensor, mask: Tensor, start: Tensor, codes: Tensor, k_pad: int) -> Tensor:
+    kept = _mask_bits(mask).view(codes.numel(), -1)
+    full = torch.zeros(kept.shape, dtype=torch.int8, device=values.device)
+    for block in range(full.shape[0]):
+        at, shift = int(start[block // 2]), 4 * (block % 2)
+        found = (values[at : at + int(codes[block])] >> shift & 15).to(torch.int8)
+        full[block, kept[block]] = (found ^ 8) - 8  # the sign of four bits
+    return dense.unvnni(full.view(-1), 16 * codes.numel(), k_pad, 16)
+
+
+def _mask_words(kept: Tensor) -> Tensor:
+    """bool ``[64 * words]`` -> int64 ``[words]``, the first of 64 in the lowest bit."""
+    bits = np.packbits(kept.numpy(), bitorder="little")
+    return torch.from_numpy(bits.view("<i8").astype(np.int64))
+
+
+def _mask_bits(words: Tensor) -> Tensor:
+    """The inverse of :func:`_mask_words`."""
+    return torch.from_numpy(np.unpackbits(words.numpy().astype("<i8").view(np.uint8), bitorder="little").astype(bool))
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).long()

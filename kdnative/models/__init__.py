@@ -1,0 +1,1 @@
+"""Reads models of transformers, timm, torchvision and OpenCLIP: where each family keeps its layers and their parts."""

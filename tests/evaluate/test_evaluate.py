@@ -1,0 +1,277 @@
+"""Metrics and intervals against scikit-learn, formulas and counting; sensitivity against a hand-made change."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+from torch import nn
+
+from kdnative.data import Batches
+from kdnative.evaluate import (
+    Predictions,
+    agreement,
+    calibration_error,
+    evaluate,
+    logits_of,
+    macro_f1,
+    measure,
+    paired_difference,
+    predict,
+    sensitivity,
+    wilson,
+)
+from kdnative.evaluate.predict import fast_bf16, select_device
+from kdnative.formats.scheme import Scheme
+from kdnative.quantize import quantize_weight
+from tests.distill.tiny import model, tokens
+
+
+def random_predictions(n=200, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=generator)
+    logits = torch.randn(n, classes, generator=generator) + 1.5 * nn.functional.one_hot(labels, classes)
+    return Predictions(logits, labels, tuple(f"class {i}" for i in range(classes)))
+
+
+class TestMetrics:
+    def test_against_scikit_learn(self):
+        p = random_predictions()
+        found, true, guess = measure(p), p.labels.numpy(), p.classes.numpy()
+        assert found.accuracy == float((true == guess).mean())
+        assert found.confusion == confusion_matrix(true, guess).tolist()
+        assert found.macro_f1 == pytest.approx(f1_score(true, guess, average="macro"), rel=1e-12)
+        assert macro_f1(true, guess) == pytest.approx(found.macro_f1, rel=1e-12)
+        assert found.nll == pytest.approx(log_loss(true, p.logits.double().softmax(-1).numpy()), rel=1e-9)
+        columns = precision_recall_fscore_support(true, guess)
+        for i, row in enumerate(found.per_class.values()):
+            assert list(row.values()) == pytest.approx([c[i] for c in columns], rel=1e-12)
+
+    def test_classes_that_never_occur(self):
+        logits = torch.eye(5)[torch.tensor([0, 0, 1, 3])]
+        p = Predictions(logits, torch.tensor([0, 1, 1, 0]))
+        expected = f1_score([0, 1, 1, 0], [0, 0, 1, 3], average="macro", zero_division=0)
+        assert measure(p).macro_f1 == pytest.approx(expected, rel=1e-12)
+        assert measure(p).per_class["4"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "n": 0}
+
+    def test_single_example(self):
+        found = measure(Predictions(torch.tensor([[2.0, 0.0]]), torch.tensor([0])))
+        assert found.accuracy == found.macro_f1 == 1.0
+        assert found.intervals["accuracy"].high == 1.0 and found.intervals["accuracy"].low < 0.3
+
+    def test_calibration_by_hand(self):
+        # two bins of ten used: (0.5, 0.6] holds 0.6 0.6 (one right), (0.9, 1] holds 0.95 1.0 (both right)
+        confidence, hits = np.array([0.6, 0.6, 0.95, 1.0]), np.array([True, False, True, True])
+        assert calibration_error(confidence, hits, 10) == pytest.approx((abs(1 - 1.2) + abs(2 - 1.95)) / 4)
+        assert calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
+        with pytest.raises(ValueError, match="bins=0"):
+            calibration_error(confidence, hits, 0)
+
+    def test_same_seed_same_interval_and_json(self):
+        p = random_predictions()
+        assert measure(p, seed=3) == measure(p, seed=3)
+        assert measure(p, seed=3).intervals["macro_f1"] != measure(p, seed=4).intervals["macro_f1"]
+        assert json.loads(json.dumps(measure(p).as_dict()))["n"] == 200
+
+    @pytest.mark.parametrize(
+        ("logits", "labels", "message"),
+        [
+            (torch.zeros(2, 2), None, "no labels"),
+            (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), "0 rows"),
+            (torch.zeros(2, 2), torch.tensor([0, 2]), "within 0 and 1"),
+            (torch.zeros(2, 2), torch.tensor([0]), "2 rows"),
+            (torch.tensor([[0.0, torch.nan]]), torch.tensor([0]), "NaN or infinite"),
+        ],
+    )
+    def test_unusable(self, logits, labels, message):
+        with pytest.raises(ValueError, match=message):
+            measure(Predictions(logits, labels))
+
+
+class TestIntervals:
+    @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (1, 1), (871, 1038), (3, 7)])
+    def test_wilson_solves_its_equation(self, k, n):
+        found, z = wilson(k, n), 1.959963984540054
+        for end in (found.low, found.high):  # (p - p0)^2 = z^2 p0 (1 - p0) / n, where the ends are the p0
+            assert (k / n - end) ** 2 == pytest.approx(z * z * end * (1 - end) / n, abs=1e-12)
+        assert 0.0 <= found.low <= k / n <= found.high <= 1.0
+
+    def test_wilson_known_values(self):
+        # the interval for 0 of 10 is (0, z^2 / (n + z^2))
+        assert wilson(0, 10)[:3] == pytest.approx((0.0, 0.0, 3.841458820694124 / 13.841458820694124), abs=1e-12)
+        with pytest.raises(ValueError, match="successes=2, n=1"):
+            wilson(2, 1)
+
+    def test_bootstrap_of_a_mean_matches_its_theory(self):
+        labels = np.zeros(1000, int)
+        a, b = labels.copy(), labels.copy()
+        a[:200] = 1  # a is wrong on 200; b on 50 of those and on 50 others
+        b[150:250] = 1
+        found = paired_difference(a, b, labels, resamples=20000)
+        assert found.value == pytest.approx(0.1)
+        deviation = math.sqrt((0.2 - 0.1**2) / 1000)  # outcomes +1 (150), -1 (50), 0 (800)
+        assert (found.low, found.high) == pytest.approx((0.1 - 1.96 * deviation, 0.1 + 1.96 * deviation), abs=0.0025)
+
+    def test_bootstrap_covers_macro_f1_as_resampling_the_examples_does(self):
+        p = random_predictions(120, 3)
+        true, guess, generator = p.labels.numpy(), p.classes.numpy(), np.random.default_rng(1)
+        draws = (generator.integers(120, size=120) for _ in range(2000))
+        low, high = np.quantile([macro_f1(true[i], guess[i]) for i in draws], (0.025, 0.975))
+        found = measure(p, resamples=4000).intervals["macro_f1"]
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.015)
+
+    def test_paired_difference_of_the_same_is_exactly_zero(self):
+        p = random_predictions()
+        assert paired_difference(p, p.logits, p.labels)[:3] == (0.0, 0.0, 0.0)
+
+    def test_agreement_takes_every_form(self):
+        a, b = random_predictions(seed=0), random_predictions(seed=1)
+        share = float((a.classes == b.classes).float().mean())
+        for x, y in itertools.product((a, a.logits, a.classes.tolist()), (b, b.logits.numpy(), b.classes)):
+            assert agreement(x, y) == agreement(a, b)
+        assert agreement(a, b).value == pytest.approx(share)
+        with pytest.raises(ValueError, match="200 and 3 examples"):
+            agreement(a, [0, 1, 0])
+        with pytest.raises(ValueError, match="integer class numbers"):
+            agreement([0.5, 1.0], [0, 1])
+
+
+class TestPredict:
+    def test_order_mode_and_gradient(self):
+        data, student = tokens(37), model(0, dropout=0.9)
+        student.norm.eval()
+        student.train(True)
+        student.norm.eval()
+        found = predict(student, data, batch_size=8, device="cpu")
+        assert student.training and not student.norm.training, "every module's own mode comes back"
+        assert not found.logits.requires_grad and found.labels.tolist() == data.labels.tolist()
+        student.eval()
+        for i in (0, 17, 36):
+            row = torch.from_numpy(data[i].astype(np.int64))[None]
+            torch.testing.assert_close(
+                found.logits[i], student(row, torch.ones_like(row)).logits[0], atol=1e-5, rtol=1e-5
+            )
+        shuffled = predict(student, Batches(data, 5, shuffle=True), device="cpu")
+        torch.testing.assert_close(shuffled.logits, found.logits, atol=1e-5, rtol=1e-5)
+
+    def test_mode_comes_back_after_an_error(self):
+        student = model(0).train()
+        student.classifier = nn.Linear(3, 2)
+        with pytest.raises(RuntimeError):
+            predict(student, tokens(4), device="cpu")
+        assert student.training and torch.is_grad_enabled()
+
+    def test_outputs_of_every_kind(self):
+        logits = torch.zeros(2, 2)
+        for output in (logits, (logits, 1), [logits], {"logits": logits}, SimpleNamespace(logits=logits)):
+            assert logits_of(output) is logits
+        with pytest.raises(TypeError, match="no logits in a dict"):
+            logits_of({"scores": logits})
+
+    def test_records(self):
+        data = tokens(5)
+        rows = predict(model(0), data, device="cpu").records(data.source)
+        assert [r["id"] for r in rows] == ["0", "1", "2", "3", "4"]
+        assert all(r["predicted"] in ("low", "high") and 0.5 <= r["probability"] <= 1 for r in rows)
+        assert rows[0]["label"] == data.source.labels[data.labels[0]] and rows[0]["text"] == data.source[0].text
+        with pytest.raises(ValueError, match="5 predictions for a dataset of 4"):
+            predict(model(0), data, device="cpu").records(data.source[:4])
+
+    def test_wrong_shape_no_data_no_device(self):
+        class PerToken(nn.Module):
+            def forward(self, input_ids, attention_mask):
+                return torch.zeros(*input_ids.shape, 2)
+
+        with pytest.raises(ValueError, match=r"not \[N, C\]"):
+            predict(PerToken(), tokens(4), device="cpu")
+        with pytest.raises(ValueError, match="the dataset is empty"):
+            predict(model(0), tokens(0), device="cpu")
+        with pytest.raises(ValueError, match="amp='yes'"):
+            predict(model(0), tokens(4), device="cpu", amp="yes")
+        if not torch.cuda.is_available():
+            with pytest.raises(ValueError, match="no CUDA device"):
+                select_device("cuda")
+
+    def test_automatic_choices_are_possible_ones(self):
+        assert select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert isinstance(fast_bf16(torch.device("cpu")), bool)
+        assert fast_bf16(torch.device("meta")) is False
+
+
+def test_evaluate_is_measure_of_predict():
+    data, student = tokens(50), model(0)
+    assert evaluate(student, data, device="cpu") == measure(predict(student, data, device="cpu"))
+    unlabelled = tokens(10, labelled=False)
+    with pytest.raises(ValueError, match="no labels"):
+        evaluate(student, unlabelled, device="cpu")
+
+
+class TestSensitivity:
+    def test_rows_are_what_the_change_by_hand_gives(self):
+        data, student = tokens(60), model(0, width=32)
+        student.eval()
+        before = {name: p.detach().clone() for name, p in student.named_parameters()}
+        rows = sensitivity(student, data, ["w4a8-g32", "w2a8-g32"], sparsities=[0.5], device="cpu")
+        assert [(r.layer, r.change) for r in rows] == [
+            (layer, change)
+            for change in ("w4a8-g32", "w2a8-g32", "sparsity 0.50")
+            for layer in ("hidden", "classifier", "(all)")
+        ]
+        assert all(torch.equal(p, before[name]) for name, p in student.named_parameters()), "weights are put back"
+
+        original = predict(student, data, device="cpu")
+        changed = model(0, width=32)
+        with torch.no_grad():
+            changed.hidden.weight.copy_(quantize_weight(changed.hidden.weight, Scheme.parse("w2a8-g32")).dequantize())
+        now = predict(changed, data, device="cpu")
+        p, q = original.logits.double().softmax(-1), now.logits.double().softmax(-1)
+        row = next(r for r in rows if (r.layer, r.change) == ("hidden", "w2a8-g32"))
+        assert row.kl == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-9)
+        assert row.accuracy == float((now.classes == now.labels).double().mean())
+        assert row.accuracy_change == pytest.approx(
+            row.accuracy - float((original.classes == original.labels).double().mean())
+        )
+        assert row.weights == 1024 and row.kl > next(r for r in rows if r.change == "w4a8-g32").kl > 0
+
+    def test_sparsity_removes_the_smallest(self):
+        data, student = tokens(20), model(0)
+        seen = []
+        student.hidden.register_forward_pre_hook(lambda m, _: seen.append(m.weight.detach().clone()))
+        (row,) = sensitivity(student, data, [], sparsities=[0.25], layers="hidden", device="cpu")
+        weight = student.hidden.weight.detach()
+        assert int((seen[-1] == 0).sum()) == 16 and row.weights == 64
+        assert weight.abs()[seen[-1] == 0].max() <= weight.abs()[seen[-1] != 0].min()
+
+    def test_groups_that_do_not_fit_are_left_out(self):
+        rows = sensitivity(model(0, width=32), tokens(8), ["w4a8-g64", "w8a8"], device="cpu", include_all=False)
+        assert [r.change for r in rows] == ["w8a8", "w8a8"]
+
+    def test_unlabelled_data_gives_the_divergence_only(self):
+        (row,) = sensitivity(model(0, width=32), tokens(8, labelled=False), ["w4a8-g32"], layers=["hid*"], device="cpu")
+        assert row.accuracy is None and row.accuracy_change is None and row.kl > 0
+
+    def test_weights_come_back_after_an_error(self):
+        student = model(0, width=32)
+        before, calls = student.hidden.weight.detach().clone(), []
+
+        def fail_later(module, args):
+            calls.append(1)
+            if len(calls) > 1:
+                raise RuntimeError("out of memory")
+
+        student.register_forward_pre_hook(fail_later)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            sensitivity(student, tokens(8), ["w2a8-g32"], device="cpu")
+        assert torch.equal(student.hidden.weight, before)
+
+    def test_bad_arguments(self):
+        with pytest.raises(ValueError, match="no linear layer"):
+            sensitivity(model(0), tokens(8), layers="decoder*", device="cpu")
+        with pytest.raises(ValueError, match="sparsity 1.0"):
+            sensitivity(model(0), tokens(8), [], sparsities=[1.0], device="cpu")
