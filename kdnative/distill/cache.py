@@ -24,7 +24,7 @@ KEY = "kdnative.soft_labels"  # the only one: safetensors writes several in any 
 
 
 class SoftLabelMismatch(ValueError):
-    """The cached soft labels belong to another teacher, other data or other settings, or are damaged."""
+    """The cached soft labels belong to another teacher or other data, or are damaged."""
 
 
 def weights_hash(model: nn.Module) -> str:
