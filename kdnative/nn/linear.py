@@ -71,7 +71,6 @@ class Linear(nn.Module):
     """
 
     packed: Tensor
-    dtype: torch.dtype = torch.float32  # of modules that were pickled before there was a choice
 
     def __init__(
         self,
@@ -259,18 +258,15 @@ class Linear(nn.Module):
 
     @property
     def spec(self) -> dict:
-        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``.
-
-        It has no ``dtype`` where that is float32, so that checkpoints are what they were before there was a choice.
-        """
-        spec = {
+        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``."""
+        return {
             "in_features": self.in_features,
             "out_features": self.out_features,
             "scheme": str(self.scheme),
             "bias": self.has_bias,
             "activation": self.activation,
+            "dtype": str(self.dtype).removeprefix("torch."),
         }
-        return spec if self.dtype == torch.float32 else {**spec, "dtype": str(self.dtype).removeprefix("torch.")}
 
     def plain_state(self) -> dict[str, Tensor]:
         """The plain tensors that ``state_dict()`` holds for this module, without a prefix."""
