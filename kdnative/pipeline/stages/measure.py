@@ -73,7 +73,8 @@ def _sensitivity(context: Context) -> dict[str, Any]:
     data = tokenize(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
     found = sensitivity(model, data, device=context.device)
     rows = [
-        {"layer": s.layer, "scheme": s.change, "accuracy_drop": -s.accuracy_change, "divergence": s.kl} for s in found
+        {"layer": s.layer, "scheme": s.change, "accuracy_drop": -s.score_change, "divergence": s.divergence}
+        for s in found
     ]
     return {"sensitivity": rows}
 
