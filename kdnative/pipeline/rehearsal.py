@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnative.distill import uniform_layer_map
-from kdnative.distill.loss import TopK
+from kdnative.distill import TopK, uniform_layer_map
 from kdnative.extras import require
 from kdnative.models import hf
 from kdnative.nn.tree import walk
