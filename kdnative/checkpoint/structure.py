@@ -275,7 +275,7 @@ def _make(entry: dict) -> nn.Module:
     name, config = entry["class"], entry.get("config")
     if name in NATIVE:
         cls = NATIVE[name]
-        return cls.unfilled(config) if issubclass(cls, PackedEncoder) else cls(**config)
+        return cls.from_spec(config) if issubclass(cls, PackedEncoder) else cls(**config)
     with torch.device("meta"):
         if name == _QAT:
             kinds = {"in_features": SIZE, "out_features": SIZE, "scheme": SCHEME, "bias": FLAG}

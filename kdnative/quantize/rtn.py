@@ -168,8 +168,8 @@ def quantize_weight(
     codes = round_codes(groups, r, bits).to(torch.int8).reshape(w.shape)
     zero = None if r.zero is None else r.zero.to(torch.int8)
     if scheme.group_size is None:
-        return QuantizedWeight(codes, r.scale[:, 0], None if zero is None else zero[:, 0], bits, None)
-    return QuantizedWeight(codes, r.scale, zero, bits, scheme.group_size)
+        return QuantizedWeight.unchecked(codes, r.scale[:, 0], None if zero is None else zero[:, 0], bits, None)
+    return QuantizedWeight.unchecked(codes, r.scale, zero, bits, scheme.group_size)
 
 
 def _divide(values: torch.Tensor, divisor: int) -> torch.Tensor:
