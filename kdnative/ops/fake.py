@@ -55,6 +55,8 @@ def _encoder_hidden_states(
     layers: int,
 ) -> Tensor:
     _same_device(packed, input_ids)
+    if not 0 <= layers < 2**31:  # the kernel compares it with the encoder's; here there is only the number
+        raise ValueError(f"encoder_hidden_states: layers is {layers}; an encoder has 0 to {2**31 - 1} layers")
     return input_ids.new_empty((layers + 1, *input_ids.shape, hidden_size), dtype=torch.float32)
 
 
