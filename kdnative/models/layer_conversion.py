@@ -123,9 +123,7 @@ def native_linear(quantize: Quantize, linears: list[Named], activation: str = "n
         torch.zeros(x.out_features, dtype=torch.float32, device="cpu") if x.bias is None else x.bias.detach().float()
         for _, x in linears
     ]
-    scheme = Scheme(
-        joined.bits, 8, joined.group_size, joined.zero is None, integer_scales=joined.group_scale is not None
-    )
+    scheme = Scheme(joined.format)
     return Linear.from_quantized(joined, torch.cat(biases), scheme, activation)
 
 
