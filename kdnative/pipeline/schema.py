@@ -74,7 +74,7 @@ class Section(BaseModel):
 class Data(Section):
     source: str
     text: str = "text"
-    text_pair: str = "text_pair"
+    text_pair: str | None = None
     label: str = "label"
     unlabelled: Literal["error", "keep"] = "error"
     validation: str | None = None
@@ -245,7 +245,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _means_something_to_the_task(self):
         task = task_named(self.task)
-        if not task.pair and "text_pair" in self.data.model_fields_set:
+        if not task.pair and self.data.text_pair is not None:
             raise ValueError(f"data.text_pair: the task {self.task} reads one text; leave it out, or give another task")
         for stage in self.active_stages():
             section = getattr(self, stage.name)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from kdnative.distill.outputs import Outputs
 from kdnative.distill.terms.base import LossTerm
-from torch import Tensor
 
 __all__ = ["SoftTargetLoss", "TargetLoss"]
 

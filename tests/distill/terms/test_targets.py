@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from kdnative.distill.outputs import Outputs
-from kdnative.distill.topk import TopK
 
+from kdnative.distill.outputs import Outputs
 from kdnative.distill.terms.targets import SoftTargetLoss, TargetLoss
+from kdnative.distill.topk import TopK
 
 
 def batch(labels) -> SimpleNamespace:
