@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from kdnative.bench.gemm import TOLERANCE
 from kdnative.bench.gemm_candidates import GemmCase, ours, torch_fp32
 from kdnative.bench.options import add_output, add_peers, add_threads, numbers, sizes
-from kdnative.bench.peers import Candidate, Prepared, Unsuited, prepare_all, quiet
+from kdnative.bench.peers import Candidate, Prepared, Unsuited, kind_of, prepare_all, quiet
 from kdnative.bench.results import machine_line, not_run_lines
-from kdnative.formats.scheme import Scheme
 from kdnative.machine.environment import environment, rerun_clean, write_result
 from kdnative.machine.timer import interleave, ratio, torch_threads
+from kdnative.ops.backends import backend_for
 
 SHAPES = "384x384,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,4,32,128,512"
@@ -201,7 +201,7 @@ def _run_case(
     case = SparseCase(n, k, m, threads)
     case.pattern, case.zeros = ("unstructured" if pattern == "mask" else pattern), share
     dense, sparse = f"kdnative {scheme}", f"kdnative {scheme}+{pattern}"
-    kind = "int8" if scheme == "w8a8" else "int4"
+    kind = kind_of(scheme)
     wanted = [
         Candidate(dense, kind, ours(scheme), ours=True),
         Candidate(sparse, kind, ours(f"{scheme}+{pattern}"), ours=True),
@@ -248,7 +248,7 @@ def _share_text(share: float) -> str:
 
 def patterns_of(dense: str) -> list[str]:
     """The patterns that a dense scheme has sparse kernels for."""
-    return [pattern for pattern in PATTERNS if f"{dense}+{pattern}" in Scheme.allowed()]
+    return [pattern for pattern in PATTERNS if f"{dense}+{pattern}" in backend_for("cpu").schemes]
 
 
 def _dense(text: str) -> str:

@@ -97,7 +97,7 @@ class ProgressBar(Callback):
     """
 
     def __init__(self) -> None:
-        self._tqdm, self._bar = require("tqdm").tqdm, None
+        self._tqdm, self._bar = require("tqdm", "ProgressBar").tqdm, None
 
     def on_step(self, progress: Progress) -> None:
         if self._bar is None:
