@@ -221,6 +221,7 @@ class Recipe(Section):
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Threads | None = None
+    store: str | None = None
     data: Data
     teacher: Teacher
     student: Student = Student()
