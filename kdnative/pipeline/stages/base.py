@@ -37,6 +37,7 @@ class Context:
         run: the run's folder, to read the outputs of earlier stages from.
         folder: where this stage writes. Kept when the stage is interrupted, made visible when it returns.
         device: ``"cpu"`` or ``"cuda"``, for training; conversion and native measurements are on the CPU.
+        section: another part of the recipe to take the settings from than the stage's own.
         earlier_seconds: what interrupted attempts took whose work this one goes on with.
     """
 
@@ -48,6 +49,7 @@ class Context:
     log: Logger
     progress: bool
     shared: Shared
+    section: Any = None
     earlier_seconds: float = 0.0
     start: float = field(default_factory=time.perf_counter)
 
@@ -57,7 +59,7 @@ class Context:
 
     @property
     def settings(self) -> Any:
-        return getattr(self.recipe, self.stage)
+        return getattr(self.recipe, self.stage) if self.section is None else self.section
 
     @property
     def data(self) -> DataSplits:
