@@ -21,7 +21,7 @@ from kdnative.convert.transformer_layers import (
     checked_spec,
     copy_norm,
     fill_layer,
-    joint_linear,
+    fill_linear,
     joint_scheme,
     layer_spec,
     layers_alone,
@@ -116,8 +116,8 @@ class HfEncoderConverter(_PackedConverter):
         copy_norm(embeddings.norm, source.embedding_norm)
         if source.relative is not None:
             _copy_relative(parts.relative_bias, source.relative)
-        for part, layer, described in zip(parts.layers, source.layers, spec["layers"], strict=True):
-            fill_layer(part, layer, described, weight_of)
+        for part, layer in zip(parts.layers, source.layers, strict=True):
+            fill_layer(part, layer, weight_of)
         if source.final_norm is not None:
             copy_norm(parts.final_norm, source.final_norm)
         encoder = Encoder.from_parts(parts, pooler=_pooler(source, spec, weight_of))
@@ -144,7 +144,10 @@ def _copy_relative(to: nn.Embedding, source: nn.Embedding) -> None:
 def _pooler(source: EncoderSource, spec: dict[str, Any], weight_of: WeightOf) -> Linear | None:
     if source.pooler is None:
         return None
-    return joint_linear([source.pooler], Scheme.parse(spec["pooler"]), weight_of, activation="tanh")
+    width = spec["hidden_size"]
+    native = Linear(width, width, spec["pooler"], activation="tanh").eval()
+    fill_linear(native, [source.pooler], weight_of)
+    return native
 
 
 # -- encoders of torch -------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ class EmbeddingConverter(Converter):
         """Schemes are for linears; an embedding follows ``embeddings=`` unless a pattern keeps it in float."""
         if site.choice.value is None and site.choice.reason != Selection.UNMATCHED:
             return site.choice
-        return Choice(Scheme(8)) if site.around.embeddings else Choice(None, "asked for by embeddings=None")
+        return Choice(Scheme.parse("w8a8")) if site.around.embeddings else Choice(None, "asked for by embeddings=None")
 
     def decide(self, site: Site, scheme: Scheme) -> Scheme | Refusal:
         plain = unusual(site.module, (nn.Embedding,)) or site.bypassed()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
@@ -23,7 +22,7 @@ __all__ = [
     "checked_spec",
     "copy_norm",
     "fill_layer",
-    "joint_linear",
+    "fill_linear",
     "joint_scheme",
     "layer_spec",
     "layers_alone",
@@ -59,11 +58,9 @@ def layer_spec(layer: Layer, hidden: int, gated: bool, scheme_of: SchemeOf) -> d
 def joint_scheme(linears: Sequence[Named], scheme_of: SchemeOf) -> Scheme:
     """The scheme of one product that gives the outputs of all ``linears``."""
     schemes = [scheme_of(name, linear) for name, linear in linears]
-    first = schemes[0]
     if len({(s.weight_bits, s.group_size, s.integer_scales) for s in schemes}) > 1:
         raise Unsupported(f"{', '.join(name for name, _ in linears)} have different schemes, but run as one product")
-    symmetric = all(scheme.symmetric for scheme in schemes)
-    return Scheme(first.weight_bits, 8, first.group_size, symmetric, integer_scales=first.integer_scales)
+    return next((scheme for scheme in schemes if not scheme.symmetric), schemes[0]).dense
 
 
 def layers_alone(
@@ -130,45 +127,27 @@ def _check_shapes(layer: Layer, hidden: int, gated: bool) -> None:
 def parts_alone(spec: dict[str, Any], layers: Sequence[Layer], weight_of: WeightOf) -> EncoderParts:
     """The parts of an encoder that takes hidden states."""
     parts = EncoderParts(spec)
-    for part, layer, described in zip(parts.layers, layers, spec["layers"], strict=True):
-        fill_layer(part, layer, described, weight_of)
+    for part, layer in zip(parts.layers, layers, strict=True):
+        fill_layer(part, layer, weight_of)
     return parts
 
 
-def fill_layer(part: LayerParts, layer: Layer, described: dict[str, Any], weight_of: WeightOf) -> None:
-    """Give the parts of a layer their weights, and the values of their LayerNorms."""
+def fill_layer(part: LayerParts, layer: Layer, weight_of: WeightOf) -> None:
+    """Give the empty parts of a layer their weights, and the values of their LayerNorms."""
     for name, linears in _linears(layer).items():
-        setattr(part, name, joint_linear(linears, Scheme.parse(described[name]), weight_of))
+        fill_linear(getattr(part, name), linears, weight_of)
     for name, norm in layer.norms.items():
         copy_norm(getattr(part, name), norm)
 
 
-def joint_linear(linears: Sequence[Named], scheme: Scheme, weight_of: WeightOf, activation: str = "none") -> Linear:
-    """One native linear that computes the outputs of all ``linears`` one after the other."""
+def fill_linear(native: Linear, linears: Sequence[Named], weight_of: WeightOf) -> None:
+    """Pack the weights of ``linears``, whose outputs follow one another; one without a bias has a bias of 0."""
     weights = [weight_of(name, linear) for name, linear in linears]
     biases = [
         torch.zeros(x.out_features, dtype=torch.float32, device="cpu") if x.bias is None else x.bias.detach().float()
         for _, x in linears
     ]
-    return Linear.from_quantized(_joined(weights), torch.cat(biases), scheme, activation)
-
-
-def _joined(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
-    """Weights one below the other, ``[N1 + N2 + ..., K]``; those without zero points have points of 0."""
-    if len(weights) == 1:
-        return weights[0]
-    first, zero, group_scale = weights[0], None, None
-    if any(weight.zero is not None for weight in weights):
-        zero = torch.cat([_zeros(weight) for weight in weights])
-    if first.group_scale is not None:
-        group_scale = torch.cat([weight.group_scale for weight in weights])
-    codes = torch.cat([weight.qweight for weight in weights])
-    scale = torch.cat([weight.scale for weight in weights])
-    return replace(first, qweight=codes, scale=scale, zero=zero, group_scale=group_scale)
-
-
-def _zeros(weight: QuantizedWeight) -> Tensor:
-    return torch.zeros_like(weight.scale, dtype=torch.int8) if weight.zero is None else weight.zero
+    native.pack_(QuantizedWeight.joined(weights), torch.cat(biases))
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class Weights:
             self._tables[key] = Embedding.from_float(embedding)
             return self._tables[key]
         first = self._tables[key]
-        table = Embedding(*weight.shape, embedding.padding_idx, dtype=weight.dtype, device="meta").eval()
+        table = Embedding(*weight.shape, embedding.padding_idx, dtype=weight.dtype).eval()
         table.qweight, table.scale = first.qweight, first.scale
         return table
 

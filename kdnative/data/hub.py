@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from kdnative.data.labels import label_name, label_order
 from kdnative.data.types import DataError, Dataset, DataSplits, Example, by_hash
+from kdnative.extras import require
 
 __all__ = ["hub_model", "hub_splits"]
 
@@ -35,7 +34,7 @@ def hub_splits(
         ImportError: `datasets` is not installed. DataError: missing split or column, empty text (unless ``empty`` is
         "drop"), a label that is missing or neither string, integer nor boolean.
     """
-    found = _import("datasets").load_dataset(name, config, revision=revision)
+    found = require("datasets", "a hub: name").load_dataset(name, config, revision=revision)
     return _from_mapping(f"hub:{name}", found, text_column, label_column, split, empty)
 
 
@@ -44,7 +43,7 @@ def hub_model(name: str, revision: str | None = None) -> str:
     if not name:
         raise ValueError('"hub:" needs a name, such as "hub:sentence-transformers/all-MiniLM-L6-v2"')
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-    return _import("huggingface_hub").snapshot_download(name, revision=revision, allow_patterns=patterns)
+    return require("huggingface_hub", "a hub: name").snapshot_download(name, revision=revision, allow_patterns=patterns)
 
 
 def _from_mapping(
@@ -127,10 +126,3 @@ def _convert(
             raise DataError(f"{name}, row {i}: the label {value!r} is none of the training data's: {', '.join(labels)}")
         examples.append(Example(text, label, str(i)))
     return Dataset(examples, labels, name)
-
-
-def _import(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"hub: names need the package {module!r}: pip install {module}") from error

@@ -17,6 +17,7 @@ from kdnative.distill.dropout import fast_dropout
 from kdnative.distill.loss import DistillationLoss
 from kdnative.distill.state import ResumeError, capture, differences, read_state, restore, shapes, write_state
 from kdnative.evaluate.predict import autocast, evaluating, logits_of, predict, select_device
+from kdnative.extras import require
 
 __all__ = ["BatchSource", "History", "Progress", "learning_rate", "parameter_groups", "train"]
 
@@ -258,11 +259,7 @@ def _validate(model: nn.Module, validation: Batches, device: torch.device, amp: 
 
 
 def _bar(steps: int, done: int) -> Any:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ImportError('progress=True needs tqdm: pip install "kdnative[pipeline]"') from error
-    return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+    return require("tqdm", "progress=True").tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
 
 
 def _continue(path: str | Path, resume: bool, run: dict[str, Any], parts: dict[str, Any]) -> tuple[History, dict, dict]:

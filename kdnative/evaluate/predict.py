@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.data.batches import Batches, TokenizedDataset
-from kdnative.data.types import Dataset
 
 __all__ = ["Predictions", "autocast", "evaluating", "fast_bf16", "logits_of", "predict", "select_device"]
 
@@ -33,18 +32,6 @@ class Predictions:
     def probabilities(self) -> Tensor:
         """fp32 [N, C]."""
         return self.logits.softmax(-1)
-
-    def records(self, dataset: Dataset) -> list[dict[str, Any]]:
-        """One dict an example, for JSON lines: id, text, predicted class, its probability, true class if known."""
-        if len(dataset) != len(self.logits):
-            raise ValueError(f"{len(self.logits)} predictions for a dataset of {len(dataset)} examples")
-        names = self.label_names or dataset.labels or [str(i) for i in range(self.logits.shape[-1])]
-        best = self.probabilities.max(-1)
-        rows = []
-        for e, which, p in zip(dataset, best.indices.tolist(), best.values.tolist(), strict=True):
-            true = {} if e.label is None else {"label": names[e.label]}
-            rows.append({"id": e.id, "text": e.text, "predicted": names[which], "probability": p, **true})
-        return rows
 
 
 def logits_of(output: Any) -> Tensor:

@@ -109,6 +109,20 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     return assemble(header, sections)
 
 
+def packed_size(n: int, k: int, bits: int, group: int | None, two_level: bool, bias: bool) -> int:
+    """Bytes of what :func:`pack` returns for a weight ``[n, k]``, by arithmetic alone."""
+    n_pad, k_pad = round_up(n, TILE_N), round_up(k, TILE_K)
+    sections = [n_pad * k_pad * bits // 8]
+    if bits == 8:
+        sections += [4 * n_pad, 4 * n_pad]  # scale, column_sum
+    else:
+        scales = -(-k_pad // group) * n_pad
+        sections += [4 * n_pad, scales] if two_level else [4 * scales]  # scale, group_scale
+        sections += [scales]  # zero
+    sections += [4 * n_pad] * bias
+    return 128 + sum(round_up(size, 64) for size in sections)
+
+
 def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None)."""
 

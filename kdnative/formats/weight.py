@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +89,24 @@ class QuantizedWeight:
             object.__setattr__(weight, field.name, value)
         return weight
 
+    @classmethod
+    def joined(cls, weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
+        """One weight whose outputs are those of all ``weights`` one after the other; not checked again.
+
+        Raises:
+            ValueError: they differ in bits, group size or number of scale levels.
+        """
+        if len({(w.bits, w.group_size, w.group_scale is None) for w in weights}) != 1:
+            raise ValueError("weights that are joined must have the same bits, group size and levels of scales")
+        zero = group_scale = None
+        if any(w.zero is not None for w in weights):
+            zeros = [w.zero if w.zero is not None else torch.zeros_like(w.scale, dtype=torch.int8) for w in weights]
+            zero = torch.cat(zeros)
+        if weights[0].group_scale is not None:
+            group_scale = torch.cat([w.group_scale for w in weights])
+        codes, scale = (torch.cat([getattr(w, name) for w in weights]) for name in ("qweight", "scale"))
+        return cls.unchecked(codes, scale, zero, weights[0].bits, weights[0].group_size, group_scale)
+
     def _check_group_scale(self, shape: list[int]) -> None:
         _expect("group_scale", self.group_scale, torch.uint8)
         if self.bits != 4 or self.zero is None:
@@ -132,7 +151,7 @@ class QuantizedWeight:
             )
         steps = self.qweight.view(*self.group_scale.shape, -1).to(torch.int16) - self.zero[..., None]
         codes = (steps * self.group_scale[..., None]).to(torch.int8).view(self.qweight.shape)
-        return QuantizedWeight(codes, self.scale, None, 8, None)
+        return QuantizedWeight.unchecked(codes, self.scale, None, 8, None)
 
     def bytes(self) -> int:
         """Stored size in bytes: codes at `bits` bits (rows rounded up to bytes), fp32 scales, int8 zeros and scales."""

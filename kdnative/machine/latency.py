@@ -73,7 +73,9 @@ def as_dtype(model: nn.Module, dtype: torch.dtype | str) -> nn.Module:
 
 
 def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> dict[str, Tensor]:
-    """Token ids within the model's vocabulary, a mask without padding and, where the model takes them, type ids.
+    """Token ids within the model's vocabulary (1000 where it names none), a mask without padding, and type ids.
+
+    Type ids are left out where the model's ``forward`` doesn't name them.
 
     Raises:
         ValueError: not a positive size, or more tokens than the model has positions for.
@@ -81,10 +83,10 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
     if batch < 1 or tokens < 1:
         raise ValueError(f"batch and tokens must be at least 1, got {batch} and {tokens}")
     config = getattr(model, "config", None)
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = _limit(config, "max_position_embeddings")
     if positions is not None and tokens > positions:
         raise ValueError(f"{tokens} tokens, but the model has {positions} positions: measure with fewer tokens")
-    vocabulary = getattr(config, "vocab_size", 1000)
+    vocabulary = _limit(config, "vocab_size") or 1000
     generator = torch.Generator().manual_seed(seed)
     # The first ids of a vocabulary are padding and marks; a padding id would shift RoBERTa's positions.
     ids = torch.randint(min(10, vocabulary - 1), vocabulary, (batch, tokens), generator=generator)
@@ -92,6 +94,12 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
     if "token_type_ids" in _argument_names(model):
         inputs["token_type_ids"] = torch.zeros_like(ids)
     return inputs
+
+
+def _limit(config: Any, name: str) -> int | None:
+    """A limit that a configuration states; None where it has none, which XLNet and others write as -1."""
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _grid(

@@ -15,6 +15,7 @@ from kdnative import ops
 from kdnative.formats import dense, sparse
 from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
+from kdnative.nn.emptiness import empty, stays_empty
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
@@ -59,7 +60,8 @@ class Linear(nn.Module):
         activation: fused into the layer: one of :data:`kdnative.ops.ACTIVATIONS`.
         dtype: of :attr:`weight` and :attr:`bias`: torch.float32, torch.bfloat16 or torch.float16, or its name.
 
-    A new module has zero weights.
+    A new module is empty: it has a shape and a scheme, and no weights until :meth:`pack_` or ``load_state_dict()``
+    brings them. Its forward is an error; its ``state_dict()`` holds meta tensors.
 
     Raises:
         ValueError: K or N is not positive, the group size does not divide K, a name or the dtype is unknown, or K is
@@ -67,7 +69,6 @@ class Linear(nn.Module):
     """
 
     packed: Tensor
-    dtype: torch.dtype = torch.float32  # of modules that were pickled before there was a choice
 
     def __init__(
         self,
@@ -84,29 +85,21 @@ class Linear(nn.Module):
         dtype = FLOAT_TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
         if dtype not in FLOAT_TYPES.values():
             raise ValueError(f"dtype {dtype} is not one of {', '.join(FLOAT_TYPES)}")
-        scheme = Scheme.parse(scheme)
-        floats = {"dtype": torch.float32, "device": "cpu"}  # not torch's defaults: a buffer can't be built on "meta"
-        shape = (out_features,) if scheme.group_size is None else (out_features, scheme.groups(in_features))
-        zeros = torch.zeros(out_features, in_features, dtype=torch.int8, device="cpu")
-        zero = None if scheme.symmetric else torch.zeros(shape, dtype=torch.int8, device="cpu")
-        scale, group_scale = torch.ones(shape, **floats), None
-        if scheme.integer_scales:
-            scale, group_scale = torch.ones(out_features, **floats), torch.ones(shape, dtype=torch.uint8, device="cpu")
-        weight = QuantizedWeight(zeros, scale, zero, scheme.weight_bits, scheme.group_size, group_scale)
-        self._set(weight, torch.zeros(out_features, **floats) if bias else None, scheme, activation, dtype)
-
-    def _set(
-        self, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme, activation: str, dtype: torch.dtype
-    ) -> None:
-        self.out_features, self.in_features = weight.qweight.shape
-        self.scheme = scheme
-        self.has_bias = bias is not None
+        self.in_features, self.out_features = in_features, out_features
+        self.scheme = scheme = Scheme.parse(scheme)
+        scheme.groups(in_features)
+        self.has_bias = bias
         self.activation = activation
         self.dtype = _given_as(dtype)
         self._activation_code = ops.activation_code(activation)
         widths = (scheme.weight_bits, scheme.activation_bits)
         self._kernel = widths if scheme.sparsity is None else "sparse"
-        self.register_buffer("packed", _packed(weight, bias, scheme), persistent=False)
+        size = 0  # of a sparse one it depends on the zeros
+        if scheme.sparsity is None:
+            size = dense.packed_size(
+                out_features, in_features, scheme.weight_bits, scheme.group_size, scheme.integer_scales, bias
+            )
+        self.register_buffer("packed", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
 
     @classmethod
     def from_quantized(
@@ -127,7 +120,23 @@ class Linear(nn.Module):
         Raises:
             ValueError: the weights are not of this scheme, the bias has another shape, or it is not finite.
         """
-        scheme = Scheme.parse(scheme)
+        module = cls(weight.in_features, weight.out_features, scheme, bias is not None, activation, _given_as(dtype))
+        module.pack_(weight, bias)
+        return module.eval()
+
+    def pack_(self, weight: QuantizedWeight, bias: Tensor | None = None) -> None:
+        """Take integer weights and a bias, in place of those that the module may have.
+
+        Args:
+            weight: ``[N, K]``, bits, group size and kind of scales those of :attr:`scheme`.
+            bias: float ``[N]``, or None exactly if the module has none.
+
+        Raises:
+            ValueError: the weights are not of this shape or scheme, the bias has another shape or is not finite.
+        """
+        scheme, shape = self.scheme, (self.out_features, self.in_features)
+        if tuple(weight.qweight.shape) != shape:
+            raise ValueError(f"the weights have shape {list(weight.qweight.shape)}, the layer needs {list(shape)}")
         if (weight.bits, weight.group_size) != (scheme.weight_bits, scheme.group_size):
             raise ValueError(
                 f"the weights have {weight.bits} bits and group size {weight.group_size}, which is not scheme {scheme}"
@@ -137,12 +146,19 @@ class Linear(nn.Module):
             raise ValueError(f"the weights have {kind} group scales, which is not scheme {scheme}")
         if weight.zero is not None and scheme.symmetric:
             raise ValueError(f"the weights have zero points, but scheme {scheme} is symmetric: use {scheme}-asym")
-        if bias is not None:
-            bias = _checked_bias(bias, weight.out_features)
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._set(weight, bias, scheme, activation, dtype)
-        return module.eval()
+        if (bias is not None) != self.has_bias:
+            has, given = ("a", "none") if self.has_bias else ("no", "one")
+            raise ValueError(f"the layer has {has} bias, and was given {given}")
+        self._pack(weight, None if bias is None else _checked_bias(bias, self.out_features))
+
+    def _pack(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
+        packed = _packed(weight, bias, self.scheme)
+        self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the module has no weights: a new one, or one that was moved to the meta device."""
+        return self._buffers["packed"].is_meta
 
     @classmethod
     def from_float(
@@ -169,6 +185,8 @@ class Linear(nn.Module):
         return _KERNELS[self._kernel](x, packed, self.out_features, self._activation_code)
 
     def _check_call(self, x: Tensor, packed: Tensor) -> None:
+        if packed.is_meta and not x.is_meta:
+            raise RuntimeError(empty("kdnative.nn.Linear"))
         for name, tensor in (("input", x), ("module", packed)):
             if tensor.device.type not in ("cpu", "meta"):
                 raise RuntimeError(
@@ -183,6 +201,8 @@ class Linear(nn.Module):
 
     def quantized(self) -> QuantizedWeight:
         """The integer weights in plain form, ``[N, K]``."""
+        if self.is_empty:
+            raise RuntimeError(empty("kdnative.nn.Linear"))
         weight, _ = self._form.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             zero = torch.zeros(weight.scale.shape, dtype=torch.int8, device=weight.scale.device)
@@ -219,6 +239,8 @@ class Linear(nn.Module):
 
     def _exact_bias(self) -> Tensor | None:
         """A copy of the bias as it is stored, float32 ``[N]``, or None."""
+        if self.is_empty:
+            raise RuntimeError(empty("kdnative.nn.Linear"))
         return dense.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
 
     def _bias_values(self) -> Tensor | None:
@@ -238,18 +260,15 @@ class Linear(nn.Module):
 
     @property
     def spec(self) -> dict:
-        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``.
-
-        It has no ``dtype`` where that is float32, so that checkpoints are what they were before there was a choice.
-        """
-        spec = {
+        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``."""
+        return {
             "in_features": self.in_features,
             "out_features": self.out_features,
             "scheme": str(self.scheme),
             "bias": self.has_bias,
             "activation": self.activation,
+            "dtype": str(self.dtype).removeprefix("torch."),
         }
-        return spec if self.dtype == torch.float32 else {**spec, "dtype": str(self.dtype).removeprefix("torch.")}
 
     def plain_state(self) -> dict[str, Tensor]:
         """The plain tensors that ``state_dict()`` holds for this module, without a prefix."""
@@ -293,13 +312,14 @@ class Linear(nn.Module):
     def _apply(self, fn, recurse=True):
         # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of weight and bias.
         dtype = asked_dtype(fn, self.dtype)
-        super()._apply(fn, recurse)
+        if not (self.is_empty and stays_empty(fn, "kdnative.nn.Linear")):
+            super()._apply(fn, recurse)
         self.dtype = _given_as(dtype)
         return self
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.packed.is_meta:  # shapes are all that such a module has
+        if self.is_empty:  # shapes are all that such a module has
             state = {
                 k: torch.empty(s, dtype=d or torch.float32, device="meta")
                 for k, (s, d) in self._plain_specification().items()
@@ -328,16 +348,16 @@ class Linear(nn.Module):
         if any(errors) or not given:
             return
         try:
+            if missing and self.is_empty:
+                raise ValueError(f"it is empty, so all of its tensors are needed; missing: {', '.join(missing)}")
             if from_float:
-                given |= self._quantized_state(given.pop("weight"))
-            if missing:  # like torch: what is there is loaded, the rest stays as it is
-                given = self.plain_state() | given
-            self._load_plain(given)
+                weight = quantize_weight(given["weight"].detach(), self.scheme)
+                bias = self._exact_bias() if missing else given.get("bias")
+                self._pack(weight, bias if bias is None else _checked_bias(bias, self.out_features))
+            else:  # like torch: what is there is loaded, the rest stays as it is
+                self._load_plain(self.plain_state() | given if missing else given)
         except (TypeError, ValueError) as error:
             error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
-
-    def _quantized_state(self, weight: Tensor) -> dict[str, Tensor]:
-        return Linear.from_quantized(quantize_weight(weight.detach(), self.scheme), None, self.scheme).plain_state()
 
     def _load_plain(self, state: dict[str, Tensor]) -> None:
         bits, codes = self.scheme.weight_bits, state["qweight"].detach().cpu()
@@ -348,8 +368,7 @@ class Linear(nn.Module):
         group_scale = state["group_scale"].detach().cpu() if self.scheme.integer_scales else None
         bias = _checked_bias(state["bias"].detach(), self.out_features) if self.has_bias else None
         weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale)
-        packed = _packed(weight, bias, self.scheme)
-        self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+        self._pack(weight, bias)
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}"

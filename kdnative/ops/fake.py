@@ -11,7 +11,17 @@ def _quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape, dtype=torch.int8, device=x.device), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
+def _same_device(packed: Tensor, x: Tensor) -> None:
+    """Torch takes the shape functions for operands on different devices too, if one is a meta tensor."""
+    if packed.device != x.device:
+        raise RuntimeError(
+            f"the packed weights are on {packed.device} and the input is on {x.device}. Weights on meta are those of "
+            "an empty module, which has shapes alone: load a state dict into it first"
+        )
+
+
 def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int) -> Tensor:
+    _same_device(packed, x)
     return torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
 
 
@@ -30,6 +40,7 @@ def _encoder(
     position_ids: Tensor | None,
     hidden_size: int,
 ) -> Tensor:
+    _same_device(packed, input_ids)
     return input_ids.new_empty((*input_ids.shape, hidden_size), dtype=torch.float32)
 
 
@@ -43,6 +54,7 @@ def _encoder_hidden_states(
     hidden_size: int,
     layers: int,
 ) -> Tensor:
+    _same_device(packed, input_ids)
     return input_ids.new_empty((layers + 1, *input_ids.shape, hidden_size), dtype=torch.float32)
 
 
@@ -55,4 +67,5 @@ def _encoder_layers(
     rotary: Tensor | None = None,
     padding_mask: Tensor | None = None,
 ) -> Tensor:
+    _same_device(packed, hidden_states)
     return hidden_states.new_empty(hidden_states.shape, dtype=torch.float32)

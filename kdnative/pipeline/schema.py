@@ -1,14 +1,20 @@
-"""What a recipe may say: one typed section per stage, every key with its default (explained in docs/recipes.md)."""
+"""What a recipe may say: typed sections, every key with its default (explained in docs/recipes.md).
+
+Which sections a recipe has, and in which order their stages run, is written once: in `kdnative.pipeline.stages`.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kdnative.formats.scheme import Scheme
 from kdnative.shown import shown
+
+if TYPE_CHECKING:
+    from kdnative.pipeline.stages.base import Stage
 
 
 def _no_bool(value: Any) -> Any:
@@ -195,7 +201,13 @@ class Goals(Section):
 
 
 class Recipe(Section):
-    """A whole pipeline. ``train_baseline``, ``prune`` and ``recover`` may be ``null``: that stage is left out."""
+    """A whole pipeline: what follows, and one section per stage (`recipe_class` of `kdnative.pipeline.stages`).
+
+    A section may be ``null`` where its stage is optional: that stage is left out.
+    """
+
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    """Every stage that a recipe may have, in their order; set by `recipe_class`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     seed: Seed = 0
@@ -204,16 +216,6 @@ class Recipe(Section):
     data: Data
     teacher: Teacher
     student: Student = Student()
-    train_teacher: Training = Training()
-    compress_teacher: CompressTeacher = CompressTeacher()
-    train_baseline: Training | None = Training()
-    distil: Distilling = Distilling()
-    prune: Prune | None = None
-    recover: Recover | None = Recover()
-    convert: Convert = Convert()
-    evaluate: Evaluate = Evaluate()
-    benchmark: Benchmark = Benchmark()
-    report: Report = Report()
     goals: Goals = Goals()
 
     @model_validator(mode="after")
@@ -222,8 +224,8 @@ class Recipe(Section):
         given = self.compress_teacher.temperature
         if given is None or self.compress_teacher.top_k is None:
             return self
-        sections = {name: getattr(self, name) for name in ("distil", "prune", "recover")}
-        learning = {name: s for name, s in sections.items() if s is not None and s.epochs and s.soft_weight}
+        sections = {stage.name: getattr(self, stage.name) for stage in self.active_stages()}
+        learning = {name: s for name, s in sections.items() if isinstance(s, Distilling) and s.epochs and s.soft_weight}
         other = [f"{name}.temperature is {s.temperature}" for name, s in learning.items() if s.temperature != given]
         if other:
             raise ValueError(
@@ -232,10 +234,15 @@ class Recipe(Section):
             )
         return self
 
-    def student_before(self, stage: str) -> str:
-        """The stage whose student ``stage`` starts from: the last one before it that the recipe has."""
-        chain = [name for name in ("distil", "prune", "recover") if getattr(self, name) is not None]
-        return chain[chain.index(stage) - 1] if stage in chain else chain[-1]
+    def active_stages(self) -> list[Stage]:
+        """The stages of this recipe in their order, without those it leaves out."""
+        return [stage for stage in self.stages if getattr(self, stage.name) is not None]
+
+    def student_before(self, name: str) -> str:
+        """The stage whose student the stage ``name`` starts from: the last one before it that makes one."""
+        names = [stage.name for stage in self.stages]
+        before = names[: names.index(name)]
+        return [stage.name for stage in self.active_stages() if stage.student and stage.name in before][-1]
 
     def final_schemes(self) -> Schemes:
         """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8."""

@@ -7,14 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Goals
 
-ROW_NAMES = {
-    "teacher": "teacher",
-    "baseline": "student, hard labels only",
-    "distilled": "distilled",
-    "pruned": "pruned, recovered",
-    "native": "quantized, native",
-}
-
 
 def build_summary(goals: Goals, evaluated: dict, timed: dict, data: dict, scheme: str) -> dict[str, Any]:
     """The content of summary.json, see ``kdnative/report/schema.py``.
@@ -48,7 +40,7 @@ def _row(key: str, found: dict, teacher: dict, timed: dict) -> dict[str, Any]:
     own = {name: found[name] for name in ("accuracy", "macro_f1", "agreement", "ece", "parameters", "bytes", "native")}
     return {
         "key": key,
-        "name": ROW_NAMES[key],
+        "name": found["name"],
         **own,
         "accuracy_kept": _ratio(found["accuracy"]["value"], teacher["accuracy"]["value"]),
         "latency": latency,

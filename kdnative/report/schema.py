@@ -129,7 +129,7 @@ class ConversionRow(TypedDict, total=False):
 
 
 class LatencyRow(TypedDict):
-    """One cell of a latency grid, as :func:`kdnative.bench.latency_grid` returns it. Milliseconds."""
+    """One cell of a latency grid, as :func:`kdnative.machine.latency.latency_grid` returns it. Milliseconds."""
 
     model: str
     batch: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from types import SimpleNamespace
 
@@ -73,11 +72,10 @@ class TestMetrics:
         with pytest.raises(ValueError, match="bins=0"):
             calibration_error(confidence, hits, 0)
 
-    def test_same_seed_same_interval_and_json(self):
+    def test_same_seed_same_interval(self):
         p = random_predictions()
         assert measure(p, seed=3) == measure(p, seed=3)
         assert measure(p, seed=3).intervals["macro_f1"] != measure(p, seed=4).intervals["macro_f1"]
-        assert json.loads(json.dumps(measure(p).as_dict()))["n"] == 200
 
     @pytest.mark.parametrize(
         ("logits", "labels", "message"),
@@ -173,15 +171,6 @@ class TestPredict:
             assert logits_of(output) is logits
         with pytest.raises(TypeError, match="no logits in a dict"):
             logits_of({"scores": logits})
-
-    def test_records(self):
-        data = tokens(5)
-        rows = predict(model(0), data, device="cpu").records(data.source)
-        assert [r["id"] for r in rows] == ["0", "1", "2", "3", "4"]
-        assert all(r["predicted"] in ("low", "high") and 0.5 <= r["probability"] <= 1 for r in rows)
-        assert rows[0]["label"] == data.source.labels[data.labels[0]] and rows[0]["text"] == data.source[0].text
-        with pytest.raises(ValueError, match="5 predictions for a dataset of 4"):
-            predict(model(0), data, device="cpu").records(data.source[:4])
 
     def test_wrong_shape_no_data_no_device(self):
         class PerToken(nn.Module):

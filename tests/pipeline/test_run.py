@@ -193,7 +193,7 @@ def test_a_students_own_model_is_noticed_too(tiny, tmp_path):
     recipe = kdnative.pipeline.load_recipe(
         write_recipe(tmp_path / "r.yaml", changed(tiny, student={"source": "hub:a/b", "layers": None}))
     )
-    sources = {stage.name: stage.sources(recipe) for stage in kdnative.pipeline.active_stages(recipe)}
+    sources = {stage.name: stage.sources(recipe) for stage in recipe.active_stages()}
     own = {"train_teacher": (tiny["teacher"]["source"],), "train_baseline": ("hub:a/b",), "distil": ("hub:a/b",)}
     assert {name: found for name, found in sources.items() if found} == own
 

@@ -18,7 +18,7 @@ def percentiles(value):
 
 def evaluated(key, accuracy, size, parameters):
     quality = {"accuracy": estimate(accuracy), "macro_f1": estimate(accuracy), "agreement": estimate(0.9), "ece": 0.05}
-    return {key: {**quality, "native": quality, "parameters": parameters, "bytes": size}}
+    return {key: {"name": key, **quality, "native": quality, "parameters": parameters, "bytes": size}}
 
 
 def summary(goals, native_accuracy=0.776, native_ms=0.5):

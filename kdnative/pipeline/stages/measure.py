@@ -10,23 +10,23 @@ from torch import nn
 from kdnative.evaluate import Interval, Predictions, agreement, measure, paired_difference, predict
 from kdnative.files import replace_text
 from kdnative.pipeline.folder import RESULTS, SUMMARY, write_json
-from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.schema import Benchmark, Evaluate, Report
+from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.native import NATIVE
+from kdnative.pipeline.stages.teacher import TEACHER
 from kdnative.pipeline.stages.training import MODEL, load_model, student_source, tokenized, tokenizer
 from kdnative.pipeline.summary import build_summary, format_summary
 
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Recipe
 
-TEACHER, NATIVE = "teacher", "native"
 # Models and ways of running that the report shows over batch size and length.
-_GRID = ((TEACHER, "fp32"), (NATIVE, "fp32"), (NATIVE, "bf16"), (NATIVE, "native"))
+_GRID = ((TEACHER.key, "fp32"), (NATIVE.key, "fp32"), (NATIVE.key, "bf16"), (NATIVE.key, "native"))
 
 
-def row_stages(recipe: Recipe) -> dict[str, str]:
+def row_stages(recipe: Recipe) -> dict[Row, str]:
     """The rows of the final table and the stage whose model each shows."""
-    rows = {TEACHER: "train_teacher", "baseline": "train_baseline", "distilled": "distil", "pruned": "prune"}
-    rows = {key: stage for key, stage in rows.items() if getattr(recipe, stage) is not None}
-    return {**rows, NATIVE: "convert"}
+    return {stage.row: stage.name for stage in recipe.active_stages() if stage.row is not None}
 
 
 def _evaluate(context: Context) -> dict[str, Any]:
@@ -36,18 +36,20 @@ def _evaluate(context: Context) -> dict[str, Any]:
     recipe, batch = context.recipe, context.settings.batch_size
     found: dict[str, Any] = {}
     teacher = None
-    for key, stage in row_stages(recipe).items():
-        source = recipe.teacher.source if key == TEACHER else student_source(recipe)
+    for row, stage in row_stages(recipe).items():
+        key = row.key
+        source = recipe.teacher.source if row == TEACHER else student_source(recipe)
         test = tokenized(context, source, "test")
         model = load_model(context, stage)
         made = context.run.metrics(stage)
-        if key == NATIVE:
+        if row == NATIVE:
             own = native = predict(model, test, batch_size=batch, device="cpu")
         else:
             own = predict(model, test, batch_size=batch, device=context.device)
             native = predict(_converted(context, model), test, batch_size=batch, device="cpu")
         teacher = own if teacher is None else teacher
         found[key] = {
+            "name": row.name,
             **_quality(own, teacher, recipe.seed),
             "native": _quality(native, teacher, recipe.seed),
             "parameters": made["parameters"],
@@ -112,12 +114,13 @@ def _benchmark(context: Context) -> dict[str, Any]:
 
     recipe, settings = context.recipe, context.settings
     models: dict[str, nn.Module] = {}
-    for key, stage in row_stages(recipe).items():
-        plain = load_model(context, recipe.student_before("convert") if key == NATIVE else stage)
+    for row, stage in row_stages(recipe).items():
+        key = row.key
+        plain = load_model(context, recipe.student_before("convert") if row == NATIVE else stage)
         finish_qat_(plain)  # the same student in torch: its integer weights as floats
         models[f"{key} fp32"] = plain
         models[f"{key} bf16"] = as_dtype(plain, "bfloat16")
-        native = load_model(context, stage) if key == NATIVE else _converted(context, copy.deepcopy(plain))
+        native = load_model(context, stage) if row == NATIVE else _converted(context, copy.deepcopy(plain))
         models[f"{key} native"] = native
     rows = latency_grid(models, [settings.batch], [settings.tokens], repeats=settings.repeats, threads=settings.threads)
     latency: dict[str, Any] = {}
@@ -153,7 +156,7 @@ def _report(context: Context) -> dict[str, Any]:
 
 
 def _grid_name(key: str, way: str) -> str:
-    return f"{'teacher' if key == TEACHER else 'student'}, {'native' if way == NATIVE else 'torch ' + way}"
+    return f"{'teacher' if key == TEACHER.key else 'student'}, {'native' if way == NATIVE else 'torch ' + way}"
 
 
 def _scheme_text(schemes: Any) -> str:
@@ -166,11 +169,28 @@ def _measured(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*row_stages(recipe).values(), recipe.student_before("convert"))))
 
 
-EVALUATE = Stage("evaluate", _evaluate, needs=_measured, uses=("data", "teacher", "student"))
-BENCHMARK = Stage("benchmark", _benchmark, needs=_measured, uses=("evaluate",), uses_data=False)
+EVALUATE = Stage(
+    "evaluate",
+    _evaluate,
+    section=Evaluate,
+    default=Evaluate(),
+    needs=_measured,
+    uses=("data", "teacher", "student"),
+)
+BENCHMARK = Stage(
+    "benchmark",
+    _benchmark,
+    section=Benchmark,
+    default=Benchmark(),
+    needs=_measured,
+    uses=("evaluate",),
+    uses_data=False,
+)
 REPORT = Stage(
     "report",
     _report,
+    section=Report,
+    default=Report(),
     needs=lambda recipe: ("evaluate", "benchmark"),
     uses=("data", "goals"),
     results=lambda recipe: RESULTS if recipe.report.html else SUMMARY,

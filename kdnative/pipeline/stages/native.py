@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdnative.evaluate import agreement, measure, predict
 from kdnative.pipeline.models import parameters
-from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.schema import Convert
+from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.training import VALIDATION_BATCH, load_model, save_model, student_source, tokenized
+
+if TYPE_CHECKING:
+    from kdnative.pipeline.rehearsal import Rehearsal
 
 
 def _convert(context: Context) -> dict[str, Any]:
@@ -40,9 +44,21 @@ def _convert(context: Context) -> dict[str, Any]:
     }
 
 
+def _rehearse(rehearsal: Rehearsal) -> None:
+    recipe = rehearsal.recipe
+    for key, schemes in (("keep", "w8a8"), ("schemes", recipe.final_schemes())):
+        with rehearsal.blaming(f"convert.{key}", {"convert"}):
+            rehearsal.check_patterns(rehearsal.student, schemes, recipe.convert.keep)
+
+
+NATIVE = Row("native", "quantized, native")
 CONVERT = Stage(
     "convert",
     _convert,
+    section=Convert,
+    default=Convert(),
     needs=lambda recipe: (recipe.student_before("convert"),),
     uses=("data", "teacher", "student"),
+    row=NATIVE,
+    rehearse=_rehearse,
 )

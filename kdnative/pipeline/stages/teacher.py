@@ -8,10 +8,12 @@ from torch import nn
 
 from kdnative.distill import SoftLabels
 from kdnative.pipeline.models import load_classifier
-from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.schema import CompressTeacher, Training
+from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.training import fit, hard_loss, load_model, save_model, tokenized
 
 SOFT_LABELS = "soft_labels.safetensors"
+TEACHER = Row("teacher", "teacher")
 
 
 def _train_teacher(context: Context) -> dict[str, Any]:
@@ -70,12 +72,20 @@ def for_hidden_states(teacher: nn.Module, scheme: str | None, device: str) -> nn
 TRAIN_TEACHER = Stage(
     "train_teacher",
     _train_teacher,
+    section=Training,
+    default=Training(),
     uses=("data", "teacher"),
     sources=lambda recipe: (recipe.teacher.source,),
+    teacher=True,
+    row=TEACHER,
+    rehearse=lambda rehearsal: rehearsal.load_teacher(),
 )
 COMPRESS_TEACHER = Stage(
     "compress_teacher",
     _compress_teacher,
+    section=CompressTeacher,
+    default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),
     uses=("data", "teacher"),
+    teacher=True,
 )

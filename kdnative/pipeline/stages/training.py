@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 VALIDATION_BATCH = 64
-_STAGES = ("train_teacher", "train_baseline", "distil", "prune", "recover", "evaluate", "benchmark")
 
 
 def student_source(recipe: Recipe) -> str:
@@ -165,12 +164,12 @@ def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
 
     recipe = context.recipe
     who = "teacher" if context.stage == "train_teacher" else "student"
-    check_sizes(recipe, who, source, model, _STAGES)
-    for stage in _STAGES:
-        settings = getattr(recipe, stage)
-        own = recipe.teacher.source if stage == "train_teacher" else student_source(recipe)
-        if getattr(settings, "mask_tokens", 0) and own == source:
-            check_mask_token(stage, source, tokenizer(context, source))
+    stages = recipe.active_stages()
+    check_sizes(recipe, who, source, model, [stage.name for stage in stages])
+    for stage in stages:
+        own = recipe.teacher.source if stage.teacher else student_source(recipe)
+        if getattr(getattr(recipe, stage.name), "mask_tokens", 0) and own == source:
+            check_mask_token(stage.name, source, tokenizer(context, source))
 
 
 def save_model(context: Context, model: nn.Module, source: str) -> int:
