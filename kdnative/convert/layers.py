@@ -114,7 +114,8 @@ class FakeQuantConverter(LinearConverter):
         if scheme.dense == own.dense:
             return replace(own, sparsity=scheme.sparsity or own.sparsity)
         if site.choice.explicit:
-            return Refusal(f"it was trained for {own}, but {scheme} is asked for")
+            why = f"it was trained for {own}, but {scheme} is asked for"
+            return Refusal(f"{why}: ask for the same, or for no scheme of its own, or train it for the other")
         return own
 
     def apart(self, site: Site) -> Refusal | None:
