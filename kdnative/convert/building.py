@@ -110,17 +110,18 @@ class _Builder:
 
     def _region(self, region: Region) -> None:
         converter, used = region_converter_named(region.converter), {}
+        own = {name: self.modules[name] for name in region.modules}
 
         def weight_of(inner: str, linear: nn.Linear) -> QuantizedWeight:
             name = full_name(self.names, region.root, inner, linear)
             used[name] = self.weights.of(name, linear, self.decisions[name].scheme)
             return used[name]
 
-        self.built.replacements[region.root] = converter.build(self.modules[region.root], region, weight_of)
+        self.built.replacements[region.root] = converter.build(region, own, weight_of)
         for name in region.modules:
             if name != region.root and name in self.decisions:
-                own = converter_of(self.modules[name])
-                part = self.modules[name] if own is None else own.layer(self.modules[name])
+                alone = converter_of(own[name])
+                part = own[name] if alone is None else alone.layer(own[name])
                 self.built.part_bytes[name] = converter.bytes_of(name, part, used.get(name))
             if not within(name, region.root):
                 self.built.replacements[name] = nn.Identity()

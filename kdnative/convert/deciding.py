@@ -106,8 +106,9 @@ class _Planner:
         for name, converter in self.candidates.items():
             if any(within(name, outer) for outer in done) or name in self.covering:
                 continue
-            site = self.around.site(name)
-            found = refusal(site, self.answers) or converter.decide(site, self._schemes_in(name))
+            found = self._region(self.around.site(name), converter)
+            if found is None:
+                continue
             if isinstance(found, Region):
                 self.regions.append(found)
                 self.covering |= dict.fromkeys(found.modules, found)
@@ -118,6 +119,16 @@ class _Planner:
             self._take_apart(name)
             if not self._opens(name):
                 done.append(name)
+
+    def _region(self, site: Site, converter: RegionConverter) -> Region | Refusal | None:
+        inside = [name for name in self.around.modules if within(name, site.name)]
+        found = refusal(site, inside, self.answers) or converter.decide(site, self._schemes_in(site.name))
+        if not isinstance(found, Region):
+            return found
+        if taken := [name for name in found.modules if name in self.covering]:
+            return Refusal(f"{taken[0]} is part of another operator")
+        beside = [name for name in found.modules if name not in inside]
+        return refusal(site, beside, self.answers) or found
 
     def _opens(self, name: str) -> bool:
         """Whether parts of what could not be fused may do better on their own."""
@@ -153,7 +164,7 @@ class _Planner:
         module, kind = site.module, type(site.module).__name__
         if (region := self.covering.get(name)) is not None:
             return self._fused(site, kind, region)
-        if name in self.unfused:
+        if name in self.unfused and name not in self.answers:
             return Decision(name, kind, "kept", refusal=self.unfused[name])
         explicit = site.choice.explicit and site.choice.value is not None
         if isinstance(module, _NATIVE):
@@ -171,16 +182,17 @@ class _Planner:
         return Decision(name, kind, "converted", found, explicit=explicit, note=converter.note(site))
 
     def _fused(self, site: Site, kind: str, region: Region) -> Decision | None:
+        converter, operator = converter_of(site.module), region_converter_named(region.converter)
+        found = self.answers.get(site.name)
+        scheme = found if isinstance(found, Scheme) and not operator.in_float(site.name, site.module) else None
         if site.name == region.root:
-            return Decision(site.name, kind, "fused", note="the whole encoder is one native operator")
+            note = f"the whole {operator.noun} is one native operator"
+            return Decision(site.name, kind, "fused", scheme and scheme.dense, note=note)
         if not own_tensors(site.module, buffers=False):
             return None
-        converter, region_converter = converter_of(site.module), region_converter_named(region.converter)
-        found = self.answers.get(site.name)
-        scheme = found if isinstance(found, Scheme) and not region_converter.in_float(site.name, site.module) else None
-        note = f"runs inside the fused encoder {region.root or '(model)'}"
+        note = f"runs inside the fused {operator.noun} {region.root or '(model)'}"
         if scheme is not None and scheme != scheme.dense:
-            apart = ": fuse=False converts layer by layer" if region_converter.opened_by_fuse else ""
+            apart = ": fuse=False converts layer by layer" if operator.opened_by_fuse else ""
             note += f", where weights are dense{apart}"
         if converter is not None:
             note += converter.note(site)

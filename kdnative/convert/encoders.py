@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ from kdnative.models import hf, known_layers, torch_encoder
 from kdnative.models.hf_families import Source as EncoderSource
 from kdnative.models.layer_conversion import Layer, Named, Unsupported, activation_name, one_of
 from kdnative.models.layer_sources import Source as LayerSource
-from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, PackedEncoder, TransformerEncoder
+from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.patterns import within
 
@@ -42,6 +43,8 @@ __all__ = ["HfEncoderConverter", "KnownLayerConverter", "TorchEncoderConverter"]
 
 class _PackedConverter(RegionConverter):
     """What has one packed buffer: everything inside the module goes into it."""
+
+    noun = "encoder"
 
     def decide(self, site: Site, scheme_of: SchemeOf) -> Region | Refusal:
         try:
@@ -104,8 +107,9 @@ class HfEncoderConverter(_PackedConverter):
         _check_relative(source, layers)
         return checked_spec(spec)
 
-    def build(self, module: nn.Module, region: Region, weight_of: WeightOf) -> Encoder:
-        source, spec = hf.read(module), dict(region.spec)
+    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> Encoder:
+        module, spec = modules[region.root], dict(region.spec)
+        source = hf.read(module)
         parts = EncoderParts(spec)
         embeddings = parts.embeddings
         embeddings.word = Embedding.from_float(source.word)
@@ -171,8 +175,8 @@ class TorchEncoderConverter(_PackedConverter):
             final_norm=None if final is None else {"eps": final.eps, "bias": final.bias is not None},
         )
 
-    def build(self, module: nn.Module, region: Region, weight_of: WeightOf) -> PackedEncoder:
-        source = torch_encoder.read(module)
+    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> TransformerEncoder:
+        source = torch_encoder.read(modules[region.root])
         parts = parts_alone(dict(region.spec), source.layers, weight_of)
         return TransformerEncoder.from_parts(parts, norm=source.final_norm)
 
@@ -204,8 +208,8 @@ class KnownLayerConverter(_PackedConverter):
         settings = {"norm": source.norm, "gated": source.gated, "rotary_given": source.rotary}
         return layers_alone([layer], scheme_of, **settings)
 
-    def build(self, module: nn.Module, region: Region, weight_of: WeightOf) -> EncoderLayer:
-        layer = _without_factors(known_layers.read(module), values=True)
+    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> EncoderLayer:
+        layer = _without_factors(known_layers.read(modules[region.root]), values=True)
         return EncoderLayer.from_parts(parts_alone(dict(region.spec), [layer], weight_of))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -31,18 +31,19 @@ _INSIDES = (
 attribute that is something only in those of its objects that do (empty: all of them), and what they do."""
 
 
-def refusal(site: Site, answers: Mapping[str, Scheme | Refusal]) -> Refusal | None:
-    """Why a module can't become one operator, whatever its converter makes of its parts; None if it may.
+def refusal(site: Site, parts: Iterable[str], answers: Mapping[str, Scheme | Refusal]) -> Refusal | None:
+    """Why a module and some parts can't become one operator, whatever its converter makes of them; None if they may.
 
     A fused operator has no room for float layers, runs no hooks, and knows nothing of what somebody else's class does,
     or of what others hold parts of it (see :func:`kdnative.convert.refusals.held_elsewhere`).
 
     Args:
         site: of the module.
+        parts: names of what goes into the operator.
         answers: the scheme of every layer of the model that can be native by itself, or why it can't.
     """
     modules, held = site.around.modules, site.around.held
-    inside = {inner: module for inner, module in modules.items() if within(inner, site.name)}
+    inside = {inner: modules[inner] for inner in parts}
     if why := _read_by_a_parent(site.name, modules):
         return Refusal(why)
     for inner, module in inside.items():

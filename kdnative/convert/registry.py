@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -93,6 +93,9 @@ class Converter(ABC):
 class RegionConverter(ABC):
     """How a module becomes one native operator together with what is inside it, or beside it."""
 
+    noun: str = "region"
+    """What the report calls it."""
+
     opened_by_fuse: bool = True
     """Whether ``convert_(..., fuse=False)`` converts its parts one by one."""
 
@@ -100,8 +103,8 @@ class RegionConverter(ABC):
     """Whether it is tried inside of a module that could have been one operator, and for some reason can't be."""
 
     @abstractmethod
-    def decide(self, site: Site, scheme_of: Callable[[str, nn.Linear], Scheme]) -> Region | Refusal:
-        """What is to be built, or why it can't be.
+    def decide(self, site: Site, scheme_of: Callable[[str, nn.Linear], Scheme]) -> Region | Refusal | None:
+        """What is to be built, or why it can't be; None where there is nothing to say of the module.
 
         Args:
             site: where the module is.
@@ -110,8 +113,19 @@ class RegionConverter(ABC):
         """
 
     @abstractmethod
-    def build(self, module: nn.Module, region: Region, weight_of: Callable[..., QuantizedWeight]) -> nn.Module:
-        """The native operator; ``module`` is not changed. ``weight_of(name inside, linear)`` gives integer weights."""
+    def build(
+        self,
+        region: Region,
+        modules: Mapping[str, nn.Module],
+        weight_of: Callable[[str, nn.Linear], QuantizedWeight],
+    ) -> nn.Module:
+        """The native operator.
+
+        Args:
+            region: from :meth:`decide`.
+            modules: those of the region by their names in the model, not to be changed.
+            weight_of: the integer weight of a part by its name inside the root.
+        """
 
     def in_float(self, name: str, part: nn.Module) -> bool:
         """Whether the operator keeps the values of a part that could be native by itself."""

@@ -33,7 +33,8 @@ def rebuilt(converter, module, scheme):
     region = converter.decide(Surroundings.of(module, Selection("w8a8")).site(""), scheme_of)
     if isinstance(region, Refusal):
         return str(region)
-    return converter.build(module, region, lambda name, x: quantize_weight(x.weight.detach(), scheme_of(name, x)))
+    modules = {name: module.get_submodule(name) for name in region.modules}
+    return converter.build(region, modules, lambda name, x: quantize_weight(x.weight.detach(), scheme_of(name, x)))
 
 
 def encoder_from_hf(module, scheme):
