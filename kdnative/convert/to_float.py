@@ -101,8 +101,8 @@ def _float_of(module: nn.Module, layer_of_torch: bool) -> nn.Module:
         return _base_model(module)
     if isinstance(module, EncoderLayer):
         raise ValueError(
-            "a layer of a vision, speech or text-image model does not know the class that it took the place of; convert "
-            "the float model with fuse=False, or keep a copy of it"
+            "a layer of a vision, speech or text-image model does not know the class that it took the place of; "
+            "convert the float model with fuse=False, or keep a copy of it"
         )
     raise ValueError(f"{type(module).__name__} has no float form")
 
