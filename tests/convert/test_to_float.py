@@ -173,7 +173,7 @@ def test_nothing_native_and_no_module():
 
 
 def test_a_native_module_itself_stays_the_same_object():
-    linear = nn.Linear(64, 8)
+    linear = nn.Linear(256, 256)
     convert_(linear, "w8a8")
     weight = linear.weight.clone()
     kept = linear
