@@ -195,6 +195,11 @@ class Scheme:
         """The scheme that stores zeros like any other weight, and computes the same."""
         return self.with_sparsity(None)
 
+    @property
+    def plain(self) -> Scheme:
+        """The dense scheme without input scales."""
+        return replace(self.dense, activation=replace(self.activation, input_scales=False))
+
     def with_sparsity(self, sparsity: str | None) -> Scheme:
         """The scheme that leaves out other zeros, and computes the same."""
         return replace(self, weight=replace(self.weight, sparsity=sparsity))

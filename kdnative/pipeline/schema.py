@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from kdnative.formats.scheme import Scheme
+from kdnative.ops.backends import accepted
 from kdnative.shown import shown
 from kdnative.tasks import task_named
 
@@ -151,7 +151,7 @@ class CompressTeacher(Section):
     @field_validator("scheme")
     @classmethod
     def _known(cls, scheme):
-        return None if scheme is None else str(Scheme.parse(scheme))
+        return None if scheme is None else str(accepted(scheme))
 
 
 Schemes = str | dict[str, str | None]
@@ -161,8 +161,8 @@ def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
     if isinstance(schemes, dict):
         if not schemes:
             raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
-        return {pattern: None if s is None else str(Scheme.parse(s)) for pattern, s in schemes.items()}
-    return None if schemes is None else str(Scheme.parse(schemes))
+        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
+    return None if schemes is None else str(accepted(schemes))
 
 
 class Recover(Distilling):

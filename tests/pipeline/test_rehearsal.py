@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def write_encoder(folder: Path, tiny: dict, family: str, **sizes) -> Path:
     config = getattr(transformers, f"{family}Config")(vocab_size=45, pad_token_id=0, **sizes)
     getattr(transformers, f"{family}Model")(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_given_up(caplog):
+    """Every model of these tests can be rehearsed to the end: an error on the way is one of the rehearsal."""
+    caplog.set_level(logging.DEBUG, logger="kdnative.pipeline.rehearsal")
+    yield
+    assert not given_up(caplog.get_records("call"))
+
+
+def given_up(records) -> list[str]:
+    return [record.getMessage() for record in records if record.name == "kdnative.pipeline.rehearsal"]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +120,7 @@ REFUSED = {
     ),
     "convert.schemes against recover.schemes": (
         {"recover": {"schemes": "w8a8"}, "convert": {"schemes": {"*.query": "w4a8-g64", "*": "w8a8"}}},
-        r"^convert\.schemes: \S+\.query is trained for w8a8 \(recover\.schemes\), but w4a8-g64 is asked for",
+        r"^convert\.schemes: \S+\.query: it was trained for w8a8, but w4a8-g64 is asked for: ask for the same",
     ),
     "groups in convert": (
         {"recover": None, "convert": {"schemes": {"*.output.dense": "w4a8-g128"}}},
@@ -267,7 +280,7 @@ def test_shapes_without_values_are_those_of_pruning(family):
     assert empty.config.num_hidden_layers == model.config.num_hidden_layers == 2
 
 
-def test_finished_stages_are_not_judged(tiny, tmp_path):
+def test_finished_stages_are_not_judged(tiny, tmp_path, caplog):
     """They ran, so they could; and what is left is judged on its own."""
     wrong = changed(tiny, student={"layers": 9}, train_teacher={"class_weights": [1.0]}, convert={"keep": ["nothing"]})
     rehearsed(
@@ -277,6 +290,8 @@ def test_finished_stages_are_not_judged(tiny, tmp_path):
     )
     finished = ("train_teacher", "compress_teacher", "train_baseline", "distil")
     rehearsed(wrong, tmp_path, without=finished)
+    assert given_up(caplog.records)  # nobody knows how the student came to be
+    caplog.clear()
     with pytest.raises(PipelineError, match=r"^convert\.keep"):
         rehearsed(changed(wrong, student={"layers": 2}), tmp_path, without=finished)
 
@@ -322,7 +337,7 @@ def test_a_new_start_does_not_delete_what_it_can_not_replace(tiny, tmp_path):
     assert run.record("train_teacher") is not None
 
 
-def test_an_unexpected_failure_lets_the_run_go_on(tiny, tmp_path, monkeypatch):
+def test_an_unexpected_failure_lets_the_run_go_on_and_is_logged(tiny, tmp_path, monkeypatch, caplog):
     import transformers
 
     def fails(*_, **__):
@@ -330,6 +345,12 @@ def test_an_unexpected_failure_lets_the_run_go_on(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_config", fails)
     rehearsed(changed(tiny, student={"layers": 9}), tmp_path)
+    assert given_up(caplog.records) == [
+        "the stages that follow could not be rehearsed",
+        "1 steps could not be rehearsed: the stages that follow",
+    ]
+    assert "not on the meta device" in caplog.text
+    caplog.clear()
 
 
 @pytest.mark.parametrize("name", ["movies", "movies-mpnet"])
