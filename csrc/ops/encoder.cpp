@@ -181,19 +181,31 @@ void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 
 void register_encoder(Library& library) {
+  using namespace cpu;
+  const std::vector<KernelUse> of_layers = {{"gemm_w8a8", origins_of<&Kernels::gemm_w8a8>},
+                                            {"gemm_w4a8", origins_of<&Kernels::gemm_w4a8>},
+                                            {"gemm_w2a8", origins_of<&Kernels::gemm_w2a8>},
+                                            {"gemm_two_level", origins_of<&Kernels::gemm_two_level>},
+                                            {"attention", origins_of<&Kernels::attention>},
+                                            {"quantize_rows", origins_of<&Kernels::quantize_rows>},
+                                            {"layer_norm", origins_of<&Kernels::layer_norm>},
+                                            {"rotate", origins_of<&Kernels::rotate>},
+                                            {"gate", origins_of<&Kernels::gate>}};
+  std::vector<KernelUse> of_tokens = of_layers;
+  of_tokens.push_back({"add_scaled_int8", origins_of<&Kernels::add_scaled_int8>});
   library.op(
       "encoder(Tensor packed, Tensor input_ids, Tensor? attention_mask, Tensor? token_type_ids, Tensor? position_ids, "
       "int hidden_size) "
       "-> Tensor",
-      "encoder", boxed_encoder);
+      "encoder", boxed_encoder, of_tokens);
   library.op(
       "encoder_hidden_states(Tensor packed, Tensor input_ids, Tensor? attention_mask, Tensor? token_type_ids, Tensor? "
       "position_ids, int hidden_size, int layers) -> Tensor",
-      "encoder_hidden_states", boxed_encoder_hidden_states);
+      "encoder_hidden_states", boxed_encoder_hidden_states, of_tokens);
   library.op(
       "encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal, Tensor? rotary=None, "
       "Tensor? padding_mask=None) -> Tensor",
-      "encoder_layers", boxed_encoder_layers);
+      "encoder_layers", boxed_encoder_layers, of_layers);
 }
 
 }  // namespace kdnative

@@ -126,7 +126,9 @@ struct FloatProblem : Problem {
       kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
     });
   }
-  void multiply(const cpu::GemmRange& range, int64_t) const { kernels.gemm_a16(w, rows, epilogue(), range); }
+  void multiply(const cpu::GemmRange& range, int64_t) const {
+    (rows.type == DType::bf16 ? kernels.gemm_a16_bf16 : kernels.gemm_a16)(w, rows, epilogue(), range);
+  }
 };
 
 template <typename Work>
@@ -176,11 +178,28 @@ void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 template <typename Work, int32_t bits>
+std::vector<cpu::KernelUse> kernels_of() {
+  using namespace cpu;
+  if constexpr (std::is_same_v<Work, FloatProblem>) {
+    return {{"gemm_a16_bf16", origins_of<&Kernels::gemm_a16_bf16>},
+            {"gemm_a16", origins_of<&Kernels::gemm_a16>},
+            {"convert_rows", origins_of<&Kernels::convert_rows>}};
+  } else {
+    const KernelUse quantize = {"quantize_rows", origins_of<&Kernels::quantize_rows>};
+    if (bits == 8) return {{"gemm_w8a8", origins_of<&Kernels::gemm_w8a8>}, quantize};
+    if (bits == 2) return {{"gemm_w2a8", origins_of<&Kernels::gemm_w2a8>}, quantize};
+    return {{"gemm_w4a8", origins_of<&Kernels::gemm_w4a8>},
+            {"gemm_two_level", origins_of<&Kernels::gemm_two_level>},
+            quantize};
+  }
+}
+
+template <typename Work, int32_t bits>
 void add_linear(Library& library) {
   const char* name = op_name<Work>(bits);
   const std::string schema =
       std::string(name) + "(Tensor x, Tensor packed, int out_features, int activation) -> Tensor";
-  library.op(schema.c_str(), name, boxed_linear<Work, bits>);
+  library.op(schema.c_str(), name, boxed_linear<Work, bits>, kernels_of<Work, bits>());
 }
 
 void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
@@ -284,7 +303,8 @@ void quantize_range(const Kernels& kernels, const RowSource& x, int64_t begin, i
 }
 
 void register_linear(Library& library) {
-  library.op("quantize_per_token(Tensor x) -> (Tensor, Tensor)", "quantize_per_token", boxed_quantize);
+  library.op("quantize_per_token(Tensor x) -> (Tensor, Tensor)", "quantize_per_token", boxed_quantize,
+             {{"quantize_rows", cpu::origins_of<&Kernels::quantize_rows>}});
   add_linear<IntegerProblem, 8>(library);
   add_linear<IntegerProblem, 4>(library);
   add_linear<IntegerProblem, 2>(library);

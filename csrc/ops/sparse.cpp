@@ -128,8 +128,15 @@ void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 
 void register_sparse(Library& library) {
+  using namespace cpu;
   library.op("linear_sparse(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_sparse",
-             boxed_linear);
+             boxed_linear,
+             {{"gemm_blocks", origins_of<&Kernels::gemm_blocks>},
+              {"arrange_rows", origins_of<&Kernels::arrange_rows>},
+              {"gemm_mask", origins_of<&Kernels::gemm_mask>},
+              {"expand_mask", origins_of<&Kernels::expand_mask>},
+              {"gemm_w8a8", origins_of<&Kernels::gemm_w8a8>},
+              {"quantize_rows", origins_of<&Kernels::quantize_rows>}});
 }
 
 }  // namespace kdnative

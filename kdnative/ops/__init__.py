@@ -84,8 +84,12 @@ def emulates_amx() -> bool:
 
 
 def kernel_table() -> dict[str, str]:
-    """For every operator the implementation that a call would run now."""
-    return dict.fromkeys(OPERATORS, isa())
+    """For every operator the instruction sets whose kernels a call would run now.
+
+    One name where all kernels are of that set. Otherwise the sets from the one in use down: each with what it runs, the
+    last one with the rest, as in ``amx (gemm_w8a8 above 4 rows), avx512vnni``.
+    """
+    return _C.kernel_table()
 
 
 def activation_code(name: str) -> int:

@@ -1,6 +1,6 @@
+#include "../instruction_sets.h"
 #include "../simd/expand.h"
 #include "../simd/mask_stream.h"
-#include "avx2.h"
 
 namespace kdnative::cpu::avx2 {
 

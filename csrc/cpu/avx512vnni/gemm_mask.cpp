@@ -7,7 +7,7 @@
 // This is written against Vec and comes after it.
 #include "mask_block.h"
 // Declarations only.
-#include "avx512vnni.h"
+#include "../instruction_sets.h"
 #include "gemm_mask.h"
 
 namespace kdnative::cpu::avx512vnni {

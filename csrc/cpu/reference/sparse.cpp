@@ -1,7 +1,7 @@
 #include <cstring>
 
+#include "../instruction_sets.h"
 #include "finish.h"
-#include "reference.h"
 
 namespace kdnative::cpu::reference {
 
