@@ -15,7 +15,6 @@
   ArrangeRowsFn arrange_rows;                             \
   GemmBlocksFn gemm_blocks;                               \
   ExpandMaskFn expand_mask;                               \
-  ExpandCodesFn expand_codes;                             \
   GemmMaskFn gemm_mask;                                   \
   LayerNormFn layer_norm;                                 \
   AttentionFn attention;                                  \

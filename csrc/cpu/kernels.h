@@ -1,8 +1,13 @@
 // The table of CPU kernels: what one instruction set must provide.
 //
-// Kernels take raw pointers and never allocate, never throw and never start threads: the op layer (csrc/ops)
-// validates, allocates, splits the work and calls. A range [begin, end) argument is one thread's share; results do
-// not depend on how the work is split because K is never split across calls.
+// Kernels take raw pointers and never allocate, never throw and never start threads: operators (csrc/ops) validate and
+// allocate, and whoever calls a kernel, a linear operator or the transformer, splits the work into the tasks of a team
+// of threads (split.h). A range [begin, end) argument is one task's share; results do not depend on how the work is
+// split because K is never split across calls.
+//
+// quantize_rows, the GEMMs with int8 activations, their sparse forms and gemm_a16 return the same bits on every
+// instruction set, activation functions included (simd/math.h). layer_norm and attention do not: they add in the order
+// of their vectors. Nor does what rounds to bf16.
 #pragma once
 
 #include <cstddef>
@@ -125,10 +130,8 @@ using GemmFloatFn = void(const PackedLinear& w, const FloatRows& a, const Epilog
 using ArrangeRowsFn = void(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_t* panels);
 using GemmBlocksFn = bool(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
                           const GemmRange& r);
-// The dense form of one column tile of a mask in the layout of packed.h: int8 [kTileN * k_pad], and codes of 4 bits,
-// half as many bytes.
+// The dense form of one column tile of a mask in the layout of packed.h: int8 [kTileN * k_pad].
 using ExpandMaskFn = bool(const SparseLinear& w, int64_t tile, int8_t* dense);
-using ExpandCodesFn = bool(const SparseLinear& w, int64_t tile, uint8_t* dense);
 // The product without a dense form in memory.
 using GemmMaskFn = bool(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
 
@@ -184,7 +187,6 @@ struct Kernels {
   ArrangeRowsFn* arrange_rows;
   GemmBlocksFn* gemm_blocks;
   ExpandMaskFn* expand_mask;
-  ExpandCodesFn* expand_codes;
   int64_t mask_rows;  // up to so many rows gemm_mask is faster than expand_mask and gemm_w8a8; 0: there is none
   GemmMaskFn* gemm_mask;
 

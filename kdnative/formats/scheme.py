@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 GROUP_SIZES = (32, 64, 128)
 ACTIVATION_BITS = (8, 16)
 SPARSITIES = ("4x1", "2:4", "mask")
-CODE_SPARSITIES = ("2:4", "mask")  # of 4-bit weights
 _PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<kind>-asym|-int)?(?:\+(?P<sparse>.*))?")
 
 
@@ -29,14 +28,13 @@ class Scheme:
     compute exactly what ``w8a8`` computes: blocks of four consecutive outputs and one input, two of four consecutive
     inputs, or single weights (:mod:`kdnative.prune` makes such zeros; :mod:`kdnative.convert.sparse_crossover` knows
     when they pay).
-    ``w4a8-gG+2:4`` and ``w4a8-gG+mask`` do the same for ``w4a8-gG``.
 
     Args:
         weight_bits: 8, 4 or 2.
         activation_bits: 8, or 16 for floats of any width.
         group_size: input columns per scale, None for one scale per output channel (8 bits only).
         symmetric: False adds a zero point per group (2 and 4 bits only).
-        sparsity: None, "4x1" (8 bits only), "2:4" or "mask" (8 or 4 bits, symmetric, activations of 8 bits).
+        sparsity: None, "4x1", "2:4" or "mask" (weights and activations of 8 bits).
         integer_scales: integer scales of the groups (4 bits, activations of 8 bits, not symmetric).
 
     Raises:
@@ -57,8 +55,7 @@ class Scheme:
             grouped &= (self.weight_bits, self.activation_bits, self.symmetric) == (4, 8, False)
             per_channel = False
         known = self.activation_bits in ACTIVATION_BITS and (per_channel or grouped)
-        codes = self.weight_bits == 4 and grouped and self.symmetric and self.sparsity in CODE_SPARSITIES
-        sparse = (self.sparsity in SPARSITIES and per_channel or codes) and self.activation_bits == 8
+        sparse = self.sparsity in SPARSITIES and per_channel and self.activation_bits == 8
         if not known or not (self.sparsity is None or sparse):
             raise ValueError(_refusal(str(self)))
 
@@ -98,7 +95,6 @@ class Scheme:
         ]
         grouped += [f"w4a8-g{group}-int" for group in GROUP_SIZES]
         sparse = [f"w8a8+{s}" for s in SPARSITIES]
-        sparse += [f"w4a8-g{group}+{s}" for group in GROUP_SIZES for s in CODE_SPARSITIES]
         return ["w8a8", "w8a16", *grouped, *sparse]
 
     @property
@@ -136,8 +132,7 @@ def _refusal(text: str) -> str:
     elif match and match["w"] in ("2", "4") and match["g"] is None:
         reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
     elif match and match["sparse"] is not None:
-        reason = f"scheme {text!r} has no kernel: only w8a8 weights are stored without zeros, and w4a8-gG ones with "
-        reason += " or ".join(f"+{s}" for s in CODE_SPARSITIES)
+        reason = f"scheme {text!r} has no kernel: only w8a8 weights are stored without zeros"
     near = difflib.get_close_matches(text.strip().lower(), allowed, n=1, cutoff=0.5)
     suggestion = f"; did you mean {near[0]!r}?" if near else ""
     return f"{reason}{suggestion} Allowed: {', '.join(allowed)}"
