@@ -94,7 +94,7 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         q = _unpack_mask(values, mask, n_pad, k_pad)
     bias = dense.bias_of(packed, header)
     scale = section("scale", torch.float32, n_pad)[:n].clone()
-    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8), bias
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
 
 
 def read_header(packed: Tensor) -> np.void:
