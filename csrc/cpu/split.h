@@ -1,6 +1,7 @@
-// A list of stages run by a team of threads that enters once. A stage is a grid of tasks that do not depend on one
-// another; threads take tasks from a shared counter and go on when every task of the stage is done. So a forward pass
-// costs one fork and join, and it completes with any number of threads, even when the pool runs the team one by one.
+// How the work of a call is split: a list of stages, run by a team of threads that enters once. A stage is a number of
+// tasks that do not depend on one another; threads take tasks from a shared counter and go on when every task of the
+// stage is done. So a call costs one fork and join, however many stages it has, and it completes with any number of
+// threads, even when the pool runs the team one by one.
 #pragma once
 
 #include <atomic>
@@ -9,11 +10,15 @@
 
 namespace kdnative::cpu {
 
+// How the caller's thread pool runs n tasks: run calls fn on disjoint ranges that cover [0, n) and returns when all are
+// done. It may use fewer threads than asked for, or one.
+struct Parallel {
+  void (*run)(int64_t n, void (*fn)(int64_t begin, int64_t end, void* ctx), void* ctx);
+  int64_t threads;
+};
+
 struct alignas(64) Stage {
-  int64_t begin, end;             // steps of the program that each task runs
-  int64_t row_block, row_blocks;  // task t: row block t % row_blocks,
-  int64_t part_block, parts;      // and part_block columns (or heads) of parts, from t / row_blocks * part_block
-  int64_t tasks;
+  int64_t tasks = 0;
   std::atomic<int64_t> claimed{0}, done{0};
 };
 
@@ -25,15 +30,15 @@ inline void spin_pause() {
 #endif
 }
 
-// One thread's part: task(stage, index) for every task it can get.
-template <typename Task>
-void run_stages(Stage* stages, int64_t count, const Task& task) {
+// One thread's part of the stages.
+template <typename AnyStage, typename Task>
+void take_part(AnyStage* stages, int64_t count, int64_t worker, const Task& task) {
   for (int64_t s = 0; s < count; ++s) {
     Stage& stage = stages[s];
     for (;;) {
       const int64_t index = stage.claimed.fetch_add(1, std::memory_order_relaxed);
       if (index >= stage.tasks) break;
-      task(stage, index);
+      task(s, index, worker);
       stage.done.fetch_add(1, std::memory_order_release);
     }
     // A thread that holds a task may have lost its core, so after a while let others run.
@@ -45,6 +50,25 @@ void run_stages(Stage* stages, int64_t count, const Task& task) {
       }
     }
   }
+}
+
+// task(stage, index, worker) for every task of every stage, by a team of `workers` threads, counted from 0: no two
+// tasks run with one worker's number at the same time. Tasks must not throw. The stages are new ones.
+template <typename AnyStage, typename Task>
+void run_team(const Parallel& pool, int64_t workers, AnyStage* stages, int64_t count, const Task& task) {
+  if (workers == 1) return take_part(stages, count, 0, task);
+  struct Team {
+    AnyStage* stages;
+    int64_t count;
+    const Task& task;
+  } team{stages, count, task};
+  pool.run(
+      workers,
+      [](int64_t begin, int64_t end, void* ctx) {
+        const Team& t = *static_cast<const Team*>(ctx);
+        for (int64_t worker = begin; worker < end; ++worker) take_part(t.stages, t.count, worker, t.task);
+      },
+      &team);
 }
 
 }  // namespace kdnative::cpu

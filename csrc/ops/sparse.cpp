@@ -86,9 +86,9 @@ bool multiply_rows(const cpu::Kernels& kernels, const cpu::SparseLinear& w, cons
         quantize_range(kernels, rows, begin, end, k_pad, q, a.ld, scale, nullptr);
         if (blocks) kernels.arrange_rows(a, begin, end, work);
       },
-      [&](const GemmRange& range, int64_t chunk) {
+      [&](const GemmRange& range, int64_t worker) {
         const bool right = blocks ? kernels.gemm_blocks(w, a, work, e, range)
-                                  : multiply_mask(kernels, w, a, e, range, work + chunk * of_thread);
+                                  : multiply_mask(kernels, w, a, e, range, work + worker * of_thread);
         if (!right) sound = false;
       });
   return sound;

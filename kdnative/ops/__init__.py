@@ -49,7 +49,7 @@ LINEAR = {
 """The operator for each width of the weights and of the activations; 16 stands for any float."""
 linear_sparse = torch.ops.kdnative.linear_sparse.default
 """``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.formats.sparse.pack`; the output
-is that of ``linear_w8a8`` or ``linear_w4a8`` for the same weights, bit for bit."""
+is that of ``linear_w8a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
 encoder_hidden_states = torch.ops.kdnative.encoder_hidden_states.default
 """``encoder`` with ``layers`` at the end: ``[layers + 1, B, T, H]``, what the first layer gets, and what each gives."""
