@@ -6,7 +6,6 @@ A peer that is not installed, or fails, or computes something else, is reported 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-HOW_TO_GET = "pip install 'kdnative[bench]'"
+from kdnative.extras import how_to_get, installed
+from kdnative.formats.scheme import Scheme
 
 Case = TypeVar("Case")
 
@@ -42,7 +42,8 @@ class Candidate(Generic[Case]):
     Attributes:
         name: shown in tables.
         kind: ``"float"``, ``"int8"``, ``"int4"`` or ``"int2"``, or with integer weights and float activations
-            ``"w8a16"``, ``"w4a16"`` or ``"w2a16"``: candidates are compared within their kind.
+            ``"w8a16"``, ``"w4a16"`` or ``"w2a16"``: candidates are compared within their kind, and it says how far
+            their result may be off.
         prepare: builds it for a case; raises what the engine raises.
         packages: names to import that it needs.
         ours: whether it is kdnative's own.
@@ -61,13 +62,25 @@ class Candidate(Generic[Case]):
     also: tuple[str, ...] = ()
 
 
+def kind_of(scheme: str) -> str:
+    """The kind of one of our schemes: its weights' bits, as ``"int4"``; with float activations ``"w4a16"``.
+
+    A text that is no scheme has the kind ``"unknown"``: preparing it says why.
+    """
+    try:
+        found = Scheme.parse(scheme)
+    except ValueError:
+        return "unknown"
+    return f"w{found.weight_bits}a16" if found.activation_bits == 16 else f"int{found.weight_bits}"
+
+
 class Unsuited(Exception):
     """The engine does not take this shape; the text says why."""
 
 
 def missing_packages(candidate: Candidate) -> list[str]:
     """Packages that the candidate needs and that are not installed."""
-    return [name for name in candidate.packages if importlib.util.find_spec(name) is None]
+    return [name for name in candidate.packages if not installed(name)]
 
 
 def split_by_installed(candidates: Sequence[Candidate[Case]]) -> tuple[list[Candidate[Case]], list[dict[str, str]]]:
@@ -76,7 +89,7 @@ def split_by_installed(candidates: Sequence[Candidate[Case]]) -> tuple[list[Cand
     for candidate in candidates:
         missing = missing_packages(candidate)
         if missing:
-            absent.append(_failure(candidate, f"not installed: {', '.join(missing)}: {HOW_TO_GET}"))
+            absent.append(_failure(candidate, f"not installed: {', '.join(missing)}: {how_to_get('bench')}"))
         else:
             ready.append(candidate)
     return ready, absent
@@ -99,7 +112,7 @@ def prepare_all(
         candidates: those that are installed.
         case: what to run.
         reference: the right result, fp32.
-        tolerance: largest relative error (Frobenius norm) by kind.
+        tolerance: largest relative error (Frobenius norm) by kind; below 1, which is the error of zeros.
 
     Returns:
         Prepared candidates by name, their relative errors, and a row with the reason for each one that failed.

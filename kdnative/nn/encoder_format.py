@@ -1,4 +1,4 @@
-"""The encoder buffer of ``docs/packed_formats.md``, the same on every machine; see ``csrc/cpu/transformer_format.h``."""
+"""The encoder buffer of ``docs/packed_formats.md``, the same everywhere; read by ``csrc/cpu/transformer_format.h``."""
 
 from __future__ import annotations
 
@@ -77,6 +77,8 @@ class _Writer:
         for offset, tensor in self.sections:
             _write(out, offset, tensor)
         for module, offsets in self.later:
+            if self.fill is None and module.is_empty:
+                raise ValueError(f"an encoder can't be packed, as it has an empty part: {module}")
             if self.fill is not None:
                 places = {name: _section(out, offset, getattr(module, name)) for name, offset in offsets.items()}
                 self.fill(module, places)

@@ -2,6 +2,7 @@
 
 Importing this package loads the native library, which registers the operators with torch. ``KDNATIVE_ISA`` forces one
 instruction set (``reference``, ``avx2`` and so on, see :func:`available_isas`); one that cannot run is an error.
+``KDNATIVE_BACKEND=reference`` computes linears in plain torch (:mod:`kdnative.ops.reference`).
 """
 
 from __future__ import annotations
@@ -20,33 +21,18 @@ except ImportError as error:  # the message of the loader alone does not say wha
 
 _C.select_isa(os.environ.get("KDNATIVE_ISA", ""))
 
-from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape functions; needs the operators above)
+from kdnative.ops import backends as _backends  # noqa: E402, F401  (registers implementations)
 from kdnative.ops import forks as _forks  # noqa: E402, F401  (what children of this process need)
+from kdnative.ops.schemas import LINEARS as _LINEARS  # noqa: E402  (registers shapes; needs the native operators)
+from kdnative.ops.schemas import OPERATORS  # noqa: E402
 
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
 
-OPERATORS = (
-    "quantize_per_token",
-    *("linear_w8a8", "linear_w4a8", "linear_w2a8"),
-    *("linear_w8a16", "linear_w4a16", "linear_w2a16"),
-    "linear_sparse",
-    "encoder",
-    "encoder_hidden_states",
-    "encoder_layers",
-)
-
-linear_w8a8 = torch.ops.kdnative.linear_w8a8.default
-linear_w4a8 = torch.ops.kdnative.linear_w4a8.default
-linear_w2a8 = torch.ops.kdnative.linear_w2a8.default
-linear_w8a16 = torch.ops.kdnative.linear_w8a16.default
-linear_w4a16 = torch.ops.kdnative.linear_w4a16.default
-linear_w2a16 = torch.ops.kdnative.linear_w2a16.default
-LINEAR = {
-    **{(8, 8): linear_w8a8, (4, 8): linear_w4a8, (2, 8): linear_w2a8},
-    **{(8, 16): linear_w8a16, (4, 16): linear_w4a16, (2, 16): linear_w2a16},
-}
+LINEAR = {widths: getattr(torch.ops.kdnative, name).default for name, widths in _LINEARS.items()}
 """The operator for each width of the weights and of the activations; 16 stands for any float."""
+linear_w8a8, linear_w4a8, linear_w2a8 = (LINEAR[bits, 8] for bits in (8, 4, 2))
+linear_w8a16, linear_w4a16, linear_w2a16 = (LINEAR[bits, 16] for bits in (8, 4, 2))
 linear_sparse = torch.ops.kdnative.linear_sparse.default
 """``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.formats.sparse.pack`; the output
 is that of ``linear_w8a8`` for the same weights, bit for bit."""
@@ -89,7 +75,8 @@ def kernel_table() -> dict[str, str]:
     One name where all kernels are of that set. Otherwise the sets from the one in use down: each with what it runs, the
     last one with the rest, as in ``amx (gemm_w8a8 above 4 rows), avx512vnni``.
     """
-    return _C.kernel_table()
+    table = _C.kernel_table()
+    return {operator: table[operator] for operator in OPERATORS}
 
 
 def activation_code(name: str) -> int:

@@ -16,7 +16,7 @@ from kdnative.prune.importance import Scores, call, evaluating, key_of, magnitud
 from kdnative.prune.mask import masked_modules
 from kdnative.prune.report import PruneReport, PruneRow
 
-__all__ = ["evenly_spaced", "match_shapes_", "shrink_shapes_", "structured_", "student_from"]
+__all__ = ["evenly_spaced", "shrink_shapes_", "structured_", "student_from"]
 
 
 def structured_(
@@ -135,53 +135,6 @@ def shrink_shapes_(
             _drop_neurons(edits, graph, scores, ffn, multiple_of)
 
 
-@torch.no_grad()
-def match_shapes_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Shrinks a freshly built model to the shapes of a state dict of a pruned one, so that it can be loaded.
-
-    A configuration can't say that a layer has fewer heads than ``hidden_size / head_size``; the tensors do. The values
-    that stay are meaningless until `load_state_dict`.
-
-    Raises:
-        ValueError: a shape that no removal of layers, heads or neurons explains. The model is then as it was.
-    """
-    graph = find_graph(model)
-    with Edits() as edits:
-        for stack in graph.stacks:
-            prefix = f"{stack.name}.layer.".lstrip(".")
-            present = {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}
-            if present != set(range(len(present))) or not 0 < len(present) <= len(stack.layers):
-                raise ValueError(
-                    f"{prefix}*: the state dict has layers {sorted(present)}, the model {len(stack.layers)}"
-                )
-            if len(present) < len(stack.layers):
-                edits.keep_layers(stack, sorted(present))
-            for attention in stack.attentions:
-                width = _rows_in(state, attention.names[0], attention.q)
-                if width % attention.head_size:
-                    raise ValueError(
-                        f"{attention.names[0]}: {width} outputs are not whole heads of {attention.head_size}"
-                    )
-                if width < attention.q.out_features:
-                    edits.keep_heads(attention, torch.arange(width // attention.head_size))
-            if stack.shared_bias is not None and stack.attentions[0].heads < stack.shared_bias.embedding_dim:
-                edits.keep_shared_bias(stack, torch.arange(stack.attentions[0].heads))
-        for ffn in graph.all_feed_forwards:
-            width = _rows_in(state, ffn.names[0], ffn.up)
-            if width < ffn.width:
-                edits.keep_neurons(ffn, torch.arange(width))
-        _set_intermediate_size(edits, graph)
-        wrong = [
-            f"{name} is {list(tensor.shape)} in the model and {list(state[name].shape)} in the state dict"
-            for name, tensor in model.state_dict().items()
-            if name in state and state[name].shape != tensor.shape
-        ]
-        if wrong:
-            raise ValueError(
-                f"removing layers, heads and neurons does not explain the state dict: {'; '.join(wrong[:5])}"
-            )
-
-
 def evenly_spaced(total: int, count: int) -> list[int]:
     """`count` of the indices 0 .. total - 1, evenly spread, the first and the last among them (count 1: the first)."""
     if not 1 <= count <= total:
@@ -277,14 +230,6 @@ def _changed(sizes: dict[str, tuple[str, nn.Linear, list[int], int]], graph: Gra
 
 def _count(linear: nn.Linear) -> int:
     return linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
-
-
-def _rows_in(state: Mapping[str, Tensor], name: str, linear: nn.Linear) -> int:
-    weight = state.get(f"{name}.weight")
-    if weight is None or weight.dim() != 2 or weight.shape[0] > linear.out_features:
-        shape = "missing" if weight is None else list(weight.shape)
-        raise ValueError(f"{name}.weight is {shape} in the state dict; the model has {list(linear.weight.shape)}")
-    return weight.shape[0]
 
 
 def _check_shares(**shares: float) -> None:

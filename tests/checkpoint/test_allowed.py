@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from kdnative.checkpoint import hostile  # noqa: E402
 from kdnative.checkpoint.allowed import ATTENTION, MODEL_TYPES, MODEL_TYPES_BY_GROUP  # noqa: E402
-from kdnative.nn import hf_families, hf_layers  # noqa: E402
+from kdnative.models import hf_families, hf_layers  # noqa: E402
 from kdnative.nn.hf_config import to_plain  # noqa: E402
 from tests.checkpoint import transformers_types  # noqa: E402
 
