@@ -1,17 +1,11 @@
-// A whole transformer encoder in one call: embeddings (or hidden states of the caller), then layers with int8
-// activations.
+// A whole stack of transformer layers in one call: embeddings (or hidden states of the caller), then layers with int8
+// activations. The operators of encoders run it (csrc/ops/encoder.cpp).
 #pragma once
 
 #include "kernels.h"
+#include "split.h"
 
 namespace kdnative::cpu {
-
-// How the caller's thread pool runs n tasks: run calls fn on disjoint ranges that cover [0, n) and returns when all are
-// done. It may use fewer threads than asked for, or one.
-struct Parallel {
-  void (*run)(int64_t n, void (*fn)(int64_t begin, int64_t end, void* ctx), void* ctx);
-  int64_t threads;
-};
 
 // Numbers [B, T] of int64 or int32, any strides.
 struct Ids {
@@ -32,8 +26,8 @@ struct HiddenStates {
   int64_t batch_stride, token_stride;  // in elements
 };
 
-struct EncoderInputs {
-  const void* packed;  // encoder buffer (encoder_format.h), aligned to kAlignment
+struct TransformerInputs {
+  const void* packed;  // encoder buffer (transformer_format.h), aligned to kAlignment
   int64_t packed_bytes;
   int64_t batch, tokens;       // B and T
   Ids input_ids;               // of a model with embeddings
@@ -52,7 +46,7 @@ struct EncoderInputs {
 
 // nullptr when the buffer's header says what the caller is about to allocate for: its width and, where every state is
 // wanted, its layers. Otherwise what is wrong, as below.
-const char* check_output(const EncoderInputs& in);
+const char* check_output(const TransformerInputs& in);
 
 // out: fp32 [B, T, hidden_size], or [states, B, T, hidden_size]: what the first layer is given, then what each layer
 // gives, the last one with the norm that ends the encoder. Rows of dropped tokens become 0. Every token that is kept
@@ -60,6 +54,7 @@ const char* check_output(const EncoderInputs& in);
 // with the inputs, in words; the text is valid until the next call on this thread and nothing has been written then.
 // Results do not depend on the number of threads. Working memory is scratch() of the calling thread, so no input may
 // live there.
-const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, const EncoderInputs& in, float* out);
+const char* transformer_forward(const Kernels& kernels, const Parallel& parallel, const TransformerInputs& in,
+                                float* out);
 
 }  // namespace kdnative::cpu

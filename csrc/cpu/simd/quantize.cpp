@@ -1,12 +1,12 @@
-// Dynamic per-token quantization over Vec. Include it after one vec_*.h.
-#pragma once
-
+// Dynamic per-token quantization over Vec.
+#include "vec.h"
+// These are written against Vec and come after it.
 #include <cstring>
 
-#include "../kernels.h"
+#include "../instruction_sets.h"
 #include "io.h"
 
-namespace kdnative::cpu {
+namespace kdnative::cpu::KDNATIVE_ISA {
 namespace {
 
 constexpr int64_t kSumColumns = 32;  // columns of one group_sum
@@ -73,8 +73,10 @@ inline void quantize_typed(const void* x, int64_t ld_x, int64_t rows, int64_t k,
   }
 }
 
-inline void quantize_rows_generic(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad,
-                                  int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum) {
+}  // namespace
+
+void quantize_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
+                   int64_t ld_q, float* scale, int32_t* group_sum) {
   switch (type) {
     case DType::f32:
       return quantize_typed<DType::f32>(x, ld_x, rows, k, k_pad, q, ld_q, scale, group_sum);
@@ -85,5 +87,4 @@ inline void quantize_rows_generic(const void* x, DType type, int64_t ld_x, int64
   }
 }
 
-}  // namespace
-}  // namespace kdnative::cpu
+}  // namespace kdnative::cpu::KDNATIVE_ISA

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "encoder.h"
-#include "encoder_format.h"
+#include "transformer.h"
+#include "transformer_format.h"
 
 namespace kdnative::cpu {
 
@@ -15,7 +15,7 @@ struct Token {
 };
 
 // Positions that the model has; -1: any number, as with relative ones alone.
-inline int64_t position_count(const EncoderModel& m) {
+inline int64_t position_count(const TransformerModel& m) {
   if (m.position.count == 0) return m.rotary_positions > 0 ? m.rotary_positions : -1;
   return m.rotary_positions > 0 ? std::min(m.position.count, m.rotary_positions) : m.position.count;
 }
@@ -30,8 +30,8 @@ const char* complain(const char* format, Numbers... numbers) {
 
 // Writes the kept tokens in order, the column of each (unless that is nullptr) and, for each sequence, the index of its
 // first one (batch + 1 entries).
-inline const char* collect_tokens(const EncoderModel& m, const EncoderInputs& in, Token* tokens, int32_t* columns,
-                                  int64_t* starts) {
+inline const char* collect_tokens(const TransformerModel& m, const TransformerInputs& in, Token* tokens,
+                                  int32_t* columns, int64_t* starts) {
   const int64_t positions = position_count(m);
   if (m.relative_bias != nullptr && in.tokens > m.bias_span + 1)
     return complain(

@@ -1,11 +1,11 @@
-// layer_norm, attention, add_scaled_int8, rotate and gate of the kernel table, over Vec. Include it after one vec_*.h.
-#pragma once
-
-#include "../kernels.h"
+// layer_norm, attention, add_scaled_int8, rotate and gate over Vec.
+#include "vec.h"
+// These are written against Vec and come after it.
+#include "../instruction_sets.h"
 #include "attention_scores.h"
 #include "math.h"
 
-namespace kdnative::cpu {
+namespace kdnative::cpu::KDNATIVE_ISA {
 namespace {
 
 // Sum of term(i) over i in steps of Vec::width, i + width <= n. Four sums hide the latency of an addition.
@@ -17,75 +17,6 @@ inline float sum_whole(int64_t n, const Term& term) {
     for (int64_t j = 0; j < 4; ++j) sum[j] = sum[j] + term(i + j * Vec::width);
   for (; i + Vec::width <= n; i += Vec::width) sum[0] = sum[0] + term(i);
   return reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
-inline void layer_norm_impl(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps,
-                            int64_t rows, int64_t n, float* y, int64_t ld_y) {
-  const int64_t whole = n - n % Vec::width;
-  for (int64_t r = 0; r < rows; ++r, x += ld_x, y += ld_y) {
-    float total = sum_whole(n, [&](int64_t i) { return Vec::load(x + i); });
-    for (int64_t i = whole; i < n; ++i) total += x[i];
-    const float mean = total / static_cast<float>(n);
-    const Vec mean_lanes = Vec::set1(mean);
-    float squares = sum_whole(n, [&](int64_t i) {
-      const Vec d = Vec::load(x + i) - mean_lanes;
-      return d * d;
-    });
-    for (int64_t i = whole; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
-    const float inverse = 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
-    const Vec inverse_lanes = Vec::set1(inverse);
-    for (int64_t i = 0; i < whole; i += Vec::width) {
-      const Vec d = (Vec::load(x + i) - mean_lanes) * inverse_lanes;
-      fma(d, Vec::load(gamma + i), Vec::load(beta + i)).store(y + i);
-    }
-    for (int64_t i = whole; i < n; ++i) y[i] = (x[i] - mean) * inverse * gamma[i] + beta[i];
-  }
-}
-
-inline void add_scaled_int8_impl(const int8_t* row, float scale, int64_t n, float* out) {
-  const Vec factor = Vec::set1(scale);
-  int64_t i = 0;
-  for (; i + Vec::width <= n; i += Vec::width) fma(Vec::load_s8(row + i), factor, Vec::load(out + i)).store(out + i);
-  for (; i < n; ++i) out[i] += static_cast<float>(row[i]) * scale;
-}
-
-inline void rotate_impl(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads) {
-  for (int64_t head = 0; head < heads; ++head, x += 2 * half) {
-    int64_t i = 0;
-    for (; i + Vec::width <= half; i += Vec::width) {
-      const Vec a = Vec::load(x + i), b = Vec::load(x + half + i);
-      const Vec c = Vec::load(cosine + i), s = Vec::load(sine + i);
-      (a * c - b * s).store(x + i);
-      (b * c + a * s).store(x + half + i);
-    }
-    for (; i < half; ++i) {
-      const float a = x[i], b = x[half + i];
-      x[i] = a * cosine[i] - b * sine[i];
-      x[half + i] = b * cosine[i] + a * sine[i];
-    }
-  }
-}
-
-inline void gate_impl(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation) {
-  constexpr int64_t kStep = kAbreast * Vec::width;
-  with_activation(activation, [&](auto chosen) {
-    for (int64_t r = 0; r < rows; ++r) {
-      float *row = x + r * ld, *gate = row + n;
-      int64_t c = 0;
-      for (; c + kStep <= n; c += kStep) {
-        Vec y[kAbreast];
-        for (int64_t s = 0; s < kAbreast; ++s) y[s] = Vec::load(row + c + s * Vec::width);
-        chosen.apply(y);
-        for (int64_t s = 0; s < kAbreast; ++s)
-          (y[s] * Vec::load(gate + c + s * Vec::width)).store(row + c + s * Vec::width);
-      }
-      for (; c < n; c += Vec::width) {
-        Vec y[] = {Vec::load(row + c, n - c)};
-        chosen.apply(y);
-        (y[0] * Vec::load(gate + c, n - c)).store(row + c, n - c);
-      }
-    }
-  });
 }
 
 // Query rows of one pass: as many sums as the registers hold with two vectors a row. AVX2 has 16, AVX-512 and NEON 32.
@@ -201,7 +132,78 @@ inline void attend_rows(const AttentionArgs& a, int32_t head, int64_t first, con
                    });
 }
 
-inline void attention_impl(const AttentionArgs& a, int32_t head_begin, int32_t head_end) {
+}  // namespace
+
+void layer_norm(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows, int64_t n,
+                float* y, int64_t ld_y) {
+  const int64_t whole = n - n % Vec::width;
+  for (int64_t r = 0; r < rows; ++r, x += ld_x, y += ld_y) {
+    float total = sum_whole(n, [&](int64_t i) { return Vec::load(x + i); });
+    for (int64_t i = whole; i < n; ++i) total += x[i];
+    const float mean = total / static_cast<float>(n);
+    const Vec mean_lanes = Vec::set1(mean);
+    float squares = sum_whole(n, [&](int64_t i) {
+      const Vec d = Vec::load(x + i) - mean_lanes;
+      return d * d;
+    });
+    for (int64_t i = whole; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+    const float inverse = 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
+    const Vec inverse_lanes = Vec::set1(inverse);
+    for (int64_t i = 0; i < whole; i += Vec::width) {
+      const Vec d = (Vec::load(x + i) - mean_lanes) * inverse_lanes;
+      fma(d, Vec::load(gamma + i), Vec::load(beta + i)).store(y + i);
+    }
+    for (int64_t i = whole; i < n; ++i) y[i] = (x[i] - mean) * inverse * gamma[i] + beta[i];
+  }
+}
+
+void add_scaled_int8(const int8_t* row, float scale, int64_t n, float* out) {
+  const Vec factor = Vec::set1(scale);
+  int64_t i = 0;
+  for (; i + Vec::width <= n; i += Vec::width) fma(Vec::load_s8(row + i), factor, Vec::load(out + i)).store(out + i);
+  for (; i < n; ++i) out[i] += static_cast<float>(row[i]) * scale;
+}
+
+void rotate(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads) {
+  for (int64_t head = 0; head < heads; ++head, x += 2 * half) {
+    int64_t i = 0;
+    for (; i + Vec::width <= half; i += Vec::width) {
+      const Vec a = Vec::load(x + i), b = Vec::load(x + half + i);
+      const Vec c = Vec::load(cosine + i), s = Vec::load(sine + i);
+      (a * c - b * s).store(x + i);
+      (b * c + a * s).store(x + half + i);
+    }
+    for (; i < half; ++i) {
+      const float a = x[i], b = x[half + i];
+      x[i] = a * cosine[i] - b * sine[i];
+      x[half + i] = b * cosine[i] + a * sine[i];
+    }
+  }
+}
+
+void gate(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation) {
+  constexpr int64_t kStep = kAbreast * Vec::width;
+  with_activation(activation, [&](auto chosen) {
+    for (int64_t r = 0; r < rows; ++r) {
+      float *row = x + r * ld, *gate = row + n;
+      int64_t c = 0;
+      for (; c + kStep <= n; c += kStep) {
+        Vec y[kAbreast];
+        for (int64_t s = 0; s < kAbreast; ++s) y[s] = Vec::load(row + c + s * Vec::width);
+        chosen.apply(y);
+        for (int64_t s = 0; s < kAbreast; ++s)
+          (y[s] * Vec::load(gate + c + s * Vec::width)).store(row + c + s * Vec::width);
+      }
+      for (; c < n; c += Vec::width) {
+        Vec y[] = {Vec::load(row + c, n - c)};
+        chosen.apply(y);
+        (y[0] * Vec::load(gate + c, n - c)).store(row + c, n - c);
+      }
+    }
+  });
+}
+
+void attention(const AttentionArgs& a, int32_t head_begin, int32_t head_end) {
   HeadOperands h;
   h.t_pad = round_up_to(a.tokens, Vec::width);
   h.d_pad = round_up_to(a.head_dim, Vec::width);
@@ -220,5 +222,4 @@ inline void attention_impl(const AttentionArgs& a, int32_t head_begin, int32_t h
   }
 }
 
-}  // namespace
-}  // namespace kdnative::cpu
+}  // namespace kdnative::cpu::KDNATIVE_ISA

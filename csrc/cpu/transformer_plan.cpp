@@ -1,7 +1,7 @@
 // How the work of a group of sequences is shared: the tasks, and the stages that tasks wait between.
 #include <new>
 
-#include "encoder_group.h"
+#include "transformer_group.h"
 
 namespace kdnative::cpu {
 namespace {
@@ -48,7 +48,7 @@ void Group::plan() {
   };
   stage_count = 0;
   for (int64_t i = 0; i < steps;) {
-    Stage& stage = *new (&stages[stage_count++]) Stage;
+    Steps& stage = *new (&stages[stage_count++]) Steps;
     stage.begin = i;
     do ++i;
     while (i < steps && joins(step(i - 1), step(i)));

@@ -10,9 +10,9 @@
 
 namespace kdnative::cpu {
 
-constexpr int32_t kEncoderMagic = 0x4b444e45;  // "KDNE"
+constexpr int32_t kTransformerMagic = 0x4b444e45;  // "KDNE"
 
-struct EncoderHeader {  // the first 192 bytes
+struct TransformerHeader {  // the first 192 bytes
   int32_t magic, version;
   int64_t bytes;  // size of the whole buffer
   int32_t layers, hidden;
@@ -24,7 +24,7 @@ struct EncoderHeader {  // the first 192 bytes
   int64_t position, position_scale;            // 0 without a table of positions
   int64_t token_type, token_type_scale;        // 0 without token types
   int64_t norm_weight, norm_bias;              // float [hidden], after the embeddings; 0 without these
-  int64_t layer_table;                         // EncoderLayerRecord [layers]
+  int64_t layer_table;                         // TransformerLayerRecord [layers]
   int32_t bias_heads, bias_span;               // of relative_bias
   int64_t relative_bias;  // float [bias_heads, 2 * bias_span + 1], by key column - query column + bias_span; or 0
   int32_t rotary_tables, rotary_positions, rotary_half, unused;
@@ -32,13 +32,13 @@ struct EncoderHeader {  // the first 192 bytes
   int64_t bias_buckets;  // what relative_bias was expanded from, for Python; not read here
   int64_t reserved[3];
 };
-static_assert(sizeof(EncoderHeader) == 192, "the header is 192 bytes on every machine");
+static_assert(sizeof(TransformerHeader) == 192, "the header is 192 bytes on every machine");
 
 struct NormRecord {
   int64_t weight, bias;  // float [hidden]; both 0 where there is none
 };
 
-struct EncoderLayerRecord {
+struct TransformerLayerRecord {
   int32_t heads, head_dim, ffn;
   float scaling;   // of the attention scores
   int32_t gated;   // 1: ffn_in gives 2 * ffn columns, and activation(first half) * second half goes on
@@ -52,7 +52,7 @@ struct EncoderLayerRecord {
   NormRecord attention_before, attention_after, ffn_before, ffn_after;
   int64_t reserved[4];
 };
-static_assert(sizeof(EncoderLayerRecord) == 192, "a layer record is 192 bytes on every machine");
+static_assert(sizeof(TransformerLayerRecord) == 192, "a layer record is 192 bytes on every machine");
 
 struct EmbeddingTable {
   const int8_t* rows;
@@ -64,7 +64,7 @@ struct Norm {  // nullptr: there is none
   const float *gamma, *beta;
 };
 
-struct EncoderLayer {
+struct TransformerLayer {
   int64_t heads, head_dim, ffn;
   float scaling;
   bool gated;
@@ -76,7 +76,7 @@ struct EncoderLayer {
   Norm attention_before, attention_after, ffn_before, ffn_after;
 };
 
-struct EncoderModel {
+struct TransformerModel {
   int64_t hidden;
   Activation activation;
   int64_t padding_id;
@@ -86,29 +86,29 @@ struct EncoderModel {
   const float* relative_bias;  // or nullptr
   int64_t bias_heads, bias_span;
   int64_t rotary_positions, rotary_half;  // 0 without rotary tables
-  std::vector<EncoderLayer> layers;
+  std::vector<TransformerLayer> layers;
 };
 
 // Reads sections of a buffer that is not trusted: a section that is not wholly inside it gives nullptr.
-class EncoderReader {
+class TransformerReader {
  public:
-  EncoderReader(const void* p, int64_t bytes) : base_(static_cast<const uint8_t*>(p)), bytes_(bytes) {}
+  TransformerReader(const void* p, int64_t bytes) : base_(static_cast<const uint8_t*>(p)), bytes_(bytes) {}
 
   // The header alone, before anything that it says is believed.
-  const char* read_header(EncoderHeader* h) const {
+  const char* read_header(TransformerHeader* h) const {
     if (bytes_ < static_cast<int64_t>(sizeof *h))
       return "the packed encoder is shorter than its header; convert it again";
     if (reinterpret_cast<uintptr_t>(base_) % kAlignment != 0)
       return "the packed encoder is not 8-byte aligned (a view into another tensor?); clone() it";
     std::memcpy(h, base_, sizeof *h);
-    if (h->magic != kEncoderMagic)
+    if (h->magic != kTransformerMagic)
       return "the tensor is not a packed encoder (wrong magic number); build it with kdnative.convert_";
     if (h->version != 2) return "the packed encoder has an unknown version; convert it again with this release";
     return h->bytes == bytes_ ? nullptr : "the packed encoder is truncated or has trailing bytes";
   }
 
-  const char* read(EncoderModel* m) {
-    EncoderHeader h;
+  const char* read(TransformerModel* m) {
+    TransformerHeader h;
     if (const char* problem = read_header(&h)) return problem;
     if (h.layers < 0 || h.hidden < 1 || h.vocabulary < 0 || h.positions < 0 || h.token_types < 0 || h.padding_id < -1 ||
         !(h.eps >= 0.0f))
@@ -126,7 +126,7 @@ class EncoderReader {
     m->norm = norm({h.norm_weight, h.norm_bias}, h.hidden);
     if ((m->norm.gamma == nullptr) != (h.vocabulary == 0)) return kDamaged;
     if (const char* problem = read_positions(h, m)) return problem;
-    const auto* records = section<EncoderLayerRecord>(h.layer_table, h.layers);
+    const auto* records = section<TransformerLayerRecord>(h.layer_table, h.layers);
     if (damaged_) return kDamaged;
     m->layers.resize(static_cast<size_t>(h.layers));
     for (int32_t i = 0; i < h.layers; ++i) {
@@ -142,7 +142,7 @@ class EncoderReader {
   template <typename T>
   const T* section(int64_t offset, int64_t count) {
     const int64_t size = count * static_cast<int64_t>(sizeof(T));
-    if (offset < static_cast<int64_t>(sizeof(EncoderHeader)) || offset % 64 != 0 || offset > bytes_ ||
+    if (offset < static_cast<int64_t>(sizeof(TransformerHeader)) || offset % 64 != 0 || offset > bytes_ ||
         size > bytes_ - offset) {
       damaged_ = true;
       return nullptr;
@@ -170,7 +170,7 @@ class EncoderReader {
     return {section<float>(r.weight, hidden), section<float>(r.bias, hidden)};
   }
 
-  const char* read_positions(const EncoderHeader& h, EncoderModel* m) {
+  const char* read_positions(const TransformerHeader& h, TransformerModel* m) {
     constexpr int32_t kMost = 1 << 24;  // keeps the products below in range
     m->relative_bias = nullptr;
     m->bias_heads = m->bias_span = m->rotary_positions = m->rotary_half = 0;
@@ -190,10 +190,10 @@ class EncoderReader {
     return damaged_ ? kDamaged : nullptr;
   }
 
-  static int64_t rotary_size(const EncoderModel& m) { return m.rotary_positions * 2 * m.rotary_half; }
+  static int64_t rotary_size(const TransformerModel& m) { return m.rotary_positions * 2 * m.rotary_half; }
 
-  const char* read_layer(const EncoderLayerRecord& r, const EncoderModel& m, const EncoderHeader& h,
-                         EncoderLayer* layer) {
+  const char* read_layer(const TransformerLayerRecord& r, const TransformerModel& m, const TransformerHeader& h,
+                         TransformerLayer* layer) {
     const int64_t hidden = m.hidden;
     if (r.heads < 1 || r.head_dim < 1 || r.ffn < 1 || r.ffn > INT32_MAX / 2) return kSizes;
     const int64_t width = static_cast<int64_t>(r.heads) * r.head_dim;

@@ -1,11 +1,11 @@
-// The encoder as a program of steps (quantize, multiply, normalise ...) that a team of threads runs on one group of
+// A transformer as a program of steps (quantize, multiply, normalise ...) that a team of threads runs on one group of
 // sequences after the other.
-#include "encoder.h"
+#include "transformer.h"
 
 #include <algorithm>
 
-#include "encoder_group.h"
 #include "scratch.h"
+#include "transformer_group.h"
 
 namespace kdnative::cpu {
 namespace {
@@ -17,10 +17,10 @@ constexpr int64_t kGroupTokens = 1024, kShortGroupTokens = 4096;
 // Multiply-adds that make one more thread worth waking.
 constexpr int64_t kWorkPerThread = int64_t{1} << 22;
 
-Widths widths_of(const Kernels& kernels, const EncoderModel& m, bool causal) {
+Widths widths_of(const Kernels& kernels, const TransformerModel& m, bool causal) {
   Widths w;
   w.columns = m.relative_bias != nullptr;
-  for (const EncoderLayer& l : m.layers) {
+  for (const TransformerLayer& l : m.layers) {
     w.attention = std::max(w.attention, l.heads * l.head_dim);
     w.head_dim = std::max(w.head_dim, l.head_dim);
     w.ffn = std::max(w.ffn, l.ffn_in.n);
@@ -77,7 +77,7 @@ void Group::keep(int64_t state, int64_t begin, int64_t end) const {
   }
 }
 
-void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64_t head_begin, int64_t head_end,
+void Group::attend(const TransformerLayer& l, int64_t sequence, int64_t first, int64_t head_begin, int64_t head_end,
                    int64_t worker) const {
   const int64_t width = l.heads * l.head_dim, begin = row_of(sequence), length = row_of(sequence + 1) - begin;
   if (length == 0) return;
@@ -115,7 +115,7 @@ void Group::attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64
 }
 
 // A step over rows [begin, end) and, for a product, column tiles [tile_begin, tile_end).
-void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
+void Group::compute(Step s, const TransformerLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
                     int64_t worker) const {
   const int64_t hidden = model.hidden, rows = end - begin;
   const PackedLinear& w = weight_of(s, l);
@@ -172,7 +172,7 @@ void Group::compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, i
   }
 }
 
-void Group::run_task(const Stage& stage, int64_t task, int64_t worker) const {
+void Group::run_task(const Steps& stage, int64_t task, int64_t worker) const {
   const int64_t block = task % stage.row_blocks;
   const int64_t part = task / stage.row_blocks * stage.part_block,
                 part_end = std::min(part + stage.part_block, stage.parts);
@@ -198,21 +198,9 @@ void Group::run_task(const Stage& stage, int64_t task, int64_t worker) const {
   }
 }
 
-namespace {
-
-void enter_team(int64_t begin, int64_t end, void* ctx) {
-  const auto& group = *static_cast<const Group*>(ctx);
-  for (int64_t worker = begin; worker < end; ++worker) {
-    run_stages(group.stages, group.stage_count,
-               [&](const Stage& stage, int64_t task) { group.run_task(stage, task, worker); });
-  }
-}
-
-}  // namespace
-
-const char* check_output(const EncoderInputs& in) {
-  EncoderHeader h;
-  if (const char* problem = EncoderReader(in.packed, in.packed_bytes).read_header(&h)) return problem;
+const char* check_output(const TransformerInputs& in) {
+  TransformerHeader h;
+  if (const char* problem = TransformerReader(in.packed, in.packed_bytes).read_header(&h)) return problem;
   if (h.hidden != in.hidden_size)
     return complain("hidden_size is %lld, but the packed encoder is %lld wide", in.hidden_size, h.hidden);
   if (in.states != 0 && in.states - 1 != h.layers)
@@ -220,17 +208,18 @@ const char* check_output(const EncoderInputs& in) {
   return nullptr;
 }
 
-const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, const EncoderInputs& in, float* out) {
-  thread_local EncoderModel model;  // keeps its layer list from call to call
+const char* transformer_forward(const Kernels& kernels, const Parallel& parallel, const TransformerInputs& in,
+                                float* out) {
+  thread_local TransformerModel model;  // keeps its layer list from call to call
   if (const char* problem = check_output(in)) return problem;
-  if (const char* problem = EncoderReader(in.packed, in.packed_bytes).read(&model)) return problem;
+  if (const char* problem = TransformerReader(in.packed, in.packed_bytes).read(&model)) return problem;
   const int64_t layers = static_cast<int64_t>(model.layers.size()), states = std::max(in.states, int64_t{1});
   const int64_t rows = in.batch * in.tokens;
   if (rows == 0) return nullptr;
   if (model.word.count == 0 && in.input_ids)
     return "the packed encoder has no embeddings; call encoder_layers with hidden states";
   if (model.word.count > 0 && !in.input_ids) return "the packed encoder has embeddings; call encoder with ids";
-  for (const EncoderLayer& layer : model.layers)
+  for (const TransformerLayer& layer : model.layers)
     if (in.rotary != nullptr && layer.head_dim != 2 * in.rotary_half)
       return complain("rotary turns heads of %lld, but those of the packed encoder are %lld wide", 2 * in.rotary_half,
                       layer.head_dim);
@@ -263,7 +252,7 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     g.normed = c.take<float>(widths.normed_rows ? all_buffers * model.hidden : 0);
     g.panels = c.take<int8_t>(parallel.threads * widths.panel);
     g.attention_scratch = c.take<float>(parallel.threads * g.attention_floats);
-    g.stages = c.take<Stage>(1 + kLayerSteps * layers);
+    g.stages = c.take<Steps>(1 + kLayerSteps * layers);
     return c.used();
   };
   carve(Carver(scratch(carve(Carver()))));
@@ -292,11 +281,8 @@ const char* encoder_forward(const Kernels& kernels, const Parallel& parallel, co
     g.x = in_place ? out + g.first_row * model.hidden : x;
     g.threads = std::clamp(g.count * widths.multiply_adds / kWorkPerThread, int64_t{1}, parallel.threads);
     g.plan();
-    if (g.threads == 1) {
-      enter_team(0, 1, &g);
-    } else {
-      parallel.run(g.threads, enter_team, &g);
-    }
+    run_team(parallel, g.threads, g.stages, g.stage_count,
+             [&](int64_t stage, int64_t task, int64_t worker) { g.run_task(g.stages[stage], task, worker); });
   }
   return nullptr;
 }

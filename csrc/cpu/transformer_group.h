@@ -1,14 +1,21 @@
-// One group of sequences on its way through the encoder: what it needs, how its work is shared, and its steps.
+// One group of sequences on its way through the layers: what it needs, how its work is shared, and its steps.
 #pragma once
 
 #include <algorithm>
 
-#include "encoder.h"
-#include "encoder_format.h"
-#include "encoder_stages.h"
-#include "encoder_tokens.h"
+#include "split.h"
+#include "transformer.h"
+#include "transformer_format.h"
+#include "transformer_tokens.h"
 
 namespace kdnative::cpu {
+
+// A task runs steps [begin, end) of the program on one row block and some parts.
+struct Steps : Stage {
+  int64_t begin, end;             // steps of the program
+  int64_t row_block, row_blocks;  // task t: row block t % row_blocks,
+  int64_t part_block, parts;      // and part_block columns (or heads) of parts, from t / row_blocks * part_block
+};
 
 // In the order of execution: embed, then the others for every layer.
 enum class Step : int64_t {
@@ -35,7 +42,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // The product that a step computes or prepares the input of.
-inline const PackedLinear& weight_of(Step s, const EncoderLayer& layer) {
+inline const PackedLinear& weight_of(Step s, const TransformerLayer& layer) {
   if (s <= Step::qkv) return layer.qkv;
   if (s <= Step::output) return layer.output;
   return s <= Step::ffn_in ? layer.ffn_in : layer.ffn_out;
@@ -63,8 +70,8 @@ struct Matrix {
 // working memory and the stages' counters.
 struct Group {
   const Kernels& kernels;
-  const EncoderModel& model;
-  const EncoderInputs& in;
+  const TransformerModel& model;
+  const TransformerInputs& in;
   float* out;
   int64_t threads = 1;
   Share share = Share::columns;
@@ -79,7 +86,7 @@ struct Group {
   float* attention_scratch = nullptr;
   int64_t attention_floats = 0;  // of a worker
   int8_t* panels = nullptr;
-  Stage* stages = nullptr;
+  Steps* stages = nullptr;
   int64_t stage_count = 0;
 
   const Token* tokens = nullptr;     // the kept ones of this group
@@ -92,7 +99,7 @@ struct Group {
 
   int64_t layers() const { return static_cast<int64_t>(model.layers.size()); }
   Step step(int64_t index) const { return index == 0 ? Step::embed : static_cast<Step>(1 + (index - 1) % kLayerSteps); }
-  const EncoderLayer& layer(int64_t index) const {
+  const TransformerLayer& layer(int64_t index) const {
     return model.layers[static_cast<size_t>((index - 1) / kLayerSteps)];
   }
 
@@ -101,23 +108,23 @@ struct Group {
   int64_t row_of(int64_t sequence) const { return starts[sequence] - starts[0]; }
   // Queries, keys and values of the rows from `row` on, and what attention makes of them; a task's rows begin at
   // `first`.
-  Matrix qkv_rows(const EncoderLayer& l, int64_t row, int64_t first, int64_t worker) const {
+  Matrix qkv_rows(const TransformerLayer& l, int64_t row, int64_t first, int64_t worker) const {
     return attention_rows(qkv, l, 3, row, first, worker);
   }
-  Matrix context_rows(const EncoderLayer& l, int64_t row, int64_t first, int64_t worker) const {
+  Matrix context_rows(const TransformerLayer& l, int64_t row, int64_t first, int64_t worker) const {
     return attention_rows(context, l, 1, row, first, worker);
   }
-  Matrix attention_rows(float* data, const EncoderLayer& l, int64_t parts, int64_t row, int64_t first,
+  Matrix attention_rows(float* data, const TransformerLayer& l, int64_t parts, int64_t row, int64_t first,
                         int64_t worker) const {
     const int64_t width = parts * l.heads * l.head_dim;
     if (share != Share::sequences) return {data + row * width, width};
     return {data + worker * buffer_rows * parts * widths.attention + (row - first) * width, width};
   }
-  void attend(const EncoderLayer& l, int64_t sequence, int64_t first, int64_t head_begin, int64_t head_end,
+  void attend(const TransformerLayer& l, int64_t sequence, int64_t first, int64_t head_begin, int64_t head_end,
               int64_t worker) const;
-  void compute(Step s, const EncoderLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
+  void compute(Step s, const TransformerLayer& l, int64_t begin, int64_t end, int64_t tile_begin, int64_t tile_end,
                int64_t worker) const;
-  void run_task(const Stage& stage, int64_t task, int64_t worker) const;
+  void run_task(const Steps& stage, int64_t task, int64_t worker) const;
   void gather_blocks();
   void plan();
 };
