@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdnative.models.hf_families import READERS, Source
+from kdnative.models.family import families, family_of
 from kdnative.models.layer_conversion import (
     Quantize,
     Unsupported,
@@ -21,6 +21,7 @@ from kdnative.models.layer_conversion import (
     one_of,
     quantized_layer,
 )
+from kdnative.models.reading import EncoderSource, read_encoder
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_parts import EncoderParts
@@ -43,7 +44,7 @@ def is_encoder(module: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("transformers.models.") and type(module).__name__ in READERS
+    return family_of(module, "models") is not None
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -62,7 +63,7 @@ def linear_of_conv1d(module: nn.Module) -> nn.Linear:
 def encoder_from_hf(module: nn.Module, quantize: Quantize) -> Encoder | str:
     """Rebuild a base model of transformers as a native encoder; ``module`` is not changed.
 
-    The classes in :data:`kdnative.models.hf_families.READERS` are known (BertModel is also that of MiniLM), with heads
+    The base models of :mod:`kdnative.models.families` are known (BertModel is also that of MiniLM), with heads
     or feed-forward neurons pruned in any layer: sizes are read from the weights. Embedding tables become int8 with one
     scale per row; ``quantize`` is asked for every linear.
 
@@ -85,11 +86,11 @@ def encoder_from_hf(module: nn.Module, quantize: Quantize) -> Encoder | str:
 def _convert(module: nn.Module, quantize: Quantize) -> Encoder:
     if not _is_known(module):
         raise Unsupported(
-            f"{type(module).__name__} is not one of {', '.join(READERS)} of transformers"
-            + (" (it has relative positions)" if _has_relative_positions(module) else "")
+            f"{type(module).__name__} is not one of {', '.join(name for row in families() for name in row.models)} of "
+            "transformers" + (" (it has relative positions)" if _has_relative_positions(module) else "")
         )
     _check_outputs(module.config)
-    source = READERS[type(module).__name__](module)
+    source = read_encoder(module)
     check_parameters(module, source.parameters())
     hidden = source.word.embedding_dim
     linears = [quantized_layer(layer, hidden, source.gated, quantize) for layer in source.layers]
@@ -120,7 +121,7 @@ def _check_outputs(config: object) -> None:
             raise Unsupported(f"its config sets {name}={getattr(config, name)}, which the native encoder can't honour")
 
 
-def _spec(source: Source, linears: list[dict[str, Linear]], pooled: Linear | None) -> dict:
+def _spec(source: EncoderSource, linears: list[dict[str, Linear]], pooled: Linear | None) -> dict:
     norms = [source.embedding_norm, source.final_norm, *(n for layer in source.layers for n in layer.norms.values())]
     return {
         "hidden_size": source.word.embedding_dim,

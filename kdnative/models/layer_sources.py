@@ -1,51 +1,23 @@
-"""A layer as a model keeps it, and the native layer that is made of it: what the readers of all libraries share."""
+"""The native layer that is made of a layer of another library."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kdnative.models.layer_conversion import Layer, Named, Quantize, Unsupported, layers_alone
+from kdnative.models.reading import LayerSource
 from kdnative.nn.encoder_layer import EncoderLayer
 
-__all__ = ["Source", "native_layer", "pre_norms"]
+__all__ = ["native_layer"]
 
 _QUICK_GELU = ("QuickGELUActivation", "QuickGELU")
 
 
-@dataclass(frozen=True)
-class Source:
-    """``attention_scale`` and ``ffn_scale``: factors of what either part adds to the hidden states, ``[H]`` or None.
-
-    ``rotary``: whether queries and keys are turned by positions that the model gives its layers in every call.
-    ``inside``: parameters that some of the linears were put together from.
-    """
-
-    layer: Layer
-    norm: str = "pre"
-    gated: bool = False
-    rotary: bool = False
-    attention_scale: Tensor | None = None
-    ffn_scale: Tensor | None = None
-    inside: tuple[nn.Parameter, ...] = ()
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter that the native layer is made of."""
-        yield from self.layer.parameters()
-        yield from (scale for scale in (self.attention_scale, self.ffn_scale) if scale is not None)
-        yield from self.inside
-
-
-def pre_norms(attention: nn.LayerNorm, ffn: nn.LayerNorm) -> dict[str, nn.LayerNorm]:
-    """The norms of a layer that normalises what its parts read."""
-    return {"attention_norm": attention, "ffn_norm": ffn}
-
-
-def native_layer(source: Source, quantize: Quantize) -> EncoderLayer:
+def native_layer(source: LayerSource, quantize: Quantize) -> EncoderLayer:
     """The layer as one operator; Unsupported where that is impossible."""
     layer = _with_silu(_without_scales(source))
     if source.rotary and layer.head_dim % 2:
@@ -54,7 +26,7 @@ def native_layer(source: Source, quantize: Quantize) -> EncoderLayer:
     return EncoderLayer.from_parts(layers_alone([layer], quantize, **settings))
 
 
-def _without_scales(source: Source) -> Layer:
+def _without_scales(source: LayerSource) -> Layer:
     """The layer with its factors in the linears before them."""
     layer = source.layer
     if source.attention_scale is not None:
