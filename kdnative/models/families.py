@@ -157,28 +157,26 @@ ROTARY_BERT = Family(
 
 # -- images, and images with texts -----------------------------------------------------------------------------------
 
-VIT = Family(
+VIT = Family(  # some have the names of BERT inside, in transformers 4 all
     name="ViT",
     layers=(
-        "ASTLayer", "DeiTLayer", "IJepaLayer", "PixioLayer", "ViTLayer", "ViTMAELayer", "ViTMSNLayer", "VivitLayer",
+        "ASTLayer", "DeiTLayer", "DPTViTLayer", "IJepaLayer", "PixioLayer", "ViTLayer", "ViTMAELayer", "ViTMSNLayer",
+        "VivitLayer", "YolosLayer",
     ),
-    attention="attention", output="attention.o_proj", up="mlp.fc1", down="mlp.fc2", attention_norm="layernorm_before",
-    ffn_norm="layernorm_after", activation="mlp.activation_fn",
+    attention="attention.attention|attention", qkv=("q_proj|query", "k_proj|key", "v_proj|value"),
+    output="attention.o_proj|attention.output.dense", up="mlp.fc1|intermediate.dense", down="mlp.fc2|output.dense",
+    attention_norm="layernorm_before", ffn_norm="layernorm_after",
+    activation="mlp.activation_fn|intermediate.intermediate_act_fn",
     checkpoint=(
-        "audio-spectrogram-transformer", "deit", "ijepa", "pixio", "vit", "vit_mae", "vit_msn", "vivit",
+        "audio-spectrogram-transformer", "deit", "dpt", "ijepa", "pixio", "vit", "vit_mae", "vit_msn", "vivit", "yolos",
     ),
-)
-
-VIT_LIKE_BERT = replace(
-    VIT,
-    name="ViT with the names of BERT", layers=("DPTViTLayer", "YolosLayer"), attention="attention.attention",
-    qkv=("query", "key", "value"), output="attention.output.dense", up="intermediate.dense", down="output.dense",
-    activation="intermediate.intermediate_act_fn", checkpoint=("dpt", "yolos"),
 )
 
 DINOV2 = Family(
-    name="DINOv2", layers=("Dinov2Layer", "Dinov2WithRegistersLayer", "RadioLayer"), attention="attention",
-    output="attention.o_proj", up="mlp.fc1|mlp.up_proj", gate="mlp.gate_proj?", down="mlp.fc2|mlp.down_proj",
+    name="DINOv2", layers=("Dinov2Layer", "Dinov2WithRegistersLayer", "RadioLayer"),
+    attention="attention.attention|attention", qkv=("q_proj|query", "k_proj|key", "v_proj|value"),
+    output="attention.o_proj|attention.output.dense", up="mlp.fc1|mlp.up_proj",
+    gate="mlp.gate_proj?", down="mlp.fc2|mlp.down_proj",
     attention_norm="norm1", ffn_norm="norm2", activation="mlp.activation_fn|mlp.act_fn",
     attention_scale="layer_scale1.lambda1", ffn_scale="layer_scale2.lambda1",
     checkpoint=("dinov2", "dinov2_with_registers", "radio"),
@@ -306,7 +304,7 @@ TORCH = replace(
 
 TABLE = (
     BERT, ROBERTA, ROBERTA_PRE_NORM, XLM_ROBERTA_XL, ESM, ALBERT, DISTILBERT, MPNET, MODERNBERT, ROTARY_BERT, VIT,
-    VIT_LIKE_BERT, DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
+    DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
     TORCH,
 )
 """The built-in families."""

@@ -13,7 +13,7 @@ from kdnative.models.family import Family, family_of, find, need
 from kdnative.models.layer_conversion import Layer, Named, Unsupported
 from kdnative.models.torch_attention import projections
 
-__all__ = ["EncoderSource", "LayerSource", "read_encoder", "read_layer"]
+__all__ = ["EncoderSource", "LayerSource", "head_dim_of", "is_gated", "read_encoder", "read_layer"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_layer(layer: nn.Module, family: Family | None = None, prefix: str = "")
     return LayerSource(
         found,
         norm,
-        gate is not None or _answer(row.gated, layer),
+        gate is not None or is_gated(row, layer),
         _answer(row.rotary, layer),
         None if row.attention_scale is None else need(layer, row.attention_scale),
         None if row.ffn_scale is None else need(layer, row.ffn_scale),
@@ -147,6 +147,11 @@ def head_dim_of(family: Family, attention: nn.Module, width: int) -> int:
         return attention.head_dim
     found = need(attention, family.head_dim)
     return found or width // need(attention, "|".join(family.heads))
+
+
+def is_gated(family: Family, layer: nn.Module) -> bool:
+    """Whether ``up`` of a layer holds a gate too, in the first half of its outputs."""
+    return _answer(family.gated, layer)
 
 
 def _qkv(family: Family, attention: nn.Module, prefix: str) -> tuple[list[Named], tuple[nn.Parameter, ...]]:
