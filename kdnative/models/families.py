@@ -129,7 +129,7 @@ MODERNBERT = Family(
     name="ModernBERT", layers=("ModernBertEncoderLayer",),
     alone=False,  # windows and rotary positions differ by layer
     attention="attn", qkv=("Wqkv",), output="attn.Wo", up="mlp.Wi", gated=True, down="mlp.Wo",
-    attention_norm="attn_norm", ffn_norm="mlp_norm", activation="mlp.act", scaling=None, taken=hooks.modernbert_taken,
+    attention_norm="attn_norm", ffn_norm="mlp_norm", activation="mlp.act", scaling=None, taken=hooks.modernbert_taken, varied=True,
     models={"ModernBertModel": "BaseModelOutput"},
     base=BaseModel(
         layers="layers",
@@ -158,18 +158,23 @@ ROTARY_BERT = Family(
 # -- images, and images with texts -----------------------------------------------------------------------------------
 
 VIT = Family(  # some have the names of BERT inside, in transformers 4 all
-    name="ViT",
+    name="ViT", taken=hooks.stages_taken,
     layers=(
         "ASTLayer", "DeiTLayer", "DPTViTLayer", "IJepaLayer", "PixioLayer", "ViTLayer", "ViTMAELayer", "ViTMSNLayer",
-        "VivitLayer", "YolosLayer",
+        "VivitLayer",
     ),
     attention="attention.attention|attention", qkv=("q_proj|query", "k_proj|key", "v_proj|value"),
     output="attention.o_proj|attention.output.dense", up="mlp.fc1|intermediate.dense", down="mlp.fc2|output.dense",
     attention_norm="layernorm_before", ffn_norm="layernorm_after",
     activation="mlp.activation_fn|intermediate.intermediate_act_fn",
     checkpoint=(
-        "audio-spectrogram-transformer", "deit", "dpt", "ijepa", "pixio", "vit", "vit_mae", "vit_msn", "vivit", "yolos",
+        "audio-spectrogram-transformer", "deit", "dpt", "ijepa", "pixio", "vit", "vit_mae", "vit_msn", "vivit",
     ),
+)
+
+YOLOS = replace(
+    VIT, name="YOLOS", layers=("YolosLayer",), checkpoint=("yolos",),
+    layers_stay="positions are added between them, and each has its own",
 )
 
 DINOV2 = Family(
@@ -178,7 +183,7 @@ DINOV2 = Family(
     output="attention.o_proj|attention.output.dense", up="mlp.fc1|mlp.up_proj",
     gate="mlp.gate_proj?", down="mlp.fc2|mlp.down_proj",
     attention_norm="norm1", ffn_norm="norm2", activation="mlp.activation_fn|mlp.act_fn",
-    attention_scale="layer_scale1.lambda1", ffn_scale="layer_scale2.lambda1",
+    attention_scale="layer_scale1.lambda1", ffn_scale="layer_scale2.lambda1", taken=hooks.stages_taken,
     checkpoint=("dinov2", "dinov2_with_registers", "radio"),
 )
 
@@ -304,7 +309,7 @@ TORCH = replace(
 
 TABLE = (
     BERT, ROBERTA, ROBERTA_PRE_NORM, XLM_ROBERTA_XL, ESM, ALBERT, DISTILBERT, MPNET, MODERNBERT, ROTARY_BERT, VIT,
-    DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
+    YOLOS, DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
     TORCH,
 )
 """The built-in families."""

@@ -20,6 +20,7 @@ __all__ = [
     "qkv_of_eva",
     "rotary_bert_positions",
     "siglip",
+    "stages_taken",
     "timm",
     "timm_eva",
     "timm_is_gated",
@@ -55,6 +56,22 @@ def siglip(layer: nn.Module) -> None:
             "its model takes the last token for the whole text, padding or not, and rows of masked tokens are 0 in a "
             "native layer"
         )
+
+
+def stages_taken(config: Any, kept: list[int]) -> Mapping[str, Any]:
+    """The stages of a backbone, one a layer after the stem, and those that it returns; the last stays the last."""
+    names, wanted = getattr(config, "stage_names", None), getattr(config, "_out_indices", None)
+    if not names:
+        return {}
+    places = {0: 0, **{layer + 1: place + 1 for place, layer in enumerate(kept)}}
+    places.setdefault(len(names) - 1, len(kept))
+    wanted = [i % len(names) for i in wanted or [len(names) - 1]]
+    if gone := [names[i] for i in wanted if i not in places]:
+        raise ValueError(
+            f"layers={kept}: {', '.join(gone)} would be gone, which the configuration returns (out_indices)"
+        )
+    left, out = names[: len(kept) + 1], sorted({places[i] for i in wanted})
+    return {"stage_names": left, "_out_indices": out, "_out_features": [left[i] for i in out]}
 
 
 def turns_queries(layer: nn.Module) -> bool:

@@ -93,8 +93,6 @@ class Edits:
         """
         stack = layers.stack
         total, family, config, owner = len(layers), stack.family, stack.config, stack.owner
-        if family.layers_stay:
-            raise ValueError(f"the layers in {stack.name} of {family.name} can't be taken away: {family.layers_stay}")
         if kept[0] and isinstance(need(stack.layers[0], family.attention_norm), nn.Identity):
             raise ValueError(f"layers={kept}: the first layer of {family.name} has no norm of its own, and has to stay")
         changes = {} if family.taken is None or config is None else dict(family.taken(config, kept))

@@ -278,7 +278,7 @@ def _layers_in(state: Mapping[str, Tensor], layers: Layers) -> int:
     count = len(present)
     if not count or present != set(names[:count]):
         raise ValueError(f"{prefix}*: the state dict has layers {sorted(present)}, the model {len(names)}")
-    if count < len(names) and layers.stack.family.taken is not None:
+    if count < len(names) and layers.stack.family.varied:
         raise ValueError(
             f"{prefix}*: the state dict has {count} of {len(names)} layers, and does not say which: layers of "
             f"{layers.stack.family.name} differ, so build the model from the configuration of the pruned one"
@@ -322,6 +322,9 @@ def _check_known(model: nn.Module, graph: Graph, heads: float, ffn: float, layer
             + ". Known are the layers that docs/models.md lists and those of families that you register "
             "(kdnative.models.register), and for ffn also linears in an nn.Sequential"
         )
+    for stack in (each.stack for each in graph.stacks if layers is not None):
+        if stack.family.layers_stay:
+            raise ValueError(f"layers in {stack.name} of {stack.family.name} can't go: {stack.family.layers_stay}")
     if masked := masked_modules(model):
         raise ValueError(
             f"{next(iter(masked))} has a mask, whose shape would not fit any more: prune structure first, then "
@@ -332,7 +335,7 @@ def _check_known(model: nn.Module, graph: Graph, heads: float, ffn: float, layer
 def _output_after(model: nn.Module, inputs: Any) -> Tensor:
     try:
         return _first_output(model, inputs, "after pruning")
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, LookupError) as error:
         raise ValueError(
             f"{type(model).__name__} can't run with fewer heads, neurons or layers: its code takes sizes from "
             f"somewhere that is not known here. It has been restored. Its error: {error}"
