@@ -16,7 +16,7 @@ from kdnative.machine.environment import cpu_name
 
 SUPPORTED_TORCH = (2, 10)
 # Where the name to install differs from the name to import.
-_DISTRIBUTIONS = {"yaml": "pyyaml"}
+_DISTRIBUTIONS = {"huggingface_hub": "huggingface-hub", "yaml": "pyyaml"}
 
 
 def collect() -> dict[str, Any]:

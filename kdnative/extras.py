@@ -12,7 +12,9 @@ EXTRAS = {
     "pydantic": "pipeline",
     "yaml": "pipeline",
     "tqdm": "pipeline",
+    "accelerate": "pipeline",
     "datasets": "hub",
+    "huggingface_hub": "hub",
     "sentence_transformers": "embedders",
     "nncf": "bench",
     "onnx": "bench",
@@ -28,8 +30,13 @@ def how_to_get(extra: str) -> str:
     return f'pip install "kdnative[{extra}]"'
 
 
-def require(module: str) -> ModuleType:
+def require(module: str, what: str = "this", otherwise: str = "") -> ModuleType:
     """Imports an optional package.
+
+    Args:
+        module: one of :data:`EXTRAS`.
+        what: that needs it, as the error's first words.
+        otherwise: how to do without it, as the error's last words.
 
     Raises:
         ImportError: the package is not installed; the text says which extra brings it.
@@ -39,8 +46,8 @@ def require(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module:  # the package is there and misses something of its own
             raise
-        extra = EXTRAS[module]
-        raise ImportError(f"this needs the package {module!r}, which is not installed: {how_to_get(extra)}") from error
+        text = f"{what} needs the package {module!r}, which is not installed: {how_to_get(EXTRAS[module])}"
+        raise ImportError(f"{text}, {otherwise}" if otherwise else text) from error
 
 
 def installed(module: str) -> bool:

@@ -7,7 +7,11 @@ import pytest
 
 from kdnative.extras import EXTRAS, require
 
-DISTRIBUTIONS = {"sentence_transformers": "sentence-transformers", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "huggingface_hub": "huggingface-hub",
+    "sentence_transformers": "sentence-transformers",
+    "yaml": "pyyaml",
+}
 
 
 def test_every_package_is_in_the_extra_that_is_named():
@@ -24,3 +28,5 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(EXTRAS, "no_such_package_here", "bench")
     with pytest.raises(ImportError, match=r'not installed: pip install "kdnative\[bench\]"'):
         require("no_such_package_here")
+    with pytest.raises(ImportError, match=r'^a table needs the package .* "kdnative\[bench\]", or draw it by hand$'):
+        require("no_such_package_here", "a table", "or draw it by hand")

@@ -81,12 +81,6 @@ class Tensor {
     check(aoti_torch_get_data_ptr(handle_, &value), "data_ptr()");
     return value;
   }
-  int64_t numel() const {
-    int64_t count = 1;
-    const int64_t* size = sizes();
-    for (int64_t d = 0, n = dim(); d < n; ++d) count *= size[d];
-    return count;
-  }
   bool contiguous() const {
     const int64_t *size = sizes(), *stride = strides();
     int64_t expected = 1;

@@ -7,7 +7,7 @@ measured against our own time for the same batch without any padding masked, the
 The result, as JSON::
 
     {"suite": "cpu_encoder", "complete": bool,       false while the run goes on, and in what an interrupted run leaves
-     "environment": {..., "threads": [1, 2]},        see kdnative.bench.environment
+     "environment": {..., "threads": [1, 2]},        see kdnative.machine.environment
      "versions": {package: version},
      "ceilings": [{"threads", "int8_ops", "read"}],  one per number of threads
      "cases": [{"model", "threads", "case",          case: "16x128" or "ragged"

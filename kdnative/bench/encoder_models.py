@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from kdnative.bench.peers import HOW_TO_GET
+from kdnative.extras import require
 
 RANDOM = {  # layers, hidden size, heads, FFN width
     "random-minilm": (6, 384, 12, 1536),
@@ -87,10 +87,7 @@ def load_encoder(source: str) -> nn.Module:
     if source in TORCH:
         torch.manual_seed(0)
         return TorchModel(*TORCH[source]).eval()
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ImportError(f"this benchmark needs transformers: {HOW_TO_GET}") from error
+    transformers = require("transformers", "this benchmark")
     if source in VISION:
         torch.manual_seed(0)
         return VisionModel(*VISION[source]).eval()

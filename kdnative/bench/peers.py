@@ -6,7 +6,6 @@ A peer that is not installed, or fails, or computes something else, is reported 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-HOW_TO_GET = "pip install 'kdnative[bench]'"
+from kdnative.extras import how_to_get, installed
 
 Case = TypeVar("Case")
 
@@ -67,7 +66,7 @@ class Unsuited(Exception):
 
 def missing_packages(candidate: Candidate) -> list[str]:
     """Packages that the candidate needs and that are not installed."""
-    return [name for name in candidate.packages if importlib.util.find_spec(name) is None]
+    return [name for name in candidate.packages if not installed(name)]
 
 
 def split_by_installed(candidates: Sequence[Candidate[Case]]) -> tuple[list[Candidate[Case]], list[dict[str, str]]]:
@@ -76,7 +75,7 @@ def split_by_installed(candidates: Sequence[Candidate[Case]]) -> tuple[list[Cand
     for candidate in candidates:
         missing = missing_packages(candidate)
         if missing:
-            absent.append(_failure(candidate, f"not installed: {', '.join(missing)}: {HOW_TO_GET}"))
+            absent.append(_failure(candidate, f"not installed: {', '.join(missing)}: {how_to_get('bench')}"))
         else:
             ready.append(candidate)
     return ready, absent

@@ -84,8 +84,8 @@ def latency_plot(rows: Sequence[dict[str, Any]], environment: dict[str, Any], pa
     """For each batch size the latency over the length.
 
     Args:
-        rows: of :func:`kdnative.bench.latency_grid`.
-        environment: of :func:`kdnative.bench.environment`.
+        rows: of :func:`kdnative.machine.latency.latency_grid`.
+        environment: of :func:`kdnative.machine.environment.environment`.
         path: an .svg file, replaced in one step.
     """
     from kdnative.report.figures import latency_by_length

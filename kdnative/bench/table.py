@@ -206,8 +206,11 @@ def _sparse(result: Result) -> list[str]:
         gains.setdefault(line, {})[case["zeros"]] = f"{case['speedup']:.2f}x"
     table = [[*line, *(found.get(share, "-") for share in shares)] for line, found in gains.items()]
     head = ["N x K", "pattern", "M", *(f"{100 * share:g} %" for share in shares)]
-    dense = result.get("dense", "w8a8")  # which older results don't name
-    return [*_rows(head, table), "", f"Speed over our own dense {dense} by share of zeros, {result['clock']}."]
+    return [
+        *_rows(head, table),
+        "",
+        f"Speed over our own dense {result['dense']} by share of zeros, {result['clock']}.",
+    ]
 
 
 def _model(result: Result) -> list[str]:

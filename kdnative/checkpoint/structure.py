@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.checkpoint import hostile
+from kdnative.extras import require
 from kdnative.models import hf, known_layers, torch_encoder
 from kdnative.nn import Encoder, MultiheadAttention, PackedEncoder
 from kdnative.nn.config_checks import FLAG, SCHEME, SIZE, check_config
@@ -274,7 +275,7 @@ def _make(entry: dict) -> nn.Module:
     name, config = entry["class"], entry.get("config")
     if name in NATIVE:
         cls = NATIVE[name]
-        return cls.unfilled(config) if issubclass(cls, PackedEncoder) else cls(**config)
+        return cls.from_spec(config) if issubclass(cls, PackedEncoder) else cls(**config)
     with torch.device("meta"):
         if name == _QAT:
             kinds = {"in_features": SIZE, "out_features": SIZE, "scheme": SCHEME, "bias": FLAG}
@@ -382,12 +383,7 @@ def _leave_out(model: nn.Module, entries: dict[str, dict]) -> None:
 
 
 def _transformers_skeleton(part: dict, most_modules: int) -> nn.Module:
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'a {part["class"]} is rebuilt with transformers: pip install "kdnative[pipeline]", or give into=model'
-        ) from error
+    require("transformers", f"rebuilding a {part['class']}", "or give into=model")
     try:
         cls = hostile.model_class(part["class"], part["config"])
         hostile.check_config(part["config"])

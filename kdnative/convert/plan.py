@@ -185,14 +185,14 @@ class _Plan:
         """Schemes are for linears; an embedding follows ``embeddings=`` unless a pattern keeps it in float."""
         if choice.scheme is None and choice.reason != Selection.UNMATCHED:
             return choice
-        return Choice(Scheme(8)) if self.embeddings else Choice(None, "asked for by embeddings=None")
+        return Choice(Scheme.parse("w8a8")) if self.embeddings else Choice(None, "asked for by embeddings=None")
 
     def _scheme_of(self, module: nn.Module, choice: Choice) -> Scheme:
         if type(module) is not FakeQuantLinear:
             return choice.scheme
         if choice.scheme.dense != module.scheme.dense:
             return module.scheme
-        return replace(module.scheme, sparsity=choice.scheme.sparsity or module.scheme.sparsity)
+        return module.scheme.with_sparsity(choice.scheme.sparsity or module.scheme.sparsity)
 
     def _obstacle(self, name: str, module: nn.Module, choice: Choice) -> str | None:
         """Why a layer can't become native; None when it can."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,11 +37,6 @@ class Metrics:
     per_class: dict[str, dict[str, float]]
     intervals: dict[str, Interval]
     predictions: Predictions = field(repr=False, compare=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and dicts (no predictions), for JSON."""
-        plain = {k: getattr(self, k) for k in ("accuracy", "macro_f1", "ece", "nll", "n", "confusion", "per_class")}
-        return {**plain, "intervals": {name: [i.low, i.high] for name, i in self.intervals.items()}}
 
 
 def evaluate(

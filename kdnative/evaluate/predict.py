@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.data.batches import Batches, TokenizedDataset
-from kdnative.data.types import Dataset
 
 __all__ = ["Predictions", "autocast", "evaluating", "fast_bf16", "logits_of", "predict", "select_device"]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits fp32 [N, C] in the order of the dataset, labels int64 [N] or None, and the names of the classes."""
+    """Logits fp32 [N, C] in the order of the dataset, labels as in a `Batch`, and the names of the classes.
+
+    A model of targets has one logit, its prediction, and no names of classes.
+    """
 
     logits: Tensor
     labels: Tensor | None
@@ -33,18 +35,6 @@ class Predictions:
     def probabilities(self) -> Tensor:
         """fp32 [N, C]."""
         return self.logits.softmax(-1)
-
-    def records(self, dataset: Dataset) -> list[dict[str, Any]]:
-        """One dict an example, for JSON lines: id, text, predicted class, its probability, true class if known."""
-        if len(dataset) != len(self.logits):
-            raise ValueError(f"{len(self.logits)} predictions for a dataset of {len(dataset)} examples")
-        names = self.label_names or dataset.labels or [str(i) for i in range(self.logits.shape[-1])]
-        best = self.probabilities.max(-1)
-        rows = []
-        for e, which, p in zip(dataset, best.indices.tolist(), best.values.tolist(), strict=True):
-            true = {} if e.label is None else {"label": names[e.label]}
-            rows.append({"id": e.id, "text": e.text, "predicted": names[which], "probability": p, **true})
-        return rows
 
 
 def logits_of(output: Any) -> Tensor:
@@ -111,7 +101,7 @@ def predict(
     device: str | torch.device = "auto",
     amp: bool | str = False,
 ) -> Predictions:
-    """Runs a classifier over a dataset.
+    """Runs a classifier, or a model of targets, over a dataset.
 
     Args:
         model: called with a batch's inputs as keywords; moved to `device`.
@@ -132,7 +122,7 @@ def predict(
             logits = logits_of(model(**batch.to(device).inputs))
             if logits.dim() != 2 or len(logits) != len(batch):
                 raise ValueError(
-                    f"the model returned logits {list(logits.shape)} for {len(batch)} examples, not [N, C]"
+                    f"the model returned logits {list(logits.shape)} for {len(batch)} examples, not one row each"
                 )
             found.append(logits.float().cpu())
             index.append(batch.index)

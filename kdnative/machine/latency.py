@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from kdnative.machine.timer import Timing, interleave, torch_threads
 
+Inputs = Callable[[nn.Module, int, int], Mapping[str, Tensor]]
+
 
 def latency(
     model: nn.Module,
@@ -39,8 +41,8 @@ def latency(
         ``batch``, ``tokens``, ``threads``, ``repeats`` and ``p20``, ``p50``, ``p80`` in milliseconds.
     """
     model = model if dtype is None else as_dtype(model, dtype)
-    given = None if inputs is None else [inputs]
-    (row,) = _grid({"": model}, [(batch, tokens)], repeats=repeats, threads=threads, given=given)
+    made = example_inputs if inputs is None else lambda *_: inputs
+    (row,) = _grid({"": model}, [(batch, tokens)], repeats=repeats, threads=threads, inputs=made)
     return {"batch": batch, "tokens": tokens, "repeats": repeats, **{k: v for k, v in row.items() if k != "model"}}
 
 
@@ -51,6 +53,7 @@ def latency_grid(
     *,
     repeats: int = 15,
     threads: int | None = None,
+    inputs: Inputs | None = None,
 ) -> list[dict[str, Any]]:
     """Times several models for every batch size and length, interleaved so that their ratios hold on a busy machine.
 
@@ -60,11 +63,13 @@ def latency_grid(
         tokens: tokens per sequence.
         repeats: measured samples per model and case.
         threads: torch threads; None leaves them.
+        inputs: from a model, a batch size and a length to the keyword arguments of its forward; None: `example_inputs`.
 
     Returns:
         One ``{"model", "batch", "tokens", "threads", "p20", "p50", "p80"}`` per model and case, milliseconds.
     """
-    return _grid(models, list(itertools.product(batches, tokens)), repeats=repeats, threads=threads)
+    cases = list(itertools.product(batches, tokens))
+    return _grid(models, cases, repeats=repeats, threads=threads, inputs=inputs or example_inputs)
 
 
 def as_dtype(model: nn.Module, dtype: torch.dtype | str) -> nn.Module:
@@ -73,7 +78,9 @@ def as_dtype(model: nn.Module, dtype: torch.dtype | str) -> nn.Module:
 
 
 def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> dict[str, Tensor]:
-    """Token ids within the model's vocabulary, a mask without padding and, where the model takes them, type ids.
+    """Token ids within the model's vocabulary (1000 where it names none), a mask without padding, and type ids.
+
+    Type ids are left out where the model's ``forward`` doesn't name them.
 
     Raises:
         ValueError: not a positive size, or more tokens than the model has positions for.
@@ -81,10 +88,10 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
     if batch < 1 or tokens < 1:
         raise ValueError(f"batch and tokens must be at least 1, got {batch} and {tokens}")
     config = getattr(model, "config", None)
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = _limit(config, "max_position_embeddings")
     if positions is not None and tokens > positions:
         raise ValueError(f"{tokens} tokens, but the model has {positions} positions: measure with fewer tokens")
-    vocabulary = getattr(config, "vocab_size", 1000)
+    vocabulary = _limit(config, "vocab_size") or 1000
     generator = torch.Generator().manual_seed(seed)
     # The first ids of a vocabulary are padding and marks; a padding id would shift RoBERTa's positions.
     ids = torch.randint(min(10, vocabulary - 1), vocabulary, (batch, tokens), generator=generator)
@@ -94,13 +101,19 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
     return inputs
 
 
+def _limit(config: Any, name: str) -> int | None:
+    """A limit that a configuration states; None where it has none, which XLNet and others write as -1."""
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and value > 0 else None
+
+
 def _grid(
     models: Mapping[str, nn.Module],
     cases: Sequence[tuple[int, int]],
     *,
     repeats: int,
     threads: int | None,
-    given: Sequence[Mapping[str, Tensor]] | None = None,
+    inputs: Inputs,
 ) -> list[dict[str, Any]]:
     training = [model for model in models.values() if model.training]
     rows = []
@@ -108,11 +121,8 @@ def _grid(
         for model in training:
             model.eval()
         with torch_threads(threads) as used, torch.inference_mode():
-            for index, (batch, tokens) in enumerate(cases):
-                calls = {
-                    name: _forward(model, given[index] if given else example_inputs(model, batch, tokens))
-                    for name, model in models.items()
-                }
+            for batch, tokens in cases:
+                calls = {name: _forward(model, inputs(model, batch, tokens)) for name, model in models.items()}
                 timings = interleave(calls, rounds=repeats, round_seconds=0.005)
                 rows += [_row(name, batch, tokens, used, timing) for name, timing in timings.items()]
     finally:

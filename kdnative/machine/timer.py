@@ -10,16 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-
-if TYPE_CHECKING:  # the module needs the native library, which `kdnative doctor` may find missing or refusing
-    from kdnative.bench.steady import SteadyCores
 
 _LEAST_ROUNDS = 3  # a median and a spread of fewer mean nothing
 _LOOK = 0.002  # seconds of sleep in which a thread that spins shows
 _MOST_LOOKS = 250
+
+
+class Cores(Protocol):
+    """Says when a sample is worth taking, such as :class:`kdnative.bench.steady.SteadyCores`."""
+
+    def sample(self, take: Callable[[], float]) -> float:
+        """The seconds that ``take()`` measured, taken again where something disturbed it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def interleave(
     round_seconds: float = 0.02,
     warmup: int = 2,
     most_seconds: float | None = None,
-    cores: SteadyCores | None = None,
+    cores: Cores | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Times several functions side by side.

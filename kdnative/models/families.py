@@ -129,7 +129,8 @@ MODERNBERT = Family(
     name="ModernBERT", layers=("ModernBertEncoderLayer",),
     alone=False,  # windows and rotary positions differ by layer
     attention="attn", qkv=("Wqkv",), output="attn.Wo", up="mlp.Wi", gated=True, down="mlp.Wo",
-    attention_norm="attn_norm", ffn_norm="mlp_norm", activation="mlp.act", scaling=None, taken=hooks.modernbert_taken, varied=True,
+    attention_norm="attn_norm", ffn_norm="mlp_norm", activation="mlp.act", scaling=None,
+    taken=hooks.modernbert_taken,
     models={"ModernBertModel": "BaseModelOutput"},
     base=BaseModel(
         layers="layers",

@@ -90,7 +90,6 @@ class Family:
         depth, ffn_size: attributes of the configuration that hold the number of layers and of neurons.
         taken: ``taken(config, kept)`` -> what else a configuration has to say when only the layers ``kept`` (indices)
             are left; ValueError in words where it can't say it.
-        varied: whether layers differ in what they compute, so that tensors don't say which layers are left.
         alone: whether a layer can become one operator by itself (``forward(hidden_states, ...)`` -> hidden states, with
             masks as `kdnative.nn.EncoderLayer` takes them).
         check: ``check(layer)`` raises Unsupported where a layer does something that no path shows.
@@ -127,7 +126,6 @@ class Family:
     depth: tuple[str, ...] = ("num_hidden_layers",)
     ffn_size: tuple[str, ...] = ("intermediate_size",)
     taken: Callable[[Any, list[int]], Mapping[str, Any]] | None = None
-    varied: bool = False
     alone: bool = True
     check: Callable[[nn.Module], None] | None = None
     by_parts: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -118,22 +118,12 @@ def native_linear(quantize: Quantize, linears: list[Named], activation: str = "n
     names = ", ".join(name for name, _ in linears)
     if len({(weight.bits, weight.group_size, weight.group_scale is None) for weight in weights}) > 1:
         raise Unsupported(f"{names} have different schemes, but run as one product")
-    zero = None
-    if any(weight.zero is not None for weight in weights):
-        zeros = [w.zero if w.zero is not None else torch.zeros_like(w.scale, dtype=torch.int8) for w in weights]
-        zero = torch.cat(zeros)
-    joined = replace(
-        weights[0],
-        qweight=torch.cat([w.qweight for w in weights]),
-        scale=torch.cat([w.scale for w in weights]),
-        zero=zero,
-        group_scale=None if weights[0].group_scale is None else torch.cat([w.group_scale for w in weights]),
-    )
+    joined = QuantizedWeight.joined(weights)
     biases = [
         torch.zeros(x.out_features, dtype=torch.float32, device="cpu") if x.bias is None else x.bias.detach().float()
         for _, x in linears
     ]
-    scheme = Scheme(joined.bits, 8, joined.group_size, zero is None, integer_scales=joined.group_scale is not None)
+    scheme = Scheme(joined.format)
     return Linear.from_quantized(joined, torch.cat(biases), scheme, activation)
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import COUNT, DTYPE, OPTIONAL_COUNT, check_config, one_of
+from kdnative.nn.emptiness import empty, stays_empty
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.quantize import QuantizedWeight, quantize_weight
 
@@ -31,9 +31,8 @@ class Embedding(nn.Module):
         padding_idx: kept for code that reads it; the forward treats that row like any other, as torch's does.
         bits: 8, the only width there is.
         dtype: of the output: torch.float32, torch.bfloat16 or torch.float16, or its name.
-        device: of the table; torch's default device does not count, as a table on "meta" takes no values.
 
-    A new module has an all-zero table.
+    A new module is empty: it has no table until ``load_state_dict()`` brings one, and its forward is an error.
 
     Raises:
         ValueError: another number of bits or dtype, a negative size, or padding_idx outside the table.
@@ -49,7 +48,6 @@ class Embedding(nn.Module):
         padding_idx: int | None = None,
         bits: int = 8,
         dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         if num_embeddings < 0 or embedding_dim < 0:
@@ -66,8 +64,8 @@ class Embedding(nn.Module):
         self.num_embeddings, self.embedding_dim, self.bits = num_embeddings, embedding_dim, bits
         self.padding_idx = padding_idx + num_embeddings if padding_idx is not None and padding_idx < 0 else padding_idx
         self.dtype = dtype
-        self.register_buffer("qweight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8, device=device))
-        self.register_buffer("scale", torch.ones(num_embeddings, dtype=torch.float32, device=device))
+        self.register_buffer("qweight", torch.empty(num_embeddings, embedding_dim, dtype=torch.int8, device="meta"))
+        self.register_buffer("scale", torch.empty(num_embeddings, dtype=torch.float32, device="meta"))
 
     @classmethod
     def from_float(cls, embedding: nn.Embedding, bits: int = 8) -> Embedding:
@@ -79,7 +77,7 @@ class Embedding(nn.Module):
         if embedding.max_norm is not None:
             raise ValueError("an embedding with max_norm rewrites its table at every call and can't be quantized")
         table = embedding.weight.detach()
-        weight = quantize_weight(table, Scheme(8))
+        weight = quantize_weight(table, "w8a8")
         module = cls(*table.shape, embedding.padding_idx, bits, table.dtype)
         module.qweight, module.scale = weight.qweight, weight.scale
         return module.eval()
@@ -88,14 +86,23 @@ class Embedding(nn.Module):
         """int64 or int32 ids ``[...]`` in [0, V) -> ``[..., D]`` in ``self.dtype``.
 
         Raises:
-            IndexError: an id outside the table.
+            IndexError: an id outside the table. RuntimeError: the module is empty.
         """
+        if self.is_empty and not ids.is_meta:
+            raise RuntimeError(empty("kdnative.nn.Embedding"))
         rows = F.embedding(ids, self.qweight).to(torch.float32)
         return (rows * self.scale[ids].unsqueeze(-1)).to(self.dtype)
 
     def quantized(self) -> QuantizedWeight:
-        """The table in plain form, ``[V, D]``."""
-        return QuantizedWeight(self.qweight, self.scale, None, 8, None)
+        """The table in plain form, ``[V, D]``; RuntimeError when the module is empty."""
+        if self.is_empty:
+            raise RuntimeError(empty("kdnative.nn.Embedding"))
+        return QuantizedWeight.unchecked(self.qweight, self.scale, None, 8, None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the module has no table: a new one, or one that was moved to the meta device."""
+        return self._buffers["qweight"].is_meta
 
     @property
     def weight(self) -> Tensor:
@@ -146,18 +153,20 @@ class Embedding(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        super()._apply(keep_dtype, recurse)
+        if not (self.is_empty and stays_empty(fn, "kdnative.nn.Embedding")):
+            super()._apply(keep_dtype, recurse)
         self.dtype = dtype
         return self
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        if prefix + "weight" in state_dict and prefix + "qweight" not in state_dict:
+        from_float = prefix + "weight" in state_dict and prefix + "qweight" not in state_dict
+        if from_float:
             weight = state_dict[prefix + "weight"]
             state_dict = {key: value for key, value in state_dict.items() if key != prefix + "weight"}
             try:
-                plain = quantize_weight(weight.detach(), Scheme(8))
+                plain = quantize_weight(weight.detach(), "w8a8")
             except (TypeError, ValueError) as error:
                 error_msgs.append(f"{prefix}weight: {error}")
                 return
@@ -172,11 +181,16 @@ class Embedding(nn.Module):
         if {prefix + "qweight", prefix + "scale"} <= state_dict.keys():
             codes, scale = state_dict[prefix + "qweight"], state_dict[prefix + "scale"]
             try:
-                if codes.shape == self.qweight.shape and not codes.is_meta:
+                if codes.shape == self.qweight.shape and not codes.is_meta and not from_float:
                     QuantizedWeight(codes, scale, None, 8, None)
             except ValueError as error:
                 error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
                 return
+        if self.is_empty:  # nothing to copy into: the tensors become the module's own
+            if not (from_float or local_metadata.get("assign_to_params_buffers")):
+                own = {prefix + name for name in self._buffers}
+                state_dict = {key: value.clone() if key in own else value for key, value in state_dict.items()}
+            local_metadata = {**local_metadata, "assign_to_params_buffers": True}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

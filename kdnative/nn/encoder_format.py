@@ -77,6 +77,8 @@ class _Writer:
         for offset, tensor in self.sections:
             _write(out, offset, tensor)
         for module, offsets in self.later:
+            if self.fill is None and module.is_empty:
+                raise ValueError(f"an encoder can't be packed, as it has an empty part: {module}")
             if self.fill is not None:
                 places = {name: _section(out, offset, getattr(module, name)) for name, offset in offsets.items()}
                 self.fill(module, places)

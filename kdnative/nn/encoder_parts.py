@@ -5,8 +5,6 @@ It exists only while an encoder is built, saved or loaded; :class:`kdnative.nn.E
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,13 +27,12 @@ class LayerParts(nn.Module):
     def __init__(self, spec: dict[str, Any], layer: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         hidden, eps, width, ffn = spec["hidden_size"], spec["eps"], layer["heads"] * layer["head_dim"], layer["ffn"]
-        # A linear is packed on the CPU: each leaves it before the next one is made.
-        self.qkv = Linear(hidden, 3 * width, layer["qkv"]).to(device)
-        self.output = Linear(width, hidden, layer["output"]).to(device)
+        self.qkv = Linear(hidden, 3 * width, layer["qkv"])
+        self.output = Linear(width, hidden, layer["output"])
         if layer["attention_norm"]:
             self.attention_norm = _norm(hidden, eps, device)
-        self.ffn_in = Linear(hidden, 2 * ffn if spec["gated"] else ffn, layer["ffn_in"]).to(device)
-        self.ffn_out = Linear(ffn, hidden, layer["ffn_out"]).to(device)
+        self.ffn_in = Linear(hidden, 2 * ffn if spec["gated"] else ffn, layer["ffn_in"])
+        self.ffn_out = Linear(ffn, hidden, layer["ffn_out"])
         setattr(self, "output_norm" if spec["norm"] == "post" else "ffn_norm", _norm(hidden, eps, device))
 
 
@@ -45,20 +42,20 @@ class EmbeddingParts(nn.Module):
     def __init__(self, spec: dict[str, Any], device: str = "cpu") -> None:
         super().__init__()
         hidden = spec["hidden_size"]
-        self.word = Embedding(spec["vocab_size"], hidden, device=device)
+        self.word = Embedding(spec["vocab_size"], hidden)
         if spec["position_table"]:
-            self.position = Embedding(spec["max_positions"], hidden, device=device)
+            self.position = Embedding(spec["max_positions"], hidden)
         if spec["token_types"]:
-            self.token_type = Embedding(spec["token_types"], hidden, device=device)
+            self.token_type = Embedding(spec["token_types"], hidden)
         self.norm = _norm(hidden, spec["eps"], device)
 
 
 class EncoderParts(nn.Module):
-    """Every weight of an encoder, zero at first.
+    """Every weight of an encoder; linears and tables are empty at first.
 
     Args:
         spec: see :class:`kdnative.nn.Encoder`; ``self.spec`` is its complete form.
-        device: "meta" gives the shapes without values, and never has the values of more than one linear in memory.
+        device: of LayerNorms and biases by distance, which torch holds; "meta" gives shapes without values.
 
     Raises:
         ValueError: a size is not positive, or a scheme or another setting is unknown.
@@ -72,7 +69,7 @@ class EncoderParts(nn.Module):
         if spec["relative_buckets"]:
             sizes = spec["relative_buckets"], spec["layers"][0]["heads"]
             self.relative_bias = nn.Embedding(*sizes, dtype=torch.float32, device=device)
-        self.layers = nn.ModuleList(_layers(spec, device))
+        self.layers = nn.ModuleList(LayerParts(spec, layer, device) for layer in spec["layers"])
         if spec["norm"] == "pre" and spec["embeddings"]:
             self.final_norm = _norm(spec["hidden_size"], spec["eps"], device)
 
@@ -80,13 +77,3 @@ class EncoderParts(nn.Module):
 def _norm(hidden: int, eps: float, device: str) -> nn.LayerNorm:
     """Float32, as the packed buffer has it, whatever torch's default dtype and device are."""
     return nn.LayerNorm(hidden, eps, dtype=torch.float32, device=device)
-
-
-def _layers(spec: dict[str, Any], device: str) -> Iterator[LayerParts]:
-    """Every layer; those of the same sizes are copies of one, which takes a fraction of the time."""
-    made: dict[tuple, LayerParts] = {}
-    for layer in spec["layers"]:
-        key = tuple(sorted(layer.items()))
-        if key not in made:
-            made[key] = LayerParts(spec, layer, device)
-        yield copy.deepcopy(made[key])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from kdnative.extras import require
+
 __all__ = ["attention_of", "from_plain", "set_attention", "settings_of", "to_plain"]
 
 
@@ -60,13 +62,9 @@ def from_plain(plain: dict[str, Any]) -> Any:
     Raises:
         ImportError: transformers is not installed. ValueError: it does not know this ``model_type``.
     """
-    try:
-        import transformers
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    except ImportError as error:
-        raise ImportError(
-            'the configuration of a transformers model needs transformers: pip install "kdnative[pipeline]"'
-        ) from error
+    transformers = require("transformers", "the configuration of a model of transformers")
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     kind = plain.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"model_type {kind!r} is not one of transformers {transformers.__version__}")

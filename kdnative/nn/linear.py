@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
-from kdnative.formats import dense, sparse
 from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
+from kdnative.nn.emptiness import empty, stays_empty, target_of
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
+from kdnative.ops.backends import backend_for
+from kdnative.ops.schemas import LINEARS
 from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
 
 __all__ = ["Linear"]
 
-_KERNELS = {**ops.LINEAR, "sparse": ops.linear_sparse}
+_KERNELS = {name: getattr(torch.ops.kdnative, name).default for name in (*LINEARS, "linear_sparse")}
 
 
 class Linear(nn.Module):
@@ -39,6 +41,7 @@ class Linear(nn.Module):
     ``scale``        float32 ``[N]``, or ``[N, K / group_size]`` for schemes with groups but not ``-int``
     ``zero``         int8 ``[N, K / group_size]``, schemes ``-asym`` and ``-int`` only
     ``group_scale``  uint8 ``[N, K / group_size]``, schemes ``-int`` only
+    ``input_scale``  float32 ``[K]``, schemes ``-is`` only: what inputs are multiplied by
     ``bias``         float32 ``[N]``, if there is a bias
     ===============  ==========================================================================================
 
@@ -59,7 +62,8 @@ class Linear(nn.Module):
         activation: fused into the layer: one of :data:`kdnative.ops.ACTIVATIONS`.
         dtype: of :attr:`weight` and :attr:`bias`: torch.float32, torch.bfloat16 or torch.float16, or its name.
 
-    A new module has zero weights.
+    A new module is empty: it has a shape and a scheme, and no weights until :meth:`pack_` or ``load_state_dict()``
+    brings them. Its forward is an error; its ``state_dict()`` holds meta tensors.
 
     Raises:
         ValueError: K or N is not positive, the group size does not divide K, a name or the dtype is unknown, or K is
@@ -67,7 +71,6 @@ class Linear(nn.Module):
     """
 
     packed: Tensor
-    dtype: torch.dtype = torch.float32  # of modules that were pickled before there was a choice
 
     def __init__(
         self,
@@ -79,34 +82,22 @@ class Linear(nn.Module):
         dtype: torch.dtype | str = torch.float32,
     ) -> None:
         super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"in_features and out_features must be at least 1, got {in_features} and {out_features}")
         dtype = FLOAT_TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
         if dtype not in FLOAT_TYPES.values():
             raise ValueError(f"dtype {dtype} is not one of {', '.join(FLOAT_TYPES)}")
-        scheme = Scheme.parse(scheme)
-        floats = {"dtype": torch.float32, "device": "cpu"}  # not torch's defaults: a buffer can't be built on "meta"
-        shape = (out_features,) if scheme.group_size is None else (out_features, scheme.groups(in_features))
-        zeros = torch.zeros(out_features, in_features, dtype=torch.int8, device="cpu")
-        zero = None if scheme.symmetric else torch.zeros(shape, dtype=torch.int8, device="cpu")
-        scale, group_scale = torch.ones(shape, **floats), None
-        if scheme.integer_scales:
-            scale, group_scale = torch.ones(out_features, **floats), torch.ones(shape, dtype=torch.uint8, device="cpu")
-        weight = QuantizedWeight(zeros, scale, zero, scheme.weight_bits, scheme.group_size, group_scale)
-        self._set(weight, torch.zeros(out_features, **floats) if bias else None, scheme, activation, dtype)
-
-    def _set(
-        self, weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme, activation: str, dtype: torch.dtype
-    ) -> None:
-        self.out_features, self.in_features = weight.qweight.shape
-        self.scheme = scheme
-        self.has_bias = bias is not None
+        self.in_features, self.out_features = in_features, out_features
+        self.scheme = scheme = Scheme.parse(scheme)
+        self.has_bias = bias
         self.activation = activation
         self.dtype = _given_as(dtype)
         self._activation_code = ops.activation_code(activation)
-        widths = (scheme.weight_bits, scheme.activation_bits)
-        self._kernel = widths if scheme.sparsity is None else "sparse"
-        self.register_buffer("packed", _packed(weight, bias, scheme), persistent=False)
+        backend = backend_for("cpu")
+        if refusal := backend.refusal(scheme, (out_features, in_features)):
+            raise ValueError(refusal)
+        self.layout = backend.layout(scheme)
+        self._operator = backend.operator(scheme)
+        size = self.layout.size(out_features, in_features, scheme, bias)
+        self.register_buffer("packed", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
 
     @classmethod
     def from_quantized(
@@ -127,7 +118,23 @@ class Linear(nn.Module):
         Raises:
             ValueError: the weights are not of this scheme, the bias has another shape, or it is not finite.
         """
-        scheme = Scheme.parse(scheme)
+        module = cls(weight.in_features, weight.out_features, scheme, bias is not None, activation, _given_as(dtype))
+        module.pack_(weight, bias)
+        return module.eval()
+
+    def pack_(self, weight: QuantizedWeight, bias: Tensor | None = None) -> None:
+        """Take integer weights and a bias, in place of those that the module may have.
+
+        Args:
+            weight: ``[N, K]``, bits, group size and kind of scales those of :attr:`scheme`.
+            bias: float ``[N]``, or None exactly if the module has none.
+
+        Raises:
+            ValueError: the weights are not of this shape or scheme, the bias has another shape or is not finite.
+        """
+        scheme, shape = self.scheme, (self.out_features, self.in_features)
+        if tuple(weight.qweight.shape) != shape:
+            raise ValueError(f"the weights have shape {list(weight.qweight.shape)}, the layer needs {list(shape)}")
         if (weight.bits, weight.group_size) != (scheme.weight_bits, scheme.group_size):
             raise ValueError(
                 f"the weights have {weight.bits} bits and group size {weight.group_size}, which is not scheme {scheme}"
@@ -137,12 +144,25 @@ class Linear(nn.Module):
             raise ValueError(f"the weights have {kind} group scales, which is not scheme {scheme}")
         if weight.zero is not None and scheme.symmetric:
             raise ValueError(f"the weights have zero points, but scheme {scheme} is symmetric: use {scheme}-asym")
-        if bias is not None:
-            bias = _checked_bias(bias, weight.out_features)
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._set(weight, bias, scheme, activation, dtype)
-        return module.eval()
+        if (weight.input_scale is not None) != scheme.input_scales:
+            kind = "no input" if weight.input_scale is None else "input"
+            raise ValueError(f"the weights have {kind} scales, which is not scheme {scheme}")
+        if (bias is not None) != self.has_bias:
+            has, given = ("a", "none") if self.has_bias else ("no", "one")
+            raise ValueError(f"the layer has {has} bias, and was given {given}")
+        self._pack(weight, None if bias is None else _checked_bias(bias, self.out_features))
+
+    def _pack(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
+        """Lay a weight out where the module is; of an empty one, where the weight is."""
+        device = weight.qweight.device if self.is_empty else self.packed.device
+        backend = backend_for(device)
+        self.layout, self._operator = backend.layout(self.scheme), backend.operator(self.scheme)
+        self.packed = self.layout.pack(weight.to(device), bias)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the module has no weights: a new one, or one that was moved to the meta device."""
+        return self._buffers["packed"].is_meta
 
     @classmethod
     def from_float(
@@ -166,15 +186,16 @@ class Linear(nn.Module):
         packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
         if x.requires_grad or not x.is_cpu or not packed.is_cpu:
             self._check_call(x, packed)
-        return _KERNELS[self._kernel](x, packed, self.out_features, self._activation_code)
+        return _KERNELS[self._operator](x, packed, self.out_features, self._activation_code)
 
     def _check_call(self, x: Tensor, packed: Tensor) -> None:
-        for name, tensor in (("input", x), ("module", packed)):
-            if tensor.device.type not in ("cpu", "meta"):
-                raise RuntimeError(
-                    f"kdnative.nn.Linear runs on the CPU, but its {name} is on {tensor.device}: "
-                    'move both with .to("cpu")'
-                )
+        if packed.is_meta and not x.is_meta:
+            raise RuntimeError(empty("kdnative.nn.Linear"))
+        if x.device != packed.device:
+            raise RuntimeError(
+                f"kdnative.nn.Linear has its weights on {packed.device}, but its input is on {x.device}: move both "
+                'with .to("cpu")'
+            )
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 "kdnative.nn.Linear is for inference and its input requires grad: call it under torch.inference_mode() "
@@ -183,7 +204,9 @@ class Linear(nn.Module):
 
     def quantized(self) -> QuantizedWeight:
         """The integer weights in plain form, ``[N, K]``."""
-        weight, _ = self._form.unpack(self.packed)
+        if self.is_empty:
+            raise RuntimeError(empty("kdnative.nn.Linear"))
+        weight, _ = self.layout.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             zero = torch.zeros(weight.scale.shape, dtype=torch.int8, device=weight.scale.device)
             weight = replace(weight, zero=zero)
@@ -198,8 +221,7 @@ class Linear(nn.Module):
         It is a copy: writing to it raises RuntimeError.
         """
         if is_compiling():
-            sparse = self.scheme.sparsity is not None
-            return linear_weight(self.packed, self.out_features, self.in_features, sparse).to(self.dtype)
+            return linear_weight(self.packed, self.out_features, self.in_features).to(self.dtype)
         shape = (self.out_features, self.in_features)
         return lazy_weight(shape, self.dtype, self.packed.device, self._dequantized, self._product)
 
@@ -210,16 +232,14 @@ class Linear(nn.Module):
             return self._bias_values()
         return lazy_weight((self.out_features,), self.dtype, self.packed.device, self._bias_values)
 
-    @property
-    def _form(self) -> ModuleType:
-        return dense if self.scheme.sparsity is None else sparse
-
     def _dequantized(self) -> Tensor:
         return self.quantized().dequantize().to(self.dtype)
 
     def _exact_bias(self) -> Tensor | None:
         """A copy of the bias as it is stored, float32 ``[N]``, or None."""
-        return dense.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
+        if self.is_empty:
+            raise RuntimeError(empty("kdnative.nn.Linear"))
+        return self.layout.bias(self.packed) if self.has_bias else None
 
     def _bias_values(self) -> Tensor | None:
         return self._exact_bias().to(self.dtype) if self.has_bias else None
@@ -227,7 +247,7 @@ class Linear(nn.Module):
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """``x @ W.T + bias``: the layer without its activation, and with another bias, if this is another."""
         own = self._exact_bias()
-        out = _KERNELS[self._kernel](x, self.packed, self.out_features, ops.activation_code("none"))
+        out = _KERNELS[self._operator](x, self.packed, self.out_features, ops.activation_code("none"))
         if own is None or bias is None:
             same = own is bias
         else:
@@ -238,18 +258,15 @@ class Linear(nn.Module):
 
     @property
     def spec(self) -> dict:
-        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``.
-
-        It has no ``dtype`` where that is float32, so that checkpoints are what they were before there was a choice.
-        """
-        spec = {
+        """The constructor's arguments, as JSON can hold them: ``Linear(**module.spec)``."""
+        return {
             "in_features": self.in_features,
             "out_features": self.out_features,
             "scheme": str(self.scheme),
             "bias": self.has_bias,
             "activation": self.activation,
+            "dtype": str(self.dtype).removeprefix("torch."),
         }
-        return spec if self.dtype == torch.float32 else {**spec, "dtype": str(self.dtype).removeprefix("torch.")}
 
     def plain_state(self) -> dict[str, Tensor]:
         """The plain tensors that ``state_dict()`` holds for this module, without a prefix."""
@@ -261,6 +278,8 @@ class Linear(nn.Module):
             state["zero"] = weight.zero
         if weight.group_scale is not None:
             state["group_scale"] = weight.group_scale
+        if weight.input_scale is not None:
+            state["input_scale"] = weight.input_scale
         if self.has_bias:
             state["bias"] = self._exact_bias()
         return state
@@ -293,13 +312,40 @@ class Linear(nn.Module):
     def _apply(self, fn, recurse=True):
         # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of weight and bias.
         dtype = asked_dtype(fn, self.dtype)
-        super()._apply(fn, recurse)
+        if not (self.is_empty and stays_empty(fn, "kdnative.nn.Linear")):
+            target = target_of(fn, self.packed)
+            if target.type not in ("meta", self.packed.device.type):
+                self._refuse(target)
+                super()._apply(fn, recurse)
+                self._settle()
+            else:
+                super()._apply(fn, recurse)
         self.dtype = _given_as(dtype)
         return self
 
+    def _refuse(self, device: torch.device) -> None:
+        """RuntimeError where the backend of a device does not compute with this layer's weights."""
+        backend = backend_for(device)
+        if refusal := backend.refusal(self.scheme, (self.out_features, self.in_features)):
+            raise RuntimeError(f"kdnative.nn.Linear can't move to {device}: {refusal}")
+        if backend.is_fallback:
+            warnings.warn(
+                f"kdnative has no kernels for {device}: its linears run in plain torch there, which is slow. There are "
+                "kernels for the CPU",
+                stacklevel=6,
+            )
+
+    def _settle(self) -> None:
+        """Bring the packed weight, which was just moved as it is, into the layout of the device where it is now."""
+        backend = backend_for(self.packed.device)
+        self._operator = backend.operator(self.scheme)
+        layout = backend.layout(self.scheme)
+        if layout != self.layout:
+            self.layout, self.packed = layout, layout.pack(*self.layout.unpack(self.packed))
+
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.packed.is_meta:  # shapes are all that such a module has
+        if self.is_empty:  # shapes are all that such a module has
             state = {
                 k: torch.empty(s, dtype=d or torch.float32, device="meta")
                 for k, (s, d) in self._plain_specification().items()
@@ -328,16 +374,18 @@ class Linear(nn.Module):
         if any(errors) or not given:
             return
         try:
+            if missing and self.is_empty:
+                raise ValueError(f"it is empty, so all of its tensors are needed; missing: {', '.join(missing)}")
+            if from_float and self.scheme.input_scales:
+                raise ValueError(f"scheme {self.scheme} has input scales, which a float weight does not bring")
             if from_float:
-                given |= self._quantized_state(given.pop("weight"))
-            if missing:  # like torch: what is there is loaded, the rest stays as it is
-                given = self.plain_state() | given
-            self._load_plain(given)
+                weight = quantize_weight(given["weight"].detach(), self.scheme)
+                bias = self._exact_bias() if missing else given.get("bias")
+                self._pack(weight, bias if bias is None else _checked_bias(bias, self.out_features))
+            else:  # like torch: what is there is loaded, the rest stays as it is
+                self._load_plain(self.plain_state() | given if missing else given)
         except (TypeError, ValueError) as error:
             error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
-
-    def _quantized_state(self, weight: Tensor) -> dict[str, Tensor]:
-        return Linear.from_quantized(quantize_weight(weight.detach(), self.scheme), None, self.scheme).plain_state()
 
     def _load_plain(self, state: dict[str, Tensor]) -> None:
         bits, codes = self.scheme.weight_bits, state["qweight"].detach().cpu()
@@ -346,10 +394,10 @@ class Linear(nn.Module):
         zero = None if self.scheme.symmetric else state["zero"].detach().cpu()
         scale = state["scale"].detach().cpu()
         group_scale = state["group_scale"].detach().cpu() if self.scheme.integer_scales else None
+        inputs = state["input_scale"].detach().cpu() if self.scheme.input_scales else None
         bias = _checked_bias(state["bias"].detach(), self.out_features) if self.has_bias else None
-        weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale)
-        packed = _packed(weight, bias, self.scheme)
-        self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+        weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale, input_scale=inputs)
+        self._pack(weight, bias)
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}"
@@ -367,6 +415,8 @@ def _plain(k: int, n: int, scheme: Scheme, bias: bool) -> dict[str, tuple[tuple[
         wanted["zero"] = (groups, torch.int8)
     if scheme.integer_scales:
         wanted["group_scale"] = (groups, torch.uint8)
+    if scheme.input_scales:
+        wanted["input_scale"] = ((k,), torch.float32)
     if bias:
         wanted["bias"] = ((n,), None)
     return wanted
@@ -375,12 +425,6 @@ def _plain(k: int, n: int, scheme: Scheme, bias: bool) -> dict[str, tuple[tuple[
 def _given_as(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which the weight of a layer of this dtype is given: one that kernels take as input."""
     return dtype if dtype in FLOAT_TYPES.values() else torch.float32
-
-
-def _packed(weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme) -> Tensor:
-    if scheme.sparsity is None:
-        return dense.pack(weight, bias)
-    return sparse.pack(weight, bias, scheme.sparsity)
 
 
 def _checked_bias(bias: Tensor, out_features: int) -> Tensor:

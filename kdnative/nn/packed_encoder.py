@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from kdnative import ops
 from kdnative.nn import encoder_format, encoder_spec
 from kdnative.nn.config_checks import Kind, check_config
+from kdnative.nn.emptiness import empty, stays_empty, target_of
 from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.nn.encoder_spec import LINEARS
+from kdnative.ops.backends import backend_for
 
 __all__ = ["PackedEncoder"]
 
@@ -31,11 +33,15 @@ class PackedEncoder(nn.Module):
     """What a spec of the class says besides :data:`kdnative.nn.encoder_spec.KINDS`."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        """An encoder with zero weights, to be filled by ``load_state_dict``."""
+        """An empty encoder: its weights come with ``load_state_dict`` or :meth:`fill`, and its forward is an error.
+
+        Raises:
+            ValueError: an entry of the spec is missing, unknown, or of another kind than it must be.
+        """
         super().__init__()
-        with torch.device("cpu"):  # a buffer's header can't be built under torch.device("meta")
-            parts = EncoderParts(self.checked(spec))
-            self._set(parts.spec, self._empty_children(spec), encoder_format.pack(parts))
+        spec = self.checked(spec)
+        with torch.device("cpu"):  # children have weights that are loaded, so not on torch's default device
+            self._set(spec, self._empty_children(spec), torch.empty(0, dtype=torch.uint8, device="meta"))
 
     def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
         self._spec = dict(spec)
@@ -76,26 +82,12 @@ class PackedEncoder(nn.Module):
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> PackedEncoder:
-        """An encoder with zero weights, to be filled by ``load_state_dict``.
+        """An empty encoder for inference.
 
         Raises:
             ValueError: a size is not positive, or a scheme or the activation is unknown.
         """
         return cls(spec).eval()
-
-    @classmethod
-    def unfilled(cls, spec: dict[str, Any]) -> PackedEncoder:
-        """An encoder without weights (``packed`` is an empty meta tensor) for ``load_state_dict`` or :meth:`fill`.
-
-        Raises:
-            ValueError: as :meth:`from_spec`.
-        """
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        with torch.device("cpu"):
-            packed = torch.empty(0, dtype=torch.uint8, device="meta")
-            module._set(cls.checked(spec), cls._empty_children(spec), packed)
-        return module.eval()
 
     @classmethod
     def from_parts(cls, parts: EncoderParts, **children: nn.Module | None) -> PackedEncoder:
@@ -126,8 +118,15 @@ class PackedEncoder(nn.Module):
         """Where the weights are: the CPU, if they are anywhere."""
         return self._buffers["packed"].device
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no weights: a new one, or one that was moved to the meta device."""
+        return self._buffers["packed"].is_meta
+
     def parts(self) -> EncoderParts:
-        """A copy of every weight in plain form, without children."""
+        """A copy of every weight in plain form, without children; RuntimeError when it is empty."""
+        if self.is_empty:
+            raise RuntimeError(empty(f"kdnative.nn.{type(self).__name__}"))
         with torch.device("cpu"):
             return encoder_format.unpack(self.packed, self.spec)
 
@@ -159,9 +158,24 @@ class PackedEncoder(nn.Module):
         out = ops.encoder_layers(self._buffers["packed"], hidden, keep, causal, rotary, padding)
         return out if dtype == torch.float32 else out.to(dtype)
 
+    def _apply(self, fn, recurse=True):
+        if self.is_empty and stays_empty(fn, f"kdnative.nn.{type(self).__name__}"):
+            for child in self.children():
+                child._apply(fn)
+            return self
+        target = target_of(fn, self.packed)
+        if target.type not in ("meta", "cpu"):
+            backend = backend_for(target)
+            if not backend.fused:
+                raise RuntimeError(
+                    f"kdnative.nn.{type(self).__name__} can't move to {target}: kdnative has no fused kernels for it. "
+                    "Leave the model on the CPU, or convert it with convert_(..., fuse=False)"
+                )
+        return super()._apply(fn, recurse)
+
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        parts = EncoderParts(self.spec, "meta") if self.packed.is_meta else self.parts()
+        parts = EncoderParts(self.spec, "meta") if self.is_empty else self.parts()
         destination.update(parts.state_dict(prefix=prefix))
 
     def fill(self, read: Callable[[str, Tensor | None], Tensor]) -> list[str]:
@@ -219,8 +233,13 @@ class PackedEncoder(nn.Module):
 
     def _load_some(self, state_dict, prefix, strict, missing_keys, error_msgs):
         """Loads what is there; like in torch the rest stays as it is."""
-        with torch.device("cpu"):
-            parts = EncoderParts(self.spec) if self.packed.is_meta else self.parts()
+        if self.is_empty:
+            missing = [name for name in self.plain_names() if prefix + name not in state_dict]
+            missing_keys += [prefix + name for name in missing]
+            what = prefix.rstrip(".") or type(self).__name__
+            error_msgs.append(f"{what}: it is empty, so all of its tensors are needed; missing: {', '.join(missing)}")
+            return
+        parts = self.parts()
         before = len(error_msgs)
         for name, module in parts.named_modules(prefix=prefix.rstrip(".")):
             # Torch calls this for each module of a tree; the parts are one, if only for the moment.

@@ -3,9 +3,33 @@
 ``kdnative.run("recipes/movies.yaml")`` in Python and ``kdnative run recipes/movies.yaml`` in a shell are the same.
 """
 
-from kdnative.pipeline.folder import PipelineError, RunFolder
-from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
-from kdnative.pipeline.runner import active_stages, run
-from kdnative.pipeline.stopping import Stopped
+from __future__ import annotations
 
-__all__ = ["PipelineError", "RecipeError", "RunFolder", "Stopped", "active_stages", "dump_recipe", "load_recipe", "run"]
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdnative.pipeline.folder import PipelineError, RunFolder
+    from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
+    from kdnative.pipeline.runner import run
+    from kdnative.pipeline.stopping import Stopped
+
+# Stages and recipes need pydantic; models and folders, which `kdnative convert` uses, do not.
+_HOMES = {
+    "PipelineError": "folder",
+    "RecipeError": "recipe",
+    "RunFolder": "folder",
+    "Stopped": "stopping",
+    "dump_recipe": "recipe",
+    "load_recipe": "recipe",
+    "run": "runner",
+}
+
+__all__ = ["PipelineError", "RecipeError", "RunFolder", "Stopped", "dump_recipe", "load_recipe", "run"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value

@@ -104,10 +104,10 @@ def _apply(content: dict, override: str) -> None:
 
 def _validate(content: dict, lines: dict[Location, int], file: str) -> Recipe:
     pydantic = require("pydantic")
-    from kdnative.pipeline.schema import Recipe
+    from kdnative.pipeline.stages import recipe_class
 
     try:
-        return Recipe.model_validate(content)
+        return recipe_class().model_validate(content)
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False)
         # A union reports once for each of its members; their texts differ, their place does not.
@@ -146,9 +146,10 @@ def _unknown_key(location: Location) -> str:
 
 def _keys_of(sections: Sequence[str]) -> list[str]:
     """Names that the section at this place may hold."""
-    from kdnative.pipeline.schema import Recipe, Section
+    from kdnative.pipeline.schema import Section
+    from kdnative.pipeline.stages import recipe_class
 
-    model: type[Section] = Recipe
+    model: type[Section] = recipe_class()
     for name in sections:
         annotation = model.model_fields[name].annotation
         members = getattr(annotation, "__args__", (annotation,))

@@ -8,13 +8,12 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from kdnative.distill import uniform_layer_map
-from kdnative.distill.loss import TopK
+from kdnative.distill import TopK, uniform_layer_map
 from kdnative.extras import require
 from kdnative.models import hf
 from kdnative.nn.tree import walk
@@ -25,14 +24,9 @@ from kdnative.pipeline.schema import Distilling, Recipe, Training
 from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.training import class_weights, student_source, tokenizer
 from kdnative.pipeline.vocabulary import id_table
-from kdnative.prune import shrink_shapes_, student_from
-from kdnative.quantize import FakeQuantLinear, prepare_qat_
-from kdnative.shown import listed
-
-if TYPE_CHECKING:
-    from kdnative.data import DataSplits
-
-_NEW_STUDENT = {"train_baseline", "distil"}
+from kdnative.prune import student_from
+from kdnative.quantize import FakeQuantLinear
+from kdnative.tasks import task_named
 
 
 def rehearse(
@@ -65,10 +59,10 @@ def rehearse(
         if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
             with _refusing("compress_teacher.", "; null keeps the logits of all classes"):
                 TopK.of(torch.zeros(1, len(labels)), top_k)
-        notes = _unlearnable(shared.data) if trained else []
+        notes = shared.task.notes(shared.data) if trained else []
     if pending - {"report"}:
         try:
-            _Models(recipe, now, pending, labels).check()
+            Rehearsal(recipe, now, pending, labels).go_through()
         except PipelineError:
             raise
         except Exception:  # whatever a kind of model does on the meta device: it says nothing about the recipe
@@ -124,67 +118,73 @@ def _may_be_asked(source: str, needed: bool) -> bool:
     return not source.startswith("hub:") and (needed or is_here(source))
 
 
-def _unlearnable(data: DataSplits) -> list[str]:
-    """Classes without an example to learn from: figures of all other classes are right, so the run may go on."""
-    tested = [name for name, n in data.validation.counts.items() if n or data.test.counts[name]]
-    missing = [name for name in tested if not data.train.counts[name]]
-    if not missing:
-        return []
-    return [
-        f"the training split has no example of {len(missing)} of the {len(data.labels)} classes ({listed(missing)}), "
-        "which the validation or test split has: every answer for these will be wrong; give more data, other shares "
-        "(data.split), a higher data.limit, or files of their own for validation and test"
-    ]
-
-
-class _Models:
-    """The recipe's models as they go from stage to stage; a model that can't be known is None.
+class Rehearsal:
+    """The recipe's models as they go from stage to stage, without values.
 
     What a finished stage did is repeated here without blame: it worked.
+
+    Attributes:
+        teacher, student: the models as the stages so far leave them; None where one can't be known.
     """
 
     def __init__(self, recipe: Recipe, now: set[str], pending: set[str], labels: Sequence[str]) -> None:
         self.recipe, self.now, self.pending, self.labels = recipe, now, pending, labels
+        self.teacher: nn.Module | None = None
+        self.student: nn.Module | None = None
 
-    def check(self) -> None:
-        recipe = self.recipe
-        teacher = self._classifier("teacher.source", recipe.teacher.source, {"train_teacher"})
-        self._check_native(teacher)
-        self._check_sizes("teacher", recipe.teacher.source, teacher)
-        if self.pending <= {"train_teacher", "compress_teacher"} or (student := self._new_student(teacher)) is None:
-            return
-        self._check_native(student)
-        self._check_sizes("student", student_source(recipe), student)
-        self._check_hidden("distil", teacher, student)
-        if recipe.prune is not None:
-            self._prune(student)
-            self._check_native(student)
-            self._check_hidden("prune", teacher, student)
-        if recipe.recover is not None:
-            self._check_hidden("recover", teacher, student)
-            with self._blaming("recover.schemes", {"recover"}):
-                prepare_qat_(student, recipe.recover.schemes, clip=recipe.recover.clip)
-        for key, schemes in (("keep", "w8a8"), ("schemes", recipe.final_schemes())):
-            with self._blaming(f"convert.{key}", {"convert"}):
-                _check_patterns(student, schemes, recipe.convert.keep)
+    def go_through(self) -> None:
+        stages = self.recipe.active_stages()
+        for_teacher = {stage.name for stage in stages if stage.teacher}
+        for stage in stages:
+            if not stage.teacher and self.student is None:
+                if self.pending <= for_teacher or not self._load_student(stages):
+                    return
+            stage.rehearse(self)
+            if stage.row is not None and stage.name != "convert":
+                self._check_native(self.teacher if stage.teacher else self.student)
 
-    def _blaming(self, key: str, stages: set[str], hint: str = "") -> AbstractContextManager:
+    def blaming(self, key: str, stages: set[str], hint: str = "") -> AbstractContextManager:
         """Refuses a key where one of the stages that read it is still to run."""
         return _refusing(f"{key}: ", hint) if self.pending & stages else nullcontext()
 
+    def load_teacher(self) -> None:
+        source = self.recipe.teacher.source
+        self.teacher = self._classifier("teacher.source", source, {"train_teacher"})
+        self._check_sizes("teacher", source, self.teacher)
+
+    def check_hidden(self, name: str) -> None:
+        """Whether the student's hidden states can imitate the teacher's in a stage that distils."""
+        settings, student, teacher = getattr(self.recipe, name), self.student, self.teacher
+        if name not in self.pending or teacher is None or not settings.hidden_weight:
+            return
+        if not settings.layer_map:
+            hint = f"; say in {name}.layer_map which imitates which, {{student: teacher}}, 0 being the embeddings"
+            with self.blaming(f"{name}.hidden_weight", {name}, hint):
+                uniform_layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+        pairs = settings.layer_map if settings.epochs else None
+        for who, model in (("student", student), ("teacher", teacher)) if pairs else ():
+            used, count = max(pairs if model is student else pairs.values()), _hidden_states(model)
+            if count is not None and used >= count:
+                allowed = f"it has 0, the embeddings, to {count - 1}, the last layer"
+                raise PipelineError(f"{name}.layer_map: there is no position {used} in the {who}: {allowed}")
+
+    def check_patterns(self, model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
+        """What `convert_` refuses without looking at weights."""
+        _check_patterns(model, schemes, keep)
+
     def _classifier(self, key: str, source: str, stages: set[str]) -> nn.Module | None:
-        """The model that `load_classifier` would load, without values."""
+        """The model that `load_for_task` would load, without values."""
         from kdnative.data import model_path
 
         if not _may_be_asked(source, bool(self.now & stages)):
             return None
         transformers = require("transformers")
-        names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
-        with self._blaming(key, stages):
+        head = task_named(self.recipe.task).head(self.labels)
+        with self.blaming(key, stages):
             folder = Path(model_path(source))
             if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
                 return None  # transformers would ask the user whether to run that code
-            config = transformers.AutoConfig.from_pretrained(folder, num_labels=len(self.labels), **names)
+            config = transformers.AutoConfig.from_pretrained(folder, **head)
             if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
                 raise ValueError(
                     f"{source} is a model of the kind {config.model_type!r}, for which transformers has no sequence "
@@ -193,35 +193,24 @@ class _Models:
         with torch.device("meta"):
             return transformers.AutoModelForSequenceClassification.from_config(config).eval()
 
-    def _new_student(self, teacher: nn.Module | None) -> nn.Module | None:
+    def _load_student(self, stages: Sequence[Stage]) -> bool:
+        """Makes the new student; False where nothing can be known of it."""
+        new = {stage.name for stage in stages if stage.new}
+        self.student = self._new_student(new)
+        if self.student is None:
+            return False
+        self._check_native(self.student)
+        self._check_sizes("student", student_source(self.recipe), self.student)
+        return True
+
+    def _new_student(self, stages: set[str]) -> nn.Module | None:
         settings = self.recipe.student
         own = settings.source != "teacher"
-        model = self._classifier("student.source", settings.source, _NEW_STUDENT) if own else copy.deepcopy(teacher)
+        model = self._classifier("student.source", settings.source, stages) if own else copy.deepcopy(self.teacher)
         if model is None or settings.layers is None:
             return model
-        with self._blaming("student.layers", _NEW_STUDENT, "; null copies all layers"):
+        with self.blaming("student.layers", stages, "; null copies all layers"):
             return student_from(model, settings.layers)
-
-    def _prune(self, student: nn.Module) -> None:
-        for key in ("layers", "heads", "ffn"):  # one by one, to know which is at fault
-            if value := getattr(self.recipe.prune, key):
-                with self._blaming(f"prune.{key}", {"prune"}):
-                    shrink_shapes_(student, **{key: value}, multiple_of=self.recipe.prune.multiple_of)
-
-    def _check_hidden(self, stage: str, teacher: nn.Module | None, student: nn.Module) -> None:
-        settings = getattr(self.recipe, stage)
-        if stage not in self.pending or teacher is None or not settings.hidden_weight:
-            return
-        if not settings.layer_map:
-            hint = f"; say in {stage}.layer_map which imitates which, {{student: teacher}}, 0 being the embeddings"
-            with self._blaming(f"{stage}.hidden_weight", {stage}, hint):
-                uniform_layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
-        pairs = settings.layer_map if settings.epochs else None
-        for who, model in (("student", student), ("teacher", teacher)) if pairs else ():
-            used, count = max(pairs if model is student else pairs.values()), _hidden_states(model)
-            if count is not None and used >= count:
-                allowed = f"it has 0, the embeddings, to {count - 1}, the last layer"
-                raise PipelineError(f"{stage}.layer_map: there is no position {used} in the {who}: {allowed}")
 
     def _check_sizes(self, who: str, source: str, model: nn.Module | None) -> None:
         if model is not None:
@@ -230,7 +219,7 @@ class _Models:
     def _check_native(self, model: nn.Module | None) -> None:
         """Whether a row of the final table can be converted for its native figures."""
         if model is not None and self.pending & {"evaluate", "benchmark"}:
-            with self._blaming("evaluate.native_schemes", {"evaluate", "benchmark"}):
+            with self.blaming("evaluate.native_schemes", {"evaluate", "benchmark"}):
                 _check_patterns(model, self.recipe.evaluate.native_schemes)
 
 

@@ -14,7 +14,7 @@ from kdnative.files import replace_text
 from kdnative.pipeline.folder import PipelineError, RunFolder, write_json
 from kdnative.pipeline.recipe import dump_recipe, load_recipe
 from kdnative.pipeline.runlog import run_log
-from kdnative.pipeline.stages import ABSENT, STAGES, Context, Shared, Stage
+from kdnative.pipeline.stages import ABSENT, Context, Shared, Stage
 from kdnative.pipeline.stopping import stopping
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(
     again = _stale(recipe, folder, shared) if restart_changed else {}
     to_run = [s for s in chosen if overwrite or s.name in again or folder.record(s.name) is None]
     afresh = overwrite and not only
-    later = [s for s in active_stages(recipe) if s not in chosen]
+    later = [s for s in recipe.active_stages() if s not in chosen]
     later = [s for s in later if afresh or s.name in again or folder.record(s.name) is None]
     notes = rehearse(recipe, to_run, folder, shared, later) if to_run else []
     folder.open()
@@ -110,21 +110,16 @@ def run(
     return folder.path
 
 
-def active_stages(recipe: Recipe) -> list[Stage]:
-    """The stages of a recipe in order, without those it leaves out."""
-    return [stage for stage in STAGES if getattr(recipe, stage.name) is not None]
-
-
 def _chosen(recipe: Recipe, only: str | None, until: str | None) -> list[Stage]:
     if only and until:
         raise PipelineError("give --only or --until, not both")
-    stages = active_stages(recipe)
+    stages = recipe.active_stages()
     names = [stage.name for stage in stages]
     wanted = only or until
     if wanted is None:
         return stages
     if wanted not in names:
-        left_out = wanted in [stage.name for stage in STAGES]
+        left_out = wanted in [stage.name for stage in recipe.stages]
         why = "is left out by this recipe (null)" if left_out else "is no stage"
         raise PipelineError(f"{wanted!r} {why}; stages of this recipe: {', '.join(names)}")
     position = names.index(wanted)
@@ -148,7 +143,7 @@ def _check_native() -> None:
 
 def _origin(stage: Stage, recipe: Recipe, folder: RunFolder, shared: Shared) -> dict:
     """Everything that decides the stage's result, but for device and threads: a run may move to another machine."""
-    sections = recipe.model_dump(mode="json", include={"seed", stage.name, *stage.uses})
+    sections = recipe.model_dump(mode="json", include={"seed", "task", stage.name, *stage.uses})
     records = {name: folder.record(name) for name in stage.needs(recipe)}
     origin: dict[str, Any] = {
         "settings": sections,
@@ -217,7 +212,7 @@ def _check_unchanged(
 def _stale(recipe: Recipe, folder: RunFolder, shared: Shared) -> dict[str, str]:
     """The finished or half-finished stages that no longer match the recipe or what they were made from, and why."""
     stale: dict[str, str] = {}
-    for stage in active_stages(recipe):
+    for stage in recipe.active_stages():
         before = folder.origin(stage.name)
         if before is None:
             continue
@@ -294,5 +289,5 @@ def _run_stage(
 def _record_machine(recipe: Recipe, folder: RunFolder) -> None:
     from kdnative import doctor
 
-    stages = [stage.name for stage in active_stages(recipe)]
+    stages = [stage.name for stage in recipe.active_stages()]
     write_json(folder.path / "run.json", {"name": recipe.name, "stages": stages, "machine": doctor.collect()})

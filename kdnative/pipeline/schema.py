@@ -1,14 +1,21 @@
-"""What a recipe may say: one typed section per stage, every key with its default (explained in docs/recipes.md)."""
+"""What a recipe may say: typed sections, every key with its default (explained in docs/recipes.md).
+
+Which sections a recipe has, and in which order their stages run, is written once: in `kdnative.pipeline.stages`.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kdnative.formats.scheme import Scheme
 from kdnative.shown import shown
+from kdnative.tasks import task_named
+
+if TYPE_CHECKING:
+    from kdnative.pipeline.stages.base import Stage
 
 
 def _no_bool(value: Any) -> Any:
@@ -48,6 +55,10 @@ PositiveFloat = Annotated[Float, Field(gt=0.0)]
 NotNegative = Annotated[Float, Field(ge=0.0)]
 
 
+def _known_task(name: str) -> str:
+    return task_named(name).name
+
+
 def _ascending(layers: Any) -> Any:
     if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
         raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {shown(layers)}")
@@ -63,7 +74,9 @@ class Section(BaseModel):
 class Data(Section):
     source: str
     text: str = "text"
+    text_pair: str = "text_pair"
     label: str = "label"
+    unlabelled: Literal["error", "keep"] = "error"
     validation: str | None = None
     test: str | None = None
     split: tuple[NotNegative, NotNegative, NotNegative] = (0.8, 0.1, 0.1)
@@ -188,32 +201,29 @@ class Report(Section):
 
 
 class Goals(Section):
-    accuracy_kept: NotNegative | None = None
+    kept: NotNegative | None = None
     size_ratio: NotNegative | None = None
     speedup_teacher: NotNegative | None = None
     speedup_bf16: NotNegative | None = None
 
 
 class Recipe(Section):
-    """A whole pipeline. ``train_baseline``, ``prune`` and ``recover`` may be ``null``: that stage is left out."""
+    """A whole pipeline: what follows, and one section per stage (`recipe_class` of `kdnative.pipeline.stages`).
+
+    A section may be ``null`` where its stage is optional: that stage is left out.
+    """
+
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    """Every stage that a recipe may have, in their order; set by `recipe_class`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    task: Annotated[str, AfterValidator(_known_task)] = "text-classification"
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Threads | None = None
     data: Data
     teacher: Teacher
     student: Student = Student()
-    train_teacher: Training = Training()
-    compress_teacher: CompressTeacher = CompressTeacher()
-    train_baseline: Training | None = Training()
-    distil: Distilling = Distilling()
-    prune: Prune | None = None
-    recover: Recover | None = Recover()
-    convert: Convert = Convert()
-    evaluate: Evaluate = Evaluate()
-    benchmark: Benchmark = Benchmark()
-    report: Report = Report()
     goals: Goals = Goals()
 
     @model_validator(mode="after")
@@ -222,8 +232,8 @@ class Recipe(Section):
         given = self.compress_teacher.temperature
         if given is None or self.compress_teacher.top_k is None:
             return self
-        sections = {name: getattr(self, name) for name in ("distil", "prune", "recover")}
-        learning = {name: s for name, s in sections.items() if s is not None and s.epochs and s.soft_weight}
+        sections = {stage.name: getattr(self, stage.name) for stage in self.active_stages()}
+        learning = {name: s for name, s in sections.items() if isinstance(s, Distilling) and s.epochs and s.soft_weight}
         other = [f"{name}.temperature is {s.temperature}" for name, s in learning.items() if s.temperature != given]
         if other:
             raise ValueError(
@@ -232,10 +242,27 @@ class Recipe(Section):
             )
         return self
 
-    def student_before(self, stage: str) -> str:
-        """The stage whose student ``stage`` starts from: the last one before it that the recipe has."""
-        chain = [name for name in ("distil", "prune", "recover") if getattr(self, name) is not None]
-        return chain[chain.index(stage) - 1] if stage in chain else chain[-1]
+    @model_validator(mode="after")
+    def _means_something_to_the_task(self):
+        task = task_named(self.task)
+        if not task.pair and "text_pair" in self.data.model_fields_set:
+            raise ValueError(f"data.text_pair: the task {self.task} reads one text; leave it out, or give another task")
+        for stage in self.active_stages():
+            section = getattr(self, stage.name)
+            for key, why in task.lacks.items():
+                if value := getattr(section, key, None):
+                    raise ValueError(f"{stage.name}.{key} is {shown(value)}, but {why}: leave it out")
+        return self
+
+    def active_stages(self) -> list[Stage]:
+        """The stages of this recipe in their order, without those it leaves out."""
+        return [stage for stage in self.stages if getattr(self, stage.name) is not None]
+
+    def student_before(self, name: str) -> str:
+        """The stage whose student the stage ``name`` starts from: the last one before it that makes one."""
+        names = [stage.name for stage in self.stages]
+        before = names[: names.index(name)]
+        return [stage.name for stage in self.active_stages() if stage.student and stage.name in before][-1]
 
     def final_schemes(self) -> Schemes:
         """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8."""

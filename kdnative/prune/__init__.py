@@ -3,7 +3,7 @@
 from kdnative.prune.mask import finalize_masks_, mask_, masked_modules, sparsity_report
 from kdnative.prune.report import PruneReport, PruneRow
 from kdnative.prune.schedule import MaskSchedule
-from kdnative.prune.structured import evenly_spaced, match_shapes_, shrink_shapes_, structured_, student_from
+from kdnative.prune.structured import evenly_spaced, shrink_shapes_, structured_, student_from
 
 __all__ = [
     "MaskSchedule",
@@ -13,7 +13,6 @@ __all__ = [
     "finalize_masks_",
     "mask_",
     "masked_modules",
-    "match_shapes_",
     "shrink_shapes_",
     "sparsity_report",
     "structured_",

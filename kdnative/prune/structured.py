@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.prune.edits import Edits
-from kdnative.prune.graph import Graph, Layers, Outputs, find_graph, linears_of
+from kdnative.prune.graph import Graph, Layers, find_graph, linears_of
 from kdnative.prune.importance import Scores, call, evaluating, key_of, magnitude_scores, taylor_scores
 from kdnative.prune.mask import masked_modules
 from kdnative.prune.report import PruneReport, PruneRow
 
-__all__ = ["evenly_spaced", "match_shapes_", "shrink_shapes_", "structured_", "student_from"]
+__all__ = ["evenly_spaced", "shrink_shapes_", "structured_", "student_from"]
 
 
 def structured_(
@@ -137,48 +137,6 @@ def shrink_shapes_(
             _drop_neurons(edits, graph, scores, ffn, multiple_of)
 
 
-@torch.no_grad()
-def match_shapes_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Shrinks a freshly built model to the shapes of a state dict of a pruned one, so that it can be loaded.
-
-    A configuration can't say that a layer has fewer heads than ``hidden_size / head_size``; the tensors do. The values
-    that stay are meaningless until `load_state_dict`.
-
-    Raises:
-        ValueError: a shape that no removal of layers, heads or neurons explains. The model is then as it was.
-    """
-    graph = find_graph(model)
-    with Edits() as edits:
-        for stack in graph.stacks:
-            count = _layers_in(state, stack)
-            if count < len(stack):
-                edits.keep_layers(stack, list(range(count)))
-            for attention in stack.attentions:
-                width = _width_in(state, attention.inputs[0])
-                if width % attention.head_size:
-                    raise ValueError(
-                        f"{attention.inputs[0].name}: {width} outputs are not whole heads of {attention.head_size}"
-                    )
-                if width < attention.inputs[0].width:
-                    edits.keep_heads(attention, torch.arange(width // attention.head_size))
-            if stack.shared_bias is not None and stack.attentions[0].heads < stack.shared_bias.embedding_dim:
-                edits.keep_shared_bias(stack, torch.arange(stack.attentions[0].heads))
-        for ffn in graph.all_feed_forwards:
-            width = _width_in(state, ffn.inputs[0])
-            if width < ffn.width:
-                edits.keep_neurons(ffn, torch.arange(width))
-        _set_intermediate_size(edits, graph)
-        wrong = [
-            f"{name} is {list(tensor.shape)} in the model and {list(state[name].shape)} in the state dict"
-            for name, tensor in model.state_dict().items()
-            if name in state and state[name].shape != tensor.shape
-        ]
-        if wrong:
-            raise ValueError(
-                f"removing layers, heads and neurons does not explain the state dict: {'; '.join(wrong[:5])}"
-            )
-
-
 def evenly_spaced(total: int, count: int) -> list[int]:
     """`count` of the indices 0 .. total - 1, evenly spread, the first and the last among them (count 1: the first)."""
     if not 1 <= count <= total:
@@ -269,30 +227,6 @@ def _changed(sizes: dict[str, tuple[str, nn.Linear, list[int], int]], graph: Gra
 
 def _count(linear: nn.Linear) -> int:
     return linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
-
-
-def _layers_in(state: Mapping[str, Tensor], layers: Layers) -> int:
-    """How many layers of a stack a state dict has, which must be the first ones."""
-    prefix, names = f"{layers.stack.name}.", list(layers.stack.container._modules)
-    present = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
-    count = len(present)
-    if not count or present != set(names[:count]):
-        raise ValueError(f"{prefix}*: the state dict has layers {sorted(present)}, the model {len(names)}")
-    if count < len(names) and layers.stack.family.varied:
-        raise ValueError(
-            f"{prefix}*: the state dict has {count} of {len(names)} layers, and does not say which: layers of "
-            f"{layers.stack.family.name} differ, so build the model from the configuration of the pruned one"
-        )
-    return count
-
-
-def _width_in(state: Mapping[str, Tensor], outputs: Outputs) -> int:
-    name, linear = outputs.name, outputs.linear
-    weight = state.get(f"{name}.weight")
-    if weight is None or weight.dim() != 2 or weight.shape[0] > linear.out_features or weight.shape[0] % outputs.runs:
-        shape = "missing" if weight is None else list(weight.shape)
-        raise ValueError(f"{name}.weight is {shape} in the state dict; the model has {list(linear.weight.shape)}")
-    return weight.shape[0] // outputs.runs
 
 
 def _check_shares(**shares: float) -> None:

@@ -79,7 +79,7 @@ def search_clip(
     weight: torch.Tensor,
     scheme: Scheme | str,
     *,
-    input_scale: torch.Tensor | None = None,
+    importance: torch.Tensor | None = None,
     grid: Sequence[float] = DEFAULT_GRID,
 ) -> torch.Tensor:
     """The shrink factor of every channel or group that minimises the squared error of the weights.
@@ -87,7 +87,7 @@ def search_clip(
     Args:
         weight: [N, K], floating point, finite.
         scheme: a `Scheme`; all but its activation_bits is used.
-        input_scale: [K], mean square of each input; the error of a column counts that much, which makes the search
+        importance: [K], mean square of each input; the error of a column counts that much, which makes the search
             minimise the error of the layer's output under independent inputs. None: all columns count the same.
         grid: factors to try, in (0, 1]. Ties keep the earlier one.
 
@@ -99,9 +99,8 @@ def search_clip(
     if not grid or not all(0 < factor <= 1 for factor in grid):
         raise ValueError(f"grid={list(grid)!r}: give at least one factor, each within (0, 1]")
     groups = grouped(w, scheme.group_size)
-    importance = None
-    if input_scale is not None:
-        importance = _checked_importance(input_scale, w.shape[1], w.device).view(groups.shape[1:])
+    if importance is not None:
+        importance = _checked_importance(importance, w.shape[1], w.device).view(groups.shape[1:])
     full = base_range(groups, scheme.weight_bits, scheme.symmetric)
     unit = apply_clip(full, scheme.weight_bits).scale[..., None]  # errors in steps cannot overflow
 
@@ -131,7 +130,7 @@ def quantize_weight(
     clip_search: bool = False,
     *,
     clip: torch.Tensor | None = None,
-    input_scale: torch.Tensor | None = None,
+    importance: torch.Tensor | None = None,
     grid: Sequence[float] = DEFAULT_GRID,
 ) -> QuantizedWeight:
     """Rounds a weight matrix to the nearest codes of a scheme.
@@ -141,7 +140,7 @@ def quantize_weight(
         scheme: a `Scheme` (or its text, such as "w4a8-g64"); all but its activation_bits is used.
         clip_search: choose the range of every channel or group with `search_clip`.
         clip: fp32 [N, G] shrink factors within (0, 1] to use instead of searching (G = 1 without groups).
-        input_scale, grid: passed to `search_clip`; they need clip_search=True.
+        importance, grid: passed to `search_clip`; they need clip_search=True.
 
     Returns:
         A `QuantizedWeight` on the weight's device. Groups whose scale would be below 1e-32 become exact zeros.
@@ -153,11 +152,11 @@ def quantize_weight(
     w = _checked(weight, "weight")
     if clip_search and clip is not None:
         raise ValueError("clip and clip_search=True exclude each other: give factors, or have them searched")
-    if input_scale is not None and not clip_search:
-        raise ValueError("input_scale only steers the clip search; pass clip_search=True as well")
+    if importance is not None and not clip_search:
+        raise ValueError("importance only steers the clip search; pass clip_search=True as well")
     groups = grouped(w, scheme.group_size)
     if clip_search:
-        clip = search_clip(w, scheme, input_scale=input_scale, grid=grid)
+        clip = search_clip(w, scheme, importance=importance, grid=grid)
     elif clip is not None:
         if clip.shape != groups.shape[:2] or not bool(((clip > 0) & (clip <= 1)).all()):
             raise ValueError(f"clip must have shape {list(groups.shape[:2])} and values within (0, 1]")
@@ -169,8 +168,8 @@ def quantize_weight(
     codes = round_codes(groups, r, bits).to(torch.int8).reshape(w.shape)
     zero = None if r.zero is None else r.zero.to(torch.int8)
     if scheme.group_size is None:
-        return QuantizedWeight(codes, r.scale[:, 0], None if zero is None else zero[:, 0], bits, None)
-    return QuantizedWeight(codes, r.scale, zero, bits, scheme.group_size)
+        return QuantizedWeight.unchecked(codes, r.scale[:, 0], None if zero is None else zero[:, 0], bits, None)
+    return QuantizedWeight.unchecked(codes, r.scale, zero, bits, scheme.group_size)
 
 
 def _divide(values: torch.Tensor, divisor: int) -> torch.Tensor:
@@ -194,12 +193,12 @@ def _checked(weight: torch.Tensor, name: str) -> torch.Tensor:
     return w
 
 
-def _checked_importance(input_scale: torch.Tensor, k: int, device: torch.device) -> torch.Tensor:
-    if list(input_scale.shape) != [k]:
+def _checked_importance(importance: torch.Tensor, k: int, device: torch.device) -> torch.Tensor:
+    if list(importance.shape) != [k]:
         raise ValueError(
-            f"input_scale has shape {list(input_scale.shape)}; one value per input feature, [{k}], is needed"
+            f"importance has shape {list(importance.shape)}; one value per input feature, [{k}], is needed"
         )
-    values = input_scale.detach().to(device=device, dtype=torch.float32)
+    values = importance.detach().to(device=device, dtype=torch.float32)
     if not bool((torch.isfinite(values) & (values >= 0)).all()):
-        raise ValueError("input_scale holds negative, NaN or infinite values; it must be a mean square per input")
+        raise ValueError("importance holds negative, NaN or infinite values; it must be a mean square per input")
     return values

@@ -34,7 +34,7 @@ class TwoLevel(NamedTuple):
 
     def weight(self, group_size: int) -> QuantizedWeight:
         """The plain form."""
-        return QuantizedWeight(
+        return QuantizedWeight.unchecked(
             self.codes.flatten(1).to(torch.int8),
             self.scale,
             self.zero.to(torch.int8),

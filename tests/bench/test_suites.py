@@ -118,7 +118,7 @@ def test_missing_packages_are_rows_that_say_what_to_install():
     ready, absent = peers.split_by_installed([here, gone])
     assert ready == [here]
     (row,) = absent
-    assert row["name"] == "gone" and row["reason"] == "not installed: no_such_package: pip install 'kdnative[bench]'"
+    assert row["name"] == "gone" and row["reason"] == 'not installed: no_such_package: pip install "kdnative[bench]"'
 
 
 def test_summary_names_the_worst_case():

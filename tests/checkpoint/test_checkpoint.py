@@ -394,6 +394,7 @@ def test_file_size_of_other_folders(tmp_path):
 
 
 def test_embedding_dtype_survives(tmp_path):
-    model = nn.Sequential(Embedding(10, 64, dtype=torch.bfloat16), nn.LayerNorm(64, dtype=torch.bfloat16))
+    table = Embedding.from_float(nn.Embedding(10, 64, dtype=torch.bfloat16))
+    model = nn.Sequential(table, nn.LayerNorm(64, dtype=torch.bfloat16))
     save(model, tmp_path / "m")
     assert load(tmp_path / "m")(torch.tensor([1])).dtype == torch.bfloat16

@@ -39,12 +39,17 @@ def tokens(n: int = 60, seed: int = 0, labelled: bool = True, name: str = "tiny"
     generator = np.random.default_rng(seed)
     rows = [generator.integers(1, VOCABULARY, generator.integers(2, 9)).astype(np.int32) for _ in range(n)]
     labels = np.array([int((row >= VOCABULARY // 2).mean() > 0.5) for row in rows], np.int64)
-    examples = [Example(" ".join(map(str, r)), int(y) if labelled else None, str(i)) for i, (r, y) in
+    examples = [Example({"text": " ".join(map(str, r)), "label": int(y) if labelled else None}, str(i)) for i, (r, y) in
                 enumerate(zip(rows, labels, strict=True))]  # fmt: skip
     source = Dataset(examples, ("low", "high") if labelled else (), name)
     offsets = np.concatenate(([0], np.cumsum([len(r) for r in rows]))).astype(np.int64)
     flat = np.concatenate(rows) if rows else np.zeros(0, np.int32)
     return TokenizedDataset(flat, offsets, labels if labelled else None, 0, source)
+
+
+def batch(labels=None, **inputs) -> SimpleNamespace:
+    """What a loss term reads of a batch."""
+    return SimpleNamespace(inputs=inputs, labels=labels, index=torch.arange(0 if labels is None else len(labels)))
 
 
 def model(seed: int = 0, **options) -> Tiny:

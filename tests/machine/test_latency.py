@@ -84,6 +84,15 @@ def test_impossible_cases_are_refused(batch, tokens, words):
         latency(Toy(), batch, tokens)
 
 
+@pytest.mark.parametrize("none", [-1, 0, None])
+def test_a_configuration_without_a_limit_limits_nothing(none):
+    """As those of XLNet, whose positions are relative and whose limit reads -1."""
+    model = Toy()
+    model.config.max_position_embeddings = model.config.vocab_size = none
+    inputs = example_inputs(model, 2, 700)
+    assert inputs["input_ids"].shape == (2, 700) and 0 <= inputs["input_ids"].min() and inputs["input_ids"].max() < 1000
+
+
 def test_given_inputs_are_used():
     model = Toy()
     given = {"input_ids": torch.zeros(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3, dtype=torch.long)}

@@ -58,7 +58,7 @@ def test_output_dtype(dtype):
     selected.load_state_dict(random_embedding().state_dict())
     assert selected(ids).dtype == dtype and torch.equal(selected(ids), exact.to(dtype))
     assert Embedding.from_float(random_embedding(dtype=dtype))(ids).dtype == dtype
-    assert Embedding(50, 24, dtype=str(dtype).removeprefix("torch."))(ids).dtype == dtype
+    assert Embedding(50, 24, dtype=str(dtype).removeprefix("torch.")).dtype == dtype
 
 
 def test_dtype_changes_touch_the_output_only():

@@ -116,7 +116,7 @@ def test_linear(scheme, defaults):
     plain = nn.Linear(64, 48)
     with torch.no_grad():
         plain.weight.view(48, 16, 4)[..., :2] = 0
-    new, expected = Linear(64, 48, scheme), Linear.from_float(plain, scheme)
+    expected = Linear.from_float(plain, scheme)
     with defaults():
         again, layer = Linear(64, 48, scheme), Linear.from_float(plain, scheme)
         again.load_state_dict(plain.state_dict())
@@ -124,8 +124,8 @@ def test_linear(scheme, defaults):
         weight, bias = layer.quantized(), layer.bias.clone()
         values = layer.weight.clone()
         state = layer.state_dict()
-        empty = Linear(64, 48, scheme).packed
-    assert torch.equal(empty, new.packed) and torch.equal(layer.packed, expected.packed)
+        new = Linear(64, 48, scheme)
+    assert new.packed.dtype == torch.uint8 and torch.equal(layer.packed, expected.packed)
     assert torch.equal(again.packed, expected.packed)
     assert torch.equal(bias, expected.bias) and torch.equal(values, expected.weight)
     assert torch.equal(weight.qweight, expected.quantized().qweight) and weight.scale.device.type == "cpu"
@@ -167,6 +167,11 @@ def test_encoder_parts(defaults):
     spec |= {"layers": [layer, layer]}
     torch.manual_seed(0)
     parts = EncoderParts(spec)
+    for module in parts.modules():
+        if isinstance(module, Linear):
+            module.load_state_dict(nn.Linear(module.in_features, module.out_features).state_dict())
+        elif isinstance(module, Embedding):
+            module.load_state_dict(nn.Embedding(module.num_embeddings, module.embedding_dim).state_dict())
     expected = encoder_format.pack(parts)
     with defaults():
         packed = encoder_format.pack(parts)

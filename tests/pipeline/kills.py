@@ -24,7 +24,7 @@ import torch
 
 import kdnative
 from kdnative.files import is_leftover
-from kdnative.pipeline import RunFolder, active_stages, load_recipe
+from kdnative.pipeline import RunFolder, load_recipe
 from tests.pipeline.conftest import tiny_recipe, write_data, write_model, write_recipe
 
 CALLS = ("replace", "rename", "fsync", "unlink", "mkdir")
@@ -126,7 +126,7 @@ def _wait(child: int) -> int:
 
 def _under_way(folder: Path, recipe: Path) -> str:
     run = RunFolder(folder)
-    return next((s.name for s in active_stages(load_recipe(recipe)) if not run.output(s.name).is_dir()), "at the end")
+    return next((s.name for s in load_recipe(recipe).active_stages() if not run.output(s.name).is_dir()), "at the end")
 
 
 def content(folder: Path) -> dict:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kdnative
-from kdnative.pipeline import PipelineError, RunFolder, active_stages, load_recipe
+from kdnative.pipeline import PipelineError, RunFolder, load_recipe
 from kdnative.pipeline.rehearsal import rehearse
 from kdnative.pipeline.stages import Shared
 from kdnative.prune import shrink_shapes_, structured_
@@ -25,8 +25,8 @@ STAGES += ("benchmark", "report")
 def rehearsed(recipe: dict, place: Path, without: tuple[str, ...] = (), later: tuple[str, ...] = ()) -> list[str]:
     """The rehearsal alone, of all stages but some that count as finished, and some that another call is to run."""
     parsed = load_recipe(write_recipe(place / "r.yaml", recipe))
-    stages = [stage for stage in active_stages(parsed) if stage.name not in (*without, *later)]
-    behind = [stage for stage in active_stages(parsed) if stage.name in later]
+    stages = [stage for stage in parsed.active_stages() if stage.name not in (*without, *later)]
+    behind = [stage for stage in parsed.active_stages() if stage.name in later]
     return rehearse(parsed, stages, RunFolder(place / "absent"), Shared(parsed), behind)
 
 
@@ -273,7 +273,7 @@ def test_finished_stages_are_not_judged(tiny, tmp_path):
     rehearsed(
         wrong,
         tmp_path,
-        without=tuple(stage.name for stage in active_stages(load_recipe(write_recipe(tmp_path / "r.yaml", wrong)))),
+        without=tuple(stage.name for stage in load_recipe(write_recipe(tmp_path / "r.yaml", wrong)).active_stages()),
     )
     finished = ("train_teacher", "compress_teacher", "train_baseline", "distil")
     rehearsed(wrong, tmp_path, without=finished)
@@ -348,9 +348,12 @@ def test_the_recipes_that_come_along(name, monkeypatch, tmp_path):
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     shared = Shared(recipe)
     shared.__dict__["data"] = kdnative.data.DataSplits(
-        *(kdnative.data.Dataset([kdnative.data.Example("a", 0, "1")], ("negative", "positive")) for _ in range(3))
+        *(
+            kdnative.data.Dataset([kdnative.data.Example({"text": "a", "label": 0}, "1")], ("negative", "positive"))
+            for _ in range(3)
+        )
     )
-    rehearse(recipe, active_stages(recipe), RunFolder(tmp_path / "absent"), shared)
+    rehearse(recipe, recipe.active_stages(), RunFolder(tmp_path / "absent"), shared)
     wrong = recipe.model_copy(update={"convert": recipe.convert.model_copy(update={"keep": ["nothing"]})})
     with pytest.raises(PipelineError, match=r"^convert\.keep: pattern 'nothing'"):  # it went all the way
-        rehearse(wrong, active_stages(wrong), RunFolder(tmp_path / "absent"), shared)
+        rehearse(wrong, wrong.active_stages(), RunFolder(tmp_path / "absent"), shared)

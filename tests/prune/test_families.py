@@ -12,7 +12,7 @@ from kdnative.models import hidden_size, layers_of
 from kdnative.models.families import TABLE
 from kdnative.models.hooks import modernbert_taken
 from kdnative.nn import Encoder, EncoderLayer
-from kdnative.prune import match_shapes_, shrink_shapes_, structured_, student_from
+from kdnative.prune import shrink_shapes_, structured_, student_from
 from kdnative.prune.graph import find_graph
 from tests.models.family_models import KINDS, family_inputs, family_model
 
@@ -206,19 +206,6 @@ def test_a_configuration_that_can_only_say_every_n_th():
     assert modernbert_taken(Config(), [0, 2, 3, 5]) == {"global_attn_every_n_layers": 2}
     with pytest.raises(ValueError, match="have full, full, sliding attention, and its configuration can only say"):
         modernbert_taken(Config(), [0, 3, 4])
-
-
-def test_a_state_dict_does_not_say_which_layers_are_left():
-    model = modernbert()
-    state = student_from(model, [0, 1]).state_dict()
-    with pytest.raises(ValueError, match="2 of 6 layers, and does not say which: layers of ModernBERT differ"):
-        match_shapes_(modernbert(), state)
-    structured_(model, heads=0.3, ffn=0.5, example_inputs=family_inputs(MODERNBERT, model), multiple_of=4)
-    fresh = modernbert()
-    match_shapes_(fresh, model.state_dict())
-    fresh.load_state_dict(model.state_dict())
-    given = family_inputs(MODERNBERT, model)
-    assert torch.equal(states(fresh, given), states(model, given))
 
 
 # -- backbones, and other libraries ------------------------------------------------------------------------------------

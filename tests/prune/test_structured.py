@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdnative.prune import evenly_spaced, mask_, match_shapes_, structured_, student_from
+from kdnative.prune import evenly_spaced, mask_, structured_, student_from
 from kdnative.prune.structured import kept_units
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 
@@ -230,29 +230,6 @@ def test_a_failed_check_restores_everything(model, when):
     assert len(calls) == 2 and all(m.training for m in model.modules())
     assert_same(model.eval(), before)
     assert torch.equal(logits(model), expected)
-
-
-def test_a_pruned_state_dict_fits_a_fresh_model(model):
-    structured_(model, heads=0.5, ffn=0.5, layers=3, example_inputs=INPUTS)
-    fresh = build(type(model).__name__.removesuffix("ForSequenceClassification"))
-    match_shapes_(fresh, model.state_dict())
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(logits(fresh), logits(model)) and fresh.config.to_dict() == model.config.to_dict()
-
-
-def test_match_shapes_refuses_what_pruning_does_not_explain():
-    model = build("Bert")
-    before = snapshot(model)
-    state = model.state_dict()
-    name = "bert.encoder.layer.1.attention.self.query.weight"
-    for wrong in (torch.zeros(40, 128), torch.zeros(160, 128)):
-        with pytest.raises(ValueError, match=r"layer\.1\.attention\.self\.query"):
-            match_shapes_(model, state | {name: wrong})
-    with pytest.raises(ValueError, match="classifier"):
-        match_shapes_(model, state | {"classifier.weight": torch.zeros(7, 128)})
-    with pytest.raises(ValueError, match="has layers"):
-        match_shapes_(model, {k: v for k, v in state.items() if "layer.0" not in k})
-    assert_same(model, before)
 
 
 def test_uneven_widths_in_a_wrapped_encoder():

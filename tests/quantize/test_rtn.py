@@ -111,16 +111,16 @@ def test_clip_search_finds_the_best_of_its_grid():
     assert factors.flatten().tolist() == pytest.approx([grid[int(np.argmin(e))] for e in errors])
 
 
-def test_input_scale_protects_the_columns_that_matter():
+def test_importance_protects_the_columns_that_matter():
     w = torch.randn(16, 32)
     w[:, 0] *= 4
     importance = torch.ones(32)
     importance[0] = 1000.0
     plain = quantize_weight(w, "w2a8-g32", True).dequantize()
-    weighted = quantize_weight(w, "w2a8-g32", True, input_scale=importance).dequantize()
+    weighted = quantize_weight(w, "w2a8-g32", True, importance=importance).dequantize()
     error = [((d - w).square() * importance).sum() for d in (plain, weighted)]
     assert error[1] < error[0]
-    assert search_clip(w, "w2a8-g32", input_scale=torch.zeros(32)).eq(1.0).all()  # nothing matters: no clipping
+    assert search_clip(w, "w2a8-g32", importance=torch.zeros(32)).eq(1.0).all()  # nothing matters: no clipping
 
 
 def test_non_contiguous_and_gradients():
@@ -144,11 +144,11 @@ def test_not_finite_is_named(bad):
         (torch.randn(4, 48), {"scheme": "w4a8-g32"}, "does not divide the 48"),
         (torch.randn(4), {"scheme": "w8a8"}, "matrix"),
         (torch.ones(4, 4, dtype=torch.int32), {"scheme": "w8a8"}, "floating point"),
-        (torch.randn(4, 32), {"scheme": "w8a8", "input_scale": torch.ones(32)}, "clip_search=True"),
+        (torch.randn(4, 32), {"scheme": "w8a8", "importance": torch.ones(32)}, "clip_search=True"),
         (torch.randn(4, 32), {"scheme": "w8a8", "clip_search": True, "clip": torch.ones(4, 1)}, "exclude"),
         (torch.randn(4, 32), {"scheme": "w8a8", "clip": torch.zeros(4, 1)}, "within"),
-        (torch.randn(4, 32), {"scheme": "w8a8", "clip_search": True, "input_scale": torch.ones(4)}, r"\[32\]"),
-        (torch.randn(4, 32), {"scheme": "w8a8", "clip_search": True, "input_scale": -torch.ones(32)}, "negative"),
+        (torch.randn(4, 32), {"scheme": "w8a8", "clip_search": True, "importance": torch.ones(4)}, r"\[32\]"),
+        (torch.randn(4, 32), {"scheme": "w8a8", "clip_search": True, "importance": -torch.ones(32)}, "negative"),
         (torch.randn(4, 32), {"scheme": "w8a8", "clip_search": True, "grid": (0.0,)}, "grid"),
         (torch.full((1, 2), 1e39, dtype=torch.float64), {"scheme": "w8a8"}, "infinite in fp32"),
     ],

@@ -1,12 +1,23 @@
-"""The stages in their order. Each is a folder of the run and, under the same name, a section of the recipe."""
+"""The stages in their order: written here, and nowhere else.
 
-from kdnative.pipeline.stages.base import ABSENT, Context, Shared, Stage
+A stage is a section of the recipe, a folder of the run and, if it says so, a row of the final table. One that is added
+with `add_stage` is all that as well.
+"""
+
+from __future__ import annotations
+
+from pydantic import create_model
+
+from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.stages.base import ABSENT, Context, Row, Shared, Stage
 from kdnative.pipeline.stages.measure import BENCHMARK, EVALUATE, REPORT
 from kdnative.pipeline.stages.native import CONVERT
 from kdnative.pipeline.stages.student import DISTIL, PRUNE, RECOVER, TRAIN_BASELINE
 from kdnative.pipeline.stages.teacher import COMPRESS_TEACHER, TRAIN_TEACHER
 
-STAGES: tuple[Stage, ...] = (
+__all__ = ["ABSENT", "Context", "Row", "Shared", "Stage", "add_stage", "recipe_class", "remove_stage"]
+
+_STAGES = [
     TRAIN_TEACHER,
     COMPRESS_TEACHER,
     TRAIN_BASELINE,
@@ -17,6 +28,35 @@ STAGES: tuple[Stage, ...] = (
     EVALUATE,
     BENCHMARK,
     REPORT,
-)
+]
+_made: dict[tuple[int, ...], type[Recipe]] = {}
 
-__all__ = ["ABSENT", "STAGES", "Context", "Shared", "Stage"]
+
+def add_stage(stage: Stage, *, after: str) -> None:
+    """Puts a stage behind another one, for every recipe that is read from now on.
+
+    Raises:
+        ValueError: a name that recipes have already, or no stage ``after``.
+    """
+    names = [other.name for other in _STAGES]
+    if stage.name in recipe_class().model_fields:
+        raise ValueError(f"recipes have a {stage.name!r} already: give the stage another name")
+    if after not in names:
+        raise ValueError(f"there is no stage {after!r} to put {stage.name!r} behind; there are {', '.join(names)}")
+    _STAGES.insert(names.index(after) + 1, stage)
+
+
+def remove_stage(name: str) -> None:
+    """Takes a stage out again that `add_stage` put in."""
+    _STAGES[:] = [stage for stage in _STAGES if stage.name != name]
+
+
+def recipe_class() -> type[Recipe]:
+    """The class of recipes with a section for each of the stages that there are now."""
+    key = tuple(map(id, _STAGES))
+    if key not in _made:
+        fields = {s.name: (s.section | None if s.optional else s.section, s.default) for s in _STAGES}
+        made = create_model("Recipe", __base__=Recipe, **fields)
+        made.stages = tuple(_STAGES)
+        _made[key] = made
+    return _made[key]

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from logging import Logger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdnative.files import sha256_of
 from kdnative.pipeline.folder import RunFolder
+from kdnative.tasks import Task, task_named
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
-    from kdnative.pipeline.schema import Recipe
+    from kdnative.pipeline.rehearsal import Rehearsal
+    from kdnative.pipeline.schema import Recipe, Section
 
 
 ABSENT = "absent"
@@ -61,6 +63,10 @@ class Context:
     def data(self) -> DataSplits:
         return self.shared.data
 
+    @property
+    def task(self) -> Task:
+        return self.shared.task
+
     def input(self, stage: str) -> Path:
         """The output folder of an earlier stage, one of those this stage says it needs."""
         return self.run.output(stage)
@@ -73,13 +79,13 @@ class Shared:
     recipe: Recipe
     cache: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def task(self) -> Task:
+        return task_named(self.recipe.task)
+
     @cached_property
     def data(self) -> DataSplits:
-        from kdnative.data import load_dataset
-
-        options = self.recipe.data.model_dump(exclude={"source", "text", "label", "max_length"})
-        section = self.recipe.data
-        return load_dataset(section.source, text_column=section.text, label_column=section.label, **options)
+        return self.task.load(**self.recipe.data.model_dump(exclude={"max_length"}))
 
     def model_digest(self, source: str) -> str | None:
         """SHA-256 of the names and contents of a model's files, read once per run; ABSENT when the folder is gone.
@@ -100,24 +106,47 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+class Row(NamedTuple):
+    """A row of the final table: its key in summary.json, and its name."""
+
+    key: str
+    name: str
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline.
+    """One step of the pipeline. The order of stages is that of `kdnative.pipeline.stages`.
 
     Attributes:
         name: also the name of its section in the recipe and of its folder.
         run: fills ``context.folder`` and returns the stage's figures, ready for JSON.
+        section: the class of its section in the recipe.
+        default: its section where a recipe has none; None leaves the stage out.
+        optional: whether a recipe may leave the stage out, with ``null``.
         needs: the stages whose output it reads, given the recipe (stages may be left out of a recipe).
         uses: recipe sections besides its own that change its result.
         uses_data: whether the data set changes its result.
         sources: the models from outside of the run that it starts from, as the recipe names them.
         results: names of the files that it writes into the run's folder, beside its own.
+        teacher: whether it is about the teacher alone.
+        student: whether its model is the student that later stages start from.
+        new: whether its model starts as a new student.
+        row: the row of the final table that shows its model.
+        rehearse: what it does to models without values, to learn before anything runs what can't work.
     """
 
     name: str
     run: Callable[[Context], dict]
+    section: type[Section]
+    default: Section | None
+    optional: bool = False
     needs: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     uses: tuple[str, ...] = ()
     uses_data: bool = True
     sources: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     results: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
+    teacher: bool = False
+    student: bool = False
+    new: bool = False
+    row: Row | None = None
+    rehearse: Callable[[Rehearsal], None] = lambda rehearsal: None

@@ -7,94 +7,73 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdnative.evaluate import Interval, Predictions, agreement, measure, paired_difference, predict
+from kdnative.evaluate import predict
 from kdnative.files import replace_text
 from kdnative.pipeline.folder import RESULTS, SUMMARY, write_json
-from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.schema import Benchmark, Evaluate, Report
+from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.native import NATIVE
+from kdnative.pipeline.stages.teacher import TEACHER
 from kdnative.pipeline.stages.training import MODEL, load_model, student_source, tokenized, tokenizer
 from kdnative.pipeline.summary import build_summary, format_summary
 
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Recipe
 
-TEACHER, NATIVE = "teacher", "native"
 # Models and ways of running that the report shows over batch size and length.
-_GRID = ((TEACHER, "fp32"), (NATIVE, "fp32"), (NATIVE, "bf16"), (NATIVE, "native"))
+_GRID = ((TEACHER.key, "fp32"), (NATIVE.key, "fp32"), (NATIVE.key, "bf16"), (NATIVE.key, "native"))
 
 
-def row_stages(recipe: Recipe) -> dict[str, str]:
+def row_stages(recipe: Recipe) -> dict[Row, str]:
     """The rows of the final table and the stage whose model each shows."""
-    rows = {TEACHER: "train_teacher", "baseline": "train_baseline", "distilled": "distil", "pruned": "prune"}
-    rows = {key: stage for key, stage in rows.items() if getattr(recipe, stage) is not None}
-    return {**rows, NATIVE: "convert"}
+    return {stage.row: stage.name for stage in recipe.active_stages() if stage.row is not None}
 
 
 def _evaluate(context: Context) -> dict[str, Any]:
     """Every row's model on the test split: as it is, and on native kernels."""
     from kdnative.checkpoint import file_size
 
-    recipe, batch = context.recipe, context.settings.batch_size
+    recipe, task, batch = context.recipe, context.task, context.settings.batch_size
     found: dict[str, Any] = {}
     teacher = None
-    for key, stage in row_stages(recipe).items():
-        source = recipe.teacher.source if key == TEACHER else student_source(recipe)
+    for row, stage in row_stages(recipe).items():
+        key = row.key
+        source = recipe.teacher.source if row == TEACHER else student_source(recipe)
         test = tokenized(context, source, "test")
         model = load_model(context, stage)
         made = context.run.metrics(stage)
-        if key == NATIVE:
+        if row == NATIVE:
             own = native = predict(model, test, batch_size=batch, device="cpu")
         else:
             own = predict(model, test, batch_size=batch, device=context.device)
             native = predict(_converted(context, model), test, batch_size=batch, device="cpu")
         teacher = own if teacher is None else teacher
         found[key] = {
-            **_quality(own, teacher, recipe.seed),
-            "native": _quality(native, teacher, recipe.seed),
+            "name": row.name,
+            **task.quality(own, teacher, recipe.seed),
+            "native": task.quality(native, teacher, recipe.seed),
             "parameters": made["parameters"],
             "bytes": file_size(context.input(stage) / MODEL),
         }
-        context.log.info("evaluate: %s, accuracy %.4f, native %.4f", key, *(_accuracy(p) for p in (own, native)))
+        scores = (task.score(predictions) for predictions in (own, native))
+        context.log.info("evaluate: %s, %s %.4f, native %.4f", key, task.deciding.name, *scores)
     metrics = {"rows": found, "native_schemes": _scheme_text(context.settings.native_schemes)}
     return {**metrics, **_sensitivity(context)}
 
 
 def _sensitivity(context: Context) -> dict[str, Any]:
     """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
-    from kdnative.data import tokenize
     from kdnative.evaluate import sensitivity
 
-    recipe, limit = context.recipe, context.settings.sensitivity
+    recipe, task, limit = context.recipe, context.task, context.settings.sensitivity
     if not limit:
         return {}
     model = load_model(context, recipe.student_before("convert"))
     examples = context.data.validation.head(limit)
-    data = tokenize(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
-    found = sensitivity(model, data, device=context.device)
-    rows = [
-        {"layer": s.layer, "scheme": s.change, "accuracy_drop": -s.accuracy_change, "divergence": s.kl} for s in found
-    ]
+    data = task.encode(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
+    found = sensitivity(model, data, device=context.device, score=task.score, divergence=task.divergence)
+    rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.divergence} for s in found]
     return {"sensitivity": rows}
-
-
-def _accuracy(predictions: Predictions) -> float:
-    return float((predictions.classes == predictions.labels).double().mean())
-
-
-def _quality(predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
-    metrics = measure(predictions, seed=seed)
-    return {
-        "accuracy": _estimate(metrics.intervals["accuracy"]),
-        "macro_f1": _estimate(metrics.intervals["macro_f1"]),
-        "agreement": _estimate(agreement(predictions, teacher)),
-        "accuracy_difference": _estimate(paired_difference(teacher, predictions, predictions.labels, seed=seed)),
-        "ece": metrics.ece,
-        "n": metrics.n,
-        "per_class": metrics.per_class,
-    }
-
-
-def _estimate(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _converted(context: Context, model: nn.Module) -> nn.Module:
@@ -112,22 +91,22 @@ def _benchmark(context: Context) -> dict[str, Any]:
 
     recipe, settings = context.recipe, context.settings
     models: dict[str, nn.Module] = {}
-    for key, stage in row_stages(recipe).items():
-        plain = load_model(context, recipe.student_before("convert") if key == NATIVE else stage)
+    for row, stage in row_stages(recipe).items():
+        key = row.key
+        plain = load_model(context, recipe.student_before("convert") if row == NATIVE else stage)
         finish_qat_(plain)  # the same student in torch: its integer weights as floats
         models[f"{key} fp32"] = plain
         models[f"{key} bf16"] = as_dtype(plain, "bfloat16")
-        native = load_model(context, stage) if key == NATIVE else _converted(context, copy.deepcopy(plain))
+        native = load_model(context, stage) if row == NATIVE else _converted(context, copy.deepcopy(plain))
         models[f"{key} native"] = native
-    rows = latency_grid(models, [settings.batch], [settings.tokens], repeats=settings.repeats, threads=settings.threads)
+    options = {"threads": settings.threads, "inputs": context.task.example_inputs}
+    rows = latency_grid(models, [settings.batch], [settings.tokens], repeats=settings.repeats, **options)
     latency: dict[str, Any] = {}
     for row in rows:
         key, way = row["model"].split()
         latency.setdefault(key, {})[way] = {name: row[name] for name in ("p20", "p50", "p80")}
     shown = {_grid_name(key, way): models[f"{key} {way}"] for key, way in _GRID}
-    grid = latency_grid(
-        shown, settings.grid_batches, settings.grid_tokens, repeats=settings.grid_repeats, threads=settings.threads
-    )
+    grid = latency_grid(shown, settings.grid_batches, settings.grid_tokens, repeats=settings.grid_repeats, **options)
     threads = rows[0]["threads"]
     return {
         "case": {"batch": settings.batch, "tokens": settings.tokens, "threads": threads},
@@ -142,7 +121,8 @@ def _report(context: Context) -> dict[str, Any]:
     recipe, run = context.recipe, context.run
     about = {"source": recipe.data.source, "labels": list(context.data.labels), "counts": context.data.summary()}
     scheme = _scheme_text(recipe.final_schemes())
-    summary = build_summary(recipe.goals, run.metrics("evaluate"), run.metrics("benchmark"), about, scheme)
+    measured = run.metrics("evaluate"), run.metrics("benchmark")
+    summary = build_summary(context.task, recipe.goals, *measured, about, scheme)
     write_json(run.path / "summary.json", summary)
     replace_text(run.path / "summary.txt", format_summary(summary) + "\n")
     if context.settings.html:
@@ -153,7 +133,7 @@ def _report(context: Context) -> dict[str, Any]:
 
 
 def _grid_name(key: str, way: str) -> str:
-    return f"{'teacher' if key == TEACHER else 'student'}, {'native' if way == NATIVE else 'torch ' + way}"
+    return f"{'teacher' if key == TEACHER.key else 'student'}, {'native' if way == NATIVE else 'torch ' + way}"
 
 
 def _scheme_text(schemes: Any) -> str:
@@ -166,11 +146,28 @@ def _measured(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*row_stages(recipe).values(), recipe.student_before("convert"))))
 
 
-EVALUATE = Stage("evaluate", _evaluate, needs=_measured, uses=("data", "teacher", "student"))
-BENCHMARK = Stage("benchmark", _benchmark, needs=_measured, uses=("evaluate",), uses_data=False)
+EVALUATE = Stage(
+    "evaluate",
+    _evaluate,
+    section=Evaluate,
+    default=Evaluate(),
+    needs=_measured,
+    uses=("data", "teacher", "student"),
+)
+BENCHMARK = Stage(
+    "benchmark",
+    _benchmark,
+    section=Benchmark,
+    default=Benchmark(),
+    needs=_measured,
+    uses=("evaluate",),
+    uses_data=False,
+)
 REPORT = Stage(
     "report",
     _report,
+    section=Report,
+    default=Report(),
     needs=lambda recipe: ("evaluate", "benchmark"),
     uses=("data", "goals"),
     results=lambda recipe: RESULTS if recipe.report.html else SUMMARY,

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdnative.evaluate import agreement, measure, predict
+from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
-from kdnative.pipeline.stages.base import Context, Stage
-from kdnative.pipeline.stages.training import VALIDATION_BATCH, load_model, save_model, student_source, tokenized
+from kdnative.pipeline.schema import Convert
+from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.training import (
+    VALIDATION_BATCH,
+    compared,
+    load_model,
+    save_model,
+    student_source,
+    tokenized,
+)
+
+if TYPE_CHECKING:
+    from kdnative.pipeline.rehearsal import Rehearsal
 
 
 def _convert(context: Context) -> dict[str, Any]:
@@ -32,17 +43,25 @@ def _convert(context: Context) -> dict[str, Any]:
         "bytes": save_model(context, report.model, source),
         "parameters": count,
         "conversion": report.to_dict()["rows"],
-        "validation": {
-            "accuracy_before": measure(before).accuracy,
-            "accuracy_native": measure(after).accuracy,
-            "agreement": agreement(before, after).value,
-        },
+        "validation": compared(context, before, after),
     }
 
 
+def _rehearse(rehearsal: Rehearsal) -> None:
+    recipe = rehearsal.recipe
+    for key, schemes in (("keep", "w8a8"), ("schemes", recipe.final_schemes())):
+        with rehearsal.blaming(f"convert.{key}", {"convert"}):
+            rehearsal.check_patterns(rehearsal.student, schemes, recipe.convert.keep)
+
+
+NATIVE = Row("native", "quantized, native")
 CONVERT = Stage(
     "convert",
     _convert,
+    section=Convert,
+    default=Convert(),
     needs=lambda recipe: (recipe.student_before("convert"),),
     uses=("data", "teacher", "student"),
+    row=NATIVE,
+    rehearse=_rehearse,
 )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from kdnative.data import Batches
 from kdnative.distill import SoftLabels
-from kdnative.evaluate import logits_of
-from kdnative.pipeline.models import load_classifier, parameters
-from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.models import load_for_task, parameters
+from kdnative.pipeline.schema import Distilling, Prune, Recover, Training
+from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
     distillation_loss,
@@ -26,8 +25,10 @@ from kdnative.pipeline.stages.training import (
     tokenizer,
 )
 from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
+from kdnative.prune import shrink_shapes_, structured_, student_from
 
 if TYPE_CHECKING:
+    from kdnative.pipeline.rehearsal import Rehearsal
     from kdnative.pipeline.schema import Recipe
 
 
@@ -45,15 +46,13 @@ def _distil(context: Context) -> dict[str, Any]:
 
 def _prune(context: Context) -> dict[str, Any]:
     """Removes heads, neurons and layers for good, then lets what is left learn from the teacher again."""
-    from kdnative.prune import structured_
-
     settings = context.settings
-    model = load_model(context, "distil")
+    model = load_model(context, context.recipe.student_before("prune"))
     before = parameters(model)
     batches = _calibration(context)
     options: dict[str, Any] = {}
     if settings.importance == "taylor":
-        options = {"calibration": batches, "loss": _task_loss}
+        options = {"calibration": batches, "loss": context.task.labels_loss}
     seeded(context)
     report = structured_(
         model,
@@ -78,6 +77,24 @@ def _recover(context: Context) -> dict[str, Any]:
     return {**_learn(context, model), "quantized_layers": quantized}
 
 
+def _rehearse_prune(rehearsal: Rehearsal) -> None:
+    settings = rehearsal.recipe.prune
+    for key in ("layers", "heads", "ffn"):  # one by one, to know which is at fault
+        if value := getattr(settings, key):
+            with rehearsal.blaming(f"prune.{key}", {"prune"}):
+                shrink_shapes_(rehearsal.student, **{key: value}, multiple_of=settings.multiple_of)
+    rehearsal.check_hidden("prune")
+
+
+def _rehearse_recover(rehearsal: Rehearsal) -> None:
+    from kdnative.quantize import prepare_qat_
+
+    settings = rehearsal.recipe.recover
+    rehearsal.check_hidden("recover")
+    with rehearsal.blaming("recover.schemes", {"recover"}):
+        prepare_qat_(rehearsal.student, settings.schemes, clip=settings.clip)
+
+
 def _new_student(context: Context) -> nn.Module:
     """The student before any training: some layers of the fine-tuned teacher, or a model of its own."""
     settings = context.recipe.student
@@ -85,11 +102,9 @@ def _new_student(context: Context) -> nn.Module:
     if settings.source == "teacher":
         model = load_model(context, "train_teacher")
     else:
-        model = load_classifier(settings.source, context.data.labels)
+        model = load_for_task(settings.source, context.task, context.data.train)
     if settings.layers is None:
         return model
-    from kdnative.prune import student_from
-
     return student_from(model, layers=settings.layers)
 
 
@@ -128,10 +143,6 @@ def _calibration(context: Context) -> list[Any]:
     return list(itertools.islice(batches, settings.calibration_batches))
 
 
-def _task_loss(model: nn.Module, batch: Any) -> torch.Tensor:
-    return nn.functional.cross_entropy(logits_of(model(**batch.inputs)), batch.labels)
-
-
 def _sources(recipe: Recipe) -> tuple[str, ...]:
     """Where a new student comes from, when that is not a stage of the run."""
     return () if recipe.student.source == "teacher" else (recipe.student.source,)
@@ -141,21 +152,48 @@ _STUDENT = ("data", "teacher", "student")
 TRAIN_BASELINE = Stage(
     "train_baseline",
     _train_baseline,
+    section=Training,
+    default=Training(),
+    optional=True,
     needs=lambda recipe: ("train_teacher",),
     uses=_STUDENT,
     sources=_sources,
+    new=True,
+    row=Row("baseline", "student, hard labels only"),
 )
 DISTIL = Stage(
     "distil",
     _distil,
+    section=Distilling,
+    default=Distilling(),
     needs=lambda recipe: ("train_teacher", "compress_teacher"),
     uses=_STUDENT,
     sources=_sources,
+    student=True,
+    new=True,
+    row=Row("distilled", "distilled"),
+    rehearse=lambda rehearsal: rehearsal.check_hidden("distil"),
 )
-PRUNE = Stage("prune", _prune, needs=lambda recipe: ("train_teacher", "compress_teacher", "distil"), uses=_STUDENT)
+PRUNE = Stage(
+    "prune",
+    _prune,
+    section=Prune,
+    default=None,
+    optional=True,
+    needs=lambda recipe: ("train_teacher", "compress_teacher", recipe.student_before("prune")),
+    uses=_STUDENT,
+    student=True,
+    row=Row("pruned", "pruned, recovered"),
+    rehearse=_rehearse_prune,
+)
 RECOVER = Stage(
     "recover",
     _recover,
+    section=Recover,
+    default=Recover(),
+    optional=True,
     needs=lambda recipe: ("train_teacher", "compress_teacher", recipe.student_before("recover")),
     uses=_STUDENT,
+    student=True,
+    rehearse=_rehearse_recover,
 )

@@ -7,16 +7,18 @@ from typing import Any
 from torch import nn
 
 from kdnative.distill import SoftLabels
-from kdnative.pipeline.models import load_classifier
-from kdnative.pipeline.stages.base import Context, Stage
-from kdnative.pipeline.stages.training import fit, hard_loss, load_model, save_model, tokenized
+from kdnative.pipeline.models import load_for_task
+from kdnative.pipeline.schema import CompressTeacher, Training
+from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.training import compared, fit, hard_loss, load_model, save_model, tokenized
 
 SOFT_LABELS = "soft_labels.safetensors"
+TEACHER = Row("teacher", "teacher")
 
 
 def _train_teacher(context: Context) -> dict[str, Any]:
     source = context.recipe.teacher.source
-    model = load_classifier(source, context.data.labels)
+    model = load_for_task(source, context.task, context.data.train)
     metrics = fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
     return metrics
@@ -28,7 +30,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     The native teacher runs on the CPU, the float one on the recipe's device.
     """
     from kdnative import convert_
-    from kdnative.evaluate import agreement, measure, predict
+    from kdnative.evaluate import predict
 
     settings, source = context.settings, context.recipe.teacher.source
     teacher = load_model(context, "train_teacher")
@@ -41,11 +43,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
         teacher, device = report.model, "cpu"
         after = predict(teacher, validation, batch_size=settings.batch_size, device=device)
         metrics["conversion"] = report.to_dict()["rows"]
-        metrics["validation"] = {
-            "accuracy_float": measure(before).accuracy,
-            "accuracy_native": measure(after).accuracy,
-            "agreement": agreement(before, after).value,
-        }
+        metrics["validation"] = compared(context, before, after)
         metrics["bytes"] = save_model(context, teacher, source)
     train = tokenized(context, source, "train")
     top = {"top_k": settings.top_k, "temperature": settings.temperature}
@@ -70,12 +68,20 @@ def for_hidden_states(teacher: nn.Module, scheme: str | None, device: str) -> nn
 TRAIN_TEACHER = Stage(
     "train_teacher",
     _train_teacher,
+    section=Training,
+    default=Training(),
     uses=("data", "teacher"),
     sources=lambda recipe: (recipe.teacher.source,),
+    teacher=True,
+    row=TEACHER,
+    rehearse=lambda rehearsal: rehearsal.load_teacher(),
 )
 COMPRESS_TEACHER = Stage(
     "compress_teacher",
     _compress_teacher,
+    section=CompressTeacher,
+    default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),
     uses=("data", "teacher"),
+    teacher=True,
 )

@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kdnative.data import Batches, MaskedBatches, TokenizedDataset, tokenize
-from kdnative.distill import DistillationLoss, HiddenStateLoss, Progress, SoftLabels, train, uniform_layer_map
+from kdnative.data import Batches, MaskedBatches, TokenizedDataset
+from kdnative.distill import (
+    Callback,
+    DistillationLoss,
+    EpochLog,
+    HiddenStateLoss,
+    ProgressBar,
+    SoftLabels,
+    Teacher,
+    TrainConfig,
+    train,
+    uniform_layer_map,
+)
+from kdnative.evaluate import Predictions
 from kdnative.pipeline.folder import STATE
 from kdnative.pipeline.models import load_tokenizer, parameters
 from kdnative.pipeline.stages.base import Context
@@ -18,7 +30,7 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 VALIDATION_BATCH = 64
-_STAGES = ("train_teacher", "train_baseline", "distil", "prune", "recover", "evaluate", "benchmark")
+_PRECISIONS = {True: "bf16", False: "fp32", "auto": "auto"}  # of a recipe's `amp`
 
 
 def student_source(recipe: Recipe) -> str:
@@ -31,7 +43,8 @@ def tokenized(context: Context, source: str, split: str) -> TokenizedDataset:
     cache = context.shared.cache
     key = f"{split} for {source}"
     if key not in cache:
-        cache[key] = tokenize(getattr(context.data, split), tokenizer(context, source), context.recipe.data.max_length)
+        part, words = getattr(context.data, split), tokenizer(context, source)
+        cache[key] = context.task.encode(part, words, context.recipe.data.max_length)
     return cache[key]
 
 
@@ -62,12 +75,11 @@ def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module |
         layers = student.config.num_hidden_layers, teacher.config.num_hidden_layers
         pairs = settings.layer_map or uniform_layer_map(*layers)
         widths = student.config.hidden_size, teacher.config.hidden_size
-        hidden = HiddenStateLoss(pairs, *widths, metric=settings.hidden_metric)
+        hidden = HiddenStateLoss(pairs, *widths, metric=settings.hidden_metric, weight=settings.hidden_weight)
     return DistillationLoss(
         temperature=settings.temperature,
         soft_weight=settings.soft_weight,
         hard_weight=settings.hard_weight,
-        hidden_weight=settings.hidden_weight,
         class_weights=class_weights(context),
         label_smoothing=settings.label_smoothing,
         hidden=hidden,
@@ -109,30 +121,31 @@ def fit(
     state = context.folder / STATE
     if state.is_file():
         context.log.info("%s: continues from its last saved step", context.stage)
-    history = train(
-        model,
-        batches,
-        loss,
+    config = TrainConfig(
         epochs=settings.epochs,
         lr=settings.lr,
-        soft_labels=soft_labels,
-        teacher=teacher,
-        validation=Batches(tokenized(context, source, "validation"), VALIDATION_BATCH),
-        select_best=settings.select_best,
         warmup=settings.warmup,
         schedule=settings.schedule,
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
-        amp=settings.amp,
+        max_steps=settings.max_steps,
+        precision=_PRECISIONS[settings.amp],
         device=context.device,
         seed=seed,
-        max_steps=settings.max_steps,
+        select_by=("accuracy", "max") if settings.select_best else None,
+    )
+    log = EpochLog(lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)))
+    history = train(
+        model,
+        batches,
+        loss,
+        config,
+        teachers=[] if teacher is None and soft_labels is None else [Teacher(teacher, soft_labels)],
+        validation=Batches(tokenized(context, source, "validation"), VALIDATION_BATCH),
+        callbacks=[_Clock(context), log, *([ProgressBar()] if context.progress else [])],
         state_path=state,
         save_every=settings.save_every,
         resume=True,
-        on_step=_Clock(context),
-        log=lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)),
-        progress=context.progress,
     )
     model.cpu()
     return {
@@ -165,12 +178,12 @@ def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
 
     recipe = context.recipe
     who = "teacher" if context.stage == "train_teacher" else "student"
-    check_sizes(recipe, who, source, model, _STAGES)
-    for stage in _STAGES:
-        settings = getattr(recipe, stage)
-        own = recipe.teacher.source if stage == "train_teacher" else student_source(recipe)
-        if getattr(settings, "mask_tokens", 0) and own == source:
-            check_mask_token(stage, source, tokenizer(context, source))
+    stages = recipe.active_stages()
+    check_sizes(recipe, who, source, model, [stage.name for stage in stages])
+    for stage in stages:
+        own = recipe.teacher.source if stage.teacher else student_source(recipe)
+        if getattr(getattr(recipe, stage.name), "mask_tokens", 0) and own == source:
+            check_mask_token(stage.name, source, tokenizer(context, source))
 
 
 def save_model(context: Context, model: nn.Module, source: str) -> int:
@@ -190,19 +203,23 @@ def load_model(context: Context, stage: str) -> nn.Module:
     return kdnative.load(context.input(stage) / MODEL).eval()
 
 
+def compared(context: Context, before: Predictions, after: Predictions) -> dict[str, float]:
+    """What the conversion of a model changed on the validation split."""
+    task, key = context.task, context.task.deciding.key
+    scores = {f"{key}_before": task.score(before), f"{key}_native": task.score(after)}
+    return {**scores, "agreement": task.agreement(before, after).value}
+
+
 def seeded(context: Context) -> None:
     """What is drawn at random next depends on the recipe's seed only, not on what ran before in this process."""
     torch.manual_seed(context.recipe.seed)
 
 
-class _Clock:
+class _Clock(Callback):
     """Keeps the stage's seconds within the state of its training, so that those of interrupted attempts count."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-
-    def __call__(self, progress: Progress) -> None:
-        """Nothing to do at a step: the loop saves and restores what it calls there."""
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": self.context.seconds()}
@@ -213,8 +230,7 @@ class _Clock:
 
 def _point(entry: dict[str, float]) -> dict[str, float]:
     """One entry of the loop's history under the names that the report reads."""
-    names = {"val_loss": "validation_loss", "val_accuracy": "validation_accuracy"}
-    return {names.get(key, key): value for key, value in entry.items()}
+    return {key.replace("val_", "validation_", 1): value for key, value in entry.items()}
 
 
 def _in_words(entry: dict[str, float]) -> str:
