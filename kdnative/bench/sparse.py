@@ -17,9 +17,9 @@ from kdnative.bench.gemm_candidates import GemmCase, ours, torch_fp32
 from kdnative.bench.options import add_output, add_peers, add_threads, numbers, sizes
 from kdnative.bench.peers import Candidate, Prepared, Unsuited, prepare_all, quiet
 from kdnative.bench.results import machine_line, not_run_lines
-from kdnative.formats.scheme import Scheme
 from kdnative.machine.environment import environment, rerun_clean, write_result
 from kdnative.machine.timer import interleave, ratio, torch_threads
+from kdnative.ops.backends import backend_for
 
 SHAPES = "384x384,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,4,32,128,512"
@@ -248,7 +248,7 @@ def _share_text(share: float) -> str:
 
 def patterns_of(dense: str) -> list[str]:
     """The patterns that a dense scheme has sparse kernels for."""
-    return [pattern for pattern in PATTERNS if f"{dense}+{pattern}" in Scheme.allowed()]
+    return [pattern for pattern in PATTERNS if f"{dense}+{pattern}" in backend_for("cpu").schemes]
 
 
 def _dense(text: str) -> str:

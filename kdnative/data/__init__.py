@@ -1,8 +1,8 @@
 """Data sets, packaged models, tokenisation. See `load_dataset`, `model_path`, `tokenize` and `Batches`."""
 
+from kdnative.data.augment import MaskedBatches
 from kdnative.data.batches import Batch, Batches, TokenizedDataset, collate, tokenize
 from kdnative.data.datasets import load_dataset, movie_reviews
-from kdnative.data.masking import MaskedBatches
 from kdnative.data.packages import FetchError, cache_dir, model_path
 from kdnative.data.types import DataError, Dataset, DataSplits, Example
 

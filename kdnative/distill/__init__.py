@@ -1,20 +1,44 @@
-"""Distillation: losses, cached soft labels and the training loop."""
+"""Distillation: loss terms, teachers and their cached soft labels, and the training loop."""
 
 from kdnative.distill.cache import SoftLabelMismatch, SoftLabels
-from kdnative.distill.hidden import HiddenStateLoss, uniform_layer_map
-from kdnative.distill.loop import History, Progress, train
-from kdnative.distill.loss import DistillationLoss, TopK
+from kdnative.distill.callbacks import Callback, EpochLog, History, Progress, ProgressBar
+from kdnative.distill.config import TrainConfig
+from kdnative.distill.loop import train
+from kdnative.distill.loss import DistillationLoss
+from kdnative.distill.outputs import Outputs
 from kdnative.distill.state import ResumeError
+from kdnative.distill.teachers import Teacher
+from kdnative.distill.terms import (
+    HardLabelLoss,
+    HiddenStateLoss,
+    LossTerm,
+    LossTerms,
+    SoftLabelLoss,
+    uniform_layer_map,
+)
+from kdnative.distill.topk import TopK
+from kdnative.distill.validation import Validation
 
 __all__ = [
+    "Callback",
     "DistillationLoss",
+    "EpochLog",
+    "HardLabelLoss",
     "HiddenStateLoss",
     "History",
+    "LossTerm",
+    "LossTerms",
+    "Outputs",
     "Progress",
+    "ProgressBar",
     "ResumeError",
+    "SoftLabelLoss",
     "SoftLabelMismatch",
     "SoftLabels",
+    "Teacher",
     "TopK",
+    "TrainConfig",
+    "Validation",
     "train",
     "uniform_layer_map",
 ]

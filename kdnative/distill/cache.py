@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.data.batches import TokenizedDataset
-from kdnative.distill.loss import TopK
+from kdnative.distill.topk import TopK
 from kdnative.evaluate.predict import predict
 from kdnative.files import write_atomically
 
@@ -90,16 +90,6 @@ class SoftLabels:
         settings = _settings(top_k, temperature)
         source, data = dataset.source.fingerprint, dataset.fingerprint
         return cls(target, logits.shape[-1], source, data, weights_hash(model), settings)
-
-    @classmethod
-    def cached(cls, path: str | Path, model: nn.Module, dataset: TokenizedDataset, **options: Any) -> SoftLabels:
-        """Loads `path` if it exists (refusing what does not match), else computes and saves. Options: of `compute`."""
-        if Path(path).exists():
-            settings = _settings(options.get("top_k"), options.get("temperature"))
-            return cls.load(path, model=model, dataset=dataset, settings=settings)
-        found = cls.compute(model, dataset, **options)
-        found.save(path)
-        return found
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with a JSON manifest and a digest of all in its header, atomically."""

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kdnative.data.batches import Batch, Batches, TokenizedDataset, collate
 from kdnative.distill.cache import SoftLabels
+from kdnative.distill.callbacks import Callbacks, History, Progress
+from kdnative.distill.config import TrainConfig
 from kdnative.distill.dropout import fast_dropout
-from kdnative.distill.loss import DistillationLoss
+from kdnative.distill.outputs import head_of, run
+from kdnative.distill.runtime import accelerator
 from kdnative.distill.state import ResumeError, capture, differences, read_state, restore, shapes, write_state
-from kdnative.evaluate.predict import autocast, evaluating, logits_of, predict, select_device
-from kdnative.extras import require
+from kdnative.distill.teachers import Teacher, check_teachers
+from kdnative.distill.terms import LossTerm, LossTerms
+from kdnative.distill.validation import evaluator
+from kdnative.evaluate.predict import evaluating, fast_bf16, select_device
 
-__all__ = ["BatchSource", "History", "Progress", "learning_rate", "parameter_groups", "train"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
+__all__ = ["BatchSource", "TrainingBatch", "parameter_groups", "train"]
 
 # What a saved state must hold to be continued.
 STATE = {"run": dict, "parts": dict, "random": dict, "history": dict, "weights": dict, "sums": dict}
+
+
+class TrainingBatch(Protocol):
+    """What `train` reads of a batch, whatever the task; `kdnative.data.Batch` is one.
+
+    Attributes:
+        inputs: keyword arguments of the model. labels: what the loss terms compare with, or None.
+        index: int64 [B], positions of the examples in the data set; cached soft labels are looked up by them.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Any
+    index: Tensor
+
+    def to(self, device: torch.device) -> TrainingBatch: ...
 
 
 class BatchSource(Protocol):
@@ -33,44 +55,67 @@ class BatchSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]: ...
+    def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]: ...
 
 
-@dataclass
-class History:
-    """What happened: one entry a finished epoch, with "epoch", "step", mean "loss", its parts, and "val_..." values.
+def train(
+    model: nn.Module,
+    batches: BatchSource,
+    loss: LossTerms | LossTerm | Iterable[LossTerm],
+    config: TrainConfig,
+    *,
+    teachers: Sequence[Teacher | nn.Module | SoftLabels] = (),
+    validation: Any = None,
+    callbacks: Sequence[Any] = (),
+    state_path: str | Path | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+) -> History:
+    """Trains a model in place (AdamW, warmup and decay, gradient clipping) and returns what happened.
 
-    `best` is the index of the epoch whose weights the model holds when ``select_best`` was set, else None.
+    Runs on Accelerate, in one process.
+
+    Args:
+        model: the student (or a teacher itself, with a loss of hard labels); moved to the device, left in evaluation
+            mode.
+        batches: training batches, such as ``Batches(data, 32, shuffle=True, seed=seed)``.
+        loss: the terms, or a `DistillationLoss`; their parameters (projections of hidden states) are trained too.
+        config: epochs, learning rate, precision, device and so on.
+        teachers: whom the loss learns from: models, cached `SoftLabels`, or `Teacher` for both of one.
+        validation: measured after every epoch: an object with ``evaluate(model) -> {metric: value}`` or such a
+            function, see `Validation`; labelled `Batches` of a classifier give "loss" and "accuracy". The history has
+            the metrics as "val_...".
+        callbacks: objects with some of the methods of `Callback`, called in their order.
+        state_path: file for the whole training state, written atomically after every epoch and every `save_every`
+            steps. resume: continue from it if it exists; the weights then end up the same, bit for bit, as without
+            the interruption (same machine, same number of threads).
+
+    Raises:
+        ValueError: arguments that contradict each other. ResumeError: a state of another run, or an existing state
+        without ``resume=True``. FloatingPointError: the loss became NaN or infinite. ImportError: accelerate is not
+        installed.
     """
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    steps: int = 0
-    best: int | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What ``on_step`` and ``log`` are told: step (from 1) of steps, epoch (from 0), this step's loss and rate."""
-
-    step: int
-    steps: int
-    epoch: int
-    loss: float
-    lr: float
-    model: nn.Module
-
-
-def learning_rate(step: int, steps: int, warmup: int, schedule: str = "linear") -> float:
-    """Factor of the learning rate for step 0 .. steps - 1: linear warmup, then decay towards 0 ("linear", "cosine")."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(steps - warmup, 1)
-    if schedule == "linear":
-        return 1.0 - done
-    return 0.5 * (1.0 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every={save_every}: at least 1 step, or None")
+    if not len(batches):
+        raise ValueError("there are no batches to train on")
+    terms = loss if isinstance(loss, LossTerms) else LossTerms([loss] if isinstance(loss, LossTerm) else loss)
+    asked = [Teacher.of(teacher) for teacher in teachers]
+    check_teachers(asked, terms, getattr(batches, "data", None))
+    evaluate = evaluator(validation, config.select_by)
+    hooks = Callbacks(callbacks)
+    device = select_device(config.device)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
+    with accelerator(device, bf16) as runtime:
+        loop = _Loop(runtime, model, batches, terms, config, asked, evaluate, hooks, state_path)
+        if state_path is not None and Path(state_path).exists():
+            loop.resume(state_path, resume)
+        loop.run(save_every)
+    hooks.call("on_end", loop.history)
+    return loop.history
 
 
-def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(modules: Sequence[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters once each, in two groups: matrices decay; biases and normalisation (1-D) do not."""
     seen: dict[int, nn.Parameter] = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
     matrices = [p for p in seen.values() if p.dim() > 1]
@@ -78,206 +123,183 @@ def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def train(
-    model: nn.Module,
-    batches: BatchSource,
-    loss: DistillationLoss,
-    *,
-    epochs: int,
-    lr: float,
-    soft_labels: SoftLabels | None = None,
-    teacher: nn.Module | None = None,
-    teacher_data: TokenizedDataset | None = None,
-    validation: Batches | None = None,
-    select_best: bool = False,
-    warmup: float = 0.1,
-    schedule: str = "linear",
-    weight_decay: float = 0.01,
-    clip_norm: float | None = 1.0,
-    amp: bool | str = "auto",
-    device: str | torch.device = "auto",
-    seed: int = 0,
-    max_steps: int | None = None,
-    state_path: str | Path | None = None,
-    save_every: int | None = None,
-    resume: bool = False,
-    on_step: Callable[[Progress], None] | None = None,
-    log: Callable[[dict[str, float]], None] | None = None,
-    progress: bool = False,
-) -> History:
-    """Trains a model in place (AdamW, warmup and decay, gradient clipping) and returns what happened.
+class _Loop:
+    """One training: what it works with, and how far it is."""
 
-    Args:
-        model: the student (or the teacher itself, with ``DistillationLoss(soft_weight=0)``); moved to `device`, left
-            in evaluation mode.
-        batches: training batches, such as ``Batches(data, 32, shuffle=True, seed=seed)``.
-        loss: its parameters (projections of hidden states) are trained too.
-        epochs, lr: passes over the batches; peak learning rate.
-        soft_labels: cached teacher logits, looked up by ``batch.index``.
-        teacher: run on every batch for its logits (unless cached ones are given) and hidden states.
-        teacher_data: the same examples as `batches`, tokenised for the teacher, where its tokenizer is another one.
-            Hidden states are compared token by token, so every example needs the same number of tokens in both.
-        validation: evaluated after every epoch: "val_loss" (cross entropy) and "val_accuracy".
-        select_best: end with the weights of the epoch with the best validation accuracy (ties: the earlier one).
-        warmup: share of all steps in which the rate rises linearly. schedule: "linear", "cosine" or "constant".
-        weight_decay: of matrices; biases and normalisation parameters have none.
-        clip_norm: largest norm of the gradient; None: unlimited.
-        amp: bf16 autocast: True, False or "auto" (where the hardware multiplies bf16; weights stay fp32).
-        device: "auto", "cpu", "cuda" ...
-        seed: of dropout and everything else random in the model (the order of batches has its own).
-        max_steps: stop (and plan the schedule) after this many steps instead of all epochs.
-        state_path: file for the whole training state, written atomically after every epoch and every `save_every`
-            steps. resume: continue from it if it exists; the weights then end up the same, bit for bit, as without
-            the interruption (same machine, same number of threads).
-        on_step: called after every optimizer step, for pruning schedules and the like; it may change weights. If it
-            has ``state_dict`` / ``load_state_dict``, they are saved and restored as well.
-        log: called with every epoch's entry of the history. progress: a tqdm bar.
+    def __init__(
+        self,
+        runtime: Accelerator,
+        model: nn.Module,
+        batches: BatchSource,
+        loss: LossTerms,
+        config: TrainConfig,
+        teachers: list[Teacher],
+        evaluate: Any,
+        callbacks: Callbacks,
+        state_path: str | Path | None,
+    ):
+        self.runtime, self.model, self.batches, self.loss, self.config = runtime, model, batches, loss, config
+        self.teachers, self.evaluate, self.callbacks, self.state_path = teachers, evaluate, callbacks, state_path
+        for module in (model, loss, *(teacher.model for teacher in teachers if teacher.model is not None)):
+            module.to(runtime.device)
+        torch.manual_seed(config.seed)
+        callbacks.call("on_start", model)
+        groups = parameter_groups([model, loss], config.weight_decay)
+        # One kernel a parameter: the embedding table alone makes the plain loop a fifth of a step.
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        self.trained = [p for group in groups for p in group["params"]]
+        self.steps, self.steps_of_epoch = config.steps(len(batches)), config.steps_of_epoch(len(batches))
+        self.history, self.best, self.sums = History(), {}, {}
+        self.parts = {"model": model, "loss": loss, "optimizer": self.optimizer, **callbacks.with_state()}
+        self.description = {
+            **config.decides(),
+            "steps": self.steps,
+            "data": batches.fingerprint,
+            "model": shapes(model),
+            "teachers": [teacher.description() for teacher in teachers],
+            **loss.settings(),
+        }
+        self.needs = loss.needs
+        self.teacher_needs = [loss.teacher_needs(i) for i in range(len(teachers))]
+        self.head, self.teacher_heads = self._heads()
 
-    Raises:
-        ValueError: arguments that contradict each other. ResumeError: a state of another run, or an existing state
-        without ``resume=True``. FloatingPointError: the loss became NaN or infinite.
-    """
-    device = select_device(device)
-    steps = epochs * len(batches) if max_steps is None else min(max_steps, epochs * len(batches))
-    _check(epochs, lr, warmup, schedule, save_every)
-    _check_sources(batches, loss, soft_labels, teacher, teacher_data, validation, select_best)
-    for module in (model, loss, *([] if teacher is None else [teacher])):
-        module.to(device)
-    groups = parameter_groups([model, loss], weight_decay)
-    # One kernel a parameter: the embedding table alone makes the plain loop a fifth of a step.
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
-    trained = [p for g in groups for p in g["params"]]
-    parts = {"model": model, "loss": loss, "optimizer": optimizer}
-    if hasattr(on_step, "state_dict"):
-        parts["on_step"] = on_step
-    run = {"epochs": epochs, "lr": lr, "steps": steps, "warmup": warmup, "schedule": schedule, "seed": seed}
-    run |= {"weight_decay": weight_decay, "clip_norm": clip_norm, "amp": str(amp), "select_best": select_best}
-    run |= {
-        "data": batches.fingerprint,
-        "model": shapes(model),
-        "soft_labels": None if soft_labels is None else soft_labels.teacher,
-    }
-    run |= {"temperature": loss.temperature, "soft_weight": loss.soft_weight, "hard_weight": loss.hard_weight}
-    run |= {"hidden_weight": loss.hidden_weight, "label_smoothing": loss.label_smoothing}
-    history, best, sums = History(), {}, {}
-    torch.manual_seed(seed)
-    if state_path is not None and Path(state_path).exists():
-        history, best, sums = _continue(state_path, resume, run, parts)
+    def _heads(self) -> tuple[nn.Linear | None, list[nn.Linear | None]]:
+        """The heads that are left out of forward passes because nobody needs their logits, or a term needs them."""
+        asked = [(self.model, self.needs)]
+        asked += [(t.model, t.runs_for(needs)) for t, needs in zip(self.teachers, self.teacher_needs, strict=True)]
+        lazy = [bool(needs) and ("head" in needs or "logits" not in needs) for _, needs in asked]
+        if not any(lazy):
+            return None, [None] * len(self.teachers)
+        first = next(iter(self.batches.epoch(0))).to(self.runtime.device)
+        found = [head_of(model, first.inputs) if yes else None for (model, _), yes in zip(asked, lazy, strict=True)]
+        return found[0], found[1:]
 
-    def save() -> None:
-        if state_path is not None:
-            past = {"epochs": history.epochs, "steps": history.steps, "best": history.best}
-            write_state(state_path, {**capture(parts), "run": run, "history": past, "weights": best, "sums": sums})
+    def run(self, save_every: int | None) -> None:
+        """Every step that is left, and the weights to keep."""
+        history, size = self.history, self.config.accumulation
+        while history.steps < self.steps:
+            epoch, done = divmod(history.steps, self.steps_of_epoch)
+            self.model.train()
+            ahead = iter(self.batches.epoch(epoch, done * size))
+            while group := list(islice(ahead, size)):
+                self._step(epoch, group)
+                if history.steps == self.steps or history.steps % self.steps_of_epoch == 0:
+                    break
+                if save_every is not None and history.steps % save_every == 0:
+                    self._save()
+            self._end_epoch(epoch)
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
 
-    bar = _bar(steps, history.steps) if progress else None
-    while history.steps < steps:
-        epoch, start = divmod(history.steps, len(batches))
-        model.train()
-        for batch in batches.epoch(epoch, start):
-            rate = lr * learning_rate(history.steps, steps, round(warmup * steps), schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with fast_dropout(model):  # backward too: gradient checkpointing computes activations again there
-                with autocast(device, amp):
-                    value = _loss_of(model, loss, batch.to(device), soft_labels, teacher, teacher_data)
-                if not bool(torch.isfinite(value)):
-                    raise FloatingPointError(
-                        f"step {history.steps + 1}: the loss is {value.item()}; lower lr ({lr}), or amp=False"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-            if clip_norm is not None:
-                nn.utils.clip_grad_norm_(trained, clip_norm)
-            optimizer.step()
-            history.steps += 1
-            for name, part in {"loss": value.detach(), **loss.parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(part)
-            if on_step is not None:
-                on_step(Progress(history.steps, steps, epoch, float(value.detach()), rate, model))
-            if bar is not None:
-                bar.update()
-            if history.steps == steps or history.steps % len(batches) == 0:
-                break
-            if save_every is not None and history.steps % save_every == 0:
-                save()
-        done = history.steps - epoch * len(batches)
-        entry = {"epoch": epoch, "step": history.steps, **{name: total / done for name, total in sums.items()}}
-        sums = {}
-        if validation is not None:
-            entry |= _validate(model, validation, device, amp)
-            if select_best and (
-                history.best is None or entry["val_accuracy"] > history.epochs[history.best]["val_accuracy"]
-            ):
-                history.best = len(history.epochs)
-                best = {name: v.detach().cpu().clone() for name, v in model.state_dict().items()}
-        history.epochs.append(entry)
-        save()
-        if log is not None:
-            log(entry)
-    if bar is not None:
-        bar.close()
-    if best:
-        model.load_state_dict(best)
-    model.eval()
-    return history
+    def _step(self, epoch: int, group: list[TrainingBatch]) -> None:
+        """One step of the optimizer on some batches, each weighed by its share of their examples."""
+        config, history = self.config, self.history
+        rate = config.lr * config.factor(history.steps, self.steps)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        examples = sum(len(batch.index) for batch in group)
+        total = 0.0
+        # Not Accelerator.accumulate: it divides by a fixed number of batches, and its counter knows no end of an epoch.
+        for i, batch in enumerate(group, 1):
+            share = len(batch.index) / examples
+            with nullcontext() if i == len(group) else self.runtime.no_sync(self.model):
+                value = self._backward(batch, share)
+            total += value * share
+            for name, part in {"loss": value, **self.loss.parts}.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(part) * share
+        if config.clip_norm is not None:
+            self.runtime.clip_grad_norm_(self.trained, config.clip_norm)
+        self.optimizer.step()
+        history.steps += 1
+        self.callbacks.call("on_step", Progress(history.steps, self.steps, epoch, total, rate, self.model))
 
+    def _backward(self, batch: TrainingBatch, share: float) -> float:
+        """Adds a batch's gradients and returns its loss."""
+        with fast_dropout(self.model):  # backward too: gradient checkpointing computes activations again there
+            with self.runtime.autocast():
+                value = self._loss_of(batch.to(self.runtime.device))
+            number = float(value.detach())
+            if not math.isfinite(number):
+                raise FloatingPointError(
+                    f"step {self.history.steps + 1}: the loss is {number}; lower lr ({self.config.lr}), or compute in "
+                    'precision="fp32"'
+                )
+            self.runtime.backward(value if share == 1 else value * share)
+        return number
 
-def _loss_of(
-    model: nn.Module,
-    loss: DistillationLoss,
-    batch: Batch,
-    soft_labels: SoftLabels | None,
-    teacher: nn.Module | None,
-    teacher_data: TokenizedDataset | None,
-) -> torch.Tensor:
-    """Forward pass of the student, and of the teacher where it is needed."""
-    hidden = {"output_hidden_states": True} if loss.hidden is not None else {}
-    output = model(**batch.inputs, **hidden)
-    logits = logits_of(output)
-    target, states = None, {}
-    if loss.soft_weight and soft_labels is not None:
-        target = soft_labels[batch.index].to(logits.device)
-    if hidden or (loss.soft_weight and target is None):
-        inputs = batch.inputs
-        if teacher_data is not None:
-            rows = [teacher_data[int(i)] for i in batch.index]
-            padded = collate(rows, teacher_data.pad_id, inputs["input_ids"].shape[1] if hidden else 1)
-            inputs = {name: v.to(logits.device) for name, v in padded.items()}
-        with evaluating(teacher):
-            answer = teacher(**inputs, **hidden)
-        target = logits_of(answer) if target is None else target
-        if hidden:
-            states = {"student_hidden": output.hidden_states, "teacher_hidden": answer.hidden_states}
-            states["attention_mask"] = batch.inputs.get("attention_mask")
-    return loss(logits, target, batch.labels, **states)
+    def _loss_of(self, batch: TrainingBatch) -> Tensor:
+        """Forward pass of the student, and of the teachers as far as they are needed."""
+        student = run(self.model, batch.inputs, self.needs, self.head)
+        answers = [
+            teacher.answer(batch, needs, head, self.runtime.device)
+            for teacher, needs, head in zip(self.teachers, self.teacher_needs, self.teacher_heads, strict=True)
+        ]
+        return self.loss(batch, student, answers)
 
+    def _end_epoch(self, epoch: int) -> None:
+        """Writes down what the epoch gave, keeps its weights if they are the best, and saves everything."""
+        done = self.history.steps - epoch * self.steps_of_epoch
+        means = {name: total / done for name, total in self.sums.items()}
+        entry = {"epoch": epoch, "step": self.history.steps, **means}
+        self.sums = {}
+        if self.evaluate is not None:
+            with evaluating(self.model), self.runtime.autocast():
+                entry |= {f"val_{name}": value for name, value in self.evaluate(self.model).items()}
+            if self._is_best(entry):
+                self.history.best = len(self.history.epochs)
+                self.best = {name: v.detach().cpu().clone() for name, v in self.model.state_dict().items()}
+        self.history.epochs.append(entry)
+        self.callbacks.call("on_epoch", entry)
+        self._save()
 
-def _validate(model: nn.Module, validation: Batches, device: torch.device, amp: bool | str) -> dict[str, float]:
-    found = predict(model, validation, device=device, amp=amp)
-    value = nn.functional.cross_entropy(found.logits.double(), found.labels)
-    return {"val_loss": float(value), "val_accuracy": float((found.classes == found.labels).double().mean())}
+    def _is_best(self, entry: dict[str, float]) -> bool:
+        if self.config.select_by is None:
+            return False
+        metric, direction = self.config.select_by
+        name = f"val_{metric}"
+        if name not in entry:
+            given = ", ".join(key.removeprefix("val_") for key in entry if key.startswith("val_"))
+            raise ValueError(f"select_by={self.config.select_by}: the validation gives {given}")
+        if math.isnan(entry[name]):  # such as a correlation with answers that are all alike
+            return False
+        if self.history.best is None:
+            return True
+        best = self.history.epochs[self.history.best][name]
+        return entry[name] > best if direction == "max" else entry[name] < best
 
+    def _save(self) -> None:
+        if self.state_path is not None:
+            past = {"epochs": self.history.epochs, "steps": self.history.steps, "best": self.history.best}
+            own = {"run": self.description, "history": past, "weights": self.best, "sums": self.sums}
+            write_state(self.state_path, {**capture(self.parts), **own})
 
-def _bar(steps: int, done: int) -> Any:
-    return require("tqdm", "progress=True").tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+    def resume(self, path: str | Path, allowed: bool) -> None:
+        """Goes on from a saved state.
 
-
-def _continue(path: str | Path, resume: bool, run: dict[str, Any], parts: dict[str, Any]) -> tuple[History, dict, dict]:
-    if not resume:
-        raise ResumeError(
-            f"{path} holds the state of a training run: pass resume=True to continue it, or delete the file"
-        )
-    state = read_state(path, STATE)
-    changed = differences(state["run"], run)
-    if changed:
-        raise ResumeError(f"{path} belongs to another run ({'; '.join(changed)}); undo the change, or delete the file")
-    if not _is_history(state["history"]) or state["weights"].keys() - parts["model"].state_dict().keys():
-        raise ResumeError(f"{path} does not tell how its training went; delete the file to train from the start again")
-    try:
-        restore(state, parts)
-    except ResumeError as error:
-        raise ResumeError(f"{path}: {error}; delete the file to train from the start again") from error
-    return History(**state["history"]), state["weights"], state["sums"]
+        Raises:
+            ResumeError: it is not allowed, belongs to another run, or does not hold what it should.
+        """
+        if not allowed:
+            raise ResumeError(
+                f"{path} holds the state of a training run: pass resume=True to continue it, or delete the file"
+            )
+        state = read_state(path, STATE)
+        changed = differences(state["run"], self.description)
+        if changed:
+            raise ResumeError(
+                f"{path} belongs to another run ({'; '.join(changed)}); undo the change, or delete the file"
+            )
+        if not _is_history(state["history"]) or state["weights"].keys() - self.model.state_dict().keys():
+            raise ResumeError(
+                f"{path} does not tell how its training went; delete the file to train from the start again"
+            )
+        try:
+            restore(state, self.parts)
+        except ResumeError as error:
+            raise ResumeError(f"{path}: {error}; delete the file to train from the start again") from error
+        self.history, self.best, self.sums = History(**state["history"]), state["weights"], state["sums"]
 
 
 def _is_history(past: dict[str, Any]) -> bool:
@@ -286,45 +308,3 @@ def _is_history(past: dict[str, Any]) -> bool:
     places = (*range(len(past["epochs"])), None)
     entries = all(isinstance(entry, dict) for entry in past["epochs"])
     return entries and isinstance(past["steps"], int) and past["best"] in places
-
-
-def _check(epochs: int, lr: float, warmup: float, schedule: str, save_every: int | None) -> None:
-    if epochs < 0 or not lr > 0 or not 0 <= warmup < 1:
-        raise ValueError(f"epochs={epochs}, lr={lr}, warmup={warmup}: needed are epochs >= 0, lr > 0, 0 <= warmup < 1")
-    if schedule not in ("linear", "cosine", "constant"):
-        raise ValueError(f'schedule={schedule!r}: allowed are "linear", "cosine" and "constant"')
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every={save_every}: at least 1 step, or None")
-
-
-def _check_sources(
-    batches: BatchSource,
-    loss: DistillationLoss,
-    soft_labels: SoftLabels | None,
-    teacher: nn.Module | None,
-    teacher_data: TokenizedDataset | None,
-    validation: Batches | None,
-    select_best: bool,
-) -> None:
-    """Refuses sources of targets that are missing, or that belong to other examples than the batches."""
-    if not len(batches):
-        raise ValueError("there are no batches to train on")
-    if loss.soft_weight and soft_labels is None and teacher is None:
-        raise ValueError("soft_weight > 0 needs soft_labels=SoftLabels.compute(...) or teacher=; or set soft_weight=0")
-    if loss.hidden is not None and teacher is None:
-        raise ValueError("hidden_weight > 0 needs teacher=: hidden states are not cached")
-    if select_best and (validation is None or validation.data.labels is None):
-        raise ValueError("select_best=True needs labelled validation batches")
-    data = getattr(batches, "data", None)
-    if data is None:
-        return
-    if soft_labels is not None and soft_labels.source != data.source.fingerprint:
-        raise ValueError("soft_labels were computed for other examples than the batches hold; compute them for these")
-    if teacher_data is not None and teacher_data.source.fingerprint != data.source.fingerprint:
-        raise ValueError("teacher_data holds other examples than the batches; tokenise the same dataset")
-    if teacher_data is not None and loss.hidden is not None and (teacher_data.lengths != data.lengths).any():
-        row = int((teacher_data.lengths != data.lengths).nonzero()[0][0])
-        raise ValueError(
-            f"hidden states cannot be compared: example {row} has {data.lengths[row]} tokens for the student and "
-            f"{teacher_data.lengths[row]} for the teacher; use hidden_weight=0, or tokenizers that split alike"
-        )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdnative.data.batches import Batches, TokenizedDataset
 from kdnative.evaluate.predict import predict
-from kdnative.formats.scheme import Scheme
+from kdnative.formats.scheme import ActivationFormat, Scheme
 
 __all__ = ["Sensitivity", "sensitivity"]
 
@@ -137,7 +137,7 @@ def _changed(layers: list[tuple[nn.Linear, Trained]], coarser: Coarser) -> Itera
 
 def _stored(scheme: Scheme) -> Scheme:
     """The scheme without what does not change a weight's value."""
-    return replace(scheme.dense, activation_bits=8)
+    return replace(scheme.dense, activation=ActivationFormat())
 
 
 def _rounding(scheme: Scheme) -> Coarser:

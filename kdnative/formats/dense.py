@@ -6,15 +6,19 @@ plain tensors.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdnative.formats import large_pages
+from kdnative.formats.scheme import WeightFormat
 from kdnative.formats.weight import QuantizedWeight
 
 MAGIC = 0x4B444E31
-VERSION = 1
+VERSIONS = {1: "without input scales", 2: "with"}
+"""Kernels that know no input scales refuse version 2 rather than compute without them."""
 TILE_N = 32
 TILE_K = 64
 GROUPS = (32, 64, 128)
@@ -22,7 +26,8 @@ GROUPS = (32, 64, 128)
 _HEADER = np.dtype(
     [(name, "<i4") for name in ("magic", "version", "bits", "n", "k", "n_pad", "k_pad", "group")]
     + [(name, "<i8") for name in ("data", "scale", "column_sum", "zero", "bias", "bytes")]
-    + [("symmetric", "<i4"), ("unused", "<i4"), ("group_scale", "<i8"), ("reserved", "<i4", 8)]
+    + [("symmetric", "<i4"), ("unused", "<i4"), ("group_scale", "<i8"), ("input_scale", "<i8")]
+    + [("reserved", "<i4", 6)]
 )
 assert _HEADER.itemsize == 128
 
@@ -54,6 +59,17 @@ def check_group(group: int | None, k: int) -> None:
         )
 
 
+def check(weight: QuantizedWeight) -> None:
+    """ValueError unless the weight is one that this layout holds."""
+    if weight.qweight.dim() != 2:
+        raise ValueError(f"only matrices are packed; the weight has shape {list(weight.qweight.shape)}")
+    n, k = weight.qweight.shape
+    if n == 0 or k == 0:
+        raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
+    if weight.codebook is not None:
+        raise ValueError("weights with a code book can't be packed: no kernel reads one")
+
+
 def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     """Pack integer weights for the kernels.
 
@@ -63,63 +79,68 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
         bias: float ``[N]`` or None.
 
     Returns:
-        uint8 ``[bytes]``.
+        uint8 ``[bytes]``, on the device of the weight.
 
     Raises:
-        ValueError: for a group size that the kernels do not have, or one that does not divide K.
+        ValueError: for a group size that the kernels do not have, or one that does not divide K; 8 bits with groups or
+            zero points; more than two dimensions, or a code book.
     """
+    check(weight)
     n, k = weight.qweight.shape
-    if n == 0 or k == 0:
-        raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
     bits = weight.bits
     n_pad, k_pad = round_up(n, TILE_N), round_up(k, TILE_K)
     group = 0 if bits == 8 else weight.group_size
     if bits == 8 and weight.group_size is not None:
         raise ValueError(f"8-bit weights have one scale per output channel (got group size {weight.group_size})")
+    if bits == 8 and weight.zero is not None:
+        raise ValueError("8-bit weights are packed without zero points")
     if bits != 8:
         check_group(group, k)
-    q = pad(weight.qweight.detach().cpu(), n_pad, k_pad)
+    q = pad(weight.qweight.detach(), n_pad, k_pad)
     sections: dict[str, Tensor] = {}
     if bits == 8:
         sections["data"] = vnni(q, 16)
-        sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad)
+        sections["scale"] = pad(weight.scale.detach().float(), n_pad)
         sections["column_sum"] = row_sums(q)
         symmetric = True
     else:
         groups = -(-k_pad // group)
         symmetric = weight.zero is None or not bool(weight.zero.any())
         zero = weight.zero
-        zero = torch.zeros(n, k // group, dtype=torch.int8, device="cpu") if zero is None else zero.detach().cpu()
+        zero = torch.zeros(n, k // group, dtype=torch.int8, device=q.device) if zero is None else zero.detach()
         middle = 1 << (bits - 1)
         sections["data"] = _pack_codes((q + middle).to(torch.uint8), bits)
         if weight.group_scale is None:
-            sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad, groups).t().contiguous()
+            sections["scale"] = pad(weight.scale.detach().float(), n_pad, groups).t().contiguous()
         else:
             symmetric = False
-            sections["scale"] = pad(weight.scale.detach().cpu().float(), n_pad)
-            sections["group_scale"] = pad(weight.group_scale.detach().cpu(), n_pad, groups).t().contiguous()
+            sections["scale"] = pad(weight.scale.detach().float(), n_pad)
+            sections["group_scale"] = pad(weight.group_scale.detach(), n_pad, groups).t().contiguous()
         sections["zero"] = (pad(zero, n_pad, groups) + middle).to(torch.uint8).t().contiguous()
     if bias is not None:
-        sections["bias"] = pad(bias.detach().cpu().float(), n_pad)
+        sections["bias"] = pad(bias.detach().to(q.device).float(), n_pad)
+    if weight.input_scale is not None:
+        sections["input_scale"] = pad(weight.input_scale.detach(), k_pad)
 
     header = np.zeros((), dtype=_HEADER)
-    header["magic"], header["version"], header["bits"], header["group"] = MAGIC, VERSION, bits, group
+    header["magic"], header["version"] = MAGIC, 1 if weight.input_scale is None else 2
+    header["bits"], header["group"] = bits, group
     header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
     header["symmetric"] = symmetric
     return assemble(header, sections)
 
 
-def packed_size(n: int, k: int, bits: int, group: int | None, two_level: bool, bias: bool) -> int:
+def packed_size(n: int, k: int, weight: WeightFormat, bias: bool, input_scales: bool = False) -> int:
     """Bytes of what :func:`pack` returns for a weight ``[n, k]``, by arithmetic alone."""
     n_pad, k_pad = round_up(n, TILE_N), round_up(k, TILE_K)
-    sections = [n_pad * k_pad * bits // 8]
-    if bits == 8:
+    sections = [n_pad * k_pad * weight.bits // 8]
+    if weight.bits == 8:
         sections += [4 * n_pad, 4 * n_pad]  # scale, column_sum
     else:
-        scales = -(-k_pad // group) * n_pad
-        sections += [4 * n_pad, scales] if two_level else [4 * scales]  # scale, group_scale
+        scales = -(-k_pad // weight.group_size) * n_pad
+        sections += [4 * n_pad, scales] if weight.integer_scales else [4 * scales]  # scale, group_scale
         sections += [scales]  # zero
-    sections += [4 * n_pad] * bias
+    sections += [4 * n_pad] * bias + [4 * k_pad] * input_scales
     return 128 + sum(round_up(size, 64) for size in sections)
 
 
@@ -133,10 +154,11 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         return section(packed, int(header[name]), dtype, int(np.prod(shape))).view(shape)
 
     bias = bias_of(packed, header)
+    inputs = read("input_scale", torch.float32, k_pad)[:k].clone() if header["input_scale"] else None
     if bits == 8:
         q = unvnni(read("data", torch.int8, n_pad * k_pad), n_pad, k_pad, 16)
         scale = read("scale", torch.float32, n_pad)[:n].clone()
-        return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
+        return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None, input_scale=inputs), bias
     middle = 1 << (bits - 1)
     u = _unpack_codes(read("data", torch.uint8, n_pad * k_pad * bits // 8), bits, n_pad, k_pad)
     q = u.to(torch.int8) - middle
@@ -150,7 +172,8 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     if not header["symmetric"]:
         stored = read("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
         zero = (stored.to(torch.int8) - middle).contiguous()
-    return QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group, group_scale), bias
+    weight = QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group, group_scale, input_scale=inputs)
+    return weight, bias
 
 
 def bias_of(packed: Tensor, header: np.void) -> Tensor | None:
@@ -167,8 +190,9 @@ def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:
         header[name] = offset
         offset += round_up(part.numel() * part.element_size(), 64)
     header["bytes"] = offset
-    with torch.device("cpu"):  # whatever the default device is
-        out = large_pages.zeros(offset)
+    device = next(iter(sections.values())).device
+    with torch.device(device):  # whatever the default device is
+        out = large_pages.zeros(offset) if device.type == "cpu" else torch.zeros(offset, dtype=torch.uint8)
     out[:128] = torch.from_numpy(np.frombuffer(header.tobytes(), dtype=np.uint8).copy())
     for name, part in sections.items():
         raw = part.contiguous().view(torch.uint8).flatten()
@@ -184,15 +208,15 @@ def section(packed: Tensor, start: int, dtype: torch.dtype, count: int) -> Tenso
 
 def read_header(packed: Tensor) -> np.void:
     """The header of a packed buffer as a NumPy record; ValueError when it is not one."""
-    return parse_header(packed, _HEADER, MAGIC, VERSION)
+    return parse_header(packed, _HEADER, MAGIC, VERSIONS)
 
 
-def parse_header(packed: Tensor, layout: np.dtype, magic: int, version: int) -> np.void:
+def parse_header(packed: Tensor, layout: np.dtype, magic: int, versions: Container[int]) -> np.void:
     """The first 128 bytes in a layout that has ``magic``, ``version`` and ``bytes``; ValueError when they disagree."""
     if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() < 128:
         raise ValueError(f"not a packed weight: {packed.dtype} tensor of shape {list(packed.shape)}")
     header = np.frombuffer(packed[:128].cpu().numpy().tobytes(), dtype=layout)[0]
-    if header["magic"] != magic or header["version"] != version or header["bytes"] != packed.numel():
+    if header["magic"] != magic or header["version"] not in versions or header["bytes"] != packed.numel():
         raise ValueError("not a packed weight, or a damaged one (magic number, version or length disagree)")
     return header
 

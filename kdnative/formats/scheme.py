@@ -1,16 +1,108 @@
-"""The format a weight is stored in and computed with, as a short name such as ``w8a8`` or ``w4a16-g64``."""
+"""What a linear layer stores and computes with, as a short name such as ``w8a8`` or ``w4a16-g64``.
+
+A scheme is two formats: that of the weight and that of the activations. A format says what numbers mean; whether a
+device has a kernel for it is a question to its backend (:mod:`kdnative.ops.backends`).
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 GROUP_SIZES = (32, 64, 128)
-ACTIVATION_BITS = (8, 16)
 SPARSITIES = ("4x1", "2:4", "mask")
 CODE_SPARSITIES = ("2:4", "mask")  # of 4-bit weights
-_PATTERN = re.compile(r"w(?P<w>\d+)a(?P<a>\d+)(?:-g(?P<g>\d+))?(?P<kind>-asym|-int)?(?:\+(?P<sparse>.*))?")
+WEIGHT_BITS = (8, 4, 2)
+KINDS = {"8": "dynamic", "16": "float", "u8": "static"}
+"""The kinds of activations, by what a name has after its ``a``."""
+
+_PATTERN = re.compile(
+    r"w(?P<w>\d+)a(?P<a>u?\d+)(?:-g(?P<g>\d+))?(?P<scales>-asym|-int)?(?:-ag(?P<ag>\d+))?(?P<inputs>-is)?(?:\+(?P<sparse>.*))?"
+)
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How a weight is stored.
+
+    Args:
+        bits: of a code: 8, 4 or 2.
+        group_size: inputs that share a scale; None for one scale per output.
+        symmetric: False adds a zero point per scale.
+        integer_scales: two levels of scales: an fp32 one per output and a small integer one per group, with zero points
+            (4 bits; QServe, Lin et al. 2024).
+        sparsity: zeros that are left out: None, "4x1" (blocks of four consecutive outputs and one input), "2:4" (two of
+            four consecutive inputs) or "mask" (single weights).
+
+    Raises:
+        ValueError: there is no such format.
+    """
+
+    bits: int
+    group_size: int | None = None
+    symmetric: bool = True
+    integer_scales: bool = False
+    sparsity: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.bits not in WEIGHT_BITS:
+            raise ValueError(f"weights have 8, 4 or 2 bits, not {self.bits}")
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"group_size={self.group_size}: a group has at least one input; None: no groups")
+        if self.integer_scales and (self.bits != 4 or self.group_size is None or self.symmetric):
+            raise ValueError("integer scales go with 4 bits, groups and zero points, and with nothing else")
+        if self.sparsity not in (None, *SPARSITIES):
+            raise ValueError(f"sparsity {self.sparsity!r} is none of {', '.join(SPARSITIES)}")
+
+    @property
+    def suffix(self) -> str:
+        """What a scheme's name has behind its bits, without the sparsity."""
+        group = "" if self.group_size is None else f"-g{self.group_size}"
+        return group + ("-int" if self.integer_scales else "" if self.symmetric else "-asym")
+
+
+@dataclass(frozen=True)
+class ActivationFormat:
+    """What becomes of the input of a linear layer before it is multiplied.
+
+    Args:
+        kind: "dynamic": int8, symmetric, with a scale for each token that is found while running. "static": uint8, with
+            one scale and zero point for the whole tensor that calibration finds. "float": it stays as it is.
+        group_size: inputs of a token that share a scale ("dynamic" only); None for one scale per token.
+        input_scales: whether inputs are multiplied by a vector, one factor per input, in the quantizing step. The
+            weight has been divided by it, so the layer computes the same, with fewer outliers in its inputs
+            (SmoothQuant, Xiao et al. 2023) or less error in the weights that matter (AWQ, Lin et al. 2024).
+
+    Raises:
+        ValueError: there is no such format.
+    """
+
+    kind: str = "dynamic"
+    group_size: int | None = None
+    input_scales: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS.values():
+            raise ValueError(f"activations are {', '.join(KINDS.values())}, not {self.kind!r}")
+        if self.group_size is not None and (self.kind != "dynamic" or self.group_size < 1):
+            raise ValueError("activations have groups of at least one input, if they are dynamic; others have none")
+
+    @property
+    def bits(self) -> int:
+        """8, or 16 for floats of any width."""
+        return 16 if self.kind == "float" else 8
+
+    @property
+    def code(self) -> str:
+        """What a scheme's name has behind its ``a``."""
+        return next(code for code, kind in KINDS.items() if kind == self.kind)
+
+    @property
+    def suffix(self) -> str:
+        """What a scheme's name has behind the weight's group."""
+        return ("" if self.group_size is None else f"-ag{self.group_size}") + ("-is" if self.input_scales else "")
 
 
 @dataclass(frozen=True)
@@ -18,93 +110,94 @@ class Scheme:
     """Weight and activation format of a linear layer.
 
     ``w8a8``: int8 weights, symmetric, one fp32 scale per output channel. ``w4a8-gG`` and ``w2a8-gG``: 4-bit or 2-bit
-    codes, one fp32 scale per output channel and G input columns (G = 32, 64 or 128, dividing the layer's in_features);
-    with ``-asym`` also one integer zero point per group. ``a8``: activations are int8, symmetric, quantized per token
-    while running. ``a16`` in its place: the same weights, and activations stay in floating point (float32, bfloat16 or
-    float16, summed in float32): more exact, and where there are few rows as fast, since reading weights is the cost.
-    ``w4a8-gG-int``: two levels of scales, an fp32 one per output channel and a small integer one per group, and an
-    integer zero point per group (QServe, Lin et al. 2024): sums stay integers over all inputs, so many rows run as fast
-    as with ``w8a8``.
-    ``w8a8+4x1``, ``w8a8+2:4`` and ``w8a8+mask`` store and multiply only what the weight has besides zeros, and
-    compute exactly what ``w8a8`` computes: blocks of four consecutive outputs and one input, two of four consecutive
-    inputs, or single weights (:mod:`kdnative.prune` makes such zeros; :mod:`kdnative.convert.sparse_crossover` knows
-    when they pay).
-    ``w4a8-gG+2:4`` and ``w4a8-gG+mask`` do the same for ``w4a8-gG``.
+    codes, one fp32 scale per output channel and G input columns; with ``-asym`` also one integer zero point per group.
+    ``a8``: activations are int8, symmetric, quantized per token while running. ``a16`` in its place: the same weights,
+    and activations stay in floating point (float32, bfloat16 or float16, summed in float32): more exact, and where
+    there are few rows as fast, since reading weights is the cost. ``w4a8-gG-int``: two levels of scales, so that sums
+    stay integers over all inputs, and many rows run as fast as with ``w8a8``. ``w8a8+4x1``, ``w8a8+2:4`` and
+    ``w8a8+mask`` store and multiply only what the weight has besides zeros, and compute exactly what ``w8a8`` computes
+    (:mod:`kdnative.prune` makes such zeros; :mod:`kdnative.convert.sparse_crossover` knows when they pay).
+
+    ``au8`` (static uint8 activations), ``-agG`` (groups of activations) and ``-is`` (input scales) are formats whose
+    kernels are still to come.
 
     Args:
-        weight_bits: 8, 4 or 2.
-        activation_bits: 8, or 16 for floats of any width.
-        group_size: input columns per scale, None for one scale per output channel (8 bits only).
-        symmetric: False adds a zero point per group (2 and 4 bits only).
-        sparsity: None, "4x1" (8 bits only), "2:4" or "mask" (8 or 4 bits, symmetric, activations of 8 bits).
-        integer_scales: integer scales of the groups (4 bits, activations of 8 bits, not symmetric).
-
-    Raises:
-        ValueError: the combination has no kernel; the text lists those that have one.
+        weight, activation: the two formats.
     """
 
-    weight_bits: int
-    activation_bits: int = 8
-    group_size: int | None = None
-    symmetric: bool = True
-    sparsity: str | None = None
-    integer_scales: bool = False
-
-    def __post_init__(self) -> None:
-        per_channel = self.weight_bits == 8 and self.group_size is None and self.symmetric
-        grouped = self.weight_bits in (2, 4) and self.group_size in GROUP_SIZES
-        if self.integer_scales:
-            grouped &= (self.weight_bits, self.activation_bits, self.symmetric) == (4, 8, False)
-            per_channel = False
-        known = self.activation_bits in ACTIVATION_BITS and (per_channel or grouped)
-        codes = self.weight_bits == 4 and grouped and self.symmetric and self.sparsity in CODE_SPARSITIES
-        sparse = (self.sparsity in SPARSITIES and per_channel or codes) and self.activation_bits == 8
-        if not known or not (self.sparsity is None or sparse):
-            raise ValueError(_refusal(str(self)))
+    weight: WeightFormat
+    activation: ActivationFormat = field(default_factory=ActivationFormat)
 
     def __str__(self) -> str:
-        group = "" if self.group_size is None else f"-g{self.group_size}"
         sparse = "" if self.sparsity is None else f"+{self.sparsity}"
-        kind = "-int" if self.integer_scales else "" if self.symmetric else "-asym"
-        return f"w{self.weight_bits}a{self.activation_bits}{group}{kind}{sparse}"
+        weight, activation = self.weight, self.activation
+        return f"w{weight.bits}a{activation.code}{weight.suffix}{activation.suffix}{sparse}"
 
     @classmethod
     def parse(cls, text: str | Scheme) -> Scheme:
         """The scheme a name stands for; a Scheme is returned as it is, and ``Scheme.parse(str(s)) == s``.
 
         Raises:
-            ValueError: unknown name, or one without a kernel. TypeError: neither a string nor a Scheme.
+            ValueError: no such format. TypeError: neither a string nor a Scheme.
         """
         if isinstance(text, Scheme):
             return text
         if not isinstance(text, str):
             raise TypeError(f"a scheme is a string such as 'w8a8' or a kdnative.Scheme, not {type(text).__name__}")
         match = _PATTERN.fullmatch(text.strip().lower())
-        if match is None:
-            raise ValueError(_refusal(text))
-        group = None if match["g"] is None else int(match["g"])
-        symmetric, integers = match["kind"] is None, match["kind"] == "-int"
-        return cls(int(match["w"]), int(match["a"]), group, symmetric, match["sparse"], integers)
+        if match is None or match["a"] not in KINDS:
+            raise ValueError(refusal_of(text, NAMES))
+        group, columns = (None if match[part] is None else int(match[part]) for part in ("g", "ag"))
+        try:
+            weight = WeightFormat(
+                int(match["w"]), group, match["scales"] is None, match["scales"] == "-int", match["sparse"]
+            )
+            return cls(weight, ActivationFormat(KINDS[match["a"]], columns, match["inputs"] is not None))
+        except ValueError:
+            raise ValueError(refusal_of(text, NAMES)) from None
 
-    @staticmethod
-    def allowed() -> list[str]:
-        """The names of every scheme that has a kernel."""
-        grouped = [
-            f"w{bits}a{activation}-g{group}{asym}"
-            for bits in (4, 2)
-            for activation in ACTIVATION_BITS
-            for group in GROUP_SIZES
-            for asym in ("", "-asym")
-        ]
-        grouped += [f"w4a8-g{group}-int" for group in GROUP_SIZES]
-        sparse = [f"w8a8+{s}" for s in SPARSITIES]
-        sparse += [f"w4a8-g{group}+{s}" for group in GROUP_SIZES for s in CODE_SPARSITIES]
-        return ["w8a8", "w8a16", *grouped, *sparse]
+    @property
+    def weight_bits(self) -> int:
+        return self.weight.bits
+
+    @property
+    def activation_bits(self) -> int:
+        """8, or 16 for floats of any width."""
+        return self.activation.bits
+
+    @property
+    def group_size(self) -> int | None:
+        """Input columns that share a scale of the weight; None for one scale per output."""
+        return self.weight.group_size
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the weight has no zero points."""
+        return self.weight.symmetric
+
+    @property
+    def integer_scales(self) -> bool:
+        """Whether the weight has two levels of scales."""
+        return self.weight.integer_scales
+
+    @property
+    def sparsity(self) -> str | None:
+        """Which zeros of the weight are left out."""
+        return self.weight.sparsity
+
+    @property
+    def input_scales(self) -> bool:
+        """Whether inputs are multiplied by a vector."""
+        return self.activation.input_scales
 
     @property
     def dense(self) -> Scheme:
         """The scheme that stores zeros like any other weight, and computes the same."""
-        return replace(self, sparsity=None)
+        return self.with_sparsity(None)
+
+    def with_sparsity(self, sparsity: str | None) -> Scheme:
+        """The scheme that leaves out other zeros, and computes the same."""
+        return replace(self, weight=replace(self.weight, sparsity=sparsity))
 
     def groups(self, in_features: int) -> int:
         """Number of scales along ``in_features`` input columns (1 without groups).
@@ -123,16 +216,40 @@ class Scheme:
 
     def _fitting_groups(self, in_features: int) -> str:
         fitting = [f"g{g}" for g in GROUP_SIZES if in_features % g == 0]
-        return f"; use {' or '.join(fitting) or f'w8a{self.activation_bits}, which has no groups'}"
+        return f"; use {' or '.join(fitting) or f'w8a{self.activation.code}, which has no groups'}"
 
 
-def _refusal(text: str) -> str:
-    """Why a name is no scheme, what is allowed, and the nearest allowed name."""
-    allowed = Scheme.allowed()
+def _names() -> list[str]:
+    grouped = [
+        f"w{bits}a{activation}-g{group}{asym}"
+        for bits in (4, 2)
+        for activation in (8, 16)
+        for group in GROUP_SIZES
+        for asym in ("", "-asym")
+    ]
+    grouped += [f"w4a8-g{group}-int" for group in GROUP_SIZES]
+    sparse = [f"w8a8+{s}" for s in SPARSITIES]
+    sparse += [f"w4a8-g{group}+{s}" for group in GROUP_SIZES for s in CODE_SPARSITIES]
+    return ["w8a8", "w8a16", *grouped, *sparse]
+
+
+NAMES = _names()
+"""The schemes of docs/schemes.md that have kernels, in the order in which errors list them."""
+
+
+def refusal_of(text: str, allowed: Iterable[str]) -> str:
+    """Why a name is no scheme, or none of those ``allowed``; which these are, and the nearest one."""
+    allowed = list(allowed)
     reason = f"unknown scheme {text!r}"
     match = _PATTERN.fullmatch(text.strip().lower())
-    if match and match["a"] not in ("8", "16"):
+    if match and match["a"] not in KINDS:
         reason = f"scheme {text!r} keeps {match['a']}-bit activations, and there is no kernel for that: only a8 and a16"
+    elif match and match["a"] == "u8":
+        reason = f"scheme {text!r} has static uint8 activations, and linears have no kernel for these: only a8 and a16"
+    elif match and match["ag"] is not None:
+        reason = f"scheme {text!r} has groups of activations, and there is no kernel for that: a8 has a scale per token"
+    elif match and match["inputs"] is not None:
+        reason = f"scheme {text!r} has input scales, and there is no kernel that multiplies by them"
     elif match and match["w"] in ("2", "4") and match["g"] is None:
         reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
     elif match and match["sparse"] is not None:

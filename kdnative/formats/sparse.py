@@ -12,7 +12,7 @@ from kdnative.formats.scheme import CODE_SPARSITIES
 from kdnative.formats.weight import QuantizedWeight
 
 MAGIC = 0x4B444E53
-VERSION = 1
+VERSIONS = (1,)
 FORMATS = {"4x1": 1, "mask": 2, "2:4": 2}
 """The format of each sparsity. 2:4 has the masked form: with two of four bytes kept, a mask of four bits is as short as
 two indices of two bits."""
@@ -48,6 +48,9 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
     """
     if sparsity not in FORMATS:
         raise ValueError(f"sparsity {sparsity!r} has no packed form; allowed: {', '.join(FORMATS)}")
+    dense.check(weight)
+    if weight.input_scale is not None:
+        raise ValueError("weights with input scales can't be packed without their zeros")
     n, k = weight.qweight.shape
     codes = weight.bits == 4 and sparsity in CODE_SPARSITIES and weight.zero is None and weight.group_scale is None
     if not codes and (weight.bits != 8 or weight.group_size is not None):
@@ -56,8 +59,6 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
             f"groups and no zero points (got {weight.bits} bits for {sparsity}"
             f"{', with zero points' if weight.zero is not None else ''})"
         )
-    if n == 0 or k == 0:
-        raise ValueError(f"cannot pack an empty weight of shape [{n}, {k}]")
     if codes:
         dense.check_group(weight.group_size, k)
     if k > MAX_IN_FEATURES.get(sparsity, k):
@@ -65,8 +66,8 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
     if sparsity == "2:4":
         require_two_of_four(weight.qweight)
     n_pad, k_pad = dense.round_up(n, TILE_N), dense.round_up(k, TILE_K)
-    q = dense.pad(weight.qweight.detach().cpu(), n_pad, k_pad)
-    scale = weight.scale.detach().cpu().float()
+    q = dense.pad(weight.qweight.detach(), n_pad, k_pad)
+    scale = weight.scale.detach().float()
     header = np.zeros((), dtype=_HEADER)
     if FORMATS[sparsity] == FORMATS["4x1"]:
         sections = _pack_blocks(q)
@@ -76,14 +77,14 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
     if codes:
         groups = -(-k_pad // weight.group_size)
         sections["scale"] = dense.pad(scale, n_pad, groups).t().contiguous()
-        sections["zero"] = torch.full((groups, n_pad), 8, dtype=torch.uint8, device="cpu")
+        sections["zero"] = torch.full((groups, n_pad), 8, dtype=torch.uint8, device=q.device)
         header["group"] = weight.group_size
     else:
         sections["scale"] = dense.pad(scale, n_pad)
         sections["column_sum"] = dense.row_sums(q)
     if bias is not None:
-        sections["bias"] = dense.pad(bias.detach().cpu().float(), n_pad)
-    header["magic"], header["version"] = MAGIC, VERSION
+        sections["bias"] = dense.pad(bias.detach().to(q.device).float(), n_pad)
+    header["magic"], header["version"] = MAGIC, VERSIONS[0]
     header["bits"], header["format"] = weight.bits, FORMATS[sparsity]
     header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
     header["count"] = int(sections["start"][-1])
@@ -122,7 +123,7 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
 
 def read_header(packed: Tensor) -> np.void:
     """The header of a packed sparse buffer as a NumPy record; ValueError when it is not one."""
-    return dense.parse_header(packed, _HEADER, MAGIC, VERSION)
+    return dense.parse_header(packed, _HEADER, MAGIC, VERSIONS)
 
 
 def require_two_of_four(qweight: Tensor) -> None:
@@ -210,13 +211,14 @@ def _unpack_codes(values: Tensor, mask: Tensor, start: Tensor, codes: Tensor, k_
 
 def _mask_words(kept: Tensor) -> Tensor:
     """bool ``[64 * words]`` -> int64 ``[words]``, the first of 64 in the lowest bit."""
-    bits = np.packbits(kept.numpy(), bitorder="little")
-    return torch.from_numpy(bits.view("<i8").astype(np.int64))
+    bits = kept.view(-1, 8).to(torch.uint8) << torch.arange(8, dtype=torch.uint8, device=kept.device)
+    return bits.sum(1, dtype=torch.uint8).view(torch.int64)
 
 
 def _mask_bits(words: Tensor) -> Tensor:
     """The inverse of :func:`_mask_words`."""
-    return torch.from_numpy(np.unpackbits(words.numpy().astype("<i8").view(np.uint8), bitorder="little").astype(bool))
+    bits = words.view(torch.uint8)[:, None] >> torch.arange(8, dtype=torch.uint8, device=words.device)
+    return (bits & 1).flatten().bool()
 
 
 def _starts(counts: Tensor) -> Tensor:

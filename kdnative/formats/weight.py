@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from kdnative.formats.scheme import WeightFormat
 
 MOST_GROUP_SCALE = 17
 """Largest integer group scale: 15 * 17 = 255, so that a 4-bit code times its group scale stays within a byte."""
@@ -27,19 +30,27 @@ def code_range(bits: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """An integer weight matrix and its scales: ``w = (qweight - zero) * scale``.
+    """An integer weight and its scales: ``w = (qweight - zero) * scale``.
 
     With two levels of scales ``w = (qweight - zero) * group_scale * scale``: `scale` is one per output channel, and
-    ``(qweight - zero) * group_scale`` is within [-127, 127].
+    ``(qweight - zero) * group_scale`` is within [-127, 127]. With a code book ``w = codebook[index] * scale``, where
+    ``index = qweight + 2^(bits - 1)``. Of input scales ``w`` is a multiple too, ``w = ... * input_scale``, as the layer
+    multiplies its input by them.
+
+    Groups run along the inputs of an output, flattened: those of a convolution are ``in_channels * height * width``.
 
     Args:
-        qweight: int8 [N, K], N outputs and K inputs, codes within `code_range(bits)`.
+        qweight: int8 [N, ...], N outputs and K inputs in one or several dimensions (a matrix [N, K]; a convolution
+            [N, in_channels / groups, height, width]), codes within `code_range(bits)`.
         scale: fp32, [N] without groups and with two levels, else [N, K / group_size]; finite and positive.
         zero: int8, [N] or [N, K / group_size], codes within `code_range(bits)`; None means symmetric (all zeros).
         bits: 2, 4 or 8.
         group_size: how many consecutive inputs share a scale; must divide K. None: one scale per output.
         group_scale: uint8 [N, K / group_size] within [1, 17], for two levels of scales (4 bits, with zero points); None
             otherwise.
+        codebook: fp32 [2^bits], finite, the values of all codes from the lowest up, without zero points; None: a code
+            is its own value.
+        input_scale: fp32 [K], finite and positive, what the layer multiplies its input by; None: nothing.
 
     Raises:
         TypeError: a tensor has another dtype.
@@ -52,20 +63,25 @@ class QuantizedWeight:
     bits: int
     group_size: int | None
     group_scale: torch.Tensor | None = None
+    codebook: torch.Tensor | None = None
+    input_scale: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         low, high = code_range(self.bits)
         _expect("qweight", self.qweight, torch.int8)
         _expect("scale", self.scale, torch.float32)
-        if self.qweight.dim() != 2:
-            raise ValueError(f"qweight must be a matrix [N, K]; its shape is {list(self.qweight.shape)}")
-        n, k = self.qweight.shape
+        if self.qweight.dim() < 2:
+            raise ValueError(
+                "qweight must have at least two dimensions, outputs and inputs; its shape is "
+                f"{list(self.qweight.shape)}"
+            )
+        n, k = self.out_features, self.in_features
         shape = [n] if self.group_size is None else [n, groups_of(k, self.group_size)]
         scales = shape if self.group_scale is None else [n]
         if list(self.scale.shape) != scales:
             raise ValueError(
-                f"scale has shape {list(self.scale.shape)}; qweight {[n, k]} with group_size={self.group_size}"
-                f"{'' if self.group_scale is None else ' and group_scale'} needs {scales}"
+                f"scale has shape {list(self.scale.shape)}; qweight {list(self.qweight.shape)} with "
+                f"group_size={self.group_size}{'' if self.group_scale is None else ' and group_scale'} needs {scales}"
             )
         if self.zero is not None:
             _expect("zero", self.zero, torch.int8)
@@ -73,18 +89,28 @@ class QuantizedWeight:
                 raise ValueError(f"zero has shape {list(self.zero.shape)}; it must be {shape}")
             _expect_codes("zero", self.zero, self.bits, low, high)
         _expect_codes("qweight", self.qweight, self.bits, low, high)
-        if self.scale.numel() and not bool((torch.isfinite(self.scale) & (self.scale > 0)).all()):
+        if not _all_positive(self.scale):
             raise ValueError(
                 "scale holds zero, negative, infinite or NaN values; use 1.0 for groups that are all zeros"
             )
         if self.group_scale is not None:
             self._check_group_scale(shape)
+        if self.codebook is not None:
+            self._check_codebook()
+        if self.input_scale is not None:
+            _expect("input_scale", self.input_scale, torch.float32)
+            if list(self.input_scale.shape) != [k]:
+                raise ValueError(f"input_scale has shape {list(self.input_scale.shape)}; one factor per input is [{k}]")
+            if not _all_positive(self.input_scale):
+                raise ValueError("input_scale holds zero, negative, infinite or NaN values")
 
     @classmethod
-    def unchecked(cls, qweight, scale, zero, bits, group_size, group_scale=None) -> QuantizedWeight:
+    def unchecked(
+        cls, qweight, scale, zero, bits, group_size, group_scale=None, codebook=None, input_scale=None
+    ) -> QuantizedWeight:
         """The same without its checks, for codes that were just computed: a training step packs its weights."""
         weight = object.__new__(cls)
-        fields = (qweight, scale, zero, bits, group_size, group_scale)
+        fields = (qweight, scale, zero, bits, group_size, group_scale, codebook, input_scale)
         for field, value in zip(dataclasses.fields(cls), fields, strict=True):
             object.__setattr__(weight, field.name, value)
         return weight
@@ -94,8 +120,11 @@ class QuantizedWeight:
         """One weight whose outputs are those of all ``weights`` one after the other; not checked again.
 
         Raises:
-            ValueError: they differ in bits, group size or number of scale levels.
+            ValueError: they differ in bits, group size or number of scale levels, or have code books or input scales,
+                which belong to one weight.
         """
+        if any(w.codebook is not None or w.input_scale is not None for w in weights):
+            raise ValueError("weights with code books or input scales can't be joined")
         if len({(w.bits, w.group_size, w.group_scale is None) for w in weights}) != 1:
             raise ValueError("weights that are joined must have the same bits, group size and levels of scales")
         zero = group_scale = None
@@ -118,47 +147,72 @@ class QuantizedWeight:
         smallest, largest = (int(v) for v in self.group_scale.aminmax())
         if smallest < 1 or largest > MOST_GROUP_SCALE:
             raise ValueError(f"group_scale holds {smallest} to {largest}; allowed are 1 to {MOST_GROUP_SCALE}")
-        steps = self.qweight.view(*shape, -1).to(torch.int16) - self.zero[..., None]
+        steps = self.qweight.reshape(*shape, self.group_size).to(torch.int16) - self.zero[..., None]
         most = int((steps.abs().amax(-1) * self.group_scale).max())
         if most > 127:
             raise ValueError(f"(qweight - zero) * group_scale reaches {most}; it must stay within [-127, 127]")
 
+    def _check_codebook(self) -> None:
+        _expect("codebook", self.codebook, torch.float32)
+        if list(self.codebook.shape) != [1 << self.bits]:
+            raise ValueError(
+                f"codebook has shape {list(self.codebook.shape)}; {self.bits} bits have [{1 << self.bits}] codes"
+            )
+        if not bool(torch.isfinite(self.codebook).all()):
+            raise ValueError("codebook holds NaN or infinite values")
+        if self.zero is not None or self.group_scale is not None:
+            raise ValueError("codebook goes without zero points and integer group scales: it has any values itself")
+
     @property
     def out_features(self) -> int:
+        """N."""
         return self.qweight.shape[0]
 
     @property
     def in_features(self) -> int:
-        return self.qweight.shape[1]
+        """K, of all dimensions behind the first."""
+        return math.prod(self.qweight.shape[1:])
+
+    @property
+    def format(self) -> WeightFormat:
+        """How a scheme calls it; zeros and the code book are none of its business."""
+        return WeightFormat(self.bits, self.group_size, self.zero is None, self.group_scale is not None)
 
     def dequantize(self) -> torch.Tensor:
-        """The float weight this stands for, fp32 [N, K]: one subtraction of integers and one fp32 multiplication."""
+        """The float weight this stands for, fp32, of the shape of `qweight`: one fp32 multiplication of an integer by
+        its scale, one more by the input's."""
         if self.group_scale is not None:
             return self.decoded().dequantize()
-        codes = self.qweight.float()
-        if self.group_size is None:
-            return (codes if self.zero is None else codes - self.zero.float()[:, None]) * self.scale[:, None]
-        grouped = codes.view(*self.scale.shape, self.group_size)
-        if self.zero is not None:
-            grouped = grouped - self.zero.float()[..., None]
-        return (grouped * self.scale[..., None]).reshape(self.qweight.shape)
+        codes = self.qweight.reshape(*self.scale.shape, self.group_size or self.in_features)
+        if self.codebook is not None:
+            values = self.codebook[codes.long() + (1 << (self.bits - 1))]
+        else:
+            values = codes.float() if self.zero is None else codes.float() - self.zero.float()[..., None]
+        values = (values * self.scale[..., None]).reshape(self.qweight.shape)
+        if self.input_scale is not None:
+            values = values * self.input_scale.view(self.qweight.shape[1:])
+        return values
 
     def decoded(self) -> QuantizedWeight:
-        """Two levels of scales as the 8-bit weights that they stand for, exactly: codes [N, K] and scale [N]."""
+        """Two levels of scales as the 8-bit weights that they stand for, exactly: codes [N, ...] and scale [N]."""
         if self.group_scale is None:
             raise ValueError(
                 "only weights with integer group scales are 8-bit weights too; this one has no group_scale"
             )
-        steps = self.qweight.view(*self.group_scale.shape, -1).to(torch.int16) - self.zero[..., None]
+        steps = self.qweight.reshape(*self.group_scale.shape, self.group_size).to(torch.int16) - self.zero[..., None]
         codes = (steps * self.group_scale[..., None]).to(torch.int8).view(self.qweight.shape)
-        return QuantizedWeight.unchecked(codes, self.scale, None, 8, None)
+        return QuantizedWeight.unchecked(codes, self.scale, None, 8, None, input_scale=self.input_scale)
 
     def bytes(self) -> int:
-        """Stored size in bytes: codes at `bits` bits (rows rounded up to bytes), fp32 scales, int8 zeros and scales."""
+        """Stored size in bytes: codes at `bits` bits (an output's rounded up to bytes), and what else there is."""
         row = (self.in_features * self.bits + 7) // 8
-        zeros = 0 if self.zero is None else self.zero.numel()
-        group_scales = 0 if self.group_scale is None else self.group_scale.numel()
-        return self.out_features * row + 4 * self.scale.numel() + zeros + group_scales
+        others = (self.scale, self.zero, self.group_scale, self.codebook, self.input_scale)
+        return self.out_features * row + sum(t.numel() * t.element_size() for t in others if t is not None)
+
+    def to(self, device: torch.device | str) -> QuantizedWeight:
+        """The same on another device; not checked again."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return QuantizedWeight.unchecked(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in values))
 
 
 def groups_of(k: int, group_size: int) -> int:
@@ -175,7 +229,8 @@ def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Packs signed codes densely for storage.
 
     Args:
-        codes: int8 [..., K], within `code_range(bits)`.
+        codes: int8 [..., K], within `code_range(bits)`; of a weight with more than two dimensions, its
+            ``qweight.flatten(1)``.
         bits: 2, 4 or 8.
 
     Returns:
@@ -224,3 +279,7 @@ def _expect_codes(name: str, codes: torch.Tensor, bits: int, low: int, high: int
     smallest, largest = (int(v) for v in codes.aminmax())
     if smallest < low or largest > high:
         raise ValueError(f"{name} holds values from {smallest} to {largest}; {bits} bits allow {low} to {high}")
+
+
+def _all_positive(values: torch.Tensor) -> bool:
+    return bool((torch.isfinite(values) & (values > 0)).all())

@@ -9,6 +9,7 @@ from typing import Any
 from kdnative import ops
 from kdnative.formats.scheme import Scheme
 from kdnative.nn.lazy_weight import FLOAT_TYPES
+from kdnative.ops.backends import backend_for
 from kdnative.shown import shown
 
 __all__ = [
@@ -47,7 +48,7 @@ def _is_finite(value: Any) -> bool:
 
 def _is_scheme(value: Any) -> bool:
     try:
-        return isinstance(value, str) and bool(Scheme.parse(value))
+        return isinstance(value, str) and backend_for("cpu").supports(Scheme.parse(value))
     except ValueError:
         return False
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import COUNT, DTYPE, OPTIONAL_COUNT, check_config, one_of
 from kdnative.nn.emptiness import empty, stays_empty
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
@@ -78,7 +77,7 @@ class Embedding(nn.Module):
         if embedding.max_norm is not None:
             raise ValueError("an embedding with max_norm rewrites its table at every call and can't be quantized")
         table = embedding.weight.detach()
-        weight = quantize_weight(table, Scheme(8))
+        weight = quantize_weight(table, "w8a8")
         module = cls(*table.shape, embedding.padding_idx, bits, table.dtype)
         module.qweight, module.scale = weight.qweight, weight.scale
         return module.eval()
@@ -167,7 +166,7 @@ class Embedding(nn.Module):
             weight = state_dict[prefix + "weight"]
             state_dict = {key: value for key, value in state_dict.items() if key != prefix + "weight"}
             try:
-                plain = quantize_weight(weight.detach(), Scheme(8))
+                plain = quantize_weight(weight.detach(), "w8a8")
             except (TypeError, ValueError) as error:
                 error_msgs.append(f"{prefix}weight: {error}")
                 return

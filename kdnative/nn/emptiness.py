@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["empty", "stays_empty"]
+__all__ = ["empty", "stays_empty", "target_of"]
 
 
 def empty(kind: str) -> str:
@@ -20,6 +20,11 @@ def empty(kind: str) -> str:
         f"this {kind} is empty: it has shapes and no weights. Load a state dict into it, or make it from a float "
         "module (kdnative.convert_, from_float)"
     )
+
+
+def target_of(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> torch.device:
+    """The device to which ``fn``, what ``Module._apply`` is given, would move a tensor."""
+    return fn(tensor.new_empty(0)).device
 
 
 def stays_empty(fn: Callable[[Tensor], Tensor], kind: str) -> bool:

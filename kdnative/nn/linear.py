@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
-from kdnative.formats import dense, sparse
 from kdnative.formats.scheme import Scheme
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
-from kdnative.nn.emptiness import empty, stays_empty
+from kdnative.nn.emptiness import empty, stays_empty, target_of
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
+from kdnative.ops.backends import backend_for
+from kdnative.ops.schemas import LINEARS
 from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
 
 __all__ = ["Linear"]
 
-_KERNELS = {**ops.LINEAR, "sparse": ops.linear_sparse}
+_KERNELS = {name: getattr(torch.ops.kdnative, name).default for name in (*LINEARS, "linear_sparse")}
 
 
 class Linear(nn.Module):
@@ -40,6 +41,7 @@ class Linear(nn.Module):
     ``scale``        float32 ``[N]``, or ``[N, K / group_size]`` for schemes with groups but not ``-int``
     ``zero``         int8 ``[N, K / group_size]``, schemes ``-asym`` and ``-int`` only
     ``group_scale``  uint8 ``[N, K / group_size]``, schemes ``-int`` only
+    ``input_scale``  float32 ``[K]``, schemes ``-is`` only: what inputs are multiplied by
     ``bias``         float32 ``[N]``, if there is a bias
     ===============  ==========================================================================================
 
@@ -80,25 +82,21 @@ class Linear(nn.Module):
         dtype: torch.dtype | str = torch.float32,
     ) -> None:
         super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"in_features and out_features must be at least 1, got {in_features} and {out_features}")
         dtype = FLOAT_TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
         if dtype not in FLOAT_TYPES.values():
             raise ValueError(f"dtype {dtype} is not one of {', '.join(FLOAT_TYPES)}")
         self.in_features, self.out_features = in_features, out_features
         self.scheme = scheme = Scheme.parse(scheme)
-        scheme.groups(in_features)
         self.has_bias = bias
         self.activation = activation
         self.dtype = _given_as(dtype)
         self._activation_code = ops.activation_code(activation)
-        widths = (scheme.weight_bits, scheme.activation_bits)
-        self._kernel = widths if scheme.sparsity is None else "sparse"
-        size = 0  # of a sparse one it depends on the zeros
-        if scheme.sparsity is None:
-            size = dense.packed_size(
-                out_features, in_features, scheme.weight_bits, scheme.group_size, scheme.integer_scales, bias
-            )
+        backend = backend_for("cpu")
+        if refusal := backend.refusal(scheme, (out_features, in_features)):
+            raise ValueError(refusal)
+        self.layout = backend.layout(scheme)
+        self._operator = backend.operator(scheme)
+        size = self.layout.size(out_features, in_features, scheme, bias)
         self.register_buffer("packed", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
 
     @classmethod
@@ -146,14 +144,20 @@ class Linear(nn.Module):
             raise ValueError(f"the weights have {kind} group scales, which is not scheme {scheme}")
         if weight.zero is not None and scheme.symmetric:
             raise ValueError(f"the weights have zero points, but scheme {scheme} is symmetric: use {scheme}-asym")
+        if (weight.input_scale is not None) != scheme.input_scales:
+            kind = "no input" if weight.input_scale is None else "input"
+            raise ValueError(f"the weights have {kind} scales, which is not scheme {scheme}")
         if (bias is not None) != self.has_bias:
             has, given = ("a", "none") if self.has_bias else ("no", "one")
             raise ValueError(f"the layer has {has} bias, and was given {given}")
         self._pack(weight, None if bias is None else _checked_bias(bias, self.out_features))
 
     def _pack(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
-        packed = _packed(weight, bias, self.scheme)
-        self.packed = packed if self.packed.is_meta else packed.to(self.packed.device)
+        """Lay a weight out where the module is; of an empty one, where the weight is."""
+        device = weight.qweight.device if self.is_empty else self.packed.device
+        backend = backend_for(device)
+        self.layout, self._operator = backend.layout(self.scheme), backend.operator(self.scheme)
+        self.packed = self.layout.pack(weight.to(device), bias)
 
     @property
     def is_empty(self) -> bool:
@@ -182,17 +186,16 @@ class Linear(nn.Module):
         packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
         if x.requires_grad or not x.is_cpu or not packed.is_cpu:
             self._check_call(x, packed)
-        return _KERNELS[self._kernel](x, packed, self.out_features, self._activation_code)
+        return _KERNELS[self._operator](x, packed, self.out_features, self._activation_code)
 
     def _check_call(self, x: Tensor, packed: Tensor) -> None:
         if packed.is_meta and not x.is_meta:
             raise RuntimeError(empty("kdnative.nn.Linear"))
-        for name, tensor in (("input", x), ("module", packed)):
-            if tensor.device.type not in ("cpu", "meta"):
-                raise RuntimeError(
-                    f"kdnative.nn.Linear runs on the CPU, but its {name} is on {tensor.device}: "
-                    'move both with .to("cpu")'
-                )
+        if x.device != packed.device:
+            raise RuntimeError(
+                f"kdnative.nn.Linear has its weights on {packed.device}, but its input is on {x.device}: move both "
+                'with .to("cpu")'
+            )
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 "kdnative.nn.Linear is for inference and its input requires grad: call it under torch.inference_mode() "
@@ -203,7 +206,7 @@ class Linear(nn.Module):
         """The integer weights in plain form, ``[N, K]``."""
         if self.is_empty:
             raise RuntimeError(empty("kdnative.nn.Linear"))
-        weight, _ = self._form.unpack(self.packed)
+        weight, _ = self.layout.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             zero = torch.zeros(weight.scale.shape, dtype=torch.int8, device=weight.scale.device)
             weight = replace(weight, zero=zero)
@@ -218,8 +221,7 @@ class Linear(nn.Module):
         It is a copy: writing to it raises RuntimeError.
         """
         if is_compiling():
-            sparse = self.scheme.sparsity is not None
-            return linear_weight(self.packed, self.out_features, self.in_features, sparse).to(self.dtype)
+            return linear_weight(self.packed, self.out_features, self.in_features).to(self.dtype)
         shape = (self.out_features, self.in_features)
         return lazy_weight(shape, self.dtype, self.packed.device, self._dequantized, self._product)
 
@@ -230,10 +232,6 @@ class Linear(nn.Module):
             return self._bias_values()
         return lazy_weight((self.out_features,), self.dtype, self.packed.device, self._bias_values)
 
-    @property
-    def _form(self) -> ModuleType:
-        return dense if self.scheme.sparsity is None else sparse
-
     def _dequantized(self) -> Tensor:
         return self.quantized().dequantize().to(self.dtype)
 
@@ -241,7 +239,7 @@ class Linear(nn.Module):
         """A copy of the bias as it is stored, float32 ``[N]``, or None."""
         if self.is_empty:
             raise RuntimeError(empty("kdnative.nn.Linear"))
-        return dense.bias_of(self.packed, self._form.read_header(self.packed)) if self.has_bias else None
+        return self.layout.bias(self.packed) if self.has_bias else None
 
     def _bias_values(self) -> Tensor | None:
         return self._exact_bias().to(self.dtype) if self.has_bias else None
@@ -249,7 +247,7 @@ class Linear(nn.Module):
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """``x @ W.T + bias``: the layer without its activation, and with another bias, if this is another."""
         own = self._exact_bias()
-        out = _KERNELS[self._kernel](x, self.packed, self.out_features, ops.activation_code("none"))
+        out = _KERNELS[self._operator](x, self.packed, self.out_features, ops.activation_code("none"))
         if own is None or bias is None:
             same = own is bias
         else:
@@ -280,6 +278,8 @@ class Linear(nn.Module):
             state["zero"] = weight.zero
         if weight.group_scale is not None:
             state["group_scale"] = weight.group_scale
+        if weight.input_scale is not None:
+            state["input_scale"] = weight.input_scale
         if self.has_bias:
             state["bias"] = self._exact_bias()
         return state
@@ -313,9 +313,35 @@ class Linear(nn.Module):
         # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of weight and bias.
         dtype = asked_dtype(fn, self.dtype)
         if not (self.is_empty and stays_empty(fn, "kdnative.nn.Linear")):
-            super()._apply(fn, recurse)
+            target = target_of(fn, self.packed)
+            if target.type not in ("meta", self.packed.device.type):
+                self._refuse(target)
+                super()._apply(fn, recurse)
+                self._settle()
+            else:
+                super()._apply(fn, recurse)
         self.dtype = _given_as(dtype)
         return self
+
+    def _refuse(self, device: torch.device) -> None:
+        """RuntimeError where the backend of a device does not compute with this layer's weights."""
+        backend = backend_for(device)
+        if refusal := backend.refusal(self.scheme, (self.out_features, self.in_features)):
+            raise RuntimeError(f"kdnative.nn.Linear can't move to {device}: {refusal}")
+        if backend.is_fallback:
+            warnings.warn(
+                f"kdnative has no kernels for {device}: its linears run in plain torch there, which is slow. There are "
+                "kernels for the CPU",
+                stacklevel=6,
+            )
+
+    def _settle(self) -> None:
+        """Bring the packed weight, which was just moved as it is, into the layout of the device where it is now."""
+        backend = backend_for(self.packed.device)
+        self._operator = backend.operator(self.scheme)
+        layout = backend.layout(self.scheme)
+        if layout != self.layout:
+            self.layout, self.packed = layout, layout.pack(*self.layout.unpack(self.packed))
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -350,6 +376,8 @@ class Linear(nn.Module):
         try:
             if missing and self.is_empty:
                 raise ValueError(f"it is empty, so all of its tensors are needed; missing: {', '.join(missing)}")
+            if from_float and self.scheme.input_scales:
+                raise ValueError(f"scheme {self.scheme} has input scales, which a float weight does not bring")
             if from_float:
                 weight = quantize_weight(given["weight"].detach(), self.scheme)
                 bias = self._exact_bias() if missing else given.get("bias")
@@ -366,8 +394,9 @@ class Linear(nn.Module):
         zero = None if self.scheme.symmetric else state["zero"].detach().cpu()
         scale = state["scale"].detach().cpu()
         group_scale = state["group_scale"].detach().cpu() if self.scheme.integer_scales else None
+        inputs = state["input_scale"].detach().cpu() if self.scheme.input_scales else None
         bias = _checked_bias(state["bias"].detach(), self.out_features) if self.has_bias else None
-        weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale)
+        weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale, input_scale=inputs)
         self._pack(weight, bias)
 
     def extra_repr(self) -> str:
@@ -386,6 +415,8 @@ def _plain(k: int, n: int, scheme: Scheme, bias: bool) -> dict[str, tuple[tuple[
         wanted["zero"] = (groups, torch.int8)
     if scheme.integer_scales:
         wanted["group_scale"] = (groups, torch.uint8)
+    if scheme.input_scales:
+        wanted["input_scale"] = ((k,), torch.float32)
     if bias:
         wanted["bias"] = ((n,), None)
     return wanted
@@ -394,12 +425,6 @@ def _plain(k: int, n: int, scheme: Scheme, bias: bool) -> dict[str, tuple[tuple[
 def _given_as(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which the weight of a layer of this dtype is given: one that kernels take as input."""
     return dtype if dtype in FLOAT_TYPES.values() else torch.float32
-
-
-def _packed(weight: QuantizedWeight, bias: Tensor | None, scheme: Scheme) -> Tensor:
-    if scheme.sparsity is None:
-        return dense.pack(weight, bias)
-    return sparse.pack(weight, bias, scheme.sparsity)
 
 
 def _checked_bias(bias: Tensor, out_features: int) -> Tensor:

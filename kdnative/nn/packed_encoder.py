@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from kdnative import ops
 from kdnative.nn import encoder_format, encoder_spec
 from kdnative.nn.config_checks import Kind, check_config
-from kdnative.nn.emptiness import empty, stays_empty
+from kdnative.nn.emptiness import empty, stays_empty, target_of
 from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.nn.encoder_spec import LINEARS
+from kdnative.ops.backends import backend_for
 
 __all__ = ["PackedEncoder"]
 
@@ -162,6 +163,14 @@ class PackedEncoder(nn.Module):
             for child in self.children():
                 child._apply(fn)
             return self
+        target = target_of(fn, self.packed)
+        if target.type not in ("meta", "cpu"):
+            backend = backend_for(target)
+            if not backend.fused:
+                raise RuntimeError(
+                    f"kdnative.nn.{type(self).__name__} can't move to {target}: kdnative has no fused kernels for it. "
+                    "Leave the model on the CPU, or convert it with convert_(..., fuse=False)"
+                )
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):

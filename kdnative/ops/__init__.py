@@ -2,6 +2,7 @@
 
 Importing this package loads the native library, which registers the operators with torch. ``KDNATIVE_ISA`` forces one
 instruction set (``reference``, ``avx2`` and so on, see :func:`available_isas`); one that cannot run is an error.
+``KDNATIVE_BACKEND=reference`` computes linears in plain torch (:mod:`kdnative.ops.reference`).
 """
 
 from __future__ import annotations
@@ -20,33 +21,18 @@ except ImportError as error:  # the message of the loader alone does not say wha
 
 _C.select_isa(os.environ.get("KDNATIVE_ISA", ""))
 
-from kdnative.ops import fake as _fake  # noqa: E402, F401  (registers shape functions; needs the operators above)
+from kdnative.ops import backends as _backends  # noqa: E402, F401  (registers implementations)
 from kdnative.ops import forks as _forks  # noqa: E402, F401  (what children of this process need)
+from kdnative.ops.schemas import LINEARS as _LINEARS  # noqa: E402  (registers shapes; needs the native operators)
+from kdnative.ops.schemas import OPERATORS  # noqa: E402
 
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
 
-OPERATORS = (
-    "quantize_per_token",
-    *("linear_w8a8", "linear_w4a8", "linear_w2a8"),
-    *("linear_w8a16", "linear_w4a16", "linear_w2a16"),
-    "linear_sparse",
-    "encoder",
-    "encoder_hidden_states",
-    "encoder_layers",
-)
-
-linear_w8a8 = torch.ops.kdnative.linear_w8a8.default
-linear_w4a8 = torch.ops.kdnative.linear_w4a8.default
-linear_w2a8 = torch.ops.kdnative.linear_w2a8.default
-linear_w8a16 = torch.ops.kdnative.linear_w8a16.default
-linear_w4a16 = torch.ops.kdnative.linear_w4a16.default
-linear_w2a16 = torch.ops.kdnative.linear_w2a16.default
-LINEAR = {
-    **{(8, 8): linear_w8a8, (4, 8): linear_w4a8, (2, 8): linear_w2a8},
-    **{(8, 16): linear_w8a16, (4, 16): linear_w4a16, (2, 16): linear_w2a16},
-}
+LINEAR = {widths: getattr(torch.ops.kdnative, name).default for name, widths in _LINEARS.items()}
 """The operator for each width of the weights and of the activations; 16 stands for any float."""
+linear_w8a8, linear_w4a8, linear_w2a8 = (LINEAR[bits, 8] for bits in (8, 4, 2))
+linear_w8a16, linear_w4a16, linear_w2a16 = (LINEAR[bits, 16] for bits in (8, 4, 2))
 linear_sparse = torch.ops.kdnative.linear_sparse.default
 """``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.formats.sparse.pack`; the output
 is that of ``linear_w8a8`` or ``linear_w4a8`` for the same weights, bit for bit."""

@@ -1,6 +1,7 @@
-"""The operators in plain torch: the oracle of the tests and the path for devices without a kernel.
+"""The linear operators in plain torch, on any device, from the same packed weights: the fallback and the tests' oracle.
 
-Integer parts are computed exactly (float64 products of small integers), then scaled in float32 in the kernels' order.
+For int8 activations the results are those of the kernels bit for bit, up to the activation function: the kernels have
+approximations of their own of gelu, silu and tanh.
 """
 
 from __future__ import annotations
@@ -8,6 +9,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kdnative.formats import QuantizedWeight, arithmetic, layouts
+
+__all__ = ["linear", "linear_plain", "quantize_per_token"]
 
 _ACTIVATIONS = {
     0: lambda y: y,
@@ -17,71 +22,98 @@ _ACTIVATIONS = {
     4: F.silu,
     5: torch.tanh,
 }
+_INPUT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`kdnative.ops.quantize_per_token`."""
-    x = x.float()
-    amax = x.abs().amax(dim=-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
-    finite = torch.isfinite(x).all(dim=-1)
-    limit = torch.full_like(amax, 127.0)  # a Python scalar over a tensor would be computed as reciprocal times scalar
-    inverse = torch.where(finite & (amax >= 1e-30), limit / amax, torch.zeros_like(amax))
-    scale = torch.where(finite, amax / limit, torch.full_like(amax, torch.nan))
-    q = torch.round(torch.where(finite.unsqueeze(-1), x, torch.zeros_like(x)) * inverse.unsqueeze(-1))
-    return q.clamp(-127, 127).to(torch.int8), scale
+    _check_input("quantize_per_token", x)
+    codes, scale = arithmetic.quantize_rows(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
+    return codes.to(torch.int8).view(x.shape), scale.view(x.shape[:-1])
 
 
-def linear_w8a8(x: Tensor, qweight: Tensor, scale: Tensor, bias: Tensor | None = None, activation: int = 0) -> Tensor:
-    """``activation((q_x @ qweight.T) * (scale_x * scale) + bias)``; qweight int8 ``[N, K]``, scale float32 ``[N]``."""
-    q, scale_x = quantize_per_token(x)
-    dot = (
-        q.double() @ qweight.double().t()
-    ).float()  # exact below 2^24, correctly rounded like an int32 conversion above
-    y = dot * (scale_x.unsqueeze(-1) * scale)
-    return _finish(y, bias, activation, x.dtype)
-
-
-def linear_grouped(
-    x: Tensor,
-    qweight: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    group_size: int,
-    bias: Tensor | None = None,
-    activation: int = 0,
+def linear(
+    name: str, bits: int | None, activation_bits: int, x: Tensor, packed: Tensor, out_features: int, activation: int
 ) -> Tensor:
-    """Groups of ``group_size`` columns, summed in order; qweight int8 ``[N, K]``, scale and zero ``[N, G]``."""
-    q, scale_x = quantize_per_token(x)
-    y = torch.zeros(*x.shape[:-1], qweight.shape[0], dtype=torch.float32)
-    for g in range(scale.shape[1]):
-        columns = slice(g * group_size, (g + 1) * group_size)
-        w = qweight[:, columns].double()
-        if zero is not None:
-            w = w - zero[:, g : g + 1].double()
-        dot = q[..., columns].double() @ w.t()
-        y = (dot * scale[:, g].double() + y.double()).float()  # a fused multiply-add but for rare ties
-    return _finish(y * scale_x.unsqueeze(-1), bias, activation, x.dtype)
+    """The operator ``name``: see :func:`kdnative.ops.linear`.
+
+    Args:
+        bits: of the weight, None for any.
+
+    Raises:
+        RuntimeError: the packed weight is damaged or another one; the input does not fit it.
+    """
+    _check_input(name, x)
+    if packed.device != x.device:
+        raise RuntimeError(f"{name}: the input is on {x.device} and the packed weight on {packed.device}")
+    try:
+        weight, bias = layouts.of_packed(packed).unpack(packed)
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(f"{name}: {error}") from error
+    if bits is not None and weight.bits != bits:
+        raise RuntimeError(f"{name}: the packed weight has {weight.bits} bits, the operator expects {bits}")
+    if weight.out_features != out_features:
+        raise RuntimeError(f"{name}: out_features is {out_features} but the packed weight has {weight.out_features}")
+    if x.shape[-1] != weight.in_features:
+        raise RuntimeError(
+            f"{name}: the input has shape {list(x.shape)}, but its last dimension must be {weight.in_features} (the "
+            f"weight is {list(weight.qweight.shape)})"
+        )
+    if activation not in _ACTIVATIONS:
+        raise RuntimeError(f"{name}: activation code {activation} is unknown; allowed are 0 to {max(_ACTIVATIONS)}")
+    return linear_plain(x, weight, bias, activation_bits, activation)
 
 
-def linear_float(
-    x: Tensor,
-    qweight: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    group_size: int | None,
-    bias: Tensor | None = None,
-    activation: int = 0,
+def linear_plain(
+    x: Tensor, weight: QuantizedWeight, bias: Tensor | None = None, activation_bits: int = 8, activation: int = 0
 ) -> Tensor:
-    """Float activations: the product in float64, rounded once; scale (and zero) ``[N]``, or ``[N, G]`` with groups."""
-    n, k = qweight.shape
-    groups = qweight.double().view(n, -1, group_size or k)
-    if zero is not None:
-        groups = groups - zero.double().view(n, -1, 1)
-    weight = (groups * scale.double().view(n, -1, 1)).view(n, k)
-    return _finish((x.double() @ weight.t()).float(), bias, activation, x.dtype)
+    """``activation(x @ W.T + bias)`` with a plain weight ``[N, K]``: ``[..., N]`` in the dtype of ``x``.
+
+    Args:
+        x: float32, bfloat16 or float16 ``[..., K]``.
+        bias: float ``[N]`` or None.
+        activation_bits: 8 quantizes each row to int8; 16 multiplies floats, in float64, rounded once.
+
+    Raises:
+        RuntimeError: int8 products over so many inputs that their sums could leave int32.
+    """
+    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    if weight.input_scale is not None:
+        rows = rows.float() * weight.input_scale
+    if weight.group_scale is not None:
+        weight = weight.decoded()
+    y = _integer_product(rows, weight, bias) if activation_bits == 8 else _float_product(rows, weight, bias)
+    return _ACTIVATIONS[activation](y).to(x.dtype).view(*x.shape[:-1], weight.out_features)
 
 
-def _finish(y: Tensor, bias: Tensor | None, activation: int, dtype: torch.dtype) -> Tensor:
-    if bias is not None:
-        y = y + bias.float()
-    return _ACTIVATIONS[activation](y).to(dtype)
+def _integer_product(rows: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    n, k = weight.qweight.shape
+    codes, scale = arithmetic.quantize_rows(rows)
+    if weight.group_size is None:
+        if k > arithmetic.MAX_INPUTS:
+            raise RuntimeError(
+                f"the weight has more than {arithmetic.MAX_INPUTS} inputs, whose int8 products could overflow int32; "
+                "use a scheme with groups (w4a8-g64) or float activations (w8a16)"
+            )
+        return arithmetic.per_channel_linear(codes, scale, weight.qweight.float(), weight.scale, bias)
+    steps = weight.qweight.float().view(n, -1, weight.group_size)
+    if weight.zero is not None:
+        steps = steps - weight.zero.float()[..., None]
+    return arithmetic.grouped_linear(codes, scale, steps, weight.scale, bias)
+
+
+def _float_product(rows: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    n, k = weight.qweight.shape
+    steps = weight.qweight.double().view(n, -1, weight.group_size or k)
+    if weight.zero is not None:
+        steps = steps - weight.zero.double().view(n, -1, 1)
+    values = (steps * weight.scale.double().view(n, -1, 1)).view(n, k)
+    y = (rows.double() @ values.t()).float()
+    return y if bias is None else y + bias.float()
+
+
+def _check_input(name: str, x: Tensor) -> None:
+    if x.dim() < 1:
+        raise RuntimeError(f"{name}: the input must have at least one dimension (got a scalar)")
+    if x.dtype not in _INPUT_TYPES:
+        raise RuntimeError(f"{name}: the input is {x.dtype}; float32, bfloat16 and float16 are allowed")

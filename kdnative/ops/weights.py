@@ -8,18 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdnative import formats
+from kdnative.formats import layouts
 
 __all__ = ["linear_weight"]
 
 
-@torch.library.custom_op("kdnative::linear_weight", mutates_args=(), device_types="cpu")
-def linear_weight(packed: Tensor, out_features: int, in_features: int, sparse: bool) -> Tensor:
-    """The dequantized weight, float32 ``[out_features, in_features]``, of :func:`dense.pack` or its sparse sister."""
-    weight, _ = (formats.sparse if sparse else formats.dense).unpack(packed)
+@torch.library.custom_op("kdnative::linear_weight", mutates_args=())
+def linear_weight(packed: Tensor, out_features: int, in_features: int) -> Tensor:
+    """The dequantized weight, float32 ``[out_features, in_features]``, of a packed linear in any layout."""
+    weight, _ = layouts.of_packed(packed).unpack(packed)
     return weight.dequantize()
 
 
 @linear_weight.register_fake
-def _(packed: Tensor, out_features: int, in_features: int, sparse: bool) -> Tensor:
+def _(packed: Tensor, out_features: int, in_features: int) -> Tensor:
     return packed.new_empty((out_features, in_features), dtype=torch.float32)

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from kdnative.convert import decide
-from kdnative.distill import uniform_layer_map
-from kdnative.distill.loss import TopK
+from kdnative.distill import TopK, uniform_layer_map
 from kdnative.extras import require
 from kdnative.formats.scheme import Scheme
 from kdnative.patterns import Selection

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from kdnative.prune.mask import mask_
 from kdnative.prune.report import PruneReport
+
+if TYPE_CHECKING:
+    from kdnative.distill import Progress
 
 __all__ = ["MaskSchedule"]
 
@@ -24,6 +28,8 @@ class MaskSchedule:
         for step, batch in enumerate(batches):
             ...optimizer.step()
             schedule.step(model, step)
+
+    It is a callback of `kdnative.distill.train` as well: ``train(..., callbacks=[schedule])``.
 
     Args:
         start: the first step at which weights are removed, 0 or more.
@@ -72,3 +78,11 @@ class MaskSchedule:
         if not due:
             return None
         return mask_(model, self.sparsity(step), self.pattern, scope=self.scope, modules=self.modules, keep=self.keep)
+
+    def on_start(self, model: nn.Module) -> None:
+        """Gives every layer the mask that it will have, so that the model can take the state of a later step."""
+        mask_(model, 0.0, self.pattern, scope=self.scope, modules=self.modules, keep=self.keep)
+
+    def on_step(self, progress: Progress) -> None:
+        """`step` in a training loop, whose first step is 1 where the schedule's is 0."""
+        self.step(progress.model, progress.step - 1)

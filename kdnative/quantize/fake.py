@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kdnative.formats.scheme import Scheme
+from kdnative.formats import arithmetic
+from kdnative.formats.scheme import NAMES, Scheme, refusal_of
 from kdnative.formats.weight import QuantizedWeight, code_range
-from kdnative.quantize import exact, rtn
+from kdnative.quantize import rtn
 from kdnative.quantize.native import native_linear
 from kdnative.quantize.two_level import quantize_two_level
 
 __all__ = ["FakeQuantLinear"]
 
+_W8A8 = Scheme.parse("w8a8")
 _CLIP_MODES = (None, "search", "learn")
 _INPUT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SMALLEST_CLIP = 0.05  # keeps a learned factor away from 0, where the scale would vanish
@@ -93,13 +95,16 @@ class FakeQuantLinear(nn.Linear):
         self.__class__ = nn.Linear
 
     def _configure(self, scheme: Scheme, clip: str | None) -> None:
+        if refusal := _refusal(scheme):
+            raise ValueError(refusal)
         scheme.groups(self.in_features)  # raises when the groups do not divide
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:
             raise ValueError(f"clip='learn' has no gradient for the integer scales of {scheme}; use None or 'search'")
-        if scheme.activation_bits == 8 and self.in_features > exact.MAX_INPUTS:
-            raise ValueError(f"{self.in_features} input features could overflow int32 sums; at most {exact.MAX_INPUTS}")
+        if scheme.activation_bits == 8 and self.in_features > arithmetic.MAX_INPUTS:
+            most = arithmetic.MAX_INPUTS
+            raise ValueError(f"{self.in_features} input features could overflow int32 sums; at most {most}")
         self.scheme, self.clip = scheme, clip
         self.register_buffer("clip_factor", None if clip is None else self.searched_clip())
         if clip == "learn":
@@ -152,6 +157,17 @@ class FakeQuantLinear(nn.Linear):
         return f"{super().extra_repr()}, scheme={self.scheme}{clip}"
 
 
+def _refusal(scheme: Scheme) -> str | None:
+    """Why a layer trained for a scheme could not be converted: it is better said before the training."""
+    if scheme.input_scales or scheme.activation.group_size is not None or scheme.activation.kind == "static":
+        return refusal_of(str(scheme), NAMES)
+    try:
+        from kdnative.ops.backends import backend_for
+    except ImportError:  # no native library here; the conversion will be elsewhere
+        return None
+    return backend_for("cpu").refusal(scheme)
+
+
 def _usable(clip: Tensor) -> Tensor:
     return clip.detach().float().clamp(_SMALLEST_CLIP, 1.0)
 
@@ -167,7 +183,7 @@ class _Linear(torch.autograd.Function):
         usable = None if clip is None else _usable(clip)
         if scheme.integer_scales:  # 8-bit weights, bit for bit, that happen to be stored in fewer
             two = quantize_two_level(groups, usable)
-            scheme, clip = Scheme(8), None
+            scheme, clip = _W8A8, None
             codes, used = two.decoded()[:, None], rtn.Range(two.scale[:, None], None)
         else:
             full = rtn.base_range(groups, scheme.weight_bits, scheme.symmetric)
@@ -175,7 +191,7 @@ class _Linear(torch.autograd.Function):
             codes = rtn.round_codes(groups, used, scheme.weight_bits)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         if scheme.activation_bits == 8:
-            rows, row_scale = exact.quantize_rows(rows)
+            rows, row_scale = arithmetic.quantize_rows(rows)
             y = native_linear(x, codes, used.scale, used.zero, scheme, bias)
         if used.zero is not None:
             codes -= used.zero[..., None]
@@ -184,9 +200,9 @@ class _Linear(torch.autograd.Function):
             dequantized = (codes * used.scale[..., None]).view(weight.shape)
             y = torch.nn.functional.linear(rows.float(), dequantized, None if bias is None else bias.float())
         elif y is None and scheme.group_size is None:
-            y = exact.per_channel_linear(rows, row_scale, codes.view(weight.shape), used.scale[:, 0], bias)
+            y = arithmetic.per_channel_linear(rows, row_scale, codes.view(weight.shape), used.scale[:, 0], bias)
         elif y is None:
-            y = exact.grouped_linear(rows, row_scale, codes, used.scale, bias)
+            y = arithmetic.grouped_linear(rows, row_scale, codes, used.scale, bias)
         ctx.compute, ctx.input_shape, ctx.input_type = compute, x.shape, x.dtype
         ctx.weight_type = weight.dtype
         ctx.bias_type = None if bias is None else bias.dtype

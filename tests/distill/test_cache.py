@@ -78,23 +78,18 @@ def other_tokens(data, teacher):
 def test_mismatch_is_refused(tmp_path, change, message):
     data, teacher = tokens(10), model(0)
     path = tmp_path / "soft.safetensors"
-    SoftLabels.cached(path, teacher, data, **COMPUTE)
+    SoftLabels.compute(teacher, data, **COMPUTE).save(path)
     with pytest.raises(SoftLabelMismatch, match=message):
         SoftLabels.load(path, **change(data, teacher))
 
 
-def test_cached_computes_once_and_refuses_other_settings(tmp_path):
+def test_other_settings_are_refused(tmp_path):
     data, teacher = tokens(10), model(0, classes=3)
-    path = tmp_path / "soft.safetensors"
-    calls = []
-    teacher.register_forward_hook(lambda *a: calls.append(1))
-    first = SoftLabels.cached(path, teacher, data, top_k=2, **COMPUTE)
-    computed = len(calls)
-    again = SoftLabels.cached(path, teacher, data, top_k=2, **COMPUTE)
-    assert computed == 2 and len(calls) == computed
-    assert torch.equal(first.target.values, again.target.values)
+    soft = SoftLabels.compute(teacher, data, top_k=2, **COMPUTE)
+    soft.save(tmp_path / "soft.safetensors")
+    assert SoftLabels.load(tmp_path / "soft.safetensors", settings=soft.settings).settings == soft.settings
     with pytest.raises(SoftLabelMismatch, match="settings"):
-        SoftLabels.cached(path, teacher, data, top_k=1, **COMPUTE)
+        SoftLabels.load(tmp_path / "soft.safetensors", settings={**soft.settings, "top_k": 1})
 
 
 def test_files_that_are_no_soft_labels(tmp_path):

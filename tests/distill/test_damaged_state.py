@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from kdnative.data import Batches
-from kdnative.distill import DistillationLoss, ResumeError, train
+from kdnative.distill import HardLabelLoss, ResumeError, TrainConfig, train
 from kdnative.distill.state import read_state, write_state
 from tests.distill.tiny import model, tokens
 
 
 class Counting:
-    """An on_step hook with a state of its own."""
+    """A callback with a state of its own."""
 
     calls = 0
 
-    def __call__(self, progress):
+    def on_step(self, progress):
         self.calls += 1
 
     def state_dict(self):
@@ -28,16 +28,17 @@ class Counting:
         self.calls = state["calls"]
 
 
-def run(path, on_step=None):
+def run(path, callback=None):
     student, data = model(0), tokens(20)
-    options = {"epochs": 2, "lr": 1e-2, "device": "cpu", "amp": False, "select_best": True}
-    options |= {"validation": Batches(data, 8), "state_path": path, "resume": True, "on_step": on_step or Counting()}
-    return train(student, Batches(data, 8, shuffle=True), DistillationLoss(soft_weight=0), **options)
+    config = TrainConfig(epochs=2, lr=1e-2, device="cpu", precision="fp32", select_by=("accuracy", "max"))
+    options = {"validation": Batches(data, 8), "callbacks": [callback or Counting()]}
+    batches = Batches(data, 8, shuffle=True)
+    return train(student, batches, HardLabelLoss(), config, **options, state_path=path, resume=True)
 
 
 def refuse(path) -> str:
     class Untouched(Counting):
-        def __call__(self, progress):
+        def on_step(self, progress):
             pytest.fail("trained")
 
     with pytest.raises(ResumeError) as caught:
@@ -92,10 +93,10 @@ def test_what_is_no_state(path):
     "entry",
     [
         *((key,) for key in ("run", "parts", "random", "history", "weights", "sums")),
-        *(("parts", key) for key in ("model", "loss", "optimizer", "on_step")),
+        *(("parts", key) for key in ("model", "loss", "optimizer", "callback 0")),
         ("parts", "model", "hidden.weight"),
         ("parts", "optimizer", "state"),
-        ("parts", "on_step", "calls"),
+        ("parts", "callback 0", "calls"),
         ("run", "lr"),
         *(("history", key) for key in ("epochs", "steps", "best")),
         *(("random", key) for key in ("torch", "python", "numpy")),
@@ -118,8 +119,8 @@ def test_states_that_lack_an_entry(path, entry):
         *((key, 3) for key in ("run", "parts", "random", "history", "weights", "sums")),
         ("format", 99),
         ("random", {"torch": 1, "python": 2, "numpy": 3}),
-        ("parts", {name: {} for name in ("model", "loss", "optimizer", "on_step")}),
-        ("parts", {name: None for name in ("model", "loss", "optimizer", "on_step")}),
+        ("parts", {name: {} for name in ("model", "loss", "optimizer", "callback 0")}),
+        ("parts", {name: None for name in ("model", "loss", "optimizer", "callback 0")}),
         ("history", {"epochs": [1], "steps": 3, "best": None}),
         ("history", {"epochs": [{}], "steps": "3", "best": None}),
         ("history", {"epochs": [{}], "steps": 3, "best": 7}),

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from kdnative.data import Batches
-from kdnative.distill import DistillationLoss, train
+from kdnative.distill import HardLabelLoss, TrainConfig, train
 from kdnative.distill.dropout import FastDropout, dropout, fast_dropout
 from tests.distill.tiny import model, tokens
 
@@ -132,5 +132,5 @@ def test_training_uses_it(monkeypatch):
     calls = []
     monkeypatch.setattr("kdnative.distill.dropout.dropout", lambda x, p: calls.append(p) or x)
     student = model(0, dropout=0.3)
-    train(student, Batches(tokens(16), 8), DistillationLoss(soft_weight=0), epochs=1, lr=1e-2, device="cpu", amp=False)
+    train(student, Batches(tokens(16), 8), HardLabelLoss(), TrainConfig(1, 1e-2, device="cpu", precision="fp32"))
     assert calls == [0.3, 0.3] and type(student.dropout) is nn.Dropout

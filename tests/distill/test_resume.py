@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdnative.data import Batches
-from kdnative.distill import DistillationLoss, ResumeError, train
+from kdnative.distill import HardLabelLoss, ResumeError, TrainConfig, train
 from tests.distill import resume_script
 from tests.distill.tiny import model, tokens
 
@@ -20,24 +20,26 @@ ROOT = Path(__file__).parents[2]
 STEPS = 32  # 60 examples in batches of 8, 4 epochs
 
 
-def start(state: Path, result: Path, pause: float = 0.0) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.distill.resume_script", str(state), str(result), str(pause)]
+def start(state: Path, result: Path, accumulation: int, pause: float = 0.0) -> subprocess.Popen:
+    arguments = [str(state), str(result), str(pause), str(accumulation)]
+    command = [sys.executable, "-m", "tests.distill.resume_script", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def finish(state: Path, result: Path) -> list[int]:
-    process = start(state, result)
+def finish(state: Path, result: Path, accumulation: int) -> list[int]:
+    process = start(state, result, accumulation)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     return [int(line) for line in out.split()]
 
 
-def test_killed_run_ends_with_the_same_bits(tmp_path, capsys):
-    resume_script.main(str(tmp_path / "a.pt"), str(tmp_path / "a-result.pt"), 0.0)
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_killed_run_ends_with_the_same_bits(tmp_path, capsys, accumulation):
+    resume_script.main(str(tmp_path / "a.pt"), str(tmp_path / "a-result.pt"), 0.0, accumulation)
     assert capsys.readouterr().out.split() == [str(i + 1) for i in range(STEPS)]
 
-    process = start(tmp_path / "b.pt", tmp_path / "b-result.pt", pause=0.05)
+    process = start(tmp_path / "b.pt", tmp_path / "b-result.pt", accumulation, pause=0.05)
     for line in process.stdout:
         if int(line) == 13:
             process.send_signal(signal.SIGKILL)
@@ -49,7 +51,7 @@ def test_killed_run_ends_with_the_same_bits(tmp_path, capsys):
     # nothing but the state (and at most one unfinished temporary file beside it) was left behind
     assert (tmp_path / "b.pt").exists()
 
-    steps = finish(tmp_path / "b.pt", tmp_path / "b-result.pt")
+    steps = finish(tmp_path / "b.pt", tmp_path / "b-result.pt", accumulation)
     assert steps[-1] == STEPS
     assert 1 < steps[0] <= 15, "the run did not continue from the middle"
 
@@ -64,15 +66,21 @@ def test_killed_run_ends_with_the_same_bits(tmp_path, capsys):
 
 def run(path, resume, **changed):
     student = model(0)
-    options = {"epochs": 2, "lr": 1e-2, "device": "cpu", "amp": False, "state_path": path, "resume": resume, **changed}
-    loss = options.pop("loss", DistillationLoss(soft_weight=0))
-    history = train(student, options.pop("batches", Batches(tokens(20), 8, shuffle=True)), loss, **options)
+    batches = changed.pop("batches", Batches(tokens(20), 8, shuffle=True))
+    loss, callbacks = changed.pop("loss", HardLabelLoss()), changed.pop("callbacks", ())
+    config = TrainConfig(**{"epochs": 2, "lr": 1e-2, "device": "cpu", "precision": "fp32", **changed})
+    history = train(student, batches, loss, config, callbacks=callbacks, state_path=path, resume=resume)
     return student, history
+
+
+class Untouched:
+    def on_step(self, progress):
+        pytest.fail("trained again")
 
 
 def test_finished_run_is_returned_as_it_was(tmp_path):
     first, history = run(tmp_path / "s.pt", False)
-    again, same = run(tmp_path / "s.pt", True, on_step=lambda p: pytest.fail("trained again"))
+    again, same = run(tmp_path / "s.pt", True, callbacks=[Untouched()])
     assert history == same
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
@@ -97,7 +105,10 @@ def test_resume_without_a_state_starts_afresh(tmp_path):
         ({"epochs": 3}, "epochs: was 2, now 3"),
         ({"batches": Batches(tokens(20, seed=1), 8, shuffle=True)}, "data: was"),
         ({"batches": Batches(tokens(20), 8, shuffle=True, seed=1)}, "data: was"),
-        ({"loss": DistillationLoss(soft_weight=0, hard_weight=2.0)}, "hard_weight: was 1.0, now 2.0"),
+        ({"loss": HardLabelLoss(weight=2.0)}, "hard.weight: was 1.0, now 2.0"),
+        ({"loss": HardLabelLoss(name="other")}, "other.weight: was None, now 1.0"),
+        ({"accumulation": 2}, "accumulation: was 1, now 2"),
+        ({"precision": "bf16"}, "precision: was fp32, now bf16"),
     ],
 )
 def test_state_of_another_run_is_refused(tmp_path, changed, message):

@@ -47,6 +47,11 @@ def tokens(n: int = 60, seed: int = 0, labelled: bool = True, name: str = "tiny"
     return TokenizedDataset(flat, offsets, labels if labelled else None, 0, source)
 
 
+def batch(labels=None, **inputs) -> SimpleNamespace:
+    """What a loss term reads of a batch."""
+    return SimpleNamespace(inputs=inputs, labels=labels, index=torch.arange(0 if labels is None else len(labels)))
+
+
 def model(seed: int = 0, **options) -> Tiny:
     torch.manual_seed(seed)
     return Tiny(**options)

@@ -77,7 +77,7 @@ def test_moving_an_empty_module_moves_nothing():
 
 
 def test_pack_checks_what_it_is_given():
-    weight, bias = quantize_weight(float_linear().weight, Scheme(8)), torch.zeros(33)
+    weight, bias = quantize_weight(float_linear().weight, "w8a8"), torch.zeros(33)
     module = Linear(128, 33)
     module.pack_(weight, bias)
     assert torch.equal(module.quantized().qweight, weight.qweight)

@@ -179,3 +179,11 @@ def test_errors_name_the_operator():
     encoder = native(bert())
     with pytest.raises(RuntimeError, match=r"encoder_hidden_states: input_ids must be int64 or int32 \(got float32\)"):
         encoder(torch.ones(1, 3), output_hidden_states=True)
+
+
+@pytest.mark.parametrize("layers", [-1, 2**31, 2**63 - 1])
+def test_numbers_of_layers_that_no_encoder_has_are_refused_while_tracing(layers):
+    ids = torch.zeros(1, 4, dtype=torch.int64, device="meta")
+    packed = torch.zeros(64, dtype=torch.uint8, device="meta")
+    with pytest.raises(ValueError, match=f"layers is {layers}"):
+        ops.encoder_hidden_states(packed, ids, None, None, None, 48, layers)

@@ -89,7 +89,7 @@ def test_integer_scales_give_the_bits_of_8_bit_weights(scheme):
 def test_odd_shapes(k, n):
     linear = random_linear(k, n)
     module, x = Linear.from_float(linear), torch.randn(7, k)
-    expected = emulate(x, quantize_weight(linear.weight, Scheme(8)), linear.bias)
+    expected = emulate(x, quantize_weight(linear.weight, "w8a8"), linear.bias)
     assert torch.equal(module(x), expected)
 
 
@@ -367,7 +367,7 @@ def test_extremes_of_the_input():
     mixed[1, 5] = torch.inf
     y = module(mixed)
     assert torch.isnan(y[1]).all() and torch.isfinite(y[[0, 2]]).all(), "a bad row must not touch the others"
-    weight = quantize_weight(torch.full((32, 64), -1.0), Scheme(8))
+    weight = quantize_weight(torch.full((32, 64), -1.0), "w8a8")
     ones = Linear.from_quantized(weight, None, "w8a8")(torch.ones(1, 64))
     torch.testing.assert_close(ones, torch.full((1, 32), -64.0), rtol=1e-5, atol=0)
 

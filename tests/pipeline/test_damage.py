@@ -136,7 +136,7 @@ def interrupted(finished, tiny, tmp_path_factory) -> Path:
     """The parent of a run that ended in the middle of the distillation, and its recipe."""
 
     class Ended(training._Clock):
-        def __call__(self, progress):
+        def on_step(self, progress):
             if self.context.stage == "distil" and progress.step == 14:
                 raise KeyboardInterrupt
 
@@ -171,8 +171,8 @@ def test_a_state_with_one_other_bit_is_refused(interrupted, tmp_path, place):
 def test_a_state_without_the_time_it_took_is_refused(interrupted, tmp_path):
     def damage(file: Path) -> None:
         state = read_state(file)
-        del state["parts"]["on_step"]["seconds"], state["format"]
+        del state["parts"]["callback 0"]["seconds"], state["format"]
         write_state(file, state)
 
-    with pytest.raises(ResumeError, match="saved state of the on_step does not fit this run's: KeyError: 'seconds'"):
+    with pytest.raises(ResumeError, match="saved state of the callback 0 does not fit this run's: KeyError: 'seconds'"):
         resumed(interrupted, tmp_path, damage)

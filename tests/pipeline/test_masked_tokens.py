@@ -28,16 +28,16 @@ def test_the_teacher_labels_what_is_left(tiny, tmp_path, monkeypatch, hidden_wei
     seen = []
     original = training.train
 
-    def train(model, batches, loss, **options):
+    def train(model, batches, loss, config, **options):
         if isinstance(batches, MaskedBatches):
-            seen.append((batches, options["soft_labels"], options["teacher"]))
-        return original(model, batches, loss, **options)
+            seen.append((batches, options["teachers"]))
+        return original(model, batches, loss, config, **options)
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(SoftLabels, "load", lambda *arguments, **options: pytest.fail("labels of other inputs"))
     run = run_distil(tiny, tmp_path, mask_tokens=0.3, hidden_weight=hidden_weight)
-    ((batches, soft_labels, teacher),) = seen
-    assert batches.share == 0.3 and soft_labels is None and teacher is not None
+    ((batches, (teacher,)),) = seen
+    assert batches.share == 0.3 and teacher.soft_labels is None and teacher.model is not None
     assert any((batch.inputs["input_ids"] == batches.mask_id).any() for batch in batches.epoch(0))
     point = run.metrics("distil")["history"][0]
     assert point["soft"] > 0 and ("hidden" in point) == bool(hidden_weight)
@@ -69,7 +69,7 @@ def test_students_of_hidden_tokens_go_on_where_they_were(tiny, tmp_path, monkeyp
     steps = []
 
     class Killed(training._Clock):
-        def __call__(self, progress):
+        def on_step(self, progress):
             steps.append(progress.step)
             if self.context.stage == "distil" and progress.step == 5:
                 raise KeyboardInterrupt

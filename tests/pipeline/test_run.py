@@ -90,7 +90,7 @@ from kdnative.cli import main
 from kdnative.pipeline.stages import training
 
 class Clock(training._Clock):
-    def __call__(self, progress):
+    def on_step(self, progress):
         if self.context.stage == sys.argv[1] and progress.step == 6:  # the state is that of step 4
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -120,7 +120,7 @@ def test_a_failing_save_costs_no_training_and_no_time(finished, tiny, tmp_path, 
     saved = run.partial("train_teacher") / "training.state"
     state = read_state(saved)
     assert state["history"]["steps"] == finished.metrics("train_teacher")["steps"]
-    state["parts"]["on_step"]["seconds"] += 1000
+    state["parts"]["callback 0"]["seconds"] += 1000
     write_state(saved, state)
     kdnative.run(recipe, resume=True, **options)
     assert digests(run, STAGES[:1]) == digests(finished, STAGES[:1])

@@ -25,7 +25,7 @@ from kdnative.cli import main
 from kdnative.pipeline.stages import training
 
 class Clock(training._Clock):
-    def __call__(self, progress):
+    def on_step(self, progress):
         if progress.step == 6:
             os.kill(os.getpid(), getattr(signal, sys.argv[1]))
 

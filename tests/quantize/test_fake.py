@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from kdnative import ops
-from kdnative.formats import dense
-from kdnative.quantize import FakeQuantLinear, exact, fake, quantize_weight
+from kdnative.formats import arithmetic, dense
+from kdnative.quantize import FakeQuantLinear, fake, quantize_weight
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g128", "w2a8-g32-asym"]
 FLOAT_SCHEMES = ["w8a16", "w4a16-g64-asym", "w2a16-g32"]
@@ -81,7 +81,7 @@ def test_odd_and_large_shapes(m, n, k, isa, plain_torch):
 
 def test_forward_against_float64():
     layer, x = layer_and_input("w4a8-g32-asym")
-    codes, scale = exact.quantize_rows(x)
+    codes, scale = arithmetic.quantize_rows(x)
     w = layer.quantized().dequantize().double()
     expected = (codes.double() * scale.double()[:, None]) @ w.t() + layer.bias.double()
     assert torch.allclose(layer(x).double(), expected, rtol=0, atol=1e-5)
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_the_dequantized_layer(text):
     x.requires_grad_()
     upstream = torch.randn(7, 40)
     layer(x).backward(upstream)
-    codes, scale = exact.quantize_rows(x.detach())
+    codes, scale = arithmetic.quantize_rows(x.detach())
     x_hat = codes.double() * scale.double()[:, None]
     assert torch.allclose(x.grad.double(), upstream.double() @ layer.quantized().dequantize().double(), atol=1e-5)
     assert torch.allclose(layer.weight.grad.double(), upstream.double().t() @ x_hat, atol=1e-4)
@@ -151,7 +151,7 @@ def test_gradient_of_a_learned_range():
     steps = weight / scale + zero
     rounded = steps + (steps.round() - steps).detach()
     w_hat = (rounded.clamp(-8, 7) - zero) * scale
-    codes, row_scale = exact.quantize_rows(x)
+    codes, row_scale = arithmetic.quantize_rows(x)
     y = (codes.double() * row_scale.double()[:, None]) @ w_hat.view(40, 256).t()
     y.backward(upstream.double())
     expected = factor.grad / (64 * 7) ** 0.5

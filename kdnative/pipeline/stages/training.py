@@ -8,7 +8,18 @@ import torch
 from torch import nn
 
 from kdnative.data import Batches, MaskedBatches, TokenizedDataset, tokenize
-from kdnative.distill import DistillationLoss, HiddenStateLoss, Progress, SoftLabels, train, uniform_layer_map
+from kdnative.distill import (
+    Callback,
+    DistillationLoss,
+    EpochLog,
+    HiddenStateLoss,
+    ProgressBar,
+    SoftLabels,
+    Teacher,
+    TrainConfig,
+    train,
+    uniform_layer_map,
+)
 from kdnative.pipeline.folder import STATE
 from kdnative.pipeline.models import load_tokenizer, parameters
 from kdnative.pipeline.stages.base import Context
@@ -18,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 VALIDATION_BATCH = 64
+_PRECISIONS = {True: "bf16", False: "fp32", "auto": "auto"}  # of a recipe's `amp`
 
 
 def student_source(recipe: Recipe) -> str:
@@ -61,12 +73,11 @@ def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module |
         layers = student.config.num_hidden_layers, teacher.config.num_hidden_layers
         pairs = settings.layer_map or uniform_layer_map(*layers)
         widths = student.config.hidden_size, teacher.config.hidden_size
-        hidden = HiddenStateLoss(pairs, *widths, metric=settings.hidden_metric)
+        hidden = HiddenStateLoss(pairs, *widths, metric=settings.hidden_metric, weight=settings.hidden_weight)
     return DistillationLoss(
         temperature=settings.temperature,
         soft_weight=settings.soft_weight,
         hard_weight=settings.hard_weight,
-        hidden_weight=settings.hidden_weight,
         class_weights=class_weights(context),
         label_smoothing=settings.label_smoothing,
         hidden=hidden,
@@ -108,30 +119,31 @@ def fit(
     state = context.folder / STATE
     if state.is_file():
         context.log.info("%s: continues from its last saved step", context.stage)
-    history = train(
-        model,
-        batches,
-        loss,
+    config = TrainConfig(
         epochs=settings.epochs,
         lr=settings.lr,
-        soft_labels=soft_labels,
-        teacher=teacher,
-        validation=Batches(tokenized(context, source, "validation"), VALIDATION_BATCH),
-        select_best=settings.select_best,
         warmup=settings.warmup,
         schedule=settings.schedule,
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
-        amp=settings.amp,
+        max_steps=settings.max_steps,
+        precision=_PRECISIONS[settings.amp],
         device=context.device,
         seed=seed,
-        max_steps=settings.max_steps,
+        select_by=("accuracy", "max") if settings.select_best else None,
+    )
+    log = EpochLog(lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)))
+    history = train(
+        model,
+        batches,
+        loss,
+        config,
+        teachers=[] if teacher is None and soft_labels is None else [Teacher(teacher, soft_labels)],
+        validation=Batches(tokenized(context, source, "validation"), VALIDATION_BATCH),
+        callbacks=[_Clock(context), log, *([ProgressBar()] if context.progress else [])],
         state_path=state,
         save_every=settings.save_every,
         resume=True,
-        on_step=_Clock(context),
-        log=lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)),
-        progress=context.progress,
     )
     model.cpu()
     return {
@@ -194,14 +206,11 @@ def seeded(context: Context) -> None:
     torch.manual_seed(context.recipe.seed)
 
 
-class _Clock:
+class _Clock(Callback):
     """Keeps the stage's seconds within the state of its training, so that those of interrupted attempts count."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-
-    def __call__(self, progress: Progress) -> None:
-        """Nothing to do at a step: the loop saves and restores what it calls there."""
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": self.context.seconds()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnative.quantize import exact
+from kdnative.formats import arithmetic
 
 
 def round_to_fp32(value: Fraction) -> float:
@@ -21,7 +21,7 @@ def test_quantize_rows_against_python():
     x = torch.randn(9, 37) * torch.logspace(-20, 20, 9)[:, None]
     x[4, :2] = torch.tensor([3.1875, -1.59375])  # -63.499996 with the quotient 127 / 3.1875, a tie with a reciprocal
     x[4].clamp_(-3.1875, 3.1875)
-    codes, scale = exact.quantize_rows(x)
+    codes, scale = arithmetic.quantize_rows(x)
     for row in range(9):
         values = x[row].numpy()
         amax = np.abs(values).max()
@@ -33,14 +33,14 @@ def test_quantize_rows_against_python():
 
 def test_quantize_rows_special_rows():
     x = torch.tensor([[0.0, 0.0], [1e-31, -1e-31], [torch.nan, 1.0], [torch.inf, 1.0], [-1.0, 0.5]])
-    codes, scale = exact.quantize_rows(x)
+    codes, scale = arithmetic.quantize_rows(x)
     assert codes.tolist() == [[0, 0], [0, 0], [0, 0], [0, 0], [-127, 64]]  # 63.5 rounds to the even 64
     assert scale[0] == 0 and scale[1] == torch.tensor(1e-31) / 127 and scale[2:4].isnan().all()
-    empty, none = exact.quantize_rows(torch.empty(3, 0))
+    empty, none = arithmetic.quantize_rows(torch.empty(3, 0))
     assert empty.shape == (3, 0) and none.tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("k", [1, 3, 64, exact.EXACT_FP32_INPUTS, exact.EXACT_FP32_INPUTS + 1, 3072, 20000])
+@pytest.mark.parametrize("k", [1, 3, 64, arithmetic.EXACT_FP32_INPUTS, arithmetic.EXACT_FP32_INPUTS + 1, 3072, 20000])
 def test_integer_matmul_is_exact(k):
     a = torch.randint(-127, 128, (5, k)).float()
     b = torch.randint(-127, 128, (9, k)).float()
@@ -48,17 +48,17 @@ def test_integer_matmul_is_exact(k):
     a[1], b[1] = 127, -127
     a[1, 0] = 126  # and one whose rounding to fp32 is a tie or not, depending on k
     expected = (a.long() @ b.long().t()).numpy().astype(np.int32).astype(np.float32)
-    assert np.array_equal(exact.integer_matmul(a, b).numpy(), expected)
+    assert np.array_equal(arithmetic.integer_matmul(a, b).numpy(), expected)
 
 
 def test_integer_matmul_without_rows():
-    assert exact.integer_matmul(torch.empty(0, 8), torch.ones(3, 8)).shape == (0, 3)
+    assert arithmetic.integer_matmul(torch.empty(0, 8), torch.ones(3, 8)).shape == (0, 3)
 
 
 def test_fused_multiply_add_rounds_once():
     x = torch.randint(-240000, 240000, (400,)).float()
     y, z = torch.rand(400) * 1e-2, torch.randn(400) * torch.logspace(-6, 6, 400)
-    mine = exact.fused_multiply_add(x, y, z)
+    mine = arithmetic.fused_multiply_add(x, y, z)
     for a, b, c, d in zip(x.tolist(), y.tolist(), z.tolist(), mine.tolist(), strict=True):
         assert d == round_to_fp32(Fraction(a) * Fraction(b) + Fraction(c))
 
@@ -72,11 +72,11 @@ def test_fused_multiply_add_where_rounding_twice_is_wrong(p, q, z, sign):
     right = round_to_fp32(Fraction(x.item()) * Fraction(y.item()) + Fraction(z.item()))
     twice = (x.double() * y.double() + z.double()).float().item()
     assert twice != right
-    assert exact.fused_multiply_add(x, y, z).item() == right
+    assert arithmetic.fused_multiply_add(x, y, z).item() == right
 
 
 def test_fused_multiply_add_at_a_true_tie():
     for z in (1.0, 1 + 2.0**-23):
         x, y = torch.tensor([2.0**-12]), torch.tensor([2.0**-12])
         right = round_to_fp32(Fraction(1, 2**24) + Fraction(z))
-        assert exact.fused_multiply_add(x, y, torch.tensor([z])).item() == right
+        assert arithmetic.fused_multiply_add(x, y, torch.tensor([z])).item() == right

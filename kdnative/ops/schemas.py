@@ -1,12 +1,17 @@
-"""Shapes and dtypes of the operators for ``torch.compile`` and ``torch.export``; no data is touched."""
+"""The operators: their names, and shapes and dtypes for ``torch.compile`` and ``torch.export``, once for all backends.
+
+Their schemas are defined where the native library registers its kernels (``csrc/ops``). A backend gives them
+implementations for its devices (:mod:`kdnative.ops.backends`); nothing here touches data.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+__all__ = ["FUSED", "LINEARS", "OPERATORS"]
 
-@torch.library.register_fake("kdnative::quantize_per_token")
+
 def _quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape, dtype=torch.int8, device=x.device), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
@@ -25,13 +30,6 @@ def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int) -> Te
     return torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
 
 
-for _bits in (8, 4, 2):
-    for _activation_bits in (8, 16):
-        torch.library.register_fake(f"kdnative::linear_w{_bits}a{_activation_bits}", _linear)
-torch.library.register_fake("kdnative::linear_sparse", _linear)
-
-
-@torch.library.register_fake("kdnative::encoder")
 def _encoder(
     packed: Tensor,
     input_ids: Tensor,
@@ -44,7 +42,6 @@ def _encoder(
     return input_ids.new_empty((*input_ids.shape, hidden_size), dtype=torch.float32)
 
 
-@torch.library.register_fake("kdnative::encoder_hidden_states")
 def _encoder_hidden_states(
     packed: Tensor,
     input_ids: Tensor,
@@ -55,10 +52,11 @@ def _encoder_hidden_states(
     layers: int,
 ) -> Tensor:
     _same_device(packed, input_ids)
+    if not 0 <= layers < 2**31:  # the kernel compares it with the encoder's; here there is only the number
+        raise ValueError(f"encoder_hidden_states: layers is {layers}; an encoder has 0 to {2**31 - 1} layers")
     return input_ids.new_empty((layers + 1, *input_ids.shape, hidden_size), dtype=torch.float32)
 
 
-@torch.library.register_fake("kdnative::encoder_layers")
 def _encoder_layers(
     packed: Tensor,
     hidden_states: Tensor,
@@ -69,3 +67,28 @@ def _encoder_layers(
 ) -> Tensor:
     _same_device(packed, hidden_states)
     return hidden_states.new_empty(hidden_states.shape, dtype=torch.float32)
+
+
+LINEARS = {
+    f"linear_w{bits}a{activation_bits}": (bits, activation_bits) for activation_bits in (8, 16) for bits in (8, 4, 2)
+}
+"""The operator of each width of the weights and of the activations; 16 stands for any float."""
+
+FUSED = {
+    "encoder": _encoder,
+    "encoder_hidden_states": _encoder_hidden_states,
+    "encoder_layers": _encoder_layers,
+}
+
+_FAKES = {
+    "quantize_per_token": _quantize_per_token,
+    **dict.fromkeys(LINEARS, _linear),
+    "linear_sparse": _linear,
+    **FUSED,
+}
+
+OPERATORS = tuple(_FAKES)
+"""The names of all operators, ``torch.ops.kdnative.*``."""
+
+for _name, _fake in _FAKES.items():
+    torch.library.register_fake(f"kdnative::{_name}", _fake)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kdnative.distill.outputs import Outputs
+from kdnative.distill.terms.base import LossTerm
 
 __all__ = ["HiddenStateLoss", "uniform_layer_map"]
 
@@ -20,26 +24,44 @@ def uniform_layer_map(student_layers: int, teacher_layers: int) -> dict[int, int
     return {i: round(i * teacher_layers / student_layers) for i in range(1, student_layers + 1)}
 
 
-class HiddenStateLoss(nn.Module):
+class HiddenStateLoss(LossTerm):
     """Mean distance of mapped hidden states over the tokens that are not padding.
 
     ``MSE(P_l h_s[l], h_t[m(l)])``, averaged over tokens, features and pairs (Jiao et al., "TinyBERT", 2020), or
-    ``1 - cos`` of the two vectors, averaged over tokens and pairs (as in DistilBERT, Sanh et al., 2019).
+    ``1 - cos`` of the two vectors, averaged over tokens and pairs (as in DistilBERT, Sanh et al., 2019). It learns from
+    one teacher; several take a term each.
 
     Args:
         layer_map: {student position: teacher position} in ``hidden_states`` (0 is the embeddings).
         student_width, teacher_width: widths of the hidden states. Where they differ, every pair gets a learned
             projection without bias (parameters of this module: give them to the optimizer; `train` does).
         metric: "mse" or "cosine".
+        weight, name: as in `LossTerm`.
+        teacher: position of its teacher in ``train(teachers=...)``.
     """
 
-    def __init__(self, layer_map: Mapping[int, int], student_width: int, teacher_width: int, metric: str = "mse"):
-        super().__init__()
+    default_name = "hidden"
+    needs = teacher_needs = frozenset({"hidden_states"})
+
+    def __init__(
+        self,
+        layer_map: Mapping[int, int],
+        student_width: int,
+        teacher_width: int,
+        metric: str = "mse",
+        *,
+        weight: float = 1.0,
+        teacher: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__(weight, name)
         if not layer_map or min(*layer_map, *layer_map.values()) < 0:
             raise ValueError(f"layer_map={dict(layer_map)}: at least one pair of positions >= 0 is needed")
         if metric not in ("mse", "cosine"):
             raise ValueError(f'metric={metric!r}: allowed are "mse" and "cosine"')
-        self.layer_map, self.metric = dict(layer_map), metric
+        if teacher < 0:
+            raise ValueError(f"teacher={teacher}: positions count from 0")
+        self.layer_map, self.metric, self.teacher = dict(layer_map), metric, teacher
         self.student_width, self.teacher_width = student_width, teacher_width
         self.projections = nn.ModuleList()
         if student_width != teacher_width:
@@ -48,7 +70,25 @@ class HiddenStateLoss(nn.Module):
                 nn.init.orthogonal_(projection.weight)  # keeps lengths and angles: the losses start at a sane size
                 self.projections.append(projection)
 
-    def forward(
+    def settings(self) -> dict[str, Any]:
+        own = {"layer_map": self.layer_map, "metric": self.metric, "teacher": self.teacher}
+        return {**super().settings(), **own}
+
+    def asks(self, teacher: int) -> bool:
+        return teacher == self.teacher
+
+    def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs]) -> Tensor:
+        """The distance, over the tokens that ``batch.inputs["attention_mask"]`` counts; without one over all.
+
+        Raises:
+            ValueError: no such teacher, or what `distance` says.
+        """
+        if self.teacher >= len(teachers):
+            raise ValueError(f"the loss term {self.name!r} learns from teachers[{self.teacher}], of {len(teachers)}")
+        mask = batch.inputs.get("attention_mask")
+        return self.distance(student.hidden_states, teachers[self.teacher].hidden_states, mask)
+
+    def distance(
         self, student_hidden: tuple[Tensor, ...], teacher_hidden: tuple[Tensor, ...], mask: Tensor | None = None
     ) -> Tensor:
         """Scalar, fp32 (fp64 for fp64 states).

@@ -1,7 +1,8 @@
 """The arithmetic of the integer kernels in plain torch operations, bit for bit, on any device.
 
-Training runs through this: whatever the kernels will compute after conversion, the loss has already seen. The rules are
-those of `csrc/cpu/kernels.h`; the matrix product is done by the fastest routine of the device that is exact.
+Training runs through this (whatever the kernels will compute after conversion, the loss has already seen), and so does
+every device without kernels of its own (:mod:`kdnative.ops.reference`). The rules are those of `csrc/cpu/kernels.h`;
+the matrix product is done by the fastest routine of the device that is exact.
 """
 
 from __future__ import annotations

@@ -1,0 +1,169 @@
+"""What a model says of a batch, as far as loss terms ask for it: logits, hidden states, or what its head is given."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdnative.distill.topk import TopK
+from kdnative.evaluate.predict import evaluating, logits_of
+
+__all__ = ["NEEDS", "Outputs", "head_of", "run"]
+
+NEEDS = ("logits", "hidden_states", "head")  # what a loss term may ask for
+
+
+class Outputs:
+    """A model's answer to one batch. Reading what was not asked for raises a ValueError in words.
+
+    Args:
+        logits: [..., C], or a teacher's `TopK`; None: made when they are first read.
+        hidden_states: tuple of [B, T, width]: the embeddings, then what each layer gives.
+        hidden: [..., K], what the head is given. head: the linear that makes logits of it.
+        answer: the model's own output, in which logits are looked for where there is no head.
+        gradients: whether logits made later have some.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor | TopK | None = None,
+        hidden_states: tuple[Tensor, ...] | None = None,
+        *,
+        hidden: Tensor | None = None,
+        head: nn.Linear | None = None,
+        answer: Any = None,
+        gradients: bool = True,
+    ):
+        self._logits = logits if logits is None or isinstance(logits, TopK) else _floats(logits)
+        self._hidden_states, self._gradients = hidden_states, gradients
+        self._hidden, self._head, self._answer = hidden, head, answer
+
+    @property
+    def logits(self) -> Tensor | TopK:
+        """fp32 (fp64 where the model computes in it), made when first read and then kept.
+
+        They come from ``head(hidden)`` where the model ran up to its head only, else from the model's own output. Cast
+        once for all terms, whose gradients so add up in fp32.
+        """
+        if self._logits is None:
+            with torch.set_grad_enabled(self._gradients and torch.is_grad_enabled()):
+                if self._head is not None:
+                    self._logits = _floats(self._head(self.hidden))
+                else:
+                    self._logits = _floats(logits_of(_given(self._answer, "logits")))
+        return self._logits
+
+    @property
+    def hidden_states(self) -> tuple[Tensor, ...]:
+        return _given(self._hidden_states, "hidden_states")
+
+    @property
+    def hidden(self) -> Tensor:
+        """What the head is given: [B, K] of a classifier, [B, T, K] of a model that has logits for each token."""
+        return _given(self._hidden, "head")
+
+    @property
+    def head(self) -> nn.Linear:
+        """The linear whose output the logits are. One of a subclass may compute more than its weight and bias say."""
+        return _given(self._head, "head")
+
+
+def run(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    needs: Collection[str],
+    head: nn.Linear | None = None,
+    logits: Tensor | TopK | None = None,
+) -> Outputs:
+    """Calls a model for what is needed of it.
+
+    Args:
+        inputs: its keyword arguments.
+        needs: any of `NEEDS`.
+        head: its head, as `head_of` finds it, where logits are to be made only when they are read. The model then runs
+            up to there.
+        logits: those that are known already.
+
+    Raises:
+        ValueError: "head" is needed and there is none, or hidden states and the model gives none.
+    """
+    if "head" in needs and head is None:
+        raise ValueError(
+            f"a loss term asks for the head of {type(model).__name__}, whose logits are not the output of one "
+            "nn.Linear: use a term that asks for logits"
+        )
+    options = {"output_hidden_states": True} if "hidden_states" in needs else {}
+    hidden = None
+    if head is None:
+        answer = model(**inputs, **options)
+    else:
+        with _set_aside(head) as given:
+            answer = model(**inputs, **options)
+        hidden = given[-1] if given else None
+        if hidden is None or logits_of(answer) is not hidden:
+            raise ValueError(f"{type(model).__name__} changes what its head gives, so that it can't be left out")
+    states = getattr(answer, "hidden_states", None)
+    if options and states is None:
+        raise ValueError(f"a loss term asks for hidden states, but {type(model).__name__} gives none")
+    return Outputs(
+        logits,
+        states,
+        hidden=hidden,
+        head=head,
+        answer=answer,
+        gradients=torch.is_grad_enabled(),
+    )
+
+
+def head_of(model: nn.Module, inputs: Mapping[str, Any]) -> nn.Linear | None:
+    """The linear whose output a model returns as its logits, whatever the model's structure; None: there is none.
+
+    Found by running the model on the first example of a batch, in evaluation mode and without gradients.
+    """
+    seen: list[tuple[nn.Linear, Tensor]] = []
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [linear.register_forward_hook(lambda m, args, output: seen.append((m, output))) for linear in linears]
+    try:
+        with evaluating(model):
+            answer = model(**{name: value[:1] for name, value in inputs.items()})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    try:
+        logits = logits_of(answer)
+    except TypeError:  # a model without logits
+        return None
+    return next((linear for linear, output in reversed(seen) if output is logits), None)
+
+
+@contextmanager
+def _set_aside(head: nn.Linear) -> Iterator[list[Tensor]]:
+    """Within it a linear returns what it is given, and keeps it in the list."""
+    given: list[Tensor] = []
+    before = vars(head).get("forward")  # of somebody who has replaced it already
+
+    def keep(hidden: Tensor) -> Tensor:
+        given.append(hidden)
+        return hidden
+
+    head.forward = keep
+    try:
+        yield given
+    finally:
+        del head.forward
+        if before is not None:
+            head.forward = before
+
+
+def _floats(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _given(value: Any, what: str) -> Any:
+    if value is None:
+        raise ValueError(f"the model was not asked for {what!r}: name it in the term's needs or teacher_needs")
+    return value

@@ -1,0 +1,15 @@
+"""The terms that a loss is made of, one a file. A new one inherits `LossTerm`."""
+
+from kdnative.distill.terms.base import LossTerm, LossTerms
+from kdnative.distill.terms.hard import HardLabelLoss
+from kdnative.distill.terms.hidden import HiddenStateLoss, uniform_layer_map
+from kdnative.distill.terms.soft import SoftLabelLoss
+
+__all__ = [
+    "HardLabelLoss",
+    "HiddenStateLoss",
+    "LossTerm",
+    "LossTerms",
+    "SoftLabelLoss",
+    "uniform_layer_map",
+]

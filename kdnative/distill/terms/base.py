@@ -1,0 +1,129 @@
+"""What a loss is made of: terms, each with a weight, that read a batch and what student and teachers say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from kdnative.distill.outputs import NEEDS, Outputs
+
+__all__ = ["LossTerm", "LossTerms"]
+
+
+class LossTerm(nn.Module):
+    """One summand of a loss. Write one by inheriting: name it, say what it needs, and compute it in `forward`.
+
+    Its parameters are trained together with the student's, and its buffers move to the student's device.
+
+    Args:
+        weight: of the term in the sum, finite and >= 0; a term of weight 0 is not computed.
+        name: what `History` calls it; unique within one loss. None: that of the class.
+
+    Attributes:
+        needs: what it reads of the student's `Outputs`, any of "logits", "hidden_states" and "head". Only that is
+            computed: where no term needs logits, none are made.
+        teacher_needs: the same for the teachers that it learns from; empty: none.
+    """
+
+    default_name: ClassVar[str]
+    needs: frozenset[str] = frozenset({"logits"})
+    teacher_needs: frozenset[str] = frozenset()
+
+    def __init__(self, weight: float = 1.0, name: str | None = None):
+        super().__init__()
+        self.name = self.default_name if name is None else name
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight={weight} of the loss term {self.name!r}: must not be negative")
+        self.weight = float(weight)
+        for needs in (self.needs, self.teacher_needs):
+            if set(needs) - set(NEEDS):
+                raise ValueError(f"the loss term {self.name!r} needs {sorted(needs)}: allowed are {', '.join(NEEDS)}")
+
+    def asks(self, teacher: int) -> bool:
+        """Whether it learns from the teacher at this position of ``train(teachers=...)``; by default from all."""
+        return bool(self.teacher_needs)
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values on which a training that is resumed has to agree."""
+        return {"weight": self.weight}
+
+    def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs]) -> Tensor | None:
+        """The unweighted term, a scalar; None where it says nothing about this batch.
+
+        Args:
+            batch: has ``inputs``, ``labels`` and ``index``, such as a `kdnative.data.Batch`.
+            student: what the student says of it, with gradients.
+            teachers: what each teacher says of it, without.
+        """
+        raise NotImplementedError
+
+
+class LossTerms(nn.Module):
+    """The weighted sum of terms: ``sum_i weight_i * term_i``, in the order given.
+
+    Args:
+        terms: those of weight 0 are left out.
+
+    Attributes:
+        terms: the terms that are computed.
+        parts: the unweighted terms of the last call by name, detached, as far as they said something.
+
+    Raises:
+        ValueError: two terms of one name, or no term with a weight.
+    """
+
+    def __init__(self, terms: Iterable[LossTerm]):
+        super().__init__()
+        terms = list(terms)
+        for term in terms:
+            if not isinstance(term, LossTerm):
+                raise TypeError(f"{type(term).__name__} is no loss term: inherit kdnative.distill.LossTerm")
+        if not any(term.weight for term in terms):
+            raise ValueError("no term of the loss has a weight above 0: there is nothing to learn from")
+        names = [term.name for term in terms]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two loss terms are called {twice!r}: give one of them another name=")
+        self.terms = nn.ModuleList(term for term in terms if term.weight)
+        self.parts: dict[str, Tensor] = {}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the terms read of the student, together."""
+        return frozenset().union(*(term.needs for term in self.terms))
+
+    def teacher_needs(self, teacher: int) -> frozenset[str]:
+        """What the terms read of one teacher, together."""
+        return frozenset().union(*(term.teacher_needs for term in self.terms if term.asks(teacher)))
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the terms, as "name.key"."""
+        found = {f"{term.name}.{key}": value for term in self.terms for key, value in term.settings().items()}
+        return {"terms": [f"{type(term).__name__} {term.name}" for term in self.terms], **found}
+
+    def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = ()) -> Tensor:
+        """The loss, a scalar (arguments as those of a term).
+
+        Raises:
+            ValueError: no term says anything about this batch.
+        """
+        values = [(term, term(batch, student, teachers)) for term in self.terms]
+        said = [(term, value) for term, value in values if value is not None]
+        if not said:
+            names = ", ".join(term.name for term in self.terms)
+            raise ValueError(f"no term of the loss ({names}) says anything about this batch: were no labels given?")
+        self.parts = {term.name: value.detach() for term, value in said}
+        return sum(term.weight * value for term, value in said)
+
+
+def rows_of(logits: Tensor) -> Tensor:
+    """A student's logits, if they are [..., C].
+
+    Raises:
+        ValueError: they are not.
+    """
+    if logits.dim() < 2:
+        raise ValueError(f"the student's logits have shape {list(logits.shape)}; [rows, classes] is needed")
+    return logits

@@ -1,0 +1,67 @@
+"""What a model is judged by after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from kdnative.data.batches import Batches
+from kdnative.evaluate.predict import predict
+
+__all__ = ["Classification", "Validation", "evaluator"]
+
+
+class Validation(Protocol):
+    """Anything that measures a model. A function of the model will do as well.
+
+    It is called in evaluation mode, without gradients, on the device and in the precision of the training. ``names`` is
+    optional: the metrics it will give, so that a wrong ``select_by`` is noticed before anything is trained.
+    """
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]: ...
+
+
+class Classification:
+    """Cross entropy ("loss", nats) and "accuracy" of a classifier on labelled batches.
+
+    Raises:
+        ValueError: the batches have no labels.
+    """
+
+    names = ("loss", "accuracy")
+
+    def __init__(self, batches: Batches):
+        if batches.data.labels is None:
+            raise ValueError("the validation batches have no labels, so that nothing can be measured on them")
+        self.batches = batches
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        found = predict(model, self.batches, device=device)
+        value = nn.functional.cross_entropy(found.logits.double(), found.labels)
+        accuracy = (found.classes == found.labels).double().mean()
+        return {"loss": float(value), "accuracy": float(accuracy)}
+
+
+def evaluator(given: Any, select_by: tuple[str, str] | None) -> Callable[[nn.Module], dict[str, float]] | None:
+    """The function behind ``train(validation=...)``; batches of a classifier are measured by `Classification`.
+
+    Raises:
+        ValueError: `select_by` without a validation, or with a metric that it doesn't give.
+        TypeError: not a validation.
+    """
+    if given is None:
+        if select_by is not None:
+            raise ValueError(f"select_by={select_by} needs validation=")
+        return None
+    validation = Classification(given) if isinstance(given, Batches) else given
+    names = getattr(validation, "names", None)
+    if select_by is not None and names is not None and select_by[0] not in names:
+        raise ValueError(f"select_by={select_by}: the validation gives {', '.join(names)}")
+    evaluate = getattr(validation, "evaluate", validation)
+    if not callable(evaluate):
+        raise TypeError(f"validation is {type(given).__name__}: batches, or something with evaluate(model) is needed")
+    return evaluate

@@ -1,0 +1,43 @@
+"""Backends: what a kind of device can do, how weights lie there, and who computes the operators.
+
+One file a backend. It makes a :class:`Backend`, registers it here, and registers its implementations with torch. What a
+scheme means is the business of :mod:`kdnative.formats`; whether a device computes with it is asked here::
+
+    refusal = backend_for("cpu").refusal(Scheme.parse("w8a8-g64"), (768, 768))  # None, or why not
+
+Devices without a backend have the reference one, which computes in plain torch. ``KDNATIVE_BACKEND=reference`` takes it
+everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from kdnative.ops.backends.base import Backend
+from kdnative.ops.backends.cpu import CPU
+from kdnative.ops.backends.reference import REFERENCE
+
+__all__ = ["Backend", "backend_for", "register"]
+
+_BACKENDS: dict[str, Backend] = {}
+
+
+def register(device_type: str, backend: Backend) -> None:
+    """Let ``backend`` be the one of all devices of a type, such as ``"cpu"``."""
+    _BACKENDS[device_type] = backend
+
+
+def backend_for(device: torch.device | str) -> Backend:
+    """The backend of a device; meta tensors have that of the CPU, for which weights are laid out when they arrive."""
+    kind = torch.device(device).type
+    return _BACKENDS.get("cpu" if kind == "meta" else kind, REFERENCE)
+
+
+_chosen = os.environ.get("KDNATIVE_BACKEND", "")
+if _chosen not in ("", "reference"):
+    raise ImportError(f"KDNATIVE_BACKEND={_chosen!r} can't be chosen: it is reference, or left out")
+if not _chosen:
+    register("cpu", CPU)
+REFERENCE.take_over("cpu" if _chosen else None)

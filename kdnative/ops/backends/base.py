@@ -1,0 +1,61 @@
+"""What a backend says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdnative.formats.layouts import Dense, Layout, Sparse
+from kdnative.formats.scheme import Scheme, refusal_of
+from kdnative.formats.sparse import MAX_IN_FEATURES
+
+__all__ = ["Backend"]
+
+
+class Backend:
+    """A kind of device as linears and fused operators see it.
+
+    Args:
+        name: for messages.
+        schemes: the names of those that linears compute with, in the order in which errors list them.
+        fused: whether there are kernels for whole encoders.
+        is_fallback: whether it stands in for kernels that a device does not have.
+    """
+
+    def __init__(self, name: str, schemes: Sequence[str], fused: bool, is_fallback: bool = False) -> None:
+        self.name, self.schemes, self.fused, self.is_fallback = name, tuple(schemes), fused, is_fallback
+        self._known = frozenset(self.schemes)
+
+    def supports(self, scheme: Scheme) -> bool:
+        """Whether linears of some shape compute with the scheme."""
+        return str(scheme) in self._known
+
+    def refusal(self, scheme: Scheme, shape: tuple[int, int] | None = None) -> str | None:
+        """Why there can't be a linear of this scheme and shape ``(N, K)`` here, in words, or None.
+
+        Without a shape, why there can't be one of any shape.
+        """
+        if not self.supports(scheme):
+            return refusal_of(str(scheme), self.schemes)
+        if shape is None:
+            return None
+        outputs, inputs = shape
+        if inputs < 1 or outputs < 1:
+            return f"in_features and out_features must be at least 1, got {inputs} and {outputs}"
+        try:
+            scheme.groups(inputs)
+        except ValueError as error:
+            return str(error)
+        most = MAX_IN_FEATURES.get(scheme.sparsity, inputs)
+        if inputs > most:
+            return f"{scheme.sparsity} blocks number at most {most} inputs, the weight has {inputs}: use +mask"
+        return None
+
+    def layout(self, scheme: Scheme) -> Layout:
+        """How weights of the scheme lie in memory."""
+        return Dense() if scheme.sparsity is None else Sparse(scheme.sparsity)
+
+    def operator(self, scheme: Scheme) -> str:
+        """The name of the operator that multiplies by weights in that layout."""
+        if scheme.sparsity is not None:
+            return "linear_sparse"
+        return f"linear_w{scheme.weight_bits}a{scheme.activation_bits}"

@@ -1,0 +1,163 @@
+"""Modules that move: their weights are laid out again for the device where they go, or the move is refused in words."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from kdnative.formats import Scheme, dense
+from kdnative.formats.layouts import Dense
+from kdnative.nn import Embedding, EncoderLayer, Linear, MultiheadAttention
+from kdnative.ops import backends
+from kdnative.ops.backends import Backend, backend_for
+
+SCHEMES = ("w8a8", "w4a8-g32-asym", "w4a8-g64-int", "w2a16-g32", "w8a8+mask")
+
+
+class Shifted(Dense):
+    """A toy layout: the bytes of the dense one, each with all bits turned over."""
+
+    def pack(self, weight, bias):
+        return ~super().pack(weight, bias)
+
+    def unpack(self, packed):
+        return super().unpack(~packed)
+
+    def bias(self, packed):
+        return super().bias(~packed)
+
+
+class Toy(Backend):
+    def layout(self, scheme):
+        return Shifted()
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A device type "xpu" whose backend has another layout, and modules that are said to go there and stay here."""
+    monkeypatch.setitem(backends._BACKENDS, "xpu", Toy("toy", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int"], fused=False))
+
+
+def to_toy(module):
+    """What ``module.to("xpu")`` does where torch knows the device."""
+    backend = backend_for("xpu")
+    module._refuse(torch.device("xpu"))
+    module.layout, module.packed = (
+        (there := backend.layout(module.scheme)),
+        there.pack(*module.layout.unpack(module.packed)),
+    )
+
+
+def float_linear(scheme="w8a8"):
+    torch.manual_seed(0)
+    linear = nn.Linear(128, 33)
+    if "+" in scheme:
+        with torch.no_grad():
+            linear.weight[:, ::3] = 0
+    return linear
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_meta_and_back(scheme):
+    """Values do not survive the meta device, so the way back is refused; a state dict fills the module again."""
+    module = Linear.from_float(float_linear(scheme), scheme)
+    state, packed = {k: v.clone() for k, v in module.state_dict().items()}, module.packed.clone()
+    assert module.to("cpu") is module and torch.equal(module.packed, packed)
+    module.to("meta")
+    assert module.is_empty and {k: v.shape for k, v in module.state_dict().items()} == {
+        k: v.shape for k, v in state.items()
+    }
+    for move in (lambda: module.to("cpu"), module.cpu, lambda: nn.Sequential(module).to("cpu")):
+        with pytest.raises(NotImplementedError, match=r"kdnative\.nn\.Linear is empty.*Load a state dict"):
+            move()
+    module.load_state_dict(state)
+    assert torch.equal(module.packed, packed) and module.packed.device.type == "cpu"
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int"])
+def test_another_layout_is_another_form_of_the_same_weight(toy, scheme):
+    module = Linear.from_float(float_linear(), scheme)
+    before, state = module.packed.clone(), {k: v.clone() for k, v in module.state_dict().items()}
+    to_toy(module)
+    assert isinstance(module.layout, Shifted) and not torch.equal(module.packed, before)
+    for twin in (module, copy.deepcopy(module)):
+        assert twin.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
+        twin._settle()  # back on the CPU
+        assert twin.layout == Dense() and torch.equal(twin.packed, before)
+
+
+def test_a_scheme_that_the_other_device_lacks_is_refused(toy):
+    module = Linear.from_float(float_linear(), "w2a16-g32")
+    with pytest.raises(RuntimeError, match=r"Linear can't move to xpu: unknown scheme 'w2a16-g32'.*Allowed: w8a8, w4"):
+        to_toy(module)
+    assert module.layout == Dense()
+
+
+def test_devices_without_kernels_are_named():
+    module = Linear.from_float(float_linear())
+    with pytest.warns(UserWarning, match="kdnative has no kernels for cuda:1: its linears run in plain torch there"):
+        module._refuse(torch.device("cuda:1"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int", "w8a8+mask", "w8a8+4x1"])
+def test_on_a_gpu_linears_run_in_plain_torch(scheme):
+    module = Linear.from_float(float_linear(scheme), scheme)
+    x, packed = torch.randn(20, 128), module.packed.clone()
+    want = module(x)
+    with pytest.warns(UserWarning, match="no kernels for cuda"):
+        module.cuda()
+    assert module.packed.is_cuda and torch.equal(module(x.cuda()).cpu(), want)
+    assert torch.equal(Linear.from_float(float_linear(scheme).cuda(), scheme).packed.cpu(), packed)
+    with pytest.raises(RuntimeError, match="weights on cuda:0, but its input is on cpu"):
+        module(x)
+    assert torch.equal(module.cpu().packed, packed) and torch.equal(module(x), want)
+
+
+def test_encoders_stay_where_fused_kernels_are(monkeypatch):
+    layer = {"heads": 4, "head_dim": 8, "ffn": 64, "scaling": 0.35}
+    layer |= dict.fromkeys(("qkv", "output", "ffn_in", "ffn_out"), "w8a8")
+    spec = {"embeddings": False, "hidden_size": 32, "activation": "gelu", "eps": 1e-5, "layers": [layer]}
+    encoder = EncoderLayer.from_spec(spec)
+    state = {name: torch.ones(t.shape, dtype=t.dtype) for name, t in encoder.state_dict().items()}
+    encoder.load_state_dict(state)
+    packed = encoder.packed
+
+    def to_cuda(tensor):  # as Module.to gives it, on a machine that has one
+        return type("There", (), {"device": torch.device("cuda:0")})()
+
+    with pytest.raises(RuntimeError, match=r"EncoderLayer can't move to cuda:0: kdnative has no fused kernels"):
+        encoder._apply(to_cuda)
+    assert encoder.packed is packed
+    assert encoder.to("meta").is_empty
+    with pytest.raises(NotImplementedError, match=r"kdnative\.nn\.EncoderLayer is empty"):
+        encoder.to("cpu")
+
+
+def test_embeddings_and_attentions_move_like_their_parts():
+    table = Embedding.from_float(nn.Embedding(9, 8))
+    state = {k: v.clone() for k, v in table.state_dict().items()}
+    assert table.to("meta").is_empty
+    table.load_state_dict(state)
+    assert torch.equal(table.qweight, state["qweight"])
+    attention = MultiheadAttention(32, 4)
+    with pytest.raises(NotImplementedError, match="is empty"):
+        attention.to("cpu")
+
+
+def test_pickles_keep_the_layout():
+    module = Linear.from_float(float_linear("w8a8+mask"), "w8a8+mask")
+    twin = pickle.loads(pickle.dumps(module))
+    assert twin.layout == module.layout == backend_for("cpu").layout(Scheme.parse("w8a8+mask"))
+    assert torch.equal(twin.packed, module.packed) and twin.scheme == module.scheme
+
+
+def test_a_weight_is_laid_out_where_it_is():
+    """Packing happens on the device of the weight; a module that has one stays where it is."""
+    plain = Linear.from_float(float_linear()).quantized()
+    assert dense.pack(plain).device == plain.qweight.device
+    on_meta = plain.to("meta")
+    assert on_meta.qweight.is_meta and on_meta.bits == 8

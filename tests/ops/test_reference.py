@@ -1,0 +1,142 @@
+"""The operators in plain torch against the kernels: the same bits wherever activations are int8."""
+
+import pytest
+import torch
+
+from kdnative import ops
+from kdnative.formats import QuantizedWeight, Scheme, code_range, dense
+from kdnative.ops import reference
+from kdnative.ops.backends import backend_for
+from kdnative.quantize import quantize_weight
+
+SCHEMES = ("w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g32-int", "w2a8-g32-asym", "w8a8+4x1", "w8a8+mask", "w8a8+2:4")
+SHAPES = ((0, 5, 64), (1, 1, 64), (3, 33, 96), (7, 45, 320), (33, 66, 1056), (2, 3, 8192))
+
+
+def extremes(rows, k):
+    """Inputs with rows that are large, tiny, zero, and no numbers."""
+    x = torch.randn(rows, k)
+    for row, value in zip(range(rows), (None, 1e30, 1e-31, 0.0, torch.nan, torch.inf, -torch.inf), strict=False):
+        if value is not None:
+            x[row] = x[row] * value if value and abs(value) < torch.inf else value
+    return x
+
+
+def extreme_weight(scheme, n, k):
+    """Codes at both ends of their range."""
+    low, high = code_range(scheme.weight_bits)
+    codes = torch.where(torch.rand(n, k) < 0.5, low, high).to(torch.int8)
+    shape = (n,) if scheme.group_size is None else (n, k // scheme.group_size)
+    zero = None if scheme.symmetric else torch.randint(low, high + 1, shape, dtype=torch.int8)
+    return QuantizedWeight(codes, torch.rand(shape) + 1e-3, zero, scheme.weight_bits, scheme.group_size)
+
+
+def both(name, widths, x, packed, n, activation=0):
+    kernel = getattr(torch.ops.kdnative, name).default(x, packed, n, activation)
+    return kernel, reference.linear(name, *widths, x, packed, n, activation)
+
+
+def assert_same_bits(got, want):
+    assert got.dtype == want.dtype and got.shape == want.shape
+    assert torch.equal(got.isnan(), want.isnan())
+    assert torch.equal(got.nan_to_num(nan=0.0), want.nan_to_num(nan=0.0))
+
+
+def widths_of(scheme):
+    return (None if scheme.sparsity else scheme.weight_bits, 8)
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_integer_operators(isa, text, shape):
+    m, n, k = shape
+    scheme, cpu = Scheme.parse(text), backend_for("cpu")
+    if k % (scheme.group_size or 1):
+        pytest.skip("groups do not divide the inputs")
+    weight = torch.randn(n, k)
+    if scheme.sparsity:
+        weight = weight.view(n, -1, 4).mul(torch.tensor([1.0, 0.0, 1.0, 0.0])).view(n, k)
+    weights = [quantize_weight(weight, scheme)]
+    if not scheme.sparsity and not scheme.integer_scales:
+        weights.append(extreme_weight(scheme, n, k))
+    for plain in weights:
+        for bias in (None, torch.randn(n)):
+            packed = cpu.layout(scheme).pack(plain, bias)
+            for x in (torch.randn(m, k), extremes(m, k), torch.randn(m, k).bfloat16(), torch.randn(m, k).half()):
+                assert_same_bits(*both(cpu.operator(scheme), widths_of(scheme), x, packed, n))
+
+
+def test_relu_and_inputs_of_any_strides(isa):
+    plain = quantize_weight(torch.randn(33, 64), "w8a8")
+    packed = dense.pack(plain, torch.randn(33))
+    for x in (torch.randn(64, 5).t(), torch.randn(2, 3, 64), torch.randn(3, 2, 64).transpose(0, 1), torch.randn(64)):
+        assert_same_bits(*both("linear_w8a8", (8, 8), x, packed, 33, ops.ACTIVATIONS["relu"]))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu", "tanh"])
+def test_activations_are_close(activation):
+    packed = dense.pack(quantize_weight(torch.randn(33, 64), "w8a8"), torch.randn(33))
+    got, want = both("linear_w8a8", (8, 8), torch.randn(5, 64), packed, 33, ops.ACTIVATIONS[activation])
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["w8a16", "w4a16-g32", "w4a16-g64-asym", "w2a16-g32"])
+def test_float_activations_are_close(text):
+    scheme = Scheme.parse(text)
+    plain = quantize_weight(torch.randn(33, 320), scheme)
+    x = torch.randn(4, 320)
+    name = backend_for("cpu").operator(scheme)
+    got, want = both(name, (scheme.weight_bits, 16), x, dense.pack(plain), 33)
+    exact = x.double() @ plain.dequantize().double().t()
+    torch.testing.assert_close(want.double(), exact, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(5, 37), (3, 0), (0, 8), (2, 3, 64), (7,)])
+def test_quantize_per_token(isa, shape):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = torch.randn(shape).to(dtype)
+        for got, want in zip(ops.quantize_per_token(x), reference.quantize_per_token(x), strict=True):
+            assert got.dtype == want.dtype and torch.equal(got, want)
+    x = extremes(7, 64)
+    for got, want in zip(ops.quantize_per_token(x), reference.quantize_per_token(x), strict=True):
+        assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"out_features": 9}, "out_features is 9 but the packed weight has 8"),
+        ({"x": torch.randn(2, 65)}, r"last dimension must be 64 \(the weight is \[8, 64\]\)"),
+        ({"x": torch.randn(2, 64).double()}, "float64; float32, bfloat16 and float16 are allowed"),
+        ({"x": torch.tensor(1.0)}, "at least one dimension"),
+        ({"packed": torch.zeros(200, dtype=torch.uint8)}, "not a packed weight"),
+        ({"bits": 4}, "has 8 bits, the operator expects 4"),
+        ({"activation": 6}, "activation code 6 is unknown"),
+    ],
+)
+def test_refuses_in_words(change, words):
+    packed = dense.pack(quantize_weight(torch.randn(8, 64), "w8a8"))
+    call = {"bits": 8, "x": torch.randn(2, 64), "packed": packed, "out_features": 8, "activation": 0} | change
+    with pytest.raises(RuntimeError, match=words):
+        reference.linear("linear", activation_bits=8, **call)
+
+
+def test_too_many_inputs_for_int32():
+    weight = QuantizedWeight.unchecked(torch.zeros(1, 133145, dtype=torch.int8), torch.ones(1), None, 8, None)
+    with pytest.raises(RuntimeError, match="more than 133144 inputs.*w4a8-g64"):
+        reference.linear_plain(torch.randn(1, 133145), weight)
+
+
+def test_input_scales_are_applied_before_quantizing():
+    scale = torch.rand(64) + 0.5
+    plain = quantize_weight(torch.randn(8, 64), "w4a8-g32-asym")
+    scaled = QuantizedWeight(plain.qweight, plain.scale, plain.zero, 4, 32, input_scale=scale)
+    x = torch.randn(3, 64)
+    for bits in (8, 16):
+        want = reference.linear_plain(x * scale, plain, activation_bits=bits)
+        packed = dense.pack(scaled)
+        assert torch.equal(reference.linear_plain(x, scaled, activation_bits=bits), want)
+        assert torch.equal(reference.linear("linear_w4a8", 4, bits, x, packed, 8, 0), want)
+        with pytest.raises(RuntimeError, match="unknown version"):  # kernels don't compute without them in silence
+            ops.linear(x, packed, 4, 8, activation_bits=bits)
