@@ -1,4 +1,4 @@
-"""Which layers of other libraries become one operator each, and how."""
+"""Which layers of other libraries become one operator each."""
 
 from __future__ import annotations
 
@@ -7,39 +7,29 @@ import sys
 from torch import nn
 
 from kdnative.models.family import family_of
-from kdnative.models.layer_conversion import Quantize, Unsupported, check_parameters
-from kdnative.models.layer_sources import native_layer
-from kdnative.models.reading import read_layer
-from kdnative.nn.encoder_layer import EncoderLayer, can_record
+from kdnative.models.layer_conversion import Unsupported, check_parameters
+from kdnative.models.reading import LayerSource, read_layer
+from kdnative.nn.encoder_layer import can_record
 
-__all__ = ["is_layer", "layer_from"]
+__all__ = ["is_layer", "read"]
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether ``module`` is a layer that :func:`layer_from` knows."""
+    """Whether ``module`` is a layer that :func:`read` knows."""
     family = family_of(module)
     return family is not None and family.alone
 
 
-def layer_from(module: nn.Module, quantize: Quantize) -> EncoderLayer | str:
-    """Rebuild a layer of a known family as a native one; ``module`` is not changed.
+def read(module: nn.Module) -> LayerSource:
+    """The parts of a layer for which :func:`is_layer` holds.
 
-    Args:
-        module: a layer for which :func:`is_layer` holds.
-        quantize: see :data:`kdnative.models.layer_conversion.Quantize`.
-
-    Returns:
-        The native layer, or the reason in words why there can be none.
+    Raises:
+        Unsupported: it does something that no native layer does. AttributeError: it lacks a part.
     """
-    try:
-        _check_version(module)
-        source = read_layer(module)
-        check_parameters(module, source.parameters())
-        return native_layer(source, quantize)
-    except AttributeError as error:
-        return f"its parts are not those that are known of {type(module).__name__}: {error}"
-    except Unsupported as reason:
-        return str(reason)
+    _check_version(module)
+    source = read_layer(module)
+    check_parameters(module, source.parameters())
+    return source
 
 
 def _check_version(module: nn.Module) -> None:
