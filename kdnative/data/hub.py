@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdnative.data.labels import label_name, label_order
-from kdnative.data.types import DataError, Dataset, DataSplits, Example, by_hash
+from kdnative.data.columns import Columns
+from kdnative.data.labels import label_order
+from kdnative.data.types import LABEL, DataError, Dataset, DataSplits, Example, by_hash
 from kdnative.extras import require
 
 __all__ = ["hub_model", "hub_splits"]
@@ -16,8 +17,7 @@ VALIDATION_NAMES = ("validation", "valid", "dev", "val")
 
 def hub_splits(
     name: str,
-    text_column: str = "text",
-    label_column: str | None = "label",
+    columns: Columns,
     *,
     config: str | None = None,
     revision: str | None = None,
@@ -35,7 +35,7 @@ def hub_splits(
         "drop"), a label that is missing or neither string, integer nor boolean.
     """
     found = require("datasets", "a hub: name").load_dataset(name, config, revision=revision)
-    return _from_mapping(f"hub:{name}", found, text_column, label_column, split, empty)
+    return _from_mapping(f"hub:{name}", found, columns, split, empty)
 
 
 def hub_model(name: str, revision: str | None = None) -> str:
@@ -49,20 +49,19 @@ def hub_model(name: str, revision: str | None = None) -> str:
 def _from_mapping(
     name: str,
     found: Mapping[str, Any],
-    text_column: str,
-    label_column: str | None,
+    columns: Columns,
     split: tuple[float, float, float],
     empty: str,
 ) -> DataSplits:
     if "train" not in found:
         raise DataError(f"{name}: no split named 'train'; it has {', '.join(found)}")
-    rows = _rows(found["train"], f"{name}/train", text_column, label_column, empty)
-    labels = _class_names(found["train"], f"{name}/train", label_column, rows)
-    parts = {"train": _convert(found["train"], f"{name}/train", label_column, labels, rows)}
+    rows = _rows(found["train"], f"{name}/train", columns, empty)
+    labels = _class_names(found["train"], f"{name}/train", columns, rows)
+    parts = {"train": _convert(found["train"], f"{name}/train", columns, labels, rows)}
     for key in (*VALIDATION_NAMES, "test"):
         if key in found:
-            rows = _rows(found[key], f"{name}/{key}", text_column, label_column, empty)
-            part = _convert(found[key], f"{name}/{key}", label_column, labels, rows)
+            rows = _rows(found[key], f"{name}/{key}", columns, empty)
+            part = _convert(found[key], f"{name}/{key}", columns, labels, rows)
             if len(part) and (part.labelled or not parts["train"].labelled):
                 parts.setdefault("test" if key == "test" else "validation", part)
     if "test" not in parts and "validation" in parts:
@@ -74,55 +73,69 @@ def _from_mapping(
     return DataSplits(parts["train"], parts["validation"], parts["test"])
 
 
-def _rows(table: Any, name: str, text_column: str, label_column: str | None, empty: str) -> list[tuple[int, str, Any]]:
-    """(row number, text, label as it is) of the rows that have a text."""
-    for column in (text_column, label_column):
-        if column is not None and column not in table.column_names:
+HubRow = tuple[int, dict[str, str], Any]
+"""Row number, texts by field, and the label as it is."""
+
+
+def _rows(table: Any, name: str, columns: Columns, empty: str) -> list[HubRow]:
+    """The rows that have all their texts."""
+    for column in columns.all:
+        if column not in table.column_names:
             raise DataError(
                 f"{name}: no column {column!r}; it has {', '.join(table.column_names)}. "
                 "Name the right ones: text_column= and label_column=, in a recipe data.text and data.label"
             )
-    texts = list(table[text_column])
-    labels = [None] * len(texts) if label_column is None else list(table[label_column])
+    texts = zip(*(list(table[column]) for column in columns.texts.values()), strict=True)
+    labels = [None] * len(table[columns.text]) if columns.label is None else list(table[columns.label])
     rows = []
-    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        blank = text is None or (isinstance(text, str) and not text.strip())
-        if blank and empty == "drop":
-            continue
-        if blank or not isinstance(text, str):
-            advice = '; repair it or pass empty="drop" (in a recipe data.empty: drop)' if blank else ""
-            raise DataError(f"{name}, row {i}: {text_column!r} is not a text: {text!r}{advice}")
-        rows.append((i, text, label))
+    for i, (words, label) in enumerate(zip(texts, labels, strict=True)):
+        row = dict(zip(columns.texts, words, strict=True))
+        bad = {field: text for field, text in row.items() if not isinstance(text, str) or not text.strip()}
+        blank = [field for field, text in bad.items() if text is None or isinstance(text, str)]
+        if len(blank) < len(bad) or (bad and empty != "drop"):
+            field = next(field for field in bad if field not in blank) if len(blank) < len(bad) else blank[0]
+            advice = '; repair it or pass empty="drop" (in a recipe data.empty: drop)' if field in blank else ""
+            raise DataError(f"{name}, row {i}: {columns.texts[field]!r} is not a text: {row[field]!r}{advice}")
+        if not bad:
+            rows.append((i, row, label))
     return rows
 
 
-def _declared(table: Any, label_column: str) -> tuple[str, ...] | None:
+def _declared(table: Any, columns: Columns) -> tuple[str, ...] | None:
     """The classes of a `ClassLabel` column, whose values are their positions; None for any other column."""
-    names = getattr(table.features[label_column], "names", None)
+    names = None if columns.label is None else getattr(table.features[columns.label], "names", None)
     return tuple(names) if names else None
 
 
-def _class_names(table: Any, name: str, label_column: str | None, rows: list[tuple[int, str, Any]]) -> tuple[str, ...]:
-    if label_column is None:
+def _class_names(table: Any, name: str, columns: Columns, rows: list[HubRow]) -> tuple[str, ...]:
+    if columns.label is None or columns.numbers:
         return ()
-    declared = _declared(table, label_column)
+    declared = _declared(table, columns)
     if declared is not None:
         return declared
-    found = {label_name(label, label_column, f"{name}, row {i}") for i, _, label in rows}
+    found = {columns.target(label, f"{name}, row {i}") for i, _, label in rows} - {None}
     return tuple(sorted(found, key=label_order))
 
 
-def _convert(
-    table: Any, name: str, label_column: str | None, labels: tuple[str, ...], rows: list[tuple[int, str, Any]]
-) -> Dataset:
-    numbered = label_column is not None and _declared(table, label_column) is not None
-    if label_column is None or (numbered and all(label == -1 for *_, label in rows)):  # published without labels
-        return Dataset([Example(text, None, str(i)) for i, text, _ in rows], labels, name)
-    number = {label: i for i, label in enumerate(labels)}
+def _convert(table: Any, name: str, columns: Columns, labels: tuple[str, ...], rows: list[HubRow]) -> Dataset:
+    numbered = not columns.numbers and _declared(table, columns) is not None
+    if columns.label is None or (numbered and all(label == -1 for *_, label in rows)):  # published without labels
+        return Dataset([Example({**texts, LABEL: None}, str(i)) for i, texts, _ in rows], labels, name)
     examples = []
-    for i, text, value in rows:
-        label = value if numbered else number.get(label_name(value, label_column, f"{name}, row {i}"))
-        if not isinstance(label, int) or not 0 <= label < len(labels):
-            raise DataError(f"{name}, row {i}: the label {value!r} is none of the training data's: {', '.join(labels)}")
-        examples.append(Example(text, label, str(i)))
+    for i, texts, value in rows:
+        label = _label(value, numbered, labels, columns, f"{name}, row {i}")
+        examples.append(Example({**texts, LABEL: label}, str(i)))
     return Dataset(examples, labels, name)
+
+
+def _label(value: Any, numbered: bool, labels: tuple[str, ...], columns: Columns, where: str) -> int | float | None:
+    if numbered:
+        label = None if columns.unlabelled and value in (None, -1) else value
+    else:
+        label = columns.target(value, where)
+        if isinstance(label, str):
+            label = labels.index(label) if label in labels else -1
+    known = label is None or columns.numbers or (isinstance(label, int) and 0 <= label < len(labels))
+    if not known or (label is None and not columns.unlabelled):
+        raise DataError(f"{where}: the label {value!r} is none of the training data's: {', '.join(labels)}")
+    return label

@@ -1,14 +1,15 @@
-"""Labels as the names of classes, and the order of classes: the same for files and for the hub."""
+"""Labels as the names of classes or as targets, and the order of classes: the same for files and for the hub."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import Any
 
 from kdnative.data.types import DataError
 from kdnative.shown import shown
 
-__all__ = ["label_name", "label_order"]
+__all__ = ["label_name", "label_number", "label_order"]
 
 LONGEST = 1000  # characters of a class name
 
@@ -38,6 +39,21 @@ def label_name(value: Any, column: str, where: str) -> str:
     if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         raise DataError(f"{where}: the label {shown(name)} (column {shown(column)}) has characters that no text has")
     return name
+
+
+def label_number(value: Any, column: str, where: str) -> float:
+    """A target: a finite number, or a text that is one.
+
+    Raises:
+        DataError: anything else, booleans included.
+    """
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or (isinstance(value, str) and "_" in value):  # Python reads 1_000
+        raise DataError(f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)})")
+    return number
 
 
 def label_order(label: str) -> tuple[int, int, str]:

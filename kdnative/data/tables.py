@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdnative.data.labels import label_name, label_order
-from kdnative.data.types import DataError, Dataset, Example
+from kdnative.data.columns import Columns
+from kdnative.data.labels import label_order
+from kdnative.data.types import LABEL, DataError, Dataset, Example
 from kdnative.machine.memory import machine_memory
 from kdnative.shown import listed, shown
 
@@ -25,26 +26,29 @@ LARGEST_FILE = 0.25  # of the machine's memory
 
 
 class Row(NamedTuple):
-    """One row of a file: its text, the name of its class (None without a label column), where it was found."""
+    """One row of a file: its texts by field, its label as it is written (None without one), where it was found."""
 
-    text: str
-    label: str | None
+    texts: dict[str, str]
+    label: str | float | None
     file: str
     line: int
 
+    @property
+    def blank(self) -> bool:
+        """Whether one of its texts is empty."""
+        return not all(text.strip() for text in self.texts.values())
 
-def read_rows(
-    path: str | Path, text_column: str = "text", label_column: str | None = "label", empty: str = "error"
-) -> list[Row]:
+
+def read_rows(path: str | Path, columns: Columns, empty: str = "error") -> list[Row]:
     """Reads one file.
 
     ``.csv`` has a header, commas and double quotes (RFC 4180). ``.tsv`` has a header, tabs and no quoting: quotes are
-    part of the text. ``.jsonl`` has one JSON object a line; labels may be strings, integers or booleans. UTF-8, with
-    or without a byte order mark.
+    part of the text. ``.jsonl`` has one JSON object a line; labels of classes may be strings, integers or booleans.
+    UTF-8, with or without a byte order mark.
 
     Args:
         path: the file.
-        text_column, label_column: column names; ``label_column=None`` reads unlabelled data.
+        columns: which ones to read.
         empty: "error" or "drop": what to do with rows whose text is empty, white space or (in .jsonl) null.
 
     Raises:
@@ -58,14 +62,14 @@ def read_rows(
     _check_file(path)
     text = _decode(path)
     read = _read_json_lines if path.suffix.lower() == ".jsonl" else _read_delimited
-    rows = read(path, text, text_column, label_column)
-    blank = [r for r in rows if not r.text.strip()]
+    rows = read(path, text, columns)
+    blank = [r for r in rows if r.blank]
     if blank and empty == "error":
         raise DataError(
             f"{path}, line {blank[0].line}: the text is empty ({len(blank)} such rows); "
             'repair them or pass empty="drop" (in a recipe data.empty: drop)'
         )
-    rows = [r for r in rows if r.text.strip()] if blank else rows
+    rows = [r for r in rows if not r.blank] if blank else rows
     if not rows:
         raise DataError(f"{path}: no rows")
     return rows
@@ -92,20 +96,25 @@ def check_empty(empty: str) -> None:
 
 def to_dataset(rows: list[Row], labels: tuple[str, ...] | None, name: str) -> Dataset:
     """Rows -> Dataset. `labels` None: the classes are the labels found (numbers in numerical order, else sorted)."""
-    if rows and rows[0].label is None:
-        return Dataset([Example(r.text, None, f"{name}:{r.line}") for r in rows], (), name)
-    found = sorted({r.label for r in rows}, key=label_order)
+    classes = {r.label for r in rows if isinstance(r.label, str)}
+    if not classes:
+        return Dataset([_example(r, r.label, name) for r in rows], labels or (), name)
+    found = sorted(classes, key=label_order)
     if labels is None and len(found) < 2:
         raise DataError(f"{rows[0].file}: every row has the label {shown(found[0])}; at least two classes are needed")
     labels = tuple(found) if labels is None else labels
-    number = {label: i for i, label in enumerate(labels)}
+    number: dict[Any, int | None] = {None: None, **{label: i for i, label in enumerate(labels)}}
     for r in rows:
         if r.label not in number:
             raise DataError(
                 f"{r.file}, line {r.line}: the label {shown(r.label)} does not occur in the training data "
                 f"({listed(labels)})"
             )
-    return Dataset([Example(r.text, number[r.label], f"{name}:{r.line}") for r in rows], labels, name)
+    return Dataset([_example(r, number[r.label], name) for r in rows], labels, name)
+
+
+def _example(row: Row, label: int | float | None, name: str) -> Example:
+    return Example({**row.texts, LABEL: label}, f"{name}:{row.line}")
 
 
 def _decode(path: Path) -> str:
@@ -124,7 +133,7 @@ def _decode(path: Path) -> str:
     return text
 
 
-def _read_delimited(path: Path, text: str, text_column: str, label_column: str | None) -> list[Row]:
+def _read_delimited(path: Path, text: str, columns: Columns) -> list[Row]:
     if path.suffix.lower() == ".tsv":
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
@@ -138,20 +147,21 @@ def _read_delimited(path: Path, text: str, text_column: str, label_column: str |
                 continue
             if header is None:
                 header = fields
-                _check_columns(path, header, text_column, label_column)
+                _check_columns(path, header, columns)
                 continue
             if len(fields) != len(header):
                 raise DataError(f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}")
             values = dict(zip(header, fields, strict=True))
-            rows.append(_row(values[text_column], values.get(label_column), label_column, path, first))
+            texts = {field: values[column] for field, column in columns.texts.items()}
+            rows.append(_row(texts, values.get(columns.label), columns, path, first))
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: {error}") from error
     return rows
 
 
-def _check_columns(path: Path, header: list[str], text_column: str, label_column: str | None) -> None:
-    for column in (text_column, label_column):
-        if column is not None and header.count(column) != 1:
+def _check_columns(path: Path, header: list[str], columns: Columns) -> None:
+    for column in columns.all:
+        if header.count(column) != 1:
             problem = "occurs more than once" if column in header else "is missing"
             raise DataError(
                 f"{path}, line 1: the column {shown(column)} {problem}; the header has {listed(header)}. "
@@ -160,7 +170,7 @@ def _check_columns(path: Path, header: list[str], text_column: str, label_column
             )
 
 
-def _read_json_lines(path: Path, text: str, text_column: str, label_column: str | None) -> list[Row]:
+def _read_json_lines(path: Path, text: str, columns: Columns) -> list[Row]:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -175,18 +185,24 @@ def _read_json_lines(path: Path, text: str, text_column: str, label_column: str 
             raise DataError(f"{path}, line {number}: not JSON that can be read ({error})") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a {type(record).__name__}, but every line must be a JSON object")
-        for column in (text_column, label_column):
-            if column is not None and column not in record:
+        for column in columns.all:
+            if column not in record:
                 raise DataError(
                     f"{path}, line {number}: no {shown(column)}; the object has {listed(record) or 'nothing'}"
                 )
-        words = "" if record[text_column] is None else record[text_column]
-        if not isinstance(words, str):
-            raise DataError(f"{path}, line {number}: {shown(text_column)} is not a string")
-        if not _is_unicode(words):
-            raise DataError(f"{path}, line {number}: {shown(text_column)} holds half a character (a lone surrogate)")
-        rows.append(_row(words, record.get(label_column), label_column, path, number))
+        texts = {field: _words(record[column], column, path, number) for field, column in columns.texts.items()}
+        rows.append(_row(texts, record.get(columns.label), columns, path, number))
     return rows
+
+
+def _words(value: Any, column: str, path: Path, line: int) -> str:
+    """A text of a JSON object; null is an empty one."""
+    words = "" if value is None else value
+    if not isinstance(words, str):
+        raise DataError(f"{path}, line {line}: {shown(column)} is not a string")
+    if not _is_unicode(words):
+        raise DataError(f"{path}, line {line}: {shown(column)} holds half a character (a lone surrogate)")
+    return words
 
 
 def _is_unicode(text: str) -> bool:
@@ -198,9 +214,11 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _row(text: str, label: Any, label_column: str | None, path: Path, line: int) -> Row:
-    if len(text) > LONGEST_TEXT:
-        raise DataError(f"{path}, line {line}: a text of {len(text):,} characters; at most {LONGEST_TEXT:,}: cut it")
-    if label_column is None or not text.strip():  # `read_rows` drops or refuses a row without text, whatever its label
-        return Row(text, None, str(path), line)
-    return Row(text, label_name(label, label_column, f"{path}, line {line}"), str(path), line)
+def _row(texts: dict[str, str], label: Any, columns: Columns, path: Path, line: int) -> Row:
+    longest = max(map(len, texts.values()))
+    if longest > LONGEST_TEXT:
+        raise DataError(f"{path}, line {line}: a text of {longest:,} characters; at most {LONGEST_TEXT:,}: cut it")
+    row = Row(texts, None, str(path), line)
+    if row.blank:  # `read_rows` drops or refuses it, whatever its label
+        return row
+    return row._replace(label=columns.target(label, f"{path}, line {line}"))

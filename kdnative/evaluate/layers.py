@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.data.batches import Batches, TokenizedDataset
-from kdnative.evaluate.predict import predict
+from kdnative.evaluate.predict import Predictions, predict
 from kdnative.formats.scheme import ActivationFormat, Scheme
 
-__all__ = ["Sensitivity", "sensitivity"]
+__all__ = ["Sensitivity", "accuracy", "mean_divergence", "sensitivity"]
 
 Trained = tuple[Scheme, Tensor] | None
 """The scheme that a layer was trained for, and its float weight; None for a layer of float weights only."""
@@ -30,16 +30,28 @@ class Sensitivity:
     Attributes:
         layer: module name, or "(all)" for every chosen layer at once. change: a scheme, such as "w4a8-g64", or
             "sparsity 0.50". weights: number of weights changed.
-        kl: mean ``KL(original || changed)`` of the predicted distributions in nats; it shows harm long before the
-            accuracy does. accuracy, accuracy_change: None without labels.
+        divergence: how far the outputs moved; it shows harm long before the score does. Of classifiers the mean
+            ``KL(original || changed)`` of the predicted distributions in nats.
+        score, score_change: accuracy, or what else was asked for; None without labels.
     """
 
     layer: str
     change: str
     weights: int
-    kl: float
-    accuracy: float | None
-    accuracy_change: float | None
+    divergence: float
+    score: float | None
+    score_change: float | None
+
+
+def accuracy(predictions: Predictions) -> float:
+    """Share of the examples whose class is right."""
+    return float((predictions.classes == predictions.labels).double().mean())
+
+
+def mean_divergence(original: Tensor, changed: Tensor) -> float:
+    """Mean ``KL(original || changed)`` of two classifiers' distributions, from logits [N, C], in nats."""
+    log_p, log_q = original.double().log_softmax(-1), changed.double().log_softmax(-1)
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
 
 
 def sensitivity(
@@ -52,6 +64,8 @@ def sensitivity(
     include_all: bool = True,
     batch_size: int = 64,
     device: str | torch.device = "auto",
+    score: Callable[[Predictions], float] = accuracy,
+    divergence: Callable[[Tensor, Tensor], float] = mean_divergence,
 ) -> list[Sensitivity]:
     """Measures every linear layer under every scheme and sparsity, one at a time.
 
@@ -63,10 +77,13 @@ def sensitivity(
     clipped ranges; rounding them a second time would show losses that neither scheme has.
 
     Args:
-        model: a classifier. data: a validation set; a few hundred examples rank the layers well.
+        model: a classifier, or what `score` and `divergence` understand.
+        data: a validation set; a few hundred examples rank the layers well.
         schemes, sparsities: the changes; a sparsity is the share of weights set to 0, within (0, 1).
         layers: shell patterns of module names.
         include_all: also change all chosen layers at once, per change.
+        score: of labelled predictions; higher is better.
+        divergence: of two models' logits [N, C], the exact model's first.
 
     Returns:
         Rows in the order of the model, per change; a scheme whose groups do not divide a layer's inputs is left out
@@ -98,10 +115,9 @@ def sensitivity(
 
     def measured() -> tuple[Tensor, float | None]:
         p = predict(model, data, batch_size=batch_size, device=device)
-        accuracy = None if p.labels is None else float((p.classes == p.labels).double().mean())
-        return p.logits.double().log_softmax(-1), accuracy
+        return p.logits, None if p.labels is None else score(p)
 
-    original, accuracy = measured()
+    original, before = measured()
     rows = []
     for change, coarser in changes.items():
         every = [(module, trained.get(name)) for name, module in found.items()]
@@ -111,10 +127,9 @@ def sensitivity(
             with _changed(chosen, coarser) as weights:
                 if not weights:
                     continue
-                log_q, now = measured()
-            kl = float((original.exp() * (original - log_q)).sum(-1).mean())
-            drop = None if accuracy is None else now - accuracy
-            rows.append(Sensitivity(name, change, weights, kl, now, drop))
+                logits, now = measured()
+            change_of_score = None if before is None else now - before
+            rows.append(Sensitivity(name, change, weights, divergence(original, logits), now, change_of_score))
     return rows
 
 

@@ -17,7 +17,10 @@ __all__ = ["Predictions", "autocast", "evaluating", "fast_bf16", "logits_of", "p
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits fp32 [N, C] in the order of the dataset, labels int64 [N] or None, and the names of the classes."""
+    """Logits fp32 [N, C] in the order of the dataset, labels as in a `Batch`, and the names of the classes.
+
+    A model of targets has one logit, its prediction, and no names of classes.
+    """
 
     logits: Tensor
     labels: Tensor | None
@@ -98,7 +101,7 @@ def predict(
     device: str | torch.device = "auto",
     amp: bool | str = False,
 ) -> Predictions:
-    """Runs a classifier over a dataset.
+    """Runs a classifier, or a model of targets, over a dataset.
 
     Args:
         model: called with a batch's inputs as keywords; moved to `device`.
@@ -119,7 +122,7 @@ def predict(
             logits = logits_of(model(**batch.to(device).inputs))
             if logits.dim() != 2 or len(logits) != len(batch):
                 raise ValueError(
-                    f"the model returned logits {list(logits.shape)} for {len(batch)} examples, not [N, C]"
+                    f"the model returned logits {list(logits.shape)} for {len(batch)} examples, not one row each"
                 )
             found.append(logits.float().cpu())
             index.append(batch.index)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from kdnative.machine.timer import Timing, interleave, torch_threads
 
+Inputs = Callable[[nn.Module, int, int], Mapping[str, Tensor]]
+
 
 def latency(
     model: nn.Module,
@@ -39,8 +41,8 @@ def latency(
         ``batch``, ``tokens``, ``threads``, ``repeats`` and ``p20``, ``p50``, ``p80`` in milliseconds.
     """
     model = model if dtype is None else as_dtype(model, dtype)
-    given = None if inputs is None else [inputs]
-    (row,) = _grid({"": model}, [(batch, tokens)], repeats=repeats, threads=threads, given=given)
+    made = example_inputs if inputs is None else lambda *_: inputs
+    (row,) = _grid({"": model}, [(batch, tokens)], repeats=repeats, threads=threads, inputs=made)
     return {"batch": batch, "tokens": tokens, "repeats": repeats, **{k: v for k, v in row.items() if k != "model"}}
 
 
@@ -51,6 +53,7 @@ def latency_grid(
     *,
     repeats: int = 15,
     threads: int | None = None,
+    inputs: Inputs | None = None,
 ) -> list[dict[str, Any]]:
     """Times several models for every batch size and length, interleaved so that their ratios hold on a busy machine.
 
@@ -60,11 +63,13 @@ def latency_grid(
         tokens: tokens per sequence.
         repeats: measured samples per model and case.
         threads: torch threads; None leaves them.
+        inputs: from a model, a batch size and a length to the keyword arguments of its forward; None: `example_inputs`.
 
     Returns:
         One ``{"model", "batch", "tokens", "threads", "p20", "p50", "p80"}`` per model and case, milliseconds.
     """
-    return _grid(models, list(itertools.product(batches, tokens)), repeats=repeats, threads=threads)
+    cases = list(itertools.product(batches, tokens))
+    return _grid(models, cases, repeats=repeats, threads=threads, inputs=inputs or example_inputs)
 
 
 def as_dtype(model: nn.Module, dtype: torch.dtype | str) -> nn.Module:
@@ -108,7 +113,7 @@ def _grid(
     *,
     repeats: int,
     threads: int | None,
-    given: Sequence[Mapping[str, Tensor]] | None = None,
+    inputs: Inputs,
 ) -> list[dict[str, Any]]:
     training = [model for model in models.values() if model.training]
     rows = []
@@ -116,11 +121,8 @@ def _grid(
         for model in training:
             model.eval()
         with torch_threads(threads) as used, torch.inference_mode():
-            for index, (batch, tokens) in enumerate(cases):
-                calls = {
-                    name: _forward(model, given[index] if given else example_inputs(model, batch, tokens))
-                    for name, model in models.items()
-                }
+            for batch, tokens in cases:
+                calls = {name: _forward(model, inputs(model, batch, tokens)) for name, model in models.items()}
                 timings = interleave(calls, rounds=repeats, round_seconds=0.005)
                 rows += [_row(name, batch, tokens, used, timing) for name, timing in timings.items()]
     finally:

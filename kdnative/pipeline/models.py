@@ -1,10 +1,10 @@
-"""Loading of Hugging Face classifiers and tokenizers, and of anything ``kdnative convert`` accepts."""
+"""Loading of Hugging Face models with a head for a task, of tokenizers, and of what ``kdnative convert`` accepts."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,9 @@ from kdnative.pipeline.folder import PipelineError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from kdnative.data import Dataset
+    from kdnative.tasks import Task
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -26,40 +29,40 @@ def load_tokenizer(source: str | Path) -> Any:
     return _tokenizer_in(Path(model_path(source)))
 
 
-def load_classifier(source: str | Path, labels: Sequence[str]) -> nn.Module:
-    """A Hugging Face encoder with a classification head for these class names, in float32.
+def load_for_task(source: str | Path, task: Task, train: Dataset) -> nn.Module:
+    """A Hugging Face encoder with the head that a task needs for its training split, in float32.
 
-    The head is new, drawn from torch's global generator, unless the model at ``source`` already has one for these
-    classes: then its rows are put into the order of ``labels`` (see `fit_head`).
+    The head is new, drawn from torch's global generator, unless the model at ``source`` already has one that fits (see
+    `Task.fit_head`).
 
     Raises:
-        PipelineError: transformers can't build a classifier from it, or its weights are damaged.
+        PipelineError: transformers can't build such a model from it, or its weights are damaged.
     """
     import torch
     from safetensors import SafetensorError
 
     from kdnative.data import model_path
-    from kdnative.pipeline.heads import fit_head
 
     transformers = require("transformers")
     folder = model_path(source)
-    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     with _quiet(transformers):
         try:
             own = transformers.AutoConfig.from_pretrained(folder).id2label or {}
             model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
                 folder,
-                num_labels=len(labels),
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
                 output_loading_info=True,
-                **names,
+                **task.head(train.labels),
             )
         except SafetensorError as error:
             raise _damaged(folder, error) from error
         except (OSError, ValueError, KeyError) as error:
             raise PipelineError(f"can't load a classifier from {source} ({folder}): {error}") from error
-    fit_head(model, [own[i] for i in sorted(own)], labels, found["missing_keys"], str(source))
+    try:
+        task.fit_head(model, [own[i] for i in sorted(own)], train, found["missing_keys"], str(source))
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
     return model
 
 

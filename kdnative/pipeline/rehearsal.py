@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,10 +25,7 @@ from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.training import class_weights, student_source, tokenizer
 from kdnative.pipeline.vocabulary import id_table
 from kdnative.prune import student_from
-from kdnative.shown import listed
-
-if TYPE_CHECKING:
-    from kdnative.data import DataSplits
+from kdnative.tasks import task_named
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ def rehearse(
         if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
             with _refusing("compress_teacher.", "; null keeps the logits of all classes"):
                 TopK.of(torch.zeros(1, len(labels)), top_k)
-        notes = _unlearnable(shared.data) if trained else []
+        notes = shared.task.notes(shared.data) if trained else []
     if pending - {"report"}:
         rehearsal = Rehearsal(recipe, now, pending, labels)
         rehearsal.go_through()
@@ -118,19 +115,6 @@ def _may_be_asked(source: str, needed: bool) -> bool:
     from kdnative.data.packages import is_here
 
     return not source.startswith("hub:") and (needed or is_here(source))
-
-
-def _unlearnable(data: DataSplits) -> list[str]:
-    """Classes without an example to learn from: figures of all other classes are right, so the run may go on."""
-    tested = [name for name, n in data.validation.counts.items() if n or data.test.counts[name]]
-    missing = [name for name in tested if not data.train.counts[name]]
-    if not missing:
-        return []
-    return [
-        f"the training split has no example of {len(missing)} of the {len(data.labels)} classes ({listed(missing)}), "
-        "which the validation or test split has: every answer for these will be wrong; give more data, other shares "
-        "(data.split), a higher data.limit, or files of their own for validation and test"
-    ]
 
 
 class Rehearsal:
@@ -215,18 +199,18 @@ class Rehearsal:
             return None
 
     def _classifier(self, key: str, source: str, stages: set[str]) -> nn.Module | None:
-        """The model that `load_classifier` would load, without values."""
+        """The model that `load_for_task` would load, without values."""
         from kdnative.data import model_path
 
         if not _may_be_asked(source, bool(self.now & stages)):
             return None
         transformers = require("transformers")
-        names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
+        head = task_named(self.recipe.task).head(self.labels)
         with self.blaming(key, stages):
             folder = Path(model_path(source))
             if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
                 return None  # transformers would ask the user whether to run that code
-            config = transformers.AutoConfig.from_pretrained(folder, num_labels=len(self.labels), **names)
+            config = transformers.AutoConfig.from_pretrained(folder, **head)
             if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
                 raise ValueError(
                     f"{source} is a model of the kind {config.model_type!r}, for which transformers has no sequence "

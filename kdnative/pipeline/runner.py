@@ -143,7 +143,7 @@ def _check_native() -> None:
 
 def _origin(stage: Stage, recipe: Recipe, folder: RunFolder, shared: Shared) -> dict:
     """Everything that decides the stage's result, but for device and threads: a run may move to another machine."""
-    sections = recipe.model_dump(mode="json", include={"seed", stage.name, *stage.uses})
+    sections = recipe.model_dump(mode="json", include={"seed", "task", stage.name, *stage.uses})
     records = {name: folder.record(name) for name in stage.needs(recipe)}
     origin: dict[str, Any] = {
         "settings": sections,

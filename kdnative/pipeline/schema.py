@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kdnative.formats.scheme import Scheme
 from kdnative.shown import shown
+from kdnative.tasks import task_named
 
 if TYPE_CHECKING:
     from kdnative.pipeline.stages.base import Stage
@@ -54,6 +55,10 @@ PositiveFloat = Annotated[Float, Field(gt=0.0)]
 NotNegative = Annotated[Float, Field(ge=0.0)]
 
 
+def _known_task(name: str) -> str:
+    return task_named(name).name
+
+
 def _ascending(layers: Any) -> Any:
     if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
         raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {shown(layers)}")
@@ -69,7 +74,9 @@ class Section(BaseModel):
 class Data(Section):
     source: str
     text: str = "text"
+    text_pair: str = "text_pair"
     label: str = "label"
+    unlabelled: Literal["error", "keep"] = "error"
     validation: str | None = None
     test: str | None = None
     split: tuple[NotNegative, NotNegative, NotNegative] = (0.8, 0.1, 0.1)
@@ -194,7 +201,7 @@ class Report(Section):
 
 
 class Goals(Section):
-    accuracy_kept: NotNegative | None = None
+    kept: NotNegative | None = None
     size_ratio: NotNegative | None = None
     speedup_teacher: NotNegative | None = None
     speedup_bf16: NotNegative | None = None
@@ -210,6 +217,7 @@ class Recipe(Section):
     """Every stage that a recipe may have, in their order; set by `recipe_class`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    task: Annotated[str, AfterValidator(_known_task)] = "text-classification"
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Threads | None = None
@@ -232,6 +240,18 @@ class Recipe(Section):
                 f"compress_teacher.temperature is {given}, but {', '.join(other)}: with compress_teacher.top_k they "
                 "must be equal; compress_teacher.temperature: null keeps no mass of other classes and fits any"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _means_something_to_the_task(self):
+        task = task_named(self.task)
+        if not task.pair and "text_pair" in self.data.model_fields_set:
+            raise ValueError(f"data.text_pair: the task {self.task} reads one text; leave it out, or give another task")
+        for stage in self.active_stages():
+            section = getattr(self, stage.name)
+            for key, why in task.lacks.items():
+                if value := getattr(section, key, None):
+                    raise ValueError(f"{stage.name}.{key} is {shown(value)}, but {why}: leave it out")
         return self
 
     def active_stages(self) -> list[Stage]:

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from kdnative.tasks import Measure, Task
 
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Goals
 
 
-def build_summary(goals: Goals, evaluated: dict, timed: dict, data: dict, scheme: str) -> dict[str, Any]:
+def build_summary(task: Task, goals: Goals, evaluated: dict, timed: dict, data: dict, scheme: str) -> dict[str, Any]:
     """The content of summary.json, see ``kdnative/report/schema.py``.
 
     Args:
+        task: what its figures mean.
         goals: the recipe's goals; those that are None are left out.
         evaluated: metrics of the evaluate stage.
         timed: metrics of the benchmark stage.
         data: source, labels and counts of the data set.
         scheme: what the last row's weights are stored in, in words.
     """
-    rows = [_row(key, found, evaluated["rows"]["teacher"], timed) for key, found in evaluated["rows"].items()]
+    rows = [_row(task, key, found, evaluated["rows"]["teacher"], timed) for key, found in evaluated["rows"].items()]
+    deciding = task.deciding.name
+    measured = " and ".join(m.name for m in task.measures[:2])
     return {
+        "task": {
+            "name": task.name,
+            "measures": [asdict(m) for m in task.measures],
+            "divergence": task.divergence_unit,
+        },
         "rows": rows,
-        "goals": _goals(goals, {row["key"]: row for row in rows}),
+        "goals": _goals(task, goals, {row["key"]: row for row in rows}),
         "case": timed["case"],
         "data": data,
         "notes": [
-            "accuracy and macro-F1 are measured on the test split, which no stage has trained on or chosen by; "
+            f"{measured} are measured on the test split, which no stage has trained on or chosen by; "
             "intervals are 95 %",
-            "native accuracy and native latency of the first rows are of that row's model converted to "
+            f"native {deciding} and native latency of the first rows are of that row's model converted to "
             f"{evaluated['native_schemes']} without further training; the last row is the final student ({scheme})",
             "speed-up is the teacher's torch fp32 latency divided by the row's native latency",
         ],
     }
 
 
-def _row(key: str, found: dict, teacher: dict, timed: dict) -> dict[str, Any]:
+def _row(task: Task, key: str, found: dict, teacher: dict, timed: dict) -> dict[str, Any]:
     latency = timed["models"][key]
     base = timed["models"]["teacher"]["fp32"]["p50"]
-    own = {name: found[name] for name in ("accuracy", "macro_f1", "agreement", "ece", "parameters", "bytes", "native")}
+    own = {name: found[name] for name in (*(m.key for m in task.measures), "parameters", "bytes", "native")}
     return {
         "key": key,
         "name": found["name"],
         **own,
-        "accuracy_kept": _ratio(found["accuracy"]["value"], teacher["accuracy"]["value"]),
+        "kept": task.kept(found, teacher),
         "latency": latency,
         "speedup": _ratio(base, latency["native"]["p50"]),
     }
 
 
-def _goals(goals: Goals, rows: dict[str, dict]) -> list[dict[str, Any]]:
-    teacher, native = rows["teacher"], rows["native"]
+def _goals(task: Task, goals: Goals, rows: dict[str, dict]) -> list[dict[str, Any]]:
+    teacher, native, deciding = rows["teacher"], rows["native"], task.deciding
     fast = native["latency"]["native"]["p50"]
     measured = {
-        "accuracy_kept": (
-            "native student keeps this share of the teacher's accuracy",
-            native["accuracy_kept"],
+        "kept": (
+            f"native student keeps this share of the teacher's {deciding.name}",
+            native["kept"],
             "%",
-            f"{_percent(native['accuracy']['value'])} of {_percent(teacher['accuracy']['value'])}",
+            " of ".join(deciding.text(row[deciding.key]["value"]) for row in (native, teacher)),
         ),
         "size_ratio": (
             "model file smaller than the teacher's",
@@ -89,8 +100,10 @@ def _goals(goals: Goals, rows: dict[str, dict]) -> list[dict[str, Any]]:
 def format_summary(summary: dict[str, Any]) -> str:
     """The table and the goals as text."""
     case = summary["case"]
-    head = ["", "accuracy [95 %]", "kept", "int8", "macro-F1", "agree", "params", "MB", "fp32", "bf16", "native", "x"]
-    lines = [_cells(row) for row in summary["rows"]]
+    deciding, *others = [Measure(**m) for m in summary["task"]["measures"] if m["short"] is not None]
+    head = ["", f"{deciding.short} [95 %]", "kept", "int8", *(m.short for m in others)]
+    head += ["params", "MB", "fp32", "bf16", "native", "x"]
+    lines = [_cells(row, deciding, others) for row in summary["rows"]]
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
 
     def line(cells: list[str]) -> str:
@@ -102,20 +115,21 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"latency in ms, batch {case['batch']} x {case['tokens']} tokens, {case['threads']} threads: torch fp32, "
         "torch bf16, native; x: speed-up over the teacher in torch fp32"
     )
-    text.append("int8: accuracy of the row's model on native kernels; kept: share of the teacher's accuracy")
+    name = deciding.name
+    text.append(f"int8: {name} of the row's model on native kernels; kept: share of the teacher's {name}")
     text += [_goal_line(goal) for goal in summary["goals"]]
     return "\n".join(text)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    accuracy, latency = row["accuracy"], row["latency"]
+def _cells(row: dict[str, Any], deciding: Measure, others: list[Measure]) -> list[str]:
+    found, latency = row[deciding.key], row["latency"]
+    low, high = (deciding.text(found[end]).removesuffix(" %") for end in ("low", "high"))
     return [
         row["name"],
-        f"{_percent(accuracy['value'])} [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]",
-        _percent(row["accuracy_kept"]),
-        _percent(row["native"]["accuracy"]["value"]),
-        _percent(row["macro_f1"]["value"]),
-        _percent(row["agreement"]["value"]),
+        f"{deciding.text(found['value'])} [{low}, {high}]",
+        _percent(row["kept"]),
+        deciding.text(row["native"][deciding.key]["value"]),
+        *(m.text(row[m.key]["value"]) for m in others),
         f"{row['parameters'] / 1e6:.2f} M",
         _megabytes(row["bytes"]),
         *(f"{latency[way]['p50']:.2f}" for way in ("fp32", "bf16", "native")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,13 +60,19 @@ def _first_id(tokenizer: Any, marks: tuple[str, ...]) -> int | None:
 
 
 class TranslatingTeacher(nn.Module):
-    """A Hugging Face model behind a table from the student's token ids to its own. Takes ids and mask, nothing else."""
+    """A Hugging Face model behind a table from the student's token ids to its own.
+
+    Token types of the student's pairs are passed on where the model reads any.
+    """
 
     def __init__(self, model: nn.Module, table: Tensor) -> None:
         super().__init__()
         self.model = model
         self.config = model.config
+        self.reads_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
+        if not self.reads_types:
+            options.pop("token_type_ids", None)
         return self.model(input_ids=self.table[input_ids], attention_mask=attention_mask, **options)

@@ -7,58 +7,61 @@ from typing import Any
 
 from kdnative.report import words
 from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
-from kdnative.report.schema import LatencyRow, ModelRow, SensitivityRow, TrainingPoint
+from kdnative.report.schema import LatencyRow, Measure, ModelRow, SensitivityRow, TrainingPoint
 
 _MOST_BARS = 30
 
 
-def _share_axis(title: str) -> Axis:
-    return Axis(title, text=lambda v: f"{100 * v:.4g} %")
+def _measure_axis(measure: Measure, split: str) -> Axis:
+    title = f"{measure['name']} on the {split} split"
+    return Axis(title, text=lambda v: f"{100 * v:.4g} %") if measure["percent"] else Axis(title)
 
 
 def _milliseconds(value: float) -> str:
     return f"{value:g}"
 
 
-def accuracy_latency(rows: Sequence[ModelRow], case: dict[str, int] | None) -> str | None:
-    """Accuracy against latency along the pipeline, in torch fp32 and native."""
+def quality_latency(rows: Sequence[ModelRow], measure: Measure, case: dict[str, int] | None) -> str | None:
+    """The deciding measure against latency along the pipeline, in torch fp32 and native."""
+    key = measure["key"]
     found = [
-        # The last row's accuracy is that of its native form; in torch it was only timed.
-        Series("torch fp32", _placed(rows[:-1], "fp32", lambda row: row.get("accuracy")), 6, dashed=True),
+        # The last row's figure is that of its native form; in torch it was only timed.
+        Series("torch fp32", _placed(rows[:-1], "fp32", measure, lambda row: row.get(key)), 6, dashed=True),
         # Before the last row the native figures are of that row's model, converted.
-        Series("native", _placed(rows, "native", lambda row: row.get("native", row).get("accuracy")), 0),
+        Series("native", _placed(rows, "native", measure, lambda row: row.get("native", row).get(key)), 0),
     ]
     found = [s for s in found if s.points]
     if not found:
         return None
     at = f", batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads" if case else ""
     return xy_chart(
-        "Accuracy against latency",
-        f"Test accuracy with 95 % intervals against median latency in milliseconds{at}; one point a model and way of "
-        "running, joined in the order of the pipeline. Up and to the left is better.",
+        f"{_title(measure)} against latency",
+        f"Test {measure['name']} with 95 % intervals against median latency in milliseconds{at}; one point a model and "
+        "way of running, joined in the order of the pipeline. Up and to the left is better.",
         found,
         Axis(f"latency, ms (log scale){at}", "log", _milliseconds),
-        _share_axis("accuracy on the test split"),
+        _measure_axis(measure, "test"),
         height=420,
     )
 
 
-def accuracy_size(rows: Sequence[ModelRow]) -> str | None:
-    """Accuracy against the size of the model file along the pipeline."""
+def quality_size(rows: Sequence[ModelRow], measure: Measure) -> str | None:
+    """The deciding measure against the size of the model file along the pipeline."""
+    key = measure["key"]
     points = [
-        _point(row, row["bytes"] / 1e6, row["accuracy"], f"{words.megabytes(row['bytes'])} MB")
+        _point(row, row["bytes"] / 1e6, measure, row[key], f"{words.megabytes(row['bytes'])} MB")
         for row in rows
-        if row.get("bytes") and row.get("accuracy")
+        if row.get("bytes") and row.get(key)
     ]
     if not points:
         return None
     return xy_chart(
-        "Accuracy against model file size",
-        "Test accuracy with 95 % intervals against the size of the model file in megabytes; joined in the order of the "
-        "pipeline. Up and to the left is better.",
+        f"{_title(measure)} against model file size",
+        f"Test {measure['name']} with 95 % intervals against the size of the model file in megabytes; joined in the "
+        "order of the pipeline. Up and to the left is better.",
         [Series("", points, 0)],
         Axis("model file, MB", zero=True),
-        _share_axis("accuracy on the test split"),
+        _measure_axis(measure, "test"),
     )
 
 
@@ -87,16 +90,16 @@ def latency_by_length(rows: Sequence[LatencyRow]) -> list[tuple[int, str]]:
     return charts
 
 
-def training_curves(histories: dict[str, list[TrainingPoint]]) -> list[str]:
-    """Loss and validation accuracy of every training stage against the step; what was not recorded is left out."""
-    charts = []
+def training_curves(histories: dict[str, list[TrainingPoint]], measure: Measure) -> list[str]:
+    """Loss and deciding measure of every training stage against the step; what was not recorded is left out."""
+    charts, validated = [], f"validation_{measure['key']}"
     for key, title, axis in (
         ("loss", "Training loss", Axis("mean loss of the epoch")),
-        ("validation_accuracy", "Validation accuracy", _share_axis("accuracy on the validation split")),
+        (validated, f"Validation {measure['name']}", _measure_axis(measure, "validation")),
     ):
         series = []
         for index, (stage, history) in enumerate(histories.items()):
-            text = words.percent if key == "validation_accuracy" else "{:.4f}".format
+            text = words.percent if key == validated and measure["percent"] else "{:.4f}".format
             points = [
                 Point(p["step"], p[key], tip=f"{stage}, step {p['step']}: {text(p[key])}")
                 for p in history
@@ -110,15 +113,15 @@ def training_curves(histories: dict[str, list[TrainingPoint]]) -> list[str]:
     return charts
 
 
-def sensitivity_bars(rows: Sequence[SensitivityRow]) -> str | None:
-    """What each layer alone loses, the worst first: divergence of the outputs, or accuracy where there is none."""
-    key = "divergence" if any(row.get("divergence") is not None for row in rows) else "accuracy_drop"
+def sensitivity_bars(rows: Sequence[SensitivityRow], measure: Measure) -> str | None:
+    """What each layer alone loses, the worst first: divergence of the outputs, or quality where there is none."""
+    key = "divergence" if any(row.get("divergence") is not None for row in rows) else "drop"
     found = sorted((row for row in rows if row.get(key) is not None), key=lambda row: -row[key])[:_MOST_BARS]
     if not found:
         return None
-    title = "Divergence of the outputs" if key == "divergence" else "Accuracy lost"
+    title = "Divergence of the outputs" if key == "divergence" else f"{_title(measure)} lost"
     several = len({row.get("scheme") for row in found}) > 1
-    bars = [_sensitivity_bar(row, key, several) for row in found]
+    bars = [_sensitivity_bar(row, key, measure, several) for row in found]
     return bar_chart(
         f"{title} when one layer alone is compressed",
         f"{title}, layer by layer, the most sensitive first; at most {_MOST_BARS} layers. Shorter is better.",
@@ -126,26 +129,33 @@ def sensitivity_bars(rows: Sequence[SensitivityRow]) -> str | None:
     )
 
 
-def _sensitivity_bar(row: SensitivityRow, key: str, with_scheme: bool) -> Bar:
+def _sensitivity_bar(row: SensitivityRow, key: str, measure: Measure, with_scheme: bool) -> Bar:
     value = row[key]  # type: ignore[literal-required]
-    text = f"{value:.2e}" if key == "divergence" else words.percent(value, 2)
+    text = f"{value:.2e}" if key == "divergence" else words.measure(value, measure["percent"], 2)
     scheme = f" {row['scheme']}" if row.get("scheme") else ""
     name = row["layer"] + (scheme if with_scheme else "")
     return Bar(name, value, text, 0, tip=f"{row['layer']}{scheme}: {text}")
 
 
-def _placed(rows: Sequence[ModelRow], way: str, accuracy: Any) -> list[Point]:
+def _title(measure: Measure) -> str:
+    return measure["name"][:1].upper() + measure["name"][1:]
+
+
+def _placed(rows: Sequence[ModelRow], way: str, measure: Measure, quality: Any) -> list[Point]:
     points = []
     for row in rows:
-        latency, estimate = row.get("latency", {}).get(way), accuracy(row)
+        latency, estimate = row.get("latency", {}).get(way), quality(row)
         if latency and estimate:
-            points.append(_point(row, latency["p50"], estimate, f"{words.milliseconds(latency['p50'])} ms {way}"))
+            place = f"{words.milliseconds(latency['p50'])} ms {way}"
+            points.append(_point(row, latency["p50"], measure, estimate, place))
     return points
 
 
-def _point(row: ModelRow, x: float, accuracy: dict[str, float], place: str) -> Point:
-    tip = f"{row['name']}: {words.percent(accuracy['value'])} [{words.interval(accuracy)}], {place}"
-    return Point(x, accuracy["value"], accuracy["low"], accuracy["high"], row["name"], tip)
+def _point(row: ModelRow, x: float, measure: Measure, found: dict[str, float], place: str) -> Point:
+    value, interval = words.measure(found["value"], measure["percent"]), words.interval(found, measure["percent"])
+    return Point(
+        x, found["value"], found["low"], found["high"], row["name"], f"{row['name']}: {value} [{interval}], {place}"
+    )
 
 
 def _latency_point(row: LatencyRow) -> Point:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdnative.report.schema import RunInfo, StageRecord, Summary
+from kdnative.report.schema import Measure, RunInfo, StageRecord, Summary
 
 _ROW_KEYS = ("key", "name")
+_MEASURE_KEYS = ("key", "name", "percent")
 _GOAL_KEYS = ("name", "target", "value", "met")
 # Keys of metrics.json that the report understands, and what each of their rows must have.
 METRIC_ROWS = {
@@ -45,6 +46,11 @@ class Run:
     def name(self) -> str:
         return self.info.get("name") or self.folder.resolve().name
 
+    @property
+    def measures(self) -> list[Measure]:
+        """What says how good a model is; the first decides."""
+        return self.summary["task"]["measures"]
+
     def rows(self, key: str) -> dict[str, list[dict[str, Any]]]:
         """The rows that stages have under one of the keys of :data:`METRIC_ROWS`, by stage, where there are any."""
         return {stage: found[key] for stage, found in self.metrics.items() if found.get(key)}
@@ -69,6 +75,10 @@ def read_run(folder: str | Path) -> Run:
     _check_rows(summary_file, "rows", summary.get("rows"), _ROW_KEYS)
     if not summary["rows"]:
         raise ReportError(f"{summary_file}: 'rows' is empty, there is no model to report on")
+    task = summary.get("task")
+    _check_rows(summary_file, "measures", task.get("measures") if isinstance(task, dict) else None, _MEASURE_KEYS)
+    if not task["measures"]:
+        raise ReportError(f"{summary_file}: 'measures' of the task is empty: nothing says how good a model is")
     _check_rows(summary_file, "goals", summary.get("goals", []), _GOAL_KEYS)
     info = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
     recipe_file = folder / "recipe.yaml"

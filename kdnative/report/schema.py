@@ -38,13 +38,37 @@ class Percentiles(TypedDict):
     p80: float
 
 
+class Measure(TypedDict, total=False):
+    """One of the figures that say how good a model is."""
+
+    key: str  # required: rows have an Estimate or a number under it
+    name: str  # required: in headings and sentences
+    percent: bool  # required: a share, shown in percent; else a plain number
+
+
+class TaskInfo(TypedDict, total=False):
+    """What the models are asked for."""
+
+    name: str
+    measures: list[Measure]  # required; the first one decides: epochs are chosen by it, and it is what students keep
+    divergence: str  # unit of the divergence in SensitivityRow
+
+
 class Quality(TypedDict, total=False):
-    """How good a model is on the test split."""
+    """How good a model is on the test split, for the measures of the task.
+
+    Classification has ``accuracy``, ``macro_f1``, ``agreement`` (share of test examples on which it answers as the
+    teacher does) and ``ece`` (expected calibration error); regression ``pearson``, ``spearman``, ``agreement``
+    (correlation with the teacher's predictions) and ``rmse``.
+    """
 
     accuracy: Estimate | None
     macro_f1: Estimate | None
-    agreement: Estimate | None  # share of test examples on which it answers as the teacher does
-    ece: float | None  # expected calibration error
+    pearson: Estimate | None
+    spearman: Estimate | None
+    rmse: Estimate | None
+    agreement: Estimate | None
+    ece: float | None
 
 
 class ModelRow(Quality, total=False):
@@ -53,7 +77,7 @@ class ModelRow(Quality, total=False):
     key: str  # required: "teacher", "baseline", "distilled", "pruned", "native"
     name: str  # required: shown in tables and plots
     native: Quality  # the same model converted to native kernels without further training
-    accuracy_kept: float | None  # accuracy / teacher accuracy
+    kept: float | None  # of the teacher's deciding measure
     parameters: int | None
     bytes: int | None  # of the model file
     latency: dict[str, Percentiles]  # by way of running: "fp32", "bf16", "native"
@@ -82,6 +106,7 @@ class LatencyCase(TypedDict):
 class Summary(TypedDict, total=False):
     """summary.json."""
 
+    task: TaskInfo  # required
     rows: list[ModelRow]  # required
     goals: list[GoalRow]
     case: LatencyCase
@@ -111,8 +136,7 @@ class TrainingPoint(TypedDict, total=False):
     epoch: float
     loss: float
     learning_rate: float
-    validation_accuracy: float
-    validation_loss: float
+    validation_loss: float  # and "validation_" with the key of the deciding measure
 
 
 class ConversionRow(TypedDict, total=False):
@@ -145,5 +169,5 @@ class SensitivityRow(TypedDict, total=False):
 
     layer: str
     scheme: str
-    accuracy_drop: float  # fraction; positive is a loss
-    divergence: float  # mean KL divergence of the outputs, nats
+    drop: float  # of the deciding measure; positive is a loss
+    divergence: float  # how far the outputs moved, in the unit that the task names

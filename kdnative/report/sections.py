@@ -7,6 +7,7 @@ from html import escape
 
 from kdnative.report import figures, words
 from kdnative.report.read import Run
+from kdnative.report.schema import Measure, ModelRow
 from kdnative.report.tables import Cell, facts, table
 
 WAYS = {"fp32": "torch fp32, ms", "bf16": "torch bf16, ms", "native": "native, ms"}
@@ -32,19 +33,18 @@ def models(run: Run) -> str | None:
     """The final table."""
     rows, case = run.summary["rows"], run.summary.get("case")
     ways = [way for way in WAYS if any(way in row.get("latency", {}) for row in rows)]
-    columns = ["model", "accuracy", "95 % interval", "of teacher", "macro-F1", "agreement", "calib. error"]
+    deciding, *others = run.measures
+    columns = ["model", deciding["name"], "95 % interval", "of teacher", *(m["name"] for m in others)]
     columns += ["parameters", "file, MB", *(WAYS[way] for way in ways), "speed-up"]
     lines = []
     for row in rows:
-        accuracy, macro_f1, agreement = row.get("accuracy"), row.get("macro_f1"), row.get("agreement")
+        found = row.get(deciding["key"])
         line = [
             Cell(row["name"]),
-            _estimate(accuracy),
-            Cell(words.interval(accuracy), accuracy and accuracy["low"]),
-            Cell(words.percent(row.get("accuracy_kept")), row.get("accuracy_kept")),
-            _estimate(macro_f1),
-            _estimate(agreement),
-            Cell(words.percent(row.get("ece")), row.get("ece")),
+            _measure(row, deciding),
+            Cell(words.interval(found, deciding["percent"]), found and found["low"]),
+            Cell(words.percent(row.get("kept")), row.get("kept")),
+            *(_measure(row, m) for m in others),
             Cell(words.millions(row.get("parameters")), row.get("parameters")),
             Cell(words.megabytes(row.get("bytes")), row.get("bytes")),
         ]
@@ -65,9 +65,9 @@ def models(run: Run) -> str | None:
 
 
 def trade_offs(run: Run) -> str | None:
-    """Accuracy against latency and size. Their table alternative is the final table."""
-    rows = run.summary["rows"]
-    charts = [figures.accuracy_latency(rows, run.summary.get("case")), figures.accuracy_size(rows)]
+    """The deciding measure against latency and size. Their table alternative is the final table."""
+    rows, deciding = run.summary["rows"], run.measures[0]
+    charts = [figures.quality_latency(rows, deciding, run.summary.get("case")), figures.quality_size(rows, deciding)]
     shown = [chart for chart in charts if chart]
     caption = "Error bars are 95 % confidence intervals. The same figures are in the table of models."
     return "".join(f"<figure>{chart}</figure>" for chart in shown) + _caption(caption) if shown else None
@@ -95,10 +95,11 @@ def latency(run: Run) -> str | None:
 def training(run: Run) -> str | None:
     """Training curves."""
     histories = run.rows("history")
-    charts = figures.training_curves(histories)
+    deciding = run.measures[0]
+    charts = figures.training_curves(histories, deciding)
     if not charts:
         return None
-    keys = ("loss", "validation_loss", "validation_accuracy")
+    keys = ("loss", "validation_loss", f"validation_{deciding['key']}")
     lines = [
         [
             Cell(stage),
@@ -108,7 +109,7 @@ def training(run: Run) -> str | None:
         for stage, history in histories.items()
         for point in history
     ]
-    columns = ["stage", "step", "loss", "validation loss", "validation accuracy"]
+    columns = ["stage", "step", "loss", "validation loss", f"validation {deciding['name']}"]
     as_table = table("Training curves", columns, lines, numeric=range(1, 5))
     figures_html = "".join(f"<figure>{chart}</figure>" for chart in charts)
     return f'<div class="pair">{figures_html}</div>{_details("Training curves as a table", as_table)}'
@@ -142,21 +143,22 @@ def conversion(run: Run) -> str | None:
 
 def sensitivity(run: Run) -> str | None:
     """Layers by what they lose."""
-    parts = []
+    parts: list[str] = []
+    deciding, unit = run.measures[0], run.summary["task"].get("divergence", "")
     for rows in run.rows("sensitivity").values():
-        chart = figures.sensitivity_bars(rows)
+        chart = figures.sensitivity_bars(rows, deciding)
         lines = [
             [
                 Cell(row["layer"]),
                 Cell(row.get("scheme") or words.DASH),
-                Cell(words.percent(row.get("accuracy_drop"), 2), row.get("accuracy_drop")),
+                Cell(words.measure(row.get("drop"), deciding["percent"], 2), row.get("drop")),
                 Cell(
                     words.DASH if row.get("divergence") is None else f"{row['divergence']:.3e}", row.get("divergence")
                 ),
             ]
             for row in rows
         ]
-        columns = ["layer", "scheme", "accuracy lost", "divergence, nats"]
+        columns = ["layer", "scheme", f"{deciding['name']} lost", f"divergence, {unit}"]
         as_table = table("Sensitivity of the layers", columns, lines, numeric=(2, 3))
         parts.append((f"<figure>{chart}</figure>" if chart else "") + _details("Sensitivity as a table", as_table))
     return "".join(parts) or None
@@ -196,7 +198,7 @@ def recipe(run: Run) -> str | None:
 SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("goals", "Goals", goals),
     ("models", "Models", models),
-    ("trade-offs", "Accuracy, latency and size", trade_offs),
+    ("trade-offs", "Quality, latency and size", trade_offs),
     ("latency", "Latency over batch size and length", latency),
     ("training", "Training", training),
     ("modules", "Modules", conversion),
@@ -214,9 +216,10 @@ def _verdict(met: bool | None) -> tuple[str, str, str]:
     return ("met", "✓", "met") if met else ("missed", "✗", "missed")
 
 
-def _estimate(estimate: dict | None) -> Cell:
-    value = estimate["value"] if estimate else None
-    return Cell(words.percent(value), value)
+def _measure(row: ModelRow, measure: Measure) -> Cell:
+    found = row.get(measure["key"])
+    value = found["value"] if isinstance(found, dict) else found
+    return Cell(words.measure(value, measure["percent"]), value)
 
 
 def _counts(rows: list[dict]) -> str:

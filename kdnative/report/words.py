@@ -10,9 +10,18 @@ def percent(share: float | None, digits: int = 1) -> str:
     return DASH if share is None else f"{100 * share:.{digits}f} %"
 
 
-def interval(estimate: dict | None) -> str:
-    """The 95 % interval of a share, as ``89.3 – 93.4``; percent."""
-    return DASH if not estimate else f"{100 * estimate['low']:.1f} – {100 * estimate['high']:.1f}"
+def measure(value: float | None, percent_: bool, digits: int = 1) -> str:
+    """A figure of the task: a share as ``91.5 %``, another number as ``0.915``."""
+    if value is None or percent_:
+        return percent(value, digits)
+    return f"{value:.{digits + 2}f}"
+
+
+def interval(estimate: dict | None, percent_: bool) -> str:
+    """The 95 % interval of a measure, as ``89.3 – 93.4`` in percent, or ``0.893 – 0.934``."""
+    if not estimate:
+        return DASH
+    return " – ".join(measure(estimate[end], percent_).removesuffix(" %") for end in ("low", "high"))
 
 
 def milliseconds(value: float | None) -> str:

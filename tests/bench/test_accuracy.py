@@ -7,7 +7,7 @@ import torch
 
 from kdnative.bench import accuracy
 from kdnative.bench.encoder_models import load_encoder
-from kdnative.data import DataSplits, Example
+from kdnative.data import Dataset, DataSplits, Example
 
 pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
 
@@ -73,7 +73,7 @@ def test_rows_of_a_tiny_model():
 
 def test_sentences_are_different_and_held_out_first(monkeypatch):
     def part(*texts):
-        return [Example(text, text, "x") for text in texts]
+        return Dataset([Example({"text": text}, str(i)) for i, text in enumerate(texts)])
 
     splits = DataSplits(train=part("a", "b", "c"), validation=part("d", "a"), test=part("e", "e", "f"))
     monkeypatch.setattr("kdnative.data.load_dataset", lambda spec: splits)

@@ -24,7 +24,7 @@ def test_rows_and_crossovers(tmp_path):
         ours = f"kdnative w8a8+{case['pattern']}"
         assert rows.keys() == {"kdnative w8a8", ours, "torch fp32", "torch sparse CSR"}
         assert rows[ours]["speedup"] == 1 and rows["kdnative w8a8"]["speedup"] == case["speedup"] > 0
-        assert rows[ours]["error"] == rows["kdnative w8a8"]["error"] < 0.15 and rows["torch sparse CSR"]["error"] < 0.02
+        assert rows[ours]["error"] == rows["kdnative w8a8"]["error"] < 0.03 and rows["torch sparse CSR"]["error"] < 1e-6
     assert [(r["pattern"], list(r["shares"])) for r in result["crossover"]] == [
         (p, [1, 33]) for p in ("4x1", "mask", "2:4")
     ]

@@ -9,10 +9,15 @@ import torch
 from kdnative.data import Batches, DataError, Dataset, Example, TokenizedDataset, collate, tokenize
 
 
+def example(text, label, id):
+    return Example({"text": text, "label": label}, id)
+
+
 class Words:
     """A tokenizer with the interface of Hugging Face's: every letter is a token, between 1 and 2; padding is 99."""
 
     pad_token_id = 99
+    model_input_names = ("input_ids", "token_type_ids")
 
     def __call__(self, texts, truncation, max_length, **options):
         assert truncation and options == {"return_attention_mask": False, "return_token_type_ids": False}
@@ -20,7 +25,7 @@ class Words:
 
 
 def dataset(lengths, labelled=True):
-    examples = [Example("x" * n, i % 2 if labelled else None, str(i)) for i, n in enumerate(lengths)]
+    examples = [example("x" * n, i % 2 if labelled else None, str(i)) for i, n in enumerate(lengths)]
     return Dataset(examples, ("a", "b") if labelled else ())
 
 
@@ -29,7 +34,7 @@ def tokenized(n=100, seed=0):
 
 
 def test_tokens_of_every_example():
-    found = tokenize(Dataset([Example("ab", 1, "1"), Example("", 0, "2"), Example("abcdef", 1, "3")], "xy"), Words(), 5)
+    found = tokenize(Dataset([example("ab", 1, "1"), example("", 0, "2"), example("abcdef", 1, "3")], "xy"), Words(), 5)
     assert [found[i].tolist() for i in (0, 1, 2)] == [[1, 97, 98, 2], [1, 2], [1, 97, 98, 99, 2]]
     assert found[-1].tolist() == found[2].tolist() and found.lengths.tolist() == [4, 2, 5]
     assert found.labels.tolist() == [1, 0, 1] and found.label_names == ("x", "y")
@@ -137,3 +142,42 @@ def test_fingerprint_of_batches_sees_what_decides_them():
     found = [Batches(data, 8, **o).fingerprint for o in options] + [Batches(data, 4).fingerprint]
     assert len(set(found)) == 6
     assert Batches(data, 8).fingerprint == found[0]
+
+
+class Joined(Words):
+    """The two texts of a pair between 1, 2 and 2; types unless the model reads none."""
+
+    def __call__(self, texts, pairs, truncation, max_length, return_attention_mask, return_token_type_ids):
+        assert truncation and not return_attention_mask
+        ids = [[1, *map(ord, a), 2, *map(ord, b), 2] for a, b in zip(texts, pairs, strict=True)]
+        types = [[0] * (len(a) + 2) + [1] * (len(b) + 1) for a, b in zip(texts, pairs, strict=True)]
+        return {"input_ids": ids, **({"token_type_ids": types} if return_token_type_ids else {})}
+
+
+def pairs():
+    texts = [("ab", "c"), ("d", "efg")]
+    return Dataset([Example({"text": a, "text_pair": b, "label": 0.5 * i}, a) for i, (a, b) in enumerate(texts)])
+
+
+def test_pairs_are_one_row_with_token_types():
+    found = tokenize(pairs(), Joined())
+    batch = next(iter(Batches(found, 2, by_length=False, multiple=4)))
+    assert batch.inputs["input_ids"].tolist() == [[1, 97, 98, 2, 99, 2, 99, 99], [1, 100, 2, 101, 102, 103, 2, 99]]
+    assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1, 1, 0]]
+    assert batch.inputs["attention_mask"].sum(1).tolist() == [6, 7]
+    assert batch.labels.dtype == torch.float32 and batch.labels.tolist() == [0.0, 0.5]
+
+
+def test_a_model_without_token_types_gets_none():
+    tokenizer = Joined()
+    tokenizer.model_input_names = ("input_ids", "attention_mask")
+    found = tokenize(pairs(), tokenizer)
+    assert set(next(iter(Batches(found, 2))).inputs) == {"input_ids", "attention_mask"}
+    assert found.fingerprint != tokenize(pairs(), Joined()).fingerprint
+
+
+def test_labels_that_are_missing():
+    classes = Dataset([example("a", 1, "1"), example("b", None, "2")], ("x", "y"))
+    assert tokenize(classes, Words()).labels.tolist() == [1, -100]
+    targets = tokenize(Dataset([example("a", 1.5, "1"), example("b", None, "2")]), Words()).labels
+    assert targets.dtype == np.float32 and targets[0] == 1.5 and np.isnan(targets[1])

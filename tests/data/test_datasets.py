@@ -12,6 +12,10 @@ from kdnative.data.types import by_hash
 SIXTY = [(f"sentence number {i}", ("good", "bad", "so-so")[i % 3]) for i in range(60)]
 
 
+def example(text, label, id):
+    return Example({"text": text, "label": label}, id)
+
+
 def write_csv(path, rows=SIXTY, header="text,label"):
     path.write_text(header + "\n" + "".join(f'"{t}",{y}\n' for t, y in rows), "utf-8")
     return path
@@ -27,7 +31,7 @@ class TestFormats:
         rows = 'text,label\n"a ""quoted"", text",x\n"two\nlines",y\n\nplain ünï,x\n'
         path.write_bytes(b"\xef\xbb\xbf" + rows.replace("\n", "\r\n").encode())
         found = load_dataset(path, validation=path, test=path).train
-        assert [(e.text, found.labels[e.label], e.id) for e in found] == [
+        assert [(e["text"], found.labels[e.label], e.id) for e in found] == [
             ('a "quoted", text', "x", "train:2"),
             ("two\r\nlines", "y", "train:3"),
             ("plain ünï", "x", "train:6"),
@@ -37,7 +41,7 @@ class TestFormats:
         path = tmp_path / "a.tsv"
         path.write_text('id\tlabel\ttext\n1\t0\t"half a quote\n2\t1\tsay "x"\n')
         found = load_dataset(path, validation=path, test=path).train
-        assert found.texts == ['"half a quote', 'say "x"']
+        assert found.column("text") == ['"half a quote', 'say "x"']
 
     def test_json_lines_with_numbers_booleans_and_other_columns(self, tmp_path):
         path = tmp_path / "a.jsonl"
@@ -62,7 +66,7 @@ class TestFormats:
         comma = "\t" if suffix == ".tsv" else ","
         path.write_text(f"text{comma}label\n{'a' * 131073}{comma}x\n{'b' * 500000}{comma}y\n")
         found = load_dataset(path, validation=path, test=path).train
-        assert [len(text) for text in found.texts] == [131073, 500000]
+        assert [len(text) for text in found.column("text")] == [131073, 500000]
 
     def test_unlabelled(self, tmp_path):
         path = tmp_path / "a.jsonl"
@@ -85,7 +89,7 @@ class TestFormats:
         write_csv(tmp_path / "test.csv", [("e", "bad")])
         splits = load_dataset(tmp_path, split=(0.5, 0.5, 0.0))
         assert len(splits.train) + len(splits.validation) == 60 and 15 < len(splits.train) < 45
-        assert [e.text for e in splits.test] == ["e"]
+        assert [e["text"] for e in splits.test] == ["e"]
 
 
 class TestHashSplit:
@@ -100,18 +104,18 @@ class TestHashSplit:
         more = [*reversed(SIXTY), *((f"new {i}", "bad") for i in range(40))]
         second = load_dataset(write_csv(tmp_path / "b.csv", more))
         for name in ("train", "validation", "test"):
-            assert set(getattr(first, name).texts) <= set(getattr(second, name).texts)
+            assert set(getattr(first, name).column("text")) <= set(getattr(second, name).column("text"))
 
     def test_the_same_text_never_sits_in_two_parts(self):
-        examples = [Example(f"{'  A ' if i % 2 else 'a '}text {i // 4}", None, str(i)) for i in range(400)]
+        examples = [example(f"{'  A ' if i % 2 else 'a '}text {i // 4}", None, str(i)) for i in range(400)]
         parts = by_hash(Dataset(examples), (0.5, 0.5), ("a", "b"))
-        normal = [{" ".join(t.split()).casefold() for t in p.texts} for p in parts]
+        normal = [{" ".join(t.split()).casefold() for t in p.column("text")} for p in parts]
         assert not normal[0] & normal[1] and all(normal)
 
     def test_known_answer(self):
         # sha256(b"good") begins with 0x770e, at 0.465 of the range; sha256(b"bad") with 0x2f05, at 0.184
-        data = Dataset([Example("good", None, "1"), Example("bad", None, "2")])
-        assert [p.texts for p in by_hash(data, (0.19, 0.27, 0.54), ("a", "b", "c"))] == [["bad"], [], ["good"]]
+        data = Dataset([example("good", None, "1"), example("bad", None, "2")])
+        assert [p.column("text") for p in by_hash(data, (0.19, 0.27, 0.54), ("a", "b", "c"))] == [["bad"], [], ["good"]]
 
     @pytest.mark.parametrize("shares", [(), (0.0, 0.0), (-1.0, 2.0), (1.0,)])
     def test_bad_shares(self, shares):
@@ -129,15 +133,15 @@ def test_limit_keeps_order_and_balance(tmp_path):
 
 
 def test_fingerprint_sees_text_label_order_and_names():
-    examples = [Example("a", 0, "1"), Example("b", 1, "2")]
+    examples = [example("a", 0, "1"), example("b", 1, "2")]
     base = Dataset(examples, ("x", "y")).fingerprint
     assert base == Dataset(list(examples), ("x", "y"), "another name").fingerprint
     changed = [
         Dataset(examples[::-1], ("x", "y")),
         Dataset(examples, ("x", "z")),
-        Dataset([Example("a", 1, "1"), examples[1]], ("x", "y")),
-        Dataset([Example("a ", 0, "1"), examples[1]], ("x", "y")),
-        Dataset([Example("", 0, "1a"), examples[1]], ("x", "y")),
+        Dataset([example("a", 1, "1"), examples[1]], ("x", "y")),
+        Dataset([example("a ", 0, "1"), examples[1]], ("x", "y")),
+        Dataset([example("", 0, "1a"), examples[1]], ("x", "y")),
         Dataset(examples[:1], ("x", "y")),
     ]
     assert len({base, *(d.fingerprint for d in changed)}) == 1 + len(changed)
@@ -182,7 +186,7 @@ def test_unusable_files(tmp_path, name, content, message):
 def test_rows_without_text_can_be_dropped(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,x\n ,y\nb,y\n")
     path = tmp_path / "a.csv"
-    assert load_dataset(path, validation=path, test=path, empty="drop").train.texts == ["a", "b"]
+    assert load_dataset(path, validation=path, test=path, empty="drop").train.column("text") == ["a", "b"]
     with pytest.raises(ValueError, match="empty='skip'"):
         load_dataset(path, empty="skip")
 
@@ -203,7 +207,7 @@ def test_rows_without_text_and_label_can_be_dropped(tmp_path, name, content):
     path = tmp_path / name
     path.write_text(content)
     found = load_dataset(path, validation=path, test=path, empty="drop").train
-    assert found.texts == ["a", "b"] and len(found.labels) == 2
+    assert found.column("text") == ["a", "b"] and len(found.labels) == 2
 
 
 @pytest.mark.parametrize(
@@ -261,11 +265,127 @@ def test_other_problems(tmp_path):
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([Example("a", 0, "1"), Example("b", None, "2")], "1 of 2 examples have a label"),
-        ([Example("a", 2, "1")], "label 2; there are 2 classes"),
-        ([Example("a", 0, "1"), Example("b", 0, "1")], "'1' occurs twice"),
+        ([example("a", 0.5, "1")], "has the target 0.5, and there are classes"),
+        ([example("a", 2, "1")], "label 2; there are 2 classes"),
+        ([example("a", 0, "1"), example("b", 0, "1")], "'1' occurs twice"),
     ],
 )
 def test_impossible_datasets(examples, message):
     with pytest.raises(DataError, match=message):
         Dataset(examples, ("x", "y"))
+
+
+def test_targets_that_are_not_finite():
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(DataError, match="example '1' has the target .*, which is not finite"):
+            Dataset([example("a", value, "1")])
+
+
+def test_a_field_that_an_example_lacks():
+    with pytest.raises(DataError, match="example '1' has no field 'text_pair'"):
+        Dataset([example("a", 0, "1")], ("x", "y")).column("text_pair")
+
+
+class TestNumbers:
+    def test_targets_of_files(self, tmp_path):
+        path = write_csv(tmp_path / "a.csv", [(f"text {i}", f" {i / 4 - 3}") for i in range(60)])
+        found = load_dataset(path, numbers=True)
+        assert sorted(e.label for e in everything(found)) == [i / 4 - 3 for i in range(60)]
+        assert all(isinstance(e.label, float) for e in everything(found)) and found.labels == ()
+        summary = found.train.summary()
+        assert summary["examples"] == len(found.train) and summary["smallest"] < 0 < summary["largest"]
+
+    def test_jsonl_takes_numbers(self, tmp_path):
+        rows = [{"text": f"text {i}", "label": i if i % 2 else i / 2} for i in range(40)]
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        found = load_dataset(tmp_path / "a.jsonl", numbers=True)
+        assert {e["text"]: e.label for e in everything(found)} == {r["text"]: float(r["label"]) for r in rows}
+
+    @pytest.mark.parametrize("value", ["great", "", "nan", "inf", "1_000", "1e999", "0x10"])
+    def test_what_is_no_number(self, tmp_path, value):
+        path = write_csv(tmp_path / "a.csv", [("one", "1"), ("two", value)])
+        with pytest.raises(DataError, match=r"a.csv, line 3: the label must be a finite number, not .*column 'label'"):
+            load_dataset(path, numbers=True)
+
+    @pytest.mark.parametrize("value", [True, None, [1], {"a": 1}])
+    def test_what_is_no_number_in_json(self, tmp_path, value):
+        (tmp_path / "a.jsonl").write_text(json.dumps({"text": "one", "label": value}))
+        with pytest.raises(DataError, match=r"a.jsonl, line 1: the label must be a finite number"):
+            load_dataset(tmp_path / "a.jsonl", numbers=True)
+
+
+class TestPairs:
+    ROWS = [(f"first {i}", f"second {i}", "yes" if i % 3 else "no") for i in range(90)]
+
+    def write(self, path, rows=ROWS, header="text,text_pair,label"):
+        path.write_text(header + "\n" + "".join(",".join(row) + "\n" for row in rows), "utf-8")
+        return path
+
+    def test_both_texts_are_read(self, tmp_path):
+        path = self.write(tmp_path / "a.csv", header="a,b,y")
+        found = load_dataset(path, text_column="a", text_pair_column="b", label_column="y")
+        assert sorted((e["text"], e["text_pair"], found.labels[e.label]) for e in everything(found)) == sorted(
+            self.ROWS
+        )
+
+    def test_a_pair_lands_in_one_part_in_either_order(self, tmp_path):
+        turned = [(b.upper(), f" {a}", y) for a, b, y in self.ROWS]
+        one, two = (
+            load_dataset(self.write(tmp_path / n, rows), text_pair_column="text_pair")
+            for n, rows in (("a.csv", self.ROWS), ("b.csv", turned))
+        )
+        for name in ("train", "validation", "test"):
+            ours = {e["text"] for e in getattr(one, name)}
+            assert ours == {e["text_pair"].strip() for e in getattr(two, name)} and ours
+
+    def test_a_missing_column_or_text(self, tmp_path):
+        with pytest.raises(DataError, match="the column 'text_pair' is missing"):
+            load_dataset(write_csv(tmp_path / "a.csv"), text_pair_column="text_pair")
+        path = self.write(tmp_path / "b.csv", [("a", " ", "yes"), ("b", "c", "no"), ("d", "e", "yes")])
+        with pytest.raises(DataError, match="b.csv, line 2: the text is empty"):
+            load_dataset(path, text_pair_column="text_pair")
+        kept = load_dataset(path, text_pair_column="text_pair", empty="drop", validation=path, test=path)
+        assert kept.train.column("text") == ["b", "d"]
+
+
+class TestLabelledInPart:
+    ROWS = [(t, y if i % 3 == 0 else "") for i, (t, y) in enumerate(SIXTY * 2)]
+
+    def test_refused_unless_asked_for(self, tmp_path):
+        with pytest.raises(DataError, match="a.csv, line 3: the label .* is empty"):
+            load_dataset(write_csv(tmp_path / "a.csv", self.ROWS))
+        with pytest.raises(ValueError, match="unlabelled='yes': allowed are"):
+            load_dataset(write_csv(tmp_path / "a.csv"), unlabelled="yes")
+
+    def test_only_the_training_split_has_them(self, tmp_path):
+        rows = [(f"text {i}", ("good", "bad")[i % 2] if i % 3 == 0 else " ") for i in range(300)]
+        found = load_dataset(write_csv(tmp_path / "a.csv", rows), unlabelled="keep")
+        assert found.labels == ("bad", "good") and len(everything(found)) == 300
+        assert found.train.labelled < len(found.train) and sum(e.label is None for e in found.train) == 200
+        assert found.validation.labelled == len(found.validation) > 0 and found.test.labelled == len(found.test) > 0
+        assert found.train.summary()["without a label"] == 200
+        labelled = load_dataset(write_csv(tmp_path / "b.csv", [r for r in rows if r[1].strip()]))
+        for name in ("validation", "test"):  # the splits are those of the labelled rows alone
+            assert getattr(found, name).column("text") == getattr(labelled, name).column("text")
+
+    def test_a_text_that_is_held_out_is_not_learned_from(self):
+        rows = [example(f"text {i}", i % 2, f"l{i}") for i in range(100)]
+        whole = Dataset(rows + [example(f"Text  {i}", None, f"u{i}") for i in range(100)], ("x", "y"))
+        parts = by_hash(whole, (0.5, 0.5), ("train", "test"))
+        texts = [{" ".join(t.split()).casefold() for t in p.column("text")} for p in parts]
+        assert not texts[0] & texts[1] and len(texts[1]) == len(parts[1]) and parts[0].labelled * 2 == len(parts[0])
+
+    def test_held_out_files_need_all_their_labels(self, tmp_path):
+        train = write_csv(tmp_path / "train.csv")
+        test = write_csv(tmp_path / "test.csv", [("a", "good"), ("b", "")])
+        with pytest.raises(
+            DataError, match=r"1 of 2 examples of the test split have no label \(the first is 'test:3'\)"
+        ):
+            load_dataset(train, test=test, unlabelled="keep")
+        with pytest.raises(DataError, match="no example of the training split has a label"):
+            load_dataset(write_csv(tmp_path / "c.csv", [("a", ""), ("b", "")]), test=train, unlabelled="keep")
+
+    def test_targets_too(self, tmp_path):
+        path = write_csv(tmp_path / "a.csv", [(f"text {i}", str(i) if i % 4 == 0 else "") for i in range(200)])
+        found = load_dataset(path, numbers=True, unlabelled="keep")
+        assert sum(e.label is None for e in found.train) == 150 and found.test.labelled == len(found.test) > 0

@@ -43,14 +43,16 @@ def test_three_splits(hub):
     splits = load_dataset("hub:owner/name", config="de", revision="abc")
     assert hub.asked == ("owner/name", "de", "abc")
     assert splits.labels == ("neg", "pos")
-    assert (splits.validation[0].text, splits.test[1].label) == ("text 50", 1)
+    assert (splits.validation[0]["text"], splits.test[1].label) == ("text 50", 1)
 
 
 def test_unlabelled_test_split_is_replaced_by_the_validation_data(hub):
     hub.content = {"train": table(100), "validation": table(4, 200), "test": table(4, 300, [-1] * 4)}
     splits = load_dataset("hub:glue")
-    assert splits.test.texts == [f"text {i}" for i in range(200, 204)]
-    assert sorted(splits.train.texts + splits.validation.texts) == sorted(f"text {i}" for i in range(100))
+    assert splits.test.column("text") == [f"text {i}" for i in range(200, 204)]
+    assert sorted(splits.train.column("text") + splits.validation.column("text")) == sorted(
+        f"text {i}" for i in range(100)
+    )
     assert 2 <= len(splits.validation) <= 25
 
 
@@ -93,7 +95,7 @@ def test_rows_without_text_can_be_dropped(hub):
     columns = {"text": ["a", None, " ", "b"], "label": ["x", None, "x", "y"]}
     hub.content = {name: Table(None, **columns) for name in ("train", "validation", "test")}
     splits = load_dataset("hub:x", empty="drop")
-    assert splits.train.texts == ["a", "b"] and splits.labels == ("x", "y")
+    assert splits.train.column("text") == ["a", "b"] and splits.labels == ("x", "y")
     assert [e.id for e in splits.train] == ["0", "3"], "rows keep their numbers"
     with pytest.raises(DataError, match='row 1: .* not a text: None; repair it or pass empty="drop"'):
         load_dataset("hub:x")

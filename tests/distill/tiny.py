@@ -39,7 +39,7 @@ def tokens(n: int = 60, seed: int = 0, labelled: bool = True, name: str = "tiny"
     generator = np.random.default_rng(seed)
     rows = [generator.integers(1, VOCABULARY, generator.integers(2, 9)).astype(np.int32) for _ in range(n)]
     labels = np.array([int((row >= VOCABULARY // 2).mean() > 0.5) for row in rows], np.int64)
-    examples = [Example(" ".join(map(str, r)), int(y) if labelled else None, str(i)) for i, (r, y) in
+    examples = [Example({"text": " ".join(map(str, r)), "label": int(y) if labelled else None}, str(i)) for i, (r, y) in
                 enumerate(zip(rows, labels, strict=True))]  # fmt: skip
     source = Dataset(examples, ("low", "high") if labelled else (), name)
     offsets = np.concatenate(([0], np.cumsum([len(r) for r in rows]))).astype(np.int64)

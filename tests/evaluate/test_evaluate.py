@@ -177,7 +177,7 @@ class TestPredict:
             def forward(self, input_ids, attention_mask):
                 return torch.zeros(*input_ids.shape, 2)
 
-        with pytest.raises(ValueError, match=r"not \[N, C\]"):
+        with pytest.raises(ValueError, match=r"not one row each"):
             predict(PerToken(), tokens(4), device="cpu")
         with pytest.raises(ValueError, match="the dataset is empty"):
             predict(model(0), tokens(0), device="cpu")
@@ -221,12 +221,12 @@ class TestSensitivity:
         now = predict(changed, data, device="cpu")
         p, q = original.logits.double().softmax(-1), now.logits.double().softmax(-1)
         row = next(r for r in rows if (r.layer, r.change) == ("hidden", "w2a8-g32"))
-        assert row.kl == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-9)
-        assert row.accuracy == float((now.classes == now.labels).double().mean())
-        assert row.accuracy_change == pytest.approx(
-            row.accuracy - float((original.classes == original.labels).double().mean())
+        assert row.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-9)
+        assert row.score == float((now.classes == now.labels).double().mean())
+        assert row.score_change == pytest.approx(
+            row.score - float((original.classes == original.labels).double().mean())
         )
-        assert row.weights == 1024 and row.kl > next(r for r in rows if r.change == "w4a8-g32").kl > 0
+        assert row.weights == 1024 and row.divergence > next(r for r in rows if r.change == "w4a8-g32").divergence > 0
 
     def test_sparsity_removes_the_smallest(self):
         data, student = tokens(20), model(0)
@@ -243,7 +243,7 @@ class TestSensitivity:
 
     def test_unlabelled_data_gives_the_divergence_only(self):
         (row,) = sensitivity(model(0, width=32), tokens(8, labelled=False), ["w4a8-g32"], layers=["hid*"], device="cpu")
-        assert row.accuracy is None and row.accuracy_change is None and row.kl > 0
+        assert row.score is None and row.score_change is None and row.divergence > 0
 
     def test_weights_come_back_after_an_error(self):
         student = model(0, width=32)

@@ -30,8 +30,8 @@ def test_a_layer_loses_nothing_in_its_own_scheme(clip):
     before = copy.deepcopy(student.state_dict())
     found = sensitivity(student, tokens(40), ["w4a8-g32", "w8a8"], device="cpu")
     rows = {(r.layer, r.change): r for r in found}
-    assert (rows["hidden", "w4a8-g32"].kl, rows["hidden", "w4a8-g32"].accuracy_change) == (0.0, 0.0)
-    assert rows["hidden", "w8a8"].kl > 0
+    assert (rows["hidden", "w4a8-g32"].divergence, rows["hidden", "w4a8-g32"].score_change) == (0.0, 0.0)
+    assert rows["hidden", "w8a8"].divergence > 0
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert list(rows) == [(n, s) for s in ("w4a8-g32", "w8a8") for n in ("hidden", "classifier", "(all)")]
 
@@ -48,6 +48,6 @@ def test_other_schemes_round_the_float_weights_and_are_compared_with_the_integer
     q = predict(changed, tokens(40), device="cpu")
     a, b = p.logits.double().softmax(-1), q.logits.double().softmax(-1)
     (row,) = [r for r in rows if r.layer == "hidden"]
-    assert row.kl == pytest.approx(float((a * (a / b).log()).sum(-1).mean()), rel=1e-9) and row.kl
+    assert row.divergence == pytest.approx(float((a * (a / b).log()).sum(-1).mean()), rel=1e-9) and row.divergence
     hits = [float((x.classes == x.labels).double().mean()) for x in (p, q)]
-    assert row.accuracy_change == hits[1] - hits[0]
+    assert row.score_change == hits[1] - hits[0]

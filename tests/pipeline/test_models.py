@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdnative.data import Dataset
 from kdnative.pipeline import PipelineError
-from kdnative.pipeline.heads import fit_head
-from kdnative.pipeline.models import load_any, load_classifier
+from kdnative.pipeline.models import load_any, load_for_task
+from kdnative.tasks import TASKS
+from kdnative.tasks.heads import fit_head
 
 IDS = torch.arange(12).reshape(2, 6)
 
@@ -36,6 +38,10 @@ def write_classifier(folder: Path, names, family="Bert", headless=False) -> Path
         torch.nn.init.normal_(parameter, std=0.5)
     (model.base_model if headless else model).save_pretrained(folder)
     return folder
+
+
+def load_classifier(folder: Path, labels) -> torch.nn.Module:
+    return load_for_task(folder, TASKS["text-classification"], Dataset([], labels))
 
 
 def logits(model) -> torch.Tensor:
@@ -112,7 +118,7 @@ def test_an_encoder_without_a_head_is_quiet(tmp_path, caplog):
 def test_a_head_that_cannot_be_found(tmp_path):
     model = load_classifier(write_classifier(tmp_path, ["a", "b"]), ["a", "b"])
     model.classifier = torch.nn.Conv1d(32, 2, 1)
-    with pytest.raises(PipelineError, match=r"folder: its classes are b, a, the data's a, b, .*2 outputs") as caught:
+    with pytest.raises(ValueError, match=r"folder: its classes are b, a, the data's a, b, .*2 outputs") as caught:
         fit_head(model, ["b", "a"], ["a", "b"], [], "folder")
     assert "id2label" in str(caught.value)
 

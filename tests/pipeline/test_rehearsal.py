@@ -369,7 +369,10 @@ def test_the_recipes_that_come_along(name, monkeypatch, tmp_path):
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     shared = Shared(recipe)
     shared.__dict__["data"] = kdnative.data.DataSplits(
-        *(kdnative.data.Dataset([kdnative.data.Example("a", 0, "1")], ("negative", "positive")) for _ in range(3))
+        *(
+            kdnative.data.Dataset([kdnative.data.Example({"text": "a", "label": 0}, "1")], ("negative", "positive"))
+            for _ in range(3)
+        )
     )
     rehearse(recipe, recipe.active_stages(), RunFolder(tmp_path / "absent"), shared)
     wrong = recipe.model_copy(update={"convert": recipe.convert.model_copy(update={"keep": ["nothing"]})})

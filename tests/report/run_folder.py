@@ -40,12 +40,18 @@ def model_row(key: str) -> dict:
         "agreement": estimate(1.0 if key == "teacher" else accuracy + 0.06),
         "ece": 0.031,
         "native": {"accuracy": estimate(accuracy - (0.0 if key == "native" else 0.003))},
-        "accuracy_kept": accuracy / ACCURACY["teacher"],
+        "kept": accuracy / ACCURACY["teacher"],
         "parameters": 22_713_986 if key == "teacher" else 17_390_210,
         "bytes": BYTES[key],
         "latency": {"fp32": spread(FP32[key]), "bf16": spread(2.1), "native": spread(NATIVE[key])},
         "speedup": FP32["teacher"] / NATIVE[key],
     }
+
+
+def task() -> dict:
+    shares = {"accuracy": "accuracy", "macro_f1": "macro-F1", "agreement": "agreement", "ece": "calib. error"}
+    measures = [{"key": key, "name": name, "percent": True} for key, name in shares.items()]
+    return {"name": "text-classification", "measures": measures, "divergence": "nats"}
 
 
 def goals() -> list[dict]:
@@ -113,7 +119,7 @@ def history(start: float, step: int) -> list[dict]:
 
 def sensitivity() -> list[dict]:
     return [
-        {"layer": row["name"], "scheme": "w4a8-g64", "accuracy_drop": 0.001 * index - 0.003, "divergence": 2e-4 * index}
+        {"layer": row["name"], "scheme": "w4a8-g64", "drop": 0.001 * index - 0.003, "divergence": 2e-4 * index}
         for index, row in enumerate(conversion())
         if row["kind"] == "Linear"
     ]
@@ -137,6 +143,7 @@ def make_run(folder: Path) -> Path:
     write(
         folder / "summary.json",
         {
+            "task": task(),
             "rows": [model_row(key) for key in NAMES],
             "goals": goals(),
             "case": {"batch": 1, "tokens": 32, "threads": 2},

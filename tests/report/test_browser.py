@@ -33,7 +33,7 @@ def test_what_a_reader_looks_for_is_there_and_visible(page):
     assert page.evaluate("document.title") == "movies – kdnative report"
     headings = page.evaluate("[...document.querySelectorAll('h2')].map((h) => h.innerText)")
     assert headings == [
-        "Goals", "Models", "Accuracy, latency and size", "Latency over batch size and length", "Training", "Modules",
+        "Goals", "Models", "Quality, latency and size", "Latency over batch size and length", "Training", "Modules",
         "Sensitivity of the layers", "Time", "Data", "Machine", "Recipe",
     ]  # fmt: skip
     verdicts = page.evaluate("[...document.querySelectorAll('.card .verdict')].map((v) => v.innerText)")

@@ -10,7 +10,7 @@ import pytest
 
 from kdnative import report
 from kdnative.report.read import read_run
-from tests.report.run_folder import NAMES, make_run, model_row, write
+from tests.report.run_folder import NAMES, make_run, model_row, task, write
 
 
 @pytest.fixture
@@ -104,10 +104,11 @@ def test_stages_are_in_the_order_of_the_run_and_partial_ones_left_out(run_folder
 
 
 def test_a_summary_alone_is_enough_and_the_rest_is_named_as_absent(tmp_path):
-    write(tmp_path / "summary.json", {"rows": [{"key": "native", "name": "only model"}]})
+    rows = [{"key": "native", "name": "only model"}]
+    write(tmp_path / "summary.json", {"task": task(), "rows": rows})
     text = " ".join(structure(report.build(tmp_path)).text)
     assert "only model" in text and "This recipe sets no goals." in text
-    absent = "Goals, Accuracy, latency and size, Latency over batch size and length, Training, Modules, Sensitivity"
+    absent = "Goals, Quality, latency and size, Latency over batch size and length, Training, Modules, Sensitivity"
     assert f"Not part of this run: {absent}" in text
 
 
@@ -116,7 +117,7 @@ def test_figures_that_were_not_measured_are_dashes(run_folder):
     summary = json.loads(path.read_text())
     for row in summary["rows"]:
         row.update(accuracy=None, macro_f1=None, agreement=None, ece=None, bytes=None, latency={}, speedup=None)
-        row.update(parameters=None, accuracy_kept=None, native={})
+        row.update(parameters=None, kept=None, native={})
     write(path, summary)
     report.build(run_folder)
     assert report.build(run_folder).read_text(encoding="utf-8").count('<td class="number">–</td>') == 9 * len(NAMES)

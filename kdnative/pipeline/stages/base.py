@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdnative.files import sha256_of
 from kdnative.pipeline.folder import RunFolder
+from kdnative.tasks import Task, task_named
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
@@ -62,6 +63,10 @@ class Context:
     def data(self) -> DataSplits:
         return self.shared.data
 
+    @property
+    def task(self) -> Task:
+        return self.shared.task
+
     def input(self, stage: str) -> Path:
         """The output folder of an earlier stage, one of those this stage says it needs."""
         return self.run.output(stage)
@@ -74,13 +79,13 @@ class Shared:
     recipe: Recipe
     cache: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def task(self) -> Task:
+        return task_named(self.recipe.task)
+
     @cached_property
     def data(self) -> DataSplits:
-        from kdnative.data import load_dataset
-
-        options = self.recipe.data.model_dump(exclude={"source", "text", "label", "max_length"})
-        section = self.recipe.data
-        return load_dataset(section.source, text_column=section.text, label_column=section.label, **options)
+        return self.task.load(**self.recipe.data.model_dump(exclude={"max_length"}))
 
     def model_digest(self, source: str) -> str | None:
         """SHA-256 of the names and contents of a model's files, read once per run; ABSENT when the folder is gone.

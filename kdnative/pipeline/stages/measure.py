@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdnative.evaluate import Interval, Predictions, agreement, measure, paired_difference, predict
+from kdnative.evaluate import predict
 from kdnative.files import replace_text
 from kdnative.pipeline.folder import RESULTS, SUMMARY, write_json
 from kdnative.pipeline.schema import Benchmark, Evaluate, Report
@@ -33,7 +33,7 @@ def _evaluate(context: Context) -> dict[str, Any]:
     """Every row's model on the test split: as it is, and on native kernels."""
     from kdnative.checkpoint import file_size
 
-    recipe, batch = context.recipe, context.settings.batch_size
+    recipe, task, batch = context.recipe, context.task, context.settings.batch_size
     found: dict[str, Any] = {}
     teacher = None
     for row, stage in row_stages(recipe).items():
@@ -50,53 +50,30 @@ def _evaluate(context: Context) -> dict[str, Any]:
         teacher = own if teacher is None else teacher
         found[key] = {
             "name": row.name,
-            **_quality(own, teacher, recipe.seed),
-            "native": _quality(native, teacher, recipe.seed),
+            **task.quality(own, teacher, recipe.seed),
+            "native": task.quality(native, teacher, recipe.seed),
             "parameters": made["parameters"],
             "bytes": file_size(context.input(stage) / MODEL),
         }
-        context.log.info("evaluate: %s, accuracy %.4f, native %.4f", key, *(_accuracy(p) for p in (own, native)))
+        scores = (task.score(predictions) for predictions in (own, native))
+        context.log.info("evaluate: %s, %s %.4f, native %.4f", key, task.deciding.name, *scores)
     metrics = {"rows": found, "native_schemes": _scheme_text(context.settings.native_schemes)}
     return {**metrics, **_sensitivity(context)}
 
 
 def _sensitivity(context: Context) -> dict[str, Any]:
     """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
-    from kdnative.data import tokenize
     from kdnative.evaluate import sensitivity
 
-    recipe, limit = context.recipe, context.settings.sensitivity
+    recipe, task, limit = context.recipe, context.task, context.settings.sensitivity
     if not limit:
         return {}
     model = load_model(context, recipe.student_before("convert"))
     examples = context.data.validation.head(limit)
-    data = tokenize(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
-    found = sensitivity(model, data, device=context.device)
-    rows = [
-        {"layer": s.layer, "scheme": s.change, "accuracy_drop": -s.accuracy_change, "divergence": s.kl} for s in found
-    ]
+    data = task.encode(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
+    found = sensitivity(model, data, device=context.device, score=task.score, divergence=task.divergence)
+    rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.divergence} for s in found]
     return {"sensitivity": rows}
-
-
-def _accuracy(predictions: Predictions) -> float:
-    return float((predictions.classes == predictions.labels).double().mean())
-
-
-def _quality(predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
-    metrics = measure(predictions, seed=seed)
-    return {
-        "accuracy": _estimate(metrics.intervals["accuracy"]),
-        "macro_f1": _estimate(metrics.intervals["macro_f1"]),
-        "agreement": _estimate(agreement(predictions, teacher)),
-        "accuracy_difference": _estimate(paired_difference(teacher, predictions, predictions.labels, seed=seed)),
-        "ece": metrics.ece,
-        "n": metrics.n,
-        "per_class": metrics.per_class,
-    }
-
-
-def _estimate(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _converted(context: Context, model: nn.Module) -> nn.Module:
@@ -122,15 +99,14 @@ def _benchmark(context: Context) -> dict[str, Any]:
         models[f"{key} bf16"] = as_dtype(plain, "bfloat16")
         native = load_model(context, stage) if row == NATIVE else _converted(context, copy.deepcopy(plain))
         models[f"{key} native"] = native
-    rows = latency_grid(models, [settings.batch], [settings.tokens], repeats=settings.repeats, threads=settings.threads)
+    options = {"threads": settings.threads, "inputs": context.task.example_inputs}
+    rows = latency_grid(models, [settings.batch], [settings.tokens], repeats=settings.repeats, **options)
     latency: dict[str, Any] = {}
     for row in rows:
         key, way = row["model"].split()
         latency.setdefault(key, {})[way] = {name: row[name] for name in ("p20", "p50", "p80")}
     shown = {_grid_name(key, way): models[f"{key} {way}"] for key, way in _GRID}
-    grid = latency_grid(
-        shown, settings.grid_batches, settings.grid_tokens, repeats=settings.grid_repeats, threads=settings.threads
-    )
+    grid = latency_grid(shown, settings.grid_batches, settings.grid_tokens, repeats=settings.grid_repeats, **options)
     threads = rows[0]["threads"]
     return {
         "case": {"batch": settings.batch, "tokens": settings.tokens, "threads": threads},
@@ -145,7 +121,8 @@ def _report(context: Context) -> dict[str, Any]:
     recipe, run = context.recipe, context.run
     about = {"source": recipe.data.source, "labels": list(context.data.labels), "counts": context.data.summary()}
     scheme = _scheme_text(recipe.final_schemes())
-    summary = build_summary(recipe.goals, run.metrics("evaluate"), run.metrics("benchmark"), about, scheme)
+    measured = run.metrics("evaluate"), run.metrics("benchmark")
+    summary = build_summary(context.task, recipe.goals, *measured, about, scheme)
     write_json(run.path / "summary.json", summary)
     replace_text(run.path / "summary.txt", format_summary(summary) + "\n")
     if context.settings.html:

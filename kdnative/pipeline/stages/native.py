@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kdnative.evaluate import agreement, measure, predict
+from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.schema import Convert
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.training import VALIDATION_BATCH, load_model, save_model, student_source, tokenized
+from kdnative.pipeline.stages.training import (
+    VALIDATION_BATCH,
+    compared,
+    load_model,
+    save_model,
+    student_source,
+    tokenized,
+)
 
 if TYPE_CHECKING:
     from kdnative.pipeline.rehearsal import Rehearsal
@@ -36,11 +43,7 @@ def _convert(context: Context) -> dict[str, Any]:
         "bytes": save_model(context, report.model, source),
         "parameters": count,
         "conversion": report.to_dict()["rows"],
-        "validation": {
-            "accuracy_before": measure(before).accuracy,
-            "accuracy_native": measure(after).accuracy,
-            "agreement": agreement(before, after).value,
-        },
+        "validation": compared(context, before, after),
     }
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from kdnative.data import Batches
 from kdnative.distill import SoftLabels
-from kdnative.evaluate import logits_of
-from kdnative.pipeline.models import load_classifier, parameters
+from kdnative.pipeline.models import load_for_task, parameters
 from kdnative.pipeline.schema import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
@@ -54,7 +52,7 @@ def _prune(context: Context) -> dict[str, Any]:
     batches = _calibration(context)
     options: dict[str, Any] = {}
     if settings.importance == "taylor":
-        options = {"calibration": batches, "loss": _task_loss}
+        options = {"calibration": batches, "loss": context.task.labels_loss}
     seeded(context)
     report = structured_(
         model,
@@ -104,7 +102,7 @@ def _new_student(context: Context) -> nn.Module:
     if settings.source == "teacher":
         model = load_model(context, "train_teacher")
     else:
-        model = load_classifier(settings.source, context.data.labels)
+        model = load_for_task(settings.source, context.task, context.data.train)
     if settings.layers is None:
         return model
     return student_from(model, layers=settings.layers)
@@ -143,10 +141,6 @@ def _calibration(context: Context) -> list[Any]:
     data = tokenized(context, student_source(context.recipe), "train")
     batches = Batches(data, settings.batch_size, shuffle=True, seed=context.recipe.seed)
     return list(itertools.islice(batches, settings.calibration_batches))
-
-
-def _task_loss(model: nn.Module, batch: Any) -> torch.Tensor:
-    return nn.functional.cross_entropy(logits_of(model(**batch.inputs)), batch.labels)
 
 
 def _sources(recipe: Recipe) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from kdnative.distill import SoftLabels
-from kdnative.pipeline.models import load_classifier
+from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.training import fit, hard_loss, load_model, save_model, tokenized
+from kdnative.pipeline.stages.training import compared, fit, hard_loss, load_model, save_model, tokenized
 
 SOFT_LABELS = "soft_labels.safetensors"
 TEACHER = Row("teacher", "teacher")
@@ -18,7 +18,7 @@ TEACHER = Row("teacher", "teacher")
 
 def _train_teacher(context: Context) -> dict[str, Any]:
     source = context.recipe.teacher.source
-    model = load_classifier(source, context.data.labels)
+    model = load_for_task(source, context.task, context.data.train)
     metrics = fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
     return metrics
@@ -30,7 +30,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     The native teacher runs on the CPU, the float one on the recipe's device.
     """
     from kdnative import convert_
-    from kdnative.evaluate import agreement, measure, predict
+    from kdnative.evaluate import predict
 
     settings, source = context.settings, context.recipe.teacher.source
     teacher = load_model(context, "train_teacher")
@@ -43,11 +43,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
         teacher, device = report.model, "cpu"
         after = predict(teacher, validation, batch_size=settings.batch_size, device=device)
         metrics["conversion"] = report.to_dict()["rows"]
-        metrics["validation"] = {
-            "accuracy_float": measure(before).accuracy,
-            "accuracy_native": measure(after).accuracy,
-            "agreement": agreement(before, after).value,
-        }
+        metrics["validation"] = compared(context, before, after)
         metrics["bytes"] = save_model(context, teacher, source)
     train = tokenized(context, source, "train")
     top = {"top_k": settings.top_k, "temperature": settings.temperature}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kdnative.data import Batches, MaskedBatches, TokenizedDataset, tokenize
+from kdnative.data import Batches, MaskedBatches, TokenizedDataset
 from kdnative.distill import (
     Callback,
     DistillationLoss,
@@ -20,6 +20,7 @@ from kdnative.distill import (
     train,
     uniform_layer_map,
 )
+from kdnative.evaluate import Predictions
 from kdnative.pipeline.folder import STATE
 from kdnative.pipeline.models import load_tokenizer, parameters
 from kdnative.pipeline.stages.base import Context
@@ -42,7 +43,8 @@ def tokenized(context: Context, source: str, split: str) -> TokenizedDataset:
     cache = context.shared.cache
     key = f"{split} for {source}"
     if key not in cache:
-        cache[key] = tokenize(getattr(context.data, split), tokenizer(context, source), context.recipe.data.max_length)
+        part, words = getattr(context.data, split), tokenizer(context, source)
+        cache[key] = context.task.encode(part, words, context.recipe.data.max_length)
     return cache[key]
 
 
@@ -201,6 +203,13 @@ def load_model(context: Context, stage: str) -> nn.Module:
     return kdnative.load(context.input(stage) / MODEL).eval()
 
 
+def compared(context: Context, before: Predictions, after: Predictions) -> dict[str, float]:
+    """What the conversion of a model changed on the validation split."""
+    task, key = context.task, context.task.deciding.key
+    scores = {f"{key}_before": task.score(before), f"{key}_native": task.score(after)}
+    return {**scores, "agreement": task.agreement(before, after).value}
+
+
 def seeded(context: Context) -> None:
     """What is drawn at random next depends on the recipe's seed only, not on what ran before in this process."""
     torch.manual_seed(context.recipe.seed)
@@ -221,8 +230,7 @@ class _Clock(Callback):
 
 def _point(entry: dict[str, float]) -> dict[str, float]:
     """One entry of the loop's history under the names that the report reads."""
-    names = {"val_loss": "validation_loss", "val_accuracy": "validation_accuracy"}
-    return {names.get(key, key): value for key, value in entry.items()}
+    return {key.replace("val_", "validation_", 1): value for key, value in entry.items()}
 
 
 def _in_words(entry: dict[str, float]) -> str:

@@ -9,8 +9,6 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
-from kdnative.pipeline.folder import PipelineError
-
 log = logging.getLogger("kdnative.run.heads")  # below the run's logger: both its file and the screen show it
 
 
@@ -31,7 +29,7 @@ def fit_head(
         source: where the model comes from, for messages.
 
     Raises:
-        PipelineError: the head has to change and is not a linear layer of one output per class after the encoder.
+        ValueError: the head has to change and is not a linear layer of one output per class after the encoder.
     """
     order = _order(own, labels)
     if order == list(range(len(labels))):
@@ -39,14 +37,14 @@ def fit_head(
     if order is None and all(re.fullmatch(r"LABEL_\d+", str(name)) for name in own):
         return
     resized = len(own) != len(labels)
-    name = _head_name(model, len(labels))
+    name = last_linear(model, len(labels))
     if f"{name}.weight" in missing:
         return  # the file holds no head, only names: nothing to match
     if order is None and not resized and list(labels) == [str(i) for i in range(len(labels))]:
         log.info("%s: the data's labels are numbers: rows of its head, %s", source, _listed(own))
         return
     if name is None and not resized:
-        raise PipelineError(
+        raise ValueError(
             f"{source}: its classes are {_listed(own)}, the data's {_listed(labels)}, and its head can't be changed "
             f"to fit: no linear layer of {len(labels)} outputs follows its encoder. Give a model without a "
             "classification head, or one whose config.json lists the data's classes in this order (id2label)"
@@ -74,13 +72,16 @@ def _order(own: Sequence[str], labels: Sequence[str]) -> list[int] | None:
     return None
 
 
-def _head_name(model: nn.Module, classes: int) -> str | None:
-    """The last linear layer of one output per class behind the encoder; inside it, a width may be equal by chance."""
+def last_linear(model: nn.Module, outputs: int) -> str | None:
+    """The name of the last linear layer of so many outputs behind the encoder.
+
+    Inside the encoder, a width may be equal by chance.
+    """
     encoder = f"{model.base_model_prefix}."
     found = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == classes and not name.startswith(encoder)
+        if isinstance(module, nn.Linear) and module.out_features == outputs and not name.startswith(encoder)
     ]
     return found[-1] if found else None
 

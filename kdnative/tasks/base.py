@@ -1,0 +1,195 @@
+"""What a task is: everything that depends on what a model is asked for, in one place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from kdnative.data import Batch, Batches, DataError, Dataset, DataSplits, TokenizedDataset, load_dataset, tokenize
+from kdnative.data.types import PAIR, TEXT
+from kdnative.evaluate import Interval, Predictions, predict
+from kdnative.machine.latency import example_inputs
+
+__all__ = ["Measure", "Task", "Validation", "estimate"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of the final table; higher is better, where it decides anything.
+
+    Attributes:
+        key: under which `Task.quality` has it. name: in headings and sentences.
+        percent: a share, shown in percent; else a plain number.
+        short: heading of the table in a terminal; None leaves it out there.
+    """
+
+    key: str
+    name: str
+    percent: bool = True
+    short: str | None = None
+
+    def text(self, value: float | None, digits: int = 1) -> str:
+        """A figure as people read it: 83.6 %, or 0.836."""
+        if value is None:
+            return "-"
+        return f"{100 * value:.{digits}f} %" if self.percent else f"{value:.3f}"
+
+
+class Trained(Protocol):
+    """Of a training section of a recipe, what losses read."""
+
+    label_smoothing: float
+
+
+class Task(ABC):
+    """One kind of question to a model. Ours are about texts: one, or two together.
+
+    Attributes:
+        name: in recipes. pair: whether an example has two texts.
+        measures: figures of the final table. The first decides: the best epoch on the validation split is chosen by it,
+            and what a student keeps of its teacher is the ratio of it.
+        lacks: keys of recipe sections that mean nothing to the task, and why.
+        divergence_unit: of `divergence`.
+    """
+
+    measures: ClassVar[tuple[Measure, ...]]
+    lacks: ClassVar[Mapping[str, str]] = {}
+    numbers: ClassVar[bool] = False
+    divergence_unit: ClassVar[str]
+
+    def __init__(self, name: str, pair: bool = False) -> None:
+        self.name, self.pair = name, pair
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    @property
+    def deciding(self) -> Measure:
+        return self.measures[0]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The texts of an example."""
+        return (TEXT, PAIR) if self.pair else (TEXT,)
+
+    # Data
+
+    def load(self, source: str, *, text: str, text_pair: str, label: str, **options: Any) -> DataSplits:
+        """The examples, with the fields that the task needs (arguments: columns, and options of `load_dataset`).
+
+        Raises:
+            DataError: what `load_dataset` says, or no labels to learn from.
+        """
+        columns = {"text_column": text, "label_column": label, "text_pair_column": text_pair if self.pair else None}
+        found = load_dataset(source, **columns, numbers=self.numbers, **options)
+        if not found.train.labelled:
+            raise DataError(f"{source}: the training split has no labels to learn from")
+        return found
+
+    def encode(self, split: Dataset, tokenizer: Any, max_length: int) -> TokenizedDataset:
+        """A split as a model reads it; its ``batch`` makes batches."""
+        return tokenize(split, tokenizer, max_length)
+
+    def notes(self, data: DataSplits) -> list[str]:
+        """What the user should know of data that can be learned from all the same, a sentence each."""
+        return []
+
+    # Model
+
+    @abstractmethod
+    def head(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Options of transformers' configuration that make the right head."""
+
+    @abstractmethod
+    def fit_head(
+        self, model: nn.Module, own: Sequence[str], train: Dataset, missing: Collection[str], source: str
+    ) -> None:
+        """Adapts the head of a loaded model to the training split, in place.
+
+        Args:
+            model: a sequence classifier of transformers, made with `head`.
+            own: the class names in the model's own configuration.
+            missing: names of the parameters that the model's file does not have. source: of the model, for messages.
+
+        Raises:
+            ValueError: the head can't be made to fit.
+        """
+
+    # Training
+
+    @abstractmethod
+    def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
+        """The loss term of labels; examples without one do not count."""
+
+    @abstractmethod
+    def soft_loss(self, weight: float, temperature: float) -> nn.Module:
+        """The loss term of a teacher's answers: a soft label is what the teacher gives, logits or a prediction."""
+
+    @abstractmethod
+    def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss that says how important heads and neurons are to a model, a scalar."""
+
+    def validation(self, batches: Batches) -> Validation:
+        """What `train` asks after every epoch."""
+        return Validation(self, batches)
+
+    # Measuring
+
+    @abstractmethod
+    def loss(self, predictions: Predictions) -> float:
+        """The mean loss of labelled predictions."""
+
+    @abstractmethod
+    def score(self, predictions: Predictions) -> float:
+        """The deciding measure of labelled predictions."""
+
+    @abstractmethod
+    def agreement(self, a: Predictions, b: Predictions) -> Interval:
+        """How much two models agree on the same examples."""
+
+    @abstractmethod
+    def divergence(self, original: Tensor, changed: Tensor) -> float:
+        """How far a model's answers moved, from logits [N, C]; 0 where they are the same."""
+
+    @abstractmethod
+    def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
+        """All measures of labelled predictions, ready for JSON: an `estimate`, or a plain number.
+
+        Also "difference", the deciding measure minus the teacher's, with a paired interval.
+        """
+
+    def kept(self, quality: dict[str, Any], teacher: dict[str, Any]) -> float | None:
+        """The share of the teacher's deciding measure that a model keeps; None where the teacher has nothing."""
+        ours, theirs = (found[self.deciding.key]["value"] for found in (quality, teacher))
+        return ours / theirs if theirs > 0 else None
+
+    # Timing
+
+    def example_inputs(self, model: nn.Module, batch: int, tokens: int) -> dict[str, Tensor]:
+        """Inputs to time a model with: of pairs, the second half of the tokens is the second text."""
+        inputs = example_inputs(model, batch, tokens)
+        if self.pair and "token_type_ids" in inputs:
+            inputs["token_type_ids"][:, tokens // 2 :] = 1
+        return inputs
+
+
+class Validation:
+    """ "loss" and the deciding measure of a model on labelled batches."""
+
+    def __init__(self, task: Task, batches: Batches) -> None:
+        self.task, self.batches = task, batches
+        self.names = ("loss", task.deciding.key)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        found = predict(model, self.batches, device=device)
+        return {"loss": self.task.loss(found), self.task.deciding.key: self.task.score(found)}
+
+
+def estimate(interval: Interval) -> dict[str, float]:
+    """A value and its interval, for JSON."""
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -1,0 +1,87 @@
+"""Which of some classes a text, or a pair of texts, belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdnative.data import Batch, Dataset, DataSplits
+from kdnative.data.batches import UNLABELLED
+from kdnative.distill.terms import HardLabelLoss, SoftLabelLoss
+from kdnative.evaluate import Interval, Predictions, agreement, logits_of, measure, paired_difference
+from kdnative.evaluate.layers import accuracy, mean_divergence
+from kdnative.shown import listed
+from kdnative.tasks.base import Measure, Task, Trained, estimate
+from kdnative.tasks.heads import fit_head
+
+__all__ = ["TextClassification"]
+
+
+class TextClassification(Task):
+    """One class of several. A soft label is the teacher's logits; accuracy decides."""
+
+    measures = (
+        Measure("accuracy", "accuracy", short="accuracy"),
+        Measure("macro_f1", "macro-F1", short="macro-F1"),
+        Measure("agreement", "agreement", short="agree"),
+        Measure("ece", "calib. error"),
+    )
+    divergence_unit = "nats"
+
+    def notes(self, data: DataSplits) -> list[str]:
+        tested = [name for name, n in data.validation.counts.items() if n or data.test.counts[name]]
+        missing = [name for name in tested if not data.train.counts[name]]
+        if not missing:
+            return []
+        return [
+            f"the training split has no example of {len(missing)} of the {len(data.labels)} classes "
+            f"({listed(missing)}), which the validation or test split has: every answer for these will be wrong; give "
+            "more data, other shares (data.split), a higher data.limit, or files of their own for validation and test"
+        ]
+
+    def head(self, labels: Sequence[str]) -> dict[str, Any]:
+        numbered = dict(enumerate(labels))
+        return {"num_labels": len(labels), "id2label": numbered, "label2id": {name: i for i, name in numbered.items()}}
+
+    def fit_head(
+        self, model: nn.Module, own: Sequence[str], train: Dataset, missing: Collection[str], source: str
+    ) -> None:
+        fit_head(model, own, train.labels, missing, source)
+
+    def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
+        return HardLabelLoss(weight=weight, class_weights=class_weights, label_smoothing=settings.label_smoothing)
+
+    def soft_loss(self, weight: float, temperature: float) -> nn.Module:
+        return SoftLabelLoss(temperature, weight=weight)
+
+    def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = logits_of(model(**batch.inputs))
+        return nn.functional.cross_entropy(logits, batch.labels, ignore_index=UNLABELLED)
+
+    def loss(self, predictions: Predictions) -> float:
+        """Cross entropy in nats."""
+        return float(nn.functional.cross_entropy(predictions.logits.double(), predictions.labels))
+
+    def score(self, predictions: Predictions) -> float:
+        return accuracy(predictions)
+
+    def agreement(self, a: Predictions, b: Predictions) -> Interval:
+        """The share of examples on which both choose the same class."""
+        return agreement(a, b)
+
+    def divergence(self, original: Tensor, changed: Tensor) -> float:
+        return mean_divergence(original, changed)
+
+    def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
+        metrics = measure(predictions, seed=seed)
+        return {
+            "accuracy": estimate(metrics.intervals["accuracy"]),
+            "macro_f1": estimate(metrics.intervals["macro_f1"]),
+            "agreement": estimate(agreement(predictions, teacher)),
+            "difference": estimate(paired_difference(teacher, predictions, predictions.labels, seed=seed)),
+            "ece": metrics.ece,
+            "n": metrics.n,
+            "per_class": metrics.per_class,
+        }

@@ -1,0 +1,81 @@
+"""Which number belongs to a text, or to a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdnative.data import Batch, Dataset
+from kdnative.distill.terms.targets import SoftTargetLoss, TargetLoss
+from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson
+from kdnative.evaluate.targets import correlation_difference
+from kdnative.tasks.base import Measure, Task, Trained, estimate
+from kdnative.tasks.heads import last_linear
+
+__all__ = ["TextRegression"]
+
+_NO_CLASSES = "a task of targets has no classes"
+
+
+class TextRegression(Task):
+    """One number. A soft label is the teacher's prediction; Pearson's correlation with the targets decides."""
+
+    measures = (
+        Measure("pearson", "Pearson", percent=False, short="Pearson"),
+        Measure("spearman", "Spearman", percent=False, short="Spearman"),
+        Measure("agreement", "agreement", percent=False, short="agree"),
+        Measure("rmse", "RMSE", percent=False, short="RMSE"),
+    )
+    lacks = {"class_weights": _NO_CLASSES, "label_smoothing": _NO_CLASSES, "top_k": _NO_CLASSES}
+    numbers = True
+    divergence_unit = "mean squared difference"
+
+    def head(self, labels: Sequence[str]) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def fit_head(
+        self, model: nn.Module, own: Sequence[str], train: Dataset, missing: Collection[str], source: str
+    ) -> None:
+        """A new head begins at the mean of the targets: from 0 it would spend most of its steps on the way there."""
+        found = last_linear(model, 1)
+        if found is None or f"{found}.weight" not in missing or (bias := model.get_submodule(found).bias) is None:
+            return
+        targets = [e.label for e in train if e.label is not None]
+        with torch.no_grad():
+            bias.fill_(sum(targets) / len(targets))
+
+    def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
+        return TargetLoss(weight=weight)
+
+    def soft_loss(self, weight: float, temperature: float) -> nn.Module:
+        return SoftTargetLoss(weight=weight)
+
+    def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        found = logits_of(model(**batch.inputs))[:, 0]
+        return torch.where(batch.labels.isnan(), 0.0, found - batch.labels.nan_to_num()).square().mean()
+
+    def loss(self, predictions: Predictions) -> float:
+        """The mean squared error."""
+        return float((predictions.logits[:, 0].double() - predictions.labels.double()).square().mean())
+
+    def score(self, predictions: Predictions) -> float:
+        return pearson(predictions, predictions.labels)
+
+    def agreement(self, a: Predictions, b: Predictions) -> Interval:
+        """Pearson's correlation of the two models' predictions."""
+        return correlation(a, b)
+
+    def divergence(self, original: Tensor, changed: Tensor) -> float:
+        return float((original.double() - changed.double()).square().mean())
+
+    def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
+        metrics = measure_targets(predictions, seed=seed)
+        return {
+            **{name: estimate(interval) for name, interval in metrics.intervals.items()},
+            "agreement": estimate(correlation(predictions, teacher, seed=seed)),
+            "difference": estimate(correlation_difference(teacher, predictions, predictions.labels, seed=seed)),
+            "n": metrics.n,
+        }
