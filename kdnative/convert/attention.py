@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from kdnative.convert.layers import LinearConverter, without_groups
+from kdnative.convert.layers import LinearConverter, unsupported
 from kdnative.convert.plan import Decision
 from kdnative.convert.refusals import Refusal
 from kdnative.convert.registry import Native, converts
@@ -39,7 +39,7 @@ class AttentionConverter(LinearConverter):
             return why
         if words := torch_attention.why_not(site.module):
             return Refusal(words)
-        return without_groups(scheme, self.layer(site.module).in_features) or scheme
+        return unsupported(site, scheme, self.layer(site.module)) or scheme
 
     def build(self, module: nn.Module, decision: Decision, weights: Weights) -> Native:
         weight = weights.of(decision.name, self.layer(module), decision.scheme)

@@ -26,6 +26,7 @@ from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.models.layer_conversion import Unsupported
 from kdnative.nn.tree import NATIVE
+from kdnative.ops.backends import backend_for
 from kdnative.patterns import Selection, within
 
 __all__ = ["decide"]
@@ -57,8 +58,8 @@ def decide(
         The plan. What was asked for by name and can't be done is in :meth:`Plan.impossible`.
 
     Raises:
-        ValueError: a pattern matches nothing; a parameter has no shape yet or is on another device than the CPU and
-            meta; ``weights`` do not fit.
+        ValueError: a pattern matches nothing; no kernel knows a scheme; a parameter has no shape yet, or is on a device
+            other than the CPU and meta; ``weights`` do not fit.
     """
     check_parameters(model)
     around = Surroundings.of(model, selection, embeddings, values, frozenset(weights or ()))
@@ -66,6 +67,7 @@ def decide(
         [n for n, m in around.modules.items() if converter_of(m) is not None or isinstance(m, _NATIVE)]
     )
     plan = _Planner(around, fuse).plan()
+    _check_schemes(selection, plan)
     _check_given(weights or {}, plan, around)
     return plan
 
@@ -217,6 +219,14 @@ class _Planner:
 def full_name(names: Mapping[int, str], root: str, inner: str, linear: nn.Module) -> str:
     """The name in the model of a linear that is ``inner`` in the module ``root``, or stands for what is."""
     return names.get(id(linear), f"{root}.{inner}".strip("."))
+
+
+def _check_schemes(selection: Selection[Scheme], plan: Plan) -> None:
+    """ValueError for a scheme that nothing gets because there are no kernels for it at all."""
+    used = {decision.scheme for decision in plan.decisions if decision.action != "kept"}
+    for scheme in filter(None, selection.values.values()):
+        if scheme not in used and (why := backend_for("cpu").refusal(scheme)):
+            raise ValueError(why)
 
 
 def _check_given(weights: Mapping[str, QuantizedWeight], plan: Plan, around: Surroundings) -> None:

@@ -31,9 +31,8 @@ from kdnative.convert.transformer_layers import (
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.models import hf, known_layers, torch_encoder
-from kdnative.models.hf_families import Source as EncoderSource
 from kdnative.models.layer_conversion import Layer, Named, Unsupported, activation_name, one_of
-from kdnative.models.layer_sources import Source as LayerSource
+from kdnative.models.reading import EncoderSource, LayerSource
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.patterns import within

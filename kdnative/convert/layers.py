@@ -15,10 +15,11 @@ from kdnative.convert.weights import Weights
 from kdnative.formats.scheme import Scheme
 from kdnative.models import hf, torch_attention
 from kdnative.nn import Linear
+from kdnative.ops.backends import backend_for
 from kdnative.patterns import Choice, Selection
 from kdnative.quantize import FakeQuantLinear
 
-__all__ = ["EmbeddingConverter", "FakeQuantConverter", "LinearConverter", "without_groups"]
+__all__ = ["EmbeddingConverter", "FakeQuantConverter", "LinearConverter", "unsupported"]
 
 
 @converts(nn.Linear)
@@ -29,7 +30,7 @@ class LinearConverter(Converter):
     """Exact classes; a subclass may compute something else."""
 
     def decide(self, site: Site, scheme: Scheme) -> Scheme | Refusal:
-        return self.plain(site) or without_groups(scheme, self.layer(site.module).in_features) or scheme
+        return self.plain(site) or unsupported(site, scheme, self.layer(site.module)) or scheme
 
     def plain(self, site: Site) -> Refusal | None:
         """Why a layer is no plain one, or its weight can't be had, whatever the scheme is."""
@@ -79,12 +80,12 @@ def _read_by_attention(site: Site) -> Refusal | None:
     return Refusal(f"nn.MultiheadAttention reads this weight itself, and stays in float ({why})")
 
 
-def without_groups(scheme: Scheme, inputs: int) -> Refusal | None:
-    """Why a scheme does not fit a number of inputs."""
-    try:
-        scheme.groups(inputs)
-    except ValueError as error:
-        return Refusal(str(error))
+def unsupported(site: Site, scheme: Scheme, layer: nn.Linear) -> Refusal | None:
+    """Why there is no kernel for a layer in a scheme, or what has to be known before there can be one."""
+    if why := backend_for("cpu").refusal(scheme, tuple(layer.weight.shape)):
+        return Refusal(why)
+    if scheme.activation.kind == "static" or (scheme.input_scales and site.name not in site.around.given):
+        return Refusal(f"{scheme} needs the ranges of its inputs, which calibration finds", needs="ranges")
     return None
 
 

@@ -58,6 +58,8 @@ def layer_spec(layer: Layer, hidden: int, gated: bool, scheme_of: SchemeOf) -> d
 def joint_scheme(linears: Sequence[Named], scheme_of: SchemeOf) -> Scheme:
     """The scheme of one product that gives the outputs of all ``linears``."""
     schemes = [scheme_of(name, linear) for name, linear in linears]
+    if any(scheme.input_scales for scheme in schemes):
+        raise Unsupported(f"{linears[0][0]} has input scales, by which no fused operator multiplies")
     if len({(s.weight_bits, s.group_size, s.integer_scales) for s in schemes}) > 1:
         raise Unsupported(f"{', '.join(name for name, _ in linears)} have different schemes, but run as one product")
     return next((scheme for scheme in schemes if not scheme.symmetric), schemes[0]).dense

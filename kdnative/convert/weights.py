@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,9 +64,12 @@ def mismatch(weight: QuantizedWeight, layer: nn.Linear, scheme: Scheme) -> str |
         return f"a QuantizedWeight is needed, not {type(weight).__name__}"
     if weight.qweight.shape != layer.weight.shape:
         return f"it has shape {list(weight.qweight.shape)}, and the layer {list(layer.weight.shape)}"
-    has = (weight.bits, weight.group_size, weight.group_scale is not None)
-    zeros = weight.zero is not None and scheme.symmetric
-    if has != (scheme.weight_bits, scheme.group_size, scheme.integer_scales) or zeros:
+    if weight.codebook is not None:
+        return "it has a code book, and no kernel looks codes up"
+    wanted = scheme.dense.weight
+    if weight.zero is None and not wanted.integer_scales:  # points of 0 go without saying
+        wanted = replace(wanted, symmetric=True)
+    if weight.format != wanted or (weight.input_scale is not None) != scheme.input_scales:
         return f"it has {_in_words(weight)}, which is not {scheme}"
     return None
 
@@ -76,5 +80,6 @@ def _in_words(weight: QuantizedWeight) -> str:
         "no groups" if weight.group_size is None else f"groups of {weight.group_size}",
         "no zero points" if weight.zero is None else "zero points",
         "" if weight.group_scale is None else "integer scales of groups",
+        "" if weight.input_scale is None else "input scales",
     )
     return ", ".join(filter(None, parts))

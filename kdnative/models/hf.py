@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from kdnative.models.hf_families import READERS, Source
+from kdnative.models.family import families, family_of
 from kdnative.models.layer_conversion import Unsupported, check_parameters
+from kdnative.models.reading import EncoderSource, read_encoder
 
 __all__ = ["is_conv1d", "is_encoder", "linear_of_conv1d", "read", "stays_in_float"]
 
@@ -27,7 +28,7 @@ def is_encoder(module: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("transformers.models.") and type(module).__name__ in READERS
+    return family_of(module, "models") is not None
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -43,22 +44,22 @@ def linear_of_conv1d(module: nn.Module) -> nn.Linear:
     return linear
 
 
-def read(module: nn.Module) -> Source:
+def read(module: nn.Module) -> EncoderSource:
     """The parts of a base model of transformers.
 
-    The classes in :data:`kdnative.models.hf_families.READERS` are known (BertModel is also that of MiniLM), with heads
-    or feed-forward neurons pruned in any layer: sizes are those of the weights.
+    The base models of :mod:`kdnative.models.families` are known (BertModel is also that of MiniLM), with heads or
+    feed-forward neurons pruned in any layer: sizes are those of the weights.
 
     Raises:
         Unsupported: it does something that no native encoder does. AttributeError: it lacks a part.
     """
     if not _is_known(module):
         raise Unsupported(
-            f"{type(module).__name__} is not one of {', '.join(READERS)} of transformers"
-            + (" (it has relative positions)" if _has_relative_positions(module) else "")
+            f"{type(module).__name__} is not one of {', '.join(name for row in families() for name in row.models)} of "
+            "transformers" + (" (it has relative positions)" if _has_relative_positions(module) else "")
         )
     _check_outputs(module.config)
-    source = READERS[type(module).__name__](module)
+    source = read_encoder(module)
     check_parameters(module, source.parameters())
     return source
 

@@ -2,17 +2,18 @@
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 from torch import nn
 
-from kdnative.convert import Decision, Refusal, apply, build, convert_, decide
+from kdnative.convert import Decision, Refusal, apply, build, convert_, decide, deciding, layers
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Encoder, EncoderLayer, Linear
+from kdnative.ops.backends.reference import REFERENCE
 from kdnative.patterns import Selection
-from kdnative.quantize import FakeQuantLinear, prepare_qat_
+from kdnative.quantize import FakeQuantLinear, prepare_qat_, quantize_weight
 from tests.small_models import bert, rows
 
 transformers = pytest.importorskip("transformers")
@@ -187,3 +188,27 @@ def test_regions_need_every_part():
     refusal = decide(bert(), wanted(keep=["*layer.1.output.dense"]))["bert"].refusal
     assert refusal.needs is None
     assert refusal.reason.startswith("not fused: bert.encoder.layer.1.output.dense stays in float (asked for by keep=")
+
+
+def test_schemes_without_kernels():
+    for text in ("w8au8", "w8a8-is", "w8a8-ag32", "w4a8-g48"):
+        with pytest.raises(ValueError, match=rf"scheme '{text}'.*Allowed: w8a8, "):
+            convert_(mlp(), text)
+        with pytest.raises(ValueError, match="Allowed: w8a8, "):
+            convert_(mlp(), {"1": text, "*": "w8a8"})
+
+
+def test_schemes_that_need_ranges_first(monkeypatch):
+    """On a device whose linears multiply their inputs by a vector: SmoothQuant finds it from their ranges."""
+    monkeypatch.setattr(layers, "backend_for", lambda device: REFERENCE)
+    monkeypatch.setattr(deciding, "backend_for", lambda device: REFERENCE)
+    plan = decide(bert(), wanted({"*query": "w8a8-is", "*": "w8a8"}))
+    queries = [name for name, _ in bert().named_modules() if name.endswith("query")]
+    assert {"bert", *queries} <= {d.name for d in plan.needing("ranges")}
+    assert plan["bert.encoder.layer.0.output.dense"].refusal is None
+    assert plan[queries[0]].refusal.reason == "w8a8-is needs the ranges of its inputs, which calibration finds"
+    assert [d.name for d in plan.impossible()] == queries
+    scaled = quantize_weight(torch.randn(64, 64), "w8a8")
+    given = {queries[0]: replace(scaled, input_scale=torch.rand(64) + 0.5)}
+    plan = decide(bert(), wanted({"*query": "w8a8-is", "*": "w8a8"}), weights=given)
+    assert plan[queries[0]].action == "converted" and [d.name for d in plan.impossible()] == queries[1:]
