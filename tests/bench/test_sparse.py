@@ -24,21 +24,13 @@ def test_rows_and_crossovers(tmp_path):
         ours = f"kdnative w8a8+{case['pattern']}"
         assert rows.keys() == {"kdnative w8a8", ours, "torch fp32", "torch sparse CSR"}
         assert rows[ours]["speedup"] == 1 and rows["kdnative w8a8"]["speedup"] == case["speedup"] > 0
-        assert rows[ours]["error"] == rows["kdnative w8a8"]["error"] < 0.15 and rows["torch sparse CSR"]["error"] < 0.02
+        assert rows[ours]["error"] == rows["kdnative w8a8"]["error"] < 0.03 and rows["torch sparse CSR"]["error"] < 1e-6
     assert [(r["pattern"], list(r["shares"])) for r in result["crossover"]] == [
         (p, [1, 33]) for p in ("4x1", "mask", "2:4")
     ]
     assert sum("faster than dense from: 64x128" in line for line in lines) == 3
     assert not result["not_run"]
     json.dumps(result, allow_nan=False)
-
-
-def test_codes_of_four_bits():
-    result = sparse.run([(64, 128)], [3], dense="w4a8-g64", patterns=["mask"], zeros=[0.7], peers=False, rounds=1)
-    (case,) = result["cases"]
-    assert [row["name"] for row in case["rows"]] == ["kdnative w4a8-g64", "kdnative w4a8-g64+mask"]
-    assert result["dense"] == "w4a8-g64" and case["speedup"] > 0
-    assert sparse.patterns_of("w4a8-g64") == ["mask", "2:4"] and sparse.patterns_of("w8a8") == ["4x1", "mask", "2:4"]
 
 
 def test_weights_have_their_share_of_zeros():
@@ -85,8 +77,6 @@ def test_command_line(tmp_path, capsys):
         "--zeros x": "list of shares",
         "--plot a.svg": "unrecognized arguments",
         "--patterns 8x1": "allowed: 4x1, mask, 2:4",
-        "--dense w2a8-g64": "'w2a8-g64' has no sparse kernels",
-        "--dense w4a8-g64": "--patterns 4x1: w4a8-g64 has kernels for mask, 2:4 only",
     }.items():
         with pytest.raises(SystemExit) as info:
             sparse.main([*options, *bad.split()])

@@ -19,7 +19,7 @@ def _result(suite, **fields):
 
 
 def _row(name, p50, **more):
-    return {"name": name, "kind": "any", "ours": name.startswith("kd"), "p20": p50, "p50": p50, "p80": p50, **more}
+    return {"name": name, "kind": "int8", "ours": name.startswith("kd"), "p20": p50, "p50": p50, "p80": p50, **more}
 
 
 def _cells(text):
