@@ -135,6 +135,7 @@ constexpr Kernels kNeon = [] {
   t.gemm_two_level = {neon::gemm_two_level};
   t.convert_rows = neon::convert_rows;
   t.gemm_a16 = neon::gemm_a16;
+  t.expand_mask = neon::expand_mask;
   t.layer_norm = neon::layer_norm;
   t.attention = neon::attention;
   t.add_scaled_int8 = neon::add_scaled_int8;
