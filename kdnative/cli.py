@@ -130,10 +130,10 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
-    from kdnative.formats.scheme import Scheme
+    from kdnative.ops.backends import accepted
     from kdnative.pipeline.models import load_whole
 
-    scheme = Scheme.parse(arguments.scheme)
+    scheme = accepted(arguments.scheme)
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")

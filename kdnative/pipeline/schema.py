@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from kdnative.formats.scheme import Scheme
+from kdnative.ops.backends import accepted
 from kdnative.shown import shown
 from kdnative.tasks import task_named
 
@@ -57,18 +57,6 @@ NotNegative = Annotated[Float, Field(ge=0.0)]
 
 def _known_task(name: str) -> str:
     return task_named(name).name
-
-
-def _parse_scheme(text: str) -> str:
-    """A scheme as it is written in full. The final student runs on the CPU, so its kernels must know it."""
-    scheme = Scheme.parse(text)
-    try:
-        from kdnative.ops.backends import backend_for
-    except (ImportError, ValueError, RuntimeError):  # no native library: `run` says that better
-        return str(scheme)
-    if refusal := backend_for("cpu").refusal(scheme):
-        raise ValueError(refusal)
-    return str(scheme)
 
 
 def _ascending(layers: Any) -> Any:
@@ -163,7 +151,7 @@ class CompressTeacher(Section):
     @field_validator("scheme")
     @classmethod
     def _known(cls, scheme):
-        return None if scheme is None else _parse_scheme(scheme)
+        return None if scheme is None else str(accepted(scheme))
 
 
 Schemes = str | dict[str, str | None]
@@ -173,8 +161,8 @@ def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
     if isinstance(schemes, dict):
         if not schemes:
             raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
-        return {pattern: None if s is None else _parse_scheme(s) for pattern, s in schemes.items()}
-    return None if schemes is None else _parse_scheme(schemes)
+        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
+    return None if schemes is None else str(accepted(schemes))
 
 
 class Recover(Distilling):
