@@ -1,15 +1,16 @@
-"""Which scheme a user asked for, module by module: patterns over module names."""
+"""What a user asked for, module by module: patterns over module names, each with a value or None."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-
-from kdnative.formats.scheme import Scheme
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Choice", "Selection", "matches", "within"]
+
+T = TypeVar("T")
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -31,53 +32,60 @@ def within(name: str, outer: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was asked for one module: a scheme, or None and why; explicit when a pattern other than ``*`` says so."""
+class Choice(Generic[T]):
+    """What was asked for one module: a value, or None and why; explicit when a pattern other than ``*`` says so."""
 
-    scheme: Scheme | None
+    value: T | None
     reason: str = ""
     explicit: bool = False
 
 
-class Selection:
-    """The schemes and exceptions that a call of `convert_` was given.
+class Selection(Generic[T]):
+    """Values by module name, and exceptions.
 
     Args:
-        schemes: one scheme for everything, or ``{pattern: scheme or None}`` where the first match wins, None keeps
-            the module in float, and modules that nothing matches stay in float.
-        keep: patterns of modules that stay in float whatever ``schemes`` says.
+        schemes: one value for everything, or ``{pattern: value or None}`` where the first match wins, None leaves
+            the module as it is, and modules that nothing matches stay as they are.
+        keep: patterns of modules that stay as they are whatever ``schemes`` says.
+        parse: makes the value of what the user gave, such as :meth:`kdnative.formats.scheme.Scheme.parse`.
 
     Raises:
-        ValueError: an unknown scheme or a broken regular expression. TypeError: arguments of another kind.
+        ValueError: no value for any pattern, or a broken regular expression. TypeError: a pattern that is no string.
+        What ``parse`` raises.
     """
 
     UNMATCHED = "no pattern of schemes matches its name"
 
-    def __init__(self, schemes: str | Scheme | Mapping[str, str | Scheme | None], keep: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        schemes: Any | Mapping[str, Any],
+        keep: Iterable[str] = (),
+        parse: Callable[[Any], T] = lambda value: value,
+    ) -> None:
         self.keep = (keep,) if isinstance(keep, str) else tuple(keep)
         if isinstance(schemes, Mapping):
             if not schemes:
                 raise ValueError("schemes is an empty mapping: give a scheme such as 'w8a8', or {pattern: scheme}")
-            self.schemes = {p: None if s is None else Scheme.parse(s) for p, s in schemes.items()}
+            self.values = {p: None if s is None else parse(s) for p, s in schemes.items()}
         else:
-            self.schemes = {"*": Scheme.parse(schemes)}
-        for pattern in (*self.keep, *self.schemes):
+            self.values = {"*": parse(schemes)}
+        for pattern in (*self.keep, *self.values):
             _check_pattern(pattern)
 
-    def choose(self, name: str) -> Choice:
+    def choose(self, name: str) -> Choice[T]:
         """What was asked for the module ``name``."""
         for pattern in self.keep:
             if matches(pattern, name):
                 return Choice(None, f"asked for by keep={pattern!r}")
-        for pattern, scheme in self.schemes.items():
+        for pattern, value in self.values.items():
             if matches(pattern, name):
-                reason = "" if scheme else f"schemes asks for float: {pattern!r} is None"
-                return Choice(scheme, reason, explicit=pattern != "*")
+                reason = "" if value is not None else f"schemes asks for float: {pattern!r} is None"
+                return Choice(value, reason, explicit=pattern != "*")
         return Choice(None, self.UNMATCHED)
 
     def check_used(self, names: list[str]) -> None:
         """ValueError when a pattern matches none of ``names``."""
-        for pattern in dict.fromkeys((*self.keep, *self.schemes)):
+        for pattern in dict.fromkeys((*self.keep, *self.values)):
             if pattern != "*" and not any(matches(pattern, name) for name in names):
                 shown = ", ".join(names[:40]) + (f", ... ({len(names) - 40} more)" if len(names) > 40 else "")
                 raise ValueError(f"pattern {pattern!r} matches no module; the names are: {shown or '(none)'}")

@@ -1,6 +1,34 @@
-"""Plain or float modules become native ones, in place."""
+"""Float modules become native ones, in place: ``decide``, ``build`` and ``apply``, which ``convert_`` calls."""
 
-from kdnative.convert.plan import convert_
+from kdnative.convert import attention, encoders, layers  # noqa: F401  (they register their converters)
+from kdnative.convert.building import Built, build
+from kdnative.convert.deciding import decide
+from kdnative.convert.in_place import apply, convert_
+from kdnative.convert.plan import Decision, Plan, Region
+from kdnative.convert.refusals import Refusal
+from kdnative.convert.registry import Converter, Native, RegionConverter, converts
 from kdnative.convert.report import ConversionReport, ConversionRow
+from kdnative.convert.surroundings import Site
+from kdnative.convert.to_float import to_float_
+from kdnative.convert.weights import Weights
 
-__all__ = ["ConversionReport", "ConversionRow", "convert_"]
+__all__ = [
+    "Built",
+    "ConversionReport",
+    "ConversionRow",
+    "Converter",
+    "Decision",
+    "Native",
+    "Plan",
+    "Refusal",
+    "Region",
+    "RegionConverter",
+    "Site",
+    "Weights",
+    "apply",
+    "build",
+    "convert_",
+    "converts",
+    "decide",
+    "to_float_",
+]

@@ -1,22 +1,19 @@
-"""Which modules can become one native operator, by which function, and what in and around them speaks against it."""
+"""What in and around a module speaks against making one native operator of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from kdnative.convert.refusals import Verdict, hooked
-from kdnative.models import hf, known_layers, torch_encoder
-from kdnative.models.layer_conversion import Quantize
-from kdnative.nn import MultiheadAttention, PackedEncoder
+from kdnative.convert.refusals import Refusal, hooked
+from kdnative.convert.surroundings import Site
+from kdnative.formats.scheme import Scheme
+from kdnative.nn import MultiheadAttention
 from kdnative.nn.tree import NATIVE
 from kdnative.patterns import within
 
-__all__ = ["Rebuilder", "has_known_layers", "rebuilder", "refusal"]
-
-Rebuilder = Callable[[nn.Module, Quantize], PackedEncoder | str]
-"""Makes the native form of a module, or says in words why there can be none."""
+__all__ = ["refusal"]
 
 _NATIVE = (*NATIVE.values(), MultiheadAttention)
 
@@ -34,50 +31,36 @@ _INSIDES = (
 attribute that is something only in those of its objects that do (empty: all of them), and what they do."""
 
 
-def rebuilder(module: nn.Module) -> Rebuilder | None:
-    """What makes the native form of an encoder or a layer, known or refused in words; None for other modules."""
-    if hf.is_encoder(module):
-        return hf.encoder_from_hf
-    if known_layers.is_layer(module):
-        return known_layers.layer_from
-    return torch_encoder.encoder_from_torch if torch_encoder.is_encoder(module) else None
+def refusal(site: Site, parts: Iterable[str], answers: Mapping[str, Scheme | Refusal]) -> Refusal | None:
+    """Why a module and some parts can't become one operator, whatever its converter makes of them; None if they may.
 
+    A fused operator has no room for float layers, runs no hooks, and knows nothing of what somebody else's class does,
+    or of what others hold parts of it (see :func:`kdnative.convert.refusals.held_elsewhere`).
 
-def has_known_layers(name: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether there are layers in the module ``name`` that can be fused on their own."""
-    return any(
-        inner != name and within(inner, name) and known_layers.is_layer(module) for inner, module in modules.items()
-    )
-
-
-def refusal(
-    name: str, modules: Mapping[str, nn.Module], verdicts: Mapping[str, Verdict], held: Mapping[int, list[str]]
-) -> str | None:
-    """Why the encoder or layer ``name`` can't be fused, whatever its reader makes of its parts; None if it may be.
-
-    A fused encoder has no room for float layers, runs no hooks, and knows nothing of what somebody else's class does,
-    or of what others hold parts of it (``held``, see :func:`kdnative.convert.refusals.held_elsewhere`).
+    Args:
+        site: of the module.
+        parts: names of what goes into the operator.
+        answers: the scheme of every layer of the model that can be native by itself, or why it can't.
     """
-    inside = {inner: module for inner, module in modules.items() if within(inner, name)}
-    if why := _read_by_a_parent(name, modules):
-        return why
-    if known_layers.is_layer(modules[name]) and (why := _wants_attentions(name, modules)):
-        return why
+    modules, held = site.around.modules, site.around.held
+    inside = {inner: modules[inner] for inner in parts}
+    if why := _read_by_a_parent(site.name, modules):
+        return Refusal(why)
     for inner, module in inside.items():
         if hooks := hooked(module):
-            return f"{inner} {hooks}"
-        if others := [holder for holder in held.get(id(module), ()) if not within(holder, name)]:
-            return f"{others[0] or 'the model'} holds {inner} outside of its children too, and may call it from there"
+            return Refusal(f"{inner} {hooks}")
+        if others := [holder for holder in held.get(id(module), ()) if not within(holder, site.name)]:
+            who = others[0] or "the model"
+            return Refusal(f"{who} holds {inner} outside of its children too, and may call it from there")
     for inner, module in inside.items():
-        if why := _foreign(module, modules[name]):
-            return f"{inner} {why}"
+        if why := _foreign(module, site.module):
+            return Refusal(f"{inner} {why}")
     for inner in inside:
-        if (verdict := verdicts.get(inner)) is None:
-            continue
-        if verdict.scheme is None:
-            return f"{inner} stays in float ({verdict.reason})"
-        if verdict.scheme.activation_bits != 8:
-            return f"{inner} is to keep float activations ({verdict.scheme}); the fused encoder has int8 ones only"
+        found = answers.get(inner)
+        if isinstance(found, Refusal):
+            return Refusal(f"{inner} stays in float ({found})", found.needs)
+        if found is not None and found.activation_bits != 8:
+            return Refusal(f"{inner} is to keep float activations ({found}); the fused encoder has int8 ones only")
     return None
 
 
@@ -91,16 +74,6 @@ def _read_by_a_parent(name: str, modules: Mapping[str, nn.Module]) -> str | None
             own = getattr(parent, mark, None) if mark else True
             if cls in classes and attribute == where and own is not None and own is not False:
                 return f"{type(parent).__name__}, which contains it, {what}"
-    return None
-
-
-def _wants_attentions(name: str, modules: Mapping[str, nn.Module]) -> str | None:
-    """Which model around a layer is configured to return attention weights with every call."""
-    path = name.split(".") if name else []
-    for depth in range(len(path)):
-        parent = modules[".".join(path[:depth])]
-        if getattr(getattr(parent, "config", None), "output_attentions", False):
-            return f"the config of {type(parent).__name__} sets output_attentions=True"
     return None
 
 

@@ -13,25 +13,25 @@ from torch.nn.utils import parametrize
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Linear, PackedEncoder
 from kdnative.nn.encoder_spec import LINEARS
-from kdnative.patterns import Choice
 
 __all__ = [
     "MIN_IN_FEATURES",
     "MIN_OUT_FEATURES",
-    "NOT_FINITE",
-    "Verdict",
+    "Refusal",
     "bypassed",
     "check_parameters",
     "held_elsewhere",
     "hooked",
     "in_words",
+    "native_already",
     "native_in_another_scheme",
+    "not_finite",
+    "not_quantizable",
     "owners_of",
     "schemes_of",
     "storage",
     "too_small",
     "unusual",
-    "without_values",
 ]
 
 MIN_OUT_FEATURES = 16
@@ -41,9 +41,6 @@ MIN_IN_FEATURES = 48
 """Linears with fewer inputs stay in float: the kernels pad inputs to 64, and quantizing them costs more than the
 integer product saves (measured against torch in float32, AVX2, 1 to 32 rows: 0.8x to 1.3x at 32, over 1x from 48)."""
 
-NOT_FINITE = "NaN or infinite values"
-"""How the text of the one obstacle begins that is never passed over."""
-
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _OF_TORCH = vars(nn.Module()).keys()  # among them the children
@@ -52,11 +49,20 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What will happen to one layer: the scheme that it gets, or None and the reason."""
+class Refusal:
+    """Why a module stays what it is: the one way in which anything here says no.
 
-    scheme: Scheme | None
+    Args:
+        reason: in words, as the report has it.
+        needs: what would have to be known first, None where nothing helps. "ranges": those of the values that the
+            module is given, which calibration finds.
+    """
+
     reason: str
+    needs: str | None = None
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def schemes_of(module: nn.Module) -> set[Scheme]:
@@ -68,12 +74,19 @@ def schemes_of(module: nn.Module) -> set[Scheme]:
     return set()
 
 
-def native_in_another_scheme(module: nn.Module, choice: Choice) -> str | None:
-    """Why a native module can't get the scheme that a pattern of its own asks for; None where it has it."""
+def native_already(module: nn.Module) -> Refusal:
+    """Why a native module stays what it is."""
     own = schemes_of(module)
-    if not own or choice.scheme is None or not choice.explicit or own == {choice.scheme.dense}:
+    return Refusal(f"already native, in {in_words(own)}" if own else "already native")
+
+
+def native_in_another_scheme(module: nn.Module, asked: Scheme) -> Refusal | None:
+    """Why a native module can't get the scheme that is asked for; None where it has it."""
+    own = schemes_of(module)
+    if not own or own == {asked.dense}:
         return None
-    return f"it is native already, in {in_words(own)}, and its float weights are gone: convert the float model instead"
+    words = "and its float weights are gone: convert the float model instead"
+    return Refusal(f"it is native already, in {in_words(own)}, {words}")
 
 
 def in_words(schemes: set[Scheme]) -> str:
@@ -81,11 +94,13 @@ def in_words(schemes: set[Scheme]) -> str:
 
 
 def storage(tensor: Tensor) -> tuple[str, int]:
-    """Equal for tensors that start at the same memory."""
-    return ("address", tensor.data_ptr()) if tensor.numel() and not tensor.is_meta else ("object", id(tensor))
+    """Equal for tensors that start at the same memory, or would if they had values."""
+    if tensor.is_meta:
+        return ("meta", tensor.untyped_storage()._cdata + tensor.storage_offset())
+    return ("address", tensor.data_ptr()) if tensor.numel() else ("object", id(tensor))
 
 
-def owners_of(modules: dict[str, nn.Module]) -> dict[tuple[str, int], list[str]]:
+def owners_of(modules: Mapping[str, nn.Module]) -> dict[tuple[str, int], list[str]]:
     """The modules that hold each parameter."""
     owners: dict[tuple[str, int], list[str]] = {}
     for name, module in modules.items():
@@ -103,12 +118,13 @@ def check_parameters(model: nn.Module) -> None:
             raise ValueError(f"{name} is on {tensor.device}; native modules run on the CPU: call model.cpu() first")
 
 
-def bypassed(name: str, module: nn.Module, parent: nn.Module | None, held: Mapping[int, list[str]]) -> str | None:
+def bypassed(name: str, module: nn.Module, parent: nn.Module | None, held: Mapping[int, list[str]]) -> Refusal | None:
     """Why a native module in the place of ``module``, the child ``name`` of ``parent``, might not be called there."""
     if holders := held.get(id(module)):
-        return f"{holders[0] or 'the model'} holds it outside of its children too, and may call it from there"
+        who = holders[0] or "the model"
+        return Refusal(f"{who} holds it outside of its children too, and may call it from there")
     if name == "text_projection" and type(parent).__module__.startswith("open_clip."):
-        return f"{type(parent).__name__} of OpenCLIP multiplies by it itself unless it is an nn.Linear"
+        return Refusal(f"{type(parent).__name__} of OpenCLIP multiplies by it itself unless it is an nn.Linear")
     return None
 
 
@@ -145,43 +161,56 @@ def hooked(module: nn.Module) -> str | None:
     return None
 
 
-def unusual(module: nn.Module, known: tuple[type, ...]) -> str | None:
+def unusual(module: nn.Module, known: tuple[type, ...]) -> Refusal | None:
     """Why a layer is not plain: not exactly of one of the classes ``known``, or changed from outside."""
     if parametrize.is_parametrized(module):
-        return (
+        return Refusal(
             f"it is parametrized ({', '.join(module.parametrizations)}): make that permanent first, with "
             "torch.nn.utils.parametrize.remove_parametrizations"
         )
     if "weight_mask" in module._buffers:
-        return "it has a pruning mask: make that permanent first, with kdnative.prune.finalize_masks_"
+        return Refusal("it has a pruning mask: make that permanent first, with kdnative.prune.finalize_masks_")
     if type(module) not in known:
-        base = "nn.Linear" if isinstance(module, nn.Linear) else "nn.Embedding"
-        return f"{type(module).__name__} is a subclass of {base} and may behave in its own way"
+        base = next((cls for cls in known if isinstance(module, cls)), known[0])
+        path = "nn" if base.__module__.startswith("torch.nn.") else base.__module__
+        return Refusal(f"{type(module).__name__} is a subclass of {path}.{base.__name__} and may behave in its own way")
     hooks = hooked(module)
-    return hooks and f"it {hooks}"
+    return Refusal(f"it {hooks}") if hooks else None
 
 
-def without_values(module: nn.Module) -> str | None:
-    """Why the ``weight`` or ``bias`` of a layer can't be quantized."""
+def not_quantizable(module: nn.Module, values: bool) -> Refusal | None:
+    """Why the ``weight`` of a layer can't be quantized, whatever its values are.
+
+    Args:
+        values: False lets weights on the meta device pass, as those whose values come later.
+    """
     weight = module.weight.detach()
-    if weight.is_meta:
-        return "its weight is on the meta device and has no values"
+    if weight.is_meta and values:
+        return Refusal("its weight is on the meta device and has no values")
     if type(weight) not in (Tensor, nn.Parameter):
-        return f"its weight is a {type(weight).__name__}, not a plain tensor"
+        return Refusal(f"its weight is a {type(weight).__name__}, not a plain tensor")
     if weight.dtype not in _FLOATS:
-        return f"its weight is {weight.dtype}; float32, bfloat16 and float16 can be converted"
+        return Refusal(f"its weight is {weight.dtype}; float32, bfloat16 and float16 can be converted")
     if 0 in weight.shape:
-        return f"its weight is empty: shape {list(weight.shape)}"
-    for what, tensor in (("weight", weight), ("bias", getattr(module, "bias", None))):
-        if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            return f"{NOT_FINITE}: its {what} has {int((~torch.isfinite(tensor)).sum())} of them"
+        return Refusal(f"its weight is empty: shape {list(weight.shape)}")
     return None
 
 
-def too_small(out_features: int, in_features: int) -> str:
-    """Why the float layer is faster for this shape; empty when it is not."""
+def not_finite(module: nn.Module) -> Refusal | None:
+    """What is wrong with the values of a layer's ``weight`` and ``bias``; None for what has none."""
+    for what in ("weight", "bias"):
+        tensor = getattr(module, what, None)
+        if tensor is None or tensor.is_meta:
+            continue
+        if bad := int((~torch.isfinite(tensor)).sum()):
+            return Refusal(f"NaN or infinite values: its {what} has {bad} of them")
+    return None
+
+
+def too_small(out_features: int, in_features: int) -> Refusal | None:
+    """Why the float layer is faster for this shape; None when it is not."""
     if out_features < MIN_OUT_FEATURES:
-        return f"faster in float: {out_features} outputs are fewer than {MIN_OUT_FEATURES}"
+        return Refusal(f"faster in float: {out_features} outputs are fewer than {MIN_OUT_FEATURES}")
     if in_features < MIN_IN_FEATURES:
-        return f"faster in float: {in_features} inputs are fewer than {MIN_IN_FEATURES}"
-    return ""
+        return Refusal(f"faster in float: {in_features} inputs are fewer than {MIN_IN_FEATURES}")
+    return None

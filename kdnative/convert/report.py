@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from torch import nn
 
-__all__ = ["ConversionReport", "ConversionRow"]
+from kdnative.convert.building import Built
+from kdnative.convert.plan import Decision, Plan
+from kdnative.convert.registry import converter_of
+from kdnative.convert.sizes import bytes_of, native_shape, own_tensors
+
+__all__ = ["ConversionReport", "ConversionRow", "report_rows"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +87,50 @@ def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
     cells = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=True)]
     cells[5:7] = [cell.strip().rjust(width) for cell, width in zip(cells[5:7], widths[5:7], strict=True)]  # sizes
     return "  ".join([*cells, line[-1]]).rstrip()
+
+
+def report_rows(plan: Plan, built: Built, modules: Mapping[str, nn.Module]) -> list[ConversionRow]:
+    """One row for each decision, in the order of the plan; ``modules`` are those before the conversion."""
+    counted: set[int] = set()  # tensors whose bytes are in a row already: those of fused encoders go first
+    rows: dict[str, ConversionRow] = {}
+    for first in (True, False):
+        for decision in plan.decisions:
+            if (decision.action == "fused") == first:
+                rows[decision.name] = _row(decision, plan, built, modules, counted)
+    return [rows[decision.name] for decision in plan.decisions]
+
+
+def _row(
+    decision: Decision, plan: Plan, built: Built, modules: Mapping[str, nn.Module], counted: set[int]
+) -> ConversionRow:
+    name, module = decision.name, modules[decision.name]
+    converter, native = converter_of(module), built.natives.get(name)
+    own = [t for t in own_tensors(module) if id(t) not in counted]
+    before = after = bytes_of(own)
+    scheme, reason = None, decision.note
+    if native is not None:
+        new = own_tensors(native.module) if native.tensors is None else native.tensors
+        new = [t for t in new if id(t) not in counted]
+        counted.update(map(id, new))
+        scheme, reason, after = native.scheme, native.reason + decision.note, bytes_of(new)
+    elif decision.action == "kept":
+        reason = str(decision.refusal)
+    else:
+        if decision.scheme is not None and converter is not None:
+            scheme = converter.label(decision.scheme)
+        after = _fused_bytes(name, plan, built)
+    counted.update(map(id, own))
+    layer = module if converter is None else converter.layer(module)
+    weight = layer._parameters.get("weight")  # of a native module `weight` is lazy
+    shape = native_shape(module) if weight is None else list(weight.shape)
+    return ConversionRow(name, decision.kind, decision.action, scheme, reason, shape, before, after)
+
+
+def _fused_bytes(name: str, plan: Plan, built: Built) -> int:
+    """Of a part its share in the operator; of the module that the operator replaces, what remains of it."""
+    region = next((region for region in plan.regions if region.root == name), None)
+    if region is None:
+        return built.part_bytes[name]
+    operator = built.replacements[name]
+    whole = bytes_of((*operator.parameters(), *operator.buffers()))
+    return max(whole - sum(built.part_bytes.get(part, 0) for part in region.modules), 0)

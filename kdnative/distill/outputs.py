@@ -129,7 +129,7 @@ def head_of(model: nn.Module, inputs: Mapping[str, Any]) -> nn.Linear | None:
     hooks = [linear.register_forward_hook(lambda m, args, output: seen.append((m, output))) for linear in linears]
     try:
         with evaluating(model):
-            answer = model(**{name: value[:1] for name, value in inputs.items()})
+            answer = model(**{name: v[:1] if isinstance(v, Tensor) and v.dim() else v for name, v in inputs.items()})
     finally:
         for hook in hooks:
             hook.remove()

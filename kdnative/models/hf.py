@@ -1,36 +1,21 @@
-"""Encoders of Hugging Face transformers, recognised and rebuilt as :class:`kdnative.nn.Encoder`.
+"""Encoders of Hugging Face transformers: which modules are some, and their parts.
 
 Nothing here imports transformers: models are recognised by the name and origin of their class.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdnative.models.hf_families import READERS, Source
-from kdnative.models.layer_conversion import (
-    Quantize,
-    Unsupported,
-    activation_name,
-    check_parameters,
-    copy_norm,
-    fill_layer,
-    layer_spec,
-    native_linear,
-    one_of,
-    quantized_layer,
-)
-from kdnative.nn.embedding import Embedding
-from kdnative.nn.encoder import Encoder
-from kdnative.nn.encoder_parts import EncoderParts
-from kdnative.nn.linear import Linear
+from kdnative.models.family import families, family_of
+from kdnative.models.layer_conversion import Unsupported, check_parameters
+from kdnative.models.reading import EncoderSource, read_encoder
 
-__all__ = ["encoder_from_hf", "is_conv1d", "is_encoder", "linear_of_conv1d", "stays_in_float"]
+__all__ = ["is_conv1d", "is_encoder", "linear_of_conv1d", "read", "stays_in_float"]
 
 
 def is_encoder(module: nn.Module) -> bool:
-    """Whether ``module`` is the base model of a Hugging Face encoder, known to :func:`encoder_from_hf` or not."""
+    """Whether ``module`` is the base model of a Hugging Face encoder, known to :func:`read` or not."""
     if _is_known(module):
         return True
     body = getattr(module, "encoder", None) or getattr(module, "transformer", None)
@@ -43,7 +28,7 @@ def is_encoder(module: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("transformers.models.") and type(module).__name__ in READERS
+    return family_of(module, "models") is not None
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -59,58 +44,24 @@ def linear_of_conv1d(module: nn.Module) -> nn.Linear:
     return linear
 
 
-def encoder_from_hf(module: nn.Module, quantize: Quantize) -> Encoder | str:
-    """Rebuild a base model of transformers as a native encoder; ``module`` is not changed.
+def read(module: nn.Module) -> EncoderSource:
+    """The parts of a base model of transformers.
 
-    The classes in :data:`kdnative.models.hf_families.READERS` are known (BertModel is also that of MiniLM), with heads
-    or feed-forward neurons pruned in any layer: sizes are read from the weights. Embedding tables become int8 with one
-    scale per row; ``quantize`` is asked for every linear.
+    The base models of :mod:`kdnative.models.families` are known (BertModel is also that of MiniLM), with heads or
+    feed-forward neurons pruned in any layer: sizes are those of the weights.
 
-    Args:
-        module: the base model, for example ``model.bert``.
-        quantize: gives the integer weight of a linear, or None when it must stay in float. It is called with the
-            name inside ``module`` and the linear, in the order of the layers.
-
-    Returns:
-        The encoder, or the reason in words why there can be none.
+    Raises:
+        Unsupported: it does something that no native encoder does. AttributeError: it lacks a part.
     """
-    try:
-        return _convert(module, quantize)
-    except AttributeError as error:
-        return f"its parts are not those that are known of {type(module).__name__}: {error}"
-    except Unsupported as reason:
-        return str(reason)
-
-
-def _convert(module: nn.Module, quantize: Quantize) -> Encoder:
     if not _is_known(module):
         raise Unsupported(
-            f"{type(module).__name__} is not one of {', '.join(READERS)} of transformers"
-            + (" (it has relative positions)" if _has_relative_positions(module) else "")
+            f"{type(module).__name__} is not one of {', '.join(name for row in families() for name in row.models)} of "
+            "transformers" + (" (it has relative positions)" if _has_relative_positions(module) else "")
         )
     _check_outputs(module.config)
-    source = READERS[type(module).__name__](module)
+    source = read_encoder(module)
     check_parameters(module, source.parameters())
-    hidden = source.word.embedding_dim
-    linears = [quantized_layer(layer, hidden, source.gated, quantize) for layer in source.layers]
-    pooled = None if source.pooler is None else native_linear(quantize, [source.pooler], activation="tanh")
-    parts = EncoderParts(_spec(source, linears, pooled))
-    embeddings = parts.embeddings
-    embeddings.word = _table("word", source.word)
-    if source.position is not None:
-        embeddings.position = _table("position", source.position)
-    if source.token_type is not None:
-        embeddings.token_type = _table("token type", source.token_type)
-    copy_norm(embeddings.norm, source.embedding_norm)
-    if source.relative is not None:
-        _copy_relative(parts, source.relative)
-    for part, layer, own in zip(parts.layers, source.layers, linears, strict=True):
-        fill_layer(part, layer, own)
-    if source.final_norm is not None:
-        copy_norm(parts.final_norm, source.final_norm)
-    encoder = Encoder.from_parts(parts, pooler=pooled)
-    encoder.config = module.config
-    return encoder
+    return source
 
 
 def _check_outputs(config: object) -> None:
@@ -118,49 +69,6 @@ def _check_outputs(config: object) -> None:
     for name, usual in (("output_attentions", False), ("return_dict", True)):
         if getattr(config, name, usual) not in (usual, None):
             raise Unsupported(f"its config sets {name}={getattr(config, name)}, which the native encoder can't honour")
-
-
-def _spec(source: Source, linears: list[dict[str, Linear]], pooled: Linear | None) -> dict:
-    norms = [source.embedding_norm, source.final_norm, *(n for layer in source.layers for n in layer.norms.values())]
-    return {
-        "hidden_size": source.word.embedding_dim,
-        "vocab_size": source.word.num_embeddings,
-        "max_positions": source.max_positions,
-        "position_table": source.position is not None,
-        "token_types": 0 if source.token_type is None else source.token_type.num_embeddings,
-        "relative_buckets": 0 if source.relative is None else source.relative.num_embeddings,
-        "relative_distance": source.relative_distance,
-        "norm": source.norm,
-        "gated": source.gated,
-        "activation": one_of([activation_name(layer.activation) for layer in source.layers], "activation") or "gelu",
-        "eps": one_of([norm.eps for norm in norms if norm is not None], "LayerNorm eps"),
-        "padding_id": source.padding_id,
-        "pooler": None if pooled is None else str(pooled.scheme),
-        "output": source.output,
-        "dtype": str(source.word.weight.dtype).removeprefix("torch."),
-        "layers": [layer_spec(layer, own) for layer, own in zip(source.layers, linears, strict=True)],
-    }
-
-
-def _table(what: str, embedding: nn.Embedding) -> Embedding:
-    try:
-        return Embedding.from_float(embedding)
-    except ValueError as error:
-        raise Unsupported(f"the {what} embedding can't be quantized: {error}") from error
-
-
-@torch.no_grad()
-def _copy_relative(parts: EncoderParts, source: nn.Embedding) -> None:
-    heads = {layer["heads"] for layer in parts.spec["layers"]}
-    if heads - {source.embedding_dim}:
-        raise Unsupported(
-            f"its relative positions are for {source.embedding_dim} heads, but its layers have "
-            f"{', '.join(map(str, sorted(heads)))}"
-        )
-    weight: Tensor = source.weight
-    if not bool(torch.isfinite(weight).all()):
-        raise Unsupported("its relative positions hold NaN or infinite values")
-    parts.relative_bias.weight.copy_(weight)
 
 
 def stays_in_float(name: str) -> bool:

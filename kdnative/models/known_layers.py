@@ -1,40 +1,42 @@
-"""Which layers of other libraries become one operator each, and how."""
+"""Which layers of other libraries become one operator each."""
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
 
-from kdnative.models import hf_layers, vision_layers
-from kdnative.models.layer_conversion import Quantize, Unsupported, check_parameters
-from kdnative.models.layer_sources import native_layer
-from kdnative.nn.encoder_layer import EncoderLayer
+from kdnative.models.family import family_of
+from kdnative.models.layer_conversion import Unsupported, check_parameters
+from kdnative.models.reading import LayerSource, read_layer
+from kdnative.nn.encoder_layer import can_record
 
-__all__ = ["is_layer", "layer_from"]
-
-_LIBRARIES = (hf_layers, vision_layers)
+__all__ = ["is_layer", "read"]
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether ``module`` is a layer that :func:`layer_from` knows."""
-    return any(library.knows(module) for library in _LIBRARIES)
+    """Whether ``module`` is a layer that :func:`read` knows."""
+    family = family_of(module)
+    return family is not None and family.alone
 
 
-def layer_from(module: nn.Module, quantize: Quantize) -> EncoderLayer | str:
-    """Rebuild a layer of transformers, timm, torchvision or OpenCLIP as a native one; ``module`` is not changed.
+def read(module: nn.Module) -> LayerSource:
+    """The parts of a layer for which :func:`is_layer` holds.
 
-    Args:
-        module: a layer for which :func:`is_layer` holds.
-        quantize: see :data:`kdnative.models.layer_conversion.Quantize`.
-
-    Returns:
-        The native layer, or the reason in words why there can be none.
+    Raises:
+        Unsupported: it does something that no native layer does. AttributeError: it lacks a part.
     """
-    library = next(library for library in _LIBRARIES if library.knows(module))
-    try:
-        source = library.read(module)
-        check_parameters(module, source.parameters())
-        return native_layer(source, quantize)
-    except AttributeError as error:
-        return f"its parts are not those that are known of {type(module).__name__}: {error}"
-    except Unsupported as reason:
-        return str(reason)
+    _check_version(module)
+    source = read_layer(module)
+    check_parameters(module, source.parameters())
+    return source
+
+
+def _check_version(module: nn.Module) -> None:
+    """Layers of transformers 4 return tuples; those of transformers 5 do not, and only they are replaced."""
+    if type(module).__module__.startswith("transformers."):
+        version = sys.modules["transformers"].__version__
+        if int(version.partition(".")[0]) < 5 or not can_record():
+            raise Unsupported(
+                f"layers of {type(module).__name__} are fused with transformers 5 on, and this is {version}"
+            )

@@ -1,18 +1,12 @@
-"""``nn.MultiheadAttention``, recognised and rebuilt as :class:`kdnative.nn.MultiheadAttention`."""
+"""``nn.MultiheadAttention``: its parts, and whether it has a native form."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
-from kdnative.formats.scheme import Scheme
 from kdnative.models.layer_conversion import Named, Unsupported
-from kdnative.nn.attention import MultiheadAttention
-from kdnative.nn.linear import Linear
-from kdnative.quantize import QuantizedWeight
 
-__all__ = ["attention_from_torch", "input_projection", "projections", "why_not"]
+__all__ = ["input_projection", "projections", "why_not"]
 
 
 def why_not(attention: nn.MultiheadAttention) -> str | None:
@@ -41,27 +35,3 @@ def projections(name: str, attention: nn.Module) -> tuple[Named, Named]:
     if obstacle := why_not(attention):
         raise Unsupported(f"{name}: {obstacle}")
     return (name, input_projection(attention)), (f"{name}.out_proj", attention.out_proj)
-
-
-def attention_from_torch(
-    attention: nn.MultiheadAttention, weight: QuantizedWeight, scheme: Scheme
-) -> MultiheadAttention:
-    """The native form of an attention without obstacle (:func:`why_not`), which is not changed.
-
-    ``weight`` is that of its :func:`input_projection`, ``[3 E, E]``. The output projection is that of ``attention``.
-    """
-    size, bias = attention.embed_dim, attention.in_proj_bias
-    linears = []
-    for start in range(0, 3 * size, size):
-        rows = slice(start, start + size)
-        part = replace(
-            weight,
-            qweight=weight.qweight[rows],
-            scale=weight.scale[rows],
-            zero=None if weight.zero is None else weight.zero[rows],
-            group_scale=None if weight.group_scale is None else weight.group_scale[rows],
-        )
-        part_bias = None if bias is None else bias.detach()[rows]
-        linears.append(Linear.from_quantized(part, part_bias, scheme, dtype=attention.in_proj_weight.dtype))
-    linears.append(attention.out_proj)
-    return MultiheadAttention.from_parts(linears, attention.num_heads, attention.batch_first)

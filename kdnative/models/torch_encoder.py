@@ -1,20 +1,25 @@
-"""``nn.TransformerEncoder`` and its layer, recognised and rebuilt as :class:`kdnative.nn.TransformerEncoder`."""
+"""``nn.TransformerEncoder`` and its layer: their parts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import nn
 
-from kdnative.models.layer_conversion import (
-    Layer,
-    Quantize,
-    Unsupported,
-    layers_alone,
-    one_of,
-)
+from kdnative.models.layer_conversion import Layer, Unsupported, one_of
 from kdnative.models.torch_attention import projections
-from kdnative.nn.transformer import TransformerEncoder
 
-__all__ = ["encoder_from_torch", "is_encoder"]
+__all__ = ["Source", "is_encoder", "read"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The layers of an encoder of torch, which norm they have ("pre" or "post"), and the norm behind them."""
+
+    layers: list[Layer]
+    norm: str
+    batch_first: bool
+    final_norm: nn.LayerNorm | None
 
 
 def is_encoder(module: nn.Module) -> bool:
@@ -22,24 +27,14 @@ def is_encoder(module: nn.Module) -> bool:
     return type(module) in (nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 
-def encoder_from_torch(module: nn.Module, quantize: Quantize) -> TransformerEncoder | str:
-    """Rebuild an ``nn.TransformerEncoder`` or an ``nn.TransformerEncoderLayer``; ``module`` is not changed.
+def read(module: nn.Module) -> Source:
+    """The parts of an encoder or a layer for which :func:`is_encoder` holds.
 
-    Args:
-        module: the encoder or layer.
-        quantize: see :data:`kdnative.models.layer_conversion.Quantize`; queries, keys and values go by the name of the
-            ``nn.MultiheadAttention``.
+    Queries, keys and values go by the name of the ``nn.MultiheadAttention``.
 
-    Returns:
-        The native encoder, or the reason in words why there can be none.
+    Raises:
+        Unsupported: it does something that no native encoder does.
     """
-    try:
-        return _convert(module, quantize)
-    except Unsupported as reason:
-        return str(reason)
-
-
-def _convert(module: nn.Module, quantize: Quantize) -> TransformerEncoder:
     whole = isinstance(module, nn.TransformerEncoder)
     floats = [*module.layers] if whole else [module]
     if not floats:
@@ -48,14 +43,8 @@ def _convert(module: nn.Module, quantize: Quantize) -> TransformerEncoder:
     if final is not None and (type(final) is not nn.LayerNorm or final.weight is None):
         raise Unsupported("its final norm is no nn.LayerNorm with a weight")
     layers = [_layer(layer, f"layers.{i}." if whole else "") for i, layer in enumerate(floats)]
-    parts = layers_alone(
-        layers,
-        quantize,
-        norm="pre" if one_of([layer.norm_first for layer in floats], "norm_first") else "post",
-        batch_first=one_of([layer.self_attn.batch_first for layer in floats], "batch_first"),
-        final_norm=None if final is None else {"eps": final.eps, "bias": final.bias is not None},
-    )
-    return TransformerEncoder.from_parts(parts, norm=final)
+    norm = "pre" if one_of([layer.norm_first for layer in floats], "norm_first") else "post"
+    return Source(layers, norm, one_of([layer.self_attn.batch_first for layer in floats], "batch_first"), final)
 
 
 def _layer(layer: nn.Module, prefix: str) -> Layer:

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdnative.machine.memory import machine_memory
 from kdnative.models import hf
-from kdnative.models.hf_families import READERS
+from kdnative.models.family import family_of
 from kdnative.pipeline.folder import PipelineError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def positions(model: nn.Module) -> int | None:
     """
     limits = [table.num_embeddings - _unused_rows(table) for table in _position_tables(model)]
     base, declared = getattr(model, "base_model", model), _declared(model)
-    if declared is not None and (limits or type(base).__name__ in READERS):
+    if declared is not None and (limits or family_of(base, "models") is not None):
         limits.append(declared)
     return min(limits, default=None)
 

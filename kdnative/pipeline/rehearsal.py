@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdnative.convert import decide
 from kdnative.distill import TopK, uniform_layer_map
 from kdnative.extras import require
-from kdnative.models import hf
-from kdnative.nn.tree import walk
+from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 from kdnative.pipeline.folder import PipelineError, RunFolder
 from kdnative.pipeline.limits import check_mask_token, check_sizes
@@ -25,8 +25,9 @@ from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.training import class_weights, student_source, tokenizer
 from kdnative.pipeline.vocabulary import id_table
 from kdnative.prune import student_from
-from kdnative.quantize import FakeQuantLinear
 from kdnative.tasks import task_named
+
+_log = logging.getLogger(__name__)
 
 
 def rehearse(
@@ -61,12 +62,10 @@ def rehearse(
                 TopK.of(torch.zeros(1, len(labels)), top_k)
         notes = shared.task.notes(shared.data) if trained else []
     if pending - {"report"}:
-        try:
-            Rehearsal(recipe, now, pending, labels).go_through()
-        except PipelineError:
-            raise
-        except Exception:  # whatever a kind of model does on the meta device: it says nothing about the recipe
-            pass
+        rehearsal = Rehearsal(recipe, now, pending, labels)
+        rehearsal.go_through()
+        if rehearsal.unknown:
+            _log.debug("%d steps could not be rehearsed: %s", len(rehearsal.unknown), ", ".join(rehearsal.unknown))
     _check_tokenizers(trained, now)
     return notes
 
@@ -125,14 +124,30 @@ class Rehearsal:
 
     Attributes:
         teacher, student: the models as the stages so far leave them; None where one can't be known.
+        unknown: what could not be rehearsed, as something failed that says nothing of the recipe: kinds of models that
+            need values. The log has the errors, at debug level, as they may be bugs.
     """
 
     def __init__(self, recipe: Recipe, now: set[str], pending: set[str], labels: Sequence[str]) -> None:
         self.recipe, self.now, self.pending, self.labels = recipe, now, pending, labels
         self.teacher: nn.Module | None = None
         self.student: nn.Module | None = None
+        self.unknown: list[str] = []
 
     def go_through(self) -> None:
+        """Follows the stages as far as the models let it."""
+        try:
+            self._follow_stages()
+        except PipelineError:
+            raise
+        except Exception:  # whatever a kind of model does on the meta device: it says nothing about the recipe
+            self._give_up("the stages that follow")
+
+    def _give_up(self, what: str) -> None:
+        _log.debug("%s could not be rehearsed", what, exc_info=True)
+        self.unknown.append(what)
+
+    def _follow_stages(self) -> None:
         stages = self.recipe.active_stages()
         for_teacher = {stage.name for stage in stages if stage.teacher}
         for stage in stages:
@@ -163,14 +178,25 @@ class Rehearsal:
                 uniform_layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
         pairs = settings.layer_map if settings.epochs else None
         for who, model in (("student", student), ("teacher", teacher)) if pairs else ():
-            used, count = max(pairs if model is student else pairs.values()), _hidden_states(model)
+            used, count = max(pairs if model is student else pairs.values()), self._hidden_states(who, model)
             if count is not None and used >= count:
                 allowed = f"it has 0, the embeddings, to {count - 1}, the last layer"
                 raise PipelineError(f"{name}.layer_map: there is no position {used} in the {who}: {allowed}")
 
-    def check_patterns(self, model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
-        """What `convert_` refuses without looking at weights."""
-        _check_patterns(model, schemes, keep)
+    def check_conversion(self, model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
+        """ValueError for what :func:`kdnative.convert_` would refuse."""
+        for decision in decide(model, Selection(schemes, keep, accepted)).impossible():
+            raise ValueError(f"{decision.name}: {decision.refusal}")
+
+    def _hidden_states(self, who: str, model: nn.Module) -> int | None:
+        """How many hidden states a model returns; None where its forward needs values."""
+        try:
+            with torch.no_grad():
+                output = model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"), output_hidden_states=True)
+            return len(output.hidden_states)
+        except Exception:
+            self._give_up(f"the hidden states of the {who}")
+            return None
 
     def _classifier(self, key: str, source: str, stages: set[str]) -> nn.Module | None:
         """The model that `load_for_task` would load, without values."""
@@ -220,36 +246,4 @@ class Rehearsal:
         """Whether a row of the final table can be converted for its native figures."""
         if model is not None and self.pending & {"evaluate", "benchmark"}:
             with self.blaming("evaluate.native_schemes", {"evaluate", "benchmark"}):
-                _check_patterns(model, self.recipe.evaluate.native_schemes)
-
-
-def _hidden_states(model: nn.Module) -> int | None:
-    """How many hidden states a model returns; None where its forward needs values."""
-    try:
-        with torch.no_grad():
-            output = model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"), output_hidden_states=True)
-        return len(output.hidden_states)
-    except Exception:
-        return None
-
-
-def _check_patterns(model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
-    """What `convert_` refuses without looking at weights."""
-    kinds = (nn.Linear, nn.Embedding, nn.MultiheadAttention)
-    layers = {name: module for name, module in walk(model) if isinstance(module, kinds) or hf.is_conv1d(module)}
-    selection = Selection(schemes, keep)
-    selection.check_used(list(layers))
-    for name, layer in layers.items():
-        choice = selection.choose(name)
-        if not choice.explicit or choice.scheme is None:
-            continue
-        if type(layer) is FakeQuantLinear and layer.scheme.dense != choice.scheme.dense:
-            raise ValueError(
-                f"{name} is trained for {layer.scheme} (recover.schemes), but {choice.scheme} is asked for: make the "
-                "two equal, or leave convert.schemes out"
-            )
-        if type(layer) is nn.Linear:
-            try:
-                choice.scheme.groups(layer.in_features)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+                self.check_conversion(model, self.recipe.evaluate.native_schemes)

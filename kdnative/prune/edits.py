@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdnative.prune.hf_graph import Attention, FeedForward, Stack
+from kdnative.models.family import need
+from kdnative.prune.graph import Attention, FeedForward, Layers, Outputs
 
 __all__ = ["Edits"]
 
@@ -52,43 +54,62 @@ class Edits:
         self.set(linear, "in_features", len(kept))
         self._renew_clip(linear)
 
+    def keep_units(self, outputs: Outputs, kept: Tensor) -> None:
+        """Leaves only the outputs `kept` of each of the runs of a linear."""
+        runs = torch.arange(outputs.runs)[:, None] * outputs.width
+        self.keep_rows(outputs.linear, (runs + kept).flatten())
+
     def keep_heads(self, attention: Attention, heads: Tensor) -> None:
         """Leaves only some heads (int64, sorted) of an attention."""
-        size = attention.head_size
+        size, before = attention.head_size, attention.heads
         kept = (heads[:, None] * size + torch.arange(size)).flatten()
-        for linear in (attention.q, attention.k, attention.v):
-            self.keep_rows(linear, kept)
+        for outputs in attention.inputs:
+            self.keep_units(outputs, kept)
         self.keep_columns(attention.out, kept)
-        self.set(attention.module, attention.heads_attribute, len(heads))
-        self.set(attention.module, attention.width_attribute, len(kept))
+        for names, old, new in zip(attention.numbers, (before, before * size), (len(heads), len(kept)), strict=True):
+            for name in names:
+                if getattr(attention.module, name, None) == old:
+                    self.set(attention.module, name, new)
 
-    def keep_shared_bias(self, stack: Stack, heads: Tensor) -> None:
+    def keep_shared_bias(self, layers: Layers, heads: Tensor) -> None:
         """Leaves only the columns of some heads in a position bias that all layers share."""
-        table = stack.shared_bias
+        table = layers.shared_bias
         self._replace(table, "weight", table.weight.detach().index_select(1, heads.to(table.weight.device)))
         self.set(table, "embedding_dim", len(heads))
-        if hasattr(stack.owner, "n_heads"):
-            self.set(stack.owner, "n_heads", len(heads))
+        if hasattr(layers.stack.owner, "n_heads"):
+            self.set(layers.stack.owner, "n_heads", len(heads))
 
     def keep_neurons(self, ffn: FeedForward, kept: Tensor) -> None:
-        """Leaves only some neurons (int64, sorted) between two linears."""
-        self.keep_rows(ffn.up, kept)
+        """Leaves only some neurons (int64, sorted) between linears."""
+        for outputs in ffn.inputs:
+            self.keep_units(outputs, kept)
         self.keep_columns(ffn.down, kept)
 
-    def keep_layers(self, stack: Stack, kept: list[int]) -> None:
-        """Leaves only some layers of an encoder, in the order given."""
-        layers = [stack.layers[i] for i in kept]
-        self.set(stack.owner, "layer", nn.ModuleList(layers))
-        for index, layer in enumerate(layers):
+    def keep_layers(self, layers: Layers, kept: list[int]) -> None:
+        """Leaves only some layers (indices, ascending) of a stack; its configuration follows.
+
+        Raises:
+            ValueError: the model can't do without the others, in words.
+        """
+        stack = layers.stack
+        total, family, config, owner = len(layers), stack.family, stack.config, stack.owner
+        if kept[0] and isinstance(need(stack.layers[0], family.attention_norm), nn.Identity):
+            raise ValueError(f"layers={kept}: the first layer of {family.name} has no norm of its own, and has to stay")
+        changes = {} if family.taken is None or config is None else dict(family.taken(config, kept))
+        changes |= {name: len(kept) for name in family.depth if isinstance(getattr(config, name, None), int)}
+        self.set(owner, stack.attribute, _rebuilt(stack.container, [stack.layers[i] for i in kept]))
+        for index, layer in enumerate(stack.layers):
             for module in layer.modules():
-                if getattr(module, "layer_idx", None) is not None:
-                    self.set(module, "layer_idx", index)
-        if hasattr(stack.owner, "n_layers"):
-            self.set(stack.owner, "n_layers", len(kept))
-        if stack.config is not None:
-            self.set(stack.config, "num_hidden_layers", len(kept))
-        stack.attentions = [stack.attentions[i] for i in kept]
-        stack.feed_forwards = [stack.feed_forwards[i] for i in kept]
+                for name in ("layer_idx", "layer_id"):
+                    if getattr(module, name, None) is not None:
+                        self.set(module, name, index)
+        for name in ("n_layers", "num_layers"):
+            if getattr(owner, name, None) == total:
+                self.set(owner, name, len(kept))
+        for name, value in changes.items():
+            self.set(config, name, value)
+        layers.attentions = [layers.attentions[i] for i in kept] if layers.attentions else []
+        layers.feed_forwards = [layers.feed_forwards[i] for i in kept]
 
     def _replace(self, module: nn.Module, attribute: str, value: Tensor) -> None:
         old = getattr(module, attribute)
@@ -99,3 +120,10 @@ class Edits:
         if getattr(linear, "clip_factor", None) is not None:
             factor = linear.searched_clip()
             self.set(linear, "clip_factor", nn.Parameter(factor) if linear.clip == "learn" else factor)
+
+
+def _rebuilt(container: nn.ModuleList | nn.Sequential, layers: list[nn.Module]) -> nn.ModuleList | nn.Sequential:
+    """A container of the same kind, under the first of its names."""
+    if isinstance(container, nn.ModuleList):
+        return nn.ModuleList(layers)
+    return nn.Sequential(OrderedDict(zip(container._modules, layers, strict=False)))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnative.prune.hf_graph import Attention, FeedForward, Graph
+from kdnative.prune.graph import Attention, FeedForward, Graph, Outputs
 
 __all__ = ["Scores", "call", "evaluating", "magnitude_scores", "taylor_scores"]
 
@@ -17,13 +17,13 @@ Scores = dict[str, Tensor]  # by name of the attention or feed-forward; fp64 [he
 
 
 def magnitude_scores(graph: Graph) -> Scores:
-    """Squared L2 norm of all the weights that belong to a head (q, k, v rows and out columns) or a neuron."""
+    """Squared L2 norm of all the weights of a head (q, k, v rows and out columns) or a neuron (its gate among them)."""
     scores: Scores = {}
     for attention in graph.attentions:
-        per_unit = sum(_rows(linear) for linear in (attention.q, attention.k, attention.v)) + _columns(attention.out)
+        per_unit = sum(map(_rows, attention.inputs)) + _columns(attention.out)
         scores[attention.name] = per_unit.view(attention.heads, -1).sum(1)
     for ffn in graph.all_feed_forwards:
-        scores[key_of(ffn)] = _rows(ffn.up) + _columns(ffn.down)
+        scores[key_of(ffn)] = sum(map(_rows, ffn.inputs)) + _columns(ffn.down)
     return scores
 
 
@@ -63,7 +63,7 @@ def taylor_scores(
 
 def key_of(ffn: FeedForward | Attention) -> str:
     """A name that is unique: several pairs of one nn.Sequential share their parent's."""
-    return ffn.names[0] if isinstance(ffn, FeedForward) else ffn.name
+    return ffn.inputs[0].name if isinstance(ffn, FeedForward) else ffn.name
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -108,8 +108,8 @@ def _loss(model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor]
     return value
 
 
-def _rows(linear: nn.Linear) -> Tensor:
-    return linear.weight.detach().double().square().sum(1).cpu()
+def _rows(outputs: Outputs) -> Tensor:
+    return outputs.linear.weight.detach().double().square().sum(1).cpu().view(outputs.runs, -1).sum(0)
 
 
 def _columns(linear: nn.Linear) -> Tensor:

@@ -159,11 +159,10 @@ def _linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 def _select(model: nn.Module, modules: str | Iterable[str], keep: str | Iterable[str]) -> dict[str, nn.Linear]:
     patterns = (modules,) if isinstance(modules, str) else tuple(modules)
-    # A selection of schemes serves as one of names: what gets any scheme is selected.
-    selection = Selection(dict.fromkeys(patterns, "w8a8"), keep)
+    selection = Selection(dict.fromkeys(patterns, True), keep)
     layers = _linears(model)
     selection.check_used(list(layers))
-    chosen = {name: layer for name, layer in layers.items() if selection.choose(name).scheme is not None}
+    chosen = {name: layer for name, layer in layers.items() if selection.choose(name).value}
     chosen = {name: layer for name, layer in chosen.items() if layer.weight.numel()}
     if not chosen:
         raise ValueError(f"no layer to mask: the model has {len(layers)} linear layers, and all are empty or kept")

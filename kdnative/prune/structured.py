@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.prune.edits import Edits
-from kdnative.prune.hf_graph import Graph, Stack, find_graph
+from kdnative.prune.graph import Graph, Layers, find_graph, linears_of
 from kdnative.prune.importance import Scores, call, evaluating, key_of, magnitude_scores, taylor_scores
 from kdnative.prune.mask import masked_modules
 from kdnative.prune.report import PruneReport, PruneRow
@@ -33,10 +33,12 @@ def structured_(
 ) -> PruneReport:
     """Removes layers, then heads and neurons, in place, and checks that the model still runs.
 
-    Known are the encoders of Hugging Face transformers with the module names of BERT (also MiniLM, RoBERTa, ELECTRA),
-    MPNet and DistilBERT, with `nn.Linear` or `FakeQuantLinear` inside, and for `ffn` also chains of linears with
-    elementwise functions between them in an `nn.Sequential`. Every layer keeps the same number of heads and of neurons.
-    Parameters that shrink become new objects: make the optimizer afterwards.
+    Known are the layers of every family that is fused (docs/models.md, :mod:`kdnative.models.families`), those of
+    families that you register, and layers with the module names of BERT, MPNet or DistilBERT, with `nn.Linear` or
+    `FakeQuantLinear` inside; for `ffn` also chains of linears with elementwise functions between them in an
+    `nn.Sequential`. Every layer of a stack keeps the same number of heads and of neurons; the gate of a gated
+    feed-forward network goes with its neuron. Heads stay in stacks whose attention has no room for fewer
+    (``heads_stay`` of a family). Parameters that shrink become new objects: make the optimizer afterwards.
 
     Args:
         model: the model; its own output width never changes.
@@ -69,7 +71,7 @@ def structured_(
     with Edits() as edits:
         if layers is not None:
             for stack in graph.stacks:
-                rows += _drop_layers(edits, stack, kept_layers(layers, len(stack.layers)))
+                rows += _drop_layers(edits, stack, kept_layers(layers, len(stack)))
         if heads or ffn:
             scores = taylor_scores(model, graph, calibration, loss) if method == "taylor" else magnitude_scores(graph)
             sizes = _linear_sizes(graph)
@@ -78,7 +80,7 @@ def structured_(
             if ffn:
                 _drop_neurons(edits, graph, scores, ffn, multiple_of)
             rows += _changed(sizes, graph)
-        after = _first_output(model, example_inputs, "after pruning")
+        after = _output_after(model, example_inputs)
         if after.shape != before.shape:
             raise ValueError(
                 f"pruning changed the output from shape {list(before.shape)} to {list(after.shape)}: the model uses "
@@ -91,7 +93,7 @@ def student_from(teacher: nn.Module, layers: int | Sequence[int]) -> nn.Module:
     """A copy of a model that has only some of its encoder layers; embeddings and heads are copied whole.
 
     Args:
-        teacher: a known Hugging Face encoder (see `structured_`), not changed.
+        teacher: a model with known layers (see `structured_`), not changed.
         layers: a count (`evenly_spaced`) or ascending indices of the layers to copy.
 
     Returns:
@@ -102,7 +104,7 @@ def student_from(teacher: nn.Module, layers: int | Sequence[int]) -> nn.Module:
     _check_known(student, graph, 0.0, 0.0, layers)
     edits = Edits()
     for stack in graph.stacks:
-        edits.keep_layers(stack, kept_layers(layers, len(stack.layers)))
+        edits.keep_layers(stack, kept_layers(layers, len(stack)))
     return student
 
 
@@ -126,7 +128,7 @@ def shrink_shapes_(
     with Edits() as edits:
         if layers is not None:
             for stack in graph.stacks:
-                _drop_layers(edits, stack, kept_layers(layers, len(stack.layers)))
+                _drop_layers(edits, stack, kept_layers(layers, len(stack)))
         scores = {attention.name: torch.zeros(attention.heads) for attention in graph.attentions}
         scores |= {key_of(part): torch.zeros(part.width) for part in graph.all_feed_forwards}
         if heads:
@@ -162,14 +164,14 @@ def kept_units(total: int, share: float, unit: int, multiple_of: int) -> int:
     return min(total, max(step, math.floor(total * (1 - share) / step + 0.5) * step))
 
 
-def _drop_layers(edits: Edits, stack: Stack, kept: list[int]) -> list[PruneRow]:
+def _drop_layers(edits: Edits, layers: Layers, kept: list[int]) -> list[PruneRow]:
     rows = []
-    for index, layer in enumerate(stack.layers):
+    for index, (key, layer) in enumerate(layers.stack.container.named_children()):
         if index not in kept:
             count = sum(p.numel() for p in layer.parameters())
-            rows.append(PruneRow(f"{stack.name}.layer.{index}".lstrip("."), "layer", None, None, count, 0))
+            rows.append(PruneRow(f"{layers.stack.name}.{key}", "layer", None, None, count, 0))
     if rows:
-        edits.keep_layers(stack, kept)
+        edits.keep_layers(layers, kept)
     return rows
 
 
@@ -199,9 +201,10 @@ def _set_intermediate_size(edits: Edits, graph: Graph) -> None:
     """The configuration follows when all layers of an encoder agree."""
     for stack in graph.stacks:
         widths = {ffn.width for ffn in stack.feed_forwards}
-        for attribute in ("intermediate_size", "hidden_dim"):
-            if len(widths) == 1 and isinstance(getattr(stack.config, attribute, None), int):
-                edits.set(stack.config, attribute, widths.copy().pop())
+        config, names = stack.stack.config, stack.stack.family.ffn_size
+        for name in names:
+            if len(widths) == 1 and isinstance(getattr(config, name, None), int):
+                edits.set(config, name, widths.copy().pop())
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:
@@ -211,13 +214,7 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 def _linear_sizes(graph: Graph) -> dict[str, tuple[str, nn.Linear, list[int], int]]:
     """What, module, weight shape and parameters of every linear in the graph, by name."""
-    found = {}
-    for attention in graph.attentions:
-        linears = (attention.q, attention.k, attention.v, attention.out)
-        found |= {name: ("heads", linear) for name, linear in zip(attention.names, linears, strict=True)}
-    for ffn in graph.all_feed_forwards:
-        found |= {ffn.names[0]: ("ffn", ffn.up), ffn.names[1]: ("ffn", ffn.down)}
-    return {n: (what, m, list(m.weight.shape), _count(m)) for n, (what, m) in found.items()}
+    return {n: (what, m, list(m.weight.shape), _count(m)) for n, m, what in linears_of(graph)}
 
 
 def _changed(sizes: dict[str, tuple[str, nn.Linear, list[int], int]], graph: Graph) -> list[PruneRow]:
@@ -247,20 +244,36 @@ def _method(importance: str | None, calibration: Iterable[Any] | None) -> str:
 
 
 def _check_known(model: nn.Module, graph: Graph, heads: float, ffn: float, layers: int | Sequence[int] | None) -> None:
-    missing = [] if graph.stacks else [n for n, v in (("heads", heads), ("layers", layers is not None)) if v]
-    if ffn and not graph.all_feed_forwards:
-        missing.append("ffn")
+    found = {"heads": graph.attentions, "ffn": graph.all_feed_forwards, "layers": graph.stacks}
+    asked = {"heads": heads, "ffn": ffn, "layers": layers is not None}
+    missing = [name for name, parts in found.items() if asked[name] and not parts]
     if missing:
+        stay = [f"heads of {s.stack.family.name} stay: {s.stack.family.heads_stay}" for s in graph.stacks if heads]
+        why = "; ".join((*graph.obstacles, *dict.fromkeys(stay)))
         raise ValueError(
-            f"{type(model).__name__} has no part that {', '.join(missing)} could prune. Known are Hugging Face "
-            "encoders with the module names of BERT, RoBERTa, MPNet or DistilBERT, and for ffn also linears in an "
-            "nn.Sequential"
+            f"{type(model).__name__} has no part that {', '.join(missing)} could prune"
+            + (f" ({why})" if why else "")
+            + ". Known are the layers that docs/models.md lists and those of families that you register "
+            "(kdnative.models.register), and for ffn also linears in an nn.Sequential"
         )
+    for stack in (each.stack for each in graph.stacks if layers is not None):
+        if stack.family.layers_stay:
+            raise ValueError(f"layers in {stack.name} of {stack.family.name} can't go: {stack.family.layers_stay}")
     if masked := masked_modules(model):
         raise ValueError(
             f"{next(iter(masked))} has a mask, whose shape would not fit any more: prune structure first, then "
             "mask, or call finalize_masks_ before"
         )
+
+
+def _output_after(model: nn.Module, inputs: Any) -> Tensor:
+    try:
+        return _first_output(model, inputs, "after pruning")
+    except (RuntimeError, AttributeError, LookupError) as error:
+        raise ValueError(
+            f"{type(model).__name__} can't run with fewer heads, neurons or layers: its code takes sizes from "
+            f"somewhere that is not known here. It has been restored. Its error: {error}"
+        ) from error
 
 
 @torch.no_grad()

@@ -42,10 +42,10 @@ def prepare_qat_(
         ValueError: a pattern matches no linear layer, a scheme does not fit a layer (both named), or no layer is left
             to quantize; or a module that is native already is asked for. The model is then unchanged.
     """
-    selection = Selection(schemes, keep)
+    selection = Selection(schemes, keep, Scheme.parse)
     # Native modules come from packages above this one, which know what plain tensors they have.
     native = [name for name, module in model.named_modules() if hasattr(type(module), "plain_shapes")]
-    if asked := [name for name in native if selection.choose(name).scheme]:
+    if asked := [name for name in native if selection.choose(name).value]:
         raise ValueError(
             f"{asked[0] or 'the model'} is native already and can't be trained: prepare the float model, train it, and "
             f"convert it afterwards (keep={asked!r} leaves such parts as they are)"
@@ -57,7 +57,7 @@ def prepare_qat_(
         if type(module) is nn.Linear and id(module.weight) not in embedded
     }
     selection.check_used([*candidates, *native])
-    chosen = {name: scheme for name in candidates if (scheme := selection.choose(name).scheme) is not None}
+    chosen = {name: scheme for name in candidates if (scheme := selection.choose(name).value) is not None}
     if not chosen:
         raise ValueError(f"no layer is left to quantize; the model has {len(candidates)} linear layers in float")
     made = {}

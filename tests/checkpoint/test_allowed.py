@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ transformers = pytest.importorskip("transformers")
 
 from kdnative.checkpoint import hostile  # noqa: E402
 from kdnative.checkpoint.allowed import ATTENTION, MODEL_TYPES, MODEL_TYPES_BY_GROUP  # noqa: E402
-from kdnative.models import hf_families, hf_layers  # noqa: E402
+from kdnative.models import register, unregister  # noqa: E402
+from kdnative.models.families import TABLE  # noqa: E402
 from kdnative.nn.hf_config import to_plain  # noqa: E402
 from tests.checkpoint import transformers_types  # noqa: E402
 
@@ -26,6 +28,24 @@ def test_the_list_is_in_order():
         assert list(names) == sorted(set(names)), group
     assert sum(map(len, MODEL_TYPES_BY_GROUP.values())) == len(MODEL_TYPES)
     assert {None, "eager", "sdpa"} <= ATTENTION and not any("/" in (name or "") for name in ATTENTION)
+
+
+def test_families_of_the_table_are_allowed_and_no_others():
+    assert {kind for row in TABLE for kind in row.checkpoint} < MODEL_TYPES
+    assert len(MODEL_TYPES) == 231  # each one was read: a number that grows by what was read
+
+
+def test_registering_a_family_allows_nothing():
+    row = replace(TABLE[0], name="mine", origin=__name__, checkpoint=("my-type",))
+    with pytest.raises(ValueError, match=r"names model types for checkpoints \(my-type\)"):
+        register(row)
+    register(replace(row, checkpoint=()))
+    try:
+        assert "my-type" not in MODEL_TYPES and len(MODEL_TYPES) == 231
+        with pytest.raises(ValueError, match="my-type"):
+            hostile.check_config({"model_type": "my-type"})
+    finally:
+        unregister("mine")
 
 
 def test_every_type_is_one_of_transformers():
@@ -43,7 +63,7 @@ def test_every_type_is_one_of_transformers():
 
 def test_what_is_fused_is_allowed():
     """Whatever model a class of layers or encoders that is fused belongs to, and every part of that model."""
-    fused = {*hf_families.READERS, *hf_layers.READERS}
+    fused = {name for row in TABLE for name in (*row.layers, *row.models)}
     found = set()
     for file in transformers_types.MODELS.glob("*/modeling_*.py"):
         if own := fused & set(re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)):

@@ -6,7 +6,7 @@ from torch import nn
 
 from kdnative.checkpoint import CheckpointError, inspect, load, save
 from kdnative.convert import convert_
-from kdnative.models.hf_families import READERS
+from kdnative.models.families import TABLE
 from kdnative.nn import Embedding, Encoder, MultiheadAttention, TransformerEncoder
 from tests.checkpoints import edit, mlp, output
 from tests.small_models import bert
@@ -32,7 +32,7 @@ def family(kind, seed, **changes):
     return model(model.config_class(**{**base, **OTHER_SIZES.get(kind, {}), **changes})).eval()
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("kind", [kind for row in TABLE for kind in row.models])
 def test_every_family_of_encoders(tmp_path, kind):
     model, ids = family(kind, 0), torch.randint(3, 100, (2, 9))
     convert_(model)

@@ -7,9 +7,9 @@ import pickle
 import pytest
 import torch
 
-from kdnative.models.hf import encoder_from_hf, is_encoder
+from kdnative.models.hf import is_encoder
 from tests.nn import encoder_oracle
-from tests.nn.encoder_models import batch, bert, check_close, jitter, native, roberta, transformers, with_scheme
+from tests.nn.encoder_models import batch, bert, check_close, encoder_from_hf, jitter, native, roberta, transformers
 
 
 def test_roberta_counts_positions_from_padding():
@@ -117,13 +117,13 @@ def test_reasons_against_fusing(build, reason):
 def test_more_reasons_against_fusing():
     model = bert()
     only_ffn = lambda name: "w8a8" if "dense" in name else None  # noqa: E731
-    assert encoder_from_hf(model, with_scheme(only_ffn)) == "encoder.layer.0.attention.self.query stays in float"
+    assert encoder_from_hf(model, only_ffn) == "encoder.layer.0.attention.self.query stays in float"
     differ = lambda name: "w4a8-g32" if "key" in name else "w8a8"  # noqa: E731
-    assert "different schemes" in encoder_from_hf(bert(64, 4), with_scheme(differ))
+    assert "different schemes" in encoder_from_hf(bert(64, 4), differ)
     model.encoder.layer[1].output.LayerNorm.eps = 1e-3
-    assert "differ in LayerNorm eps" in encoder_from_hf(model, with_scheme("w8a8"))
+    assert "differ in LayerNorm eps" in encoder_from_hf(model, "w8a8")
     model = bert()
     model.encoder.layer[1].output.dense = torch.nn.Linear(99, 48)
-    assert "encoder.layer.1.output.dense has shape [48, 99]" in encoder_from_hf(model, with_scheme("w8a8"))
+    assert "encoder.layer.1.output.dense has shape [48, 99]" in encoder_from_hf(model, "w8a8")
     assert not is_encoder(torch.nn.Linear(2, 2))
-    assert "Linear is not one of" in encoder_from_hf(torch.nn.Linear(2, 2), with_scheme("w8a8"))
+    assert "Linear is not one of" in encoder_from_hf(torch.nn.Linear(2, 2), "w8a8")

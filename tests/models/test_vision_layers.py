@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from kdnative import convert_, load, save
-from kdnative.models.known_layers import is_layer, layer_from
+from kdnative.models.known_layers import is_layer
 from kdnative.nn import EncoderLayer, Linear, MultiheadAttention
 from tests.nn import encoder_oracle
-from tests.nn.encoder_models import check_close, randomized, with_scheme
+from tests.nn.encoder_models import check_close, layer_from, randomized
 from tests.small_models import rows
 
 timm = pytest.importorskip("timm")
@@ -49,7 +49,7 @@ def layer(kind, **changes):
 
 
 def native(module, scheme="w8a8"):
-    found = layer_from(module, with_scheme(scheme))
+    found = layer_from(module, scheme)
     assert isinstance(found, EncoderLayer), found
     return found
 
@@ -121,7 +121,7 @@ REFUSED = {
 @pytest.mark.parametrize("words", REFUSED)
 def test_layers_that_do_something_else_are_refused(words):
     theirs = REFUSED[words]()
-    assert words in layer_from(theirs, with_scheme("w8a8"))
+    assert words in layer_from(theirs, "w8a8")
     report = rows(convert_(nn.Sequential(theirs)))
     assert words in report["0"].reason and sum(row.action == "converted" for row in report.values()) >= 3
 

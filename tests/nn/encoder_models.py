@@ -6,23 +6,50 @@ import numpy as np
 import pytest
 import torch
 
+from kdnative.convert import Refusal
+from kdnative.convert.encoders import HfEncoderConverter, KnownLayerConverter, TorchEncoderConverter
+from kdnative.convert.surroundings import Surroundings
 from kdnative.formats.scheme import Scheme
-from kdnative.models.hf import encoder_from_hf
+from kdnative.models.layer_conversion import Unsupported
 from kdnative.nn import Encoder
+from kdnative.patterns import Selection
 from kdnative.quantize import quantize_weight
 
 transformers = pytest.importorskip("transformers")
 
 
-def with_scheme(scheme):
-    """A `quantize` argument: one scheme for all, or a function of the linear's name."""
-    choose = scheme if callable(scheme) else lambda name: scheme
+def rebuilt(converter, module, scheme):
+    """The native form of an encoder or a layer by itself, or in words why there is none.
 
-    def quantize(name, linear):
-        chosen = choose(name)
-        return None if chosen is None else quantize_weight(linear.weight.detach(), Scheme.parse(chosen))
+    ``scheme``: one for all linears, or a function of a linear's name, of which None keeps the linear in float.
+    """
 
-    return quantize
+    def scheme_of(name, linear):
+        chosen = scheme(name) if callable(scheme) else scheme
+        if chosen is None:
+            raise Unsupported(f"{name} stays in float")
+        return Scheme.parse(chosen)
+
+    region = converter.decide(Surroundings.of(module, Selection("w8a8")).site(""), scheme_of)
+    if isinstance(region, Refusal):
+        return str(region)
+    modules = {name: module.get_submodule(name) for name in region.modules}
+    return converter.build(region, modules, lambda name, x: quantize_weight(x.weight.detach(), scheme_of(name, x)))
+
+
+def encoder_from_hf(module, scheme):
+    """See `rebuilt`."""
+    return rebuilt(HfEncoderConverter(), module, scheme)
+
+
+def encoder_from_torch(module, scheme):
+    """See `rebuilt`."""
+    return rebuilt(TorchEncoderConverter(), module, scheme)
+
+
+def layer_from(module, scheme):
+    """See `rebuilt`."""
+    return rebuilt(KnownLayerConverter(), module, scheme)
 
 
 def randomized(module):
@@ -108,7 +135,7 @@ def jitter(model):
 
 
 def native(model, scheme="w8a8"):
-    encoder = encoder_from_hf(model, with_scheme(scheme))
+    encoder = encoder_from_hf(model, scheme)
     assert isinstance(encoder, Encoder), encoder
     return encoder
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from kdnative.convert import convert_
-from kdnative.models.hf import encoder_from_hf
 from kdnative.nn import Encoder
 from kdnative.nn.encoder_format import relative_bias
 from tests.nn import encoder_oracle
@@ -16,6 +15,7 @@ from tests.nn.encoder_models import (
     batch,
     check_close,
     electra,
+    encoder_from_hf,
     gte,
     jina,
     modernbert,
@@ -24,7 +24,6 @@ from tests.nn.encoder_models import (
     nomic,
     small,
     transformers,
-    with_scheme,
 )
 
 FAMILIES = [electra, mpnet, modernbert, nomic, gte, jina]
@@ -140,7 +139,7 @@ def test_sequences_longer_than_relative_positions_are_refused():
 def test_other_parts_than_known():
     model = mpnet()
     del model.encoder.layer[1].attention.attn.o
-    assert "its parts are not those that are known of MPNetModel" in encoder_from_hf(model, with_scheme("w8a8"))
+    assert "its parts are not those that are known of MPNetModel" in encoder_from_hf(model, "w8a8")
 
 
 def test_rotary_positions_end():
@@ -213,12 +212,12 @@ def test_inside_a_classifier(make):
 def test_other_rotary_types_are_refused():
     model = modernbert()
     model.config.rope_parameters["full_attention"]["rope_type"] = "yarn"
-    reason = encoder_from_hf(model, with_scheme("w8a8"))
+    reason = encoder_from_hf(model, "w8a8")
     assert "rotary positions are of type 'yarn'; only the default type" in reason
 
 
 def test_electra_with_narrow_embeddings_is_refused():
-    assert "embeddings_project" in encoder_from_hf(electra(embedding_size=24), with_scheme("w8a8"))
+    assert "embeddings_project" in encoder_from_hf(electra(embedding_size=24), "w8a8")
 
 
 def test_relative_positions_of_pruned_heads_are_refused():
@@ -228,5 +227,5 @@ def test_relative_positions_of_pruned_heads_are_refused():
         linear = torch.nn.Linear(48, 32)
         setattr(own, name, linear)
     own.o = torch.nn.Linear(32, 48)
-    reason = encoder_from_hf(model, with_scheme("w8a8"))
+    reason = encoder_from_hf(model, "w8a8")
     assert reason == "its relative positions are for 3 heads, but its layers have 2, 3"

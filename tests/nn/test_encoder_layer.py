@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from kdnative import convert_, inspect, load, save
-from kdnative.models import hf_layers
-from kdnative.models.known_layers import is_layer, layer_from
+from kdnative.models.families import TABLE
+from kdnative.models.known_layers import is_layer
 from kdnative.nn import EncoderLayer, Linear
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.nn import encoder_oracle
-from tests.nn.encoder_models import check_close, randomized, with_scheme
+from tests.nn.encoder_models import check_close, layer_from, randomized
 from tests.nn.layer_configs import IDS, IMAGES, LAYERS, ROTARY, SEQ2SEQ, SIZES, WHISPER, WITHOUT_MASK, WORDS
 from tests.small_models import rows
 
@@ -25,7 +25,8 @@ transformers = pytest.importorskip("transformers", "5.0")
 
 
 def test_every_known_layer_is_tested():
-    assert set(LAYERS) == set(hf_layers.READERS)
+    rows = [row for row in TABLE if row.alone and row.origin.startswith("transformers.")]
+    assert set(LAYERS) == {name for row in rows for name in row.layers}
 
 
 def layer(kind="ViTLayer", **changes):
@@ -38,7 +39,7 @@ def layer(kind="ViTLayer", **changes):
 
 
 def native(module, scheme="w8a8"):
-    found = layer_from(module, with_scheme(scheme))
+    found = layer_from(module, scheme)
     assert isinstance(found, EncoderLayer), found
     return found
 
@@ -337,18 +338,18 @@ def test_a_layer_with_a_part_in_float_is_converted_linear_by_linear():
 def test_older_transformers(monkeypatch):
     theirs = layer()
     monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.1")
-    reason = layer_from(theirs, with_scheme("w8a8"))
+    reason = layer_from(theirs, "w8a8")
     assert reason == "layers of ViTLayer are fused with transformers 5 on, and this is 4.57.1"
 
 
 def test_other_parts_than_known():
     theirs = layer()
     theirs.attention.q_norm = nn.LayerNorm(16)
-    reason = layer_from(theirs, with_scheme("w8a8"))
+    reason = layer_from(theirs, "w8a8")
     assert reason == "it has parameters that are not known of ViTLayer: attention.q_norm.weight, attention.q_norm.bias"
     theirs = layer()
     del theirs.mlp.fc2
-    assert "its parts are not those that are known of ViTLayer" in layer_from(theirs, with_scheme("w8a8"))
+    assert "its parts are not those that are known of ViTLayer" in layer_from(theirs, "w8a8")
 
 
 def test_quantization_aware_training():
@@ -362,7 +363,7 @@ def test_quantization_aware_training():
     theirs = layer("Dinov2Layer")
     prepare_qat_(theirs, "w8a8")
     assert type(theirs.mlp.fc2) is FakeQuantLinear
-    reason = layer_from(theirs, lambda name, linear: linear.quantized())
+    reason = layer_from(theirs, "w8a8")
     assert reason == "attention.o_proj has a factor behind it, which a FakeQuantLinear can't take in"
 
 

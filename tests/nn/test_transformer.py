@@ -13,10 +13,9 @@ from torch import nn
 
 from kdnative import convert_, load, ops, save
 from kdnative.checkpoint import CheckpointError
-from kdnative.models.torch_encoder import encoder_from_torch
 from kdnative.nn import Encoder, Linear, TransformerEncoder
 from tests.nn import encoder_oracle
-from tests.nn.encoder_models import check_close, jitter, with_scheme
+from tests.nn.encoder_models import check_close, encoder_from_torch, jitter
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,7 @@ def encoder(width=48, heads=3, ffn=100, layers=2, norm=None, **options):
 
 
 def native(model, scheme="w8a8"):
-    found = encoder_from_torch(model, with_scheme(scheme))
+    found = encoder_from_torch(model, scheme)
     assert isinstance(found, TransformerEncoder), found
     return found
 
@@ -102,7 +101,7 @@ def test_the_oracle_tells_formulas_apart():
 
 @pytest.mark.parametrize("scheme", ["w4a8-g32", "w2a8-g64-asym", "w4a8-g32-int"])
 def test_few_bits(scheme):
-    mixed = with_scheme(lambda name: "w8a8" if "linear" in name else scheme)
+    mixed = lambda name: "w8a8" if "linear" in name else scheme  # noqa: E731
     ours, (x, keep) = encoder_from_torch(encoder(64, 4, 96), mixed), batch(3, 9, width=64)
     assert ours.spec["layers"][0]["qkv"] == scheme and ours.spec["layers"][0]["ffn_in"] == "w8a8"
     actual = ours(x, src_key_padding_mask=~keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from pathlib import Path
 
@@ -42,11 +43,30 @@ def write_encoder(folder: Path, tiny: dict, family: str, **sizes) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def nothing_given_up(caplog):
+    """Every model of these tests can be rehearsed to the end: an error on the way is one of the rehearsal."""
+    caplog.set_level(logging.DEBUG, logger="kdnative.pipeline.rehearsal")
+    yield
+    assert not given_up(caplog.get_records("call"))
+
+
+def given_up(records) -> list[str]:
+    return [record.getMessage() for record in records if record.name == "kdnative.pipeline.rehearsal"]
+
+
 @pytest.fixture(scope="module")
 def modern(tiny, tmp_path_factory) -> Path:
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     special = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
     return write_encoder(tmp_path_factory.mktemp("modern") / "model", tiny, "ModernBert", **sizes, **special)
+
+
+@pytest.fixture(scope="module")
+def unknown(tiny, tmp_path_factory) -> Path:
+    """A model of a family that the table does not have."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return write_encoder(tmp_path_factory.mktemp("unknown") / "model", tiny, "FNet", **sizes)
 
 
 REFUSED = {
@@ -107,7 +127,7 @@ REFUSED = {
     ),
     "convert.schemes against recover.schemes": (
         {"recover": {"schemes": "w8a8"}, "convert": {"schemes": {"*.query": "w4a8-g64", "*": "w8a8"}}},
-        r"^convert\.schemes: \S+\.query is trained for w8a8 \(recover\.schemes\), but w4a8-g64 is asked for",
+        r"^convert\.schemes: \S+\.query: it was trained for w8a8, but w4a8-g64 is asked for: ask for the same",
     ),
     "groups in convert": (
         {"recover": None, "convert": {"schemes": {"*.output.dense": "w4a8-g128"}}},
@@ -169,20 +189,27 @@ def test_balanced_weights_need_every_class(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"student": {"layers": 1}}, r"^student\.layers: ModernBert\w+ has no part that layers could prune"),
-        ({"prune": {"layers": 1}}, r"^prune\.layers: ModernBert\w+ has no part that layers could prune"),
-        ({"prune": {"heads": 0.5}}, r"^prune\.heads: ModernBert\w+ has no part that heads could prune"),
-        ({"prune": {"ffn": 0.5}}, r"^prune\.ffn: ModernBert\w+ has no part that ffn could prune"),
+        ({"student": {"layers": 1}}, r"^student\.layers: FNet\w+ has no part that layers could prune"),
+        ({"prune": {"layers": 1}}, r"^prune\.layers: FNet\w+ has no part that layers could prune"),
+        ({"prune": {"heads": 0.5}}, r"^prune\.heads: FNet\w+ has no part that heads could prune"),
+        ({"prune": {"ffn": 0.5}}, r"^prune\.ffn: FNet\w+ has no part that ffn could prune"),
     ],
 )
-def test_a_student_of_unknown_parts(tiny, modern, tmp_path, sections, words):
-    plain = changed(tiny, teacher={"source": str(modern)}, student={"layers": None}, prune={"ffn": 0.0})
+def test_a_student_of_unknown_parts(tiny, unknown, tmp_path, sections, words):
+    plain = changed(tiny, teacher={"source": str(unknown)}, student={"layers": None}, prune={"ffn": 0.0})
     plain["recover"]["schemes"] = "w8a8"
     rehearsed(plain, tmp_path)
     path = write_recipe(tmp_path / "r.yaml", changed(plain, **sections))
     with pytest.raises(PipelineError, match=words):
         kdnative.run(path, runs=tmp_path / "runs", progress=False)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("prune", [{"layers": 1}, {"heads": 0.5, "multiple_of": 32}, {"ffn": 0.5}])
+def test_a_modernbert_is_pruned(tiny, modern, tmp_path, prune):
+    recipe = changed(tiny, teacher={"source": str(modern)}, student={"layers": 2}, prune={"ffn": 0.0, **prune})
+    recipe["recover"]["schemes"] = "w8a8"
+    rehearsed(recipe, tmp_path)
 
 
 def test_a_teacher_that_is_no_classifier(tiny, tmp_path):
@@ -267,7 +294,7 @@ def test_shapes_without_values_are_those_of_pruning(family):
     assert empty.config.num_hidden_layers == model.config.num_hidden_layers == 2
 
 
-def test_finished_stages_are_not_judged(tiny, tmp_path):
+def test_finished_stages_are_not_judged(tiny, tmp_path, caplog):
     """They ran, so they could; and what is left is judged on its own."""
     wrong = changed(tiny, student={"layers": 9}, train_teacher={"class_weights": [1.0]}, convert={"keep": ["nothing"]})
     rehearsed(
@@ -277,6 +304,8 @@ def test_finished_stages_are_not_judged(tiny, tmp_path):
     )
     finished = ("train_teacher", "compress_teacher", "train_baseline", "distil")
     rehearsed(wrong, tmp_path, without=finished)
+    assert given_up(caplog.records)  # nobody knows how the student came to be
+    caplog.clear()
     with pytest.raises(PipelineError, match=r"^convert\.keep"):
         rehearsed(changed(wrong, student={"layers": 2}), tmp_path, without=finished)
 
@@ -322,7 +351,7 @@ def test_a_new_start_does_not_delete_what_it_can_not_replace(tiny, tmp_path):
     assert run.record("train_teacher") is not None
 
 
-def test_an_unexpected_failure_lets_the_run_go_on(tiny, tmp_path, monkeypatch):
+def test_an_unexpected_failure_lets_the_run_go_on_and_is_logged(tiny, tmp_path, monkeypatch, caplog):
     import transformers
 
     def fails(*_, **__):
@@ -330,6 +359,12 @@ def test_an_unexpected_failure_lets_the_run_go_on(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_config", fails)
     rehearsed(changed(tiny, student={"layers": 9}), tmp_path)
+    assert given_up(caplog.records) == [
+        "the stages that follow could not be rehearsed",
+        "1 steps could not be rehearsed: the stages that follow",
+    ]
+    assert "not on the meta device" in caplog.text
+    caplog.clear()
 
 
 @pytest.mark.parametrize("name", ["movies", "movies-mpnet"])

@@ -147,7 +147,7 @@ def test_keeping_layers_is_running_only_those(model):
 
 
 def test_taylor_equals_the_gradient_of_a_gate(model):
-    from kdnative.prune.hf_graph import find_graph
+    from kdnative.prune.graph import find_graph
     from kdnative.prune.importance import taylor_scores
 
     graph = find_graph(model)
@@ -157,7 +157,7 @@ def test_taylor_equals_the_gradient_of_a_gate(model):
     for index, unit in ((0, 1), (3, 2)):
         for which, name, width in (
             (4, graph.attentions[index].name, HEAD),
-            (6, graph.all_feed_forwards[index].names[0], 1),
+            (6, graph.all_feed_forwards[index].inputs[0].name, 1),
         ):
             linear = list(parts(double))[index][which]
             columns = slice(unit * width, (unit + 1) * width)

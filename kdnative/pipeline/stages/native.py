@@ -51,7 +51,7 @@ def _rehearse(rehearsal: Rehearsal) -> None:
     recipe = rehearsal.recipe
     for key, schemes in (("keep", "w8a8"), ("schemes", recipe.final_schemes())):
         with rehearsal.blaming(f"convert.{key}", {"convert"}):
-            rehearsal.check_patterns(rehearsal.student, schemes, recipe.convert.keep)
+            rehearsal.check_conversion(rehearsal.student, schemes, recipe.convert.keep)
 
 
 NATIVE = Row("native", "quantized, native")

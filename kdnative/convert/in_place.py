@@ -1,0 +1,117 @@
+"""From plain to packed: :func:`convert_` decides, builds, and only then changes the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from kdnative.convert.building import Built, build
+from kdnative.convert.deciding import decide
+from kdnative.convert.plan import Plan
+from kdnative.convert.report import ConversionReport, report_rows
+from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight
+from kdnative.nn.saving import forbid_save_pretrained
+from kdnative.nn.tree import NATIVE, become, walk
+from kdnative.ops.backends import accepted
+from kdnative.patterns import Selection
+
+__all__ = ["apply", "convert_"]
+
+
+def convert_(
+    model: nn.Module,
+    schemes: str | Scheme | Mapping[str, str | Scheme | None] = "w8a8",
+    *,
+    keep: Iterable[str] = (),
+    embeddings: int | None = 8,
+    fuse: bool = True,
+    clip_search: bool = False,
+    rows: int = 32,
+    weights: Mapping[str, QuantizedWeight] | None = None,
+) -> ConversionReport:
+    """Replace what can run on the integer kernels, in place, and put the model into eval mode.
+
+    Encoders of Hugging Face transformers that the library knows (BERT, MiniLM and others, pruned or not) become one
+    :class:`kdnative.nn.Encoder`, ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`, and
+    layers of vision, speech and sequence-to-sequence encoders that it knows (of transformers, timm, torchvision and
+    OpenCLIP) a :class:`kdnative.nn.EncoderLayer` each. Everywhere else ``nn.Linear``, ``nn.MultiheadAttention``,
+    ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2 are replaced one by one. What
+    remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it was trained with. Layers that
+    share a weight, as a language model's head does with its embedding, each get their own; only embeddings go on
+    sharing one table.
+
+    With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros gets the dense form of the scheme, which
+    computes the same and is faster then (:mod:`kdnative.convert.sparse_crossover`); fused encoders are dense too
+    (``fuse=False`` converts their layers one by one). The report says so.
+
+    A FakeQuantLinear that stays in float becomes an ``nn.Linear`` with the values of its integer weights.
+
+    Models of transformers read their device and dtype from a parameter: where none would be left, the last linear stays
+    in float, unless a pattern other than ``*`` asks for it.
+
+    Args:
+        model: float32, bfloat16 or float16, on the CPU.
+        schemes: a scheme for all linears, or ``{pattern: scheme or None}``; the first pattern that matches a module's
+            name, or the name of a module that contains it, wins. Patterns are globs, or regular expressions after
+            ``re:``. Linears that no pattern matches stay in float.
+        keep: patterns of modules that stay in float.
+        embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
+        fuse: False converts known encoders and layers linear by linear too (those of torch stay, it reads their weights
+            itself), so that they can still return attention weights.
+            So does a scheme with float activations (``a16``): fused encoders compute with int8 activations only.
+        clip_search: search the clipping range of weights (better at 4 and 2 bits, slower to convert).
+        rows: rows of activations (batch * tokens) of a typical call, on which the gain of sparse kernels depends.
+        weights: integer weights by the names of their layers, to be packed as they are; those of other layers are
+            quantized. Each has the shape of its layer's weight, ``[N, K]``, and the bits and groups of its scheme.
+
+    Returns:
+        The report; ``report.model is model``. A ``model`` that is itself an encoder or a single layer, such as a bare
+        ``BertModel``, becomes the native module: it stays the same object and changes its class, so whatever holds it
+        runs natively too. Keep a ``copy.deepcopy`` of a float model to compare with.
+
+    Raises:
+        ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
+            can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU. The model is
+            unchanged then.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
+    if embeddings not in (None, 8):
+        raise ValueError(f"embeddings must be 8 or None, got {embeddings!r}")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    selection = Selection(schemes, keep, accepted)
+    plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
+    plan.check()
+    built = build(plan, model, weights=weights, clip_search=clip_search, rows=rows)
+    report = ConversionReport(model, report_rows(plan, built, dict(walk(model))))
+    apply(model, plan, built)
+    return report
+
+
+def apply(model: nn.Module, plan: Plan, built: Built) -> None:
+    """Put what was built into its places, and the model into eval mode.
+
+    Args:
+        model: the one that ``built`` was made for.
+        plan: what it was made by.
+        built: from :func:`kdnative.convert.build`.
+
+    Raises:
+        ValueError: a module of the plan is no longer there; the model is unchanged then.
+    """
+    modules = dict(walk(model))
+    for decision in plan.decisions:
+        if type(modules.get(decision.name)).__name__ != decision.kind:
+            raise ValueError(f"{decision.name!r} is no {decision.kind} any more: decide and build again")
+    replacements = {id(modules[name]): native for name, native in built.replacements.items()}
+    for parent in (*modules.values(), *replacements.values()):
+        for attribute, child in list(parent._modules.items()):
+            if id(child) in replacements:
+                setattr(parent, attribute, replacements[id(child)])
+    if id(model) in replacements:
+        become(model, replacements[id(model)])
+    model.eval()
+    forbid_save_pretrained(model, tuple(NATIVE.values()))

@@ -1,0 +1,85 @@
+"""The integer weights that a conversion packs: given ones, or quantized here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdnative.convert.refusals import storage
+from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight
+from kdnative.nn import Embedding
+from kdnative.quantize import FakeQuantLinear, quantize_weight
+
+__all__ = ["Weights", "mismatch"]
+
+
+class Weights:
+    """Integer weights by the names of layers.
+
+    Args:
+        given: those that are there already, checked against the plan.
+        clip_search: search the clipping range of others.
+        rows: rows of activations of a typical call, on which the gain of sparse kernels depends.
+    """
+
+    def __init__(self, given: Mapping[str, QuantizedWeight], clip_search: bool, rows: int) -> None:
+        self.given, self.clip_search, self.rows = given, clip_search, rows
+        self._tables: dict[Any, Embedding] = {}  # by the float table
+
+    def of(self, name: str, layer: nn.Linear, scheme: Scheme) -> QuantizedWeight:
+        """The weight ``[N, K]`` of the layer ``name``.
+
+        Raises:
+            ValueError: NaN or infinite values, in its weight or its bias.
+        """
+        if layer.bias is not None and not bool(torch.isfinite(layer.bias).all()):
+            raise ValueError(f"{name}: the bias holds NaN or infinite values")
+        if name in self.given:
+            return self.given[name]
+        if type(layer) is FakeQuantLinear:
+            return layer.quantized()
+        return quantize_weight(layer.weight.detach(), scheme, clip_search=self.clip_search)
+
+    def table(self, embedding: nn.Embedding) -> Embedding:
+        """An int8 table; embeddings of one float table have one int8 table too."""
+        weight: Tensor = embedding.weight
+        key = storage(weight), weight.shape, weight.stride()
+        if key not in self._tables:
+            self._tables[key] = Embedding.from_float(embedding)
+            return self._tables[key]
+        first = self._tables[key]
+        table = Embedding(*weight.shape, embedding.padding_idx, dtype=weight.dtype).eval()
+        table.qweight, table.scale = first.qweight, first.scale
+        return table
+
+
+def mismatch(weight: QuantizedWeight, layer: nn.Linear, scheme: Scheme) -> str | None:
+    """Why a given weight can't be that of a layer which gets ``scheme``; None when it can."""
+    if not isinstance(weight, QuantizedWeight):
+        return f"a QuantizedWeight is needed, not {type(weight).__name__}"
+    if weight.qweight.shape != layer.weight.shape:
+        return f"it has shape {list(weight.qweight.shape)}, and the layer {list(layer.weight.shape)}"
+    if weight.codebook is not None:
+        return "it has a code book, and no kernel looks codes up"
+    wanted = scheme.dense.weight
+    if weight.zero is None and not wanted.integer_scales:  # points of 0 go without saying
+        wanted = replace(wanted, symmetric=True)
+    if weight.format != wanted or (weight.input_scale is not None) != scheme.input_scales:
+        return f"it has {_in_words(weight)}, which is not {scheme}"
+    return None
+
+
+def _in_words(weight: QuantizedWeight) -> str:
+    parts: Iterable[str] = (
+        f"{weight.bits} bits",
+        "no groups" if weight.group_size is None else f"groups of {weight.group_size}",
+        "no zero points" if weight.zero is None else "zero points",
+        "" if weight.group_scale is None else "integer scales of groups",
+        "" if weight.input_scale is None else "input scales",
+    )
+    return ", ".join(filter(None, parts))

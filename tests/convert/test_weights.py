@@ -1,0 +1,99 @@
+"""Integer weights that somebody else found, packed as they are."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdnative.convert import convert_
+from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight
+from kdnative.nn import Encoder, EncoderLayer, Linear
+from kdnative.quantize import quantize_weight
+from tests.small_models import bert, rows
+
+IDS = torch.arange(2, 24).view(2, 11)
+
+
+def codes(outputs, inputs, scheme="w8a8", seed=0):
+    """Random weights of a scheme, which no rounding of a layer's own weight gives."""
+    return quantize_weight(torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)), scheme)
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g64", "w4a8-g32-asym", "w4a8-g64-int", "w2a8-g32"])
+def test_given_weights_are_packed_and_others_quantized(scheme):
+    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 32, bias=False))
+    other, bias = model[2].weight.detach().clone(), model[0].bias.detach().clone()
+    given = codes(96, 64, scheme)
+    convert_(model, {"0": scheme, "*": "w8a8"}, weights={"0": given})
+    found = model[0].quantized()
+    assert torch.equal(found.qweight, given.qweight) and torch.equal(found.scale, given.scale)
+    assert torch.equal(model[0].bias, bias)
+    assert torch.equal(model[2].quantized().qweight, quantize_weight(other, "w8a8").qweight)
+
+
+def test_given_weights_in_a_fused_encoder():
+    """As if the model had had these weights in float."""
+    model, expected = bert(), bert()
+    names = ["bert.encoder.layer.0.attention.self.key", "bert.pooler.dense", "bert.encoder.layer.1.output.dense"]
+    given = {name: codes(*model.get_submodule(name).weight.shape, seed=i) for i, name in enumerate(names)}
+    with torch.no_grad():
+        for name, weight in given.items():
+            expected.get_submodule(name).weight.copy_(weight.dequantize())
+    convert_(model, weights=given)
+    convert_(expected)
+    assert type(model.bert) is Encoder
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-6, atol=0)
+
+
+def test_attention_of_torch():
+    attention = nn.MultiheadAttention(64, 4, batch_first=True)
+    given = codes(192, 64)
+    convert_(attention, weights={"": given})
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    assert torch.equal(torch.cat([linear.quantized().qweight for linear in projections]), given.qweight)
+
+
+def test_a_factor_can_not_go_into_given_weights():
+    transformers = pytest.importorskip("transformers", "5.0")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, image_size=32, patch_size=8)).eval()
+    layers = [name for name, module in model.named_modules() if type(module).__name__ == "CLIPEncoderLayer"]
+    found = rows(convert_(model, weights={f"{layers[0]}.mlp.fc1": codes(128, 64)}))
+    assert "mlp.fc1 has a factor behind it, which its given weights can't take in" in found[layers[0]].reason
+    assert type(model.get_submodule(f"{layers[0]}.mlp.fc1")) is Linear
+    assert type(model.get_submodule(layers[1])) is EncoderLayer
+    other = transformers.CLIPVisionModel(model.config)
+    convert_(other, weights={f"{layers[0]}.self_attn.q_proj": codes(64, 64)})
+    assert type(other.get_submodule(layers[0])) is EncoderLayer
+
+
+WRONG = {
+    "absent": ({"2": codes(64, 64)}, "w8a8", r"\n  2: there is no linear layer of that name"),
+    "no linear": ({"1": codes(64, 64)}, "w8a8", r"\n  1: there is no linear layer of that name"),
+    "shape": ({"0": codes(64, 96)}, "w8a8", r"\n  0: it has shape \[64, 96\], and the layer \[96, 64\]"),
+    "bits": ({"0": codes(96, 64, "w4a8-g64")}, "w8a8", r"\n  0: it has 4 bits, groups of 64, .* which is not w8a8"),
+    "groups": ({"0": codes(96, 64, "w4a8-g32")}, "w4a8-g64", r"\n  0: it has 4 bits, groups of 32"),
+    "zeros": ({"0": codes(96, 64, "w4a8-g64-asym")}, "w4a8-g64", r"\n  0: it has .*zero points, which is not"),
+    "kept": ({"0": codes(96, 64)}, {"*": None}, r"\n  0: it stays in float \(schemes asks for float"),
+    "a tensor": ({"0": torch.ones(96, 64)}, "w8a8", r"\n  0: a QuantizedWeight is needed, not Tensor"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_weights_that_fit_nothing(case):
+    given, schemes, words = WRONG[case]
+    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU())
+    with pytest.raises(ValueError, match=r"nothing was converted; these weights don't fit:" + words):
+        convert_(model, schemes, weights=given)
+    assert type(model[0]) is nn.Linear
+
+
+def test_a_sparse_scheme_takes_given_weights():
+    plain = codes(96, 64)
+    sparse = plain.qweight.clone().view(24, 4, 64)
+    sparse[:, :, 16:] = 0
+    given = QuantizedWeight(sparse.view(96, 64), plain.scale, None, 8, None)
+    model = nn.Sequential(nn.Linear(64, 96))
+    convert_(model, {"0": "w8a8+4x1"}, weights={"0": given})
+    assert model[0].scheme == Scheme.parse("w8a8+4x1") and torch.equal(model[0].quantized().qweight, given.qweight)
