@@ -232,7 +232,7 @@ def _skeleton(config: Any, pooler: bool) -> nn.Module:
         raise ImportError(
             'an encoder becomes a model of transformers again with that library: pip install "kdnative[pipeline]"'
         ) from error
-    with torch.device("cpu"):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # its random weights are nobody's business
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
