@@ -82,9 +82,9 @@ class Site:
         own, parent = self.name.rpartition(".")[2], self.parent
         if why := bypassed(own, self.module, parent, self.around.held):
             return why
-        fast = isinstance(parent, nn.TransformerEncoderLayer) and not self.in_whole_encoder()
-        if fast and (parent.activation_relu_or_gelu or isinstance(self.module, nn.MultiheadAttention)):
-            return Refusal("nn.TransformerEncoderLayer reads this weight itself in its fast path")
+        if isinstance(parent, nn.TransformerEncoderLayer) and not self.in_whole_encoder():
+            if parent.activation_relu_or_gelu or isinstance(self.module, nn.MultiheadAttention):
+                return Refusal("nn.TransformerEncoderLayer reads this weight itself in its fast path")
         return None
 
     def in_whole_encoder(self) -> bool:
