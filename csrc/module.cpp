@@ -9,8 +9,22 @@
 #include "cpu/features.h"
 #include "cpu/roofline.h"
 #include "ops/fork.h"
+#include "ops/library.h"
 
 namespace py = pybind11;
+
+namespace {
+
+py::dict kernel_table(const std::string& isa) {
+  const auto* table = isa.empty() ? &kdnative::cpu::kernels() : kdnative::cpu::built_kernels(isa);
+  if (table == nullptr) throw std::invalid_argument("kdnative: this build has no instruction set '" + isa + "'");
+  py::dict found;
+  for (const kdnative::Operator& op : kdnative::operators())
+    found[op.name] = kdnative::cpu::describe(*table, op.kernels);
+  return found;
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Introspection of kdnative's native core.";
@@ -29,6 +43,9 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("name"),
       "Force an instruction set by name; '' selects the best one. ValueError when it cannot run here.");
+  m.def("kernel_table", &kernel_table, py::arg("isa") = "",
+        "For each operator the instruction sets whose kernels it runs, with the set in use or, as a question, with any "
+        "other one of this build.");
   m.def(
       "avx512_in_halves", [] { return kdnative::cpu::features().avx512halves; },
       "Whether 512-bit instructions take a 256-bit unit twice, as on AMD Zen 4.");

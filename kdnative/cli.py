@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("inspect", _inspect, "show the modules of a saved student")
     sub.add_argument("student", help="folder of a kdnative checkpoint")
     sub.add_argument("--json", action="store_true", help="print JSON")
+    sub = command("store", _store, "list or delete the outputs that runs share")
+    sub.add_argument("action", nargs="?", choices=("list", "clear", "path"), default="list", help="default: list")
+    sub.add_argument("--store", metavar="DIR", help="another store than $KDNATIVE_STORE or that in the user's cache")
     sub = command("report", _report, "write report.html and report.json of a run")
     sub.add_argument("run_dir", help="folder of a run, such as runs/movies")
     return parser
@@ -127,10 +130,10 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
-    from kdnative.formats.scheme import Scheme
+    from kdnative.ops.backends import accepted
     from kdnative.pipeline.models import load_whole
 
-    scheme = Scheme.parse(arguments.scheme)
+    scheme = accepted(arguments.scheme)
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
@@ -186,6 +189,38 @@ def _table_of(found: dict) -> str:
     totals = found["totals"]
     table = [printable(line) for line in table]  # names are those of the file
     return "\n".join([*table, f"{totals['modules']} modules, {totals['file_bytes'] / 1e6:.2f} MB file"])
+
+
+def _store(arguments: argparse.Namespace) -> int:
+    from datetime import datetime
+
+    from kdnative.pipeline.store import Store, store_path
+
+    store = Store(store_path(arguments.store))
+    if arguments.action == "path":
+        print(store.path)
+        return 0
+    if arguments.action == "clear":
+        removed, kept = store.clear()
+        print(f"{_outputs(removed)} deleted, {_megabytes(removed)}")
+        if kept:
+            print(f"{_outputs(kept)} {'is' if len(kept) == 1 else 'are'} in use by a run and "
+                  f"{'was' if len(kept) == 1 else 'were'} kept: clear again when it has ended")  # fmt: skip
+        return 1 if kept else 0
+    entries = store.entries()
+    for entry in entries:
+        made = datetime.fromtimestamp(entry.made).strftime("%Y-%m-%d %H:%M")
+        print(f"{entry.stage:<20} {entry.key[:12]}  {made}  {_megabytes([entry]):>12}")
+    print(f"{store.path}: {_outputs(entries)}, {_megabytes(entries)}" if entries else f"{store.path}: nothing")
+    return 0
+
+
+def _outputs(entries: list) -> str:
+    return f"{len(entries)} output{'' if len(entries) == 1 else 's'}"
+
+
+def _megabytes(entries: list) -> str:
+    return f"{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB"
 
 
 def _report(arguments: argparse.Namespace) -> int:

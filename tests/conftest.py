@@ -26,6 +26,14 @@ def _threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _store(tmp_path_factory):
+    """Runs of tests leave nothing in the user's store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNATIVE_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
 @pytest.fixture(params=ISAS)
 def isa(request):
     """Runs the test once per instruction set. One that this processor lacks is reported as skipped, by name.

@@ -67,6 +67,12 @@ std::string select_isa(const std::string& name) {
          "; possible here: " + runnable + ". Unset KDNATIVE_ISA to use the best one";
 }
 
+const Kernels* built_kernels(const std::string& name) {
+  for (const Entry& e : entries())
+    if (e.name == name) return e.table;
+  return nullptr;
+}
+
 const Kernels& kernels() {
   const Kernels* table = selected.load(std::memory_order_relaxed);
   if (table == nullptr) {

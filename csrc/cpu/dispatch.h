@@ -14,6 +14,9 @@ std::vector<std::string> available_isas();
 // Forces a table by name; an empty name means the best one. Returns "" or, when the name is impossible, why.
 std::string select_isa(const std::string& name);
 
+// A table of this build by name, whether this machine can run it or not; nullptr when there is none.
+const Kernels* built_kernels(const std::string& name);
+
 // The selected table.
 const Kernels& kernels();
 

@@ -1,8 +1,13 @@
 // The table of CPU kernels: what one instruction set must provide.
 //
-// Kernels take raw pointers and never allocate, never throw and never start threads: the op layer (csrc/ops)
-// validates, allocates, splits the work and calls. A range [begin, end) argument is one thread's share; results do
-// not depend on how the work is split because K is never split across calls.
+// Kernels take raw pointers and never allocate, never throw and never start threads: operators (csrc/ops) validate and
+// allocate, and whoever calls a kernel, a linear operator or the transformer, splits the work into the tasks of a team
+// of threads (split.h). A range [begin, end) argument is one task's share; results do not depend on how the work is
+// split because K is never split across calls.
+//
+// quantize_rows, the GEMMs with int8 activations, their sparse forms and gemm_a16 return the same bits on every
+// instruction set, activation functions included (simd/math.h). layer_norm and attention do not: they add in the order
+// of their vectors. Nor does what rounds to bf16.
 #pragma once
 
 #include <cstddef>
@@ -91,82 +96,109 @@ constexpr int64_t kPanelRows = 64;  // rows of activations that gemm_blocks take
 // Of the activations of kPanelRows rows: room for 16 bits each.
 constexpr int64_t panel_bytes(int64_t k_pad) { return 2 * kPanelRows * k_pad; }
 
+// The types of the kernels. A folder of an instruction set declares its kernels by them (instruction_sets.h).
+
+// Dynamic per-token symmetric int8: amax = max|x|, scale = amax / 127, q = rint(x * (127 / amax)), half to even.
+// A row with amax < 1e-30 gives q = 0 and scale = amax / 127; a row holding NaN or infinity gives q = 0 and scale =
+// NaN. q rows are ld_q apart, with zeros in columns [k, k_pad); group_sum may be nullptr.
+using QuantizeRowsFn = void(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
+                            int64_t ld_q, float* scale, int32_t* group_sum);
+
+// Packed weights x quantized rows. gemm_two_level: 4-bit weights with integer group scales, which gives the bits of
+// gemm_w8a8 with the int8 weights group_scale * (u - zero).
+using GemmFn = void(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+
+// Of GemmRange::panel, what a GEMM needs.
+using PanelBytesFn = int64_t(int64_t k_pad);
+
+// out[r, c] = x[r, c] for c < k, fp32 or bf16 (nearest even), and 0 for the columns from there to ld_out.
+using ConvertRowsFn = void(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
+                           int64_t ld_out);
+
+// Weights of 8, 4 or 2 bits, float activations. gemm_a16, with fp32 rows: over k in order, acc = fma(x[r, k], float(q -
+// zero), acc). 8 bits: acc * scale_w[c]. 4 and 2 bits: every group has an acc of its own, and sum = fma(acc, scale_w[g,
+// c], sum) over the groups in order. Then bias, activation and residual as above. gemm_a16_bf16, with bf16 rows: the
+// products are exact and the order of the fp32 sums is the processor's.
+using GemmFloatFn = void(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& r);
+
+// Weights with many zeros (sparse.h): the bits of gemm_w8a8 with the same weights. False: the packed weight is
+// damaged and what has been written is no result; nothing outside the buffers has been touched.
+//
+// arrange_rows lays out the activations of rows [m_begin, m_end) for gemm_blocks, each instruction set in its own
+// way: m_begin is a multiple of kPanelRows, and rows [r, r + kPanelRows) have panel_bytes() bytes from panels + r /
+// kPanelRows * panel_bytes(k_pad) on. gemm_blocks then takes exactly these rows.
+using ArrangeRowsFn = void(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_t* panels);
+using GemmBlocksFn = bool(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
+                          const GemmRange& r);
+// The dense form of one column tile of a mask in the layout of packed.h: int8 [kTileN * k_pad].
+using ExpandMaskFn = bool(const SparseLinear& w, int64_t tile, int8_t* dense);
+// The product without a dense form in memory.
+using GemmMaskFn = bool(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+
+// y = (x - mean) / sqrt(var + eps) * gamma + beta over n columns, fp32; y may be x.
+using LayerNormFn = void(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows,
+                         int64_t n, float* y, int64_t ld_y);
+
+// softmax(Q K^T * scaling + bias) V for heads [head_begin, head_end). The kernels of avx512bf16 and amx round Q *
+// scaling, K, V and the weights e^(score - largest) to bf16; all others compute in fp32.
+using AttentionFn = void(const AttentionArgs& a, int32_t head_begin, int32_t head_end);
+
+// out[c] += row[c] * scale, c < n: one row of an int8 embedding table.
+using AddScaledInt8Fn = void(const int8_t* row, float scale, int64_t n, float* out);
+
+// Rotary position embedding (Su et al. 2021) of `heads` heads of one token, each 2 * half wide, in place: the pair
+// (x[i], x[half + i]) turns by the angle whose cosine and sine are given.
+using RotateFn = void(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads);
+
+// x[r, c] = activation(x[r, c]) * x[r, n + c] for c < n: the gate of a gated feed-forward network (Shazeer 2020).
+using GateFn = void(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation);
+
+// A GEMM, and another one that is faster for up to `few_rows` rows: tiles take longer to fill than few rows to
+// multiply.
+struct Gemm {
+  GemmFn* kernel;
+  int64_t few_rows = 0;
+  GemmFn* few = nullptr;
+
+  void operator()(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r) const {
+    (few != nullptr && r.m_end - r.m_begin <= few_rows ? few : kernel)(w, a, e, r);
+  }
+};
+
 struct Kernels {
-  const char* isa;  // "reference", "avx2", ...
+  const char* isa;      // "reference", "avx2", ...
+  const Kernels* base;  // the set that this one extends: what it does not replace is that one's; nullptr: none
 
-  // Dynamic per-token symmetric int8: amax = max|x|, scale = amax / 127, q = rint(x * (127 / amax)), half to even.
-  // A row with amax < 1e-30 gives q = 0 and scale = amax / 127; a row holding NaN or infinity gives q = 0 and scale =
-  // NaN. q rows are ld_q apart, with zeros in columns [k, k_pad); group_sum may be nullptr.
-  void (*quantize_rows)(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
-                        int64_t ld_q, float* scale, int32_t* group_sum);
-
-  // Products are best divided among threads in multiples of so many rows.
-  int64_t tile_rows;
-
-  // Rows of an encoder that go through several steps while they are in the cache. Tiles are fast
+  int64_t tile_rows;  // products are best divided among threads in multiples of so many rows
+  // Rows of a transformer that go through several steps while they are in the cache. Tiles are fast
   // enough to wait for the second level: fewer rows leave more of it to the weights.
   int64_t row_block;
 
-  // Of GemmRange::panel, what gemm_w8a8 needs; nullptr: nothing.
-  int64_t (*w8a8_panel_bytes)(int64_t k_pad);
-  void (*gemm_w8a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
-  void (*gemm_w4a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
-  void (*gemm_w2a8)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+  QuantizeRowsFn* quantize_rows;
 
-  // Two-level 4-bit weights: gemm_w8a8 with the int8 weights group_scale * (u - zero), bit for bit.
-  void (*gemm_two_level)(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
+  PanelBytesFn* w8a8_panel_bytes;  // nullptr: gemm_w8a8 needs nothing
+  Gemm gemm_w8a8, gemm_w4a8, gemm_w2a8, gemm_two_level;
 
-  // out[r, c] = x[r, c] for c < k, fp32 or bf16 (nearest even), and 0 for the columns from there to ld_out.
-  void (*convert_rows)(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
-                       int64_t ld_out);
+  ConvertRowsFn* convert_rows;
+  GemmFloatFn* gemm_a16;
+  int64_t bf16_rows;  // calls with at least that many fp32 or bf16 rows should use gemm_a16_bf16; 0: there is none
+  GemmFloatFn* gemm_a16_bf16;
 
-  // Weights of 8, 4 or 2 bits, float activations. Over k in order, acc = fma(x[r, k], float(q - zero), acc). 8 bits:
-  // acc * scale_w[c]. 4 and 2 bits: every group has an acc of its own, and sum = fma(acc, scale_w[g, c], sum) over the
-  // groups in order. Then bias, activation and residual as above. With bf16 rows the products are exact and the order
-  // of the fp32 sums is the processor's.
-  void (*gemm_a16)(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& r);
+  ArrangeRowsFn* arrange_rows;
+  GemmBlocksFn* gemm_blocks;
+  ExpandMaskFn* expand_mask;
+  int64_t mask_rows;  // up to so many rows gemm_mask is faster than expand_mask and gemm_w8a8; 0: there is none
+  GemmMaskFn* gemm_mask;
 
-  // gemm_a16 takes bf16 rows, and calls with at least that many fp32 or bf16 rows should use them; 0: fp32 rows only.
-  int64_t bf16_rows;
-  // Weights with many zeros (sparse.h): the bits of gemm_w8a8 with the same weights. False: the packed weight is
-  // damaged and what has been written is no result; nothing outside the buffers has been touched.
-  //
-  // arrange_rows lays out the activations of rows [m_begin, m_end) for gemm_blocks, each instruction set in its own
-  // way: m_begin is a multiple of kPanelRows, and rows [r, r + kPanelRows) have panel_bytes() bytes from panels + r /
-  // kPanelRows * panel_bytes(k_pad) on. gemm_blocks then takes exactly these rows.
-  void (*arrange_rows)(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_t* panels);
-  bool (*gemm_blocks)(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
-                      const GemmRange& r);
-  // The dense form of one column tile of a mask in the layout of packed.h: int8 [kTileN * k_pad], and codes of 4 bits,
-  // half as many bytes.
-  bool (*expand_mask)(const SparseLinear& w, int64_t tile, int8_t* dense);
-  bool (*expand_codes)(const SparseLinear& w, int64_t tile, uint8_t* dense);
-  // The product of 8-bit weights without a dense form in memory, which is faster for up to mask_rows rows (0: never;
-  // then it is nullptr).
-  int64_t mask_rows;
-  bool (*gemm_mask)(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& r);
-
-  // y = (x - mean) / sqrt(var + eps) * gamma + beta over n columns, fp32; y may be x.
-  void (*layer_norm)(const float* x, int64_t ld_x, const float* gamma, const float* beta, float eps, int64_t rows,
-                     int64_t n, float* y, int64_t ld_y);
-
-  // softmax(Q K^T * scaling + bias) V for heads [head_begin, head_end). The kernels of avx512bf16 and amx round Q *
-  // scaling, K, V and the weights e^(score - largest) to bf16; all others compute in fp32.
-  void (*attention)(const AttentionArgs& a, int32_t head_begin, int32_t head_end);
-
-  // out[c] += row[c] * scale, c < n: one row of an int8 embedding table.
-  void (*add_scaled_int8)(const int8_t* row, float scale, int64_t n, float* out);
-
-  // Rotary position embedding (Su et al. 2021) of `heads` heads of one token, each 2 * half wide, in place: the pair
-  // (x[i], x[half + i]) turns by the angle whose cosine and sine are given.
-  void (*rotate)(float* x, const float* cosine, const float* sine, int64_t half, int64_t heads);
-
-  // x[r, c] = activation(x[r, c]) * x[r, n + c] for c < n: the gate of a gated feed-forward network (Shazeer 2020).
-  void (*gate)(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation);
+  LayerNormFn* layer_norm;
+  AttentionFn* attention;
+  AddScaledInt8Fn* add_scaled_int8;
+  RotateFn* rotate;
+  GateFn* gate;
 };
 
 // The GEMM with int8 activations for the format of these weights.
-inline auto gemm_of(const Kernels& kernels, const PackedLinear& w) {
+inline const Gemm& gemm_of(const Kernels& kernels, const PackedLinear& w) {
   if (w.group_scale != nullptr) return kernels.gemm_two_level;
   return w.bits == 8 ? kernels.gemm_w8a8 : w.bits == 4 ? kernels.gemm_w4a8 : kernels.gemm_w2a8;
 }
@@ -177,7 +209,7 @@ inline int64_t panel_bytes(const Kernels& kernels, const PackedLinear& w) {
   return w.bits == 8 && kernels.w8a8_panel_bytes != nullptr ? kernels.w8a8_panel_bytes(w.k_pad) : 0;
 }
 
-// One table per instruction set; a build has those of its architecture.
+// One table per instruction set (tables.cpp); a build has those of its architecture.
 const Kernels* reference_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avxvnni_kernels();

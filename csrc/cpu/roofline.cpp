@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "features.h"
+#include "instruction_sets.h"
 
 namespace kdnative::cpu {
 namespace {
@@ -37,7 +38,7 @@ double best_rate(Work&& burst, double seconds) {
   return best;
 }
 
-Burst burst_of(const char* isa) {
+BurstFn* burst_of(const char* isa) {
 #if defined(KDNATIVE_X86)
   if (std::strcmp(isa, "avx2") == 0 && features().avx2) return avx2::int8_burst;
   if (std::strcmp(isa, "avxvnni") == 0 && features().avxvnni) return avxvnni::int8_burst;
@@ -63,7 +64,7 @@ uint64_t read_all_baseline(const uint8_t* p, size_t bytes) {
   return sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
 }
 
-ReadAll widest_read() {
+ReadAllFn* widest_read() {
 #if defined(KDNATIVE_X86)
   if (features().avx512vnni) return avx512vnni::read_all;
   if (features().avx2) return avx2::read_all;
@@ -76,7 +77,7 @@ ReadAll widest_read() {
 }  // namespace
 
 double peak_int8_ops(const char* isa, double seconds) {
-  const Burst burst = burst_of(isa);
+  BurstFn* const burst = burst_of(isa);
   return burst == nullptr ? 0.0 : best_rate(burst, seconds);
 }
 
@@ -87,7 +88,7 @@ double read_bandwidth(size_t bytes, double seconds) {
                                                               &std::free);
   if (buffer == nullptr) return 0.0;
   std::memset(buffer.get(), 1, size);  // untouched pages would all be the one zero page, which never leaves the cache
-  const ReadAll read = widest_read();
+  ReadAllFn* const read = widest_read();
   volatile uint64_t sink = 0;  // keeps the reads: their sum is used
   const auto pass = [&](int64_t rounds) {
     for (int64_t i = 0; i < rounds; ++i) sink = sink + read(buffer.get(), size);

@@ -15,35 +15,8 @@ double peak_int8_ops(const char* isa, double seconds);
 // 4096) over and over. The size decides which cache level is measured. 0 when the buffer can't be allocated.
 double read_bandwidth(size_t bytes, double seconds);
 
-// One folder per instruction set provides these. They only compute: the clock is read in roofline.cpp.
-using Burst = int64_t (*)(int64_t rounds);                     // returns the operations carried out
-using ReadAll = uint64_t (*)(const uint8_t* p, size_t bytes);  // bytes is a multiple of 512, p of 64
-
-namespace avx2 {
-int64_t int8_burst(int64_t rounds);
-uint64_t read_all(const uint8_t* p, size_t bytes);
-}  // namespace avx2
-
-namespace avxvnni {
-int64_t int8_burst(int64_t rounds);
-}  // namespace avxvnni
-
-namespace avx512vnni {
-int64_t int8_burst(int64_t rounds);
-uint64_t read_all(const uint8_t* p, size_t bytes);
-}  // namespace avx512vnni
-
-namespace amx {
-int64_t int8_burst(int64_t rounds);
-}  // namespace amx
-
-namespace neon {
-int64_t int8_burst(int64_t rounds);
-uint64_t read_all(const uint8_t* p, size_t bytes);
-}  // namespace neon
-
-namespace i8mm {
-int64_t int8_burst(int64_t rounds);
-}  // namespace i8mm
+// Folders of instruction sets provide these (instruction_sets.h). They only compute: the clock is read in roofline.cpp.
+using BurstFn = int64_t(int64_t rounds);                     // returns the operations carried out
+using ReadAllFn = uint64_t(const uint8_t* p, size_t bytes);  // bytes is a multiple of 512, p of 64
 
 }  // namespace kdnative::cpu

@@ -26,17 +26,14 @@ const char* parse_sparse(const void* p, int64_t bytes, SparseLinear* out) {
            "kdnative.formats.sparse.pack";
   if (h.version != 1) return "the packed weight has an unknown version; pack it again with this release";
   const auto format = static_cast<SparseFormat>(h.format);
-  const bool blocks = format == SparseFormat::blocks, codes = h.bits == 4;
+  const bool blocks = format == SparseFormat::blocks;
   if (!blocks && format != SparseFormat::mask) return "the packed weight has an unknown sparse format";
-  if (h.bits != 8 && (!codes || blocks)) return "the packed weight has an unknown bit width";
+  if (h.bits != 8) return "the packed weight has an unknown bit width";
   if (!is_padded(h.n, h.n_pad, kTileN) || !is_padded(h.k, h.k_pad, kTileK))
     return "the packed weight has impossible sizes";
-  if (codes ? (h.group != 32 && h.group != 64 && h.group != 128) || h.k % h.group != 0 : h.group != 0)
-    return "the packed weight has an impossible group size";
-  if (const char* problem = check_sums(h.k, codes)) return problem;
+  if (const char* problem = check_sums(h.k, false)) return problem;
   if (h.bytes != bytes) return "the packed weight is truncated or has trailing bytes";
-  const int64_t n_pad = h.n_pad, k_pad = h.k_pad, ranges = n_pad / (blocks ? 4 : codes ? 32 : 16);
-  const int64_t groups = codes ? (k_pad + h.group - 1) / h.group : 1;
+  const int64_t n_pad = h.n_pad, k_pad = h.k_pad, ranges = n_pad / (blocks ? 4 : 16);
   const auto inside = [bytes](int64_t offset, int64_t size) {
     return offset >= static_cast<int64_t>(sizeof(SparseHeader)) && offset % 64 == 0 && offset <= bytes &&
            size <= bytes - offset;
@@ -44,39 +41,29 @@ const char* parse_sparse(const void* p, int64_t bytes, SparseLinear* out) {
   if (h.count < 0 || h.count > bytes) return kDamaged;
   if (!inside(h.values, blocks ? h.count * 16 : h.count + kMaskSpare)) return kDamaged;
   if (!inside(h.index, blocks ? h.count * 8 : n_pad * k_pad / 8)) return kDamaged;
-  if (!inside(h.start, (ranges + 1) * 8) || !inside(h.scale, groups * n_pad * 4)) return kDamaged;
-  if (codes ? !inside(h.codes, n_pad / 4) || !inside(h.zero, groups * n_pad) : !inside(h.column_sum, n_pad * 4))
+  if (!inside(h.start, (ranges + 1) * 8) || !inside(h.scale, n_pad * 4) || !inside(h.column_sum, n_pad * 4))
     return kDamaged;
   if (h.bias != 0 && !inside(h.bias, n_pad * 4)) return kDamaged;
   const auto* base = static_cast<const uint8_t*>(p);
   const auto* start = reinterpret_cast<const int64_t*>(base + h.start);
-  const auto* of_blocks = codes ? reinterpret_cast<const int32_t*>(base + h.codes) : nullptr;
   if (!increasing(start, ranges, h.count)) return kDamaged;
-  for (int64_t t = 0; codes && t < ranges; ++t) {
-    const int32_t low = of_blocks[2 * t], high = of_blocks[2 * t + 1];
-    if (low < 0 || high < 0 || start[t + 1] - start[t] != (low > high ? low : high)) return kDamaged;
-  }
-  const PackedLinear layer = {h.bits,
-                              h.group,
-                              h.n,
-                              h.k,
-                              n_pad,
-                              k_pad,
-                              groups,
-                              nullptr,
-                              reinterpret_cast<const float*>(base + h.scale),
-                              codes ? nullptr : reinterpret_cast<const int32_t*>(base + h.column_sum),
-                              codes ? base + h.zero : nullptr,
-                              h.bias != 0 ? reinterpret_cast<const float*>(base + h.bias) : nullptr,
-                              true,
-                              nullptr};
+  PackedLinear layer = {};
+  layer.bits = 8;
+  layer.n = h.n;
+  layer.k = h.k;
+  layer.n_pad = n_pad;
+  layer.k_pad = k_pad;
+  layer.groups = 1;
+  layer.scale = reinterpret_cast<const float*>(base + h.scale);
+  layer.column_sum = reinterpret_cast<const int32_t*>(base + h.column_sum);
+  layer.bias = h.bias != 0 ? reinterpret_cast<const float*>(base + h.bias) : nullptr;
+  layer.symmetric = true;
   *out = {layer,
           format,
           base + h.values,
           blocks ? reinterpret_cast<const uint16_t*>(base + h.index) : nullptr,
           blocks ? nullptr : reinterpret_cast<const uint64_t*>(base + h.index),
-          start,
-          of_blocks};
+          start};
   return nullptr;
 }
 

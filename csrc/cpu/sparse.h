@@ -9,10 +9,6 @@
 // mask: the dense layout of packed.h, of which a 64-byte operand keeps only the bytes that are not zero, as w + 128,
 //   and a 64-bit mask of where they were. The 16 columns of block b have the bytes start[b] .. start[b + 1] of
 //   `values`.
-// mask of 4 bits: the dense layout of packed.h, whose 64-byte operands hold columns 0 .. 15 of a tile in their low
-//   nibbles and 16 .. 31 in their high ones. Each of the two blocks has masks of its own and a stream of the codes that
-//   are not zero, as the nibble q & 15: codes [b] of them. Byte i of tile t, from start[t] on, has code i of the first
-//   stream below code i of the second, so that both are read without a shift.
 //
 // parse_sparse() checks everything but the indices and masks themselves. Those are too many for a look at every call,
 // so kernels check what they read while they read it, and say false when it can't be right.
@@ -29,21 +25,18 @@ enum class SparseFormat : int32_t { blocks = 1, mask = 2 };
 
 struct SparseHeader {  // the first 128 bytes
   int32_t magic, version;
-  int32_t bits;    // 8; mask: or 4
+  int32_t bits;    // 8
   int32_t format;  // SparseFormat
   int32_t n, k, n_pad, k_pad;
   int64_t count;       // blocks: quads; mask: bytes of values, without the spare ones
   int64_t values;      // offset
   int64_t index;       // blocks: uint16 [4 * quads]; mask: uint64 [n_pad / 16][k_pad / 4]
-  int64_t start;       // int64 [n_pad / 4 + 1], [n_pad / 16 + 1], or for 4 bits [n_pad / 32 + 1]
-  int64_t scale;       // float [n_pad], or for 4 bits [ceil(k_pad / group)][n_pad]
-  int64_t column_sum;  // int32 [n_pad]; 0 for 4 bits
+  int64_t start;       // blocks: int64 [n_pad / 4 + 1]; mask: [n_pad / 16 + 1]
+  int64_t scale;       // float [n_pad]
+  int64_t column_sum;  // int32 [n_pad]
   int64_t bias;        // float [n_pad], or 0 when there is none
   int64_t bytes;       // size of the whole buffer
-  int64_t codes;       // 4 bits: int32 [n_pad / 16]; otherwise 0
-  int64_t zero;        // 4 bits: uint8 [ceil(k_pad / group)][n_pad], all 8; otherwise 0
-  int32_t group;       // 4 bits: 32, 64 or 128; otherwise 0
-  int32_t reserved[3];
+  int32_t reserved[8];
 };
 static_assert(sizeof(SparseHeader) == 128, "the header is 128 bytes on every machine");
 
@@ -54,7 +47,6 @@ struct SparseLinear {  // a header resolved to pointers
   const uint16_t* index;  // blocks
   const uint64_t* mask;   // mask
   const int64_t* start;
-  const int32_t* codes;  // mask of 4 bits
 };
 
 // nullptr when `bytes` at `p` hold a well-formed packed sparse linear; otherwise what is wrong.

@@ -1,19 +1,14 @@
 // encoder, encoder_hidden_states, encoder_layers: argument checks, mask conversion and torch's thread pool around
-// cpu::encoder_forward.
-#include "../cpu/encoder.h"
-
+// cpu::transformer_forward.
 #include <vector>
 
 #include "../cpu/dispatch.h"
+#include "../cpu/transformer.h"
 #include "library.h"
 #include "tensor.h"
 
 namespace kdnative {
 namespace {
-
-void run_on_pool(int64_t n, void (*fn)(int64_t, int64_t, void*), void* ctx) {
-  parallel(n, [&](int64_t begin, int64_t end) { fn(begin, end, ctx); });
-}
 
 // Ids of every token; each dimension may also be 1, and the first may be missing.
 cpu::Ids ids_of(const Tensor& t, const char* op, const char* what, int64_t batch, int64_t tokens) {
@@ -93,7 +88,7 @@ cpu::HiddenStates hidden_states_of(const Tensor& t) {
 }
 
 // Cosines and sines [batch or 1, tokens, 2, half a head].
-void set_rotary(const Tensor& t, cpu::EncoderInputs& in) {
+void set_rotary(const Tensor& t, cpu::TransformerInputs& in) {
   if (!t) return;
   static const int32_t f32 = aoti_torch_dtype_float32();
   require_cpu(t, "encoder_layers", "rotary");
@@ -110,7 +105,7 @@ void set_rotary(const Tensor& t, cpu::EncoderInputs& in) {
 
 // What the operators share: everything but what a forward begins with, which `in` has already.
 StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mask, const Tensor& padding,
-                         cpu::EncoderInputs in) {
+                         cpu::TransformerInputs in) {
   static const int32_t u8 = aoti_torch_dtype_uint8(), f32 = aoti_torch_dtype_float32();
   require_cpu(packed, op, "the packed encoder");
   if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
@@ -128,8 +123,8 @@ StableIValue run_encoder(const char* op, const Tensor& packed, const Tensor& mas
     in.mask = mask_bytes(padding, op, "padding_mask", "not 0", in.batch, in.tokens, mask_storage);
     in.mask_is_padding = true;
   }
-  const cpu::Parallel pool{run_on_pool, thread_count()};
-  if (const char* problem = cpu::encoder_forward(cpu::kernels(), pool, in, static_cast<float*>(out.data())))
+  if (const char* problem =
+          cpu::transformer_forward(cpu::kernels(), thread_pool(), in, static_cast<float*>(out.data())))
     fail(std::string(op) + ": " + problem);
   return give_tensor(std::move(out));
 }
@@ -139,7 +134,7 @@ StableIValue run_tokens(const char* op, StableIValue* stack, int64_t states) {
   const Tensor packed = take_tensor(stack[0]), ids = take_tensor(stack[1]);
   const Tensor mask = take_optional_tensor(stack[2]), types = take_optional_tensor(stack[3]),
                positions = take_optional_tensor(stack[4]);
-  cpu::EncoderInputs in{};
+  cpu::TransformerInputs in{};
   in.hidden_size = take_int(stack[5]);
   in.states = states;
   if (ids.dim() != 2) fail(std::string(op) + ": input_ids must be [batch, tokens] (got shape " + shape_text(ids) + ")");
@@ -168,7 +163,7 @@ void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor packed = take_tensor(stack[0]), hidden_states = take_tensor(stack[1]);
   const Tensor mask = take_optional_tensor(stack[2]), rotary = take_optional_tensor(stack[4]),
                padding = take_optional_tensor(stack[5]);
-  cpu::EncoderInputs in{};
+  cpu::TransformerInputs in{};
   in.hidden_states = hidden_states_of(hidden_states);
   in.batch = hidden_states.sizes()[0];
   in.tokens = hidden_states.sizes()[1];
@@ -181,19 +176,31 @@ void boxed_encoder_layers(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 
 void register_encoder(Library& library) {
+  using namespace cpu;
+  const std::vector<KernelUse> of_layers = {{"gemm_w8a8", origins_of<&Kernels::gemm_w8a8>},
+                                            {"gemm_w4a8", origins_of<&Kernels::gemm_w4a8>},
+                                            {"gemm_w2a8", origins_of<&Kernels::gemm_w2a8>},
+                                            {"gemm_two_level", origins_of<&Kernels::gemm_two_level>},
+                                            {"attention", origins_of<&Kernels::attention>},
+                                            {"quantize_rows", origins_of<&Kernels::quantize_rows>},
+                                            {"layer_norm", origins_of<&Kernels::layer_norm>},
+                                            {"rotate", origins_of<&Kernels::rotate>},
+                                            {"gate", origins_of<&Kernels::gate>}};
+  std::vector<KernelUse> of_tokens = of_layers;
+  of_tokens.push_back({"add_scaled_int8", origins_of<&Kernels::add_scaled_int8>});
   library.op(
       "encoder(Tensor packed, Tensor input_ids, Tensor? attention_mask, Tensor? token_type_ids, Tensor? position_ids, "
       "int hidden_size) "
       "-> Tensor",
-      "encoder", boxed_encoder);
+      "encoder", boxed_encoder, of_tokens);
   library.op(
       "encoder_hidden_states(Tensor packed, Tensor input_ids, Tensor? attention_mask, Tensor? token_type_ids, Tensor? "
       "position_ids, int hidden_size, int layers) -> Tensor",
-      "encoder_hidden_states", boxed_encoder_hidden_states);
+      "encoder_hidden_states", boxed_encoder_hidden_states, of_tokens);
   library.op(
       "encoder_layers(Tensor packed, Tensor hidden_states, Tensor? attention_mask, int causal, Tensor? rotary=None, "
       "Tensor? padding_mask=None) -> Tensor",
-      "encoder_layers", boxed_encoder_layers);
+      "encoder_layers", boxed_encoder_layers, of_layers);
 }
 
 }  // namespace kdnative

@@ -17,4 +17,10 @@ const bool registered = [] {
 }();
 
 }  // namespace
+
+std::vector<Operator>& operators() {
+  static std::vector<Operator> all;
+  return all;
+}
+
 }  // namespace kdnative

@@ -93,8 +93,8 @@ struct IntegerProblem : Problem {
   void prepare(int64_t begin, int64_t end) const {
     quantize_range(kernels, x, begin, end, w.k_pad, q, cpu::quantized_row_bytes(w.k_pad), scale, group_sum);
   }
-  void multiply(cpu::GemmRange range, int64_t chunk) const {
-    range.panel = panels + chunk * cpu::panel_bytes(kernels, w);
+  void multiply(cpu::GemmRange range, int64_t worker) const {
+    range.panel = panels + worker * cpu::panel_bytes(kernels, w);
     cpu::gemm_of(kernels, w)(w, {q, cpu::quantized_row_bytes(w.k_pad), scale, group_sum, w.k_pad}, epilogue(), range);
   }
 };
@@ -126,7 +126,9 @@ struct FloatProblem : Problem {
       kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
     });
   }
-  void multiply(const cpu::GemmRange& range, int64_t) const { kernels.gemm_a16(w, rows, epilogue(), range); }
+  void multiply(const cpu::GemmRange& range, int64_t) const {
+    (rows.type == DType::bf16 ? kernels.gemm_a16_bf16 : kernels.gemm_a16)(w, rows, epilogue(), range);
+  }
 };
 
 template <typename Work>
@@ -156,7 +158,7 @@ Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packe
     share_out(
         part.rows, w, work.kernels.tile_rows, Work::kSmallest, work.copies,
         [&](int64_t begin, int64_t end) { work.prepare(begin, end); },
-        [&](const cpu::GemmRange& range, int64_t chunk) { work.multiply(range, chunk); });
+        [&](const cpu::GemmRange& range, int64_t worker) { work.multiply(range, worker); });
   });
   return out;
 }
@@ -176,11 +178,28 @@ void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 template <typename Work, int32_t bits>
+std::vector<cpu::KernelUse> kernels_of() {
+  using namespace cpu;
+  if constexpr (std::is_same_v<Work, FloatProblem>) {
+    return {{"gemm_a16_bf16", origins_of<&Kernels::gemm_a16_bf16>},
+            {"gemm_a16", origins_of<&Kernels::gemm_a16>},
+            {"convert_rows", origins_of<&Kernels::convert_rows>}};
+  } else {
+    const KernelUse quantize = {"quantize_rows", origins_of<&Kernels::quantize_rows>};
+    if (bits == 8) return {{"gemm_w8a8", origins_of<&Kernels::gemm_w8a8>}, quantize};
+    if (bits == 2) return {{"gemm_w2a8", origins_of<&Kernels::gemm_w2a8>}, quantize};
+    return {{"gemm_w4a8", origins_of<&Kernels::gemm_w4a8>},
+            {"gemm_two_level", origins_of<&Kernels::gemm_two_level>},
+            quantize};
+  }
+}
+
+template <typename Work, int32_t bits>
 void add_linear(Library& library) {
   const char* name = op_name<Work>(bits);
   const std::string schema =
       std::string(name) + "(Tensor x, Tensor packed, int out_features, int activation) -> Tensor";
-  library.op(schema.c_str(), name, boxed_linear<Work, bits>);
+  library.op(schema.c_str(), name, boxed_linear<Work, bits>, kernels_of<Work, bits>());
 }
 
 void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
@@ -192,12 +211,15 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   auto* q_data = static_cast<int8_t*>(q.data());
   auto* scale_data = static_cast<float*>(scale.data());
   const auto& kernels = cpu::kernels();
-  const int64_t chunks = rows.rows * rows.k < kSmallWork / 8 ? 1 : std::min(rows.rows, thread_count());
   // Kernels write whole tiles: a ragged row goes through padded scratch.
   const int64_t k_pad = (rows.k + kTileK - 1) / kTileK * kTileK;
   auto* padded = k_pad == rows.k ? q_data : static_cast<int8_t*>(scratch(static_cast<size_t>(rows.rows * k_pad)));
-  parallel(rows.rows == 0 ? 0 : chunks, [&](int64_t begin, int64_t end) {
-    const int64_t first = rows.rows * begin / chunks, last = rows.rows * end / chunks;
+  const cpu::Parallel pool = thread_pool();
+  const RowParts parts(rows.rows, rows.rows * rows.k < kSmallCopy ? 1 : pool.threads, 1);
+  cpu::Stage stage;
+  stage.tasks = parts.count();
+  cpu::run_team(pool, std::max(stage.tasks, int64_t{1}), &stage, 1, [&](int64_t, int64_t part, int64_t) {
+    const int64_t first = parts.begin(part), last = parts.end(part);
     quantize_range(kernels, rows, first, last, k_pad, padded, k_pad, scale_data, nullptr);
     for (int64_t r = first; padded != q_data && r < last; ++r)
       std::memcpy(q_data + r * rows.k, padded + r * k_pad, static_cast<size_t>(rows.k));
@@ -284,7 +306,8 @@ void quantize_range(const Kernels& kernels, const RowSource& x, int64_t begin, i
 }
 
 void register_linear(Library& library) {
-  library.op("quantize_per_token(Tensor x) -> (Tensor, Tensor)", "quantize_per_token", boxed_quantize);
+  library.op("quantize_per_token(Tensor x) -> (Tensor, Tensor)", "quantize_per_token", boxed_quantize,
+             {{"quantize_rows", cpu::origins_of<&Kernels::quantize_rows>}});
   add_linear<IntegerProblem, 8>(library);
   add_linear<IntegerProblem, 4>(library);
   add_linear<IntegerProblem, 2>(library);

@@ -57,47 +57,55 @@ void for_parts(const RowSource& x, void* out, int64_t n, const F& f) {
   }
 }
 
-// f(begin, end, chunk) over `rows` in at most `chunks` chunks that begin at multiples of `unit`.
-template <typename F>
-void share_rows(int64_t rows, int64_t chunks, int64_t unit, const F& f) {
-  const int64_t step = ((rows + chunks - 1) / chunks + unit - 1) / unit * unit;
-  parallel((rows + step - 1) / step, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) f(c * step, std::min(rows, (c + 1) * step), c);
-  });
-}
+// Rows in at most `most` even parts that begin at multiples of `unit`.
+struct RowParts {
+  int64_t rows, step;
+
+  RowParts(int64_t rows, int64_t most, int64_t unit)
+      : rows(rows), step(std::max(((rows + most - 1) / most + unit - 1) / unit * unit, int64_t{1})) {}
+  int64_t count() const { return (rows + step - 1) / step; }
+  int64_t begin(int64_t part) const { return part * step; }
+  int64_t end(int64_t part) const { return std::min(rows, (part + 1) * step); }
+};
 
 // Shares one product out to threads. prepare(begin, end) readies these rows (`copies`: it has something to do);
-// multiply(range, chunk) may run once its rows are ready, at the same time as other chunks below thread_count(). Ranges
-// of rows begin at multiples of `row_unit`; below `smallest` multiply-adds one thread does it all.
+// multiply(range, worker) may run once its rows are ready, at the same time as other workers below thread_count().
+// Ranges of rows begin at multiples of `row_unit`; below `smallest` multiply-adds one thread does it all.
 template <typename Prepare, typename Multiply>
 void share_out(int64_t rows, const cpu::PackedLinear& w, int64_t row_unit, int64_t smallest, bool copies,
                const Prepare& prepare, const Multiply& multiply) {
   const int64_t tiles = w.n_pad / cpu::kTileN;
-  const int64_t threads = rows * w.n_pad * w.k_pad < smallest ? 1 : thread_count();
+  const cpu::Parallel pool = thread_pool();
+  const int64_t threads = rows * w.n_pad * w.k_pad < smallest ? 1 : pool.threads;
   if (threads == 1) {
     prepare(0, rows);
     multiply(cpu::GemmRange{0, rows, 0, tiles}, 0);
     return;
   }
-  // What the busiest thread would do. Columns cost another region, and blocks of fewer rows are slower.
+  // What the busiest thread would do. Columns cost another stage, and blocks of fewer rows are slower.
   const int64_t units = (rows + row_unit - 1) / row_unit;
   const int64_t by_rows = (units + threads - 1) / threads * row_unit * tiles;
   const int64_t by_columns = (tiles + threads - 1) / threads * rows;
   if (rows >= 64 * threads ? by_rows * 8 <= by_columns * 9 : by_rows * 3 <= by_columns * 2) {
     // Each thread prepares and multiplies rows of its own.
-    share_rows(rows, threads, row_unit, [&](int64_t begin, int64_t end, int64_t chunk) {
-      prepare(begin, end);
-      multiply(cpu::GemmRange{begin, end, 0, tiles}, chunk);
+    const RowParts parts(rows, threads, row_unit);
+    cpu::Stage stage;
+    stage.tasks = parts.count();
+    cpu::run_team(pool, stage.tasks, &stage, 1, [&](int64_t, int64_t part, int64_t worker) {
+      prepare(parts.begin(part), parts.end(part));
+      multiply(cpu::GemmRange{parts.begin(part), parts.end(part), 0, tiles}, worker);
     });
   } else {
-    const int64_t preparing = copies && rows * w.k >= kSmallCopy ? threads : 1;
-    share_rows(rows, preparing, row_unit, [&](int64_t begin, int64_t end, int64_t) { prepare(begin, end); });
-    const int64_t chunks = std::min(threads, tiles);
-    parallel(chunks, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        multiply(cpu::GemmRange{0, rows, tiles * c / chunks, tiles * (c + 1) / chunks}, c);
-      }
-    });
+    const RowParts parts(rows, copies && rows * w.k >= kSmallCopy ? threads : 1, row_unit);
+    cpu::Stage stages[2];
+    stages[0].tasks = parts.count();
+    stages[1].tasks = std::min(threads, tiles);
+    cpu::run_team(pool, std::max(stages[0].tasks, stages[1].tasks), stages, 2,
+                  [&](int64_t stage, int64_t part, int64_t worker) {
+                    if (stage == 0) return prepare(parts.begin(part), parts.end(part));
+                    const int64_t chunks = stages[1].tasks;
+                    multiply(cpu::GemmRange{0, rows, tiles * part / chunks, tiles * (part + 1) / chunks}, worker);
+                  });
   }
 }
 

@@ -22,7 +22,7 @@ int64_t expanded_tiles(const cpu::Kernels& kernels, const cpu::PackedLinear& w) 
 }
 
 // What multiply_mask needs: expanded_tiles(), then what the dense kernel needs.
-int64_t tile_bytes(const cpu::PackedLinear& w) { return kTileN * w.k_pad * w.bits / 8; }
+int64_t tile_bytes(const cpu::PackedLinear& w) { return kTileN * w.k_pad; }
 int64_t dense_bytes(const cpu::Kernels& kernels, const cpu::PackedLinear& w) {
   return expanded_tiles(kernels, w) * tile_bytes(w) + cpu::panel_bytes(kernels, w);
 }
@@ -33,8 +33,7 @@ cpu::PackedLinear dense_tiles(const cpu::PackedLinear& w, int64_t column, int64_
   tile.n = std::min(tiles * kTileN, w.n - column);
   tile.data = data;
   tile.scale += column;
-  if (tile.column_sum != nullptr) tile.column_sum += column;
-  if (tile.zero != nullptr) tile.zero += column;
+  tile.column_sum += column;
   if (tile.bias != nullptr) tile.bias += column;
   return tile;
 }
@@ -46,20 +45,15 @@ cpu::Epilogue moved(cpu::Epilogue e, int64_t column) {
 
 bool multiply_mask(const cpu::Kernels& kernels, const cpu::SparseLinear& w, const cpu::QuantizedRows& a,
                    const cpu::Epilogue& e, const GemmRange& range, uint8_t* dense) {
-  const bool bytes = w.layer.bits == 8;
-  if (bytes && range.m_end - range.m_begin <= kernels.mask_rows) return kernels.gemm_mask(w, a, e, range);
+  if (range.m_end - range.m_begin <= kernels.mask_rows) return kernels.gemm_mask(w, a, e, range);
   const int64_t most = expanded_tiles(kernels, w.layer), size = tile_bytes(w.layer);
   auto* panel = reinterpret_cast<int8_t*>(dense + most * size);
   for (int64_t first = range.tile_begin; first < range.tile_end && first * kTileN < w.layer.n; first += most) {
     const int64_t tiles = std::min(most, range.tile_end - first), column = first * kTileN;
-    for (int64_t t = 0; t < tiles; ++t) {
-      uint8_t* tile = dense + t * size;
-      if (!(bytes ? kernels.expand_mask(w, first + t, reinterpret_cast<int8_t*>(tile))
-                  : kernels.expand_codes(w, first + t, tile)))
-        return false;
-    }
-    cpu::gemm_of(kernels, w.layer)(dense_tiles(w.layer, column, tiles, dense), a, moved(e, column),
-                                   {range.m_begin, range.m_end, 0, tiles, panel});
+    for (int64_t t = 0; t < tiles; ++t)
+      if (!kernels.expand_mask(w, first + t, reinterpret_cast<int8_t*>(dense + t * size))) return false;
+    kernels.gemm_w8a8(dense_tiles(w.layer, column, tiles, dense), a, moved(e, column),
+                      {range.m_begin, range.m_end, 0, tiles, panel});
   }
   return true;
 }
@@ -71,32 +65,30 @@ bool multiply_rows(const cpu::Kernels& kernels, const cpu::SparseLinear& w, cons
   const int64_t k_pad = w.layer.k_pad, panels = (rows.rows + cpu::kPanelRows - 1) / cpu::kPanelRows;
   const int64_t of_thread = dense_bytes(kernels, w.layer);
   Carver count;
-  const auto carve = [&](Carver& c, int8_t*& q, float*& scale, int32_t*& sums, uint8_t*& work) {
+  const auto carve = [&](Carver& c, int8_t*& q, float*& scale, uint8_t*& work) {
     q = c.take<int8_t>(rows.rows * cpu::quantized_row_bytes(k_pad));
     scale = c.take<float>(rows.rows);
-    sums = w.layer.bits == 8 ? nullptr : c.take<int32_t>(rows.rows * (k_pad / 32));
     work = c.take<uint8_t>(blocks ? panels * cpu::panel_bytes(k_pad) : thread_count() * of_thread);
   };
   int8_t* q;
   float* scale;
-  int32_t* sums;
   uint8_t* work;  // activations laid out for blocks, or the memory of multiply_mask for each thread
-  carve(count, q, scale, sums, work);
+  carve(count, q, scale, work);
   Carver place(scratch(count.used()));
-  carve(place, q, scale, sums, work);
+  carve(place, q, scale, work);
 
-  const cpu::QuantizedRows a{q, cpu::quantized_row_bytes(k_pad), scale, sums, k_pad};
+  const cpu::QuantizedRows a{q, cpu::quantized_row_bytes(k_pad), scale, nullptr, k_pad};
   const cpu::Epilogue e{out, w.layer.n, rows.type, activation, nullptr, 0};
   std::atomic<bool> sound{true};
   share_out(
       rows.rows, w.layer, blocks ? cpu::kPanelRows : kernels.tile_rows, kSmallWork, true,
       [&](int64_t begin, int64_t end) {
-        quantize_range(kernels, rows, begin, end, k_pad, q, a.ld, scale, sums);
+        quantize_range(kernels, rows, begin, end, k_pad, q, a.ld, scale, nullptr);
         if (blocks) kernels.arrange_rows(a, begin, end, work);
       },
-      [&](const GemmRange& range, int64_t chunk) {
+      [&](const GemmRange& range, int64_t worker) {
         const bool right = blocks ? kernels.gemm_blocks(w, a, work, e, range)
-                                  : multiply_mask(kernels, w, a, e, range, work + chunk * of_thread);
+                                  : multiply_mask(kernels, w, a, e, range, work + worker * of_thread);
         if (!right) sound = false;
       });
   return sound;
@@ -128,8 +120,15 @@ void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 
 void register_sparse(Library& library) {
+  using namespace cpu;
   library.op("linear_sparse(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_sparse",
-             boxed_linear);
+             boxed_linear,
+             {{"gemm_blocks", origins_of<&Kernels::gemm_blocks>},
+              {"arrange_rows", origins_of<&Kernels::arrange_rows>},
+              {"gemm_mask", origins_of<&Kernels::gemm_mask>},
+              {"expand_mask", origins_of<&Kernels::expand_mask>},
+              {"gemm_w8a8", origins_of<&Kernels::gemm_w8a8>},
+              {"quantize_rows", origins_of<&Kernels::quantize_rows>}});
 }
 
 }  // namespace kdnative

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../cpu/kernels.h"
+#include "../cpu/split.h"
 #include "fork.h"
 #include "torch_abi.h"
 
@@ -164,21 +165,19 @@ inline void require_cpu(const Tensor& t, const char* op, const char* what) {
   }
 }
 
-// One region of work on torch's own thread pool: run(n, fn, ctx) calls fn on disjoint ranges that cover [0, n).
+// Torch's own thread pool, for cpu::run_team.
 inline int64_t thread_count() {
   uint32_t threads = 1;
   check(torch_get_num_threads(&threads), "get_num_threads");
   return usable_threads(threads);
 }
 
-template <typename F>
-void parallel(int64_t n, const F& body) {  // body(begin, end) must not throw
-  if (n <= 1 || pool_is_lost()) {
-    if (n > 0) body(0, n);
-    return;
-  }
-  const auto call = [](int64_t begin, int64_t end, void* ctx) { (*static_cast<const F*>(ctx))(begin, end); };
-  check(torch_parallel_for(0, n, 1, call, const_cast<F*>(&body)), "parallel_for");
+inline cpu::Parallel thread_pool() {
+  const auto run = [](int64_t n, void (*fn)(int64_t begin, int64_t end, void* ctx), void* ctx) {
+    if (pool_is_lost()) return fn(0, n, ctx);
+    check(torch_parallel_for(0, n, 1, fn, ctx), "parallel_for");
+  };
+  return {run, thread_count()};
 }
 
 }  // namespace kdnative

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from kdnative.bench.gemm import TOLERANCE
 from kdnative.bench.gemm_candidates import GemmCase, ours, torch_fp32
 from kdnative.bench.options import add_output, add_peers, add_threads, numbers, sizes
-from kdnative.bench.peers import Candidate, Prepared, Unsuited, kind_of, prepare_all, quiet
+from kdnative.bench.peers import Candidate, Prepared, Unsuited, prepare_all, quiet
 from kdnative.bench.results import machine_line, not_run_lines
 from kdnative.machine.environment import environment, rerun_clean, write_result
 from kdnative.machine.timer import interleave, ratio, torch_threads
-from kdnative.ops.backends import backend_for
 
 SHAPES = "384x384,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,4,32,128,512"
@@ -59,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kdnative bench sparse", description=__doc__, allow_abbrev=False)
     parser.add_argument("--shapes", type=sizes, default=SHAPES, help=f"NxK,... (default: {SHAPES})")
     parser.add_argument("--m", type=numbers, default=TOKENS, help=f"rows of activations (default: {TOKENS})")
-    parser.add_argument("--dense", type=_dense, default="w8a8", help="w8a8 (default) or w4a8-gG")
-    parser.add_argument("--patterns", type=_patterns, help=f"{', '.join(PATTERNS)} (default: all that --dense has)")
+    parser.add_argument("--patterns", type=_patterns, default=PATTERNS, help=f"of {', '.join(PATTERNS)} (default: all)")
     parser.add_argument("--zeros", type=_shares, default=ZEROS, help=f"shares of zeros (default: {ZEROS})")
     parser.add_argument(
         "--cpu-time",
@@ -73,18 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.cpu_time and options.threads != 1:
         parser.error("--cpu-time sees one thread only; leave out --threads")
-    known = patterns_of(options.dense)
-    patterns = options.patterns or known
-    if not set(patterns) <= set(known):
-        parser.error(f"--patterns {','.join(patterns)}: {options.dense} has kernels for {', '.join(known)} only")
     again = rerun_clean(__spec__.name, argv)
     if again is not None:
         return again
     result = run(
         options.shapes,
         options.m,
-        dense=options.dense,
-        patterns=patterns,
+        patterns=options.patterns,
         zeros=options.zeros,
         peers=options.peers,
         threads=options.threads,
@@ -101,7 +94,6 @@ def run(
     shapes: Sequence[tuple[int, int]],
     rows_of_x: Sequence[int],
     *,
-    dense: str = "w8a8",
     patterns: Sequence[str],
     zeros: Sequence[float],
     peers: bool = True,
@@ -115,8 +107,7 @@ def run(
     Args:
         shapes: (out_features N, in_features K).
         rows_of_x: numbers of activation rows M.
-        dense: the scheme of the dense layer.
-        patterns: of `patterns_of(dense)`: "4x1", "mask" (unstructured zeros) and "2:4", whose share is always 0.5.
+        patterns: of "4x1", "mask" (unstructured zeros) and "2:4", whose share is always 0.5.
         zeros: shares of zeros, 0 to 1.
         peers: torch in fp32 and its sparse CSR product too.
         threads: of every engine.
@@ -125,7 +116,7 @@ def run(
         show: called with each line of the report as it is known.
 
     Returns:
-        ``{"suite", "environment", "clock", "dense", "cases", "not_run", "crossover"}``. A case has ``n``, ``k``, ``m``,
+        ``{"suite", "environment", "clock", "cases", "not_run", "crossover"}``. A case has ``n``, ``k``, ``m``,
         ``pattern``, ``zeros``, ``speedup`` (of the sparse kernel over our dense one, the median of ratios within a
         round) and ``rows`` with ``name``, microseconds ``p20``/``p50``/``p80``, ``error``, and ``speedup`` of our
         sparse kernel over that row. ``crossover``: see `crossovers`.
@@ -140,7 +131,7 @@ def run(
             for pattern in patterns:
                 for share in [0.5] if pattern == "2:4" else zeros:
                     for m in rows_of_x:
-                        case, failed = _run_case(dense, n, k, m, pattern, share, peers, threads, rounds, clock)
+                        case, failed = _run_case(n, k, m, pattern, share, peers, threads, rounds, clock)
                         label = f"{n}x{k} {pattern} {share:g} M={m}"
                         not_run += [{**row, "case": label} for row in failed]
                         if case is not None:
@@ -157,7 +148,6 @@ def run(
         "suite": "cpu_sparse",
         "environment": where,
         "clock": clock_name,
-        "dense": dense,
         "cases": cases,
         "not_run": not_run,
         "crossover": found,
@@ -196,15 +186,14 @@ def _crossover(points: Sequence[tuple[float, float]]) -> float:
 
 
 def _run_case(
-    scheme: str, n: int, k: int, m: int, pattern: str, share: float, peers: bool, threads: int, rounds: int, clock
+    n: int, k: int, m: int, pattern: str, share: float, peers: bool, threads: int, rounds: int, clock
 ) -> tuple[dict[str, Any] | None, list[dict[str, str]]]:
     case = SparseCase(n, k, m, threads)
     case.pattern, case.zeros = ("unstructured" if pattern == "mask" else pattern), share
-    dense, sparse = f"kdnative {scheme}", f"kdnative {scheme}+{pattern}"
-    kind = kind_of(scheme)
+    dense, sparse = "kdnative w8a8", f"kdnative w8a8+{pattern}"
     wanted = [
-        Candidate(dense, kind, ours(scheme), ours=True),
-        Candidate(sparse, kind, ours(f"{scheme}+{pattern}"), ours=True),
+        Candidate(dense, "int8", ours("w8a8"), ours=True),
+        Candidate(sparse, "int8", ours(f"w8a8+{pattern}"), ours=True),
     ]
     if peers:
         wanted += [Candidate("torch fp32", "float", torch_fp32), Candidate("torch sparse CSR", "float", _torch_csr)]
@@ -244,17 +233,6 @@ def _line(label: str, case: dict[str, Any]) -> str:
 
 def _share_text(share: float) -> str:
     return "never" if share > 1 else f"{100 * share:.0f} %"
-
-
-def patterns_of(dense: str) -> list[str]:
-    """The patterns that a dense scheme has sparse kernels for."""
-    return [pattern for pattern in PATTERNS if f"{dense}+{pattern}" in backend_for("cpu").schemes]
-
-
-def _dense(text: str) -> str:
-    if not patterns_of(text):
-        raise argparse.ArgumentTypeError(f"{text!r} has no sparse kernels; allowed: w8a8, w4a8-g32, -g64 and -g128")
-    return text
 
 
 def _patterns(text: str) -> list[str]:

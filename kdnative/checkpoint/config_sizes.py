@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 __all__ = ["LAYERS", "LAYERS_IN_ALL", "allocated", "is_layer_count", "largest", "values_in_python"]
 
@@ -54,19 +55,19 @@ def largest(key: str, value: int | float, generation: bool = False) -> int | flo
     return _ANY_TOKEN if generation else _ANY
 
 
-def values_in_python(table: dict) -> float:
+def values_in_python(table: dict[str, Any]) -> float:
     """How many values a constructor computes one by one: tables of sines over positions, GPT-Neo's layers."""
     kind = table.get("model_type")
     if kind == "gpt_neo":  # [[names, how many times], ...]
         return len(list(_leaves(table.get("attention_types")))) * LAYERS
     if kind == "videomae":
         return _ratio(table, "num_frames", "tubelet_size") * _patches(table) * _width(table)
-    if kind not in _SINES or (_SINES[kind] is not None and not table.get(_SINES[kind])):
+    if kind not in _SINES or ((switch := _SINES[kind]) is not None and not table.get(switch)):
         return 0
     return sum(_numbers(table, _POSITIONS)) * _width(table)
 
 
-def allocated(table: dict) -> float:
+def allocated(table: dict[str, Any]) -> float:
     """How many values the largest tensor has that is made off the meta device: codebooks, and ViT-MAE's positions."""
     sizes = [0.0]
     for first, *others in _CODEBOOKS:
@@ -77,19 +78,19 @@ def allocated(table: dict) -> float:
     return max(sizes)
 
 
-def _patches(table: dict) -> float:
+def _patches(table: dict[str, Any]) -> float:
     return _ratio(table, "image_size", "patch_size") ** 2
 
 
-def _ratio(table: dict, whole: str, part: str) -> float:
+def _ratio(table: dict[str, Any], whole: str, part: str) -> float:
     return max(_numbers(table, [whole]), default=_UNSAID) / max(min(_numbers(table, [part]), default=1), 1)
 
 
-def _width(table: dict) -> float:
+def _width(table: dict[str, Any]) -> float:
     return max(_numbers(table, _WIDTHS), default=_UNSAID)
 
 
-def _numbers(table: dict, names: Iterable[str]) -> list[float]:
+def _numbers(table: dict[str, Any], names: Iterable[str]) -> list[float]:
     leaves = (leaf for name in names for leaf in _leaves(table.get(name)))
     return [abs(leaf) for leaf in leaves if isinstance(leaf, (int, float)) and not isinstance(leaf, bool)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +28,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _OF_ACCELERATE = ("_hf_hook", "_original_forward")  # what it leaves on a module whose forward it has wrapped
 
 
-def describe(model: nn.Module) -> dict:
+def describe(model: nn.Module) -> dict[str, Any]:
     """Everything needed to build the structure of a model again.
 
     Returns:
@@ -38,7 +39,7 @@ def describe(model: nn.Module) -> dict:
         in words, where "into" has a reason of its own; ``plain``: names of tensors in plain attributes that belong to
         the model, if there are any.
     """
-    structure = {
+    structure: dict[str, Any] = {
         "modules": {name: entry_of(module) for name, module in walk(model)},
         "transformers": _transformers_part(model),
         "attributes": {},
@@ -67,8 +68,8 @@ def describe(model: nn.Module) -> dict:
         if lost := _lost_tensors(model, skeleton):
             return {**structure, "why": f"it holds tensors that nothing makes again when it is built: {some(lost)}"}
         if _same_tensors(skeleton, model) and _same_gaps(skeleton, model):
-            if (lost := _code_of_instances(model, skeleton)) is not None:
-                return {**structure, "why": lost}
+            if (code := _code_of_instances(model, skeleton)) is not None:
+                return {**structure, "why": code}
             found = {"attributes": _differing_attributes(model, skeleton), "plain": sorted(plain_tensors(skeleton))}
             return {**structure, **found, "rebuild": way, "why": ""}
     return structure
@@ -101,7 +102,7 @@ def _code_around(module: nn.Module) -> str | None:
     return None
 
 
-def _transformers_part(model: nn.Module) -> dict | None:
+def _transformers_part(model: nn.Module) -> dict[str, Any] | None:
     if not type(model).__module__.startswith("transformers."):
         return None
     import transformers
@@ -150,7 +151,7 @@ def _lost_tensors(model: nn.Module, skeleton: nn.Module) -> list[str]:
     return lost
 
 
-def _differing_attributes(model: nn.Module, skeleton: nn.Module) -> dict[str, dict]:
+def _differing_attributes(model: nn.Module, skeleton: nn.Module) -> dict[str, dict[str, Any]]:
     fresh = dict(walk(skeleton))
     differing = {}
     for name, module in walk(model):

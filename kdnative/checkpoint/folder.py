@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from kdnative.checkpoint.manifest import MANIFEST, MOST_BYTES, CheckpointError, parse, reason_of
 
@@ -49,7 +50,7 @@ class Folder:
     def __exit__(self, *exception: object) -> None:
         os.close(self._handle)
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A file of the folder, for reading.
 
         Raises:
@@ -90,7 +91,7 @@ class Folder:
         return data
 
 
-def read_manifest(path: Path) -> dict:
+def read_manifest(path: Path) -> dict[str, Any]:
     """The checked description in a checkpoint's folder.
 
     Raises:

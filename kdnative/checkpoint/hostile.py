@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 from kdnative.checkpoint.allowed import ATTENTION, MODEL_TYPES
 from kdnative.checkpoint.config_sizes import LAYERS_IN_ALL, allocated, is_layer_count, largest, values_in_python
@@ -83,7 +83,7 @@ def model_class(name: Any, config: Any) -> type:
         and cls.__module__.startswith("transformers.models.")
     ):
         raise ValueError(f"{shown(name)} is not a model class of transformers {transformers.__version__}")
-    kind = getattr(cls.config_class, "model_type", None)
+    kind = getattr(cast(Any, cls).config_class, "model_type", None)
     if kind != config["model_type"]:
         raise ValueError(f"{name} takes a configuration of model_type {kind!r}, not {config['model_type']!r}")
     return cls
@@ -137,7 +137,7 @@ class _Walk:
     def __init__(self, generation: bool = False) -> None:
         self.generation, self.tables, self.in_python = generation, 0, 0.0
 
-    def table(self, table: dict, place: str, level: int, free: bool = False) -> None:
+    def table(self, table: dict[str, Any], place: str, level: int, free: bool = False) -> None:
         """``place``: its name, dotted; ``free``: its texts may be any."""
         self.tables += 1
         if self.tables > _TABLES:
@@ -193,7 +193,7 @@ class _Walk:
             most = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
             raise ValueError(f"its {_cut(place)} is {shown(value)}; from a file it can be at most {most}")
 
-    def _check_sizes(self, table: dict, place: str) -> None:
+    def _check_sizes(self, table: dict[str, Any], place: str) -> None:
         if self.generation:
             return
         what = f"its {_cut(place)}" if place else "its configuration"
@@ -215,7 +215,7 @@ def _is_refused(key: str, value: Any) -> bool:
     if key.startswith("backbone"):  # indices and shapes are numbers
         return not _is_numbers(value)
     if key == "num_beam_groups":
-        return value != 1
+        return bool(value != 1)
     return key in _REFUSED or "trust_remote_code" in key
 
 
@@ -223,7 +223,7 @@ def _is_numbers(value: Any) -> bool:
     return all(map(_is_numbers, value)) if isinstance(value, list) else type(value) in (int, float)
 
 
-def _table(value: Any) -> dict:
+def _table(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"its configuration must be a table, not {shown(value)}")
     return value

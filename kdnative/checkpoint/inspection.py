@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ __all__ = ["file_size", "inspect"]
 _ENCODERS = ("kdnative.nn.Encoder", "kdnative.nn.EncoderLayer", "kdnative.nn.TransformerEncoder")
 
 
-def inspect(path: str | os.PathLike) -> dict:
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint holds, from its description alone (no model is built, the weights are not read).
 
     Returns:
@@ -32,7 +33,7 @@ def inspect(path: str | os.PathLike) -> dict:
     path = Path(path)
     manifest = read_manifest(path)
     tensors = manifest["weights"]["tensors"]
-    groups: dict[str, dict[str, dict]] = {}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name, tensor in tensors.items():
         if not name.startswith(BUFFER):
             parent, _, own = name.rpartition(".")
@@ -57,7 +58,7 @@ def inspect(path: str | os.PathLike) -> dict:
     }
 
 
-def file_size(path: str | os.PathLike) -> int:
+def file_size(path: str | os.PathLike[str]) -> int:
     """Bytes of the weights: of a file, of a checkpoint, or of all ``.safetensors`` files of a Hugging Face folder.
 
     Raises:
@@ -66,7 +67,7 @@ def file_size(path: str | os.PathLike) -> int:
     path = Path(path)
     try:
         if (path / MANIFEST).is_file():
-            return (path / read_manifest(path)["weights"]["file"]).stat().st_size
+            return (path / str(read_manifest(path)["weights"]["file"])).stat().st_size
         files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
         if not files:
             raise CheckpointError(f"{path}: there is no .safetensors file")
@@ -75,7 +76,7 @@ def file_size(path: str | os.PathLike) -> int:
         raise CheckpointError(f"{path}: can't be read: {reason_of(error)}") from error
 
 
-def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:
+def _row(name: str, tensors: dict[str, dict[str, Any]], modules: dict[str, dict[str, Any]]) -> dict[str, Any]:
     entry, codes = modules.get(name), tensors.get("qweight")
     if entry is not None:
         kind, scheme = entry["class"], entry.get("config", {}).get("scheme")
@@ -86,7 +87,7 @@ def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:
     if codes is not None and scheme is None:
         scheme = "int8"  # embedding tables
     elif codes is not None and codes["dtype"] == "uint8":
-        shape[-1] *= 8 // Scheme.parse(scheme).weight_bits
+        shape = [*codes["shape"][:-1], codes["shape"][-1] * 8 // Scheme.parse(scheme).weight_bits]
     return {
         "name": name,
         "kind": kind,
@@ -96,7 +97,7 @@ def _row(name: str, tensors: dict[str, dict], modules: dict[str, dict]) -> dict:
     }
 
 
-def _part_of_encoder(name: str, modules: dict[str, dict]) -> tuple[str, str | None]:
+def _part_of_encoder(name: str, modules: dict[str, dict[str, Any]]) -> tuple[str, str | None]:
     """What a part of a fused encoder is, and its scheme if it is a linear."""
     outer = name
     while outer and outer not in modules:
@@ -112,5 +113,6 @@ def _part_of_encoder(name: str, modules: dict[str, dict]) -> tuple[str, str | No
     return f"part of {entry['class']}", scheme
 
 
-def _stored_bytes(tensor: dict) -> int:
-    return math.prod(tensor["shape"]) * getattr(torch, tensor["dtype"]).itemsize
+def _stored_bytes(tensor: dict[str, Any]) -> int:
+    dtype: torch.dtype = getattr(torch, tensor["dtype"])
+    return int(math.prod(tensor["shape"])) * dtype.itemsize

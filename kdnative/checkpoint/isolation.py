@@ -68,7 +68,7 @@ class _Watch:
             else:
                 setattr(holder, name, own)
 
-    def _watched(self, function: Callable, what: str) -> Callable:
+    def _watched(self, function: Callable[..., Any], what: str) -> Callable[..., Any]:
         thread = self._thread
 
         @functools.wraps(function)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence, Set
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ _MOST_DERIVED = 32 << 20
 """Bytes of rotary angles and the like that an encoder may have beside its tensors, however small these are."""
 
 
-def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
+def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> nn.Module:
     """Read a checkpoint. It runs no code from the files, opens no connection and asks no questions.
 
     A process that saves into the folder meanwhile does no harm: the result is the old model or the new one, whole.
@@ -64,16 +66,13 @@ def load(path: str | os.PathLike, into: nn.Module | None = None) -> nn.Module:
             raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {text}") from error
 
 
-def _check_natives(path: Path, manifest: dict, weights: Weights, configurations: bool) -> None:
+def _check_natives(path: Path, manifest: dict[str, Any], weights: Weights, configurations: bool) -> None:
     """Whether the tensors of native modules are there, before anything is made as large as the description says.
 
     ``configurations``: whether those of encoders are going to be used.
     """
-    encoders = [
-        (NATIVE[entry["class"]], entry["config"])
-        for entry in manifest["modules"].values()
-        if entry["class"] in NATIVE and issubclass(NATIVE[entry["class"]], PackedEncoder)
-    ]
+    natives = [(NATIVE[entry["class"]], entry) for entry in manifest["modules"].values() if entry["class"] in NATIVE]
+    encoders = [(cls, entry["config"]) for cls, entry in natives if issubclass(cls, PackedEncoder)]
     try:
         for name, shape in structure.native_shapes(manifest["modules"]):
             _check_shape(weights, name, shape)
@@ -97,7 +96,7 @@ def _check_shape(weights: Weights, name: str, shape: Sequence[int]) -> None:
         raise CheckpointError(f"{weights.file}: {name} has shape {weights.shapes[name]}, the model needs {list(shape)}")
 
 
-def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
+def _rebuild(path: Path, manifest: dict[str, Any], weights: Weights) -> nn.Module:
     if manifest["rebuild"] == "into":
         root = manifest["modules"][""]["class"]
         raise CheckpointError(
@@ -110,7 +109,7 @@ def _rebuild(path: Path, manifest: dict, weights: Weights) -> nn.Module:
         raise CheckpointError(f"{path}: the model is not built from this file: {error}") from error
 
 
-def _built(manifest: dict, weights: Weights) -> nn.Module:
+def _built(manifest: dict[str, Any], weights: Weights) -> nn.Module:
     model = structure.build(manifest, len(weights.shapes))
     set_generation(model, read_generation(manifest["generation"]))
     _check_shapes(model, weights)
@@ -123,7 +122,7 @@ def _built(manifest: dict, weights: Weights) -> nn.Module:
     return model.eval()
 
 
-def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.Module:
+def _fill(path: Path, manifest: dict[str, Any], weights: Weights, model: nn.Module) -> nn.Module:
     """Load into the caller's model; its old modules and types come back if that fails."""
     root = manifest["modules"][""]
     if root["class"] in structure.ROOTS:
@@ -160,7 +159,7 @@ def _fill(path: Path, manifest: dict, weights: Weights, model: nn.Module) -> nn.
     return model
 
 
-def _check_kind(path: Path, root: dict, model: nn.Module) -> None:
+def _check_kind(path: Path, root: dict[str, Any], model: nn.Module) -> None:
     """A checkpoint of one native module goes into one like it, or in place of the float one that it was."""
     if structure.takes_place_of(root, model):
         return
@@ -215,15 +214,19 @@ def _fill_packed(model: nn.Module, weights: Weights) -> set[str]:
         if not own <= weights.shapes.keys():
             continue  # load_state_dict says what is missing
         if isinstance(module, PackedEncoder):
-            errors = module.fill(lambda key, place, prefix=prefix: weights.read(prefix + key, place))
+            errors = module.fill(partial(_read_below, weights, prefix))
         else:
             errors = []
             state = {key: weights.read(key) for key in own}
-            module._load_from_state_dict(state, prefix, {}, True, [], [], errors)
+            module._load_from_state_dict(state, prefix, {}, True, [], [], errors)  # type: ignore[no-untyped-call] # torch's
         if errors:
             raise CheckpointError(f"{weights.file}: the tensors are not those of the model: {'; '.join(errors)}")
         filled |= own
     return filled
+
+
+def _read_below(weights: Weights, prefix: str, key: str, place: Tensor | None) -> Tensor:
+    return weights.read(prefix + key, place)
 
 
 def _load_state(

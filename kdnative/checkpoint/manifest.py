@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -86,7 +86,7 @@ def encode(manifest: Mapping[str, Any]) -> bytes:
     return data
 
 
-def parse(data: bytes, file: Path) -> dict:
+def parse(data: bytes, file: Path) -> dict[str, Any]:
     """The description in the bytes of ``file``; everything in it has the type that it must have.
 
     Raises:
@@ -103,7 +103,7 @@ def parse(data: bytes, file: Path) -> dict:
     except (RecursionError, ValueError) as error:
         raise CheckpointError(f"{file}: damaged: {str(error) or type(error).__name__}") from error
     _check(file, manifest)
-    return manifest
+    return cast(dict[str, Any], manifest)  # a version was found in it
 
 
 def _other_format(manifest: Any, version: Any) -> str:
@@ -223,7 +223,7 @@ _WEIGHT_FIELDS: _Fields = {
 }
 
 
-def _check(file: Path, manifest: dict) -> None:
+def _check(file: Path, manifest: dict[str, Any]) -> None:
     _check_fields(file, manifest, _FIELDS)
     weights = manifest["weights"]
     _check_fields(file, weights, _WEIGHT_FIELDS)
@@ -235,25 +235,22 @@ def _check(file: Path, manifest: dict) -> None:
     _check_aliases(file, weights["tensors"], weights["aliases"])
 
 
-def _check_count(file: Path, manifest: dict) -> None:
+def _check_count(file: Path, manifest: dict[str, Any]) -> None:
     """No model has many more modules than tensors: most of its modules hold one, or stand beside one that does."""
     weights = manifest.get("weights")
-    tables = [
-        manifest.get("modules"),
-        *(weights.get(k) if _is_table(weights) else None for k in ("tensors", "aliases")),
-    ]
-    modules, *tensors = (len(table) if _is_table(table) else 0 for table in tables)
+    parts = [weights.get(part) for part in ("tensors", "aliases")] if isinstance(weights, dict) else []
+    modules, *tensors = (len(table) if isinstance(table, dict) else 0 for table in (manifest.get("modules"), *parts))
     if modules > 1000 + 16 * sum(tensors):
         raise CheckpointError(f"{file}: damaged: {modules} modules for {sum(tensors)} tensors")
 
 
-def _check_fields(file: Path, table: dict, fields: _Fields) -> None:
+def _check_fields(file: Path, table: dict[str, Any], fields: _Fields) -> None:
     for name, (fits, words) in fields.items():
         if name not in table or not fits(table[name]):
             raise CheckpointError(f"{file}: damaged: {name!r} is missing or not {words}")
 
 
-def _check_aliases(file: Path, tensors: dict, aliases: dict) -> None:
+def _check_aliases(file: Path, tensors: dict[str, Any], aliases: dict[str, Any]) -> None:
     for alias, name in aliases.items():
         if not isinstance(name, str) or name not in tensors or name.startswith(BUFFER):
             raise CheckpointError(f"{file}: damaged: {alias!r} stands for {shown(name)}, which is not there")

@@ -23,7 +23,9 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kdnative.checkpoint.manifest import MANIFEST, CheckpointError, is_companion_name, is_weights_name, reason_of, some
 from kdnative.files import sha256_of, sync
@@ -139,7 +141,8 @@ def place(stage: Stage, describe: Callable[[dict[str, str]], bytes]) -> None:
 
 def _take_places(stage: Stage, files: dict[str, str], weights: str, weights_before: str | None) -> None:
     """Rename everything, the description last; undone if that fails."""
-    folder, undo = stage.folder, []
+    folder = stage.folder
+    undo: list[Callable[[], object]] = []
     try:
         _hand_on(folder / (weights_before or weights), stage.path / weights)
         if not _is_there(folder / weights):
@@ -155,7 +158,7 @@ def _take_places(stage: Stage, files: dict[str, str], weights: str, weights_befo
                 shutil.copy2(target, copy)
                 for new in (copy, source):
                     _hand_on(target, new)
-                undo.append(lambda copy=copy, target=target: os.replace(copy, target))
+                undo.append(partial(os.replace, copy, target))
             else:
                 undo.append(target.unlink)
             os.replace(source, target)
@@ -269,7 +272,7 @@ def _vouched(folder: Path) -> Owned:
         return {(n, "") for n in names if sha256_of(folder / n).startswith(n.removeprefix("kdnative-")[:16])}
 
 
-def _pairs(items: object) -> Owned:
+def _pairs(items: Any) -> Owned:
     """Names and digests as a description or a plan lists them, without names that lead out of the folder."""
     found = set()
     for name, digest in items:

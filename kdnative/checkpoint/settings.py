@@ -14,7 +14,7 @@ __all__ = ["freeze", "frozen_parameters", "generation_settings", "read_generatio
 _OF_THE_MACHINE = ("compile_config", "continuous_batching_config")  # how to run, not what to generate
 
 
-def generation_settings(model: nn.Module) -> dict[str, dict]:
+def generation_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The generation configs of transformers' models, by the name of the module ("" is the model itself).
 
     As in transformers' own files, only what differs from its defaults is there.
@@ -41,7 +41,7 @@ def generation_settings(model: nn.Module) -> dict[str, dict]:
     return found
 
 
-def read_generation(saved: dict[str, dict]) -> dict[str, Any]:
+def read_generation(saved: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The configs that `generation_settings` described.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,9 @@ class NotBuilt(ValueError):
     """Why a description can't be built, or a model can't be described so that it can, in words."""
 
 
-def build(structure: dict, tensors: int, native: Callable[[str, dict], nn.Module] | None = None) -> nn.Module:
+def build(
+    structure: dict[str, Any], tensors: int, native: Callable[[str, dict[str, Any]], nn.Module] | None = None
+) -> nn.Module:
     """The model that `describe` described; float parameters and buffers, and encoders, are on the meta device.
 
     Args:
@@ -84,8 +86,8 @@ def build(structure: dict, tensors: int, native: Callable[[str, dict], nn.Module
 
 def fit(
     model: nn.Module,
-    entries: dict[str, dict],
-    native: Callable[[str, dict], nn.Module] | None = None,
+    entries: dict[str, dict[str, Any]],
+    native: Callable[[str, dict[str, Any]], nn.Module] | None = None,
     shapes: Mapping[str, list[int]] | None = None,
 ) -> None:
     """Give a model the native modules of a table, and the shapes of its torch.nn layers, in place.
@@ -114,7 +116,7 @@ def fit(
             _put(model, name, new, places)
 
 
-def native_shapes(entries: dict[str, dict]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def native_shapes(entries: dict[str, dict[str, Any]]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every plain tensor of the native modules in a table, by arithmetic alone.
 
     Attentions, which have linears for tensors, are checked on the way.
@@ -123,18 +125,18 @@ def native_shapes(entries: dict[str, dict]) -> Iterator[tuple[str, tuple[int, ..
         ValueError: a module's configuration has an entry of another kind than it must be; the text names the module.
     """
     for name, entry in entries.items():
-        prefix = f"{name}." if name else ""
+        prefix, config = f"{name}." if name else "", cast(dict[str, Any], entry.get("config"))  # what else is refused
         try:
             if entry["class"] in NATIVE:
-                for key, shape, _ in NATIVE[entry["class"]].plain_shapes(entry.get("config")):
+                for key, shape, _ in NATIVE[entry["class"]].plain_shapes(config):
                     yield prefix + key, shape
             elif entry["class"] == _ATTENTION:
-                _check_attention(entry.get("config"), [entries.get(prefix + part, {}) for part in _PROJECTIONS])
+                _check_attention(config, [entries.get(prefix + part, {}) for part in _PROJECTIONS])
         except ValueError as error:
             raise ValueError(f"{name or entry['class']}: {error}") from error
 
 
-def takes_place_of(entry: dict, module: nn.Module) -> bool:
+def takes_place_of(entry: dict[str, Any], module: nn.Module) -> bool:
     """Whether a module is like the native one of a table entry, or a float one that is converted into such."""
     spec = entry["config"]
     if type(module) is ROOTS[entry["class"]]:
@@ -157,7 +159,7 @@ def takes_place_of(entry: dict, module: nn.Module) -> bool:
     return type(module) is cls and all(getattr(module, name) == spec[name] for name in sizes)
 
 
-def set_attributes(model: nn.Module, attributes: dict[str, dict]) -> None:
+def set_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]]) -> None:
     """Set numbers that modules hold; ValueError where a module has none of that name, or is none of transformers'."""
     for name, values in attributes.items():
         module = model.get_submodule(name)
@@ -207,8 +209,8 @@ def buffers_to_keep(model: nn.Module) -> dict[str, Tensor]:
     for name, module in walk(model):
         if not isinstance(module, tuple(NATIVE.values())):
             for key in sorted(module._non_persistent_buffers_set):
-                if module._buffers.get(key) is not None:
-                    found[f"{name}.{key}" if name else key] = module._buffers[key]
+                if (buffer := module._buffers.get(key)) is not None:
+                    found[f"{name}.{key}" if name else key] = buffer
     return found
 
 
@@ -226,7 +228,7 @@ def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
 # -- entries of the table ----------------------------------------------------------------------------------------------
 
 
-def entry_of(module: nn.Module) -> dict:
+def entry_of(module: nn.Module) -> dict[str, Any]:
     """What a table says of a module: its class, and what to build it from where that is known."""
     cls = type(module)
     for name, native in NATIVE.items():
@@ -238,15 +240,15 @@ def entry_of(module: nn.Module) -> dict:
         config = {key: getattr(module, key) for key in ("in_features", "out_features", "clip")}
         return {"class": _QAT, "config": {**config, "bias": module.bias is not None, "scheme": str(module.scheme)}}
     if getattr(nn, cls.__name__, None) is cls:
-        entry = {"class": f"torch.nn.{cls.__name__}"}
-        if cls is nn.ModuleList:
+        entry: dict[str, Any] = {"class": f"torch.nn.{cls.__name__}"}
+        if isinstance(module, nn.ModuleList):
             entry["length"] = len(module)
-        config = None if isinstance(module, _CONTAINERS) else _arguments_of(module)
-        return entry if config is None else {**entry, "config": config}
+        arguments = None if isinstance(module, _CONTAINERS) else _arguments_of(module)
+        return entry if arguments is None else {**entry, "config": arguments}
     return {"class": f"{cls.__module__}.{cls.__qualname__}"}
 
 
-def _arguments_of(module: nn.Module) -> dict | None:
+def _arguments_of(module: nn.Module) -> dict[str, Any] | None:
     """Constructor arguments of a layer of torch.nn, read from its attributes; None if they can't all be."""
     if next(module.children(), None) is not None:
         return None
@@ -270,9 +272,9 @@ def _parameters_of(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in parameters if name not in ("device", "dtype") and not name.startswith("_")}
 
 
-def _make(entry: dict) -> nn.Module:
+def _make(entry: dict[str, Any]) -> nn.Module:
     """The module of a table entry; float ones, and the linears of an attention, on the meta device."""
-    name, config = entry["class"], entry.get("config")
+    name, config = entry["class"], cast(dict[str, Any], entry.get("config"))  # constructors refuse what else it is
     if name in NATIVE:
         cls = NATIVE[name]
         return cls.from_spec(config) if issubclass(cls, PackedEncoder) else cls(**config)
@@ -286,7 +288,7 @@ def _make(entry: dict) -> nn.Module:
         return _make_layer(name, config)
 
 
-def _check_attention(config: dict | None, projections: list[dict]) -> None:
+def _check_attention(config: dict[str, Any], projections: list[dict[str, Any]]) -> None:
     kinds = {"embed_dim": SIZE, "num_heads": SIZE, "bias": FLAG, "batch_first": FLAG, "scheme": SCHEME}
     check_config("attention", config, kinds)
     width, heads = config["embed_dim"], config["num_heads"]
@@ -298,14 +300,14 @@ def _check_attention(config: dict | None, projections: list[dict]) -> None:
             raise ValueError(f"embed_dim is {width}, but a linear of it has sizes {sizes}")
 
 
-def _make_attention(config: dict) -> MultiheadAttention:
+def _make_attention(config: dict[str, Any]) -> MultiheadAttention:
     """Its linears are entries of the table themselves, and come later."""
     width, heads = config["embed_dim"], config["num_heads"]
     linears = [nn.Linear(width, width, config["bias"]) for _ in range(4)]
     return MultiheadAttention.from_parts(linears, heads, config["batch_first"])
 
 
-def _make_layer(name: str, config: dict | None) -> nn.Module:
+def _make_layer(name: str, config: dict[str, Any] | None) -> nn.Module:
     cls = getattr(nn, name.removeprefix("torch.nn."), None) if name.startswith("torch.nn.") else None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ValueError(f"{name} is not a class that can be built from a file")
@@ -342,7 +344,7 @@ def _tuples(value: Any) -> Any:
 # -- the tree ----------------------------------------------------------------------------------------------------------
 
 
-def _build_tree(entries: dict[str, dict], native: Callable[[str, dict], nn.Module]) -> nn.Module:
+def _build_tree(entries: dict[str, dict[str, Any]], native: Callable[[str, dict[str, Any]], nn.Module]) -> nn.Module:
     modules: dict[str, nn.Module] = {}
     for name, entry in entries.items():
         modules[name] = native(name, entry) if entry["class"] in NATIVE else _make(entry)
@@ -374,7 +376,7 @@ def _put(model: nn.Module, name: str, module: nn.Module, places: dict[int, list[
             setattr(other, place, module)
 
 
-def _leave_out(model: nn.Module, entries: dict[str, dict]) -> None:
+def _leave_out(model: nn.Module, entries: dict[str, dict[str, Any]]) -> None:
     """Set to None the modules that the table lacks: a constructor's argument, not the configuration, left them out."""
     for name, _ in list(walk(model)):
         parent, _, attribute = name.rpartition(".")
@@ -382,10 +384,10 @@ def _leave_out(model: nn.Module, entries: dict[str, dict]) -> None:
             setattr(model.get_submodule(parent), attribute, None)
 
 
-def _transformers_skeleton(part: dict, most_modules: int) -> nn.Module:
+def _transformers_skeleton(part: dict[str, Any], most_modules: int) -> nn.Module:
     require("transformers", f"rebuilding a {part['class']}", "or give into=model")
     try:
-        cls = hostile.model_class(part["class"], part["config"])
+        cls: Any = hostile.model_class(part["class"], part["config"])
         hostile.check_config(part["config"])
         hostile.check_attention(part["attention"])
     except ValueError as error:
@@ -393,4 +395,4 @@ def _transformers_skeleton(part: dict, most_modules: int) -> nn.Module:
     with hostile.isolated(), hostile.limited_modules(most_modules), torch.device("meta"):
         config = cls.config_class.from_dict(settings_of(part["config"]))
         set_attention(config, part["attention"])
-        return cls(config)
+        return cast(nn.Module, cls(config))

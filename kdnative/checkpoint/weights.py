@@ -22,7 +22,7 @@ __all__ = ["Weights", "open_checkpoint"]
 _PATIENCE = 5.0  # seconds for a saver that is at work in the folder
 
 
-def open_checkpoint(path: Path) -> tuple[dict, Weights]:
+def open_checkpoint(path: Path) -> tuple[dict[str, Any], Weights]:
     """A checked description, and the tensors that it is of, open for reading.
 
     A saver that replaces the checkpoint meanwhile is waited for: the result is the old checkpoint or the new one.
@@ -70,7 +70,7 @@ class Weights:
         CheckpointError: the file is missing, can't be read, is not the one that the description is of, or damaged.
     """
 
-    def __init__(self, folder: Folder, manifest: dict) -> None:
+    def __init__(self, folder: Folder, manifest: dict[str, Any]) -> None:
         stated = manifest["weights"]
         self.file, self.bytes = folder.path / stated["file"], stated["bytes"]
         self._listed, self._aliases = stated["tensors"], stated["aliases"]
@@ -128,14 +128,14 @@ class Weights:
         raw = place.view(-1).view(torch.uint8).numpy()
         try:
             self._file.seek(self._offsets[name])
-            size = self._file.readinto(raw)
+            size = self._file.readinto(raw.data)
         except OSError as error:
             raise CheckpointError(f"{self.file}: can't be read: {reason_of(error)}") from error
         if size != raw.size:
             raise CheckpointError(f"{self.file}: truncated while it was read: {name} is not all there")
         return place
 
-    def _check(self, stated: dict) -> None:
+    def _check(self, stated: dict[str, Any]) -> None:
         """Whether this is the file that was saved."""
         size = os.fstat(self._file.fileno()).st_size
         if size != stated["bytes"]:

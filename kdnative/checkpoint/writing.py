@@ -30,7 +30,7 @@ from kdnative.files import sha256_of
 __all__ = ["save"]
 
 
-def save(model: nn.Module, path: str | os.PathLike, *, tokenizer: Any = None) -> Path:
+def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = None) -> Path:
     """Write a checkpoint into a folder, or replace the one that is there.
 
     The old checkpoint is in place until the new one is complete; then one rename of ``kdnative.json`` makes the change.
@@ -110,7 +110,9 @@ def _what_is_there(folder: Path) -> str:
 
 def _plain_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict, every tensor once, and ``{other name: name}`` for those that several names share."""
-    tensors, aliases, first = {}, {}, {}
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{name}: a {type(value).__name__} can't be stored, only tensors")

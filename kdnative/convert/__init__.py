@@ -9,6 +9,7 @@ from kdnative.convert.refusals import Refusal
 from kdnative.convert.registry import Converter, Native, RegionConverter, converts
 from kdnative.convert.report import ConversionReport, ConversionRow
 from kdnative.convert.surroundings import Site
+from kdnative.convert.to_float import to_float_
 from kdnative.convert.weights import Weights
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "convert_",
     "converts",
     "decide",
+    "to_float_",
 ]

@@ -56,13 +56,11 @@ _SHARES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
         "large": (0.928, 0.827, 0.5, 0.5),
         "huge": (0.92, 0.794, 0.5, 0.501),
     },
-    **{(isa, form): _NEVER for isa in ("avx2", "avxvnni") for form in ("mask", "mask of 4 bits")},
-    ("avx512vnni", "mask of 4 bits"): _NEVER,
-    ("avx512vnni in halves", "mask of 4 bits"): _NEVER,
+    **{(isa, "mask"): _NEVER for isa in ("avx2", "avxvnni")},
 }
 
 
-def crossover(isa: str, sparsity: str, n: int, k: int, rows: int, bits: int = 8) -> float | None:
+def crossover(isa: str, sparsity: str, n: int, k: int, rows: int) -> float | None:
     """The share of zeros that are left out from which the sparse kernel is the faster one.
 
     Args:
@@ -70,13 +68,12 @@ def crossover(isa: str, sparsity: str, n: int, k: int, rows: int, bits: int = 8)
         sparsity: "4x1", "2:4" or "mask".
         n, k: outputs and inputs of the layer.
         rows: rows of activations in a call.
-        bits: of the weights, 8 or 4.
 
     Returns:
         A share above 0; more than 1 where it never is. None where that was not measured.
     """
     form = "mask" if sparsity == "2:4" else sparsity
-    shares = [_share(isa, _of_bits(form, bits), n * k, row) for row in _neighbours(max(rows, 1))]
+    shares = [_share(isa, form, n * k, row) for row in _neighbours(max(rows, 1))]
     found = [share for share in shares if share is not None]
     return max(found) if len(found) == len(shares) else None
 
@@ -116,12 +113,12 @@ def dense_or_sparse(name: str, qweight: Tensor, scheme: Scheme, rows: int, expli
             raise ValueError(f"nothing was converted; {name or '(model)'}: {error}") from None
         return scheme.dense, f"native linear, dense: {error}"
     isa = ops.isa()
-    share = crossover(isa, scheme.sparsity, qweight.shape[0], qweight.shape[1], rows, scheme.weight_bits)
+    share = crossover(isa, scheme.sparsity, qweight.shape[0], qweight.shape[1], rows)
     has = f"{100 * zeros:.0f} % of its {'4x1 blocks' if scheme.sparsity == '4x1' else 'weights'} are zero"
     if explicit or (share is not None and zeros >= share):
         return scheme, f"native sparse linear: {has}"
     if share is None:
-        wins = f"and {_of_bits(scheme.sparsity, scheme.weight_bits)} was not measured on {isa}"
+        wins = f"and {scheme.sparsity} was not measured on {isa}"
     elif share > 1:
         wins = f"and {scheme.sparsity} is not faster on {isa} for its shape and {rows} rows"
     else:
@@ -147,10 +144,6 @@ def zeros_left_out(qweight: Tensor, sparsity: str) -> float:
         padded = torch.nn.functional.pad(qweight, (0, 0, 0, -qweight.shape[0] % 4))
         qweight = (padded != 0).view(-1, 4, qweight.shape[1]).any(1)
     return 1 - int(qweight.count_nonzero()) / max(qweight.numel(), 1)
-
-
-def _of_bits(form: str, bits: int) -> str:
-    return form if bits == 8 else f"{form} of {bits} bits"
 
 
 def _size_class(weights: int) -> str:

@@ -24,7 +24,7 @@ KEY = "kdnative.soft_labels"  # the only one: safetensors writes several in any 
 
 
 class SoftLabelMismatch(ValueError):
-    """The cached soft labels belong to another teacher, other data or other settings, or are damaged."""
+    """The cached soft labels belong to another teacher or other data, or are damaged."""
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -108,13 +108,12 @@ class SoftLabels:
         *,
         model: nn.Module | None = None,
         dataset: TokenizedDataset | None = None,
-        settings: dict[str, Any] | None = None,
     ) -> SoftLabels:
         """Reads soft labels; whatever is given is checked against what they were computed from.
 
         Raises:
-            FileNotFoundError: no such file. SoftLabelMismatch: another teacher, data, tokenisation or setting, or
-            the file is not such a one, or not as it was saved.
+            FileNotFoundError: no such file. SoftLabelMismatch: another teacher, data or tokenisation, or the
+            file is not such a one, or not as it was saved.
         """
         path = Path(path)
         if not path.is_file():
@@ -128,7 +127,6 @@ class SoftLabels:
         expected = {
             "data or tokenisation": (found.data, None if dataset is None else dataset.fingerprint),
             "teacher's weights": (found.teacher, None if model is None else weights_hash(model)),
-            "settings": (found.settings, settings),
         }
         for what, (had, wanted) in expected.items():
             if wanted is not None and had != wanted:

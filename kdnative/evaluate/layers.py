@@ -110,7 +110,9 @@ def sensitivity(
     }
     if not found:
         raise ValueError(f"layers={patterns}: no linear layer of this model matches")
-    changes = {str(Scheme.parse(s)): _rounding(Scheme.parse(s)) for s in schemes}
+    from kdnative.ops.backends import accepted  # loads the native library
+
+    changes = {str(accepted(s)): _rounding(accepted(s)) for s in schemes}
     changes |= {f"sparsity {share:.2f}": _masking(share) for share in sparsities}
 
     def measured() -> tuple[Tensor, float | None]:

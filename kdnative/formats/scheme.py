@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 GROUP_SIZES = (32, 64, 128)
 SPARSITIES = ("4x1", "2:4", "mask")
-CODE_SPARSITIES = ("2:4", "mask")  # of 4-bit weights
 WEIGHT_BITS = (8, 4, 2)
 KINDS = {"8": "dynamic", "16": "float", "u8": "static"}
 """The kinds of activations, by what a name has after its ``a``."""
@@ -195,6 +194,11 @@ class Scheme:
         """The scheme that stores zeros like any other weight, and computes the same."""
         return self.with_sparsity(None)
 
+    @property
+    def plain(self) -> Scheme:
+        """The dense scheme without input scales."""
+        return replace(self.dense, activation=replace(self.activation, input_scales=False))
+
     def with_sparsity(self, sparsity: str | None) -> Scheme:
         """The scheme that leaves out other zeros, and computes the same."""
         return replace(self, weight=replace(self.weight, sparsity=sparsity))
@@ -229,7 +233,6 @@ def _names() -> list[str]:
     ]
     grouped += [f"w4a8-g{group}-int" for group in GROUP_SIZES]
     sparse = [f"w8a8+{s}" for s in SPARSITIES]
-    sparse += [f"w4a8-g{group}+{s}" for group in GROUP_SIZES for s in CODE_SPARSITIES]
     return ["w8a8", "w8a16", *grouped, *sparse]
 
 
@@ -253,8 +256,7 @@ def refusal_of(text: str, allowed: Iterable[str]) -> str:
     elif match and match["w"] in ("2", "4") and match["g"] is None:
         reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
     elif match and match["sparse"] is not None:
-        reason = f"scheme {text!r} has no kernel: only w8a8 weights are stored without zeros, and w4a8-gG ones with "
-        reason += " or ".join(f"+{s}" for s in CODE_SPARSITIES)
+        reason = f"scheme {text!r} has no kernel: only w8a8 weights are stored without zeros"
     near = difflib.get_close_matches(text.strip().lower(), allowed, n=1, cutoff=0.5)
     suggestion = f"; did you mean {near[0]!r}?" if near else ""
     return f"{reason}{suggestion} Allowed: {', '.join(allowed)}"

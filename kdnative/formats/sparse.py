@@ -8,7 +8,6 @@ from torch import Tensor
 
 from kdnative.formats import dense
 from kdnative.formats.dense import TILE_K, TILE_N
-from kdnative.formats.scheme import CODE_SPARSITIES
 from kdnative.formats.weight import QuantizedWeight
 
 MAGIC = 0x4B444E53
@@ -23,7 +22,7 @@ MAX_IN_FEATURES = {"4x1": 1 << 16}  # inputs are numbered in 16 bits
 _HEADER = np.dtype(
     [(name, "<i4") for name in ("magic", "version", "bits", "format", "n", "k", "n_pad", "k_pad")]
     + [(name, "<i8") for name in ("count", "values", "index", "start", "scale", "column_sum", "bias", "bytes")]
-    + [("codes", "<i8"), ("zero", "<i8"), ("group", "<i4"), ("reserved", "<i4", 3)]
+    + [("reserved", "<i4", 8)]
 )
 assert _HEADER.itemsize == 128
 
@@ -32,8 +31,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
     """Pack integer weights for the sparse kernels, without their zeros.
 
     Args:
-        weight: 8 bits: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]``. 4 bits, "mask" and "2:4" only: ``scale``
-            float32 ``[N, G]``, without zero points and integer group scales.
+        weight: 8 bits: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]``.
         bias: float ``[N]`` or None.
         sparsity: "4x1" leaves out blocks of four consecutive outputs and one input that are all zero; "mask" and "2:4"
             leave out single zeros.
@@ -42,9 +40,8 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
         uint8 ``[bytes]``.
 
     Raises:
-        ValueError: an unknown sparsity, weights of another kind, an empty weight, a group size that the kernels do not
-            have or that does not divide K, more than two weights of four for "2:4", or more than 65536 inputs for
-            "4x1".
+        ValueError: an unknown sparsity, weights of another kind, an empty weight, more than two weights of four for
+            "2:4", or more than 65536 inputs for "4x1".
     """
     if sparsity not in FORMATS:
         raise ValueError(f"sparsity {sparsity!r} has no packed form; allowed: {', '.join(FORMATS)}")
@@ -52,40 +49,29 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
     if weight.input_scale is not None:
         raise ValueError("weights with input scales can't be packed without their zeros")
     n, k = weight.qweight.shape
-    codes = weight.bits == 4 and sparsity in CODE_SPARSITIES and weight.zero is None and weight.group_scale is None
-    if not codes and (weight.bits != 8 or weight.group_size is not None):
+    if weight.bits != 8 or weight.group_size is not None:
         raise ValueError(
-            f"sparse weights have 8 bits and one scale per output, or for {' and '.join(CODE_SPARSITIES)} 4 bits, "
-            f"groups and no zero points (got {weight.bits} bits for {sparsity}"
-            f"{', with zero points' if weight.zero is not None else ''})"
+            f"sparse weights have 8 bits and one scale per output (got {weight.bits} bits"
+            f"{'' if weight.group_size is None else f' and groups of {weight.group_size}'}); pack these dense"
         )
-    if codes:
-        dense.check_group(weight.group_size, k)
     if k > MAX_IN_FEATURES.get(sparsity, k):
         raise ValueError(f"4x1 blocks number at most {MAX_IN_FEATURES['4x1']} inputs, the weight has {k}: use +mask")
     if sparsity == "2:4":
         require_two_of_four(weight.qweight)
     n_pad, k_pad = dense.round_up(n, TILE_N), dense.round_up(k, TILE_K)
     q = dense.pad(weight.qweight.detach(), n_pad, k_pad)
-    scale = weight.scale.detach().float()
     header = np.zeros((), dtype=_HEADER)
     if FORMATS[sparsity] == FORMATS["4x1"]:
         sections = _pack_blocks(q)
     else:
-        sections = _pack_codes(q) if codes else _pack_mask(q)
+        sections = _pack_mask(q)
         sections["values"] = torch.cat([sections["values"], sections["values"].new_zeros(MASK_SPARE)])
-    if codes:
-        groups = -(-k_pad // weight.group_size)
-        sections["scale"] = dense.pad(scale, n_pad, groups).t().contiguous()
-        sections["zero"] = torch.full((groups, n_pad), 8, dtype=torch.uint8, device=q.device)
-        header["group"] = weight.group_size
-    else:
-        sections["scale"] = dense.pad(scale, n_pad)
-        sections["column_sum"] = dense.row_sums(q)
+    sections["scale"] = dense.pad(weight.scale.detach().float(), n_pad)
+    sections["column_sum"] = dense.row_sums(q)
     if bias is not None:
         sections["bias"] = dense.pad(bias.detach().to(q.device).float(), n_pad)
     header["magic"], header["version"] = MAGIC, VERSIONS[0]
-    header["bits"], header["format"] = weight.bits, FORMATS[sparsity]
+    header["bits"], header["format"] = 8, FORMATS[sparsity]
     header["n"], header["k"], header["n_pad"], header["k_pad"] = n, k, n_pad, k_pad
     header["count"] = int(sections["start"][-1])
     return dense.assemble(header, sections)
@@ -94,8 +80,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
 def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None)."""
     header = read_header(packed)
-    bits, n, k, n_pad, k_pad, count = (int(header[f]) for f in ("bits", "n", "k", "n_pad", "k_pad", "count"))
-    group = int(header["group"]) or None
+    n, k, n_pad, k_pad, count = (int(header[f]) for f in ("n", "k", "n_pad", "k_pad", "count"))
 
     def section(name: str, dtype: torch.dtype, size: int) -> Tensor:
         return dense.section(packed, int(header[name]), dtype, size)
@@ -107,18 +92,10 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         )
     else:
         values, mask = section("values", torch.uint8, count), section("index", torch.int64, n_pad * k_pad // 64)
-        if bits == 8:
-            q = _unpack_mask(values, mask, n_pad, k_pad)
-        else:
-            start, codes = section("start", torch.int64, n_pad // 32 + 1), section("codes", torch.int32, n_pad // 16)
-            q = _unpack_codes(values, mask, start, codes, k_pad)
+        q = _unpack_mask(values, mask, n_pad, k_pad)
     bias = dense.bias_of(packed, header)
-    if group is None:
-        scale = section("scale", torch.float32, n_pad)[:n].clone()
-    else:
-        scale = section("scale", torch.float32, -(-k_pad // group) * n_pad).view(-1, n_pad)
-        scale = scale.t()[:n, : k // group].contiguous()
-    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, bits, group), bias
+    scale = section("scale", torch.float32, n_pad)[:n].clone()
+    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
 
 
 def read_header(packed: Tensor) -> np.void:
@@ -183,30 +160,6 @@ def _unpack_mask(values: Tensor, mask: Tensor, n_pad: int, k_pad: int) -> Tensor
     full = torch.zeros(n_pad * k_pad, dtype=torch.int8, device=values.device)
     full[_mask_bits(mask)] = (values ^ 0x80).view(torch.int8)
     return dense.unvnni(full, n_pad, k_pad, 16)
-
-
-def _pack_codes(q: Tensor) -> dict[str, Tensor]:
-    """Two codes to a byte uint8 ``[count]``, masks as for 8 bits, starts int64 ``[n_pad / 32 + 1]``, and the number of
-    codes of 16 outputs int32 ``[n_pad / 16]``."""
-    full = dense.vnni(q, 16).view(q.shape[0] // 16, -1)
-    kept = full != 0
-    codes = kept.sum(1)
-    start = _starts(codes.view(-1, 2).amax(1))
-    values = torch.zeros(int(start[-1]), dtype=torch.uint8, device=q.device)
-    for block in range(full.shape[0]):
-        at, shift = int(start[block // 2]), 4 * (block % 2)
-        values[at : at + int(codes[block])] |= (full[block][kept[block]].view(torch.uint8) & 15) << shift
-    return {"values": values, "index": _mask_words(kept), "start": start, "codes": codes.int()}
-
-
-def _unpack_codes(values: Tensor, mask: Tensor, start: Tensor, codes: Tensor, k_pad: int) -> Tensor:
-    kept = _mask_bits(mask).view(codes.numel(), -1)
-    full = torch.zeros(kept.shape, dtype=torch.int8, device=values.device)
-    for block in range(full.shape[0]):
-        at, shift = int(start[block // 2]), 4 * (block % 2)
-        found = (values[at : at + int(codes[block])] >> shift & 15).to(torch.int8)
-        full[block, kept[block]] = (found ^ 8) - 8  # the sign of four bits
-    return dense.unvnni(full.view(-1), 16 * codes.numel(), k_pad, 16)
 
 
 def _mask_words(kept: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ def linear_of_conv1d(module: nn.Module) -> nn.Linear:
 def read(module: nn.Module) -> EncoderSource:
     """The parts of a base model of transformers.
 
-    The base models of :mod:`kdnative.models.families` are known (BertModel is also that of MiniLM), with heads
-    or feed-forward neurons pruned in any layer: sizes are those of the weights.
+    The base models of :mod:`kdnative.models.families` are known (BertModel is also that of MiniLM), with heads or
+    feed-forward neurons pruned in any layer: sizes are those of the weights.
 
     Raises:
         Unsupported: it does something that no native encoder does. AttributeError: it lacks a part.

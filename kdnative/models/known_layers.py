@@ -21,7 +21,7 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def read(module: nn.Module) -> LayerSource:
-    """The parts of a layer of a known family.
+    """The parts of a layer for which :func:`is_layer` holds.
 
     Raises:
         Unsupported: it does something that no native layer does. AttributeError: it lacks a part.

@@ -1,4 +1,4 @@
-"""The encoder buffer of ``docs/packed_formats.md``, the same on every machine; see ``csrc/cpu/encoder_format.h``."""
+"""The encoder buffer of ``docs/packed_formats.md``, the same everywhere; read by ``csrc/cpu/transformer_format.h``."""
 
 from __future__ import annotations
 

@@ -10,11 +10,14 @@ from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_layer import EncoderLayer
 from kdnative.nn.linear import Linear
+from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
 
 __all__ = ["NATIVE", "become", "walk"]
 
-NATIVE = {f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder)}
+NATIVE: dict[str, type[Linear] | type[Embedding] | type[PackedEncoder]] = {
+    f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder)
+}
 """The modules that hold packed weights, by the names that checkpoints have for them."""
 
 

@@ -35,7 +35,7 @@ linear_w8a8, linear_w4a8, linear_w2a8 = (LINEAR[bits, 8] for bits in (8, 4, 2))
 linear_w8a16, linear_w4a16, linear_w2a16 = (LINEAR[bits, 16] for bits in (8, 4, 2))
 linear_sparse = torch.ops.kdnative.linear_sparse.default
 """``(x, packed, out_features, activation code)`` for weights from :func:`kdnative.formats.sparse.pack`; the output
-is that of ``linear_w8a8`` or ``linear_w4a8`` for the same weights, bit for bit."""
+is that of ``linear_w8a8`` for the same weights, bit for bit."""
 encoder = torch.ops.kdnative.encoder.default
 encoder_hidden_states = torch.ops.kdnative.encoder_hidden_states.default
 """``encoder`` with ``layers`` at the end: ``[layers + 1, B, T, H]``, what the first layer gets, and what each gives."""
@@ -70,8 +70,13 @@ def emulates_amx() -> bool:
 
 
 def kernel_table() -> dict[str, str]:
-    """For every operator the implementation that a call would run now."""
-    return dict.fromkeys(OPERATORS, isa())
+    """For every operator the instruction sets whose kernels a call would run now.
+
+    One name where all kernels are of that set. Otherwise the sets from the one in use down: each with what it runs, the
+    last one with the rest, as in ``amx (gemm_w8a8 above 4 rows), avx512vnni``.
+    """
+    table = _C.kernel_table()
+    return {operator: table[operator] for operator in OPERATORS}
 
 
 def activation_code(name: str) -> int:

@@ -22,11 +22,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdnative.files import is_leftover, remove_leftovers, replace_text, sha256_of
+from kdnative.files import is_leftover, remove_leftovers, replace_text, sha256_of, sync
 from kdnative.shown import shown
 
 RECORD = "stage.json"
@@ -113,6 +113,8 @@ class RunFolder:
         Raises:
             PipelineError: another process holds the run, or the place can't be written.
         """
+        if self._lock is not None:
+            return
         try:
             self.stages.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -229,15 +231,32 @@ class RunFolder:
             raise PipelineError(f"{output} is no output of a stage, and {stage} has to write there: move it away")
         _remove(output)
 
-    def finish(self, stage: str, metrics: dict, seconds: float) -> dict:
-        """Makes a complete stage visible: writes its figures and record, then renames its folder."""
+    def adopt(self, stage: str, fill: Callable[[Path], None]) -> dict:
+        """Makes a stage visible that was made elsewhere: `fill` puts its files, record and all, into a new folder."""
+        place = self.partial(stage)
+        self._make_way(stage)
+        _remove(place)
+        place.mkdir()
+        fill(place)
+        os.rename(place, self.output(stage))
+        sync(self.stages)
+        self._verified.add(stage)  # whoever fills it has looked at every file
+        return self.record(stage)
+
+    def finish(self, stage: str, metrics: dict, seconds: float, complete: Callable[[], Any] = lambda: None) -> dict:
+        """Makes a complete stage visible: writes its figures and record, then renames its folder.
+
+        Args:
+            complete: called before the renaming, when all of the files are there.
+        """
         place = self.partial(stage)
         write_json(place / METRICS, metrics)
         files = file_digests(place)
         record = {"stage": stage, "seconds": round(seconds, 3), "digest": stage_digest(files), "files": files}
         write_json(place / RECORD, record)
+        complete()
         os.rename(place, self.output(stage))
-        _sync_folder(self.stages)
+        sync(self.stages)
         self._verified.add(stage)
         # Not a moment earlier: until here, a failure can still be made good from the state.
         (self.output(stage) / STATE).unlink(missing_ok=True)
@@ -252,12 +271,3 @@ def _remove(place: Path) -> None:
     shutil.rmtree(rest, ignore_errors=True)
     os.rename(place, rest)
     shutil.rmtree(rest, ignore_errors=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Makes a rename survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,7 +16,7 @@ from torch import nn
 from kdnative.convert import decide
 from kdnative.distill import TopK, uniform_layer_map
 from kdnative.extras import require
-from kdnative.formats.scheme import Scheme
+from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 from kdnative.pipeline.folder import PipelineError, RunFolder
 from kdnative.pipeline.limits import check_mask_token, check_sizes
@@ -185,7 +185,7 @@ class Rehearsal:
 
     def check_conversion(self, model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
         """ValueError for what :func:`kdnative.convert_` would refuse."""
-        for decision in decide(model, Selection(schemes, keep, Scheme.parse)).impossible():
+        for decision in decide(model, Selection(schemes, keep, accepted)).impossible():
             raise ValueError(f"{decision.name}: {decision.refusal}")
 
     def _hidden_states(self, who: str, model: nn.Module) -> int | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +16,9 @@ from kdnative.pipeline.folder import PipelineError, RunFolder, write_json
 from kdnative.pipeline.recipe import dump_recipe, load_recipe
 from kdnative.pipeline.runlog import run_log
 from kdnative.pipeline.stages import ABSENT, Context, Shared, Stage
+from kdnative.pipeline.state import RunState
 from kdnative.pipeline.stopping import stopping
+from kdnative.pipeline.store import Store, store_path
 
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Recipe
@@ -70,27 +73,22 @@ def run(
     # What can be known to fail is refused here: it must neither leave a folder behind nor come after hours of training.
     device = _device(recipe.device)
     _check_native()
-    _check_inputs(recipe, chosen, folder)
-    if any(stage.uses_data for stage in chosen):
-        shared.data.fingerprint  # noqa: B018  missing or damaged data
-    _check_sources(recipe, chosen, folder, shared)
-    from kdnative.pipeline.rehearsal import rehearse  # it needs the native library, which `kdnative doctor` does not
-
-    again = _stale(recipe, folder, shared) if restart_changed else {}
-    to_run = [s for s in chosen if overwrite or s.name in again or folder.record(s.name) is None]
-    afresh = overwrite and not only
-    later = [s for s in recipe.active_stages() if s not in chosen]
-    later = [s for s in later if afresh or s.name in again or folder.record(s.name) is None]
-    notes = rehearse(recipe, to_run, folder, shared, later) if to_run else []
-    folder.open()
     threads = torch.get_num_threads()
     try:
-        if afresh and (folder.path / "recipe.yaml").exists():
-            folder.clear()
-            folder.stages.mkdir(exist_ok=True)
-        behind = _check_unchanged(recipe, chosen, folder, shared, restart_changed or bool(overwrite and only))
+        if folder.exists():  # what is read from here on stays as it is
+            folder.open()
+        state = RunState(recipe, folder, shared)
+        _check_inputs(state, chosen)
+        if any(stage.uses_data for stage in chosen):
+            shared.data.fingerprint  # noqa: B018  missing or damaged data
+        _check_sources(state, chosen)
+        notes = _rehearse(state, chosen, overwrite, only, restart_changed)
+        folder.open()
+        if overwrite and not only and (folder.path / "recipe.yaml").exists():
+            state.clear()
+        behind = _check_unchanged(state, chosen, restart_changed or bool(overwrite and only))
         if overwrite and only:
-            folder.discard(only)
+            state.discard(only)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         if not behind:
@@ -100,10 +98,12 @@ def run(
                 log.warning(note)
             if behind:
                 log.info("recipe.yaml stays as it was: another recipe made %s", " and ".join(behind))
-            if not all(_finished(stage, recipe, folder) for stage in chosen):
+            if not all(state.is_finished(stage) for stage in chosen):
                 _record_machine(recipe, folder)
+            work = _Work(state, Store(store_path(recipe.store)), device, log, progress, afresh=overwrite)
+            work.start()
             for stage in chosen:
-                _run_stage(stage, recipe, folder, shared, device, log, progress)
+                work.run(stage)
     finally:
         torch.set_num_threads(threads)
         folder.close()
@@ -141,57 +141,52 @@ def _check_native() -> None:
         raise PipelineError(f"a run needs the native library, which can't be used here: {error}") from error
 
 
-def _origin(stage: Stage, recipe: Recipe, folder: RunFolder, shared: Shared) -> dict:
-    """Everything that decides the stage's result, but for device and threads: a run may move to another machine."""
-    sections = recipe.model_dump(mode="json", include={"seed", "task", stage.name, *stage.uses})
-    records = {name: folder.record(name) for name in stage.needs(recipe)}
-    origin: dict[str, Any] = {
-        "settings": sections,
-        "inputs": {name: record["digest"] for name, record in records.items() if record is not None},
-    }
-    if stage.uses_data:
-        origin["data"] = shared.data.fingerprint
-    digests = {source: shared.model_digest(source) for source in stage.sources(recipe)}
-    if local := {source: digest for source, digest in digests.items() if digest is not None}:
-        origin["models"] = local
-    return origin
-
-
-def _check_inputs(recipe: Recipe, chosen: list[Stage], folder: RunFolder) -> None:
+def _check_inputs(state: RunState, chosen: list[Stage]) -> None:
     """Every stage must find what it needs: made in this call or finished earlier."""
     names = {stage.name for stage in chosen}
     for stage in chosen:
-        missing = [n for n in stage.needs(recipe) if n not in names and folder.record(n) is None]
+        missing = [n for n in stage.needs(state.recipe) if n not in names and state.records[n] is None]
         if missing:
             raise PipelineError(
-                f"{stage.name} needs the output of {' and '.join(missing)}, not finished in {folder.path}: "
+                f"{stage.name} needs the output of {' and '.join(missing)}, not finished in {state.folder.path}: "
                 f"run that first (--only {missing[0]}), or the whole recipe with --resume"
             )
 
 
-def _check_sources(recipe: Recipe, chosen: list[Stage], folder: RunFolder, shared: Shared) -> None:
+def _check_sources(state: RunState, chosen: list[Stage]) -> None:
     """A model from outside of the run must be there where a stage is still to start from it."""
     for stage in chosen:
-        for source in stage.sources(recipe):
-            if shared.model_digest(source) == ABSENT and folder.record(stage.name) is None:
+        for source in stage.sources(state.recipe):
+            if state.shared.model_digest(source) == ABSENT and state.records[stage.name] is None:
                 raise PipelineError(
                     f"{stage.name} starts from {source!r}, and there is no such folder: give the folder of a model in "
                     "Hugging Face layout, package:NAME or hub:NAME"
                 )
 
 
-def _check_unchanged(
-    recipe: Recipe, chosen: list[Stage], folder: RunFolder, shared: Shared, restart_changed: bool
+def _rehearse(
+    state: RunState, chosen: list[Stage], overwrite: bool, only: str | None, restart_changed: bool
 ) -> list[str]:
+    from kdnative.pipeline.rehearsal import rehearse  # it needs the native library, which `kdnative doctor` does not
+
+    again = state.stale if restart_changed else {}
+    to_run = [s for s in chosen if overwrite or s.name in again or state.records[s.name] is None]
+    afresh = overwrite and not only
+    later = [s for s in state.stages if s not in chosen]
+    later = [s for s in later if afresh or s.name in again or state.records[s.name] is None]
+    return rehearse(state.recipe, to_run, state.folder, state.shared, later) if to_run else []
+
+
+def _check_unchanged(state: RunState, chosen: list[Stage], restart_changed: bool) -> list[str]:
     """Refuses (or discards) what was made with other settings, together with all that was made from it.
 
     Returns:
         The finished stages that no longer match the recipe and that this call leaves as they are.
     """
-    stale = _stale(recipe, folder, shared)
+    stale, path = state.stale, state.folder.path
     names = {stage.name for stage in chosen}
     for stage in chosen:
-        for need in stage.needs(recipe):
+        for need in stage.needs(state.recipe):
             if need in stale and need not in names:
                 raise PipelineError(
                     f"{stage.name} reads {need}, which no longer matches the recipe ({stale[need]}): "
@@ -201,89 +196,77 @@ def _check_unchanged(
     if concerned and not restart_changed:
         reasons = "\n".join(f"  {name}: {why}" for name, why in concerned.items())
         raise PipelineError(
-            f"stages in {folder.path} no longer match the recipe:\n{reasons}\n"
+            f"stages in {path} no longer match the recipe:\n{reasons}\n"
             "run them again with --resume --restart-changed, or undo the change, or start another run (--set name=...)"
         )
     for name in concerned:
-        folder.discard(name)
-    return [name for name in stale if name not in names and folder.record(name) is not None]
+        state.discard(name)
+    return [name for name in stale if name not in names and state.records[name] is not None]
 
 
-def _stale(recipe: Recipe, folder: RunFolder, shared: Shared) -> dict[str, str]:
-    """The finished or half-finished stages that no longer match the recipe or what they were made from, and why."""
-    stale: dict[str, str] = {}
-    for stage in recipe.active_stages():
-        before = folder.origin(stage.name)
-        if before is None:
-            continue
-        again = [name for name in stage.needs(recipe) if name in stale]
-        if again:
-            stale[stage.name] = f"was made from {' and '.join(again)}"
-        elif difference := _difference(before, _origin(stage, recipe, folder, shared)):
-            stale[stage.name] = difference
-    return stale
+@dataclass
+class _Work:
+    """Makes stages, or takes what they would make from the store.
 
+    Attributes:
+        afresh: make everything, whatever the store has.
+    """
 
-def _difference(before: dict, now: dict) -> str:
-    """What changed between two origins, in words; empty when nothing did."""
-    old, new = _flat(before), _flat(now)
-    changes = []
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            if key.startswith("inputs."):
-                changes.append(f"the output of {key.removeprefix('inputs.')} is another one")
-            elif key == "data":
-                changes.append("the data changed")
-            elif key.startswith("models."):
-                if key in old and key in new:  # else the recipe names another model, which its settings say
-                    changes.append(f"the model in {key.removeprefix('models.')} {_what_became(new[key])}")
-            else:
-                name = key.removeprefix("settings.")
-                changes.append(f"{name} was {old.get(key, 'not set')!r}, now {new.get(key, 'not set')!r}")
-    return "; ".join(changes)
+    state: RunState
+    store: Store | None
+    device: str
+    log: logging.Logger
+    progress: bool
+    afresh: bool
 
+    def start(self) -> None:
+        try:
+            self.store.path.mkdir(parents=True, exist_ok=True)
+            self.log.info("store: %s", self.store.path)
+        except OSError as error:
+            self.log.warning("no store, so nothing is shared with other runs: %s", error)
+            self.store = None
 
-def _what_became(digest: str) -> str:
-    return "is not there any more" if digest == ABSENT else "is another one"
+    def run(self, stage: Stage) -> None:
+        state, folder, name = self.state, self.state.folder, stage.name
+        record = state.records[name]
+        if state.is_finished(stage):
+            self.log.info("%s: finished earlier (%.1f s), kept", name, record["seconds"])
+            return
+        if record is not None:  # its results went with a stage that they showed
+            state.discard(name)
+        for need in stage.needs(state.recipe):
+            folder.verify(need)
+        origin = state.origin(stage)
+        if self.store is None or not stage.shared:
+            record = self._make(stage, origin)
+        else:
+            key = Store.key(name, stage.version, origin)
+            with self.store.held(name, key, lambda: self.log.info("%s: another run makes the same: waits", name)):
+                if not self.afresh and self.store.has(name, key):
+                    record = folder.adopt(name, lambda place: self.store.take(name, key, place))
+                    self.log.info("%s: taken from the store (made in %.1f s)", name, record["seconds"])
+                else:
+                    record = self._make(stage, origin, key)
+        state.records[name], state.before[name] = record, origin
 
+    def _make(self, stage: Stage, origin: dict, key: str | None = None) -> dict:
+        state, folder, name = self.state, self.state.folder, stage.name
+        self.log.info("%s: %s", name, "goes on" if folder.origin(name) == origin else "starts")
+        place = folder.begin(name, origin)
+        torch.manual_seed(state.recipe.seed)
+        context = Context(state.recipe, folder, name, place, self.device, self.log, self.progress, state.shared)
+        metrics = stage.run(context)
+        seconds = context.seconds()
+        record = folder.finish(name, metrics, seconds, lambda: key is not None and self._keep(name, key, origin, place))
+        self.log.info("%s: finished in %.1f s", name, seconds)
+        return record
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _finished(stage: Stage, recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether the stage's output and the files it writes beside the stages are all there."""
-    return folder.record(stage.name) is not None and all(
-        (folder.path / name).is_file() for name in stage.results(recipe)
-    )
-
-
-def _run_stage(
-    stage: Stage, recipe: Recipe, folder: RunFolder, shared: Shared, device: str, log: logging.Logger, progress: bool
-) -> None:
-    record = folder.record(stage.name)
-    if _finished(stage, recipe, folder):
-        log.info("%s: finished earlier (%.1f s), kept", stage.name, record["seconds"])
-        return
-    if record is not None:  # its results went with a stage that they showed
-        folder.discard(stage.name)
-    for name in stage.needs(recipe):
-        folder.verify(name)
-    origin = _origin(stage, recipe, folder, shared)
-    going_on = folder.origin(stage.name) == origin
-    log.info("%s: %s", stage.name, "goes on" if going_on else "starts")
-    place = folder.begin(stage.name, origin)
-    torch.manual_seed(recipe.seed)
-    context = Context(recipe, folder, stage.name, place, device, log, progress, shared)
-    metrics = stage.run(context)
-    seconds = context.seconds()
-    folder.finish(stage.name, metrics, seconds)
-    log.info("%s: finished in %.1f s", stage.name, seconds)
+    def _keep(self, name: str, key: str, origin: dict, place: Path) -> None:
+        try:
+            self.store.put(name, key, origin, place)
+        except OSError as error:
+            self.log.warning("%s: not kept in the store: %s", name, error)
 
 
 def _record_machine(recipe: Recipe, folder: RunFolder) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from kdnative.formats.scheme import Scheme
+from kdnative.ops.backends import accepted
 from kdnative.shown import shown
 from kdnative.tasks import task_named
 
@@ -74,7 +74,7 @@ class Section(BaseModel):
 class Data(Section):
     source: str
     text: str = "text"
-    text_pair: str = "text_pair"
+    text_pair: str | None = None
     label: str = "label"
     unlabelled: Literal["error", "keep"] = "error"
     validation: str | None = None
@@ -130,18 +130,6 @@ class Distilling(Training):
         return self
 
 
-class CompressTeacher(Section):
-    scheme: str | None = "w8a8"
-    batch_size: Sentences = 64
-    top_k: Positive | None = None
-    temperature: PositiveFloat | None = None
-
-    @field_validator("scheme")
-    @classmethod
-    def _known(cls, scheme):
-        return None if scheme is None else str(Scheme.parse(scheme))
-
-
 class Prune(Distilling):
     epochs: Epochs = 2
     heads: Fraction = 0.0
@@ -153,6 +141,19 @@ class Prune(Distilling):
     _layers = field_validator("layers")(_ascending)
 
 
+class CompressTeacher(Section):
+    scheme: str | None = "w8a8"
+    batch_size: Sentences = 64
+    top_k: Positive | None = None
+    temperature: PositiveFloat | None = None
+    prune: Prune | None = None
+
+    @field_validator("scheme")
+    @classmethod
+    def _known(cls, scheme):
+        return None if scheme is None else str(accepted(scheme))
+
+
 Schemes = str | dict[str, str | None]
 
 
@@ -160,8 +161,8 @@ def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
     if isinstance(schemes, dict):
         if not schemes:
             raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
-        return {pattern: None if s is None else str(Scheme.parse(s)) for pattern, s in schemes.items()}
-    return None if schemes is None else str(Scheme.parse(schemes))
+        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
+    return None if schemes is None else str(accepted(schemes))
 
 
 class Recover(Distilling):
@@ -221,6 +222,7 @@ class Recipe(Section):
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Threads | None = None
+    store: str | None = None
     data: Data
     teacher: Teacher
     student: Student = Student()
@@ -245,13 +247,15 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _means_something_to_the_task(self):
         task = task_named(self.task)
-        if not task.pair and "text_pair" in self.data.model_fields_set:
+        if not task.pair and self.data.text_pair is not None:
             raise ValueError(f"data.text_pair: the task {self.task} reads one text; leave it out, or give another task")
         for stage in self.active_stages():
             section = getattr(self, stage.name)
-            for key, why in task.lacks.items():
-                if value := getattr(section, key, None):
-                    raise ValueError(f"{stage.name}.{key} is {shown(value)}, but {why}: leave it out")
+            inner = {f"{stage.name}.{name}": value for name, value in section if isinstance(value, Section)}
+            for name, part in {stage.name: section, **inner}.items():
+                for key, why in task.lacks.items():
+                    if value := getattr(part, key, None):
+                        raise ValueError(f"{name}.{key} is {shown(value)}, but {why}: leave it out")
         return self
 
     def active_stages(self) -> list[Stage]:

@@ -78,13 +78,17 @@ class Task(ABC):
 
     # Data
 
-    def load(self, source: str, *, text: str, text_pair: str, label: str, **options: Any) -> DataSplits:
+    def load(self, source: str, *, text: str, text_pair: str | None, label: str, **options: Any) -> DataSplits:
         """The examples, with the fields that the task needs (arguments: columns, and options of `load_dataset`).
 
         Raises:
             DataError: what `load_dataset` says, or no labels to learn from.
         """
-        columns = {"text_column": text, "label_column": label, "text_pair_column": text_pair if self.pair else None}
+        columns = {
+            "text_column": text,
+            "label_column": label,
+            "text_pair_column": (text_pair or PAIR) if self.pair else None,
+        }
         found = load_dataset(source, **columns, numbers=self.numbers, **options)
         if not found.train.labelled:
             raise DataError(f"{source}: the training split has no labels to learn from")

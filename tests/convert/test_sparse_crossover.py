@@ -35,25 +35,10 @@ def test_the_table_is_complete():
     assert sparse_crossover._SHARES
     for (isa, sparsity), sizes in sparse_crossover._SHARES.items():
         assert isa in ("avx2", "avxvnni", "avx512vnni", "avx512vnni in halves")
-        assert sparsity in ("4x1", "mask", "mask of 4 bits")
+        assert sparsity in ("4x1", "mask")
         assert sizes.keys() == sparse_crossover.SIZES.keys()
         for shares in sizes.values():
             assert len(shares) == len(sparse_crossover.ROWS) and all(0 < share <= 1.01 for share in shares)
-
-
-def test_codes_of_four_bits_have_a_table_of_their_own(table):
-    assert crossover("x", "mask", 10, 10, 32, bits=4) is None
-    sparse_crossover._SHARES["any", "mask of 4 bits"] = dict.fromkeys(sparse_crossover.SIZES, (0.6, 0.6, 1.01, 1.01))
-    for sparsity in ("mask", "2:4"):
-        assert crossover("x", sparsity, 10, 10, 4, bits=4) == 0.6
-        assert crossover("x", sparsity, 10, 10, 4) == 1.01
-    model, x = pruned(0.9, "unstructured"), torch.randn(3, 128)
-    want = convert_(copy.deepcopy(model), "w4a8-g64").model(x)
-    report = convert_(model, "w4a8-g64+mask", rows=4)
-    assert {str(model[i].scheme) for i in (0, 2)} == {"w4a8-g64+mask"} and torch.equal(model(x), want)
-    assert report.rows[0].reason.startswith("native sparse linear: 9")
-    report = convert_(pruned(0.9, "unstructured"), "w4a8-g64+mask", rows=32)
-    assert {row.scheme for row in report.rows} == {"w4a8-g64"} and "mask is not faster" in report.rows[0].reason
 
 
 def test_lookup(table):

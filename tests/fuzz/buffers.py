@@ -20,7 +20,7 @@ from tests.nn import encoder_models
 __all__ = ["Buffer", "hostile", "make_buffers"]
 
 _DENSE = ("w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g32-int", "w2a8-g32", "w2a8-g64-asym")
-_SPARSE = ("w8a8+4x1", "w8a8+2:4", "w8a8+mask", "w4a8-g32+mask", "w4a8-g64+2:4")
+_SPARSE = ("w8a8+4x1", "w8a8+2:4", "w8a8+mask")
 _SHAPES = ((1, 64), (31, 128), (40, 192), (130, 64))
 _FIELDS = {  # names, offsets and widths of the numbers in the headers that buffers begin with
     kind: [(field, offset, dtype.itemsize) for field, (dtype, offset) in layout.fields.items() if dtype.itemsize <= 8]

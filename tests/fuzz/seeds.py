@@ -114,8 +114,6 @@ KINDS = {
     "4x1": _rows(scheme="w8a8+4x1", zeros="4x1"),
     "2:4": _rows(scheme="w8a8+2:4", zeros="2:4"),
     "mask": _rows(scheme="w8a8+mask", zeros="unstructured"),
-    "w4-mask": _rows(scheme="w4a8-g32+mask", zeros="unstructured"),
-    "w4-2:4": _rows(scheme="w4a8-g32+2:4", zeros="2:4"),
     "embedding": _words(lambda: nn.Sequential(nn.Embedding(30, 16)), options={"embeddings": 8}),
     "bert": _tokens(partial(bert, kind="BertModel", **_TINY_BERT)),
     "bert-w4a8": _tokens(partial(bert, kind="BertModel", **_TINY_BERT), scheme="w4a8-g32"),

@@ -2,7 +2,7 @@
 # Builds tests/native/kernel_harness.cpp with the CPU kernels: build_harness.sh OUTPUT [extra compiler flags]
 # TARGET=x86_64 or aarch64 picks the kernels; left out, it is this machine. Another architecture needs a cross compiler
 # in CXX.
-# OBJECTS keeps the object files in a folder; ONLY then names the sources to compile, and takes the other objects from it.
+# OBJECTS keeps the object files in a folder; ONLY then names the objects to compile, and takes the others from it.
 # EMULATE_AMX=1 compiles the AMX kernels against tests/native/amx_emulator.h, so that a machine with AVX512_BF16
 # runs them.
 set -eu
@@ -17,21 +17,26 @@ if [ -n "${OBJECTS:-}" ]; then
 else
   trap 'rm -rf "$jobs" "$objects"' EXIT
 fi
-compile_sources() { # "SOURCE..." FLAGS...
-  sources=$1
-  shift
+compile_sources() { # NAME "SOURCE..." FLAGS...: the object of a source is NAME-SOURCE.o, with dashes for slashes
+  name=$1
+  sources=$2
+  shift 2
   for source in $sources; do
-    case " ${ONLY:-$source} " in
-    *" $source "*) echo "$*" -c "$source" -o "$objects/$(echo "$source" | tr / -).o" >>"$jobs" ;;
+    object=$name-$(echo "$source" | tr / -).o
+    case " ${ONLY:-$object} " in
+    *" $object "*) echo "$*" -c "$source" -o "$objects/$object" >>"$jobs" ;;
     esac
   done
 }
-compile() { # FOLDER FLAGS...
-  folder=$1
-  shift
-  compile_sources "$(echo csrc/cpu/"$folder"/*.cpp)" "$@"
+compile() { # SET "SHARED SOURCE..." FLAGS...: the folder of an instruction set, and its share of csrc/cpu/simd
+  set_name=$1
+  sources=$(echo csrc/cpu/"$1"/*.cpp)
+  for shared in $2; do sources="$sources csrc/cpu/simd/$shared.cpp"; done
+  shift 2
+  compile_sources "$set_name" "$sources" -DKDNATIVE_ISA="$set_name" "$@"
 }
-compile reference "$@"
+vec="quantize gemm_a16 transformer"
+compile reference "gemm_a16 gemm_two_level transformer" "$@"
 case "${TARGET:-$(uname -m)}" in
 x86_64 | amd64)
   avx2="-mavx2 -mfma -mf16c"
@@ -45,23 +50,23 @@ x86_64 | amd64)
   else
     amx="-mamx-tile -mamx-int8 -mamx-bf16"
   fi
-  compile avx2 $avx2 "$@"
-  compile avxvnni $avx2 -mavxvnni "$@"
-  compile avx512vnni $vnni "$@"
-  compile avx512bf16 $vnni -mavx512bf16 "$@"
-  compile amx $vnni -mavx512bf16 $amx "$@"
+  compile avx2 "$vec" $avx2 "$@"
+  compile avxvnni "" $avx2 -mavxvnni "$@"
+  compile avx512vnni "$vec" $vnni "$@"
+  compile avx512bf16 "" $vnni -mavx512bf16 "$@"
+  compile amx "" $vnni -mavx512bf16 $amx "$@"
   ;;
 aarch64 | arm64)
   define=-DKDNATIVE_ARM64
   arm=-fno-schedule-insns
-  compile neon $arm -march=armv8.2-a+dotprod "$@"
-  compile i8mm $arm -march=armv8.2-a+dotprod+i8mm "$@"
+  compile neon "$vec gemm_two_level" $arm -march=armv8.2-a+dotprod "$@"
+  compile i8mm gemm_two_level $arm -march=armv8.2-a+dotprod+i8mm "$@"
   ;;
 *)
   define=
   ;;
 esac
-common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp csrc/cpu/sparse.cpp"
-compile_sources "$(echo $common)" $define "$@"
+common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp csrc/cpu/tables.cpp csrc/cpu/sparse.cpp"
+compile_sources harness "$(echo $common)" $define "$@"
 xargs -r -P "$(nproc)" -L 1 $cxx <"$jobs"
 $cxx "$@" "$objects"/*.o -o "$output"

@@ -77,6 +77,16 @@ def includes(path: Path, seen: set[Path] | None = None) -> set[Path]:
     return seen
 
 
+def sources_of(root: Path, isa: str) -> list[Path]:
+    """What may be compiled for an instruction set: its folder, and the sources for any width of vectors."""
+    return sorted((root / "csrc" / "cpu" / isa).glob("*.cpp")) + sorted((root / "csrc" / "cpu" / "simd").glob("*.cpp"))
+
+
+def object_of(isa: str, source: str) -> str:
+    """The object file of a source that is compiled for an instruction set, as build_harness.sh names it."""
+    return f"{isa}-{source.replace('/', '-')}.o"
+
+
 class Workplace:
     """A copy of the sources with the objects of the unchanged kernels."""
 
@@ -104,16 +114,16 @@ class Workplace:
             mutated = apply(original, mutant)
         except ValueError as error:
             return "STALE", str(error)
-        folder = self.root.resolve() / "csrc" / "cpu" / mutant.isa
-        users = [source for source in sorted(folder.glob("*.cpp")) if file in includes(source)]
-        if not users:
+        root = self.root.resolve()
+        users = [source for source in sources_of(root, mutant.isa) if file in includes(source)]
+        names = [object_of(mutant.isa, str(source.relative_to(root))) for source in users]
+        objects = [self.objects / name for name in names if (self.objects / name).exists()]
+        if not objects:
             return "STALE", f"no source of {mutant.isa} includes {mutant.file}"
-        sources = [str(s.relative_to(self.root.resolve())) for s in users]
-        objects = [self.objects / (source.replace("/", "-") + ".o") for source in sources]
         kept = {o: o.read_bytes() for o in objects}
         file.write_text(mutated)
         try:
-            built = self.build(sources)
+            built = self.build([o.name for o in objects])
             if built.returncode != 0:
                 return "DOES NOT COMPILE", built.stderr.strip().splitlines()[0]
             done = self.run("--isa", mutant.isa, "--part", mutant.part)

@@ -10,7 +10,7 @@ from kdnative.quantize import quantize_weight
 from tests.nn.encoder_models import bert, native
 
 DENSE = ["w8a8", "w8a16", "w4a8-g32", "w4a8-g128-asym", "w4a8-g64-int", "w4a16-g64", "w2a8-g64", "w2a16-g128"]
-SPARSE = ["w8a8+4x1", "w8a8+mask", "w4a8-g64+mask"]
+SPARSE = ["w8a8+4x1", "w8a8+mask"]
 
 
 def moved(packed: torch.Tensor, offset: int) -> torch.Tensor:

@@ -1,13 +1,15 @@
 """Choosing the instruction set."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from kdnative import ops
+from kdnative import _C, ops
 from tests.conftest import ISAS
+from tests.native.disassembly import functions
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -61,5 +63,63 @@ def test_importing_the_operators_does_not_initialise_cuda():
     assert done.stdout.split() == ["False"], done.stderr
 
 
-def test_the_kernel_table_names_every_operator():
-    assert ops.kernel_table() == dict.fromkeys(ops.OPERATORS, ops.isa())
+# What a set has no kernel of its own for, it takes from the next one.
+BASES = {"avx2": "reference", "avxvnni": "avx2", "avx512vnni": "avx2", "avx512bf16": "avx512vnni", "amx": "avx512bf16"}
+BASES |= {"neon": "reference", "i8mm": "neon", "reference": None}
+LAYERS = ["gemm_w8a8", "gemm_w4a8", "gemm_w2a8", "gemm_two_level", "attention", "layer_norm", "rotate", "gate"]
+KERNELS = {
+    "quantize_per_token": ["quantize_rows"],
+    **{f"linear_w{bits}a8": [f"gemm_w{bits}a8", "quantize_rows"] for bits in (8, 2)},
+    "linear_w4a8": ["gemm_w4a8", "gemm_two_level", "quantize_rows"],
+    **{f"linear_w{bits}a16": ["gemm_a16_bf16", "gemm_a16", "convert_rows"] for bits in (8, 4, 2)},
+    "linear_sparse": ["gemm_blocks", "gemm_mask", "expand_mask", "gemm_w8a8", "quantize_rows"],
+    "encoder": [*LAYERS, "quantize_rows", "add_scaled_int8"],
+    "encoder_hidden_states": [*LAYERS, "quantize_rows", "add_scaled_int8"],
+    "encoder_layers": [*LAYERS, "quantize_rows"],
+}
+
+
+def compiled_for(isa: str, kernel: str) -> str | None:
+    """The set, from this one down, whose kernel is in the library; None where there is none."""
+    while isa is not None and not any(f"kdnative::cpu::{isa}::{kernel}(" in name for name in functions(_C.__file__)):
+        isa = BASES[isa]
+    return isa
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_kernel_table_tells_what_is_compiled(isa):
+    table = _C.kernel_table(isa)
+    assert list(table) == list(ops.OPERATORS) and KERNELS.keys() == table.keys()
+    for operator, kernels in KERNELS.items():
+        sets = {found for kernel in kernels if (found := compiled_for(isa, kernel))}
+        few = (
+            {"amx": {"avx512vnni"}, "i8mm": {"neon"}}.get(isa, set()) if any("gemm_w" in k for k in kernels) else set()
+        )
+        assert set(re.sub(r" \(.*?\)", "", table[operator]).split(", ")) == sets | few, operator
+
+
+def test_sets_that_run_everything_themselves_are_one_name():
+    assert set(_C.kernel_table("reference").values()) == {"reference"}
+    if "avx2" in ISAS:
+        assert set(_C.kernel_table("avx2").values()) == {"avx2"}
+        assert set(_C.kernel_table("avx512vnni").values()) == {"avx512vnni"}
+
+
+@pytest.mark.skipif("amx" not in ISAS, reason="x86-64 only")
+def test_what_is_inherited_and_what_few_rows_take_is_told():
+    assert _C.kernel_table("avxvnni")["linear_w8a8"] == "avxvnni (gemm_w8a8), avx2"
+    assert _C.kernel_table("avxvnni")["linear_w8a16"] == "avx2"
+    assert _C.kernel_table("avx512bf16")["linear_w8a8"] == "avx512vnni"
+    assert _C.kernel_table("avx512bf16")["linear_w4a16"] == "avx512bf16 (gemm_a16_bf16), avx512vnni"
+    amx = _C.kernel_table("amx")
+    assert amx["quantize_per_token"] == "avx512vnni"
+    assert amx["linear_w8a8"] == "amx (gemm_w8a8 above 4 rows), avx512vnni"
+    assert amx["linear_w4a8"] == "amx (gemm_w4a8 above 8 rows, gemm_two_level above 8 rows), avx512vnni"
+
+
+def test_the_kernel_table_is_of_the_set_in_use():
+    for name in ops.available_isas():
+        done = run("from kdnative import ops; print(ops.kernel_table())", KDNATIVE_ISA=name)
+        assert done.stdout.strip() == str(_C.kernel_table(name)), done.stderr
+    with pytest.raises(ValueError, match="this build has no instruction set 'sse9'"):
+        _C.kernel_table("sse9")

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from kdnative import ops
+from tests.native.mutate_kernels import object_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # Some kernels take minutes to compile with -O2 and full debug information.
 SANITIZE = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-OF_TILES = ["tests/native/kernel_harness.cpp", *(f"csrc/cpu/amx/{p.name}" for p in ROOT.glob("csrc/cpu/amx/*.cpp"))]
+OF_TILES = [
+    object_of("harness", "tests/native/kernel_harness.cpp"),
+    *(object_of("amx", f"csrc/cpu/amx/{p.name}") for p in ROOT.glob("csrc/cpu/amx/*.cpp")),
+]
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="has kernels for x86-64 and ARM64 only"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.mutate_kernels import HERE, ROOT, Mutant, apply, includes, read_mutants
+from tests.native.mutate_kernels import HERE, ROOT, Mutant, apply, includes, read_mutants, sources_of
 
 MUTANTS = read_mutants((HERE / "mutants.txt").read_text())
 
@@ -14,7 +14,7 @@ def test_every_mutant_changes_a_kernel(mutant):
     file: Path = ROOT / "csrc" / "cpu" / mutant.file
     source = file.read_text()
     assert apply(source, mutant) != source
-    assert any(file in includes(user) for user in (ROOT / "csrc" / "cpu" / mutant.isa).glob("*.cpp"))
+    assert any(file in includes(user) for user in sources_of(ROOT, mutant.isa))
 
 
 def test_names_are_unique():

@@ -31,6 +31,13 @@ def test_state_dict_round_trip():
     assert torch.equal(fresh(ids)[0], encoder(ids)[0]) and torch.equal(fresh(ids)[1], encoder(ids)[1])
 
 
+def test_weights_without_zeros_are_refused():
+    config = json.loads(json.dumps(native(bert()).spec))
+    config["layers"][0]["ffn_out"] = "w8a8+mask"
+    with pytest.raises(ValueError, match=r"w8a8\+mask of ffn_out has no zeros, but a fused encoder takes w8a8$"):
+        Encoder.from_spec(config)
+
+
 def test_float_activations_are_refused():
     config = json.loads(json.dumps(native(bert()).spec))
     config["layers"][1]["ffn_in"] = "w8a16"

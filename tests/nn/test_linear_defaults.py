@@ -16,7 +16,7 @@ from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.quantize import quantize_weight
 from tests.small_models import bert
 
-SCHEMES = ["w8a8", "w4a8-g32-asym", "w4a8-g32-int", "w8a8+4x1", "w8a8+mask", "w4a8-g32+mask"]
+SCHEMES = ["w8a8", "w4a8-g32-asym", "w4a8-g32-int", "w8a8+4x1", "w8a8+mask"]
 
 
 @pytest.fixture(params=["bfloat16", "float16", "float64", "meta"])

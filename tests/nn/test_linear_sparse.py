@@ -11,7 +11,7 @@ import kdnative
 from kdnative.nn import Linear
 from kdnative.prune import finalize_masks_, mask_
 
-SCHEMES = ["w8a8+4x1", "w8a8+2:4", "w8a8+mask", "w4a8-g64+2:4", "w4a8-g32+mask"]
+SCHEMES = ["w8a8+4x1", "w8a8+2:4", "w8a8+mask"]
 
 
 def dense_of(scheme: str) -> str:
@@ -43,7 +43,7 @@ def test_equals_the_dense_scheme(scheme, bias):
 
 def test_what_pruning_makes_is_left_out():
     """The blocks of kdnative.prune and those of the packed form lie the same way."""
-    for scheme, share in zip(SCHEMES, (0.45, 0.8, 0.5, 0.85, 0.6), strict=True):
+    for scheme, share in zip(SCHEMES, (0.45, 0.8, 0.5), strict=True):
         linear = pruned(scheme, 1024, 1024)
         sparse, dense = Linear.from_float(linear, scheme), Linear.from_float(linear, dense_of(scheme))
         assert sparse.packed.numel() < share * dense.packed.numel()

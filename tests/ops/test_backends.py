@@ -47,7 +47,7 @@ def test_combinations_without_a_kernel(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["w4a8-g64+4x1", "w4a8-g64-asym+mask", "w4a8-g64-int+mask", "w4a16-g64+mask", "w2a8-g32+mask"]
+    "text", ["w4a8-g64+mask", "w4a8-g32+2:4", "w4a8-g64-asym+4x1", "w4a16-g64+mask", "w2a8-g32+mask"]
 )
 def test_sparse_schemes_without_a_kernel(text):
     refused(text, "only w8a8 weights are stored without zeros.*Allowed: .*w8a8\\+4x1")

@@ -102,6 +102,12 @@ def copy_of(finished: RunFolder, place: Path) -> RunFolder:
     return RunFolder(place / "runs" / "tiny")
 
 
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path, monkeypatch):
+    """What one test makes is not there for another one."""
+    monkeypatch.setenv("KDNATIVE_STORE", str(tmp_path / "store"))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> dict:
     """The miniature's recipe, as a dictionary to change and write."""
@@ -116,6 +122,8 @@ def finished(tiny, tmp_path_factory) -> RunFolder:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return RunFolder(kdnative.run(write_recipe(place / "tiny.yaml", tiny), runs=place / "runs", progress=False))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KDNATIVE_STORE", str(place / "store"))
+            return RunFolder(kdnative.run(write_recipe(place / "tiny.yaml", tiny), runs=place / "runs", progress=False))
     finally:
         torch.set_num_threads(threads)

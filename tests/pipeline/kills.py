@@ -27,7 +27,7 @@ from kdnative.files import is_leftover
 from kdnative.pipeline import RunFolder, load_recipe
 from tests.pipeline.conftest import tiny_recipe, write_data, write_model, write_recipe
 
-CALLS = ("replace", "rename", "fsync", "unlink", "mkdir")
+CALLS = ("replace", "rename", "fsync", "unlink", "mkdir", "link")
 # What a user may keep in a run's folder, one of them under a name like those of half-written files.
 OWN = ("NOTES.md", "mine/plot.png", ".draft.tmp", "stages/ideas.txt")
 _TIMES = ("latency", "speedup", "models", "environment", "met", "value", "detail")
@@ -91,6 +91,7 @@ def _start(recipe: Path, runs: Path, kill_at: int | None = None, count_into: Pat
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
+        os.environ["KDNATIVE_STORE"] = str(runs / "store")  # else it would have everything after the first run
         kdnative.run(recipe, runs=runs, resume=True, progress=False)
         if count_into is not None:
             count_into.write_text(str(next(counter)))

@@ -57,9 +57,16 @@ def given_up(records) -> list[str]:
 
 @pytest.fixture(scope="module")
 def modern(tiny, tmp_path_factory) -> Path:
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     special = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
     return write_encoder(tmp_path_factory.mktemp("modern") / "model", tiny, "ModernBert", **sizes, **special)
+
+
+@pytest.fixture(scope="module")
+def unknown(tiny, tmp_path_factory) -> Path:
+    """A model of a family that the table does not have."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return write_encoder(tmp_path_factory.mktemp("unknown") / "model", tiny, "FNet", **sizes)
 
 
 REFUSED = {
@@ -182,20 +189,27 @@ def test_balanced_weights_need_every_class(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"student": {"layers": 1}}, r"^student\.layers: ModernBert\w+ has no part that layers could prune"),
-        ({"prune": {"layers": 1}}, r"^prune\.layers: ModernBert\w+ has no part that layers could prune"),
-        ({"prune": {"heads": 0.5}}, r"^prune\.heads: ModernBert\w+ has no part that heads could prune"),
-        ({"prune": {"ffn": 0.5}}, r"^prune\.ffn: ModernBert\w+ has no part that ffn could prune"),
+        ({"student": {"layers": 1}}, r"^student\.layers: FNet\w+ has no part that layers could prune"),
+        ({"prune": {"layers": 1}}, r"^prune\.layers: FNet\w+ has no part that layers could prune"),
+        ({"prune": {"heads": 0.5}}, r"^prune\.heads: FNet\w+ has no part that heads could prune"),
+        ({"prune": {"ffn": 0.5}}, r"^prune\.ffn: FNet\w+ has no part that ffn could prune"),
     ],
 )
-def test_a_student_of_unknown_parts(tiny, modern, tmp_path, sections, words):
-    plain = changed(tiny, teacher={"source": str(modern)}, student={"layers": None}, prune={"ffn": 0.0})
+def test_a_student_of_unknown_parts(tiny, unknown, tmp_path, sections, words):
+    plain = changed(tiny, teacher={"source": str(unknown)}, student={"layers": None}, prune={"ffn": 0.0})
     plain["recover"]["schemes"] = "w8a8"
     rehearsed(plain, tmp_path)
     path = write_recipe(tmp_path / "r.yaml", changed(plain, **sections))
     with pytest.raises(PipelineError, match=words):
         kdnative.run(path, runs=tmp_path / "runs", progress=False)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("prune", [{"layers": 1}, {"heads": 0.5, "multiple_of": 32}, {"ffn": 0.5}])
+def test_a_modernbert_is_pruned(tiny, modern, tmp_path, prune):
+    recipe = changed(tiny, teacher={"source": str(modern)}, student={"layers": 2}, prune={"ffn": 0.0, **prune})
+    recipe["recover"]["schemes"] = "w8a8"
+    rehearsed(recipe, tmp_path)
 
 
 def test_a_teacher_that_is_no_classifier(tiny, tmp_path):

@@ -2,7 +2,7 @@
 #include "../simd/vec_avx512.h"
 // Written against Vec, so it comes after it.
 #include "../avx512bf16/attention_bf16.h"
-#include "amx.h"
+#include "../instruction_sets.h"
 #include "multiply.h"
 
 namespace kdnative::cpu::amx {

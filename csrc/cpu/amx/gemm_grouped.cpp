@@ -2,11 +2,10 @@
 // all rows of a chunk. One tile of 16 x 16 outputs is computed at a time, its fp32 sums in 16 registers: the int32 sums
 // of a group leave through 1 KiB of memory and are scaled while the tiles of the next groups multiply. Blocks of four
 // tiles would load half as much, but store and load their fp32 sums in every group, which costs twice as much.
-#include "../avx512vnni/avx512vnni.h"
+#include "../instruction_sets.h"
 #include "../simd/vec_avx512.h"
 // These are written against Vec and come after it.
 #include "../simd/epilogue.h"
-#include "amx.h"
 #include "tiles.h"
 
 namespace kdnative::cpu::amx {
@@ -164,17 +163,14 @@ void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, cons
   f(w, a, e, range);
 }
 
-// Up to so many rows unpacking for the tiles costs more than it saves.
-bool few(const GemmRange& range) { return range.m_end - range.m_begin <= 8; }
-
 }  // namespace
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  (few(range) ? avx512vnni::gemm_w4a8 : gemm<4>)(w, a, e, range);
+  gemm<4>(w, a, e, range);
 }
 
 void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  (few(range) ? avx512vnni::gemm_w2a8 : gemm<2>)(w, a, e, range);
+  gemm<2>(w, a, e, range);
 }
 
 }  // namespace kdnative::cpu::amx

@@ -1,18 +1,16 @@
 // int8 x int8 on AMX: 32 x 32 blocks, weights read as tiles straight from the packed buffer.
 //
 // A panel of 32 columns is cut along k so that the piece stays in L1 while all rows of a chunk pass by; sums of an
-// unfinished k wait as int32 in a panel on the stack. Few rows can't fill a tile: they take the VNNI kernel, same bits.
-#include "../avx512vnni/avx512vnni.h"
+// unfinished k wait as int32 in a panel on the stack.
+#include "../instruction_sets.h"
 #include "../simd/vec_avx512.h"
 // These are written against Vec and come after it.
 #include "../simd/epilogue.h"
-#include "amx.h"
 #include "tiles.h"
 
 namespace kdnative::cpu::amx {
 namespace {
 
-constexpr int64_t kVnniRows = 4;   // up to here weights are read faster than tiles would be filled
 constexpr int64_t kDepth = 64;     // columns of k of one step
 constexpr int64_t kPieceK = 1024;  // 32 KiB of weights
 constexpr int64_t kStepBytes = kDepth * 16;
@@ -95,7 +93,6 @@ void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& 
 }  // namespace
 
 void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  if (range.m_end - range.m_begin <= kVnniRows) return avx512vnni::gemm_w8a8(w, a, e, range);
   alignas(64) int32_t sums[2][kChunkRows * kBlockColumns];  // tiles take turns
   Tiles tiles;
   Outputs outputs(w, a, e);

@@ -1,7 +1,7 @@
 // Ceiling of AMX int8: see ../roofline.h.
-#include "../roofline.h"
-
 #include <immintrin.h>
+
+#include "../instruction_sets.h"
 
 namespace kdnative::cpu::amx {
 namespace {

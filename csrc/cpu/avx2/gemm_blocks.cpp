@@ -4,8 +4,8 @@
 // exact (vpmaddubsw would saturate). The weights of a quad are widened to words once and broadcast in pairs.
 #include "../simd/vec_avx2.h"
 // These are written against Vec and come after it.
+#include "../instruction_sets.h"
 #include "../simd/epilogue.h"
-#include "avx2.h"
 #include "four_outputs.h"
 
 namespace kdnative::cpu::avx2 {

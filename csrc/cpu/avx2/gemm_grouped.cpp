@@ -6,8 +6,8 @@
 // These are written against Vec and come after it.
 #include "../simd/ints_avx2.h"
 // This is written against Vec and Ints.
+#include "../instruction_sets.h"
 #include "../simd/gemm_grouped.h"
-#include "avx2.h"
 
 namespace kdnative::cpu::avx2 {
 namespace {

@@ -7,10 +7,10 @@
 // 128 fits): 64 products in eight.
 #include "../simd/vec_avx2.h"
 // These are written against Vec and come after it.
+#include "../instruction_sets.h"
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
 #include "../simd/ints_avx2.h"
-#include "avx2.h"
 #include "octets.h"
 
 namespace kdnative::cpu::avx2 {

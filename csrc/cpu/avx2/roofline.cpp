@@ -1,7 +1,7 @@
 // Ceilings of AVX2: see ../roofline.h.
-#include "../roofline.h"
-
 #include <immintrin.h>
+
+#include "../instruction_sets.h"
 
 namespace kdnative::cpu::avx2 {
 

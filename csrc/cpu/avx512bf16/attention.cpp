@@ -1,8 +1,8 @@
 // Attention on the dot products of bf16 pairs (AVX512_BF16).
 #include "../simd/vec_avx512.h"
 // These are written against Vec and come after it.
+#include "../instruction_sets.h"
 #include "attention_bf16.h"
-#include "avx512bf16.h"
 #include "multiply.h"
 
 namespace kdnative::cpu::avx512bf16 {

@@ -126,8 +126,8 @@ void bf16_gemm_of(const PackedLinear& w, const FloatRows& a, const Epilogue& e, 
 }
 
 template <typename Multiply>
-inline void gemm_a16_bf16(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& range,
-                          const Multiply& multiply) {
+inline void bf16_gemm(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& range,
+                      const Multiply& multiply) {
   (w.bits == 8   ? bf16_gemm_of<8, Multiply>
    : w.bits == 4 ? bf16_gemm_of<4, Multiply>
                  : bf16_gemm_of<2, Multiply>)(w, a, e, range, multiply);

@@ -1,8 +1,8 @@
 // GEMMs with vpdpbusd of AVX-512 VNNI.
 #include "dot.h"
 // These are written against Vec and Ints and come after them.
+#include "../instruction_sets.h"
 #include "../simd/gemm_vnni.h"
-#include "avx512vnni.h"
 
 namespace kdnative::cpu::avx512vnni {
 

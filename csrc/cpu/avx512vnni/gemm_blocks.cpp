@@ -7,9 +7,9 @@
 
 #include "../simd/vec_avx512.h"
 // These are written against Vec and come after it.
+#include "../instruction_sets.h"
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
-#include "avx512vnni.h"
 #include "dot.h"
 
 namespace kdnative::cpu::avx512vnni {

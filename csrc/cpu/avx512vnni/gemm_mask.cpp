@@ -7,7 +7,7 @@
 // This is written against Vec and comes after it.
 #include "mask_block.h"
 // Declarations only.
-#include "avx512vnni.h"
+#include "../instruction_sets.h"
 #include "gemm_mask.h"
 
 namespace kdnative::cpu::avx512vnni {
@@ -27,20 +27,12 @@ bool expand_mask_table(const SparseLinear& w, int64_t tile, int8_t* dense) {
   return expand_tile(w, tile, dense, [](const uint8_t* p, uint64_t mask, uint8_t* out) { expand_bytes(p, mask, out); });
 }
 
-bool expand_codes_table(const SparseLinear& w, int64_t tile, uint8_t* dense) {
-  return expand_tile_codes(w, tile, dense, expand_nibbles);
-}
-
 bool gemm_mask_table(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
   return mask_gemm<Lookup>(w, a, e, range);
 }
 
 bool expand_mask(const SparseLinear& w, int64_t tile, int8_t* dense) {
   return features().avx512vbmi2 ? expand_mask_vbmi2(w, tile, dense) : expand_mask_table(w, tile, dense);
-}
-
-bool expand_codes(const SparseLinear& w, int64_t tile, uint8_t* dense) {
-  return features().avx512vbmi2 ? expand_codes_vbmi2(w, tile, dense) : expand_codes_table(w, tile, dense);
 }
 
 bool gemm_mask(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {

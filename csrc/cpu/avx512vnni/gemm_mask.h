@@ -1,4 +1,4 @@
-// The two ways of gemm_mask, expand_mask and expand_codes: with VBMI2, and with a table for processors without it.
+// The two ways of gemm_mask and expand_mask: with VBMI2, and with a table for processors without it.
 #pragma once
 
 #include "../kernels.h"
@@ -7,8 +7,6 @@ namespace kdnative::cpu::avx512vnni {
 
 bool expand_mask_vbmi2(const SparseLinear& w, int64_t tile, int8_t* dense);
 bool expand_mask_table(const SparseLinear& w, int64_t tile, int8_t* dense);
-bool expand_codes_vbmi2(const SparseLinear& w, int64_t tile, uint8_t* dense);
-bool expand_codes_table(const SparseLinear& w, int64_t tile, uint8_t* dense);
 bool gemm_mask_vbmi2(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range);
 bool gemm_mask_table(const SparseLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range);
 

@@ -3,9 +3,9 @@
 // is fetched; int32 sums wait in memory between pieces.
 #include "dot.h"
 // These are written against Vec and Ints and come after them.
+#include "../instruction_sets.h"
 #include "../simd/gemm_vnni.h"
 #include "../simd/two_level.h"
-#include "avx512vnni.h"
 #include "block_w8a8.h"
 
 namespace kdnative::cpu::avx512vnni {

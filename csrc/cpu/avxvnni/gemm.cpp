@@ -1,8 +1,8 @@
 // GEMMs with vpdpbusd of AVX-VNNI: 256 bits, no AVX-512.
 #include "dot.h"
 // These are written against Vec and Ints and come after them.
+#include "../instruction_sets.h"
 #include "../simd/gemm_vnni.h"
-#include "avxvnni.h"
 
 namespace kdnative::cpu::avxvnni {
 

@@ -7,9 +7,9 @@
 #include "dot.h"
 // These are written against Vec and Ints and come after them.
 #include "../avx2/four_outputs.h"
+#include "../instruction_sets.h"
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
-#include "avxvnni.h"
 
 namespace kdnative::cpu::avxvnni {
 namespace {

@@ -1,7 +1,7 @@
 // Ceiling of AVX-VNNI: see ../roofline.h.
-#include "../roofline.h"
-
 #include <immintrin.h>
+
+#include "../instruction_sets.h"
 
 namespace kdnative::cpu::avxvnni {
 

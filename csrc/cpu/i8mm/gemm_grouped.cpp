@@ -1,14 +1,12 @@
 // 4-bit and 2-bit weights x int8 with smmla: blocks of up to 6 rows x 16 columns.
 //
 // A piece of a 32-column tile is unpacked once to int8 (u - zero), 16 columns to one panel and 16 to another, and
-// reused by all rows of a chunk. Every group ends as int32 and is scaled into fp32 sums on the stack. Few rows take the
-// dot-product kernel, same bits.
+// reused by all rows of a chunk. Every group ends as int32 and is scaled into fp32 sums on the stack.
+#include "../instruction_sets.h"
 #include "../neon/codes.h"
-#include "../neon/neon.h"
 #include "../simd/vec_neon.h"
 // These are written against Vec and come after it.
 #include "../simd/epilogue.h"
-#include "i8mm.h"
 #include "products.h"
 
 namespace kdnative::cpu::i8mm {
@@ -88,9 +86,9 @@ void column_tile(const PackedLinear& w, const QuantizedRows& a, const Epilogue& 
 }
 
 template <int bits>
-void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range, Gemm few_rows) {
+void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
   Workspace work;
-  for_chunks(w, a, e, range, few_rows, [&](int64_t m, int64_t end) {
+  for_chunks(range, [&](int64_t m, int64_t end) {
     for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) column_tile<bits>(w, a, e, m, end, tile, work);
   });
 }
@@ -98,11 +96,11 @@ void gemm(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, cons
 }  // namespace
 
 void gemm_w4a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  gemm<4>(w, a, e, range, neon::gemm_w4a8);
+  gemm<4>(w, a, e, range);
 }
 
 void gemm_w2a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
-  gemm<2>(w, a, e, range, neon::gemm_w2a8);
+  gemm<2>(w, a, e, range);
 }
 
 }  // namespace kdnative::cpu::i8mm

@@ -1,12 +1,11 @@
 // int8 x int8 with smmla: blocks of up to 6 rows x 16 columns.
 //
 // A column panel is cut along k so that the piece stays in L1 while all rows of a chunk pass by; sums of an unfinished
-// k wait on the stack. Few rows take the dot-product kernel, same bits.
-#include "../neon/neon.h"
+// k wait on the stack.
+#include "../instruction_sets.h"
 #include "../simd/vec_neon.h"
 // These are written against Vec and come after it.
 #include "../simd/epilogue.h"
-#include "i8mm.h"
 #include "products.h"
 
 namespace kdnative::cpu::i8mm {
@@ -51,7 +50,7 @@ void column_panel(const PackedLinear& w, const QuantizedRows& a, const Epilogue&
 
 void gemm_w8a8(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range) {
   Workspace work;
-  for_chunks(w, a, e, range, neon::gemm_w8a8, [&](int64_t m, int64_t end) {
+  for_chunks(range, [&](int64_t m, int64_t end) {
     for (int64_t c = range.tile_begin * kTileN; c < range.tile_end * kTileN && c < w.n; c += kPanelColumns) {
       column_panel(w, a, e, m, end, c, work);
     }

@@ -11,7 +11,6 @@
 namespace kdnative::cpu::i8mm {
 namespace {
 
-constexpr int64_t kDotRows = 4;  // up to here making panels costs more than smmla saves over sdot
 constexpr int64_t kPanelColumns = 16;
 constexpr int kMaxPairs = 3;  // pairs of rows of a block: 24 sums, 3 operands from the rows, 1 from the panel
 constexpr int kOperands = 8;  // of eight k of a panel, two columns each
@@ -70,20 +69,13 @@ inline void for_pairs(int64_t begin, int64_t end, const F& f) {
   });
 }
 
-using Gemm = decltype(Kernels::gemm_w8a8);
-
-// f(first row, end) for every chunk of rows that reuse a panel; chunks of few rows go to another kernel.
+// f(first row, end) for every chunk of rows that reuse a panel: even ones, since few rows would not pay for a panel.
 template <typename F>
-inline void for_chunks(const PackedLinear& w, const QuantizedRows& a, const Epilogue& e, const GemmRange& range,
-                       Gemm few_rows, const F& f) {
-  for (int64_t m = range.m_begin; m < range.m_end; m += kRowChunk) {
-    const int64_t end = m + kRowChunk < range.m_end ? m + kRowChunk : range.m_end;
-    if (end - m <= kDotRows) {
-      few_rows(w, a, e, {m, end, range.tile_begin, range.tile_end});
-    } else {
-      f(m, end);
-    }
-  }
+inline void for_chunks(const GemmRange& range, const F& f) {
+  const int64_t rows = range.m_end - range.m_begin, chunks = (rows + kRowChunk - 1) / kRowChunk;
+  if (rows == 0) return;
+  const int64_t step = ((rows + chunks - 1) / chunks + 1) / 2 * 2;
+  for (int64_t m = range.m_begin; m < range.m_end; m += step) f(m, m + step < range.m_end ? m + step : range.m_end);
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // Ceiling of the 8-bit matrix multiply: see ../roofline.h.
-#include "../roofline.h"
-
+#include "../instruction_sets.h"
 #include "../neon/burst.h"
 
 namespace kdnative::cpu::i8mm {

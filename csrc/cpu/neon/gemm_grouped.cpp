@@ -5,11 +5,11 @@
 // which the quantizer left behind.
 #include "../simd/vec_neon.h"
 // These are written against Vec and come after it.
+#include "../instruction_sets.h"
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
 #include "codes.h"
 #include "dot.h"
-#include "neon.h"
 
 namespace kdnative::cpu::neon {
 namespace {

@@ -4,10 +4,10 @@
 // four quads of activations that a register holds. Both are signed, so nothing has to be corrected afterwards.
 #include "../simd/vec_neon.h"
 // These are written against Vec and come after it.
+#include "../instruction_sets.h"
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
 #include "dot.h"
-#include "neon.h"
 
 namespace kdnative::cpu::neon {
 namespace {

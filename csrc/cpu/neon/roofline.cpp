@@ -1,6 +1,5 @@
 // Ceilings of Advanced SIMD with dot products: see ../roofline.h.
-#include "../roofline.h"
-
+#include "../instruction_sets.h"
 #include "burst.h"
 
 namespace kdnative::cpu::neon {

@@ -1,5 +1,5 @@
+#include "../instruction_sets.h"
 #include "finish.h"
-#include "reference.h"
 
 namespace kdnative::cpu::reference {
 namespace {

@@ -1,8 +1,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "../instruction_sets.h"
 #include "../simd/vec_scalar.h"
-#include "reference.h"
 
 namespace kdnative::cpu::reference {
 namespace {

@@ -1,7 +1,5 @@
-#include <cstring>
-
+#include "../instruction_sets.h"
 #include "finish.h"
-#include "reference.h"
 
 namespace kdnative::cpu::reference {
 
@@ -36,22 +34,6 @@ bool expand_mask(const SparseLinear& w, int64_t tile, int8_t* dense) {
       *dense = static_cast<int8_t>(w.values[at++] - 128);
     }
     if (at != w.start[block + 1]) return false;
-  }
-  return true;
-}
-
-bool expand_codes(const SparseLinear& w, int64_t tile, uint8_t* dense) {
-  const int64_t bytes = w.layer.k_pad * 16;
-  std::memset(dense, 0x88, static_cast<size_t>(bytes));
-  for (int half = 0; half < 2; ++half) {
-    const int64_t block = 2 * tile + half;
-    const uint8_t *at = w.values + w.start[tile], *end = at + w.codes[block];
-    for (int64_t i = 0; i < bytes; ++i) {
-      if ((w.mask[block * (w.layer.k_pad / 4) + i / 64] >> i % 64 & 1) == 0) continue;
-      if (at == end) return false;
-      dense[i] ^= *at++ & (half == 0 ? 0x0f : 0xf0);
-    }
-    if (at != end) return false;
   }
   return true;
 }

@@ -4,25 +4,11 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstring>
+
+#include "expand_table.h"
 
 namespace kdnative::cpu {
 namespace {
-
-struct ExpandTable {  // for every mask of eight bytes: which of the packed bytes goes where; 0x80 is a zero
-  uint8_t from[256][8];
-};
-
-constexpr ExpandTable make_expand_table() {
-  ExpandTable table{};
-  for (int mask = 0; mask < 256; ++mask) {
-    uint8_t next = 0;
-    for (int i = 0; i < 8; ++i) table.from[mask][i] = mask >> i & 1 ? next++ : uint8_t{0x80};
-  }
-  return table;
-}
-
-alignas(64) constexpr ExpandTable kExpandTable = make_expand_table();
 
 // 64 dense bytes, signed, from the packed ones at `p`, which are 128 more; loads up to 8 bytes past the last one it
 // needs.
@@ -34,25 +20,6 @@ inline void expand_bytes(const uint8_t* p, uint64_t mask, uint8_t* dense) {
     const __m128i order = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTable.from[mask & 255]));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(dense), _mm_shuffle_epi8(packed, order));
     p += __builtin_popcountll(mask & 255);
-  }
-}
-
-// The same for codes of 4 bits: 64 bytes of two dense codes u = q + 8 each, the low nibbles from `low`, the high ones
-// from `high`, which hold q & 15.
-inline void expand_nibbles(const uint8_t* low, uint64_t low_mask, const uint8_t* high, uint64_t high_mask,
-                           uint8_t* dense) {
-  const __m128i nibble = _mm_set1_epi8(15), zero = _mm_set1_epi8(static_cast<char>(0x88));
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i, low_mask >>= 8, high_mask >>= 8, dense += 8) {
-    const auto expand = [](const uint8_t* p, uint64_t mask) {
-      const __m128i packed = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-      return _mm_shuffle_epi8(packed, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTable.from[mask & 255])));
-    };
-    const __m128i both =
-        _mm_or_si128(_mm_and_si128(nibble, expand(low, low_mask)), _mm_andnot_si128(nibble, expand(high, high_mask)));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(dense), _mm_xor_si128(both, zero));
-    low += __builtin_popcountll(low_mask & 255);
-    high += __builtin_popcountll(high_mask & 255);
   }
 }
 

@@ -1,5 +1,5 @@
-// Reads the masks and bytes, or codes of 4 bits, of one block of 16 columns. Never reads outside the packed weight,
-// whatever the masks are: a check every 16 operands, which the spare bytes at the end of the values allow for.
+// Reads the masks and bytes of one block of 16 columns. Never reads outside the packed weight, whatever the masks are:
+// a check every 16 operands, which the spare bytes at the end of the values allow for.
 #pragma once
 
 #include "../kernels.h"
@@ -16,15 +16,7 @@ struct MaskStream {
   const uint8_t* end;    // of the block
 
   MaskStream(const SparseLinear& w, int64_t block)
-      : mask(w.mask + block * (w.layer.k_pad / 4)), at(w.values), end(w.values) {
-    if (w.codes != nullptr) {
-      at += w.start[block / 2];
-      end = at + w.codes[block];
-    } else {
-      at += w.start[block];
-      end += w.start[block + 1];
-    }
-  }
+      : mask(w.mask + block * (w.layer.k_pad / 4)), at(w.values + w.start[block]), end(w.values + w.start[block + 1]) {}
 
   bool sound() const { return at <= end; }     // to be asked before every 16 operands
   bool finished() const { return at == end; }  // to be asked after all
@@ -50,22 +42,6 @@ inline bool expand_tile(const SparseLinear& w, int64_t tile, int8_t* dense, cons
     if (!stream.finished()) return false;
   }
   return true;
-}
-
-// The same for codes of 4 bits, [k_pad / 4][64], by expand(two places, two masks, 64 dense bytes): the low nibbles of
-// the first and the high nibbles of the second.
-template <typename Expand>
-inline bool expand_tile_codes(const SparseLinear& w, int64_t tile, uint8_t* dense, const Expand& expand) {
-  MaskStream low(w, 2 * tile), high(w, 2 * tile + 1);
-  for (int64_t i = 0; i < w.layer.k_pad / 4; i += kCheckEvery) {
-    if (!low.sound() || !high.sound()) return false;
-    for (int64_t j = 0; j < kCheckEvery; ++j, dense += 64) {
-      expand(low.at, *low.mask, high.at, *high.mask, dense);
-      low.next(__builtin_popcountll(*low.mask));
-      high.next(__builtin_popcountll(*high.mask));
-    }
-  }
-  return low.finished() && high.finished();
 }
 
 }  // namespace

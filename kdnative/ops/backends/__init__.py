@@ -15,11 +15,12 @@ import os
 
 import torch
 
+from kdnative.formats.scheme import Scheme
 from kdnative.ops.backends.base import Backend
 from kdnative.ops.backends.cpu import CPU
 from kdnative.ops.backends.reference import REFERENCE
 
-__all__ = ["Backend", "backend_for", "register"]
+__all__ = ["Backend", "accepted", "backend_for", "register"]
 
 _BACKENDS: dict[str, Backend] = {}
 
@@ -33,6 +34,18 @@ def backend_for(device: torch.device | str) -> Backend:
     """The backend of a device; meta tensors have that of the CPU, for which weights are laid out when they arrive."""
     kind = torch.device(device).type
     return _BACKENDS.get("cpu" if kind == "meta" else kind, REFERENCE)
+
+
+def accepted(scheme: Scheme | str, device: torch.device | str = "cpu") -> Scheme:
+    """The scheme of a name, if linears of a device compute with it.
+
+    Raises:
+        ValueError: there is no such scheme, or no kernel for it. TypeError: neither a string nor a Scheme.
+    """
+    scheme = Scheme.parse(scheme)
+    if refusal := backend_for(device).refusal(scheme):
+        raise ValueError(refusal)
+    return scheme
 
 
 _chosen = os.environ.get("KDNATIVE_BACKEND", "")

@@ -37,6 +37,7 @@ class Context:
         run: the run's folder, to read the outputs of earlier stages from.
         folder: where this stage writes. Kept when the stage is interrupted, made visible when it returns.
         device: ``"cpu"`` or ``"cuda"``, for training; conversion and native measurements are on the CPU.
+        section: another part of the recipe to take the settings from than the stage's own.
         earlier_seconds: what interrupted attempts took whose work this one goes on with.
     """
 
@@ -48,6 +49,7 @@ class Context:
     log: Logger
     progress: bool
     shared: Shared
+    section: Any = None
     earlier_seconds: float = 0.0
     start: float = field(default_factory=time.perf_counter)
 
@@ -57,7 +59,7 @@ class Context:
 
     @property
     def settings(self) -> Any:
-        return getattr(self.recipe, self.stage)
+        return getattr(self.recipe, self.stage) if self.section is None else self.section
 
     @property
     def data(self) -> DataSplits:
@@ -132,6 +134,8 @@ class Stage:
         student: whether its model is the student that later stages start from.
         new: whether its model starts as a new student.
         row: the row of the final table that shows its model.
+        shared: whether runs may share its output through the store; not where the clock decides.
+        version: of its code; another one where the same settings make something else from now on.
         rehearse: what it does to models without values, to learn before anything runs what can't work.
     """
 
@@ -149,4 +153,6 @@ class Stage:
     student: bool = False
     new: bool = False
     row: Row | None = None
+    shared: bool = True
+    version: int = 1
     rehearse: Callable[[Rehearsal], None] = lambda rehearsal: None

@@ -162,6 +162,7 @@ BENCHMARK = Stage(
     needs=_measured,
     uses=("evaluate",),
     uses_data=False,
+    shared=False,
 )
 REPORT = Stage(
     "report",
@@ -170,5 +171,6 @@ REPORT = Stage(
     default=Report(),
     needs=lambda recipe: ("evaluate", "benchmark"),
     uses=("data", "goals"),
+    shared=False,
     results=lambda recipe: RESULTS if recipe.report.html else SUMMARY,
 )

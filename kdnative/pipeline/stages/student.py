@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdnative.data import Batches
 from kdnative.distill import SoftLabels
-from kdnative.pipeline.models import load_for_task, parameters
+from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.pruning import cut, rehearse_cut
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
     distillation_loss,
@@ -25,7 +24,7 @@ from kdnative.pipeline.stages.training import (
     tokenizer,
 )
 from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
-from kdnative.prune import shrink_shapes_, structured_, student_from
+from kdnative.prune import student_from
 
 if TYPE_CHECKING:
     from kdnative.pipeline.rehearsal import Rehearsal
@@ -46,25 +45,9 @@ def _distil(context: Context) -> dict[str, Any]:
 
 def _prune(context: Context) -> dict[str, Any]:
     """Removes heads, neurons and layers for good, then lets what is left learn from the teacher again."""
-    settings = context.settings
     model = load_model(context, context.recipe.student_before("prune"))
-    before = parameters(model)
-    batches = _calibration(context)
-    options: dict[str, Any] = {}
-    if settings.importance == "taylor":
-        options = {"calibration": batches, "loss": context.task.labels_loss}
-    seeded(context)
-    report = structured_(
-        model,
-        heads=settings.heads,
-        ffn=settings.ffn,
-        layers=settings.layers,
-        multiple_of=settings.multiple_of,
-        example_inputs=batches[0].inputs,
-        **options,
-    )
-    context.log.info("prune: %d parameters before, %d after", before, parameters(model))
-    return {**_learn(context, model), "parameters_before": before, "pruning": report.to_dict()["rows"]}
+    figures = cut(context, model, student_source(context.recipe))
+    return {**_learn(context, model), **figures}
 
 
 def _recover(context: Context) -> dict[str, Any]:
@@ -78,11 +61,7 @@ def _recover(context: Context) -> dict[str, Any]:
 
 
 def _rehearse_prune(rehearsal: Rehearsal) -> None:
-    settings = rehearsal.recipe.prune
-    for key in ("layers", "heads", "ffn"):  # one by one, to know which is at fault
-        if value := getattr(settings, key):
-            with rehearsal.blaming(f"prune.{key}", {"prune"}):
-                shrink_shapes_(rehearsal.student, **{key: value}, multiple_of=settings.multiple_of)
+    rehearse_cut(rehearsal, rehearsal.student, rehearsal.recipe.prune, "prune", "prune")
     rehearsal.check_hidden("prune")
 
 
@@ -133,14 +112,6 @@ def _running_teacher(context: Context) -> nn.Module:
     if ours == theirs:
         return teacher
     return TranslatingTeacher(teacher, id_table(tokenizer(context, ours), tokenizer(context, theirs)))
-
-
-def _calibration(context: Context) -> list[Any]:
-    """The first shuffled batches of the training split."""
-    settings = context.settings
-    data = tokenized(context, student_source(context.recipe), "train")
-    batches = Batches(data, settings.batch_size, shuffle=True, seed=context.recipe.seed)
-    return list(itertools.islice(batches, settings.calibration_batches))
 
 
 def _sources(recipe: Recipe) -> tuple[str, ...]:

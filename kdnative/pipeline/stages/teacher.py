@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -10,7 +12,19 @@ from kdnative.distill import SoftLabels
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.training import compared, fit, hard_loss, load_model, save_model, tokenized
+from kdnative.pipeline.stages.pruning import cut, rehearse_cut
+from kdnative.pipeline.stages.training import (
+    compared,
+    distillation_loss,
+    fit,
+    hard_loss,
+    load_model,
+    save_model,
+    tokenized,
+)
+
+if TYPE_CHECKING:
+    from kdnative.pipeline.rehearsal import Rehearsal
 
 SOFT_LABELS = "soft_labels.safetensors"
 TEACHER = Row("teacher", "teacher")
@@ -25,9 +39,10 @@ def _train_teacher(context: Context) -> dict[str, Any]:
 
 
 def _compress_teacher(context: Context) -> dict[str, Any]:
-    """Converts the teacher to native kernels and lets it label the training split; ``scheme: null`` keeps it in float.
+    """Prunes the teacher, converts it to native kernels and lets it label the training split.
 
-    The native teacher runs on the CPU, the float one on the recipe's device.
+    Without ``prune`` it stays whole; with ``scheme: null`` it stays in float. The native teacher runs on the CPU, the
+    float one on the recipe's device.
     """
     from kdnative import convert_
     from kdnative.evaluate import predict
@@ -37,19 +52,42 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     validation = tokenized(context, source, "validation")
     metrics: dict[str, Any] = {}
     device = context.device
+    compressed = settings.scheme is not None or settings.prune is not None
+    before = predict(teacher, validation, batch_size=settings.batch_size, device=device) if compressed else None
+    if settings.prune is not None:
+        metrics |= _pruned(context, teacher, source)
     if settings.scheme is not None:
-        before = predict(teacher, validation, batch_size=settings.batch_size, device=device)
         report = convert_(teacher.cpu(), settings.scheme)
         teacher, device = report.model, "cpu"
-        after = predict(teacher, validation, batch_size=settings.batch_size, device=device)
         metrics["conversion"] = report.to_dict()["rows"]
+    if compressed:
+        after = predict(teacher, validation, batch_size=settings.batch_size, device=device)
         metrics["validation"] = compared(context, before, after)
-        metrics["bytes"] = save_model(context, teacher, source)
+        metrics["bytes"] = save_model(context, teacher.cpu(), source)
     train = tokenized(context, source, "train")
     top = {"top_k": settings.top_k, "temperature": settings.temperature}
     labels = SoftLabels.compute(teacher, train, batch_size=settings.batch_size, device=device, **top)
     labels.save(context.folder / SOFT_LABELS)
     return {**metrics, "examples": len(labels)}
+
+
+def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]:
+    """Removes parts of the teacher, in place; what is left learns from the labels and from the teacher as it was."""
+    inner = replace(context, section=context.settings.prune)
+    whole = copy.deepcopy(teacher)
+    figures = cut(inner, teacher, source)
+    loss = distillation_loss(inner, teacher, whole)
+    metrics = fit(inner, teacher, loss, source, teacher=whole)
+    context.earlier_seconds = inner.earlier_seconds
+    return {**metrics, **figures}
+
+
+def _rehearse_compression(rehearsal: Rehearsal) -> None:
+    settings = rehearsal.recipe.compress_teacher.prune
+    if settings is not None:  # on a copy: hidden states come from the whole teacher
+        rehearse_cut(
+            rehearsal, copy.deepcopy(rehearsal.teacher), settings, "compress_teacher.prune", "compress_teacher"
+        )
 
 
 def for_hidden_states(teacher: nn.Module, scheme: str | None, device: str) -> nn.Module:
@@ -84,4 +122,5 @@ COMPRESS_TEACHER = Stage(
     needs=lambda recipe: ("train_teacher",),
     uses=("data", "teacher"),
     teacher=True,
+    rehearse=_rehearse_compression,
 )

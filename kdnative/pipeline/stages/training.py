@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,9 +11,9 @@ from torch import nn
 from kdnative.data import Batches, MaskedBatches, TokenizedDataset
 from kdnative.distill import (
     Callback,
-    DistillationLoss,
     EpochLog,
     HiddenStateLoss,
+    LossTerm,
     ProgressBar,
     SoftLabels,
     Teacher,
@@ -57,33 +58,27 @@ def tokenizer(context: Context, source: str) -> Any:
     return cache[key]
 
 
-def hard_loss(context: Context) -> DistillationLoss:
-    """Cross entropy with the labels alone."""
-    settings = context.settings
-    weights = class_weights(context)
-    return DistillationLoss(soft_weight=0.0, class_weights=weights, label_smoothing=settings.label_smoothing)
+def hard_loss(context: Context) -> list[LossTerm]:
+    """The labels alone."""
+    return [context.task.hard_loss(1.0, context.settings, class_weights(context))]
 
 
-def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module | None) -> DistillationLoss:
+def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module | None) -> list[LossTerm]:
     """The loss of a distilling stage, with projections of the hidden states where the widths differ.
 
     The teacher may be None without ``hidden_weight``.
     """
     settings: Distilling = context.settings
-    hidden = None
+    terms = [
+        context.task.hard_loss(settings.hard_weight, settings, class_weights(context)),
+        context.task.soft_loss(settings.soft_weight, settings.temperature),
+    ]
     if settings.hidden_weight:
         layers = student.config.num_hidden_layers, teacher.config.num_hidden_layers
         pairs = settings.layer_map or uniform_layer_map(*layers)
         widths = student.config.hidden_size, teacher.config.hidden_size
-        hidden = HiddenStateLoss(pairs, *widths, metric=settings.hidden_metric, weight=settings.hidden_weight)
-    return DistillationLoss(
-        temperature=settings.temperature,
-        soft_weight=settings.soft_weight,
-        hard_weight=settings.hard_weight,
-        class_weights=class_weights(context),
-        label_smoothing=settings.label_smoothing,
-        hidden=hidden,
-    )
+        terms.append(HiddenStateLoss(pairs, *widths, metric=settings.hidden_metric, weight=settings.hidden_weight))
+    return terms
 
 
 def class_weights(context: Context) -> list[float] | None:
@@ -104,7 +99,7 @@ def class_weights(context: Context) -> list[float] | None:
 def fit(
     context: Context,
     model: nn.Module,
-    loss: DistillationLoss,
+    loss: Sequence[LossTerm],
     source: str,
     *,
     soft_labels: SoftLabels | None = None,
@@ -132,7 +127,7 @@ def fit(
         precision=_PRECISIONS[settings.amp],
         device=context.device,
         seed=seed,
-        select_by=("accuracy", "max") if settings.select_best else None,
+        select_by=(context.task.deciding.key, "max") if settings.select_best else None,
     )
     log = EpochLog(lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)))
     history = train(
@@ -141,7 +136,7 @@ def fit(
         loss,
         config,
         teachers=[] if teacher is None and soft_labels is None else [Teacher(teacher, soft_labels)],
-        validation=Batches(tokenized(context, source, "validation"), VALIDATION_BATCH),
+        validation=context.task.validation(Batches(tokenized(context, source, "validation"), VALIDATION_BATCH)),
         callbacks=[_Clock(context), log, *([ProgressBar()] if context.progress else [])],
         state_path=state,
         save_every=settings.save_every,

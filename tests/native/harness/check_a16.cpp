@@ -151,7 +151,7 @@ void check_bf16(const Tables& tables, const Case& c) {
     if (t->bf16_rows == 0) continue;
     for (auto i = static_cast<int64_t>(wanted.size()); i < c.m * c.n; ++i)  // for the first table
       wanted.push_back(expected(w, wide.get() + i / c.n * ld_x, i % c.n));
-    t->gemm_a16(w.packed, rows, epilogue(out.get()), {0, c.m, 0, tiles});
+    t->gemm_a16_bf16(w.packed, rows, epilogue(out.get()), {0, c.m, 0, tiles});
     for (int64_t i = 0; i < c.m * c.n; ++i) {
       const Sums& s = wanted[static_cast<size_t>(i)];
       check(std::fabs(out[i] - s.exact) <= s.bound + 1e-30, t->isa, c.name() + " bf16: beyond the bound");
@@ -160,7 +160,7 @@ void check_bf16(const Tables& tables, const Case& c) {
     const int64_t row_ends[3] = {0, row, c.m}, column_ends[3] = {0, tile, tiles};
     for (int i = 0; i < 4; ++i) {
       const GemmRange part = {row_ends[i / 2], row_ends[i / 2 + 1], column_ends[i % 2], column_ends[i % 2 + 1]};
-      t->gemm_a16(w.packed, rows, epilogue(parts.get()), part);
+      t->gemm_a16_bf16(w.packed, rows, epilogue(parts.get()), part);
     }
     check(std::memcmp(out.get(), parts.get(), c.m * c.n * 4) == 0, t->isa, c.name() + " bf16 in four parts");
   }

@@ -9,10 +9,9 @@
 namespace harness {
 namespace {
 
-// A packed sparse layer, built here by the layout in csrc/cpu/sparse.h, and its plain weights. With a group its weights
-// have 4 bits.
+// A packed sparse layer, built here by the layout in csrc/cpu/sparse.h, and its plain weights.
 struct SparseLayer {
-  SparseLayer(SparseFormat format, int64_t n, int64_t k, double zeros, int32_t group = 0)
+  SparseLayer(SparseFormat format, int64_t n, int64_t k, double zeros)
       : n(n), k(k), n_pad(round_up(n, 32)), k_pad(round_up(k, 64)), weight(n_pad * k_pad, 0) {
     const bool blocks = format == SparseFormat::blocks;
     std::bernoulli_distribution zero(zeros);
@@ -20,31 +19,26 @@ struct SparseLayer {
       for (int64_t i = 0; i < k; ++i) {
         if (zero(rng)) continue;
         for (int64_t j = c; j < std::min(n, c + (blocks ? 4 : 1)); ++j)
-          weight[j * k_pad + i] = static_cast<int8_t>(group ? random_int(-8, 7) : random_int(-127, 127));
+          weight[j * k_pad + i] = static_cast<int8_t>(random_int(-127, 127));
       }
     }
     std::vector<int8_t> values;
     std::vector<uint16_t> index;
     std::vector<uint64_t> mask;
     std::vector<int64_t> start = {0};
-    std::vector<int32_t> codes;
     if (blocks) {
       pack_blocks(values, index, start);
-    } else if (group != 0) {
-      pack_codes(values, mask, start, codes);
     } else {
       pack_mask(values, mask, start);
     }
-    const int64_t groups = group ? (k_pad + group - 1) / group : 1;
-    std::vector<float> scale(groups * n_pad);
+    std::vector<float> scale(n_pad);
     for (float& s : scale) s = 0.001f + std::fabs(random_float(0.01f));
     std::vector<int32_t> sums(n_pad, 0);
     for (int64_t c = 0; c < n_pad; ++c) {
       for (int64_t i = 0; i < k_pad; ++i) sums[c] += weight[c * k_pad + i];
     }
     SparseHeader h{};
-    h.magic = kSparseMagic, h.version = 1, h.bits = group ? 4 : 8, h.format = static_cast<int32_t>(format);
-    h.group = group;
+    h.magic = kSparseMagic, h.version = 1, h.bits = 8, h.format = static_cast<int32_t>(format);
     h.n = static_cast<int32_t>(n), h.k = static_cast<int32_t>(k);
     h.n_pad = static_cast<int32_t>(n_pad), h.k_pad = static_cast<int32_t>(k_pad);
     h.count = start.back();
@@ -54,12 +48,7 @@ struct SparseLayer {
     h.index = blocks ? add(index) : add(mask);
     h.start = add(start);
     h.scale = add(scale);
-    if (group) {
-      h.codes = add(codes);
-      h.zero = add(std::vector<uint8_t>(groups * n_pad, 8));
-    } else {
-      h.column_sum = add(sums);
-    }
+    h.column_sum = add(sums);
     h.bytes = static_cast<int64_t>(bytes.size());
     std::memcpy(bytes.data(), &h, sizeof h);
     header = h;
@@ -100,31 +89,6 @@ struct SparseLayer {
     }
   }
 
-  // The codes of 16 outputs below those of the next 16.
-  void pack_codes(std::vector<int8_t>& values, std::vector<uint64_t>& mask, std::vector<int64_t>& start,
-                  std::vector<int32_t>& codes) {
-    for (int64_t c = 0; c < n_pad; c += 32) {
-      const size_t first = values.size();
-      for (int half = 0; half < 2; ++half) {
-        size_t at = first;
-        for (int64_t i = 0; i < k_pad; i += 4) {
-          uint64_t bits = 0;
-          for (int64_t b = 0; b < 64; ++b) {
-            const int8_t v = weight[(c + 16 * half + b / 4) * k_pad + i + b % 4];
-            if (v == 0) continue;
-            bits |= uint64_t{1} << b;
-            if (at == values.size()) values.push_back(0);
-            values[at] = static_cast<int8_t>(values[at] | (v & 15) << 4 * half);
-            ++at;
-          }
-          mask.push_back(bits);
-        }
-        codes.push_back(static_cast<int32_t>(at - first));
-      }
-      start.push_back(static_cast<int64_t>(values.size()));
-    }
-  }
-
   template <typename T>
   int64_t add(const std::vector<T>& part) {
     const int64_t at = static_cast<int64_t>(bytes.size());
@@ -150,23 +114,20 @@ bool multiply(const Kernels& t, const SparseLinear& w, const QuantizedRows& a, f
     return t.gemm_blocks(w, a, panels.get(), e, r);
   }
   if (!expand) return t.gemm_mask(w, a, e, r);
-  Buffer<uint8_t> dense(w.layer.n_pad * k_pad * w.layer.bits / 8);
-  for (int64_t tile = r.tile_begin; tile < r.tile_end; ++tile) {
-    uint8_t* at = dense.get() + tile * kTileN * k_pad * w.layer.bits / 8;
-    if (!(w.layer.bits == 8 ? t.expand_mask(w, tile, reinterpret_cast<int8_t*>(at)) : t.expand_codes(w, tile, at)))
-      return false;
-  }
+  Buffer<uint8_t> dense(w.layer.n_pad * k_pad);
+  for (int64_t tile = r.tile_begin; tile < r.tile_end; ++tile)
+    if (!t.expand_mask(w, tile, reinterpret_cast<int8_t*>(dense.get() + tile * kTileN * k_pad))) return false;
   PackedLinear layer = w.layer;
   layer.data = dense.get();
   Buffer<int8_t> panel(panel_bytes(t, layer));
   r.panel = panel.get();
-  gemm_of(t, layer)(layer, a, e, r);
+  t.gemm_w8a8(layer, a, e, r);
   return true;
 }
 
 // Whether there is a product without a dense form in memory.
 bool in_registers(const Kernels& t, const SparseLinear& w) {
-  return t.gemm_mask != nullptr && w.format == SparseFormat::mask && w.layer.bits == 8;
+  return t.gemm_mask != nullptr && w.format == SparseFormat::mask;
 }
 
 void check_layer(const Tables& tables, SparseLayer& layer, int64_t m, const std::string& name) {
@@ -180,20 +141,9 @@ void check_layer(const Tables& tables, SparseLayer& layer, int64_t m, const std:
   Buffer<float> expected(m * layer.n);
   for (int64_t r = 0; r < m; ++r) {
     for (int64_t c = 0; c < layer.n; ++c) {
-      const auto dot = [&](int64_t first, int64_t end) {
-        int64_t sum = 0;
-        for (int64_t i = first; i < end; ++i) sum += int64_t{a.q[r * a.ld + i]} * layer.weight[c * layer.k_pad + i];
-        return static_cast<float>(sum);
-      };
-      float& y = expected[r * layer.n + c];
-      if (w.layer.bits == 8) {
-        y = dot(0, layer.k) * (a.scale[r] * w.layer.scale[c]);
-        continue;
-      }
-      float sum = 0;
-      for (int64_t g = 0; g < layer.k / w.layer.group; ++g)
-        sum = std::fma(dot(g * w.layer.group, (g + 1) * w.layer.group), w.layer.scale[g * layer.n_pad + c], sum);
-      y = sum * a.scale[r];
+      int64_t sum = 0;
+      for (int64_t i = 0; i < layer.k; ++i) sum += int64_t{a.q[r * a.ld + i]} * layer.weight[c * layer.k_pad + i];
+      expected[r * layer.n + c] = static_cast<float>(sum) * (a.scale[r] * w.layer.scale[c]);
     }
   }
   const int64_t tiles = layer.n_pad / kTileN;
@@ -287,7 +237,6 @@ void check_sparse(const Tables& given) {
   Kernels first = *avx512vnni_kernels();  // as on the first processors with VNNI
   first.isa = "avx512vnni without VBMI2";
   first.expand_mask = avx512vnni::expand_mask_table;
-  first.expand_codes = avx512vnni::expand_codes_table;
   first.gemm_mask = avx512vnni::gemm_mask_table;
   if (features().avx512vnni) tables.push_back(&first);
 #endif
@@ -295,30 +244,25 @@ void check_sparse(const Tables& given) {
   const int64_t ns[] = {1, 7, 16, 31, 32, 33, 64, 100}, ks[] = {1, 5, 63, 64, 65, 130, 384, 1000};
   const double shares[] = {0, 0.3, 0.6, 0.9, 1};
   const auto pick = [](const auto& list) { return list[random_int(0, std::size(list) - 1)]; };
-  const int32_t groups[] = {32, 64, 128};
-  for (int i = 0; i < 126; ++i) {
-    const auto format = i % 3 == 0 ? SparseFormat::blocks : SparseFormat::mask;
-    const int32_t group = i % 3 == 1 ? pick(groups) : 0;
-    const int64_t m = ms[i / 3 % std::size(ms)], n = pick(ns), k = group ? round_up(pick(ks), group) : pick(ks);
+  for (int i = 0; i < 84; ++i) {
+    const auto format = i % 2 == 0 ? SparseFormat::blocks : SparseFormat::mask;
+    const int64_t m = ms[i / 2 % std::size(ms)], n = pick(ns), k = pick(ks);
     const double zeros = shares[i % std::size(shares)];
-    SparseLayer layer(format, n, k, zeros, group);
+    SparseLayer layer(format, n, k, zeros);
     char name[120];
-    std::snprintf(name, sizeof name, "%s m=%ld n=%ld k=%ld g=%d zeros=%.1f", i % 3 ? "mask" : "4x1",
-                  static_cast<long>(m), static_cast<long>(n), static_cast<long>(k), group, zeros);
+    std::snprintf(name, sizeof name, "%s m=%ld n=%ld k=%ld zeros=%.1f", i % 2 ? "mask" : "4x1", static_cast<long>(m),
+                  static_cast<long>(n), static_cast<long>(k), zeros);
     check_layer(tables, layer, m, name);
   }
   for (const int64_t m : {1, 20, 70}) {
     SparseLayer blocks(SparseFormat::blocks, 64, 192, 0.7), mask(SparseFormat::mask, 64, 192, 0.7);
-    SparseLayer codes(SparseFormat::mask, 64, 192, 0.7, 64);
     check_damage(tables, blocks, m);
     check_damage(tables, mask, m);
-    check_damage(tables, codes, m);
     check_bounds(tables, blocks, m);
   }
   // Long enough that streams without end would leave the buffer behind all of its other sections.
-  SparseLayer mask(SparseFormat::mask, 64, 4096, 0.9), codes(SparseFormat::mask, 64, 4096, 0.9, 128);
+  SparseLayer mask(SparseFormat::mask, 64, 4096, 0.9);
   check_damage(tables, mask, 1);
-  check_damage(tables, codes, 1);
 }
 
 }  // namespace harness

@@ -1,0 +1,175 @@
+// Which kernel each instruction set runs. A table begins as that of the set it extends and replaces what differs.
+// Compiled for any machine: making a table must not need its instructions.
+#include "instruction_sets.h"
+
+namespace kdnative::cpu {
+namespace {
+
+constexpr Kernels kReference = {
+    .isa = "reference",
+    .base = nullptr,
+    .tile_rows = 1,
+    .row_block = 128,
+    .quantize_rows = reference::quantize_rows,
+    .w8a8_panel_bytes = nullptr,
+    .gemm_w8a8 = {reference::gemm_w8a8},
+    .gemm_w4a8 = {reference::gemm_w4a8},
+    .gemm_w2a8 = {reference::gemm_w2a8},
+    .gemm_two_level = {reference::gemm_two_level},
+    .convert_rows = reference::convert_rows,
+    .gemm_a16 = reference::gemm_a16,
+    .bf16_rows = 0,
+    .gemm_a16_bf16 = nullptr,
+    .arrange_rows = reference::arrange_rows,
+    .gemm_blocks = reference::gemm_blocks,
+    .expand_mask = reference::expand_mask,
+    .mask_rows = 0,
+    .gemm_mask = nullptr,
+    .layer_norm = reference::layer_norm,
+    .attention = reference::attention,
+    .add_scaled_int8 = reference::add_scaled_int8,
+    .rotate = reference::rotate,
+    .gate = reference::gate,
+};
+
+constexpr Kernels extend(const Kernels& base, const char* isa) {
+  Kernels table = base;
+  table.isa = isa;
+  table.base = &base;
+  return table;
+}
+
+// A GEMM that leaves calls of up to `few_rows` rows to that of the set it extends.
+[[maybe_unused]] constexpr Gemm above(int64_t few_rows, GemmFn* kernel, const Gemm& base) {
+  return {kernel, few_rows, base.kernel};
+}
+
+#if defined(KDNATIVE_X86)
+
+constexpr Kernels kAvx2 = [] {
+  Kernels t = extend(kReference, "avx2");
+  t.quantize_rows = avx2::quantize_rows;
+  t.w8a8_panel_bytes = avx2::w8a8_panel_bytes;
+  t.gemm_w8a8 = {avx2::gemm_w8a8};
+  t.gemm_w4a8 = {avx2::gemm_w4a8};
+  t.gemm_w2a8 = {avx2::gemm_w2a8};
+  t.gemm_two_level = {avx2::gemm_two_level};
+  t.convert_rows = avx2::convert_rows;
+  t.gemm_a16 = avx2::gemm_a16;
+  t.arrange_rows = avx2::arrange_rows;
+  t.gemm_blocks = avx2::gemm_blocks;
+  t.expand_mask = avx2::expand_mask;
+  t.layer_norm = avx2::layer_norm;
+  t.attention = avx2::attention;
+  t.add_scaled_int8 = avx2::add_scaled_int8;
+  t.rotate = avx2::rotate;
+  t.gate = avx2::gate;
+  return t;
+}();
+
+constexpr Kernels kAvxVnni = [] {
+  Kernels t = extend(kAvx2, "avxvnni");
+  t.w8a8_panel_bytes = nullptr;
+  t.gemm_w8a8 = {avxvnni::gemm_w8a8};
+  t.gemm_w4a8 = {avxvnni::gemm_w4a8};
+  t.gemm_w2a8 = {avxvnni::gemm_w2a8};
+  t.gemm_two_level = {avxvnni::gemm_two_level};
+  t.arrange_rows = avxvnni::arrange_rows;
+  t.gemm_blocks = avxvnni::gemm_blocks;
+  return t;
+}();
+
+constexpr Kernels kAvx512Vnni = [] {
+  Kernels t = extend(kAvx2, "avx512vnni");
+  t.quantize_rows = avx512vnni::quantize_rows;
+  t.w8a8_panel_bytes = nullptr;
+  t.gemm_w8a8 = {avx512vnni::gemm_w8a8};
+  t.gemm_w4a8 = {avx512vnni::gemm_w4a8};
+  t.gemm_w2a8 = {avx512vnni::gemm_w2a8};
+  t.gemm_two_level = {avx512vnni::gemm_two_level};
+  t.convert_rows = avx512vnni::convert_rows;
+  t.gemm_a16 = avx512vnni::gemm_a16;
+  t.arrange_rows = avx512vnni::arrange_rows;
+  t.gemm_blocks = avx512vnni::gemm_blocks;
+  t.expand_mask = avx512vnni::expand_mask;
+  t.mask_rows = 64;
+  t.gemm_mask = avx512vnni::gemm_mask;
+  t.layer_norm = avx512vnni::layer_norm;
+  t.attention = avx512vnni::attention;
+  t.add_scaled_int8 = avx512vnni::add_scaled_int8;
+  t.rotate = avx512vnni::rotate;
+  t.gate = avx512vnni::gate;
+  return t;
+}();
+
+constexpr Kernels kAvx512Bf16 = [] {
+  Kernels t = extend(kAvx512Vnni, "avx512bf16");
+  t.bf16_rows = 5;
+  t.gemm_a16_bf16 = avx512bf16::gemm_a16_bf16;
+  t.attention = avx512bf16::attention;
+  return t;
+}();
+
+constexpr Kernels kAmx = [] {
+  Kernels t = extend(kAvx512Bf16, "amx");
+  t.tile_rows = 16;
+  t.row_block = 64;
+  t.gemm_w8a8 = above(4, amx::gemm_w8a8, t.gemm_w8a8);  // weights of so few rows are read faster than tiles are filled
+  t.gemm_w4a8 = above(8, amx::gemm_w4a8, t.gemm_w4a8);  // unpacking for the tiles would cost more than it saves
+  t.gemm_w2a8 = above(8, amx::gemm_w2a8, t.gemm_w2a8);
+  t.gemm_two_level = above(8, amx::gemm_two_level, t.gemm_two_level);
+  t.gemm_a16_bf16 = amx::gemm_a16_bf16;
+  t.mask_rows = 8;
+  t.attention = amx::attention;
+  return t;
+}();
+
+#elif defined(KDNATIVE_ARM64)
+
+constexpr Kernels kNeon = [] {
+  Kernels t = extend(kReference, "neon");
+  t.quantize_rows = neon::quantize_rows;
+  t.gemm_w8a8 = {neon::gemm_w8a8};
+  t.gemm_w4a8 = {neon::gemm_w4a8};
+  t.gemm_w2a8 = {neon::gemm_w2a8};
+  t.gemm_two_level = {neon::gemm_two_level};
+  t.convert_rows = neon::convert_rows;
+  t.gemm_a16 = neon::gemm_a16;
+  t.arrange_rows = neon::arrange_rows;
+  t.gemm_blocks = neon::gemm_blocks;
+  t.expand_mask = neon::expand_mask;
+  t.layer_norm = neon::layer_norm;
+  t.attention = neon::attention;
+  t.add_scaled_int8 = neon::add_scaled_int8;
+  t.rotate = neon::rotate;
+  t.gate = neon::gate;
+  return t;
+}();
+
+constexpr Kernels kI8mm = [] {
+  Kernels t = extend(kNeon, "i8mm");
+  t.tile_rows = 2;
+  t.gemm_w8a8 = above(4, i8mm::gemm_w8a8, t.gemm_w8a8);  // making panels would cost more than smmla saves over sdot
+  t.gemm_w4a8 = above(4, i8mm::gemm_w4a8, t.gemm_w4a8);
+  t.gemm_w2a8 = above(4, i8mm::gemm_w2a8, t.gemm_w2a8);
+  t.gemm_two_level = above(4, i8mm::gemm_two_level, t.gemm_two_level);
+  return t;
+}();
+
+#endif
+
+}  // namespace
+
+const Kernels* reference_kernels() { return &kReference; }
+#if defined(KDNATIVE_X86)
+const Kernels* avx2_kernels() { return &kAvx2; }
+const Kernels* avxvnni_kernels() { return &kAvxVnni; }
+const Kernels* avx512vnni_kernels() { return &kAvx512Vnni; }
+const Kernels* avx512bf16_kernels() { return &kAvx512Bf16; }
+const Kernels* amx_kernels() { return &kAmx; }
+#elif defined(KDNATIVE_ARM64)
+const Kernels* neon_kernels() { return &kNeon; }
+const Kernels* i8mm_kernels() { return &kI8mm; }
+#endif
+
+}  // namespace kdnative::cpu

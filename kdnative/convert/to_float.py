@@ -1,0 +1,311 @@
+"""From packed back to plain: :func:`to_float_` undoes a conversion, with the values of the integer weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdnative.models import hf, torch_encoder
+from kdnative.models.layer_conversion import Layer, Named, Unsupported
+from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, MultiheadAttention, TransformerEncoder
+from kdnative.nn.encoder_parts import EncoderParts, LayerParts
+from kdnative.nn.saving import save_pretrained
+from kdnative.nn.tree import NATIVE, become, walk
+
+__all__ = ["to_float_"]
+
+_KINDS = (*NATIVE.values(), MultiheadAttention)
+
+
+def to_float_(model: nn.Module) -> list[str]:
+    """Replace native modules by the float ones that they stand for, in place: undo :func:`kdnative.convert_`.
+
+    Every weight is ``QuantizedWeight.dequantize()`` of the native one, bit for bit, in the dtype that the native module
+    gives it in (:attr:`kdnative.nn.Linear.dtype`). So the model computes what the native one does but for the rounding
+    of activations, and can be trained or exported. It does not get back what rounding the weights has lost.
+
+    :class:`kdnative.nn.Linear`, ``Embedding`` and ``MultiheadAttention`` become those of torch,
+    :class:`kdnative.nn.TransformerEncoder` an ``nn.TransformerEncoder`` (inside of another one, and of other lists of
+    layers that an ``nn.TransformerEncoder`` has, an ``nn.TransformerEncoderLayer``), and
+    :class:`kdnative.nn.Encoder` the base model of transformers that its configuration describes. Biases that the
+    original left out are zeros, linears that shared a weight have one each, and dropout is 0 where only the native
+    module knows of the layer.
+
+    Converting again with the same scheme gives the same integers for symmetric schemes without ``clip_search``: the
+    largest weight of a channel or group has the largest code. With zero points, integer scales or a searched range the
+    second rounding may choose another range.
+
+    Args:
+        model: any model, on the CPU; what is not native stays as it is.
+
+    Returns:
+        The names of the modules that were replaced, in the order of ``named_modules()``. A ``model`` that is native
+        itself has the name ``""``; it stays the same object and changes its class.
+
+    Raises:
+        ValueError: native modules whose original can't be known, all with their names and reasons; or they are empty.
+            The model is unchanged then. ImportError: transformers is needed and not installed.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"to_float_ takes a torch.nn.Module, not {type(model).__name__}")
+    modules = dict(_natives(model))
+    floats: dict[int, nn.Module] = {}
+    refused: list[str] = []
+    for name, module in modules.items():
+        try:
+            floats[id(module)] = _float_of(module, _layer_of_torch(model, name)).train(module.training)
+        except (RuntimeError, ValueError, Unsupported) as reason:
+            refused.append(f"{name or type(module).__name__}: {reason}")
+    if refused:
+        raise ValueError("these modules can't become float ones, so the model is unchanged: " + "; ".join(refused))
+    for parent in list(model.modules()):
+        for attribute, child in list(parent._modules.items()):
+            if id(child) in floats:
+                setattr(parent, attribute, floats[id(child)])
+    if id(model) in floats:
+        become(model, floats[id(model)])
+    _allow_save_pretrained(model)
+    return list(modules)
+
+
+def _natives(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost native modules, each once."""
+    inside: set[int] = set()
+    for name, module in walk(model):
+        if isinstance(module, _KINDS) and id(module) not in inside:
+            inside.update(id(part) for part in module.modules())
+            yield name, module
+
+
+def _layer_of_torch(model: nn.Module, name: str) -> bool:
+    """Whether a module is in the list of layers of an ``nn.TransformerEncoder`` of torch."""
+    path = name.split(".")
+    return len(path) > 1 and isinstance(model.get_submodule(".".join(path[:-2])), nn.TransformerEncoder)
+
+
+def _float_of(module: nn.Module, layer_of_torch: bool) -> nn.Module:
+    """The float module that a native one stands for; ValueError or Unsupported, in words, where none is known."""
+    if isinstance(module, Linear):
+        return _linear(module)
+    if isinstance(module, Embedding):
+        return _embedding(module)
+    if isinstance(module, MultiheadAttention):
+        return _attention(module)
+    if isinstance(module, TransformerEncoder):
+        return _torch_encoder(module, layer_of_torch)
+    if isinstance(module, Encoder):
+        return _base_model(module)
+    if isinstance(module, EncoderLayer):
+        raise ValueError(
+            "a layer of a vision, speech or text-image model does not know the class that it took the place of; "
+            "convert the float model with fuse=False, or keep a copy of it"
+        )
+    raise ValueError(f"{type(module).__name__} has no float form")
+
+
+# -- modules of torch --------------------------------------------------------------------------------------------------
+
+
+def _linear(module: Linear) -> nn.Linear:
+    if module.activation != "none":
+        raise ValueError(f"it has the activation {module.activation} in it, which nn.Linear has not")
+    linear = nn.Linear(module.in_features, module.out_features, module.has_bias, device="meta", dtype=module.dtype)
+    linear.weight = nn.Parameter(module.quantized().dequantize().to(module.dtype))
+    if module.has_bias:
+        linear.bias = nn.Parameter(module.bias.clone())
+    return linear
+
+
+def _embedding(module: Embedding) -> nn.Embedding:
+    shape = module.num_embeddings, module.embedding_dim
+    table = nn.Embedding(*shape, padding_idx=module.padding_idx, device="meta", dtype=module.dtype)
+    table.weight = nn.Parameter(module.quantized().dequantize().to(module.dtype))
+    return table
+
+
+def _attention(module: MultiheadAttention) -> nn.MultiheadAttention:
+    projections = [getattr(module, f"{name}_proj") for name in ("q", "k", "v", "out")]
+    linears = [_linear(each) if isinstance(each, Linear) else each for each in projections]
+    if odd := [type(each).__name__ for each in linears if not isinstance(each, nn.Linear)]:
+        raise ValueError(f"one of its linears is a {odd[0]}, which nn.MultiheadAttention has not")
+    inputs, output = linears[:3], linears[3]
+    if len({each.bias is None for each in linears}) > 1:
+        raise ValueError("some of its linears have a bias and some have none, which nn.MultiheadAttention has not")
+    dtype, bias = inputs[0].weight.dtype, output.bias is not None
+    attention = nn.MultiheadAttention(
+        module.embed_dim, module.num_heads, bias=bias, batch_first=module.batch_first, device="cpu", dtype=dtype
+    )
+    with torch.no_grad():
+        attention.in_proj_weight.copy_(torch.cat([each.weight for each in inputs]))
+        attention.out_proj.weight.copy_(output.weight)
+        if bias:
+            attention.in_proj_bias.copy_(torch.cat([each.bias for each in inputs]))
+            attention.out_proj.bias.copy_(output.bias)
+    return attention
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": nn.GELU(approximate="tanh"),
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def _torch_encoder(module: TransformerEncoder, alone: bool) -> nn.Module:
+    spec, parts = module.spec, module.parts()
+    hidden = spec["hidden_size"]
+    if spec["activation"] not in _ACTIVATIONS:
+        raise ValueError(f"its activation is {spec['activation']}, which a layer of torch has not")
+    for number, layer in enumerate(spec["layers"]):
+        heads, width = layer["heads"], layer["head_dim"]
+        if heads * width != hidden or layer["scaling"] != width**-0.5:
+            raise ValueError(f"its layer {number} has {heads} heads of {width} for {hidden}, which torch's has not")
+    layers = [_torch_layer(spec, layer) for layer in spec["layers"]]
+    if alone:
+        encoder = layers[0]
+    else:
+        encoder = nn.TransformerEncoder(layers[0], len(layers), norm=module.norm, enable_nested_tensor=False)
+        encoder.layers = nn.ModuleList(layers)
+    _fill_layers(encoder, torch_encoder.read(encoder).layers, parts)
+    return encoder
+
+
+def _torch_layer(spec: dict[str, Any], layer: dict[str, Any]) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        spec["hidden_size"],
+        layer["heads"],
+        layer["ffn"],
+        dropout=0.0,
+        activation=_ACTIVATIONS[spec["activation"]],
+        layer_norm_eps=spec["eps"],
+        batch_first=spec["batch_first"],
+        norm_first=spec["norm"] == "pre",
+        device="cpu",
+        dtype=torch.float32,
+    )
+
+
+# -- base models of transformers ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _base_model(module: Encoder) -> nn.Module:
+    """The model of transformers that an encoder took the place of, by its configuration."""
+    try:
+        config = module.config
+    except AttributeError:
+        raise ValueError("it does not know the configuration of the model that it took the place of") from None
+    model, parts = _skeleton(config, module.pooler is not None), module.parts()
+    source = hf.read(model)
+    if len(source.layers) != len(parts.layers):
+        raise ValueError(f"its configuration says {len(source.layers)} layers, and it has {len(parts.layers)}")
+    if (source.pooler is None) != (module.pooler is None):
+        raise ValueError("its configuration does not say whether it has a pooler")
+    tables = {"word": source.word, "position": source.position, "token_type": source.token_type}
+    for name, table in tables.items():
+        own = getattr(parts.embeddings, name, None)
+        if (own is None) != (table is None):
+            raise ValueError(f"its configuration does not say whether it has a table {name}")
+        if table is not None:
+            _copy(f"the table {name}", table.weight, own.quantized().dequantize())
+    _copy_norm("the LayerNorm of its embeddings", source.embedding_norm, parts.embeddings.norm)
+    if source.relative is not None:
+        _copy("its biases by distance", source.relative.weight, parts.relative_bias.weight)
+    if source.final_norm is not None:
+        _copy_norm("its last LayerNorm", source.final_norm, parts.final_norm)
+    if source.pooler is not None:
+        _copy_linears([source.pooler], module.pooler)
+    _fill_layers(model, source.layers, parts)
+    return model.to(module.dtype)
+
+
+def _skeleton(config: Any, pooler: bool) -> nn.Module:
+    try:
+        from transformers import AutoModel
+    except ImportError as error:
+        raise ImportError(
+            'an encoder becomes a model of transformers again with that library: pip install "kdnative[pipeline]"'
+        ) from error
+    with torch.device("cpu"):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            if pooler:
+                return AutoModel.from_config(config)
+            try:
+                return AutoModel.from_config(config, add_pooling_layer=False)
+            except TypeError:  # a family that has none
+                return AutoModel.from_config(config)
+        finally:
+            torch.set_default_dtype(before)
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _fill_layers(model: nn.Module, layers: list[Layer], parts: EncoderParts) -> None:
+    """Give the linears and LayerNorms of float layers, which ``model`` holds, the values of their native form."""
+    own = {id(parameter) for parameter in model.parameters()}
+    for layer, part in zip(layers, parts.layers, strict=True):
+        for name, linear in (*layer.qkv, layer.output, *layer.ffn_in, layer.ffn_out):
+            if id(linear.weight) not in own:
+                raise ValueError(f"{name} is put together from other tensors of {type(model).__name__}")
+        _fill_layer(layer, part)
+
+
+@torch.no_grad()
+def _fill_layer(layer: Layer, part: LayerParts) -> None:
+    _copy_linears(layer.qkv, part.qkv)
+    _copy_linears([layer.output], part.output)
+    _copy_linears(layer.ffn_in, part.ffn_in)
+    _copy_linears([layer.ffn_out], part.ffn_out)
+    for name, norm in layer.norms.items():
+        _copy_norm(name, norm, getattr(part, name))
+
+
+def _copy_linears(named: list[Named], native: Linear) -> None:
+    """The rows of a native linear go to the float ones that it was made of, in their order."""
+    weight, bias, start = native.quantized().dequantize(), native.bias, 0
+    if sum(linear.out_features for _, linear in named) != native.out_features:
+        names = ", ".join(name for name, _ in named)
+        raise ValueError(f"{names} would have other sizes than the native model, whose layers may be pruned")
+    for name, linear in named:
+        rows = slice(start, start + linear.out_features)
+        _copy(name, linear.weight, weight[rows])
+        _copy_bias(name, linear.bias, None if bias is None else bias[rows])
+        start = rows.stop
+
+
+def _copy_norm(name: str, to: nn.LayerNorm, source: nn.LayerNorm) -> None:
+    _copy(name, to.weight, source.weight)
+    _copy_bias(name, to.bias, source.bias)
+
+
+def _copy_bias(name: str, to: Tensor | None, values: Tensor | None) -> None:
+    if to is not None:
+        _copy(name, to, torch.zeros_like(to) if values is None else values)
+    elif values is not None and bool(values.any()):
+        raise ValueError(f"{name} has no bias in the float model, and one in the native model")
+
+
+@torch.no_grad()
+def _copy(name: str, to: Tensor, values: Tensor) -> None:
+    if to.shape != values.shape:
+        raise ValueError(
+            f"{name} would have shape {list(to.shape)}, and has {list(values.shape)} here: its configuration does not "
+            "describe it, as after pruning"
+        )
+    to.copy_(values)
+
+
+def _allow_save_pretrained(model: nn.Module) -> None:
+    """What a conversion has put in the way of transformers' own files goes again, where nothing native is left."""
+    for module in model.modules():
+        if module.__dict__.get("save_pretrained") is save_pretrained:
+            del module.save_pretrained
