@@ -24,7 +24,7 @@ from kdnative.convert.surroundings import Site, Surroundings
 from kdnative.convert.weights import mismatch
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.models.layer_conversion import Unsupported
+from kdnative.models.layer import Unsupported
 from kdnative.nn.tree import NATIVE
 from kdnative.ops.backends import backend_for
 from kdnative.patterns import Selection, within

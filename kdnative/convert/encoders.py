@@ -31,7 +31,7 @@ from kdnative.convert.transformer_layers import (
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.models import hf, known_layers, torch_encoder
-from kdnative.models.layer_conversion import Layer, Named, Unsupported, activation_name, one_of
+from kdnative.models.layer import Layer, Named, Unsupported, activation_name, one_of
 from kdnative.models.reading import EncoderSource, LayerSource
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, PackedEncoder, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts

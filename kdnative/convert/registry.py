@@ -109,7 +109,7 @@ class RegionConverter(ABC):
         Args:
             site: where the module is.
             scheme_of: the scheme of a part by its name inside the module; raises
-                :class:`kdnative.models.layer_conversion.Unsupported` where it has none.
+                :class:`kdnative.models.layer.Unsupported` where it has none.
         """
 
     @abstractmethod

@@ -25,6 +25,9 @@ class Surroundings:
         embeddings: 8, or None where tables stay in float.
         values: whether every weight must have values.
         given: names of layers whose integer weights are there already.
+        held: who holds a module besides its parent, by the module's id.
+        owners: the modules that hold a parameter, by its storage.
+        names: of modules, by their ids.
         whole: names of encoders of torch that are to become one operator: what they read without calling it may too.
     """
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.models.layer_conversion import Layer, Named, Unsupported, activation_name, one_of
+from kdnative.models.layer import Layer, Named, Unsupported, activation_name, one_of
 from kdnative.nn import Linear
 from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.nn.encoder_spec import LINEARS, complete
