@@ -181,8 +181,8 @@ YOLOS = replace(
 DINOV2 = Family(
     name="DINOv2", layers=("Dinov2Layer", "Dinov2WithRegistersLayer", "RadioLayer"),
     attention="attention.attention|attention", qkv=("q_proj|query", "k_proj|key", "v_proj|value"),
-    output="attention.o_proj|attention.output.dense", up="mlp.fc1|mlp.up_proj",
-    gate="mlp.gate_proj?", down="mlp.fc2|mlp.down_proj",
+    output="attention.o_proj|attention.output.dense", up="mlp.fc1|mlp.up_proj|mlp.weights_in",
+    gate="mlp.gate_proj?", gated=hooks.dinov2_is_gated, down="mlp.fc2|mlp.down_proj|mlp.weights_out",
     attention_norm="norm1", ffn_norm="norm2", activation="mlp.activation_fn|mlp.act_fn",
     attention_scale="layer_scale1.lambda1", ffn_scale="layer_scale2.lambda1", taken=hooks.stages_taken,
     checkpoint=("dinov2", "dinov2_with_registers", "radio"),
