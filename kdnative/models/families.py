@@ -173,6 +173,12 @@ VIT = Family(  # some have the names of BERT inside, in transformers 4 all
     ),
 )
 
+VIDEOMAE = replace(  # keys without a bias
+    VIT, name="VideoMAE", layers=("VideoMAELayer",), checkpoint=("videomae",),
+    attention="attention.attention", qkv=("query", "key", "value"), output="attention.output.dense",
+    up="intermediate.dense", down="output.dense", activation="intermediate.intermediate_act_fn",
+)
+
 YOLOS = replace(
     VIT, name="YOLOS", layers=("YolosLayer",), checkpoint=("yolos",),
     layers_stay="positions are added between them, and each has its own",
@@ -310,7 +316,7 @@ TORCH = replace(
 
 TABLE = (
     BERT, ROBERTA, ROBERTA_PRE_NORM, XLM_ROBERTA_XL, ESM, ALBERT, DISTILBERT, MPNET, MODERNBERT, ROTARY_BERT, VIT,
-    YOLOS, DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
+    VIDEOMAE, YOLOS, DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
     TORCH,
 )
 """The built-in families."""
