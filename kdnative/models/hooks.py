@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnative.models.layer_conversion import Named, Unsupported
+from kdnative.models.layer import Named, Unsupported
 
 __all__ = [
     "bert_model",
