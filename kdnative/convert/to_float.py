@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnative.models import hf, torch_encoder
-from kdnative.models.layer_conversion import Layer, Named, Unsupported
+from kdnative.models.layer import Layer, Named, Unsupported
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, MultiheadAttention, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts, LayerParts
 from kdnative.nn.saving import save_pretrained
