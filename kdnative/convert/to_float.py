@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -29,11 +29,10 @@ def to_float_(model: nn.Module) -> list[str]:
     of activations, and can be trained or exported. It does not get back what rounding the weights has lost.
 
     :class:`kdnative.nn.Linear`, ``Embedding`` and ``MultiheadAttention`` become those of torch,
-    :class:`kdnative.nn.TransformerEncoder` an ``nn.TransformerEncoder`` or ``nn.TransformerEncoderLayer``, whatever it
-    was, and
-    :class:`kdnative.nn.Encoder` the base model of transformers that its configuration describes. Biases that the
-    original left out are zeros, linears that shared a weight have one each, and dropout is 0 where only the native
-    module knows of the layer.
+    :class:`kdnative.nn.TransformerEncoder` the ``nn.TransformerEncoder`` or ``nn.TransformerEncoderLayer`` that it was,
+    and :class:`kdnative.nn.Encoder` the base model of transformers that its configuration describes. Embeddings that
+    share an int8 table share a float one; linears that shared a weight with others have their own. Biases that a layer
+    of torch left out are zeros, and its dropout is 0.
 
     Converting again with the same scheme gives the same integers for symmetric schemes without ``clip_search``: the
     largest weight of a channel or group has the largest code. With zero points, integer scales or a searched range the
@@ -62,6 +61,7 @@ def to_float_(model: nn.Module) -> list[str]:
             refused.append(f"{name or type(module).__name__}: {reason}")
     if refused:
         raise ValueError("these modules can't become float ones, so the model is unchanged: " + "; ".join(refused))
+    _share_tables(modules.values(), floats)
     for parent in list(model.modules()):
         for attribute, child in list(parent._modules.items()):
             if id(child) in floats:
@@ -79,6 +79,15 @@ def _natives(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if isinstance(module, _KINDS) and id(module) not in inside:
             inside.update(id(part) for part in module.modules())
             yield name, module
+
+
+def _share_tables(natives: Iterable[nn.Module], floats: dict[int, nn.Module]) -> None:
+    """Embeddings of one int8 table get one float table."""
+    tables: dict[tuple[int, torch.Size, torch.dtype], nn.Module] = {}
+    for module in natives:
+        if isinstance(module, Embedding):
+            key = module.qweight.data_ptr(), module.qweight.shape, module.dtype
+            floats[id(module)].weight = tables.setdefault(key, floats[id(module)]).weight
 
 
 def _float_of(module: nn.Module) -> nn.Module:

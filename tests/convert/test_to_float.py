@@ -187,6 +187,14 @@ def test_a_native_module_itself_stays_the_same_object():
     assert type(linear) is nn.Linear and torch.equal(linear.weight, weight)
 
 
+def test_embeddings_go_on_sharing_a_table():
+    model = nn.ModuleList([nn.Embedding(30, 16), nn.Embedding(30, 16), nn.Embedding(30, 16)])
+    model[1].weight = model[0].weight
+    convert_(model)
+    assert to_float_(model) == ["0", "1", "2"]
+    assert model[0].weight is model[1].weight is not model[2].weight
+
+
 def test_masks_stay_zeros():
     model = nn.Sequential(nn.Linear(128, 64), nn.Linear(64, 64))
     mask_(model, sparsity=0.9, keep=["1"])
