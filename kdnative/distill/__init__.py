@@ -14,6 +14,8 @@ from kdnative.distill.terms import (
     LossTerm,
     LossTerms,
     SoftLabelLoss,
+    SoftTargetLoss,
+    TargetLoss,
     uniform_layer_map,
 )
 from kdnative.distill.topk import TopK
@@ -35,6 +37,8 @@ __all__ = [
     "SoftLabelLoss",
     "SoftLabelMismatch",
     "SoftLabels",
+    "SoftTargetLoss",
+    "TargetLoss",
     "Teacher",
     "TopK",
     "TrainConfig",

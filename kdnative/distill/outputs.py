@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.distill.topk import TopK
-from kdnative.evaluate.predict import evaluating, logits_of
+from kdnative.evaluate.predict import logits_of
 from kdnative.models import hidden_states
+from kdnative.nn.modes import evaluating
 
 __all__ = ["NEEDS", "Outputs", "head_of", "run"]
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
-from torch import nn
 
-from kdnative.convert import decide
-from kdnative.distill import TopK, uniform_layer_map
-from kdnative.extras import require
-from kdnative.ops.backends import accepted
-from kdnative.patterns import Selection
+from kdnative.distill import TopK
 from kdnative.pipeline.folder import PipelineError, RunFolder
-from kdnative.pipeline.limits import check_mask_token, check_sizes
+from kdnative.pipeline.limits import check_mask_token
+from kdnative.pipeline.rehearsed_models import Rehearsal, may_be_asked, refusing
 from kdnative.pipeline.schema import Distilling, Recipe, Training
 from kdnative.pipeline.stages import Context, Shared, Stage
-from kdnative.pipeline.stages.training import class_weights, student_source, tokenizer
+from kdnative.pipeline.stages.training import class_weights, tokenizer
 from kdnative.pipeline.vocabulary import id_table
-from kdnative.prune import student_from
-from kdnative.tasks import task_named
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +47,7 @@ def rehearse(
         for context in trained:
             _check_class_weights(context)
         if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
-            with _refusing("compress_teacher.", "; null keeps the logits of all classes"):
+            with refusing("compress_teacher.", "; null keeps the logits of all classes"):
                 TopK.of(torch.zeros(1, len(labels)), top_k)
         notes = shared.task.notes(shared.data) if trained else []
     if pending - {"report"}:
@@ -74,17 +63,9 @@ def _context(recipe: Recipe, stage: str, folder: RunFolder, shared: Shared) -> C
     return Context(recipe, folder, stage, folder.partial(stage), "cpu", logging.getLogger(), False, shared)
 
 
-@contextmanager
-def _refusing(before: str = "", after: str = "") -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise PipelineError(f"{before}{error}{after}") from error
-
-
 def _check_class_weights(context: Context) -> None:
     settings, labels = context.settings, context.data.labels
-    with _refusing():
+    with refusing():
         weights = class_weights(context)
     used = settings.epochs and getattr(settings, "hard_weight", 1.0)
     if used and weights is not None and len(weights) != len(labels):
@@ -98,152 +79,13 @@ def _check_tokenizers(trained: Sequence[Context], now: Collection[str]) -> None:
     """Whether tokens can be hidden, and the student's be read by the teacher, in the stages that need that."""
     for context in trained:
         settings, theirs = context.settings, context.recipe.teacher.source
-        ours = theirs if context.stage == "train_teacher" else student_source(context.recipe)
+        ours = theirs if context.stage == "train_teacher" else context.recipe.student_source
         together = isinstance(settings, Distilling) and (settings.hidden_weight or settings.mask_tokens)
         sources = [ours] if settings.mask_tokens else []
         sources = [ours, theirs] if together and ours != theirs else sources
-        if not all(_may_be_asked(source, context.stage in now) for source in sources):
+        if not all(may_be_asked(source, context.stage in now) for source in sources):
             continue
         if settings.mask_tokens:
             check_mask_token(context.stage, ours, tokenizer(context, ours))
         if len(sources) == 2:
             id_table(tokenizer(context, ours), tokenizer(context, theirs))
-
-
-def _may_be_asked(source: str, needed: bool) -> bool:
-    """Whether a model's files may be looked at; never on the hub, which takes time and may have others by then."""
-    from kdnative.data.packages import is_here
-
-    return not source.startswith("hub:") and (needed or is_here(source))
-
-
-class Rehearsal:
-    """The recipe's models as they go from stage to stage, without values.
-
-    What a finished stage did is repeated here without blame: it worked.
-
-    Attributes:
-        teacher, student: the models as the stages so far leave them; None where one can't be known.
-        unknown: what could not be rehearsed, as something failed that says nothing of the recipe: kinds of models that
-            need values. The log has the errors, at debug level, as they may be bugs.
-    """
-
-    def __init__(self, recipe: Recipe, now: set[str], pending: set[str], labels: Sequence[str]) -> None:
-        self.recipe, self.now, self.pending, self.labels = recipe, now, pending, labels
-        self.teacher: nn.Module | None = None
-        self.student: nn.Module | None = None
-        self.unknown: list[str] = []
-
-    def go_through(self) -> None:
-        """Follows the stages as far as the models let it."""
-        try:
-            self._follow_stages()
-        except PipelineError:
-            raise
-        except Exception:  # whatever a kind of model does on the meta device: it says nothing about the recipe
-            self._give_up("the stages that follow")
-
-    def _give_up(self, what: str) -> None:
-        _log.debug("%s could not be rehearsed", what, exc_info=True)
-        self.unknown.append(what)
-
-    def _follow_stages(self) -> None:
-        stages = self.recipe.active_stages()
-        for_teacher = {stage.name for stage in stages if stage.teacher}
-        for stage in stages:
-            if not stage.teacher and self.student is None:
-                if self.pending <= for_teacher or not self._load_student(stages):
-                    return
-            stage.rehearse(self)
-            if stage.row is not None and stage.name != "convert":
-                self._check_native(self.teacher if stage.teacher else self.student)
-
-    def blaming(self, key: str, stages: set[str], hint: str = "") -> AbstractContextManager:
-        """Refuses a key where one of the stages that read it is still to run."""
-        return _refusing(f"{key}: ", hint) if self.pending & stages else nullcontext()
-
-    def load_teacher(self) -> None:
-        source = self.recipe.teacher.source
-        self.teacher = self._classifier("teacher.source", source, {"train_teacher"})
-        self._check_sizes("teacher", source, self.teacher)
-
-    def check_hidden(self, name: str) -> None:
-        """Whether the student's hidden states can imitate the teacher's in a stage that distils."""
-        settings, student, teacher = getattr(self.recipe, name), self.student, self.teacher
-        if name not in self.pending or teacher is None or not settings.hidden_weight:
-            return
-        if not settings.layer_map:
-            hint = f"; say in {name}.layer_map which imitates which, {{student: teacher}}, 0 being the embeddings"
-            with self.blaming(f"{name}.hidden_weight", {name}, hint):
-                uniform_layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
-        pairs = settings.layer_map if settings.epochs else None
-        for who, model in (("student", student), ("teacher", teacher)) if pairs else ():
-            used, count = max(pairs if model is student else pairs.values()), self._hidden_states(who, model)
-            if count is not None and used >= count:
-                allowed = f"it has 0, the embeddings, to {count - 1}, the last layer"
-                raise PipelineError(f"{name}.layer_map: there is no position {used} in the {who}: {allowed}")
-
-    def check_conversion(self, model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
-        """ValueError for what :func:`kdnative.convert_` would refuse."""
-        for decision in decide(model, Selection(schemes, keep, accepted)).impossible():
-            raise ValueError(f"{decision.name}: {decision.refusal}")
-
-    def _hidden_states(self, who: str, model: nn.Module) -> int | None:
-        """How many hidden states a model returns; None where its forward needs values."""
-        try:
-            with torch.no_grad():
-                output = model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"), output_hidden_states=True)
-            return len(output.hidden_states)
-        except Exception:
-            self._give_up(f"the hidden states of the {who}")
-            return None
-
-    def _classifier(self, key: str, source: str, stages: set[str]) -> nn.Module | None:
-        """The model that `load_for_task` would load, without values."""
-        from kdnative.data import model_path
-
-        if not _may_be_asked(source, bool(self.now & stages)):
-            return None
-        transformers = require("transformers")
-        head = task_named(self.recipe.task).head(self.labels)
-        with self.blaming(key, stages):
-            folder = Path(model_path(source))
-            if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-                return None  # transformers would ask the user whether to run that code
-            config = transformers.AutoConfig.from_pretrained(folder, **head)
-            if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-                raise ValueError(
-                    f"{source} is a model of the kind {config.model_type!r}, for which transformers has no sequence "
-                    "classifier: give an encoder for texts, such as a BERT, RoBERTa, MPNet or DistilBERT"
-                )
-        with torch.device("meta"):
-            return transformers.AutoModelForSequenceClassification.from_config(config).eval()
-
-    def _load_student(self, stages: Sequence[Stage]) -> bool:
-        """Makes the new student; False where nothing can be known of it."""
-        new = {stage.name for stage in stages if stage.new}
-        self.student = self._new_student(new)
-        if self.student is None:
-            return False
-        self._check_native(self.student)
-        self._check_sizes("student", student_source(self.recipe), self.student)
-        return True
-
-    def _new_student(self, stages: set[str]) -> nn.Module | None:
-        settings = self.recipe.student
-        own = settings.source != "teacher"
-        model = self._classifier("student.source", settings.source, stages) if own else copy.deepcopy(self.teacher)
-        if model is None or settings.layers is None:
-            return model
-        with self.blaming("student.layers", stages, "; null copies all layers"):
-            return student_from(model, settings.layers)
-
-    def _check_sizes(self, who: str, source: str, model: nn.Module | None) -> None:
-        if model is not None:
-            check_sizes(self.recipe, who, source, model, self.pending)
-
-    def _check_native(self, model: nn.Module | None) -> None:
-        """Whether a row of the final table can be converted for its native figures."""
-        if model is not None and self.pending & {"evaluate", "benchmark"}:
-            with self.blaming("evaluate.native_schemes", {"evaluate", "benchmark"}):
-                self.check_conversion(model, self.recipe.evaluate.native_schemes)

@@ -6,16 +6,13 @@ Which sections a recipe has, and in which order their stages run, is written onc
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kdnative.ops.backends import accepted
 from kdnative.shown import shown
 from kdnative.tasks import task_named
-
-if TYPE_CHECKING:
-    from kdnative.pipeline.stages.base import Stage
 
 
 def _no_bool(value: Any) -> Any:
@@ -214,7 +211,7 @@ class Recipe(Section):
     A section may be ``null`` where its stage is optional: that stage is left out.
     """
 
-    stages: ClassVar[tuple[Stage, ...]] = ()
+    stages: ClassVar[tuple[Any, ...]] = ()
     """Every stage that a recipe may have, in their order; set by `recipe_class`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -258,9 +255,14 @@ class Recipe(Section):
                         raise ValueError(f"{name}.{key} is {shown(value)}, but {why}: leave it out")
         return self
 
-    def active_stages(self) -> list[Stage]:
-        """The stages of this recipe in their order, without those it leaves out."""
+    def active_stages(self) -> list[Any]:
+        """The stages (`kdnative.pipeline.stages.Stage`) of this recipe in their order, without those it leaves out."""
         return [stage for stage in self.stages if getattr(self, stage.name) is not None]
+
+    @property
+    def student_source(self) -> str:
+        """Where the student, and with it its tokenizer, comes from."""
+        return self.teacher.source if self.student.source == "teacher" else self.student.source
 
     def student_before(self, name: str) -> str:
         """The stage whose student the stage ``name`` starts from: the last one before it that makes one."""

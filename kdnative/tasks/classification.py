@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdnative.data import Batch, Dataset, DataSplits
 from kdnative.data.batches import UNLABELLED
-from kdnative.distill.terms import HardLabelLoss, SoftLabelLoss
+from kdnative.distill import HardLabelLoss, SoftLabelLoss
 from kdnative.evaluate import Interval, Predictions, agreement, logits_of, measure, paired_difference
 from kdnative.evaluate.layers import accuracy, mean_divergence
 from kdnative.shown import listed

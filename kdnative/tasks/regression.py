@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.data import Batch, Dataset
-from kdnative.distill.terms.targets import SoftTargetLoss, TargetLoss
+from kdnative.distill import SoftTargetLoss, TargetLoss
 from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson
 from kdnative.evaluate.targets import correlation_difference
 from kdnative.tasks.base import Measure, Task, Trained, estimate

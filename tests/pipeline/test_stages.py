@@ -12,7 +12,7 @@ from kdnative.pipeline import RunFolder, load_recipe
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.schema import Fraction, Section
 from kdnative.pipeline.stages import Row, Stage, add_stage, recipe_class, remove_stage
-from kdnative.pipeline.stages.training import load_model, save_model, student_source
+from kdnative.pipeline.stages.training import load_model, save_model
 from tests.pipeline.conftest import changed, write_recipe
 
 
@@ -25,7 +25,7 @@ def shrink(context) -> dict:
     model = load_model(context, context.recipe.student_before("shrink"))
     with torch.no_grad():
         model.classifier.weight.mul_(1 - context.settings.by)
-    return {"parameters": parameters(model), "bytes": save_model(context, model, student_source(context.recipe))}
+    return {"parameters": parameters(model), "bytes": save_model(context, model, context.recipe.student_source)}
 
 
 SHRINK = Stage(

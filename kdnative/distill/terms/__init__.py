@@ -4,6 +4,7 @@ from kdnative.distill.terms.base import LossTerm, LossTerms
 from kdnative.distill.terms.hard import HardLabelLoss
 from kdnative.distill.terms.hidden import HiddenStateLoss, uniform_layer_map
 from kdnative.distill.terms.soft import SoftLabelLoss
+from kdnative.distill.terms.targets import SoftTargetLoss, TargetLoss
 
 __all__ = [
     "HardLabelLoss",
@@ -11,5 +12,7 @@ __all__ = [
     "LossTerm",
     "LossTerms",
     "SoftLabelLoss",
+    "SoftTargetLoss",
+    "TargetLoss",
     "uniform_layer_map",
 ]

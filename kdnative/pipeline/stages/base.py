@@ -17,7 +17,7 @@ from kdnative.tasks import Task, task_named
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
-    from kdnative.pipeline.rehearsal import Rehearsal
+    from kdnative.pipeline.rehearsed_models import Rehearsal
     from kdnative.pipeline.schema import Recipe, Section
 
 

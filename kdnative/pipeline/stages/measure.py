@@ -14,7 +14,7 @@ from kdnative.pipeline.schema import Benchmark, Evaluate, Report
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.native import NATIVE
 from kdnative.pipeline.stages.teacher import TEACHER
-from kdnative.pipeline.stages.training import MODEL, load_model, student_source, tokenized, tokenizer
+from kdnative.pipeline.stages.training import MODEL, load_model, tokenized, tokenizer
 from kdnative.pipeline.summary import build_summary, format_summary
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _evaluate(context: Context) -> dict[str, Any]:
     teacher = None
     for row, stage in row_stages(recipe).items():
         key = row.key
-        source = recipe.teacher.source if row == TEACHER else student_source(recipe)
+        source = recipe.teacher.source if row == TEACHER else recipe.student_source
         test = tokenized(context, source, "test")
         model = load_model(context, stage)
         made = context.run.metrics(stage)
@@ -70,7 +70,7 @@ def _sensitivity(context: Context) -> dict[str, Any]:
         return {}
     model = load_model(context, recipe.student_before("convert"))
     examples = context.data.validation.head(limit)
-    data = task.encode(examples, tokenizer(context, student_source(recipe)), recipe.data.max_length)
+    data = task.encode(examples, tokenizer(context, recipe.student_source), recipe.data.max_length)
     found = sensitivity(model, data, device=context.device, score=task.score, divergence=task.divergence)
     rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.divergence} for s in found]
     return {"sensitivity": rows}
@@ -133,7 +133,7 @@ def _report(context: Context) -> dict[str, Any]:
 
 
 def _grid_name(key: str, way: str) -> str:
-    return f"{'teacher' if key == TEACHER.key else 'student'}, {'native' if way == NATIVE else 'torch ' + way}"
+    return f"{'teacher' if key == TEACHER.key else 'student'}, {way if way == 'native' else 'torch ' + way}"
 
 
 def _scheme_text(schemes: Any) -> str:

@@ -13,19 +13,18 @@ from kdnative.pipeline.stages.training import (
     compared,
     load_model,
     save_model,
-    student_source,
     tokenized,
 )
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.rehearsal import Rehearsal
+    from kdnative.pipeline.rehearsed_models import Rehearsal
 
 
 def _convert(context: Context) -> dict[str, Any]:
     from kdnative import convert_
 
     recipe, settings = context.recipe, context.settings
-    source = student_source(recipe)
+    source = recipe.student_source
     model = load_model(context, recipe.student_before("convert"))
     count = parameters(model)
     validation = tokenized(context, source, "validation")

@@ -14,7 +14,7 @@ from kdnative.pipeline.stages.training import seeded, tokenized
 from kdnative.prune import shrink_shapes_, structured_
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.rehearsal import Rehearsal
+    from kdnative.pipeline.rehearsed_models import Rehearsal
     from kdnative.pipeline.schema import Prune
 
 __all__ = ["cut", "rehearse_cut"]

@@ -19,7 +19,6 @@ from kdnative.pipeline.stages.training import (
     load_model,
     save_model,
     seeded,
-    student_source,
     tokenized,
     tokenizer,
 )
@@ -27,13 +26,13 @@ from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
 from kdnative.prune import student_from
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.rehearsal import Rehearsal
+    from kdnative.pipeline.rehearsed_models import Rehearsal
     from kdnative.pipeline.schema import Recipe
 
 
 def _train_baseline(context: Context) -> dict[str, Any]:
     model = _new_student(context)
-    source = student_source(context.recipe)
+    source = context.recipe.student_source
     metrics = fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
     return metrics
@@ -46,7 +45,7 @@ def _distil(context: Context) -> dict[str, Any]:
 def _prune(context: Context) -> dict[str, Any]:
     """Removes heads, neurons and layers for good, then lets what is left learn from the teacher again."""
     model = load_model(context, context.recipe.student_before("prune"))
-    figures = cut(context, model, student_source(context.recipe))
+    figures = cut(context, model, context.recipe.student_source)
     return {**_learn(context, model), **figures}
 
 
@@ -92,7 +91,7 @@ def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
 
     Where tokens are hidden, the teacher has to label what is left, and runs with every batch.
     """
-    source, settings = student_source(context.recipe), context.settings
+    source, settings = context.recipe.student_source, context.settings
     teacher = _running_teacher(context) if settings.hidden_weight or settings.mask_tokens else None
     soft_labels = None
     if settings.soft_weight and not settings.mask_tokens:
@@ -108,7 +107,7 @@ def _running_teacher(context: Context) -> nn.Module:
     """The teacher for the hidden states and labels of single batches, on the student's token ids."""
     scheme = context.recipe.compress_teacher.scheme
     teacher = for_hidden_states(load_model(context, "train_teacher"), scheme, context.device)
-    ours, theirs = student_source(context.recipe), context.recipe.teacher.source
+    ours, theirs = context.recipe.student_source, context.recipe.teacher.source
     if ours == theirs:
         return teacher
     return TranslatingTeacher(teacher, id_table(tokenizer(context, ours), tokenizer(context, theirs)))

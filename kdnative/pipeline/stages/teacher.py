@@ -24,7 +24,7 @@ from kdnative.pipeline.stages.training import (
 )
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.rehearsal import Rehearsal
+    from kdnative.pipeline.rehearsed_models import Rehearsal
 
 SOFT_LABELS = "soft_labels.safetensors"
 TEACHER = Row("teacher", "teacher")

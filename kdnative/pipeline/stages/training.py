@@ -27,16 +27,11 @@ from kdnative.pipeline.models import load_tokenizer, parameters
 from kdnative.pipeline.stages.base import Context
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.schema import Distilling, Recipe, Training
+    from kdnative.pipeline.schema import Distilling, Training
 
 MODEL = "model"
 VALIDATION_BATCH = 64
 _PRECISIONS = {True: "bf16", False: "fp32", "auto": "auto"}  # of a recipe's `amp`
-
-
-def student_source(recipe: Recipe) -> str:
-    """Where the student, and with it its tokenizer, comes from."""
-    return recipe.teacher.source if recipe.student.source == "teacher" else recipe.student.source
 
 
 def tokenized(context: Context, source: str, split: str) -> TokenizedDataset:
@@ -176,7 +171,7 @@ def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
     stages = recipe.active_stages()
     check_sizes(recipe, who, source, model, [stage.name for stage in stages])
     for stage in stages:
-        own = recipe.teacher.source if stage.teacher else student_source(recipe)
+        own = recipe.teacher.source if stage.teacher else recipe.student_source
         if getattr(getattr(recipe, stage.name), "mask_tokens", 0) and own == source:
             check_mask_token(stage.name, source, tokenizer(context, source))
 

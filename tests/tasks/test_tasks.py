@@ -1,0 +1,164 @@
+"""What each task says of data, heads, losses and figures, against values worked out by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdnative.data import Batches, DataError, Dataset, DataSplits, Example, TokenizedDataset
+from kdnative.evaluate import Predictions
+from kdnative.tasks import TASKS, task_named
+
+CLASSES, NUMBERS = TASKS["text-classification"], TASKS["text-regression"]
+SETTINGS = SimpleNamespace(label_smoothing=0.0)
+
+
+def dataset(labels, names=()) -> Dataset:
+    return Dataset([Example({"text": f"t{i}", "label": y}, str(i)) for i, y in enumerate(labels)], names)
+
+
+def predictions(logits, labels=None) -> Predictions:
+    return Predictions(torch.tensor(logits, dtype=torch.float32), None if labels is None else torch.tensor(labels))
+
+
+class Classifier(nn.Module):
+    """The shape of a model of transformers: an encoder under its prefix, and a head."""
+
+    base_model_prefix = "bert"
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.bert, self.classifier = nn.Linear(4, 4), nn.Linear(4, outputs)
+
+    def forward(self, input_ids, attention_mask):
+        return self.classifier(self.bert(nn.functional.one_hot(input_ids[:, :1] % 4, 4).float()[:, 0]))
+
+
+def test_names():
+    assert [task.name for task in TASKS.values()] == list(TASKS)
+    assert task_named("sentence-pair-regression").fields == ("text", "text_pair") and CLASSES.fields == ("text",)
+    with pytest.raises(ValueError, match="there is no task 'x'; there are text-classification, text-regression, sent"):
+        task_named("x")
+
+
+def test_heads():
+    assert CLASSES.head(("a", "b", "c")) == {
+        "num_labels": 3,
+        "id2label": {0: "a", 1: "b", 2: "c"},
+        "label2id": {"a": 0, "b": 1, "c": 2},
+    }
+    assert NUMBERS.head(()) == {"num_labels": 1, "problem_type": "regression"}
+
+
+def test_a_new_head_of_numbers_begins_at_their_mean():
+    train = dataset([1.0, None, 4.0])
+    new, known = Classifier(1), Classifier(1)
+    before = known.classifier.bias.clone()
+    NUMBERS.fit_head(new, ["LABEL_0"], train, {"classifier.weight", "classifier.bias"}, "folder")
+    NUMBERS.fit_head(known, ["LABEL_0"], train, set(), "folder")
+    assert new.classifier.bias.item() == 2.5 and torch.equal(known.classifier.bias, before)
+
+
+def test_scores_and_losses():
+    found = predictions([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [0, 1, 1])
+    assert CLASSES.score(found) == pytest.approx(2 / 3)
+    rows = [np.log(1 + np.exp(-2)), np.log(1 + np.exp(-1)), np.log(1 + np.exp(1))]
+    assert CLASSES.loss(found) == pytest.approx(np.mean(rows))
+    found = predictions([[1.0], [2.0], [4.0]], [1.0, 4.0, 6.0])
+    assert NUMBERS.loss(found) == pytest.approx(8 / 3)
+    assert NUMBERS.score(found) == pytest.approx(np.corrcoef([1, 2, 4], [1, 4, 6])[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("task", "logits", "labels"),
+    [
+        (CLASSES, [[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 3.0]], [0, 1, 1, 0]),
+        (NUMBERS, [[1.0], [2.0], [4.0], [3.0]], [1.0, 2.5, 6.0, 1.0]),
+    ],
+)
+def test_quality_has_every_measure_and_is_json(task, logits, labels):
+    ours, teacher = predictions(logits, labels), predictions(logits[::-1], labels)
+    found = task.quality(ours, teacher, seed=0)
+    for measure in task.measures:
+        value = found[measure.key]
+        assert isinstance(value, float) or value["low"] <= value["value"] <= value["high"]
+    assert found[task.deciding.key]["value"] == pytest.approx(task.score(ours))
+    assert found["agreement"]["value"] == pytest.approx(task.agreement(ours, teacher).value)
+    assert found["difference"]["value"] == pytest.approx(task.score(ours) - task.score(teacher))
+    assert task.divergence(ours.logits, ours.logits) == 0.0 < task.divergence(ours.logits, teacher.logits)
+
+
+def test_kept_is_a_ratio_of_the_deciding_measure():
+    def quality(key, value):
+        return {key: {"value": value}}
+
+    assert CLASSES.kept(quality("accuracy", 0.6), quality("accuracy", 0.8)) == pytest.approx(0.75)
+    assert NUMBERS.kept(quality("pearson", -0.2), quality("pearson", 0.4)) == pytest.approx(-0.5)
+    for nothing in (0.0, -0.1):
+        assert NUMBERS.kept(quality("pearson", 0.4), quality("pearson", nothing)) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "names"), [(CLASSES, [0, None, 1], ("a", "b")), (NUMBERS, [0.5, None, 2.0], ())]
+)
+def test_examples_without_a_label_do_not_count(task, labels, names):
+    torch.manual_seed(0)
+    model, source = Classifier(2 if names else 1), dataset(labels, names)
+    ids, offsets = np.array([1, 2, 3], np.int32), np.arange(4)
+    missing = -100 if names else np.nan
+    kind = np.int64 if names else np.float32
+    rows = np.array([missing if y is None else y for y in labels], kind)
+    data = TokenizedDataset(ids, offsets, rows, 0, source)
+    batch = data.batch(np.array([0, 1, 2]))
+    known = data.batch(np.array([0, 2]))
+    term = task.hard_loss(1.0, SETTINGS, None)
+    answers = [SimpleNamespace(logits=model(**b.inputs)) for b in (batch, known)]
+    values = [term(b, answer, ()) for b, answer in zip((batch, known), answers, strict=True)]
+    assert values[0].item() == pytest.approx(values[1].item()) and values[0].item() > 0
+    importance = task.labels_loss(model, batch)
+    importance.backward()
+    assert torch.isfinite(importance) and importance > 0 and torch.isfinite(model.bert.weight.grad).all()
+
+
+def test_validation_is_what_training_asks_for():
+    model, source = Classifier(1), dataset([0.5, 1.0, 2.0])
+    data = TokenizedDataset(np.array([1, 2, 3], np.int32), np.arange(4), np.array([0.5, 1, 2], np.float32), 0, source)
+    found = NUMBERS.validation(Batches(data, 2))
+    values = found.evaluate(model.eval())
+    assert found.names == ("loss", "pearson") and values.keys() == {"loss", "pearson"}
+    with torch.no_grad():
+        answers = model(**data.batch(np.arange(3)).inputs)[:, 0]
+    assert values["loss"] == pytest.approx(((answers - torch.tensor([0.5, 1, 2])) ** 2).mean().item(), rel=1e-5)
+
+
+def test_example_inputs_of_pairs_have_two_parts():
+    class Takes(nn.Module):
+        def forward(self, input_ids, attention_mask, token_type_ids):
+            pass
+
+    one, two = (TASKS[f"{n}-regression"].example_inputs(Takes(), 2, 5) for n in ("text", "sentence-pair"))
+    assert one["token_type_ids"].sum() == 0 and two["token_type_ids"].tolist() == [[0, 0, 1, 1, 1]] * 2
+    assert "token_type_ids" not in TASKS["sentence-pair-regression"].example_inputs(Classifier(1), 1, 4)
+
+
+def test_classes_that_cannot_be_learned_are_named():
+    part = dataset([0, 0], ("a", "b"))
+    tested = dataset([0, 1], ("a", "b"))
+    (note,) = CLASSES.notes(DataSplits(part, tested, tested))
+    assert "no example of 1 of the 2 classes ('b')" in note
+    assert CLASSES.notes(DataSplits(tested, part, part)) == NUMBERS.notes(DataSplits(part, tested, tested)) == []
+
+
+def test_data_without_labels_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t{i},\n" for i in range(50)))
+    with pytest.raises(DataError, match="the training split has no labels to learn from"):
+        NUMBERS.load(tmp_path / "a.csv", text="text", text_pair=None, label="label", unlabelled="keep")
+
+
+def test_measures_in_words():
+    accuracy, pearson = CLASSES.deciding, NUMBERS.deciding
+    assert (accuracy.text(0.8364), pearson.text(0.8364), pearson.text(None)) == ("83.6 %", "0.836", "-")
