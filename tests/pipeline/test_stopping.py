@@ -53,7 +53,7 @@ def test_ctrl_c_is_in_the_log_in_the_same_words(tiny, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Clock, "__call__", interrupted)
+    monkeypatch.setattr(training._Clock, "on_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         kdnative.run(write_recipe(tmp_path / "r.yaml", tiny), runs=tmp_path / "runs", progress=False)
     log = (tmp_path / "runs" / "tiny" / "log.txt").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_ctrl_c_is_in_the_log_in_the_same_words(tiny, tmp_path, monkeypatch):
 
 
 def test_from_python_too_and_the_handlers_are_those_of_before(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training._Clock, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(training._Clock, "on_step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     recipe = write_recipe(tmp_path / "r.yaml", tiny)
     with pytest.raises(Stopped) as caught:
         kdnative.run(recipe, runs=tmp_path / "runs", progress=False)
