@@ -19,8 +19,10 @@ TRANSFORMERS ?= 4.57
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
 
+# Whole files go to each of so many processes; 1 runs all in one. Threads that wait shall not spin on a core of another's.
+WORKERS ?= 2
 test: $(VENV)/dev.stamp browser
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 
 # Does the kernel harness notice a mistake? About an hour.
 mutants: $(VENV)/dev.stamp
@@ -44,6 +46,7 @@ test-amx:
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.h')
 
 format: $(VENV)/dev.stamp

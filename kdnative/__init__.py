@@ -21,7 +21,7 @@ _LAZY = {
     "CheckpointError": "kdnative.checkpoint",
     "run": "kdnative.pipeline",
 }
-_PACKAGES = ("data", "distill", "evaluate", "nn", "ops", "pipeline", "prune", "quantize", "report")
+_PACKAGES = ("data", "distill", "evaluate", "models", "nn", "ops", "pipeline", "prune", "quantize", "report")
 
 __all__ = [  # written out for type checkers; a test keeps it equal to the two tables above
     "CheckpointError",
@@ -34,6 +34,7 @@ __all__ = [  # written out for type checkers; a test keeps it equal to the two t
     "evaluate",
     "inspect",
     "load",
+    "models",
     "nn",
     "ops",
     "pipeline",
@@ -46,7 +47,7 @@ __all__ = [  # written out for type checkers; a test keeps it equal to the two t
 ]
 
 if TYPE_CHECKING:
-    from kdnative import data, distill, evaluate, nn, ops, pipeline, prune, quantize, report
+    from kdnative import data, distill, evaluate, models, nn, ops, pipeline, prune, quantize, report
     from kdnative.checkpoint import CheckpointError, inspect, load, save
     from kdnative.convert import ConversionReport, convert_, to_float_
     from kdnative.formats.scheme import Scheme

@@ -88,7 +88,7 @@ def _native() -> dict[str, Any]:
     try:
         from kdnative import ops
     except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
-        found = {"isa": None, "available": [], "emulates_amx": False, "kernels": {}}
+        found: dict[str, Any] = {"isa": None, "available": [], "emulates_amx": False, "kernels": {}}
         return {"loaded": False, "error": str(error), "forced": forced, **found}
     return {
         "loaded": True,

@@ -70,7 +70,7 @@ def sentences(spec: str, count: int) -> list[str]:
 
     splits = load_dataset(spec)
     texts = dict.fromkeys(
-        example["text"] for part in (splits.test, splits.validation, splits.train) for example in part
+        str(example["text"]) for part in (splits.test, splits.validation, splits.train) for example in part
     )
     if len(texts) < count:
         raise ValueError(f"{spec} has {len(texts)} different texts, but --sentences asks for {count}")

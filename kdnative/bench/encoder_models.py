@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,8 @@ class VisionModel(TorchModel):
     def encode(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         tokens = hidden.shape[1]
         mask = (attention_mask != 0)[:, None, None].expand(-1, 1, tokens, -1)
-        for layer in self.encoder:
+        layers: Any = self.encoder
+        for layer in layers:
             hidden = layer(hidden, mask)
         return hidden
 

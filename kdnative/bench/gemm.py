@@ -111,7 +111,7 @@ def run(
     if peers and not compiled:
         absent += left_out(COMPILED, "--compile")
     not_run = [{**row, "case": "all"} for row in absent]
-    cases = []
+    cases: list[dict[str, Any]] = []
     with torch_threads(threads), torch.inference_mode(), quiet():
         limits = ceilings(threads)
         where = environment(threads)

@@ -108,7 +108,8 @@ def run(
             show(_row(process, found[process]))
         return found
 
-    where, cases = environment(threads), []
+    where = environment(threads)
+    cases: list[dict[str, Any]] = []
     show(machine_line(where))
     for name, model in models.items():
         size = model.config.vocab_size

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kdnative.bench.results import machine_line
 from kdnative.files import replace_text
 from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
+from kdnative.report.schema import LatencyRow
 
 _WIDTH, _GAP = 720, 28
 _PEERS_SHOWN = 3  # the fastest of a case; the JSON has all
@@ -90,7 +91,7 @@ def latency_plot(rows: Sequence[dict[str, Any]], environment: dict[str, Any], pa
     """
     from kdnative.report.figures import latency_by_length
 
-    _write([chart for _, chart in latency_by_length(rows)], environment, path)
+    _write([chart for _, chart in latency_by_length(cast("Sequence[LatencyRow]", rows))], environment, path)
 
 
 def _gemm_series(cases: Sequence[dict[str, Any]]) -> list[Series]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def ceilings(threads: int, *, seconds: float = 0.2, isa: str | None = None) -> d
     peak = together(lambda: probe.peak_int8_ops(isa, seconds), threads)
     read = []
     for level, size in _buffer_sizes(cache_sizes(), threads).items():
-        rate = together(lambda size=size: probe.read_bandwidth(size, seconds), threads)
+        rate = together(partial(probe.read_bandwidth, size, seconds), threads)
         read.append({"level": level, "bytes": size * threads, "bytes_per_second": rate})
     return {"isa": isa, "threads": threads, "int8_ops": peak or None, "read": read}
 

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours = converted(model, options.scheme)
     expected = pool(model, ours)
     del model
-    result = {"suite": "soak", "environment": environment(options.op_threads)}
+    result: dict[str, Any] = {"suite": "soak", "environment": environment(options.op_threads)}
     print(machine_line(result["environment"]))
     result |= {"model": options.model, "scheme": options.scheme}
     result |= run(

@@ -31,20 +31,24 @@ class AttentionConverter(LinearConverter):
 
     known = (nn.MultiheadAttention,)
 
-    def layer(self, module: nn.Module) -> nn.Linear:
-        return torch_attention.input_projection(module)
+    def layer(self, module: nn.Module) -> nn.Module:
+        assert isinstance(module, nn.MultiheadAttention)
+        linear = torch_attention.input_projection(module)
+        assert linear is not None  # as `_has_one_weight` says
+        return linear
 
     def decide(self, site: Site, scheme: Scheme) -> Scheme | Refusal:
         if why := self.plain(site):
             return why
+        assert isinstance(site.module, nn.MultiheadAttention)
         if words := torch_attention.why_not(site.module):
             return Refusal(words)
         return unsupported(site, scheme, self.layer(site.module)) or scheme
 
     def build(self, module: nn.Module, decision: Decision, weights: Weights) -> Native:
-        weight = weights.of(decision.name, self.layer(module), decision.scheme)
+        weight = weights.of(decision.name, self.layer(module), decision.planned)
         scheme, reason = dense_or_sparse(
-            decision.name, weight.qweight, decision.scheme, weights.rows, decision.explicit
+            decision.name, weight.qweight, decision.planned, weights.rows, decision.explicit
         )
         size, bias, linears = module.embed_dim, module.in_proj_bias, []
         for start in range(0, 3 * size, size):

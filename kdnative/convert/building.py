@@ -94,7 +94,10 @@ class _Builder:
 
     def _layer(self, decision: Decision) -> None:
         module = self.modules[decision.name]
-        native = converter_of(module).build(module, decision, self.weights)
+        converter = converter_of(module)
+        if converter is None:
+            raise ValueError(f"there is no converter for {decision.name!r} any more")
+        native = converter.build(module, decision, self.weights)
         self.built.natives[decision.name] = native
         self.built.replacements[decision.name] = native.module
 
@@ -114,7 +117,7 @@ class _Builder:
 
         def weight_of(inner: str, linear: nn.Linear) -> QuantizedWeight:
             name = full_name(self.names, region.root, inner, linear)
-            used[name] = self.weights.of(name, linear, self.decisions[name].scheme)
+            used[name] = self.weights.of(name, linear, self.decisions[name].planned)
             return used[name]
 
         self.built.replacements[region.root] = converter.build(region, own, weight_of)

@@ -24,7 +24,7 @@ from kdnative.convert.surroundings import Site, Surroundings
 from kdnative.convert.weights import mismatch
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.models.layer_conversion import Unsupported
+from kdnative.models.layer import Unsupported
 from kdnative.nn.tree import NATIVE
 from kdnative.ops.backends import backend_for
 from kdnative.patterns import Selection, within
@@ -170,7 +170,8 @@ class _Planner:
             return Decision(name, kind, "kept", refusal=self.unfused[name])
         explicit = site.choice.explicit and site.choice.value is not None
         if isinstance(module, _NATIVE):
-            other = native_in_another_scheme(module, site.choice.value) if explicit else None
+            asked = site.choice.value if explicit else None
+            other = None if asked is None else native_in_another_scheme(module, asked)
             return Decision(name, kind, "kept", refusal=other or native_already(module), explicit=other is not None)
         if (converter := converter_of(module)) is None:
             why = Refusal(f"there is no native {kind}: it runs in torch")
@@ -179,8 +180,8 @@ class _Planner:
         found = self.answers[name]
         if isinstance(found, Refusal):
             return Decision(name, kind, "kept", refusal=found, explicit=explicit)
-        if why := converter.apart(site):
-            return Decision(name, kind, "kept", found, why)
+        if (slower := converter.apart(site)) is not None:
+            return Decision(name, kind, "kept", found, slower)
         return Decision(name, kind, "converted", found, explicit=explicit, note=converter.note(site))
 
     def _fused(self, site: Site, kind: str, region: Region) -> Decision | None:
@@ -235,11 +236,11 @@ def _check_given(weights: Mapping[str, QuantizedWeight], plan: Plan, around: Sur
     for name, weight in weights.items():
         decision = decisions.get(name)
         converter = None if decision is None else converter_of(around.modules[name])
-        if not isinstance(converter, LinearConverter):
+        if decision is None or not isinstance(converter, LinearConverter):
             wrong.append(f"  {name}: there is no linear layer of that name")
         elif decision.action == "kept":
             wrong.append(f"  {name}: it stays in float ({decision.refusal})")
-        elif why := mismatch(weight, converter.layer(around.modules[name]), decision.scheme):
+        elif why := mismatch(weight, converter.layer(around.modules[name]), decision.planned):
             wrong.append(f"  {name}: {why}")
     if wrong:
         raise ValueError("nothing was converted; these weights don't fit:\n" + "\n".join(wrong))

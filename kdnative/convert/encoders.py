@@ -31,9 +31,9 @@ from kdnative.convert.transformer_layers import (
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.models import hf, known_layers, torch_encoder
-from kdnative.models.layer_conversion import Layer, Named, Unsupported, activation_name, one_of
+from kdnative.models.layer import Layer, Named, Unsupported, activation_name, one_of
 from kdnative.models.reading import EncoderSource, LayerSource
-from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, TransformerEncoder
+from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, PackedEncoder, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.patterns import within
 
@@ -106,7 +106,7 @@ class HfEncoderConverter(_PackedConverter):
         _check_relative(source, layers)
         return checked_spec(spec)
 
-    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> Encoder:
+    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> PackedEncoder:
         module, spec = modules[region.root], dict(region.spec)
         source = hf.read(module)
         parts = EncoderParts(spec)
@@ -174,7 +174,7 @@ class TorchEncoderConverter(_PackedConverter):
             final_norm=None if final is None else {"eps": final.eps, "bias": final.bias is not None},
         )
 
-    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> TransformerEncoder:
+    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> PackedEncoder:
         source = torch_encoder.read(modules[region.root])
         parts = parts_alone(dict(region.spec), source.layers, weight_of)
         return TransformerEncoder.from_parts(parts, norm=source.final_norm)
@@ -204,10 +204,9 @@ class KnownLayerConverter(_PackedConverter):
         layer = _without_factors(source, values=False)
         if source.rotary and layer.head_dim % 2:
             raise Unsupported(f"rotary positions need heads of an even width, and these have {layer.head_dim}")
-        settings = {"norm": source.norm, "gated": source.gated, "rotary_given": source.rotary}
-        return layers_alone([layer], scheme_of, **settings)
+        return layers_alone([layer], scheme_of, norm=source.norm, gated=source.gated, rotary_given=source.rotary)
 
-    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> EncoderLayer:
+    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> PackedEncoder:
         layer = _without_factors(known_layers.read(modules[region.root]), values=True)
         return EncoderLayer.from_parts(parts_alone(dict(region.spec), [layer], weight_of))
 

@@ -14,7 +14,6 @@ from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn.saving import forbid_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
-from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 
 __all__ = ["apply", "convert_"]
@@ -82,7 +81,7 @@ def convert_(
         raise ValueError(f"embeddings must be 8 or None, got {embeddings!r}")
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    selection = Selection(schemes, keep, accepted)
+    selection = Selection(schemes, keep, Scheme.parse)
     plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
     plan.check()
     built = build(plan, model, weights=weights, clip_search=clip_search, rows=rows)

@@ -46,9 +46,9 @@ class LinearConverter(Converter):
 
     def build(self, module: nn.Module, decision: Decision, weights: Weights) -> Native:
         layer = self.layer(module)
-        weight = weights.of(decision.name, layer, decision.scheme)
+        weight = weights.of(decision.name, layer, decision.planned)
         scheme, reason = dense_or_sparse(
-            decision.name, weight.qweight, decision.scheme, weights.rows, decision.explicit
+            decision.name, weight.qweight, decision.planned, weights.rows, decision.explicit
         )
         native = Linear.from_quantized(weight, layer.bias, scheme, dtype=layer.weight.dtype)
         return Native(native, str(scheme), reason, tuple(packed_tensors(native)))
@@ -80,9 +80,10 @@ def _read_by_attention(site: Site) -> Refusal | None:
     return Refusal(f"nn.MultiheadAttention reads this weight itself, and stays in float ({why})")
 
 
-def unsupported(site: Site, scheme: Scheme, layer: nn.Linear) -> Refusal | None:
+def unsupported(site: Site, scheme: Scheme, layer: nn.Module) -> Refusal | None:
     """Why there is no kernel for a layer in a scheme, or what has to be known before there can be one."""
-    if why := backend_for("cpu").refusal(scheme, tuple(layer.weight.shape)):
+    outputs, inputs = layer.weight.shape
+    if why := backend_for("cpu").refusal(scheme, (outputs, inputs)):
         return Refusal(why)
     if scheme.activation.kind == "static" or (scheme.input_scales and site.name not in site.around.given):
         return Refusal(f"{scheme} needs the ranges of its inputs, which calibration finds", needs="ranges")
@@ -113,8 +114,8 @@ class FakeQuantConverter(LinearConverter):
         if scheme.dense == own.dense:
             return own.with_sparsity(scheme.sparsity or own.sparsity)
         if site.choice.explicit:
-            why = f"it was trained for {own}, but {scheme} is asked for"
-            return Refusal(f"{why}: ask for the same, or for no scheme of its own, or train it for the other")
+            words = f"it was trained for {own}, but {scheme} is asked for"
+            return Refusal(f"{words}: ask for the same, or for no scheme of its own, or train it for the other")
         return own
 
     def apart(self, site: Site) -> Refusal | None:
@@ -150,8 +151,11 @@ class EmbeddingConverter(Converter):
         return scheme
 
     def build(self, module: nn.Module, decision: Decision, weights: Weights) -> Native:
+        assert isinstance(module, nn.Embedding)
         table = weights.table(module)
-        return Native(table, self.label(decision.scheme), "int8 table, one scale per row", tuple(packed_tensors(table)))
+        return Native(
+            table, self.label(decision.planned), "int8 table, one scale per row", tuple(packed_tensors(table))
+        )
 
     def note(self, site: Site) -> str:
         others = site.others_with(site.module)

@@ -35,6 +35,13 @@ class Decision:
     explicit: bool = False
     note: str = ""
 
+    @property
+    def planned(self) -> Scheme:
+        """The scheme of a module that gets one."""
+        if self.scheme is None:
+            raise ValueError(f"{self.name or 'the model'} gets no scheme")
+        return self.scheme
+
 
 @dataclass(frozen=True)
 class Region:
@@ -79,7 +86,8 @@ class Plan:
 
     def check(self) -> None:
         """ValueError when something that was asked for by name can't be done."""
-        if refused := {d.name: d.refusal for d in self.impossible()}:
+        refused = {d.name: d.refusal for d in self.impossible() if d.refusal is not None}
+        if refused:
             raise ValueError(nothing_converted(refused))
 
 

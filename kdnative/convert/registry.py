@@ -109,7 +109,7 @@ class RegionConverter(ABC):
         Args:
             site: where the module is.
             scheme_of: the scheme of a part by its name inside the module; raises
-                :class:`kdnative.models.layer_conversion.Unsupported` where it has none.
+                :class:`kdnative.models.layer.Unsupported` where it has none.
         """
 
     @abstractmethod
@@ -142,7 +142,7 @@ Test = Callable[[nn.Module], bool]
 
 @dataclass(frozen=True)
 class _Entry:
-    converter: Any
+    converter: Converter | RegionConverter
     when: Test | None
 
 
@@ -177,18 +177,21 @@ def converts(*kinds: type, when: Test | None = None) -> Callable[[C], C]:
 
 def converter_of(module: nn.Module) -> Converter | None:
     """What makes a native module of ``module`` by itself."""
-    return _find(module, Converter)
+    found: Converter | None = _find(module, Converter)
+    return found
 
 
 def region_converter_of(module: nn.Module) -> RegionConverter | None:
     """What makes one native operator of ``module`` and its parts."""
-    return _find(module, RegionConverter)
+    found: RegionConverter | None = _find(module, RegionConverter)
+    return found
 
 
 def region_converter_named(name: str) -> RegionConverter:
     """The region converter of that class name, as :class:`kdnative.convert.plan.Region` has it."""
     entries = [*_BY_TEST, *(entry for found in _BY_TYPE.values() for entry in found)]
-    return next(e.converter for e in entries if type(e.converter).__name__ == name)
+    converters = (entry.converter for entry in entries if isinstance(entry.converter, RegionConverter))
+    return next(converter for converter in converters if type(converter).__name__ == name)
 
 
 def _find(module: nn.Module, what: type) -> Any:

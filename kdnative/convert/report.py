@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -62,7 +63,7 @@ class ConversionReport:
             "bytes_after": sum(row.bytes_after for row in self.rows),
         }
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Rows and totals as JSON can hold them (without the model)."""
         return {"rows": [asdict(row) for row in self.rows], "totals": self.totals}
 

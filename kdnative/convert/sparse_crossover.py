@@ -73,8 +73,9 @@ def crossover(isa: str, sparsity: str, n: int, k: int, rows: int) -> float | Non
         A share above 0; more than 1 where it never is. None where that was not measured.
     """
     form = "mask" if sparsity == "2:4" else sparsity
-    found = [_share(isa, form, n * k, row) for row in _neighbours(max(rows, 1))]
-    return None if None in found else max(found)
+    shares = [_share(isa, form, n * k, row) for row in _neighbours(max(rows, 1))]
+    found = [share for share in shares if share is not None]
+    return max(found) if len(found) == len(shares) else None
 
 
 def _neighbours(rows: int) -> set[int]:
@@ -112,7 +113,7 @@ def dense_or_sparse(name: str, qweight: Tensor, scheme: Scheme, rows: int, expli
             raise ValueError(f"nothing was converted; {name or '(model)'}: {error}") from None
         return scheme.dense, f"native linear, dense: {error}"
     isa = ops.isa()
-    share = crossover(isa, scheme.sparsity, *qweight.shape, rows)
+    share = crossover(isa, scheme.sparsity, qweight.shape[0], qweight.shape[1], rows)
     has = f"{100 * zeros:.0f} % of its {'4x1 blocks' if scheme.sparsity == '4x1' else 'weights'} are zero"
     if explicit or (share is not None and zeros >= share):
         return scheme, f"native sparse linear: {has}"

@@ -25,6 +25,9 @@ class Surroundings:
         embeddings: 8, or None where tables stay in float.
         values: whether every weight must have values.
         given: names of layers whose integer weights are there already.
+        held: who holds a module besides its parent, by the module's id.
+        owners: the modules that hold a parameter, by its storage.
+        names: of modules, by their ids.
         whole: names of encoders of torch that are to become one operator: what they read without calling it may too.
     """
 
@@ -82,9 +85,9 @@ class Site:
         own, parent = self.name.rpartition(".")[2], self.parent
         if why := bypassed(own, self.module, parent, self.around.held):
             return why
-        fast = isinstance(parent, nn.TransformerEncoderLayer) and not self.in_whole_encoder()
-        if fast and (parent.activation_relu_or_gelu or isinstance(self.module, nn.MultiheadAttention)):
-            return Refusal("nn.TransformerEncoderLayer reads this weight itself in its fast path")
+        if isinstance(parent, nn.TransformerEncoderLayer) and not self.in_whole_encoder():
+            if parent.activation_relu_or_gelu or isinstance(self.module, nn.MultiheadAttention):
+                return Refusal("nn.TransformerEncoderLayer reads this weight itself in its fast path")
         return None
 
     def in_whole_encoder(self) -> bool:

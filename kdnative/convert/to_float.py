@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnative.models import hf, torch_encoder
-from kdnative.models.layer_conversion import Layer, Named, Unsupported
+from kdnative.models.layer import Layer, Named, Unsupported
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, MultiheadAttention, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts, LayerParts
 from kdnative.nn.saving import save_pretrained
@@ -232,7 +232,7 @@ def _skeleton(config: Any, pooler: bool) -> nn.Module:
         raise ImportError(
             'an encoder becomes a model of transformers again with that library: pip install "kdnative[pipeline]"'
         ) from error
-    with torch.device("cpu"):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # its random weights are nobody's business
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:

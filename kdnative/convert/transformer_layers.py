@@ -10,9 +10,9 @@ from torch import nn
 
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.models.layer_conversion import Layer, Named, Unsupported, activation_name, one_of
+from kdnative.models.layer import Layer, Named, Unsupported, activation_name, one_of
 from kdnative.nn import Linear
-from kdnative.nn.encoder_parts import EncoderParts, LayerParts
+from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.nn.encoder_spec import LINEARS, complete
 
 __all__ = [
@@ -134,8 +134,8 @@ def parts_alone(spec: dict[str, Any], layers: Sequence[Layer], weight_of: Weight
     return parts
 
 
-def fill_layer(part: LayerParts, layer: Layer, weight_of: WeightOf) -> None:
-    """Give the empty parts of a layer their weights, and the values of their LayerNorms."""
+def fill_layer(part: nn.Module, layer: Layer, weight_of: WeightOf) -> None:
+    """Give the empty parts of a layer (its ``LayerParts``) their weights, and the values of their LayerNorms."""
     for name, linears in _linears(layer).items():
         fill_linear(getattr(part, name), linears, weight_of)
     for name, norm in layer.norms.items():

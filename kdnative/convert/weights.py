@@ -31,7 +31,7 @@ class Weights:
         self.given, self.clip_search, self.rows = given, clip_search, rows
         self._tables: dict[Any, Embedding] = {}  # by the float table
 
-    def of(self, name: str, layer: nn.Linear, scheme: Scheme) -> QuantizedWeight:
+    def of(self, name: str, layer: nn.Module, scheme: Scheme) -> QuantizedWeight:
         """The weight ``[N, K]`` of the layer ``name``.
 
         Raises:
@@ -53,12 +53,12 @@ class Weights:
             self._tables[key] = Embedding.from_float(embedding)
             return self._tables[key]
         first = self._tables[key]
-        table = Embedding(*weight.shape, embedding.padding_idx, dtype=weight.dtype).eval()
+        table = Embedding(weight.shape[0], weight.shape[1], embedding.padding_idx, dtype=weight.dtype).eval()
         table.qweight, table.scale = first.qweight, first.scale
         return table
 
 
-def mismatch(weight: QuantizedWeight, layer: nn.Linear, scheme: Scheme) -> str | None:
+def mismatch(weight: QuantizedWeight, layer: nn.Module, scheme: Scheme) -> str | None:
     """Why a given weight can't be that of a layer which gets ``scheme``; None when it can."""
     if not isinstance(weight, QuantizedWeight):
         return f"a QuantizedWeight is needed, not {type(weight).__name__}"

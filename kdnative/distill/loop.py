@@ -22,7 +22,8 @@ from kdnative.distill.state import ResumeError, capture, differences, read_state
 from kdnative.distill.teachers import Teacher, check_teachers
 from kdnative.distill.terms import LossTerm, LossTerms
 from kdnative.distill.validation import evaluator
-from kdnative.evaluate.predict import evaluating, fast_bf16, select_device
+from kdnative.evaluate.predict import fast_bf16, select_device
+from kdnative.nn.modes import evaluating
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

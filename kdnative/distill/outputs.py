@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdnative.distill.topk import TopK
-from kdnative.evaluate.predict import evaluating, logits_of
+from kdnative.evaluate.predict import logits_of
+from kdnative.models import hidden_states
+from kdnative.nn.modes import evaluating
 
 __all__ = ["NEEDS", "Outputs", "head_of", "run"]
 
@@ -83,31 +86,33 @@ def run(
 
     Args:
         inputs: its keyword arguments.
-        needs: any of `NEEDS`.
+        needs: any of `NEEDS`. Hidden states are those that the model gives with ``output_hidden_states=True``; where it
+            knows no such option, those of its layers, which `kdnative.models.layers_of` has to know.
         head: its head, as `head_of` finds it, where logits are to be made only when they are read. The model then runs
             up to there.
         logits: those that are known already.
 
     Raises:
-        ValueError: "head" is needed and there is none, or hidden states and the model gives none.
+        ValueError: "head" is needed and there is none, or hidden states and there are none.
     """
     if "head" in needs and head is None:
         raise ValueError(
             f"a loss term asks for the head of {type(model).__name__}, whose logits are not the output of one "
             "nn.Linear: use a term that asks for logits"
         )
-    options = {"output_hidden_states": True} if "hidden_states" in needs else {}
+    wanted = "hidden_states" in needs
+    options = {"output_hidden_states": True} if wanted and _has_option(model, "output_hidden_states") else {}
     hidden = None
-    if head is None:
+    with ExitStack() as around:
+        recorded = around.enter_context(hidden_states(model)) if wanted and not options else None
+        given = around.enter_context(_set_aside(head)) if head is not None else None
         answer = model(**inputs, **options)
-    else:
-        with _set_aside(head) as given:
-            answer = model(**inputs, **options)
+    if given is not None:
         hidden = given[-1] if given else None
         if hidden is None or logits_of(answer) is not hidden:
             raise ValueError(f"{type(model).__name__} changes what its head gives, so that it can't be left out")
-    states = getattr(answer, "hidden_states", None)
-    if options and states is None:
+    states = getattr(answer, "hidden_states", None) if recorded is None else tuple(recorded)
+    if wanted and not states:
         raise ValueError(f"a loss term asks for hidden states, but {type(model).__name__} gives none")
     return Outputs(
         logits,
@@ -157,6 +162,11 @@ def _set_aside(head: nn.Linear) -> Iterator[list[Tensor]]:
         del head.forward
         if before is not None:
             head.forward = before
+
+
+def _has_option(model: nn.Module, name: str) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _floats(logits: Tensor) -> Tensor:

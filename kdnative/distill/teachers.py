@@ -12,7 +12,7 @@ from torch import nn
 from kdnative.distill.cache import SoftLabels
 from kdnative.distill.outputs import Outputs, run
 from kdnative.distill.state import shapes
-from kdnative.evaluate.predict import evaluating
+from kdnative.nn.modes import evaluating
 
 __all__ = ["Teacher"]
 

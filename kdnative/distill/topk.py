@@ -38,5 +38,5 @@ class TopK(NamedTuple):
         return cls(values, indices, others.logsumexp(-1), temperature)
 
     def to(self, device: torch.device | str) -> TopK:
-        moved = (None if v is None else v.to(device) for v in (self.values, self.indices, self.rest))
-        return TopK(*moved, self.temperature)
+        rest = None if self.rest is None else self.rest.to(device)
+        return TopK(self.values.to(device), self.indices.to(device), rest, self.temperature)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.data.batches import Batches, TokenizedDataset
+from kdnative.nn.modes import evaluating
 
-__all__ = ["Predictions", "autocast", "evaluating", "fast_bf16", "logits_of", "predict", "select_device"]
+__all__ = ["Predictions", "autocast", "fast_bf16", "logits_of", "predict", "select_device"]
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,6 @@ def autocast(device: torch.device, amp: bool | str = "auto"):
     if amp is False or (amp == "auto" and not fast_bf16(device)):
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients; every module's own mode comes back afterwards."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for model in models:
-            model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def predict(

@@ -62,11 +62,10 @@ def integer_matmul(a: Tensor, b: Tensor) -> Tensor:
     k = a.shape[1]
     if k <= EXACT_FP32_INPUTS:
         return a @ b.t()
-    total = None
+    total = torch.zeros(a.shape[0], b.shape[0], dtype=torch.int32, device=a.device)
     for start in range(0, k, EXACT_FP32_INPUTS):
         columns = slice(start, start + EXACT_FP32_INPUTS)
-        part = (a[:, columns] @ b[:, columns].t()).to(torch.int32)
-        total = part if total is None else total.add_(part)
+        total += (a[:, columns] @ b[:, columns].t()).to(torch.int32)
     return total.float()
 
 

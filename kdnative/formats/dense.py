@@ -89,13 +89,13 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
     n, k = weight.qweight.shape
     bits = weight.bits
     n_pad, k_pad = round_up(n, TILE_N), round_up(k, TILE_K)
-    group = 0 if bits == 8 else weight.group_size
+    group = 0 if bits == 8 else weight.group_size or 0
     if bits == 8 and weight.group_size is not None:
         raise ValueError(f"8-bit weights have one scale per output channel (got group size {weight.group_size})")
     if bits == 8 and weight.zero is not None:
         raise ValueError("8-bit weights are packed without zero points")
     if bits != 8:
-        check_group(group, k)
+        check_group(weight.group_size, k)
     q = pad(weight.qweight.detach(), n_pad, k_pad)
     sections: dict[str, Tensor] = {}
     if bits == 8:
@@ -137,7 +137,7 @@ def packed_size(n: int, k: int, weight: WeightFormat, bias: bool, input_scales: 
     if weight.bits == 8:
         sections += [4 * n_pad, 4 * n_pad]  # scale, column_sum
     else:
-        scales = -(-k_pad // weight.group_size) * n_pad
+        scales = -(-k_pad // (weight.group_size or k)) * n_pad
         sections += [4 * n_pad, scales] if weight.integer_scales else [4 * scales]  # scale, group_scale
         sections += [scales]  # zero
     sections += [4 * n_pad] * bias + [4 * k_pad] * input_scales
@@ -215,7 +215,7 @@ def parse_header(packed: Tensor, layout: np.dtype, magic: int, versions: Contain
     """The first 128 bytes in a layout that has ``magic``, ``version`` and ``bytes``; ValueError when they disagree."""
     if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() < 128:
         raise ValueError(f"not a packed weight: {packed.dtype} tensor of shape {list(packed.shape)}")
-    header = np.frombuffer(packed[:128].cpu().numpy().tobytes(), dtype=layout)[0]
+    header: np.void = np.frombuffer(packed[:128].cpu().numpy().tobytes(), dtype=layout)[0]
     if header["magic"] != magic or header["version"] not in versions or header["bytes"] != packed.numel():
         raise ValueError("not a packed weight, or a damaged one (magic number, version or length disagree)")
     return header

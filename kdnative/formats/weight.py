@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -94,9 +95,9 @@ class QuantizedWeight:
                 "scale holds zero, negative, infinite or NaN values; use 1.0 for groups that are all zeros"
             )
         if self.group_scale is not None:
-            self._check_group_scale(shape)
+            self._check_group_scale(self.group_scale, shape)
         if self.codebook is not None:
-            self._check_codebook()
+            self._check_codebook(self.codebook)
         if self.input_scale is not None:
             _expect("input_scale", self.input_scale, torch.float32)
             if list(self.input_scale.shape) != [k]:
@@ -106,7 +107,15 @@ class QuantizedWeight:
 
     @classmethod
     def unchecked(
-        cls, qweight, scale, zero, bits, group_size, group_scale=None, codebook=None, input_scale=None
+        cls,
+        qweight: torch.Tensor,
+        scale: torch.Tensor,
+        zero: torch.Tensor | None,
+        bits: int,
+        group_size: int | None,
+        group_scale: torch.Tensor | None = None,
+        codebook: torch.Tensor | None = None,
+        input_scale: torch.Tensor | None = None,
     ) -> QuantizedWeight:
         """The same without its checks, for codes that were just computed: a training step packs its weights."""
         weight = object.__new__(cls)
@@ -132,33 +141,33 @@ class QuantizedWeight:
             zeros = [w.zero if w.zero is not None else torch.zeros_like(w.scale, dtype=torch.int8) for w in weights]
             zero = torch.cat(zeros)
         if weights[0].group_scale is not None:
-            group_scale = torch.cat([w.group_scale for w in weights])
+            group_scale = torch.cat([w.group_scale for w in weights if w.group_scale is not None])
         codes, scale = (torch.cat([getattr(w, name) for w in weights]) for name in ("qweight", "scale"))
         return cls.unchecked(codes, scale, zero, weights[0].bits, weights[0].group_size, group_scale)
 
-    def _check_group_scale(self, shape: list[int]) -> None:
-        _expect("group_scale", self.group_scale, torch.uint8)
+    def _check_group_scale(self, group_scale: torch.Tensor, shape: list[int]) -> None:
+        _expect("group_scale", group_scale, torch.uint8)
         if self.bits != 4 or self.zero is None:
             raise ValueError("group_scale goes with 4-bit weights that have zero points, and with no others")
-        if list(self.group_scale.shape) != shape:
-            raise ValueError(f"group_scale has shape {list(self.group_scale.shape)}; it must be {shape}")
-        if self.group_scale.numel() == 0:
+        if list(group_scale.shape) != shape:
+            raise ValueError(f"group_scale has shape {list(group_scale.shape)}; it must be {shape}")
+        if group_scale.numel() == 0:
             return
-        smallest, largest = (int(v) for v in self.group_scale.aminmax())
+        smallest, largest = (int(v) for v in group_scale.aminmax())
         if smallest < 1 or largest > MOST_GROUP_SCALE:
             raise ValueError(f"group_scale holds {smallest} to {largest}; allowed are 1 to {MOST_GROUP_SCALE}")
-        steps = self.qweight.reshape(*shape, self.group_size).to(torch.int16) - self.zero[..., None]
-        most = int((steps.abs().amax(-1) * self.group_scale).max())
+        steps = self.qweight.reshape(*shape, -1).to(torch.int16) - self.zero[..., None]
+        most = int((steps.abs().amax(-1) * group_scale).max())
         if most > 127:
             raise ValueError(f"(qweight - zero) * group_scale reaches {most}; it must stay within [-127, 127]")
 
-    def _check_codebook(self) -> None:
-        _expect("codebook", self.codebook, torch.float32)
-        if list(self.codebook.shape) != [1 << self.bits]:
+    def _check_codebook(self, codebook: torch.Tensor) -> None:
+        _expect("codebook", codebook, torch.float32)
+        if list(codebook.shape) != [1 << self.bits]:
             raise ValueError(
-                f"codebook has shape {list(self.codebook.shape)}; {self.bits} bits have [{1 << self.bits}] codes"
+                f"codebook has shape {list(codebook.shape)}; {self.bits} bits have [{1 << self.bits}] codes"
             )
-        if not bool(torch.isfinite(self.codebook).all()):
+        if not bool(torch.isfinite(codebook).all()):
             raise ValueError("codebook holds NaN or infinite values")
         if self.zero is not None or self.group_scale is not None:
             raise ValueError("codebook goes without zero points and integer group scales: it has any values itself")
@@ -195,7 +204,7 @@ class QuantizedWeight:
 
     def decoded(self) -> QuantizedWeight:
         """Two levels of scales as the 8-bit weights that they stand for, exactly: codes [N, ...] and scale [N]."""
-        if self.group_scale is None:
+        if self.group_scale is None or self.zero is None or self.group_size is None:
             raise ValueError(
                 "only weights with integer group scales are 8-bit weights too; this one has no group_scale"
             )
@@ -211,8 +220,9 @@ class QuantizedWeight:
 
     def to(self, device: torch.device | str) -> QuantizedWeight:
         """The same on another device; not checked again."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return QuantizedWeight.unchecked(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in values))
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in values.items()}
+        return QuantizedWeight.unchecked(**moved)
 
 
 def groups_of(k: int, group_size: int) -> int:

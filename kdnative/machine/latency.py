@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.machine.timer import Timing, interleave, torch_threads
+from kdnative.nn.modes import evaluating
 
 Inputs = Callable[[nn.Module, int, int], Mapping[str, Tensor]]
 
@@ -115,19 +116,12 @@ def _grid(
     threads: int | None,
     inputs: Inputs,
 ) -> list[dict[str, Any]]:
-    training = [model for model in models.values() if model.training]
     rows = []
-    try:
-        for model in training:
-            model.eval()
-        with torch_threads(threads) as used, torch.inference_mode():
-            for batch, tokens in cases:
-                calls = {name: _forward(model, inputs(model, batch, tokens)) for name, model in models.items()}
-                timings = interleave(calls, rounds=repeats, round_seconds=0.005)
-                rows += [_row(name, batch, tokens, used, timing) for name, timing in timings.items()]
-    finally:
-        for model in training:
-            model.train()
+    with evaluating(*models.values()), torch_threads(threads) as used, torch.inference_mode():
+        for batch, tokens in cases:
+            calls = {name: _forward(model, inputs(model, batch, tokens)) for name, model in models.items()}
+            timings = interleave(calls, rounds=repeats, round_seconds=0.005)
+            rows += [_row(name, batch, tokens, used, timing) for name, timing in timings.items()]
     return rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from kdnative.models.family import families, family_of
-from kdnative.models.layer_conversion import Unsupported, check_parameters
+from kdnative.models.layer import Unsupported, check_parameters
 from kdnative.models.reading import EncoderSource, read_encoder
 
 __all__ = ["is_conv1d", "is_encoder", "linear_of_conv1d", "read", "stays_in_float"]

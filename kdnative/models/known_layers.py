@@ -7,7 +7,7 @@ import sys
 from torch import nn
 
 from kdnative.models.family import family_of
-from kdnative.models.layer_conversion import Unsupported, check_parameters
+from kdnative.models.layer import Unsupported, check_parameters
 from kdnative.models.reading import LayerSource, read_layer
 from kdnative.nn.encoder_layer import can_record
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdnative.models import families  # noqa: F401  (fills the table)
 from kdnative.models.family import Family, family_of, find, need
-from kdnative.models.layer_conversion import Layer, Named, Unsupported
+from kdnative.models.layer import Layer, Named, Unsupported
 from kdnative.models.torch_attention import projections
 
 __all__ = ["EncoderSource", "LayerSource", "head_dim_of", "is_gated", "read_encoder", "read_layer"]

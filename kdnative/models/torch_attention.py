@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from kdnative.models.layer_conversion import Named, Unsupported
+from kdnative.models.layer import Named, Unsupported
 
 __all__ = ["input_projection", "projections", "why_not"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from kdnative.models.layer_conversion import Layer, Unsupported, one_of
+from kdnative.models.layer import Layer, Unsupported, one_of
 from kdnative.models.torch_attention import projections
 
 __all__ = ["Source", "is_encoder", "read"]

@@ -78,7 +78,7 @@ class Embedding(nn.Module):
             raise ValueError("an embedding with max_norm rewrites its table at every call and can't be quantized")
         table = embedding.weight.detach()
         weight = quantize_weight(table, "w8a8")
-        module = cls(*table.shape, embedding.padding_idx, bits, table.dtype)
+        module = cls(table.shape[0], table.shape[1], embedding.padding_idx, bits, table.dtype)
         module.qweight, module.scale = weight.qweight, weight.scale
         return module.eval()
 

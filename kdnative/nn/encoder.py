@@ -68,6 +68,8 @@ class Encoder(PackedEncoder):
     one) and the schemes of ``qkv``, ``output``, ``ffn_in``, ``ffn_out``. Layers may differ from one another.
     """
 
+    _model_config: Any  # a configuration, or its plain form until somebody asks for it; None: there is none
+
     own_kinds = {
         "pooler": (lambda v: v is None or SCHEME[0](v), "null or the name of a scheme"),
         "output": (lambda v: isinstance(v, str) and v.startswith("BaseModelOutput"), "a class of BaseModelOutputs"),

@@ -13,13 +13,14 @@ from torch.compiler import is_compiling
 
 from kdnative import ops
 from kdnative.formats.scheme import Scheme
+from kdnative.nn import plain_tensors
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.emptiness import empty, stays_empty, target_of
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
 from kdnative.ops.backends import backend_for
 from kdnative.ops.schemas import LINEARS
 from kdnative.ops.weights import linear_weight
-from kdnative.quantize import QuantizedWeight, pack_bits, quantize_weight, unpack_bits
+from kdnative.quantize import QuantizedWeight, quantize_weight
 
 __all__ = ["Linear"]
 
@@ -150,7 +151,7 @@ class Linear(nn.Module):
         if (bias is not None) != self.has_bias:
             has, given = ("a", "none") if self.has_bias else ("no", "one")
             raise ValueError(f"the layer has {has} bias, and was given {given}")
-        self._pack(weight, None if bias is None else _checked_bias(bias, self.out_features))
+        self._pack(weight, None if bias is None else plain_tensors.checked_bias(bias, self.out_features))
 
     def _pack(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
         """Lay a weight out where the module is; of an empty one, where the weight is."""
@@ -270,19 +271,8 @@ class Linear(nn.Module):
 
     def plain_state(self) -> dict[str, Tensor]:
         """The plain tensors that ``state_dict()`` holds for this module, without a prefix."""
-        weight = self.quantized()
-        state = {"qweight": weight.qweight, "scale": weight.scale}
-        if weight.bits != 8:
-            state["qweight"] = pack_bits(weight.qweight, weight.bits)
-        if weight.zero is not None:
-            state["zero"] = weight.zero
-        if weight.group_scale is not None:
-            state["group_scale"] = weight.group_scale
-        if weight.input_scale is not None:
-            state["input_scale"] = weight.input_scale
-        if self.has_bias:
-            state["bias"] = self._exact_bias()
-        return state
+        state = plain_tensors.of_weight(self.quantized())
+        return {**state, "bias": self._exact_bias()} if self.has_bias else state
 
     def plain_names(self) -> list[str]:
         """Names of the tensors in :meth:`plain_state`."""
@@ -290,7 +280,7 @@ class Linear(nn.Module):
 
     def _plain_specification(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
         """Shape and dtype of every plain tensor; dtype None: any float is taken, float32 is given."""
-        return _plain(self.in_features, self.out_features, self.scheme, self.has_bias)
+        return plain_tensors.specification(self.in_features, self.out_features, self.scheme, self.has_bias)
 
     @classmethod
     def plain_shapes(cls, config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...], torch.dtype | None]]:
@@ -305,8 +295,9 @@ class Linear(nn.Module):
         """
         optional = {"bias": FLAG, "activation": ACTIVATION, "dtype": DTYPE}
         check_config("linear", config, {"in_features": SIZE, "out_features": SIZE, "scheme": SCHEME}, optional)
-        scheme, bias = Scheme.parse(config["scheme"]), config.get("bias", True)
-        for name, (shape, dtype) in _plain(config["in_features"], config["out_features"], scheme, bias).items():
+        sizes = config["in_features"], config["out_features"]
+        wanted = plain_tensors.specification(*sizes, Scheme.parse(config["scheme"]), config.get("bias", True))
+        for name, (shape, dtype) in wanted.items():
             yield name, shape, dtype
 
     def _apply(self, fn, recurse=True):
@@ -338,10 +329,10 @@ class Linear(nn.Module):
     def _settle(self) -> None:
         """Bring the packed weight, which was just moved as it is, into the layout of the device where it is now."""
         backend = backend_for(self.packed.device)
-        self._operator = backend.operator(self.scheme)
         layout = backend.layout(self.scheme)
         if layout != self.layout:
-            self.layout, self.packed = layout, layout.pack(*self.layout.unpack(self.packed))
+            self.packed = layout.pack(*self.layout.unpack(self.packed))
+        self.layout, self._operator = layout, backend.operator(self.scheme)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -369,7 +360,7 @@ class Linear(nn.Module):
         missing = [name for name in wanted if name not in given]
         missing_keys += [prefix + name for name in missing]
         given = {name: given[name] for name in wanted if name in given}
-        errors = [_mismatch(prefix + name, given[name], *wanted[name]) for name in given]
+        errors = [plain_tensors.mismatch(prefix + name, given[name], *wanted[name]) for name in given]
         error_msgs += filter(None, errors)
         if any(errors) or not given:
             return
@@ -378,26 +369,16 @@ class Linear(nn.Module):
                 raise ValueError(f"it is empty, so all of its tensors are needed; missing: {', '.join(missing)}")
             if from_float and self.scheme.input_scales:
                 raise ValueError(f"scheme {self.scheme} has input scales, which a float weight does not bring")
+            if missing and not from_float:  # like torch: what is there is loaded, the rest stays as it is
+                given = self.plain_state() | given
             if from_float:
-                weight = quantize_weight(given["weight"].detach(), self.scheme)
+                weight = quantize_weight(given["weight"].detach().cpu(), self.scheme)
                 bias = self._exact_bias() if missing else given.get("bias")
-                self._pack(weight, bias if bias is None else _checked_bias(bias, self.out_features))
-            else:  # like torch: what is there is loaded, the rest stays as it is
-                self._load_plain(self.plain_state() | given if missing else given)
+            else:
+                weight, bias = plain_tensors.to_weight(given, self.scheme, self.in_features), given.get("bias")
+            self._pack(weight, None if bias is None else plain_tensors.checked_bias(bias, self.out_features))
         except (TypeError, ValueError) as error:
             error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
-
-    def _load_plain(self, state: dict[str, Tensor]) -> None:
-        bits, codes = self.scheme.weight_bits, state["qweight"].detach().cpu()
-        if bits != 8:
-            codes = unpack_bits(codes, bits, self.in_features)
-        zero = None if self.scheme.symmetric else state["zero"].detach().cpu()
-        scale = state["scale"].detach().cpu()
-        group_scale = state["group_scale"].detach().cpu() if self.scheme.integer_scales else None
-        inputs = state["input_scale"].detach().cpu() if self.scheme.input_scales else None
-        bias = _checked_bias(state["bias"].detach(), self.out_features) if self.has_bias else None
-        weight = QuantizedWeight(codes, scale, zero, bits, self.scheme.group_size, group_scale, input_scale=inputs)
-        self._pack(weight, bias)
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}"
@@ -406,47 +387,6 @@ class Linear(nn.Module):
         return text if self.dtype == torch.float32 else f"{text}, dtype={self.spec['dtype']}"
 
 
-def _plain(k: int, n: int, scheme: Scheme, bias: bool) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-    """Shape and dtype of the plain tensors of ``[N, K]`` weights."""
-    groups = (n,) if scheme.group_size is None else (n, scheme.groups(k))
-    codes = ((n, k), torch.int8) if scheme.weight_bits == 8 else ((n, k * scheme.weight_bits // 8), torch.uint8)
-    wanted = {"qweight": codes, "scale": ((n,) if scheme.integer_scales else groups, torch.float32)}
-    if not scheme.symmetric:
-        wanted["zero"] = (groups, torch.int8)
-    if scheme.integer_scales:
-        wanted["group_scale"] = (groups, torch.uint8)
-    if scheme.input_scales:
-        wanted["input_scale"] = ((k,), torch.float32)
-    if bias:
-        wanted["bias"] = ((n,), None)
-    return wanted
-
-
 def _given_as(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which the weight of a layer of this dtype is given: one that kernels take as input."""
     return dtype if dtype in FLOAT_TYPES.values() else torch.float32
-
-
-def _checked_bias(bias: Tensor, out_features: int) -> Tensor:
-    bias = bias.detach().float()
-    if tuple(bias.shape) != (out_features,):
-        raise ValueError(f"the bias has shape {list(bias.shape)}, the layer needs [{out_features}]")
-    if not bool(torch.isfinite(bias).all()):
-        raise ValueError("the bias holds NaN or infinite values")
-    return bias
-
-
-def _mismatch(key: str, given: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> str | None:
-    """Why a tensor can't be loaded, in torch's words where it has some; None when it can. dtype None: any float."""
-    if tuple(given.shape) != shape:
-        return (
-            f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, "
-            f"the shape in current model is {torch.Size(shape)}."
-        )
-    if given.is_meta:
-        return f"{key} is a meta tensor: it has no values to load."
-    if given.dtype != dtype and not (dtype is None and given.dtype.is_floating_point):
-        return (
-            f"dtype mismatch for {key}: the checkpoint has {given.dtype}, the model needs {dtype or 'a float dtype'}."
-        )
-    return None

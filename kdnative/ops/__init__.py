@@ -8,11 +8,12 @@ instruction set (``reference``, ``avx2`` and so on, see :func:`available_isas`);
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 
 try:
-    from kdnative import _C
+    from kdnative import _C as _C  # the benchmarks ask it for the ceilings of the machine
 except ImportError as error:  # the message of the loader alone does not say what to do
     raise ImportError(
         f"kdnative's native library could not be loaded ({error}). It needs torch >= 2.10 (found {torch.__version__}); "
@@ -29,7 +30,9 @@ from kdnative.ops.schemas import OPERATORS  # noqa: E402
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
 
-LINEAR = {widths: getattr(torch.ops.kdnative, name).default for name, widths in _LINEARS.items()}
+LINEAR: dict[tuple[int, int], Callable[..., torch.Tensor]] = {
+    widths: getattr(torch.ops.kdnative, name).default for name, widths in _LINEARS.items()
+}
 """The operator for each width of the weights and of the activations; 16 stands for any float."""
 linear_w8a8, linear_w4a8, linear_w2a8 = (LINEAR[bits, 8] for bits in (8, 4, 2))
 linear_w8a16, linear_w4a16, linear_w2a16 = (LINEAR[bits, 16] for bits in (8, 4, 2))
@@ -73,9 +76,12 @@ def kernel_table() -> dict[str, str]:
     """For every operator the instruction sets whose kernels a call would run now.
 
     One name where all kernels are of that set. Otherwise the sets from the one in use down: each with what it runs, the
-    last one with the rest, as in ``amx (gemm_w8a8 above 4 rows), avx512vnni``.
+    last one with the rest, as in ``amx (gemm_w8a8 above 4 rows), avx512vnni``. Under ``KDNATIVE_BACKEND=reference``
+    linears are "plain torch".
     """
-    table = _C.kernel_table()
+    table = dict(_C.kernel_table())
+    if _backends.backend_for("cpu").is_fallback:
+        table |= dict.fromkeys(_backends.reference.IMPLEMENTATIONS, "plain torch")
     return {operator: table[operator] for operator in OPERATORS}
 
 
@@ -97,7 +103,8 @@ def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ``scale = max|x| / 127``, ``q = round_half_even(x * (127 / max|x|))``. A row with NaN or infinity gives
         ``q = 0`` and ``scale = NaN``.
     """
-    return torch.ops.kdnative.quantize_per_token.default(x)
+    codes, scale = torch.ops.kdnative.quantize_per_token.default(x)
+    return codes, scale
 
 
 def linear(

@@ -6,6 +6,8 @@ approximations of their own of gelu, silu and tanh.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,7 @@ from kdnative.formats import QuantizedWeight, arithmetic, layouts
 
 __all__ = ["linear", "linear_plain", "quantize_per_token"]
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {
     0: lambda y: y,
     1: torch.relu,
     2: F.gelu,

@@ -6,6 +6,8 @@ implementations for its devices (:mod:`kdnative.ops.backends`); nothing here tou
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -74,13 +76,13 @@ LINEARS = {
 }
 """The operator of each width of the weights and of the activations; 16 stands for any float."""
 
-FUSED = {
+FUSED: dict[str, Callable[..., Tensor]] = {
     "encoder": _encoder,
     "encoder_hidden_states": _encoder_hidden_states,
     "encoder_layers": _encoder_layers,
 }
 
-_FAKES = {
+_FAKES: dict[str, Callable[..., object]] = {
     "quantize_per_token": _quantize_per_token,
     **dict.fromkeys(LINEARS, _linear),
     "linear_sparse": _linear,

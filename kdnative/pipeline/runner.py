@@ -258,11 +258,13 @@ class _Work:
         context = Context(state.recipe, folder, name, place, self.device, self.log, self.progress, state.shared)
         metrics = stage.run(context)
         seconds = context.seconds()
-        record = folder.finish(name, metrics, seconds, lambda: key is not None and self._keep(name, key, origin, place))
+        record = folder.finish(name, metrics, seconds, lambda: self._keep(name, key, origin, place))
         self.log.info("%s: finished in %.1f s", name, seconds)
         return record
 
-    def _keep(self, name: str, key: str, origin: dict, place: Path) -> None:
+    def _keep(self, name: str, key: str | None, origin: dict, place: Path) -> None:
+        if key is None:
+            return
         try:
             self.store.put(name, key, origin, place)
         except OSError as error:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative.nn.modes import evaluating
 from kdnative.prune.graph import Attention, FeedForward, Graph, Outputs
 
-__all__ = ["Scores", "call", "evaluating", "magnitude_scores", "taylor_scores"]
+__all__ = ["Scores", "call", "magnitude_scores", "taylor_scores"]
 
 Scores = dict[str, Tensor]  # by name of the attention or feed-forward; fp64 [heads] or [neurons], on the CPU
 
@@ -71,18 +72,6 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if hasattr(inputs, "keys"):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-
-
-@contextmanager
-def evaluating(model: nn.Module):
-    """Eval mode inside (no dropout, no running statistics); afterwards every module has its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

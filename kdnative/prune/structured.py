@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative.nn.modes import evaluating
 from kdnative.prune.edits import Edits
 from kdnative.prune.graph import Graph, Layers, find_graph, linears_of
-from kdnative.prune.importance import Scores, call, evaluating, key_of, magnitude_scores, taylor_scores
+from kdnative.prune.importance import Scores, call, key_of, magnitude_scores, taylor_scores
 from kdnative.prune.mask import masked_modules
 from kdnative.prune.report import PruneReport, PruneRow
 

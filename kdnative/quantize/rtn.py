@@ -149,7 +149,7 @@ def quantize_weight(
         ValueError: NaN or infinite weights, a group size that does not divide K, or contradictory arguments.
     """
     scheme = Scheme.parse(scheme)
-    w = _checked(weight, "weight")
+    w = _matrix(weight, "weight")
     if clip_search and clip is not None:
         raise ValueError("clip and clip_search=True exclude each other: give factors, or have them searched")
     if importance is not None and not clip_search:
@@ -162,9 +162,13 @@ def quantize_weight(
             raise ValueError(f"clip must have shape {list(groups.shape[:2])} and values within (0, 1]")
         clip = clip.to(w)
     if scheme.integer_scales:
-        return quantize_two_level(groups, clip).weight(scheme.group_size)
+        two = quantize_two_level(groups, clip)
+        _require_finite(w, "weight", two.scale)
+        return two.weight(scheme.group_size)
     bits = scheme.weight_bits
-    r = apply_clip(base_range(groups, bits, scheme.symmetric), bits, clip)
+    full = base_range(groups, bits, scheme.symmetric)
+    _require_finite(w, "weight", full.scale)
+    r = apply_clip(full, bits, clip)
     codes = round_codes(groups, r, bits).to(torch.int8).reshape(w.shape)
     zero = None if r.zero is None else r.zero.to(torch.int8)
     if scheme.group_size is None:
@@ -178,19 +182,30 @@ def _divide(values: torch.Tensor, divisor: int) -> torch.Tensor:
 
 
 def _checked(weight: torch.Tensor, name: str) -> torch.Tensor:
+    w = _matrix(weight, name)
+    _require_finite(w, name, w)
+    return w
+
+
+def _matrix(weight: torch.Tensor, name: str) -> torch.Tensor:
+    """The weight in fp32, its values not looked at."""
     if not weight.is_floating_point():
         raise ValueError(f"{name} has dtype {weight.dtype}; only floating point weights can be quantized")
     if weight.dim() != 2:
         raise ValueError(f"{name} has shape {list(weight.shape)}; a matrix [out_features, in_features] is needed")
-    w = weight.detach().float()
+    return weight.detach().float()
+
+
+def _require_finite(w: torch.Tensor, name: str, witness: torch.Tensor) -> None:
+    """ValueError where ``w`` holds NaN or infinity; then ``witness`` does, such as the scales of its ranges."""
+    if bool(torch.isfinite(witness).all()):
+        return
     bad = ~torch.isfinite(w)
-    if bool(bad.any()):
-        row, column = (int(i) for i in bad.nonzero()[0])
-        raise ValueError(
-            f"{name}[{row}, {column}] is {float(w[row, column])} ({int(bad.sum())} values of {w.numel()} are NaN or "
-            "infinite in fp32): repair the checkpoint or lower the learning rate that produced it"
-        )
-    return w
+    row, column = (int(i) for i in bad.nonzero()[0])
+    raise ValueError(
+        f"{name}[{row}, {column}] is {float(w[row, column])} ({int(bad.sum())} values of {w.numel()} are NaN or "
+        "infinite in fp32): repair the checkpoint or lower the learning rate that produced it"
+    )
 
 
 def _checked_importance(importance: torch.Tensor, k: int, device: torch.device) -> torch.Tensor:

@@ -130,7 +130,7 @@ def sensitivity_bars(rows: Sequence[SensitivityRow], measure: Measure) -> str | 
 
 
 def _sensitivity_bar(row: SensitivityRow, key: str, measure: Measure, with_scheme: bool) -> Bar:
-    value = row[key]  # type: ignore[literal-required]
+    value = row[key]
     text = f"{value:.2e}" if key == "divergence" else words.measure(value, measure["percent"], 2)
     scheme = f" {row['scheme']}" if row.get("scheme") else ""
     name = row["layer"] + (scheme if with_scheme else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -85,14 +86,16 @@ class Wide(LossTerm):
 
     def forward(self, batch, student, teachers):
         ours, theirs = student, teachers[0]
-        assert torch.equal(ours.logits, ours.head(ours.hidden)) and ours.logits is ours.logits
+        assert torch.equal(ours.logits, ours.head(ours.hidden).float()) and ours.logits is ours.logits
         assert ours.logits.requires_grad and not theirs.logits.requires_grad and not theirs.hidden.requires_grad
         assert len(ours.hidden_states) == len(theirs.hidden_states) == 2
         return (ours.logits - theirs.logits).square().mean()
 
 
-def test_logits_beside_the_head():
-    history = train(model(0), Batches(tokens(16), 8), Wide(), CONFIG, teachers=[model(1)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_beside_the_head(precision):
+    config = replace(CONFIG, precision=precision)
+    history = train(model(0), Batches(tokens(16), 8), Wide(), config, teachers=[model(1)])
     assert history.epochs[1]["wide"] < history.epochs[0]["wide"]
 
 

@@ -10,7 +10,7 @@ from kdnative.convert import Refusal
 from kdnative.convert.encoders import HfEncoderConverter, KnownLayerConverter, TorchEncoderConverter
 from kdnative.convert.surroundings import Surroundings
 from kdnative.formats.scheme import Scheme
-from kdnative.models.layer_conversion import Unsupported
+from kdnative.models.layer import Unsupported
 from kdnative.nn import Encoder
 from kdnative.patterns import Selection
 from kdnative.quantize import quantize_weight

@@ -64,6 +64,8 @@ def test_summary_figures_are_those_of_the_models(finished):
     assert rows["native"]["bytes"] == (model / weights).stat().st_size
     assert rows["native"]["bytes"] < rows["pruned"]["bytes"] < rows["teacher"]["bytes"]
     assert rows["teacher"]["agreement"]["value"] == 1.0 and rows["native"]["latency"]["native"]["p50"] > 0
+    grid = {row["model"] for row in finished.metrics("benchmark")["latency"]}
+    assert grid == {"teacher, torch fp32", "student, torch fp32", "student, torch bf16", "student, native"}
     met = [goal["met"] for goal in summary["goals"]]
     assert met[1] is False and met[2:] == [True, True]  # 1000 times smaller is out of reach
     assert "quantized, native" in (finished.path / "report.html").read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ class Backend:
             scheme.groups(inputs)
         except ValueError as error:
             return str(error)
-        most = MAX_IN_FEATURES.get(scheme.sparsity, inputs)
+        most = MAX_IN_FEATURES.get(scheme.sparsity or "", inputs)
         if inputs > most:
             return f"{scheme.sparsity} blocks number at most {most} inputs, the weight has {inputs}: use +mask"
         return None

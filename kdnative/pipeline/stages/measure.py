@@ -133,7 +133,7 @@ def _report(context: Context) -> dict[str, Any]:
 
 
 def _grid_name(key: str, way: str) -> str:
-    return f"{'teacher' if key == TEACHER.key else 'student'}, {'native' if way == NATIVE else 'torch ' + way}"
+    return f"{'teacher' if key == TEACHER.key else 'student'}, {way if way == 'native' else 'torch ' + way}"
 
 
 def _scheme_text(schemes: Any) -> str:
