@@ -50,6 +50,12 @@ class DataFiles:
             made.options["empty"] = "drop"
         if rng.random() < 0.2:
             made.options["label_column"] = None
+        if rng.random() < 0.2:
+            made.options["unlabelled"] = "keep"
+        if rng.random() < 0.1:
+            made.options["numbers"] = True
+        if rng.random() < 0.1:
+            made.options["text_pair_column"] = rng.choice(("text", "label", "text_pair"))
         if rng.random() < 0.1:
             made.options["text_column"] = rng.choice(("label", "", "text ", "x"))
         if rng.random() < 0.3:
