@@ -112,7 +112,6 @@ MODEL_TYPES_BY_GROUP: dict[str, tuple[str, ...]] = {
         "swin2sr",
         "swinv2",
         "timesformer",
-        "videomae",
     ),
     "other models of speech": (
         "hifigan",  # the vocoder of speecht5, as transformers 4 calls it

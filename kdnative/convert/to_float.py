@@ -230,7 +230,7 @@ def _base_model(module: Encoder) -> nn.Module:
 def _skeleton(config: Any, pooler: bool) -> nn.Module:
     transformers = require("transformers", "an encoder that becomes a model of transformers again")
     build: Callable[..., nn.Module] = transformers.AutoModel.from_config
-    with torch.device("cpu"):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # its random weights are nobody's business
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:

@@ -173,6 +173,12 @@ VIT = Family(  # some have the names of BERT inside, in transformers 4 all
     ),
 )
 
+VIDEOMAE = replace(  # keys without a bias
+    VIT, name="VideoMAE", layers=("VideoMAELayer",), checkpoint=("videomae",),
+    attention="attention.attention", qkv=("query", "key", "value"), output="attention.output.dense",
+    up="intermediate.dense", down="output.dense", activation="intermediate.intermediate_act_fn",
+)
+
 YOLOS = replace(
     VIT, name="YOLOS", layers=("YolosLayer",), checkpoint=("yolos",),
     layers_stay="positions are added between them, and each has its own",
@@ -181,8 +187,8 @@ YOLOS = replace(
 DINOV2 = Family(
     name="DINOv2", layers=("Dinov2Layer", "Dinov2WithRegistersLayer", "RadioLayer"),
     attention="attention.attention|attention", qkv=("q_proj|query", "k_proj|key", "v_proj|value"),
-    output="attention.o_proj|attention.output.dense", up="mlp.fc1|mlp.up_proj",
-    gate="mlp.gate_proj?", down="mlp.fc2|mlp.down_proj",
+    output="attention.o_proj|attention.output.dense", up="mlp.fc1|mlp.up_proj|mlp.weights_in",
+    gate="mlp.gate_proj?", gated=hooks.dinov2_is_gated, down="mlp.fc2|mlp.down_proj|mlp.weights_out",
     attention_norm="norm1", ffn_norm="norm2", activation="mlp.activation_fn|mlp.act_fn",
     attention_scale="layer_scale1.lambda1", ffn_scale="layer_scale2.lambda1", taken=hooks.stages_taken,
     checkpoint=("dinov2", "dinov2_with_registers", "radio"),
@@ -310,7 +316,7 @@ TORCH = replace(
 
 TABLE = (
     BERT, ROBERTA, ROBERTA_PRE_NORM, XLM_ROBERTA_XL, ESM, ALBERT, DISTILBERT, MPNET, MODERNBERT, ROTARY_BERT, VIT,
-    YOLOS, DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
+    VIDEOMAE, YOLOS, DINOV2, DINOV3, CLIP, SIGLIP, BLIP, BART, WHISPER, WAV2VEC2, TIMM, EVA, TORCHVISION, OPEN_CLIP,
     TORCH,
 )
 """The built-in families."""

@@ -12,6 +12,7 @@ from kdnative.models.layer import Named, Unsupported
 
 __all__ = [
     "bert_model",
+    "dinov2_is_gated",
     "modernbert_positions",
     "modernbert_taken",
     "no_decoder",
@@ -47,6 +48,11 @@ def bert_model(model: nn.Module) -> None:
         raise Unsupported("it is a decoder, or has cross attention")
     if getattr(settings, "position_embedding_type", "absolute") not in ("absolute", None):
         raise Unsupported(f"it has {settings.position_embedding_type} positions; only absolute ones are supported")
+
+
+def dinov2_is_gated(layer: nn.Module) -> bool:
+    """Whether the first linear holds the gate too, as in transformers 4."""
+    return hasattr(layer.mlp, "weights_in")
 
 
 def siglip(layer: nn.Module) -> None:

@@ -76,9 +76,12 @@ def kernel_table() -> dict[str, str]:
     """For every operator the instruction sets whose kernels a call would run now.
 
     One name where all kernels are of that set. Otherwise the sets from the one in use down: each with what it runs, the
-    last one with the rest, as in ``amx (gemm_w8a8 above 4 rows), avx512vnni``.
+    last one with the rest, as in ``amx (gemm_w8a8 above 4 rows), avx512vnni``. Under ``KDNATIVE_BACKEND=reference``
+    linears are "plain torch".
     """
-    table = _C.kernel_table()
+    table = dict(_C.kernel_table())
+    if _backends.backend_for("cpu").is_fallback:
+        table |= dict.fromkeys(_backends.reference.IMPLEMENTATIONS, "plain torch")
     return {operator: table[operator] for operator in OPERATORS}
 
 

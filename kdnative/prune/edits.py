@@ -96,7 +96,7 @@ class Edits:
         if kept[0] and isinstance(need(stack.layers[0], family.attention_norm), nn.Identity):
             raise ValueError(f"layers={kept}: the first layer of {family.name} has no norm of its own, and has to stay")
         changes = {} if family.taken is None or config is None else dict(family.taken(config, kept))
-        changes |= {name: len(kept) for name in family.depth if isinstance(getattr(config, name, None), int)}
+        changes |= {name: len(kept) for name in family.depth if getattr(config, name, None) == total}
         self.set(owner, stack.attribute, _rebuilt(stack.container, [stack.layers[i] for i in kept]))
         for index, layer in enumerate(stack.layers):
             for module in layer.modules():

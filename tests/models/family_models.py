@@ -85,6 +85,7 @@ def family_inputs(kind, model):
         pixels = torch.randn(2, 16, 3 * model.config.patch_size**2, generator=g)
         return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": shapes}
     shapes = {
+        "VideoMAELayer": (1, 4, 3, 32, 32),
         "VivitLayer": (1, 4, 3, 32, 32),
         "ASTLayer": (2, 64, 16),
         "Speech2TextEncoderLayer": (2, 64, 16),

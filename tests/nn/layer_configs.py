@@ -16,6 +16,7 @@ LAYERS = {  # the class, and its configuration
     "ASTLayer": ("ASTConfig", SIZES),
     "IJepaLayer": ("IJepaConfig", IMAGES),
     "PixioLayer": ("PixioConfig", IMAGES),
+    "VideoMAELayer": ("VideoMAEConfig", {**IMAGES, "num_frames": 4}),
     "VivitLayer": ("VivitConfig", SIZES),
     "DPTViTLayer": ("DPTConfig", IMAGES),
     "YolosLayer": ("YolosConfig", SIZES),
@@ -87,4 +88,11 @@ LAYERS = {  # the class, and its configuration
 }
 
 ROTARY = {"DINOv3ViTLayer": 2, "EsmLayer": 0}  # which have positions, and how many of the first tokens have none
-WITHOUT_MASK = ("Blip2EncoderLayer", "BlipEncoderLayer", "DPTViTLayer", "InstructBlipEncoderLayer", "YolosLayer")
+WITHOUT_MASK = (
+    "Blip2EncoderLayer",
+    "BlipEncoderLayer",
+    "DPTViTLayer",
+    "InstructBlipEncoderLayer",
+    "VideoMAELayer",
+    "YolosLayer",
+)

@@ -202,7 +202,7 @@ def test_operator(scheme):
     with torch.no_grad():
         plain.weight.view(48, 16, 4)[..., :2] = 0
     layer = Linear.from_float(plain, scheme)
-    arguments = (layer.packed, 48, 64, "+" in scheme)
+    arguments = (layer.packed, 48, 64)
     assert torch.equal(linear_weight(*arguments), layer.quantized().dequantize())
     torch.library.opcheck(torch.ops.kdnative.linear_weight.default, arguments)
 

@@ -6,13 +6,15 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
+from kdnative.convert import convert_
 from kdnative.formats.layouts import Dense, Sparse
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.nn import Linear
 from kdnative.ops import schemas
 from kdnative.ops.backends import backend_for
-from kdnative.quantize import FakeQuantLinear
+from kdnative.quantize import FakeQuantLinear, prepare_qat_
 
 
 def refused(text, words):
@@ -21,7 +23,12 @@ def refused(text, words):
 
     scheme, shape = Scheme.parse(text), (256, 256)
     assert re.search(words, backend_for("cpu").refusal(scheme)) and not backend_for("cpu").supports(scheme)
-    for make in (lambda: Linear(*shape, text), lambda: FakeQuantLinear(*shape, scheme=text)):
+    for make in (
+        lambda: Linear(*shape, text),
+        lambda: FakeQuantLinear(*shape, scheme=text),
+        lambda: convert_(nn.Sequential(nn.Linear(*shape)), text),
+        lambda: prepare_qat_(nn.Sequential(nn.Linear(*shape)), text),
+    ):
         with pytest.raises(ValueError, match=words):
             make()
 
@@ -105,6 +112,8 @@ from kdnative.nn import Linear
 from kdnative.ops.backends import backend_for
 from kdnative.quantize import quantize_weight
 assert backend_for("cpu").name == "reference"
+table = ops.kernel_table()
+assert table["linear_w8a8"] == table["quantize_per_token"] == "plain torch" != table["encoder"]
 torch.manual_seed(0)
 source = torch.nn.Linear(128, 33)
 x = torch.randn(5, 128)
