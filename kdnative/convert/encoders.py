@@ -172,6 +172,7 @@ class TorchEncoderConverter(_PackedConverter):
             norm=source.norm,
             batch_first=source.batch_first,
             final_norm=None if final is None else {"eps": final.eps, "bias": final.bias is not None},
+            single=isinstance(module, nn.TransformerEncoderLayer),
         )
 
     def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> PackedEncoder:

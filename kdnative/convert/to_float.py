@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -30,11 +30,10 @@ def to_float_(model: nn.Module) -> list[str]:
     of activations, and can be trained or exported. It does not get back what rounding the weights has lost.
 
     :class:`kdnative.nn.Linear`, ``Embedding`` and ``MultiheadAttention`` become those of torch,
-    :class:`kdnative.nn.TransformerEncoder` an ``nn.TransformerEncoder`` (inside of another one, and of other lists of
-    layers that an ``nn.TransformerEncoder`` has, an ``nn.TransformerEncoderLayer``), and
-    :class:`kdnative.nn.Encoder` the base model of transformers that its configuration describes. Biases that the
-    original left out are zeros, linears that shared a weight have one each, and dropout is 0 where only the native
-    module knows of the layer.
+    :class:`kdnative.nn.TransformerEncoder` the ``nn.TransformerEncoder`` or ``nn.TransformerEncoderLayer`` that it was,
+    and :class:`kdnative.nn.Encoder` the base model of transformers that its configuration describes. Embeddings that
+    share an int8 table share a float one; linears that shared a weight with others have their own. Biases that a layer
+    of torch left out are zeros, and its dropout is 0.
 
     Converting again with the same scheme gives the same integers for symmetric schemes without ``clip_search``: the
     largest weight of a channel or group has the largest code. With zero points, integer scales or a searched range the
@@ -58,11 +57,12 @@ def to_float_(model: nn.Module) -> list[str]:
     refused: list[str] = []
     for name, module in modules.items():
         try:
-            floats[id(module)] = _float_of(module, _layer_of_torch(model, name)).train(module.training)
+            floats[id(module)] = _float_of(module).train(module.training)
         except (RuntimeError, ValueError, Unsupported) as reason:
             refused.append(f"{name or type(module).__name__}: {reason}")
     if refused:
         raise ValueError("these modules can't become float ones, so the model is unchanged: " + "; ".join(refused))
+    _share_tables(modules.values(), floats)
     for parent in list(model.modules()):
         for attribute, child in list(parent._modules.items()):
             if id(child) in floats:
@@ -82,13 +82,16 @@ def _natives(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _layer_of_torch(model: nn.Module, name: str) -> bool:
-    """Whether a module is in the list of layers of an ``nn.TransformerEncoder`` of torch."""
-    path = name.split(".")
-    return len(path) > 1 and isinstance(model.get_submodule(".".join(path[:-2])), nn.TransformerEncoder)
+def _share_tables(natives: Iterable[nn.Module], floats: dict[int, nn.Module]) -> None:
+    """Embeddings of one int8 table get one float table."""
+    tables: dict[tuple[int, torch.Size, torch.dtype], nn.Module] = {}
+    for module in natives:
+        if isinstance(module, Embedding):
+            key = module.qweight.data_ptr(), module.qweight.shape, module.dtype
+            floats[id(module)].weight = tables.setdefault(key, floats[id(module)]).weight
 
 
-def _float_of(module: nn.Module, layer_of_torch: bool) -> nn.Module:
+def _float_of(module: nn.Module) -> nn.Module:
     """The float module that a native one stands for; ValueError or Unsupported, in words, where none is known."""
     if isinstance(module, Linear):
         return _linear(module)
@@ -97,7 +100,7 @@ def _float_of(module: nn.Module, layer_of_torch: bool) -> nn.Module:
     if isinstance(module, MultiheadAttention):
         return _attention(module)
     if isinstance(module, TransformerEncoder):
-        return _torch_encoder(module, layer_of_torch)
+        return _torch_encoder(module)
     if isinstance(module, Encoder):
         return _base_model(module)
     if isinstance(module, EncoderLayer):
@@ -158,7 +161,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _torch_encoder(module: TransformerEncoder, alone: bool) -> nn.Module:
+def _torch_encoder(module: TransformerEncoder) -> nn.Module:
     spec, parts = module.spec, module.parts()
     hidden = spec["hidden_size"]
     encoder: nn.Module
@@ -169,7 +172,7 @@ def _torch_encoder(module: TransformerEncoder, alone: bool) -> nn.Module:
         if heads * width != hidden or layer["scaling"] != width**-0.5:
             raise ValueError(f"its layer {number} has {heads} heads of {width} for {hidden}, which torch's has not")
     layers = [_torch_layer(spec, layer) for layer in spec["layers"]]
-    if alone:
+    if spec["single"]:
         encoder = layers[0]
     else:
         encoder = nn.TransformerEncoder(layers[0], len(layers), norm=module.norm, enable_nested_tensor=False)

@@ -34,11 +34,24 @@ class TransformerEncoder(PackedEncoder):
 
     ``spec`` is a dict that JSON can hold: ``hidden_size``, ``norm`` ("post", or "pre" for ``norm_first``),
     ``activation``, ``eps`` (of the LayerNorms in layers), ``batch_first``, ``final_norm`` (``{"eps", "bias"}`` of the
-    LayerNorm behind the layers, which stays a torch module ``norm``, or None), and ``layers`` as in
+    LayerNorm behind the layers, which stays a torch module ``norm``, or None), ``single`` (whether it took the place of
+    an ``nn.TransformerEncoderLayer``, for :func:`kdnative.to_float_`), and ``layers`` as in
     :class:`kdnative.nn.Encoder`. ``state_dict()`` has the names of that class too, and ``norm.*``.
     """
 
-    own_kinds = {"batch_first": FLAG, "final_norm": (_is_final_norm, "null or {eps: number, bias: true or false}")}
+    own_kinds = {
+        "batch_first": FLAG,
+        "final_norm": (_is_final_norm, "null or {eps: number, bias: true or false}"),
+        "single": FLAG,
+    }
+
+    @classmethod
+    def checked(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        """The complete form of a spec; ValueError as in :class:`PackedEncoder`, or where ``single`` can't be true."""
+        spec = super().checked({"single": False, **spec} if isinstance(spec, dict) else spec)
+        if spec["single"] and (len(spec["layers"]) != 1 or spec["final_norm"]):
+            raise ValueError("encoder spec: single is true, but it has not one layer without a norm behind it")
+        return spec
 
     @classmethod
     def plain_shapes(cls, spec: dict[str, Any]) -> Shapes:

@@ -138,14 +138,20 @@ def test_encoders_of_torch(norm_first, activation):
     assert model.packed.numel() == packed.numel()
 
 
-def test_a_layer_inside_of_an_encoder_of_torch_becomes_a_layer():
-    model = torch_encoder()
-    native = copy.deepcopy(model.layers[0])
-    convert_(native, "w8a8")
-    model.layers[0] = native
-    assert to_float_(model) == ["layers.0"]
-    assert type(model.layers[0]) is nn.TransformerEncoderLayer
-    assert model(torch.randn(1, 3, 64)).shape == (1, 3, 64)
+def test_a_layer_of_torch_becomes_a_layer():
+    model = nn.ModuleList(torch_encoder(layers=2).layers)
+    x = torch.randn(1, 3, 64)
+    with torch.no_grad():
+        want = model[1](x)
+    convert_(model, "w8a8")
+    spec = model[0].spec
+    assert [type(layer) for layer in model] == [TransformerEncoder] * 2 and spec["single"]
+    assert to_float_(model) == ["0", "1"]
+    assert [type(layer) for layer in model] == [nn.TransformerEncoderLayer] * 2
+    with torch.no_grad():
+        torch.testing.assert_close(model[1](x, src_mask=None), want, rtol=0.1, atol=0.1)
+    with pytest.raises(ValueError, match="single is true, but it has not one layer"):
+        TransformerEncoder.from_spec({**spec, "layers": spec["layers"] * 2})
 
 
 def test_layers_of_unknown_classes_are_refused_with_all_names():
@@ -179,6 +185,14 @@ def test_a_native_module_itself_stays_the_same_object():
     kept = linear
     assert to_float_(linear) == [""] and kept is linear
     assert type(linear) is nn.Linear and torch.equal(linear.weight, weight)
+
+
+def test_embeddings_go_on_sharing_a_table():
+    model = nn.ModuleList([nn.Embedding(30, 16), nn.Embedding(30, 16), nn.Embedding(30, 16)])
+    model[1].weight = model[0].weight
+    convert_(model)
+    assert to_float_(model) == ["0", "1", "2"]
+    assert model[0].weight is model[1].weight is not model[2].weight
 
 
 def test_masks_stay_zeros():
