@@ -41,6 +41,8 @@ class Embedding(nn.Module):
     qweight: Tensor
     scale: Tensor
 
+    dtype: torch.dtype
+
     def __init__(
         self,
         num_embeddings: int,
