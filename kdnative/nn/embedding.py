@@ -40,7 +40,6 @@ class Embedding(nn.Module):
 
     qweight: Tensor
     scale: Tensor
-
     dtype: torch.dtype
 
     def __init__(
