@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import nn
 
 from kdnative.models import hooks
-from kdnative.models.family import BaseModel, Family, _add
+from kdnative.models.family import BaseModel, Family, add
 
 __all__ = ["TABLE"]
 
@@ -322,4 +322,4 @@ TABLE = (
 """The built-in families."""
 
 for _family in TABLE:
-    _add(_family)
+    add(_family)

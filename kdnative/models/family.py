@@ -14,7 +14,18 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["BaseModel", "Family", "NoSuchPart", "families", "family_of", "find", "need", "register", "unregister"]
+__all__ = [
+    "BaseModel",
+    "Family",
+    "NoSuchPart",
+    "add",
+    "families",
+    "family_of",
+    "find",
+    "need",
+    "register",
+    "unregister",
+]
 
 _PATH = re.compile(r"\w+(\.\w+)*(\|\w+(\.\w+)*)*\??")
 
@@ -252,7 +263,7 @@ def register(family: Family) -> Family:
         if other.name == family.name or (shared and _overlap(family.origin, other.origin)):
             what = f"as {', '.join(sorted(shared))} of {other.origin}" if shared else "under this name"
             raise ValueError(f"family {family.name!r} is known already {what} ({other.name}): unregister that first")
-    _add(family)
+    add(family)
     _registered.add(family.name)
     return family
 
@@ -268,7 +279,8 @@ def unregister(name: str) -> None:
         found[:] = [family for family in found if family.name != name]
 
 
-def _add(family: Family) -> None:
+def add(family: Family) -> None:
+    """Makes a built-in family known, unchecked: for rows of the table. `register` is for all others."""
     _known.append(family)
     for cls in {*family.layers, *family.models}:
         _by_class.setdefault(cls, []).append(family)

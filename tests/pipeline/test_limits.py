@@ -128,7 +128,8 @@ def test_cases_of_the_benchmark_fit_the_memory(tiny, tmp_path, monkeypatch, sett
     ],
 )
 def test_a_model_that_was_not_rehearsed_is_judged_before_its_training(tiny, tmp_path, monkeypatch, sections, words):
-    monkeypatch.setattr("kdnative.pipeline.rehearsal._may_be_asked", lambda source, needed: False)
+    for module in ("rehearsal", "rehearsed_models"):
+        monkeypatch.setattr(f"kdnative.pipeline.{module}.may_be_asked", lambda source, needed: False)
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained"))
     path = write_recipe(tmp_path / "r.yaml", changed(tiny, **sections))
     with pytest.raises(PipelineError, match=words):
