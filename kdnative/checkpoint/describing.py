@@ -20,11 +20,10 @@ from kdnative.checkpoint.structure import (
     plain_tensors,
 )
 from kdnative.nn.hf_config import attention_of, to_plain
-from kdnative.nn.tree import walk
+from kdnative.nn.tree import hooks_of, walk
 
 __all__ = ["describe"]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_ACCELERATE = ("_hf_hook", "_original_forward")  # what it leaves on a module whose forward it has wrapped
 
 
@@ -94,8 +93,7 @@ def _code_around(module: nn.Module) -> str | None:
     Hooks of transformers record outputs or serve training, and wrappers of accelerate move inputs and change their
     type: without them a model computes the same.
     """
-    hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
-    if not all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks):
+    if not all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks_of(module)):
         return "hooks"
     if "forward" in vars(module) and not any(hasattr(module, mark) for mark in _OF_ACCELERATE):
         return "a forward of its own, set on the instance"

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Linear, PackedEncoder
 from kdnative.nn.encoder_spec import LINEARS
+from kdnative.nn.tree import hooks_of
 
 __all__ = [
     "MIN_IN_FEATURES",
@@ -44,8 +45,6 @@ integer product saves (measured against torch in float32, AVX2, 1 to 32 rows: 0.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _OF_TORCH = vars(nn.Module()).keys()  # among them the children
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _modules_in(value: Any, depth: int = 3) -> Iterator[nn.Module]:
 
 def hooked(module: nn.Module) -> str | None:
     """Why replacing a module would lose something that runs around its forward."""
-    hooks = [hook for name in _HOOKS for hook in getattr(module, name).values()]
+    hooks = hooks_of(module)
     # Transformers leaves hooks behind that record outputs when a caller asks for hidden states, and do nothing else.
     if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
         return "has hooks, which a native module would not run: remove them first"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnative.extras import require
 from kdnative.models import hf, torch_encoder
 from kdnative.models.layer import Layer, Named, Unsupported
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, MultiheadAttention, TransformerEncoder
@@ -118,8 +119,8 @@ def _linear(module: Linear) -> nn.Linear:
         raise ValueError(f"it has the activation {module.activation} in it, which nn.Linear has not")
     linear = nn.Linear(module.in_features, module.out_features, module.has_bias, device="meta", dtype=module.dtype)
     linear.weight = nn.Parameter(module.quantized().dequantize().to(module.dtype))
-    if module.has_bias:
-        linear.bias = nn.Parameter(module.bias.clone())
+    if (bias := module.bias) is not None:
+        linear.bias = nn.Parameter(bias.clone())
     return linear
 
 
@@ -163,6 +164,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def _torch_encoder(module: TransformerEncoder) -> nn.Module:
     spec, parts = module.spec, module.parts()
     hidden = spec["hidden_size"]
+    encoder: nn.Module
     if spec["activation"] not in _ACTIVATIONS:
         raise ValueError(f"its activation is {spec['activation']}, which a layer of torch has not")
     for number, layer in enumerate(spec["layers"]):
@@ -215,7 +217,7 @@ def _base_model(module: Encoder) -> nn.Module:
         own = getattr(parts.embeddings, name, None)
         if (own is None) != (table is None):
             raise ValueError(f"its configuration does not say whether it has a table {name}")
-        if table is not None:
+        if table is not None and own is not None:
             _copy(f"the table {name}", table.weight, own.quantized().dequantize())
     _copy_norm("the LayerNorm of its embeddings", source.embedding_norm, parts.embeddings.norm)
     if source.relative is not None:
@@ -229,22 +231,18 @@ def _base_model(module: Encoder) -> nn.Module:
 
 
 def _skeleton(config: Any, pooler: bool) -> nn.Module:
-    try:
-        from transformers import AutoModel
-    except ImportError as error:
-        raise ImportError(
-            'an encoder becomes a model of transformers again with that library: pip install "kdnative[pipeline]"'
-        ) from error
+    transformers = require("transformers", "an encoder that becomes a model of transformers again")
+    build: Callable[..., nn.Module] = transformers.AutoModel.from_config
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # its random weights are nobody's business
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
             if pooler:
-                return AutoModel.from_config(config)
+                return build(config)
             try:
-                return AutoModel.from_config(config, add_pooling_layer=False)
+                return build(config, add_pooling_layer=False)
             except TypeError:  # a family that has none
-                return AutoModel.from_config(config)
+                return build(config)
         finally:
             torch.set_default_dtype(before)
 
@@ -259,7 +257,7 @@ def _fill_layers(model: nn.Module, layers: list[Layer], parts: EncoderParts) -> 
         for name, linear in (*layer.qkv, layer.output, *layer.ffn_in, layer.ffn_out):
             if id(linear.weight) not in own:
                 raise ValueError(f"{name} is put together from other tensors of {type(model).__name__}")
-        _fill_layer(layer, part)
+        _fill_layer(layer, cast(LayerParts, part))
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ class Embedding(nn.Module):
 
     qweight: Tensor
     scale: Tensor
+    dtype: torch.dtype
 
     def __init__(
         self,

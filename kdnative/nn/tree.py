@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
 
-__all__ = ["NATIVE", "become", "walk"]
+__all__ = ["NATIVE", "become", "hooks_of", "walk"]
 
 NATIVE: dict[str, type[Linear] | type[Embedding] | type[PackedEncoder]] = {
     f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder)
@@ -31,6 +32,12 @@ def walk(module: nn.Module, name: str = "", seen: set[int] | None = None) -> Ite
     if not isinstance(module, tuple(NATIVE.values())):
         for attribute, child in module.named_children():
             yield from walk(child, f"{name}.{attribute}" if name else attribute, seen)
+
+
+def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+    """What runs around a module's forward and backward because somebody registered it there."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [hook for kind in kinds for hook in getattr(module, kind).values()]
 
 
 def become(module: nn.Module, native: nn.Module) -> None:
