@@ -218,8 +218,8 @@ def test_resume_refuses_changed_data(finished, tiny, tmp_path):
         again(finished, changed(tiny, data={"source": str(other)}), resume=True)
 
 
-def test_device_and_threads_may_change(finished, tiny):
-    again(finished, changed(tiny, threads=2, device="auto"), resume=True, until="convert")
+def test_device_and_threads_may_change(finished, tiny, tmp_path):
+    again(copy_of(finished, tmp_path), changed(tiny, threads=2, device="auto"), resume=True, until="convert")
 
 
 def test_only_refuses_without_its_inputs(tiny, tmp_path):
