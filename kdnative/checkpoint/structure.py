@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kdnative.checkpoint import hostile
 from kdnative.extras import require
 from kdnative.models import hf, known_layers, torch_encoder
-from kdnative.nn import Encoder, MultiheadAttention, PackedEncoder
+from kdnative.nn import Encoder, EncoderLayer, MultiheadAttention, PackedEncoder
 from kdnative.nn.config_checks import FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.hf_config import set_attention, settings_of
 from kdnative.nn.tree import NATIVE, walk
@@ -106,6 +106,8 @@ def fit(
             new, old = native(name, entry), model.get_submodule(name)
             if isinstance(new, Encoder) and shapes is not None:  # the caller's configuration, not one from a file
                 new.adopt(getattr(old, "config", None))
+            if isinstance(new, EncoderLayer):
+                new.remember(old)
             _put(model, name, new, places)
         elif entry_of(old := model.get_submodule(name)) != entry:
             new = _make(entry).train(old.training)

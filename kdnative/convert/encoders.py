@@ -16,6 +16,7 @@ from kdnative.convert.registry import RegionConverter, converts
 from kdnative.convert.sizes import fused_bytes
 from kdnative.convert.surroundings import Site
 from kdnative.convert.transformer_layers import (
+    QUICK_GELU,
     SchemeOf,
     WeightOf,
     check_norm,
@@ -23,6 +24,7 @@ from kdnative.convert.transformer_layers import (
     copy_norm,
     fill_layer,
     fill_linear,
+    is_quick_gelu,
     joint_scheme,
     layer_spec,
     layers_alone,
@@ -207,9 +209,10 @@ class KnownLayerConverter(_PackedConverter):
             raise Unsupported(f"rotary positions need heads of an even width, and these have {layer.head_dim}")
         return layers_alone([layer], scheme_of, norm=source.norm, gated=source.gated, rotary_given=source.rotary)
 
-    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> PackedEncoder:
+    def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> EncoderLayer:
         layer = _without_factors(known_layers.read(modules[region.root]), values=True)
-        return EncoderLayer.from_parts(parts_alone(dict(region.spec), [layer], weight_of))
+        native = EncoderLayer.from_parts(parts_alone(dict(region.spec), [layer], weight_of))
+        return native.remember(modules[region.root])
 
 
 def _wants_attentions(site: Site) -> Refusal | None:
@@ -222,9 +225,6 @@ def _wants_attentions(site: Site) -> Refusal | None:
     return None
 
 
-_QUICK_GELU = ("QuickGELUActivation", "QuickGELU")
-
-
 def _without_factors(source: LayerSource, values: bool) -> Layer:
     """The layer with its factors in the linears before them; ``values`` False gives their shapes alone."""
     layer = source.layer
@@ -232,10 +232,10 @@ def _without_factors(source: LayerSource, values: bool) -> Layer:
         layer = replace(layer, output=_scaled(layer.output, source.attention_scale, values))
     if source.ffn_scale is not None:
         layer = replace(layer, ffn_out=_scaled(layer.ffn_out, source.ffn_scale, values))
-    if type(layer.activation).__name__ not in _QUICK_GELU:
+    if not is_quick_gelu(layer.activation):
         return layer
     # x sigmoid(1.702 x), the "quick GELU" of CLIP, is silu(1.702 x) / 1.702: the factors go into the linears.
-    factor = torch.tensor(1.702, dtype=torch.float64)
+    factor = torch.tensor(QUICK_GELU, dtype=torch.float64)
     name, linear = _scaled(layer.ffn_out, 1 / factor, values)
     linear.bias = layer.ffn_out[1].bias
     ffn_in = [_scaled(named, factor, values) for named in layer.ffn_in]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnative.convert.transformer_layers import QUICK_GELU, is_quick_gelu
 from kdnative.extras import require
-from kdnative.models import hf, torch_encoder
+from kdnative.models import hf, known_layers, torch_encoder
 from kdnative.models.layer import Layer, Named, Unsupported
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, MultiheadAttention, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts, LayerParts
@@ -31,7 +33,9 @@ def to_float_(model: nn.Module) -> list[str]:
 
     :class:`kdnative.nn.Linear`, ``Embedding`` and ``MultiheadAttention`` become those of torch,
     :class:`kdnative.nn.TransformerEncoder` the ``nn.TransformerEncoder`` or ``nn.TransformerEncoderLayer`` that it was,
-    and :class:`kdnative.nn.Encoder` the base model of transformers that its configuration describes. Embeddings that
+    :class:`kdnative.nn.Encoder` the base model of transformers that its configuration describes, and
+    :class:`kdnative.nn.EncoderLayer` a layer of the class that it was, whose layer scales are 1 as the weights have
+    them in them (that of a quick GELU, 1.702, is divided out, which rounds once more). Embeddings that
     share an int8 table share a float one; linears that shared a weight with others have their own. Biases that a layer
     of torch left out are zeros, and its dropout is 0.
 
@@ -104,10 +108,7 @@ def _float_of(module: nn.Module) -> nn.Module:
     if isinstance(module, Encoder):
         return _base_model(module)
     if isinstance(module, EncoderLayer):
-        raise ValueError(
-            "a layer of a vision, speech or text-image model does not know the class that it took the place of; "
-            "convert the float model with fuse=False, or keep a copy of it"
-        )
+        return _known_layer(module)
     raise ValueError(f"{type(module).__name__} has no float form")
 
 
@@ -245,6 +246,39 @@ def _skeleton(config: Any, pooler: bool) -> nn.Module:
                 return build(config)
         finally:
             torch.set_default_dtype(before)
+
+
+# -- layers of other models --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _known_layer(module: EncoderLayer) -> nn.Module:
+    """The layer whose place a native one took: factors that went into its linears stay there, and become 1."""
+    if module.original is None:
+        raise ValueError("it does not know the layer that it took the place of, as it was not made by a conversion")
+    layer = copy.deepcopy(module.original)
+    for part in layer.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                values = torch.empty_like(parameter, device="cpu")
+                part._parameters[name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+    source = known_layers.read(layer)
+    for scale in (source.attention_scale, source.ffn_scale):
+        if scale is not None:
+            scale.fill_(1.0)
+    parts = module.parts()
+    _fill_layers(layer, [source.layer], parts)
+    if is_quick_gelu(source.layer.activation):
+        _take_out(QUICK_GELU, source.layer)
+    return layer
+
+
+def _take_out(factor: float, layer: Layer) -> None:
+    """Of a quick GELU's factor, which is in the linears around it: the one step that rounds weights again."""
+    for _, linear in layer.ffn_in:
+        for parameter in filter(lambda each: each is not None, (linear.weight, linear.bias)):
+            parameter.copy_(parameter.double() / factor)
+    layer.ffn_out[1].weight.copy_(layer.ffn_out[1].weight.double() * factor)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

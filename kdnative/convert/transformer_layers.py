@@ -16,6 +16,7 @@ from kdnative.nn.encoder_parts import EncoderParts
 from kdnative.nn.encoder_spec import LINEARS, complete
 
 __all__ = [
+    "QUICK_GELU",
     "SchemeOf",
     "WeightOf",
     "check_norm",
@@ -23,6 +24,7 @@ __all__ = [
     "copy_norm",
     "fill_layer",
     "fill_linear",
+    "is_quick_gelu",
     "joint_scheme",
     "layer_spec",
     "layers_alone",
@@ -31,6 +33,9 @@ __all__ = [
 
 SchemeOf = Callable[[str, nn.Linear], Scheme]
 """The scheme of a linear by its name; :class:`Unsupported` where it has none."""
+
+QUICK_GELU = 1.702
+"""``x sigmoid(1.702 x)``, the "quick GELU" of CLIP, is ``silu(1.702 x) / 1.702``."""
 
 WeightOf = Callable[[str, nn.Linear], QuantizedWeight]
 """The integer weight of a linear by its name."""
@@ -121,6 +126,11 @@ def _check_shapes(layer: Layer, hidden: int, gated: bool) -> None:
                 raise Unsupported(f"{name} has shape {list(linear.weight.shape)} where {list(shape)} is needed")
     if width % layer.head_dim:
         raise Unsupported(f"{layer.qkv[0][0]} has {width} outputs, which heads of {layer.head_dim} do not divide")
+
+
+def is_quick_gelu(activation: object) -> bool:
+    """Whether it is that of transformers or of OpenCLIP."""
+    return type(activation).__name__ in ("QuickGELUActivation", "QuickGELU")
 
 
 # -- filling -----------------------------------------------------------------------------------------------------------

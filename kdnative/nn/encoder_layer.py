@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative.nn.packed_encoder import PackedEncoder
+from kdnative.nn.skeleton import skeleton
 
 __all__ = ["EncoderLayer", "can_record"]
 
@@ -27,9 +28,21 @@ class EncoderLayer(PackedEncoder):
     in :class:`kdnative.nn.Encoder`. ``state_dict()`` has the names of that class too.
     """
 
+    _original: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no child
+
     @staticmethod
     def _empty_children(spec: dict[str, Any]) -> dict[str, nn.Module | None]:
         return {}
+
+    def remember(self, original: nn.Module) -> EncoderLayer:
+        """Keep the float layer whose place this one takes, without its values, for :func:`kdnative.to_float_`."""
+        self._original = original._original if isinstance(original, EncoderLayer) else (skeleton(original),)
+        return self
+
+    @property
+    def original(self) -> nn.Module | None:
+        """The float layer without its values; None where it isn't known. Not to be changed."""
+        return self._original[0] if self._original else None
 
     def forward(
         self,
