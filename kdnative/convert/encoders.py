@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -211,7 +211,7 @@ class KnownLayerConverter(_PackedConverter):
 
     def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> EncoderLayer:
         layer = _without_factors(known_layers.read(modules[region.root]), values=True)
-        native = EncoderLayer.from_parts(parts_alone(dict(region.spec), [layer], weight_of))
+        native = cast(EncoderLayer, EncoderLayer.from_parts(parts_alone(dict(region.spec), [layer], weight_of)))
         return native.remember(modules[region.root])
 
 
