@@ -19,7 +19,8 @@ TRANSFORMERS ?= 4.57
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
 
-# Whole files go to each of so many processes; 1 runs all in one. Threads that wait shall not spin on a core of another's.
+# Test files are spread over this many processes (1: no extra processes). Waiting threads must not spin on a core that
+# another process needs.
 WORKERS ?= 2
 test: $(VENV)/dev.stamp browser
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)

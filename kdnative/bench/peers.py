@@ -41,9 +41,8 @@ class Candidate(Generic[Case]):
 
     Attributes:
         name: shown in tables.
-        kind: ``"float"``, ``"int8"``, ``"int4"`` or ``"int2"``, or with integer weights and float activations
-            ``"w8a16"``, ``"w4a16"`` or ``"w2a16"``: candidates are compared within their kind, and it says how far
-            their result may be off.
+        kind: a key of the suite's tolerances, such as ``"float"``, ``"int8"`` or ``"w4a16"``: it says how far the
+            result may be off, and candidates are compared within their kind and those that they name besides.
         prepare: builds it for a case; raises what the engine raises.
         packages: names to import that it needs.
         ours: whether it is kdnative's own.

@@ -209,7 +209,7 @@ def _sparse(result: Result) -> list[str]:
     return [
         *_rows(head, table),
         "",
-        f"Speed over our own dense {result['dense']} by share of zeros, {result['clock']}.",
+        f"Speed over our own dense w8a8 by share of zeros, {result['clock']}.",
     ]
 
 

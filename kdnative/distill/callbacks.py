@@ -55,7 +55,7 @@ class Callback:
         """After every epoch and its validation, with its entry of the history."""
 
     def on_end(self, history: History) -> None:
-        """When the training is over and the model has the weights that it keeps."""
+        """When the training is over and the model has the weights that it keeps; not when it fails."""
 
 
 class Callbacks:

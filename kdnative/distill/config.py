@@ -49,11 +49,15 @@ class TrainConfig:
     select_by: tuple[str, Literal["max", "min"]] | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or not self.lr > 0 or not 0 <= self.warmup < 1:
+        if self.epochs < 0 or not 0 < self.lr < math.inf or not 0 <= self.warmup < 1:
             raise ValueError(
-                f"epochs={self.epochs}, lr={self.lr}, warmup={self.warmup}: needed are epochs >= 0, lr > 0, "
-                "0 <= warmup < 1"
+                f"epochs={self.epochs}, lr={self.lr}, warmup={self.warmup}: needed are epochs >= 0, a "
+                "finite lr > 0, 0 <= warmup < 1"
             )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm}: above 0, or None for no limit")
+        if self.max_steps is not None and self.max_steps < 0:
+            raise ValueError(f"max_steps={self.max_steps}: 0 or more, or None for no limit")
         if self.schedule not in ("linear", "cosine", "constant"):
             raise ValueError(f'schedule={self.schedule!r}: allowed are "linear", "cosine" and "constant"')
         if self.precision not in ("auto", "fp32", "bf16"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -157,7 +156,7 @@ class _Loop:
             "steps": self.steps,
             "data": batches.fingerprint,
             "model": shapes(model),
-            "teachers": [teacher.description() for teacher in teachers],
+            "teachers": [] if state_path is None else [teacher.description() for teacher in teachers],
             **loss.settings(),
         }
         self.needs = loss.needs
@@ -172,7 +171,8 @@ class _Loop:
         if not any(lazy):
             return None, [None] * len(self.teachers)
         first = next(iter(self.batches.epoch(0))).to(self.runtime.device)
-        found = [head_of(model, first.inputs) if yes else None for (model, _), yes in zip(asked, lazy, strict=True)]
+        with self.runtime.autocast():  # as in the forward passes: a cast of the logits is seen only here
+            found = [head_of(model, first.inputs) if yes else None for (model, _), yes in zip(asked, lazy, strict=True)]
         return found[0], found[1:]
 
     def run(self, save_every: int | None) -> None:
@@ -203,13 +203,13 @@ class _Loop:
         examples = sum(len(batch.index) for batch in group)
         total = 0.0
         # Not Accelerator.accumulate: it divides by a fixed number of batches, and its counter knows no end of an epoch.
-        for i, batch in enumerate(group, 1):
+        for batch in group:
             share = len(batch.index) / examples
-            with nullcontext() if i == len(group) else self.runtime.no_sync(self.model):
-                value = self._backward(batch, share)
+            value = self._backward(batch, share)
             total += value * share
             for name, part in {"loss": value, **self.loss.parts}.items():
-                self.sums[name] = self.sums.get(name, 0.0) + float(part) * share
+                so_far, steps = self.sums.get(name, (0.0, 0.0))
+                self.sums[name] = so_far + float(part) * share, steps + share
         if config.clip_norm is not None:
             self.runtime.clip_grad_norm_(self.trained, config.clip_norm)
         self.optimizer.step()
@@ -241,8 +241,7 @@ class _Loop:
 
     def _end_epoch(self, epoch: int) -> None:
         """Writes down what the epoch gave, keeps its weights if they are the best, and saves everything."""
-        done = self.history.steps - epoch * self.steps_of_epoch
-        means = {name: total / done for name, total in self.sums.items()}
+        means = {name: total / steps for name, (total, steps) in self.sums.items()}  # of those that it spoke of
         entry = {"epoch": epoch, "step": self.history.steps, **means}
         self.sums = {}
         if self.evaluate is not None:

@@ -108,7 +108,7 @@ def run(
         given = around.enter_context(_set_aside(head)) if head is not None else None
         answer = model(**inputs, **options)
     if given is not None:
-        hidden = given[-1] if given else None
+        hidden = given[0] if len(given) == 1 else None
         if hidden is None or logits_of(answer) is not hidden:
             raise ValueError(f"{type(model).__name__} changes what its head gives, so that it can't be left out")
     states = getattr(answer, "hidden_states", None) if recorded is None else tuple(recorded)
@@ -142,7 +142,8 @@ def head_of(model: nn.Module, inputs: Mapping[str, Any]) -> nn.Linear | None:
         logits = logits_of(answer)
     except TypeError:  # a model without logits
         return None
-    return next((linear for linear, output in reversed(seen) if output is logits), None)
+    found = next((linear for linear, output in seen if output is logits), None)
+    return found if sum(linear is found for linear, _ in seen) == 1 else None  # it would be left out elsewhere too
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnative.distill.cache import SoftLabels
+from kdnative.distill.cache import SoftLabels, weights_hash
 from kdnative.distill.outputs import Outputs, run
-from kdnative.distill.state import shapes
 from kdnative.nn.modes import evaluating
 
 __all__ = ["Teacher"]
@@ -62,7 +61,7 @@ class Teacher:
 
     def description(self) -> str:
         """Which one it is, for a training that is resumed."""
-        parts = [] if self.model is None else [shapes(self.model)]
+        parts = [] if self.model is None else [weights_hash(self.model)]
         return " ".join(parts if self.soft_labels is None else [*parts, f"soft labels {self.soft_labels.teacher}"])
 
 
@@ -79,6 +78,7 @@ def check_teachers(teachers: Iterable[Teacher], loss: Any, data: Any) -> None:
                 f"the loss term {term.name!r} learns from a teacher: pass teachers=[...] with a model or "
                 "SoftLabels.compute(...), or set its weight to 0"
             )
+        term.check_teachers(len(teachers))
     source = getattr(getattr(data, "source", None), "fingerprint", None)
     for i, teacher in enumerate(teachers):
         missing = teacher.runs_for(loss.teacher_needs(i))

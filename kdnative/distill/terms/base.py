@@ -45,6 +45,9 @@ class LossTerm(nn.Module):
         """Whether it learns from the teacher at this position of ``train(teachers=...)``; by default from all."""
         return bool(self.teacher_needs)
 
+    def check_teachers(self, count: int) -> None:
+        """ValueError where it can't learn from so many teachers; before anything is trained."""
+
     def settings(self) -> dict[str, Any]:
         """Plain values on which a training that is resumed has to agree."""
         return {"weight": self.weight}
@@ -71,7 +74,7 @@ class LossTerms(nn.Module):
         parts: the unweighted terms of the last call by name, detached, as far as they said something.
 
     Raises:
-        ValueError: two terms of one name, or no term with a weight.
+        ValueError: two terms of one name or a name of the history's own, or no term with a weight.
     """
 
     def __init__(self, terms: Iterable[LossTerm]):
@@ -86,6 +89,8 @@ class LossTerms(nn.Module):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two loss terms are called {twice!r}: give one of them another name=")
+        if taken := [name for name in names if name in ("loss", "epoch", "step")]:
+            raise ValueError(f"a loss term is called {taken[0]!r}, as the history calls something else: name= another")
         self.terms = nn.ModuleList(term for term in terms if term.weight)
         self.parts: dict[str, Tensor] = {}
 

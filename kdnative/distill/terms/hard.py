@@ -49,7 +49,8 @@ class HardLabelLoss(LossTerm):
 
     def settings(self) -> dict[str, Any]:
         weights = None if self.class_weights is None else self.class_weights.tolist()
-        return {**super().settings(), "class_weights": weights, "label_smoothing": self.label_smoothing}
+        own = {"class_weights": weights, "label_smoothing": self.label_smoothing, "ignore_index": self.ignore_index}
+        return {**super().settings(), **own}
 
     def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = ()) -> Tensor | None:
         """Logits [..., C], one row an example or a token; labels int64 [...].

@@ -57,7 +57,11 @@ class SoftLabelLoss(LossTerm):
 
     def settings(self) -> dict[str, Any]:
         weights = None if self.teacher_weights is None else list(self.teacher_weights)
-        return {**super().settings(), "temperature": self.temperature, "teacher_weights": weights}
+        own = {"temperature": self.temperature, "teacher_weights": weights, "ignore_index": self.ignore_index}
+        return {**super().settings(), **own}
+
+    def check_teachers(self, count: int) -> None:
+        self._weights(count)
 
     def asks(self, teacher: int) -> bool:
         return self.teacher_weights is None or (
