@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kdnative.data.columns import Columns
@@ -10,7 +11,7 @@ from kdnative.data.labels import label_order
 from kdnative.data.types import LABEL, DataError, Dataset, DataSplits, Example, by_hash
 from kdnative.extras import require
 
-__all__ = ["hub_model", "hub_splits"]
+__all__ = ["hub_commit", "hub_model", "hub_splits"]
 
 VALIDATION_NAMES = ("validation", "valid", "dev", "val")
 
@@ -44,6 +45,16 @@ def hub_model(name: str, revision: str | None = None) -> str:
         raise ValueError('"hub:" needs a name, such as "hub:sentence-transformers/all-MiniLM-L6-v2"')
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
     return require("huggingface_hub", "a hub: name").snapshot_download(name, revision=revision, allow_patterns=patterns)
+
+
+def hub_commit(name: str) -> str | None:
+    """The commit of the copy of a model that is here; None where there is none. Asks nobody."""
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, local_files_only=True)).name
+    except (ImportError, OSError, ValueError):
+        return None
 
 
 def _from_mapping(

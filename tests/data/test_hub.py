@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from kdnative.data import DataError, load_dataset, model_path
+from kdnative.data.hub import hub_commit
 
 
 class Table:
@@ -125,6 +126,19 @@ def test_package_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"a hub: name needs the package .datasets.*kdnative\[hub\]"):
         load_dataset("hub:x")
+
+
+def test_the_commit_of_a_model_that_is_here(monkeypatch):
+    module = ModuleType("huggingface_hub")
+    module.snapshot_download = lambda name, local_files_only: (
+        f"/hub/models--{name}/snapshots/abc" if local_files_only else 0
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    assert hub_commit("m") == "abc"
+    module.snapshot_download = lambda name, local_files_only: open("/absent/model")
+    assert hub_commit("m") is None
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert hub_commit("m") is None
 
 
 def test_models_come_without_pickles(monkeypatch):

@@ -134,8 +134,8 @@ class Stage:
         student: whether its model is the student that later stages start from.
         new: whether its model starts as a new student.
         row: the row of the final table that shows its model.
-        shared: whether runs may share its output through the store; not where the clock decides.
-        version: of its code; another one where the same settings make something else from now on.
+        version: of its code; another one where the same settings make something else from now on. None: runs do not
+            share its output through the store, as the clock decides it, or nobody counts the versions of its code.
         rehearse: what it does to models without values, to learn before anything runs what can't work.
     """
 
@@ -153,6 +153,5 @@ class Stage:
     student: bool = False
     new: bool = False
     row: Row | None = None
-    shared: bool = True
-    version: int = 1
+    version: int | None = None
     rehearse: Callable[[Rehearsal], None] = lambda rehearsal: None

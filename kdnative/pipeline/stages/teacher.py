@@ -109,6 +109,7 @@ TRAIN_TEACHER = Stage(
     section=Training,
     default=Training(),
     uses=("data", "teacher"),
+    version=1,
     sources=lambda recipe: (recipe.teacher.source,),
     teacher=True,
     row=TEACHER,
@@ -121,6 +122,7 @@ COMPRESS_TEACHER = Stage(
     default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),
     uses=("data", "teacher"),
+    version=1,
     teacher=True,
     rehearse=_rehearse_compression,
 )
