@@ -57,6 +57,35 @@ def test_unlabelled_test_split_is_replaced_by_the_validation_data(hub):
     assert 2 <= len(splits.validation) <= 25
 
 
+@pytest.mark.parametrize("hidden", [-1, -1.0, None])
+def test_targets_published_without_labels_are_replaced_too(hub, hidden):
+    def scores(n, start, label=None):
+        return Table(None, text=[f"text {start + i}" for i in range(n)], label=label or [i / n for i in range(n)])
+
+    hub.content = {"train": scores(100, 0), "validation": scores(4, 200), "test": scores(4, 300, [hidden] * 4)}
+    splits = load_dataset("hub:stsb", numbers=True)
+    assert splits.test.column("text") == [f"text {i}" for i in range(200, 204)]
+    hub.content["test"] = scores(4, 300, [2.5] * 4)
+    with pytest.raises(DataError, match="all 4 examples of the test split have the label 2.5, so that nothing can be"):
+        load_dataset("hub:stsb", numbers=True)
+
+
+def test_unlabelled_texts_of_other_splits_are_left_out(hub):
+    labels = [0, 1, None, None] * 2
+    train = Table(("neg", "pos"), text=[f"text {i}" for i in range(8)], label=labels)
+    test = Table(("neg", "pos"), text=["Text  2", "text 9"], label=[0, 1])
+    hub.content = {"train": train, "validation": table(4, 50), "test": test}
+    found = load_dataset("hub:x", unlabelled="keep")
+    assert [e["text"] for e in found.train if e.label is None] == ["text 3", "text 6", "text 7"]
+    assert found.train.labelled == 4
+
+
+def test_a_missing_second_column_is_named_with_its_option(hub):
+    hub.content = {"train": table(4)}
+    with pytest.raises(DataError, match=r"no column 'second'.*text_pair_column= .*data\.text_pair and data\.label"):
+        load_dataset("hub:x", text_pair_column="second")
+
+
 def test_training_data_alone_is_split(hub):
     hub.content = {"train": table(200)}
     splits = load_dataset("hub:x")

@@ -37,7 +37,7 @@ class Context:
         run: the run's folder, to read the outputs of earlier stages from.
         folder: where this stage writes. Kept when the stage is interrupted, made visible when it returns.
         device: ``"cpu"`` or ``"cuda"``, for training; conversion and native measurements are on the CPU.
-        section: another part of the recipe to take the settings from than the stage's own.
+        part: the section inside of the stage's own to take the settings from.
         earlier_seconds: what interrupted attempts took whose work this one goes on with.
     """
 
@@ -49,7 +49,7 @@ class Context:
     log: Logger
     progress: bool
     shared: Shared
-    section: Any = None
+    part: str | None = None
     earlier_seconds: float = 0.0
     start: float = field(default_factory=time.perf_counter)
 
@@ -59,7 +59,18 @@ class Context:
 
     @property
     def settings(self) -> Any:
-        return getattr(self.recipe, self.stage) if self.section is None else self.section
+        own = getattr(self.recipe, self.stage)
+        return own if self.part is None else getattr(own, self.part)
+
+    @property
+    def section(self) -> str:
+        """What the settings are called in the recipe."""
+        return self.stage if self.part is None else f"{self.stage}.{self.part}"
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether the stage's model is the teacher, and not the student."""
+        return any(stage.teacher for stage in self.recipe.stages if stage.name == self.stage)
 
     @property
     def data(self) -> DataSplits:

@@ -61,14 +61,14 @@ def _recover(context: Context) -> dict[str, Any]:
 
 def _rehearse_prune(rehearsal: Rehearsal) -> None:
     rehearse_cut(rehearsal, rehearsal.student, rehearsal.recipe.prune, "prune", "prune")
-    rehearsal.check_hidden("prune")
+    rehearsal.check_hidden("prune", "prune", rehearsal.recipe.prune, rehearsal.student)
 
 
 def _rehearse_recover(rehearsal: Rehearsal) -> None:
     from kdnative.quantize import prepare_qat_
 
     settings = rehearsal.recipe.recover
-    rehearsal.check_hidden("recover")
+    rehearsal.check_hidden("recover", "recover", settings, rehearsal.student)
     with rehearsal.blaming("recover.schemes", {"recover"}):
         prepare_qat_(rehearsal.student, settings.schemes, clip=settings.clip)
 
@@ -110,7 +110,9 @@ def _running_teacher(context: Context) -> nn.Module:
     ours, theirs = context.recipe.student_source, context.recipe.teacher.source
     if ours == theirs:
         return teacher
-    return TranslatingTeacher(teacher, id_table(tokenizer(context, ours), tokenizer(context, theirs)))
+    return TranslatingTeacher(
+        teacher, id_table(tokenizer(context, ours), tokenizer(context, theirs), context.task.pair)
+    )
 
 
 def _sources(recipe: Recipe) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ DISTIL = Stage(
     student=True,
     new=True,
     row=Row("distilled", "distilled"),
-    rehearse=lambda rehearsal: rehearsal.check_hidden("distil"),
+    rehearse=lambda rehearsal: rehearsal.check_hidden("distil", "distil", rehearsal.recipe.distil, rehearsal.student),
 )
 PRUNE = Stage(
     "prune",
