@@ -19,8 +19,6 @@ def test_killed_runs_end_with_the_same_bits():
     """In a process of its own: this one may have started threads, which a fork would lose."""
     command = [sys.executable, "-m", "tests.pipeline.kills", "2"]  # one of each kind
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    end = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )  # however slow the machine is
+    end = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert end.returncode == 0, end.stderr
     assert re.match(r"\d+ kills in \d+ runs .*: every run ended with the same bits", end.stdout), end.stdout

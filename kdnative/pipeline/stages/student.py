@@ -59,6 +59,10 @@ def _recover(context: Context) -> dict[str, Any]:
     return {**_learn(context, model), "quantized_layers": quantized}
 
 
+def _rehearse_distil(rehearsal: Rehearsal) -> None:
+    rehearsal.check_hidden("distil", "distil", rehearsal.recipe.distil, rehearsal.student)
+
+
 def _rehearse_prune(rehearsal: Rehearsal) -> None:
     rehearse_cut(rehearsal, rehearsal.student, rehearsal.recipe.prune, "prune", "prune")
     rehearsal.check_hidden("prune", "prune", rehearsal.recipe.prune, rehearsal.student)
@@ -146,7 +150,7 @@ DISTIL = Stage(
     student=True,
     new=True,
     row=Row("distilled", "distilled"),
-    rehearse=lambda rehearsal: rehearsal.check_hidden("distil", "distil", rehearsal.recipe.distil, rehearsal.student),
+    rehearse=_rehearse_distil,
 )
 PRUNE = Stage(
     "prune",
