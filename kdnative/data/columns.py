@@ -37,6 +37,13 @@ class Columns:
     def all(self) -> tuple[str, ...]:
         return (*self.texts.values(), *(() if self.label is None else (self.label,)))
 
+    @property
+    def options(self) -> str:
+        """How a user names the columns, in words."""
+        pair = "" if self.text_pair is None else ", text_pair_column="
+        key = "" if self.text_pair is None else ", data.text_pair"
+        return f"text_column={pair} and label_column= (None: unlabelled), in a recipe data.text{key} and data.label"
+
     def target(self, value: Any, where: str) -> str | float | None:
         """A label as it is written in a row: a class's name, a number, or None for no label.
 

@@ -9,7 +9,7 @@ from kdnative.data.columns import Columns
 from kdnative.data.hub import VALIDATION_NAMES, hub_splits
 from kdnative.data.movies import movie_reviews
 from kdnative.data.tables import SUFFIXES, check_empty, read_rows, to_dataset
-from kdnative.data.types import DataError, DataSplits, by_hash
+from kdnative.data.types import DataError, Dataset, DataSplits, by_hash, text_hash
 
 __all__ = ["load_dataset"]
 
@@ -62,7 +62,8 @@ def load_dataset(
             column of texts an example has one text.
         numbers: labels are targets (floats), not names of classes.
         unlabelled: "error" or "keep": rows without a label, in files and on the hub. They are for training: validation
-            and test data must have all their labels.
+            and test data must have all their labels. Training rows without one are left out where their text is in
+            another split.
         validation, test: files of their own for these splits, next to a training file; for files and folders.
         split: shares of train, validation and test where a split has to be cut from another one: by the hash of the
             text (or of both), so that it never changes and the same text never sits in two parts.
@@ -96,6 +97,7 @@ def load_dataset(
     else:
         found = _from_files(Path(spec), columns, validation, test, split, empty)
     _check_labels(text, found, label_column is not None)
+    found = _without_held_out_texts(found)
     parts = [getattr(found, name).head(limit) for name in NAMES]
     for name, part in zip(NAMES, parts, strict=True):
         if not len(part):
@@ -104,6 +106,16 @@ def load_dataset(
     if train.labels and train.labelled and sum(count > 0 for count in train.counts.values()) < 2:
         raise DataError(f"{text}: the training split has a single class: {train.counts}")
     return DataSplits(*parts)
+
+
+def _without_held_out_texts(found: DataSplits) -> DataSplits:
+    """Leaves training examples without a label out whose text is in another split: they are to be new there."""
+    train = found.train
+    if not 0 < train.labelled < len(train):
+        return found
+    held_out = {text_hash(e.texts) for part in (found.validation, found.test) for e in part}
+    kept = [e for e in train if e.label is not None or text_hash(e.texts) not in held_out]
+    return DataSplits(Dataset(kept, train.labels, train.name), found.validation, found.test)
 
 
 def _check_labels(spec: str, found: DataSplits, wanted: bool) -> None:
@@ -120,6 +132,12 @@ def _check_labels(spec: str, found: DataSplits, wanted: bool) -> None:
                 f"{spec}: {len(part) - part.labelled} of {len(part)} examples of the {name} split have no label (the "
                 f"first is {first!r}); only training examples may be without one"
             )
+    targets = {e.label for e in found.test if isinstance(e.label, float)}
+    if len(targets) == 1 and len(found.test) > 1:
+        raise DataError(
+            f"{spec}: all {len(found.test)} examples of the test split have the label {targets.pop()}, so that nothing "
+            "can be measured there; give a test split with labels of its own, or none: it is cut from the other data"
+        )
 
 
 def _check_options(spec: str, given: dict[str, Any]) -> None:

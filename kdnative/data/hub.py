@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kdnative.data.columns import Columns
@@ -10,7 +11,7 @@ from kdnative.data.labels import label_order
 from kdnative.data.types import LABEL, DataError, Dataset, DataSplits, Example, by_hash
 from kdnative.extras import require
 
-__all__ = ["hub_model", "hub_splits"]
+__all__ = ["hub_commit", "hub_model", "hub_splits"]
 
 VALIDATION_NAMES = ("validation", "valid", "dev", "val")
 
@@ -27,8 +28,9 @@ def hub_splits(
     """Loads ``datasets.load_dataset(name, config, revision=revision)`` and fills in the splits that it lacks.
 
     A missing validation split is cut from the training data by the hash of the text; a missing or unlabelled test
-    split (labels -1, as in GLUE) is replaced by the validation data, and a new validation split is cut then.
-    Classes keep the order in which the data set declares them (`ClassLabel`); undeclared ones have that of files.
+    split (all labels -1, as in GLUE; targets may also all be missing) is replaced by the validation data, and a new
+    validation split is cut then. Classes keep the order in which the data set declares them (`ClassLabel`);
+    undeclared ones have that of files.
 
     Raises:
         ImportError: `datasets` is not installed. DataError: missing split or column, empty text (unless ``empty`` is
@@ -46,6 +48,16 @@ def hub_model(name: str, revision: str | None = None) -> str:
     return require("huggingface_hub", "a hub: name").snapshot_download(name, revision=revision, allow_patterns=patterns)
 
 
+def hub_commit(name: str) -> str | None:
+    """The commit of the copy of a model that is here; None where there is none. Asks nobody."""
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, local_files_only=True)).name
+    except (ImportError, OSError, ValueError):
+        return None
+
+
 def _from_mapping(
     name: str,
     found: Mapping[str, Any],
@@ -61,6 +73,8 @@ def _from_mapping(
     for key in (*VALIDATION_NAMES, "test"):
         if key in found:
             rows = _rows(found[key], f"{name}/{key}", columns, empty)
+            if columns.numbers and parts["train"].labelled and all(label in (None, -1) for *_, label in rows):
+                continue  # published without labels
             part = _convert(found[key], f"{name}/{key}", columns, labels, rows)
             if len(part) and (part.labelled or not parts["train"].labelled):
                 parts.setdefault("test" if key == "test" else "validation", part)
@@ -83,7 +97,7 @@ def _rows(table: Any, name: str, columns: Columns, empty: str) -> list[HubRow]:
         if column not in table.column_names:
             raise DataError(
                 f"{name}: no column {column!r}; it has {', '.join(table.column_names)}. "
-                "Name the right ones: text_column= and label_column=, in a recipe data.text and data.label"
+                f"Name the right ones: {columns.options}"
             )
     texts = zip(*(list(table[column]) for column in columns.texts.values()), strict=True)
     labels = [None] * len(table[columns.text]) if columns.label is None else list(table[columns.label])

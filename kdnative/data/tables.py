@@ -165,8 +165,7 @@ def _check_columns(path: Path, header: list[str], columns: Columns) -> None:
             problem = "occurs more than once" if column in header else "is missing"
             raise DataError(
                 f"{path}, line 1: the column {shown(column)} {problem}; the header has {listed(header)}. "
-                f"Name the right ones: text_column= and label_column= (None: unlabelled), in a recipe data.text and "
-                "data.label"
+                f"Name the right ones: {columns.options}"
             )
 
 

@@ -20,7 +20,7 @@ __all__ = ["Predictions", "autocast", "fast_bf16", "logits_of", "predict", "sele
 class Predictions:
     """Logits fp32 [N, C] in the order of the dataset, labels as in a `Batch`, and the names of the classes.
 
-    A model of targets has one logit, its prediction, and no names of classes.
+    A regression model has one logit, its prediction, and no names of classes.
     """
 
     logits: Tensor
@@ -88,7 +88,7 @@ def predict(
     device: str | torch.device = "auto",
     amp: bool | str = False,
 ) -> Predictions:
-    """Runs a classifier, or a model of targets, over a dataset.
+    """Runs a classifier, or a regression model, over a dataset.
 
     Args:
         model: called with a batch's inputs as keywords; moved to `device`.

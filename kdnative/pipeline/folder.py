@@ -33,6 +33,8 @@ RECORD = "stage.json"
 METRICS = "metrics.json"
 ORIGIN = "origin.json"
 STATE = "training.state"  # of a stage under way
+KEY = "store.key"  # of a stage under way: what the store would call it
+_ABOUT = (RECORD, ORIGIN, STATE, KEY)  # they say of a stage's output how it came about and are no part of it
 # What the report stage puts beside the stages: it describes all of them.
 SUMMARY = ("summary.json", "summary.txt")
 RESULTS = (*SUMMARY, "report.html", "report.json")
@@ -78,17 +80,20 @@ def read_json(path: Path, keys: Mapping[str, Any] | None = None) -> dict:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files below a stage's folder that other stages read: weights, soft labels and figures.
+    """SHA-256 of the files of a stage's output: models with their tokenizers, soft labels and figures.
 
     What a killed process left half-written is no part of it.
     """
-    found = sorted([*folder.rglob("*.safetensors"), *folder.glob(METRICS)])
-    files = [f for f in found if not any(is_leftover(Path(part)) for part in f.relative_to(folder).parts)]
-    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+    names = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file())
+    found = [n for n in names if str(n) not in _ABOUT and not any(is_leftover(Path(part)) for part in n.parts)]
+    return {name.as_posix(): sha256_of(folder / name) for name in found}
 
 
 def stage_digest(files: Mapping[str, str]) -> str:
-    """One SHA-256 for what a stage made: over its safetensors files and their names, without any over its figures."""
+    """One SHA-256 for what a stage made: over its files and their names; over its figures where it made nothing else.
+
+    A model is more than its weights: schemes, configuration and tokenizer lie beside them.
+    """
     counted = {name: digest for name, digest in files.items() if name != METRICS} or files
     lines = (f"{name}\n{digest}\n" for name, digest in sorted(counted.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -210,8 +215,12 @@ class RunFolder:
         for place in (self.output(stage), self.partial(stage)):
             _remove(place)
 
-    def begin(self, stage: str, origin: dict) -> Path:
-        """The folder to work in: what an interrupted attempt of the same origin finished is kept, and nothing else."""
+    def begin(self, stage: str, origin: dict, key: str | None = None) -> Path:
+        """The folder to work in: what an interrupted attempt of the same origin finished is kept, and nothing else.
+
+        Args:
+            key: of a new attempt in the store; see `began_as`.
+        """
         place = self.partial(stage)
         self._make_way(stage)
         if place.exists() and self.origin(stage) != origin:
@@ -219,8 +228,20 @@ class RunFolder:
         place.mkdir(exist_ok=True)
         remove_leftovers(place)
         if not (place / ORIGIN).is_file():
+            if key is not None:
+                replace_text(place / KEY, key)
             write_json(place / ORIGIN, origin)
         return place
+
+    def began_as(self, stage: str) -> str | None:
+        """The key that a stage under way began with, which it then has no more.
+
+        Another device or version may have gone on with it: then it is no output of that one's key.
+        """
+        file = self.partial(stage) / KEY
+        key = file.read_text(encoding="utf-8") if file.is_file() else None
+        file.unlink(missing_ok=True)
+        return key
 
     def _make_way(self, stage: str) -> None:
         """Removes what lost its record: it can't be completed, and would be in the way when the stage is finished."""
@@ -237,7 +258,11 @@ class RunFolder:
         self._make_way(stage)
         _remove(place)
         place.mkdir()
-        fill(place)
+        try:
+            fill(place)
+        except OSError:
+            _remove(place)
+            raise
         os.rename(place, self.output(stage))
         sync(self.stages)
         self._verified.add(stage)  # whoever fills it has looked at every file

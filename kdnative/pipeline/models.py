@@ -60,7 +60,8 @@ def load_for_task(source: str | Path, task: Task, train: Dataset) -> nn.Module:
         except (OSError, ValueError, KeyError) as error:
             raise PipelineError(f"can't load a classifier from {source} ({folder}): {error}") from error
     try:
-        task.fit_head(model, [own[i] for i in sorted(own)], train, found["missing_keys"], str(source))
+        replaced = {name for name, *_shapes in found["mismatched_keys"]}
+        task.fit_head(model, [own[i] for i in sorted(own)], train, found["missing_keys"], replaced, str(source))
     except ValueError as error:
         raise PipelineError(str(error)) from error
     return model

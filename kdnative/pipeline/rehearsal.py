@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -43,6 +44,8 @@ def rehearse(
     if any(stage.uses_data for stage in stages):
         labels = shared.data.labels
         contexts = [_context(recipe, stage.name, folder, shared) for stage in (*stages, *later)]
+        if "compress_teacher" in pending and recipe.compress_teacher.prune is not None:
+            contexts.append(replace(_context(recipe, "compress_teacher", folder, shared), part="prune"))
         trained = [context for context in contexts if isinstance(context.settings, Training)]
         for context in trained:
             _check_class_weights(context)
@@ -70,8 +73,9 @@ def _check_class_weights(context: Context) -> None:
     used = settings.epochs and getattr(settings, "hard_weight", 1.0)
     if used and weights is not None and len(weights) != len(labels):
         raise PipelineError(
-            f"{context.stage}.class_weights: {len(weights)} weights are given, but the data has {len(labels)} classes "
-            f"({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}): give one weight for each, in this order"
+            f"{context.section}.class_weights: {len(weights)} weights are given, but the data has {len(labels)} "
+            f"classes ({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}): give one weight for each, "
+            "in this order"
         )
 
 
@@ -79,13 +83,13 @@ def _check_tokenizers(trained: Sequence[Context], now: Collection[str]) -> None:
     """Whether tokens can be hidden, and the student's be read by the teacher, in the stages that need that."""
     for context in trained:
         settings, theirs = context.settings, context.recipe.teacher.source
-        ours = theirs if context.stage == "train_teacher" else context.recipe.student_source
+        ours = theirs if context.of_teacher else context.recipe.student_source
         together = isinstance(settings, Distilling) and (settings.hidden_weight or settings.mask_tokens)
         sources = [ours] if settings.mask_tokens else []
         sources = [ours, theirs] if together and ours != theirs else sources
         if not all(may_be_asked(source, context.stage in now) for source in sources):
             continue
         if settings.mask_tokens:
-            check_mask_token(context.stage, ours, tokenizer(context, ours))
+            check_mask_token(context.section, ours, tokenizer(context, ours))
         if len(sources) == 2:
-            id_table(tokenizer(context, ours), tokenizer(context, theirs))
+            id_table(tokenizer(context, ours), tokenizer(context, theirs), context.task.pair)

@@ -20,7 +20,7 @@ from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 from kdnative.pipeline.folder import PipelineError
 from kdnative.pipeline.limits import check_sizes
-from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.schema import Distilling, Recipe
 from kdnative.prune import student_from
 from kdnative.tasks import task_named
 
@@ -79,14 +79,19 @@ class Rehearsal:
         self.teacher = self._classifier("teacher.source", source, {"train_teacher"})
         self._check_sizes("teacher", source, self.teacher)
 
-    def check_hidden(self, name: str) -> None:
-        """Whether the student's hidden states can imitate the teacher's in a stage that distils."""
-        settings, student, teacher = getattr(self.recipe, name), self.student, self.teacher
-        if name not in self.pending or teacher is None or not settings.hidden_weight:
+    def check_hidden(self, name: str, stage: str, settings: Distilling, student: nn.Module) -> None:
+        """Whether a model's hidden states can imitate the teacher's in a stage that distils.
+
+        Args:
+            name: of the settings in the recipe.
+            student: what learns; the pruned teacher is the student of the whole one.
+        """
+        teacher = self.teacher
+        if stage not in self.pending or teacher is None or not settings.hidden_weight:
             return
         if not settings.layer_map:
             hint = f"; say in {name}.layer_map which imitates which, {{student: teacher}}, 0 being the embeddings"
-            with self.blaming(f"{name}.hidden_weight", {name}, hint):
+            with self.blaming(f"{name}.hidden_weight", {stage}, hint):
                 uniform_layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
         pairs = settings.layer_map if settings.epochs else None
         for who, model in (("student", student), ("teacher", teacher)) if pairs else ():

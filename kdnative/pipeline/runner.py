@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -238,37 +239,71 @@ class _Work:
         for need in stage.needs(state.recipe):
             folder.verify(need)
         origin = state.origin(stage)
-        if self.store is None or not stage.shared:
-            record = self._make(stage, origin)
-        else:
-            key = Store.key(name, stage.version, origin)
-            with self.store.held(name, key, lambda: self.log.info("%s: another run makes the same: waits", name)):
-                if not self.afresh and self.store.has(name, key):
-                    record = folder.adopt(name, lambda place: self.store.take(name, key, place))
-                    self.log.info("%s: taken from the store (made in %.1f s)", name, record["seconds"])
-                else:
-                    record = self._make(stage, origin, key)
+        with ExitStack() as held:
+            key, record = self._look_up(stage, origin, held)
+            if record is None:
+                record = self._make(stage, origin, key)
         state.records[name], state.before[name] = record, origin
 
-    def _make(self, stage: Stage, origin: dict, key: str | None = None) -> dict:
+    def _key(self, stage: Stage, origin: dict) -> str | None:
+        if self.store is None or stage.version is None:
+            return None
+        return Store.key(stage.name, stage.version, origin, _made_with(stage, self.state.recipe, self.device))
+
+    def _look_up(self, stage: Stage, origin: dict, held: ExitStack) -> tuple[str | None, dict | None]:
+        """The stage's key in the store (None: not shared), `held`; and its record, where the store had the output."""
+        store, name, key = self.store, stage.name, self._key(stage, origin)
+        if store is None or key is None:
+            return None, None
+        waits = "%s: another run is making the same output; waiting for it"
+        try:
+            held.enter_context(store.held(name, key, lambda: self.log.info(waits, name)))
+            if self.afresh or not store.has(name, key):
+                return key, None
+            record = self.state.folder.adopt(name, lambda place: store.take(name, key, place))
+        except OSError as error:
+            self.log.warning("the store is left alone from here on, and nothing is shared with other runs: %s", error)
+            self.store = None
+            return None, None
+        self.log.info("%s: taken from the store (made in %.1f s)", name, record["seconds"])
+        return key, record
+
+    def _make(self, stage: Stage, origin: dict, key: str | None) -> dict:
         state, folder, name = self.state, self.state.folder, stage.name
         self.log.info("%s: %s", name, "goes on" if folder.origin(name) == origin else "starts")
-        place = folder.begin(name, origin)
+        place = folder.begin(name, origin, key)
         torch.manual_seed(state.recipe.seed)
         context = Context(state.recipe, folder, name, place, self.device, self.log, self.progress, state.shared)
         metrics = stage.run(context)
         seconds = context.seconds()
-        record = folder.finish(name, metrics, seconds, lambda: self._keep(name, key, origin, place))
+        record = folder.finish(name, metrics, seconds, lambda: self._keep(stage, origin, place))
         self.log.info("%s: finished in %.1f s", name, seconds)
         return record
 
-    def _keep(self, name: str, key: str | None, origin: dict, place: Path) -> None:
-        if key is None:
+    def _keep(self, stage: Stage, origin: dict, place: Path) -> None:
+        name, key = stage.name, self._key(stage, origin)  # a model of the hub may have come meanwhile
+        began = self.state.folder.began_as(name)
+        if self.store is None or key is None:
+            return
+        if began != key:
+            self.log.info("%s: not kept in the store, as it was not begun with the same device and versions", name)
             return
         try:
             self.store.put(name, key, origin, place)
         except OSError as error:
             self.log.warning("%s: not kept in the store: %s", name, error)
+
+
+def _made_with(stage: Stage, recipe: Recipe, device: str) -> dict[str, object]:
+    """What changes the bits of an output and is no reason to make a run's own output again."""
+    from importlib.metadata import version
+
+    from kdnative.data.hub import hub_commit
+    from kdnative.evaluate.predict import fast_bf16
+
+    found = {"device": device, "bf16": fast_bf16(torch.device(device))}  # what `amp: auto` stands for
+    found |= {"torch": torch.__version__, "transformers": version("transformers")}
+    return found | {name: hub_commit(name[4:]) for name in stage.sources(recipe) if name.startswith("hub:")}
 
 
 def _record_machine(recipe: Recipe, folder: RunFolder) -> None:

@@ -247,9 +247,7 @@ class Recipe(Section):
         if not task.pair and self.data.text_pair is not None:
             raise ValueError(f"data.text_pair: the task {self.task} reads one text; leave it out, or give another task")
         for stage in self.active_stages():
-            section = getattr(self, stage.name)
-            inner = {f"{stage.name}.{name}": value for name, value in section if isinstance(value, Section)}
-            for name, part in {stage.name: section, **inner}.items():
+            for name, part in self.sections_of(stage):
                 for key, why in task.lacks.items():
                     if value := getattr(part, key, None):
                         raise ValueError(f"{name}.{key} is {shown(value)}, but {why}: leave it out")
@@ -258,6 +256,12 @@ class Recipe(Section):
     def active_stages(self) -> list[Any]:
         """The stages (`kdnative.pipeline.stages.Stage`) of this recipe in their order, without those it leaves out."""
         return [stage for stage in self.stages if getattr(self, stage.name) is not None]
+
+    def sections_of(self, stage: Any) -> list[tuple[str, Section]]:
+        """The names and settings of an active stage: its section, and those inside of it."""
+        section = getattr(self, stage.name)
+        inner = [(f"{stage.name}.{name}", value) for name, value in section if isinstance(value, Section)]
+        return [(stage.name, section), *inner]
 
     @property
     def student_source(self) -> str:

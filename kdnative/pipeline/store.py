@@ -7,8 +7,8 @@ Layout::
     STORE/STAGE/KEY.lock         held by the run that makes it, or takes it
     STORE/STAGE/.KEY.*.tmp       being written, or deleted; what a killed process left goes with the next use of the key
 
-Files are hard links to those in run folders where the file system allows that, else copies. So a run folder is whole
-without the store, and the store costs space only for what no run folder has.
+Weights and soft labels are hard links to those in run folders where the file system allows that; all else is copied. So
+a run folder is whole without the store, and the store costs little space for what a run folder has.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from kdnative import __version__
 from kdnative.files import is_leftover, sha256_of, sync
-from kdnative.pipeline.folder import RECORD, STATE, PipelineError, read_json, write_json
+from kdnative.pipeline.folder import KEY, RECORD, STATE, PipelineError, read_json, write_json
 
 __all__ = ["Entry", "Store", "store_path"]
 
 ENTRY = "entry.json"
-FORMAT = 1
-_ENTRY_KEYS = {"format": int, "origin": dict, "files": dict, "made": int | float}
+_LINKED = ".safetensors"  # large, and never written in place
+_IN_A_NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")  # a key
+_ENTRY_KEYS = {"origin": dict, "files": dict}
 
 
 def store_path(given: str | None = None) -> Path:
@@ -60,9 +62,16 @@ class Store:
         self.path = Path(path)
 
     @staticmethod
-    def key(stage: str, version: int, origin: dict) -> str:
-        """SHA-256 (hex) of everything that decides an output: its origin, and the code that makes it."""
-        made_of = {"format": FORMAT, "kdnative": __version__, "stage": stage, "version": version, "origin": origin}
+    def key(stage: str, version: int, origin: dict, made_with: Mapping[str, object] = MappingProxyType({})) -> str:
+        """SHA-256 (hex) of everything that decides an output.
+
+        Args:
+            version: of the stage's code.
+            origin: what the stage is made from.
+            made_with: what may change from run to run of one folder, and changes bits: device, precision, libraries.
+        """
+        code = {"kdnative": __version__, "stage": stage, "version": version}
+        made_of = {**code, "origin": origin, "made_with": dict(made_with)}
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     @contextmanager
@@ -71,8 +80,7 @@ class Store:
         (self.path / stage).mkdir(parents=True, exist_ok=True)
         lock = _lock(self._lock_file(stage, key), waits)
         try:
-            for rest in (self.path / stage).glob(f".{key}.*.tmp"):
-                shutil.rmtree(rest, ignore_errors=True)
+            self._remove_leftovers(stage, key)
             yield
         finally:
             os.close(lock)
@@ -84,8 +92,9 @@ class Store:
             return False
         try:
             files = read_json(place / ENTRY, _ENTRY_KEYS)["files"]
-            whole = RECORD in files and all(sha256_of(place / name) == digest for name, digest in files.items())
-        except (PipelineError, OSError):
+            inside = RECORD in files and all(_is_inside(place, name) for name in files)
+            whole = inside and all(sha256_of(place / name) == digest for name, digest in files.items())
+        except (PipelineError, OSError, ValueError):
             whole = False
         if not whole:
             self._remove(stage, key)
@@ -97,18 +106,23 @@ class Store:
         _link_all(place, target, list(read_json(place / ENTRY, _ENTRY_KEYS)["files"]))
 
     def put(self, stage: str, key: str, origin: dict, source: Path) -> None:
-        """Keeps the files of a finished stage, in one step, in place of what is there. Call it while it is `held`."""
+        """Keeps the files of a finished stage in place of what is there. Call it while it is `held`.
+
+        An interruption leaves the old output, the new one, or none: then it is made again.
+        """
         names = sorted(
             f.relative_to(source).as_posix()
             for f in source.rglob("*")
-            if f.is_file() and f.name != STATE and not any(is_leftover(Path(p)) for p in f.relative_to(source).parts)
+            if f.is_file()
+            and f.name not in (STATE, KEY)
+            and not any(is_leftover(Path(p)) for p in f.relative_to(source).parts)
         )
         rest = self._temporary(stage, key)
         try:
             rest.mkdir()
             _link_all(source, rest, names)
             files = {name: sha256_of(rest / name) for name in names}
-            write_json(rest / ENTRY, {"format": FORMAT, "origin": origin, "files": files, "made": time.time()})
+            write_json(rest / ENTRY, {"origin": origin, "files": files})
             self._remove(stage, key)
             os.rename(rest, self._place(stage, key))
             sync(self.path / stage)
@@ -117,29 +131,43 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """All outputs, by stage, the newest last."""
-        found = []
-        for file in self.path.glob(f"*/*/{ENTRY}"):
-            place = file.parent
-            if not is_leftover(place):
-                size = sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
-                found.append(Entry(place.parent.name, place.name, size, file.stat().st_mtime))
+        found = [entry for stage, key in self._keys() if (entry := self._entry(stage, key)) is not None]
         return sorted(found, key=lambda entry: (entry.stage, entry.made, entry.key))
 
     def clear(self) -> tuple[list[Entry], list[Entry]]:
-        """Deletes every output that no run is making or taking at the moment; returns those deleted and those kept."""
+        """Deletes all that no run is making or taking at the moment, what killed runs left and locks included.
+
+        Returns:
+            The outputs that were deleted, and those that were kept.
+        """
         removed, kept = [], []
-        for entry in self.entries():
-            lock = _try_lock(self._lock_file(entry.stage, entry.key))
-            if lock is None:
-                kept.append(entry)
-                continue
-            try:
-                self._remove(entry.stage, entry.key)
-                self._lock_file(entry.stage, entry.key).unlink(missing_ok=True)
-                removed.append(entry)
-            finally:
-                os.close(lock)
+        for stage, key in self._keys():
+            entry, lock = self._entry(stage, key), _try_lock(self._lock_file(stage, key))
+            if lock is not None:
+                try:
+                    self._remove(stage, key)
+                    self._remove_leftovers(stage, key)
+                    self._lock_file(stage, key).unlink(missing_ok=True)
+                finally:
+                    os.close(lock)
+            if entry is not None:
+                (kept if lock is None else removed).append(entry)
         return removed, kept
+
+    def _keys(self) -> list[tuple[str, str]]:
+        """Stage and key of all that lies in the store: outputs, locks, and what killed runs left."""
+        found = {(f.parent.name, match[0]) for f in self.path.glob("*/*") if (match := _IN_A_NAME.search(f.name))}
+        return sorted(found)
+
+    def _entry(self, stage: str, key: str) -> Entry | None:
+        """An output; None where there is none, or another process deletes it at the moment."""
+        place = self._place(stage, key)
+        try:
+            made = (place / ENTRY).stat().st_mtime
+            size = sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
+        except FileNotFoundError:
+            return None
+        return Entry(stage, key, size, made)
 
     def _place(self, stage: str, key: str) -> Path:
         return self.path / stage / key
@@ -150,6 +178,10 @@ class Store:
     def _temporary(self, stage: str, key: str) -> Path:
         return self.path / stage / f".{key}.{uuid.uuid4().hex[:12]}.tmp"
 
+    def _remove_leftovers(self, stage: str, key: str) -> None:
+        for rest in (self.path / stage).glob(f".{key}.*.tmp"):
+            shutil.rmtree(rest, ignore_errors=True)
+
     def _remove(self, stage: str, key: str) -> None:
         """Deletes under another name: what an interruption leaves can't be taken for an output."""
         if self._place(stage, key).exists():
@@ -158,17 +190,33 @@ class Store:
             shutil.rmtree(rest, ignore_errors=True)
 
 
+def _is_inside(place: Path, name: str) -> bool:
+    """Whether an entry's name is that of a file below its folder: whoever wrote it could lead out of there."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name:
+        return False
+    return not any((place / part).is_symlink() for part in (path, *path.parents))
+
+
 def _link_all(source: Path, target: Path, names: list[str]) -> None:
     """The same files in another folder, on the disk when this returns."""
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source / name, target / name)
-        except OSError:  # another file system, or one without hard links
+        if not (name.endswith(_LINKED) and _link(source / name, target / name)):
             shutil.copyfile(source / name, target / name)
             sync(target / name)
     for folder in {target, *((target / name).parent for name in names)}:
         sync(folder)
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:  # copying would write into whatever is there
+        raise
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
 
 
 def _lock(path: Path, waits: Callable[[], None]) -> int:

@@ -36,7 +36,7 @@ def build_summary(task: Task, goals: Goals, evaluated: dict, timed: dict, data: 
         "case": timed["case"],
         "data": data,
         "notes": [
-            f"{measured} are measured on the test split, which no stage has trained on or chosen by; "
+            f"{measured} are measured on the test split, which no stage was trained on or used to choose anything; "
             "intervals are 95 %",
             f"native {deciding} and native latency of the first rows are of that row's model converted to "
             f"{evaluated['native_schemes']} without further training; the last row is the final student ({scheme})",

@@ -16,18 +16,27 @@ _ROLES = (("cls_token", "bos_token"), ("sep_token", "eos_token"), ("pad_token",)
 MISSING_ALLOWED = 0.01
 
 
-def id_table(student: Any, teacher: Any) -> Tensor:
+def id_table(student: Any, teacher: Any, pair: bool = False) -> Tensor:
     """For every token id of the student's tokenizer, the teacher's id of the same piece of text.
 
     Both must cut texts into the same pieces, as all models with BERT's uncased word pieces do; only the numbering and
     the names of the marks may differ. Pieces that the teacher lacks become its unknown token.
 
+    Args:
+        pair: whether the texts are pairs, of which some models also read the token types.
+
     Returns:
         int64 [largest student id + 1].
 
     Raises:
-        PipelineError: more than 1 % of the pieces are unknown to the teacher.
+        PipelineError: more than 1 % of the pieces are unknown to the teacher, or it reads token types of pairs and the
+            student does not.
     """
+    if pair and _reads_types(teacher) and not _reads_types(student):
+        raise PipelineError(
+            "hidden_weight and mask_tokens need a teacher that reads pairs as the student does, but the teacher reads "
+            "token types, which say which text a token is of, and the student does not: set both to 0"
+        )
     ours: Mapping[str, int] = student.get_vocab()
     theirs: Mapping[str, int] = teacher.get_vocab()
     unknown = teacher.unk_token_id
@@ -52,6 +61,10 @@ def id_table(student: Any, teacher: Any) -> Tensor:
         if piece in theirs:
             table[number] = theirs[piece]
     return table
+
+
+def _reads_types(tokenizer: Any) -> bool:
+    return "token_type_ids" in tokenizer.model_input_names
 
 
 def _first_id(tokenizer: Any, marks: tuple[str, ...]) -> int | None:

@@ -44,6 +44,7 @@ class Measure(TypedDict, total=False):
     key: str  # required: rows have an Estimate or a number under it
     name: str  # required: in headings and sentences
     percent: bool  # required: a share, shown in percent; else a plain number
+    short: str | None  # heading of the table in a terminal; None: not there
 
 
 class TaskInfo(TypedDict, total=False):

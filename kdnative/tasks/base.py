@@ -53,6 +53,7 @@ class Task(ABC):
         measures: figures of the final table. The first decides: the best epoch on the validation split is chosen by it,
             and what a student keeps of its teacher is the ratio of it.
         lacks: keys of recipe sections that mean nothing to the task, and why.
+        numbers: whether labels are targets (floats), not classes.
         divergence_unit: of `divergence`.
     """
 
@@ -110,14 +111,22 @@ class Task(ABC):
 
     @abstractmethod
     def fit_head(
-        self, model: nn.Module, own: Sequence[str], train: Dataset, missing: Collection[str], source: str
+        self,
+        model: nn.Module,
+        own: Sequence[str],
+        train: Dataset,
+        missing: Collection[str],
+        replaced: Collection[str],
+        source: str,
     ) -> None:
         """Adapts the head of a loaded model to the training split, in place.
 
         Args:
             model: a sequence classifier of transformers, made with `head`.
             own: the class names in the model's own configuration.
-            missing: names of the parameters that the model's file does not have. source: of the model, for messages.
+            missing: names of the parameters that the model's file does not have.
+            replaced: names of those that it has in another shape; they are new, too.
+            source: of the model, for messages.
 
         Raises:
             ValueError: the head can't be made to fit.

@@ -46,7 +46,13 @@ class TextClassification(Task):
         return {"num_labels": len(labels), "id2label": numbered, "label2id": {name: i for i, name in numbered.items()}}
 
     def fit_head(
-        self, model: nn.Module, own: Sequence[str], train: Dataset, missing: Collection[str], source: str
+        self,
+        model: nn.Module,
+        own: Sequence[str],
+        train: Dataset,
+        missing: Collection[str],
+        replaced: Collection[str],
+        source: str,
     ) -> None:
         fit_head(model, own, train.labels, missing, source)
 
@@ -58,7 +64,10 @@ class TextClassification(Task):
 
     def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(model(**batch.inputs))
-        return nn.functional.cross_entropy(logits, batch.labels, ignore_index=UNLABELLED)
+        known = batch.labels != UNLABELLED
+        if not known.any():  # the mean of nothing is NaN
+            return logits.sum() * 0.0
+        return nn.functional.cross_entropy(logits[known], batch.labels[known])
 
     def loss(self, predictions: Predictions) -> float:
         """Cross entropy in nats."""

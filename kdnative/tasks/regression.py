@@ -13,19 +13,19 @@ from kdnative.distill import SoftTargetLoss, TargetLoss
 from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson
 from kdnative.evaluate.targets import correlation_difference
 from kdnative.tasks.base import Measure, Task, Trained, estimate
-from kdnative.tasks.heads import last_linear
+from kdnative.tasks.heads import last_linear, log
 
 __all__ = ["TextRegression"]
 
-_NO_CLASSES = "a task of targets has no classes"
+_NO_CLASSES = "a regression task has no classes"
 
 
 class TextRegression(Task):
     """One number. A soft label is the teacher's prediction; Pearson's correlation with the targets decides."""
 
     measures = (
-        Measure("pearson", "Pearson", percent=False, short="Pearson"),
-        Measure("spearman", "Spearman", percent=False, short="Spearman"),
+        Measure("pearson", "Pearson correlation", percent=False, short="Pearson"),
+        Measure("spearman", "Spearman correlation", percent=False, short="Spearman"),
         Measure("agreement", "agreement", percent=False, short="agree"),
         Measure("rmse", "RMSE", percent=False, short="RMSE"),
     )
@@ -37,15 +37,24 @@ class TextRegression(Task):
         return {"num_labels": 1, "problem_type": "regression"}
 
     def fit_head(
-        self, model: nn.Module, own: Sequence[str], train: Dataset, missing: Collection[str], source: str
+        self,
+        model: nn.Module,
+        own: Sequence[str],
+        train: Dataset,
+        missing: Collection[str],
+        replaced: Collection[str],
+        source: str,
     ) -> None:
         """A new head begins at the mean of the targets: from 0 it would spend most of its steps on the way there."""
-        found = last_linear(model, 1)
-        if found is None or f"{found}.weight" not in missing or (bias := model.get_submodule(found).bias) is None:
+        name = last_linear(model, 1)
+        new = name is not None and f"{name}.weight" in {*missing, *replaced}
+        if not new or (bias := model.get_submodule(name).bias) is None:
             return
         targets = [e.label for e in train if e.label is not None]
+        mean = sum(targets) / len(targets)
         with torch.no_grad():
-            bias.fill_(sum(targets) / len(targets))
+            bias.fill_(mean)
+        log.info("%s: its head is new and begins at %.4g, the mean of the training labels", source, mean)
 
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return TargetLoss(weight=weight)
@@ -55,7 +64,10 @@ class TextRegression(Task):
 
     def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         found = logits_of(model(**batch.inputs))[:, 0]
-        return torch.where(batch.labels.isnan(), 0.0, found - batch.labels.nan_to_num()).square().mean()
+        known = ~batch.labels.isnan()
+        if not known.any():  # the mean of nothing is NaN
+            return found.sum() * 0.0
+        return (found[known] - batch.labels[known]).square().mean()
 
     def loss(self, predictions: Predictions) -> float:
         """The mean squared error."""

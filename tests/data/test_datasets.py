@@ -389,3 +389,17 @@ class TestLabelledInPart:
         path = write_csv(tmp_path / "a.csv", [(f"text {i}", str(i) if i % 4 == 0 else "") for i in range(200)])
         found = load_dataset(path, numbers=True, unlabelled="keep")
         assert sum(e.label is None for e in found.train) == 150 and found.test.labelled == len(found.test) > 0
+
+
+def test_unlabelled_texts_of_other_files_are_left_out(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na 1,x\na 2,y\nheld  OUT,\nnew,\na 3,x\na 4,y\n")
+    (tmp_path / "validation.csv").write_text("text,label\nb 1,x\nb 2,y\n")
+    (tmp_path / "test.csv").write_text("text,label\nheld out,x\nb 3,y\n")
+    found = load_dataset(tmp_path, unlabelled="keep")
+    assert [e["text"] for e in found.train if e.label is None] == ["new"]
+
+
+def test_a_missing_second_column_of_a_file_is_named_with_its_option(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,x\n")
+    with pytest.raises(DataError, match=r"'second' is missing.*text_pair_column= .*data\.text_pair and data\.label"):
+        load_dataset(tmp_path / "a.csv", text_pair_column="second")

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from kdnative.data import DataError, load_dataset, model_path
+from kdnative.data.hub import hub_commit
 
 
 class Table:
@@ -54,6 +55,35 @@ def test_unlabelled_test_split_is_replaced_by_the_validation_data(hub):
         f"text {i}" for i in range(100)
     )
     assert 2 <= len(splits.validation) <= 25
+
+
+@pytest.mark.parametrize("hidden", [-1, -1.0, None])
+def test_targets_published_without_labels_are_replaced_too(hub, hidden):
+    def scores(n, start, label=None):
+        return Table(None, text=[f"text {start + i}" for i in range(n)], label=label or [i / n for i in range(n)])
+
+    hub.content = {"train": scores(100, 0), "validation": scores(4, 200), "test": scores(4, 300, [hidden] * 4)}
+    splits = load_dataset("hub:stsb", numbers=True)
+    assert splits.test.column("text") == [f"text {i}" for i in range(200, 204)]
+    hub.content["test"] = scores(4, 300, [2.5] * 4)
+    with pytest.raises(DataError, match="all 4 examples of the test split have the label 2.5, so that nothing can be"):
+        load_dataset("hub:stsb", numbers=True)
+
+
+def test_unlabelled_texts_of_other_splits_are_left_out(hub):
+    labels = [0, 1, None, None] * 2
+    train = Table(("neg", "pos"), text=[f"text {i}" for i in range(8)], label=labels)
+    test = Table(("neg", "pos"), text=["Text  2", "text 9"], label=[0, 1])
+    hub.content = {"train": train, "validation": table(4, 50), "test": test}
+    found = load_dataset("hub:x", unlabelled="keep")
+    assert [e["text"] for e in found.train if e.label is None] == ["text 3", "text 6", "text 7"]
+    assert found.train.labelled == 4
+
+
+def test_a_missing_second_column_is_named_with_its_option(hub):
+    hub.content = {"train": table(4)}
+    with pytest.raises(DataError, match=r"no column 'second'.*text_pair_column= .*data\.text_pair and data\.label"):
+        load_dataset("hub:x", text_pair_column="second")
 
 
 def test_training_data_alone_is_split(hub):
@@ -125,6 +155,19 @@ def test_package_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"a hub: name needs the package .datasets.*kdnative\[hub\]"):
         load_dataset("hub:x")
+
+
+def test_the_commit_of_a_model_that_is_here(monkeypatch):
+    module = ModuleType("huggingface_hub")
+    module.snapshot_download = lambda name, local_files_only: (
+        f"/hub/models--{name}/snapshots/abc" if local_files_only else 0
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    assert hub_commit("m") == "abc"
+    module.snapshot_download = lambda name, local_files_only: open("/absent/model")
+    assert hub_commit("m") is None
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert hub_commit("m") is None
 
 
 def test_models_come_without_pickles(monkeypatch):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import kdnative
 from kdnative.distill import SoftLabels
-from kdnative.pipeline import PipelineError, RunFolder
-from kdnative.pipeline.stages import training
+from kdnative.pipeline import PipelineError, RunFolder, rehearsal
+from kdnative.pipeline.stages import teacher, training
 from tests.pipeline.conftest import changed, write_recipe
 
 PRUNE = {"ffn": 0.5, "layers": 2, "epochs": 2, "lr": 2e-3, "batch_size": 16, "save_every": 2, "amp": False}
@@ -60,6 +62,49 @@ def test_an_interrupted_recovery_goes_on_with_the_same_bits(tiny, tmp_path, monk
     found = run(recipe, b, until="compress_teacher", resume=True)
     assert "compress_teacher: continues from its last saved step" in (found.path / "log.txt").read_text()
     assert found.record("compress_teacher")["digest"] == wanted.record("compress_teacher")["digest"]
+
+
+@pytest.mark.parametrize(
+    ("prune", "words"),
+    [
+        (
+            {"class_weights": [1.0, 2.0, 3.0]},
+            r"compress_teacher\.prune\.class_weights: 3 weights are given, but the data",
+        ),
+        (
+            {"hidden_weight": 1.0, "layers": 2, "layer_map": {3: 3}},
+            r"compress_teacher\.prune\.layer_map: there is no position 3 in the student",
+        ),
+        ({"mask_tokens": 0.1}, r"compress_teacher\.prune\.mask_tokens: the tokenizer of .* has no mask token"),
+    ],
+)
+def test_what_it_cannot_learn_with_is_refused_before_anything_runs(tiny, tmp_path, monkeypatch, prune, words):
+    if "mask_tokens" in prune:
+        without = SimpleNamespace(mask_token_id=None)
+        monkeypatch.setattr(rehearsal, "tokenizer", lambda context, source: without)
+    with pytest.raises(PipelineError, match=words):
+        run(recipe_of(tiny, prune={**PRUNE, **prune}), tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_teacher_is_back_on_the_cpu_before_it_is_cut(tiny, tmp_path, monkeypatch):
+    """Predicting moves it to the recipe's device; the batches that importance is measured with are on the CPU."""
+    calls = []
+
+    class Cut(Exception):
+        pass
+
+    def cut(context, model, source):
+        calls.append("cut")
+        raise Cut
+
+    original = torch.nn.Module.cpu
+    monkeypatch.setattr(torch.nn.Module, "cpu", lambda model: calls.append("cpu") or original(model))
+    monkeypatch.setattr("kdnative.evaluate.predict", lambda *_, **__: calls.append("predict"))
+    monkeypatch.setattr(teacher, "cut", cut)
+    with pytest.raises(Cut):
+        run(recipe_of(tiny), tmp_path, until="compress_teacher")
+    assert calls[-3:] == ["predict", "cpu", "cut"]
 
 
 def test_parts_that_the_teacher_lacks_are_refused_before_anything_runs(tiny, tmp_path):

@@ -48,9 +48,13 @@ def test_interrupted_work_of_the_same_origin_is_kept(folder):
 def test_digest_covers_names_and_contents(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"12")
+    (tmp_path / "model" / "kdnative.json").write_bytes(b"3")  # schemes and configuration
     (tmp_path / "metrics.json").write_bytes(b"{}")  # hours of the clock are in there: no part of what was made
-    line = f"model/a.safetensors\n{hashlib.sha256(b'12').hexdigest()}\n"
-    assert stage_digest(file_digests(tmp_path)) == hashlib.sha256(line.encode()).hexdigest()
+    for name in ("origin.json", "stage.json", "training.state", "store.key"):
+        (tmp_path / name).write_bytes(b"how it came about")
+    files = {"a.safetensors": b"12", "kdnative.json": b"3"}
+    lines = "".join(f"model/{name}\n{hashlib.sha256(content).hexdigest()}\n" for name, content in files.items())
+    assert stage_digest(file_digests(tmp_path)) == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_what_a_killed_process_left_is_neither_hashed_nor_kept(folder):
@@ -63,6 +67,25 @@ def test_what_a_killed_process_left_is_neither_hashed_nor_kept(folder):
     (place / ".model.0123456789ab.tmp" / "model.safetensors").write_bytes(b"half")
     assert file_digests(place) == before and list(before) == ["w.safetensors"]
     assert sorted(os.listdir(folder.begin("distil", ORIGIN))) == ["origin.json", "w.safetensors"]
+
+
+def test_the_key_that_an_attempt_began_with(folder):
+    folder.begin("distil", ORIGIN, "first")
+    folder.begin("distil", ORIGIN, "second")
+    assert folder.began_as("distil") == "first" and folder.began_as("distil") is None
+    (folder.begin("prune", ORIGIN, "x") / "store.key").unlink()
+    assert folder.began_as("prune") is None
+
+
+def test_a_half_taken_output_is_no_attempt_to_go_on_with(folder):
+    def fill(place):
+        write_json(place / "origin.json", ORIGIN)
+        (place / "w.safetensors").write_bytes(b"half")
+        raise OSError("the store is gone")
+
+    with pytest.raises(OSError, match="the store is gone"):
+        folder.adopt("distil", fill)
+    assert os.listdir(folder.begin("distil", ORIGIN)) == ["origin.json"]
 
 
 def test_the_training_state_goes_only_after_the_stage_is_visible(folder, monkeypatch):

@@ -58,7 +58,7 @@ def test_a_tokenizer_without_a_mask_token():
         settings=SimpleNamespace(mask_tokens=0.1, batch_size=4),
         recipe=SimpleNamespace(seed=0),
         shared=SimpleNamespace(cache=cache),
-        stage="distil",
+        section="distil",
     )
     with pytest.raises(PipelineError, match=r"distil\.mask_tokens: the tokenizer of m has no mask token; set it to 0"):
         training._batches(context, "m")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdnative.data import Dataset
+from kdnative.data import Dataset, Example
 from kdnative.pipeline import PipelineError
 from kdnative.pipeline.models import load_any, load_for_task
 from kdnative.tasks import TASKS
@@ -106,6 +106,14 @@ def test_a_head_of_another_size_is_named(tmp_path, caplog):
     folder = write_classifier(tmp_path, ["spam", "ham", "eggs"])
     assert logits(load_classifier(folder, ["negative", "positive"])).shape == (2, 2)
     assert "spam, ham, eggs" in caplog.text
+
+
+def test_a_head_that_becomes_one_of_numbers_begins_at_their_mean(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = write_classifier(tmp_path, ["spam", "ham", "eggs"])
+    train = Dataset([Example({"text": "a", "label": y}, str(y)) for y in (1.0, 4.0)])
+    model = load_for_task(folder, TASKS["text-regression"], train)
+    assert model.classifier.bias.tolist() == [2.5] and "begins at 2.5, the mean of the training labels" in caplog.text
 
 
 def test_an_encoder_without_a_head_is_quiet(tmp_path, caplog):

@@ -13,6 +13,7 @@ from kdnative.pipeline.models import parameters
 from kdnative.pipeline.schema import Fraction, Section
 from kdnative.pipeline.stages import Row, Stage, add_stage, recipe_class, remove_stage
 from kdnative.pipeline.stages.training import load_model, save_model
+from kdnative.pipeline.store import Store, store_path
 from tests.pipeline.conftest import changed, write_recipe
 
 
@@ -58,6 +59,8 @@ def test_an_added_stage_runs_in_its_place(with_shrink, tiny, tmp_path):
     rows = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["rows"]
     assert [row["name"] for row in rows] == ["teacher", "distilled", "with a small head", "quantized, native"]
     assert "with a small head" in (run.path / "report.html").read_text(encoding="utf-8")
+    kept = {entry.stage for entry in Store(store_path()).entries()}
+    assert "distil" in kept and "shrink" not in kept, "its code has no version"
 
 
 def test_a_recipe_that_leaves_it_out_is_as_without(with_shrink, tiny, tmp_path):

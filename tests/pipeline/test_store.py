@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,8 +16,9 @@ import pytest
 
 import kdnative
 from kdnative.cli import main
-from kdnative.pipeline import RunFolder
+from kdnative.pipeline import RunFolder, load_recipe, runner
 from kdnative.pipeline import store as module
+from kdnative.pipeline.stages import training
 from kdnative.pipeline.store import Store, store_path
 from tests.pipeline.conftest import changed, write_recipe
 
@@ -35,6 +37,7 @@ def made(place: Path, content: bytes = b"weights") -> Path:
     (place / "model" / "w.safetensors").write_bytes(content)
     (place / "stage.json").write_text("{}")
     (place / "training.state").write_bytes(b"steps")
+    (place / "store.key").write_text(KEY)
     (place / ".w.0123456789ab.tmp").write_bytes(b"half")
     return place
 
@@ -72,6 +75,43 @@ def test_files_are_copied_where_they_cannot_be_linked(store, tmp_path, monkeypat
     assert has(store)
 
 
+def test_only_weights_are_links(store, tmp_path):
+    """Whoever edits a small file of a run in place must not change other runs."""
+    put(store, made(tmp_path / "a"))
+    (tmp_path / "a" / "stage.json").write_text('{"edited": 1}')
+    assert has(store)
+    assert (tmp_path / "a" / "model" / "w.safetensors").stat().st_nlink == 2 or os.name == "nt"
+
+
+@pytest.mark.parametrize(
+    "name", ["../../out.safetensors", "/absolute", "model/../stage.json", "link/out", "link", "\0"]
+)
+def test_names_that_lead_out_of_the_store_are_refused(store, tmp_path, name):
+    put(store, made(tmp_path / "a"))
+    place = store.path / "distil" / KEY
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "out").write_bytes(b"x")
+    (store.path / "out.safetensors").write_bytes(b"x")
+    (place / "link").symlink_to(outside if name == "link/out" else outside / "out")
+    entry = json.loads((place / "entry.json").read_text())
+    name = str(outside / "out") if name == "/absolute" else name
+    content = b"{}" if name.endswith("stage.json") else b"x"
+    entry["files"][name] = hashlib.sha256(content).hexdigest()
+    (place / "entry.json").write_text(json.dumps(entry))
+    assert not has(store)
+
+
+def test_what_is_there_already_is_not_written_over(tmp_path):
+    (tmp_path / "new").mkdir()
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "w.safetensors").write_bytes(place.encode())
+    with pytest.raises(FileExistsError):
+        module._link_all(tmp_path / "a", tmp_path / "b", ["w.safetensors"])
+    assert (tmp_path / "b" / "w.safetensors").read_bytes() == b"b"
+
+
 @pytest.mark.parametrize("damage", ["a bit", "gone", "no entry", "not JSON"])
 def test_what_has_changed_is_not_there(store, tmp_path, damage):
     put(store, made(tmp_path / "a"))
@@ -92,7 +132,8 @@ def test_what_has_changed_is_not_there(store, tmp_path, damage):
 def test_keys_tell_origins_stages_and_versions_apart():
     others = [Store.key("prune", 1, ORIGIN), Store.key("distil", 2, ORIGIN)]
     others.append(Store.key("distil", 1, {**ORIGIN, "data": "x"}))
-    assert len({KEY, *others}) == 4 and Store.key("distil", 1, dict(reversed(ORIGIN.items()))) == KEY
+    others.append(Store.key("distil", 1, ORIGIN, {"device": "cuda"}))
+    assert len({KEY, *others}) == 5 and Store.key("distil", 1, dict(reversed(ORIGIN.items()))) == KEY
 
 
 _KILLED = """
@@ -117,7 +158,7 @@ with store.held("distil", key):
 """
 
 
-@pytest.mark.parametrize(("call", "number"), [("link", 1), ("link", 2), ("fsync", 1), ("fsync", 3), ("rename", 1)])
+@pytest.mark.parametrize(("call", "number"), [("link", 1), ("fsync", 1), ("fsync", 3), ("rename", 1)])
 def test_half_written_outputs_are_never_there(store, tmp_path, call, number):
     command = [sys.executable, "-c", _KILLED, str(store.path), str(made(tmp_path / "a")), call, str(number)]
     end = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -172,6 +213,29 @@ def test_clear_keeps_what_a_run_holds(store, tmp_path):
         assert store.has("distil", other)
     assert [e.key for e in store.clear()[0]] == [other] and store.entries() == []
     assert list((store.path / "distil").iterdir()) == []
+
+
+def test_clear_leaves_nothing_that_is_free(store, tmp_path):
+    put(store, made(tmp_path / "a"))
+    first, second, third = (Store.key("distil", n, {}) for n in (2, 3, 4))
+    place = store.path / "distil"
+    (place / f".{first}.0123456789ab.tmp").mkdir()
+    (place / f".{first}.0123456789ab.tmp" / "w.safetensors").write_bytes(b"half")
+    (place / second).mkdir()  # lost its entry
+    (place / f"{third}.lock").touch()
+    (place / "notes.txt").write_text("mine")
+    assert [e.key for e in store.entries()] == [KEY]
+    removed, kept = store.clear()
+    assert [e.key for e in removed] == [KEY] and kept == []
+    assert [f.name for f in place.iterdir()] == ["notes.txt"]
+
+
+def test_outputs_may_vanish_while_they_are_listed(store, tmp_path, monkeypatch):
+    put(store, made(tmp_path / "a"))
+    keys = store._keys()
+    store.clear()
+    monkeypatch.setattr(store, "_keys", lambda: keys)
+    assert store.entries() == []
 
 
 def test_where_it_lies(tmp_path, monkeypatch):
@@ -247,3 +311,53 @@ def test_a_store_that_cannot_be_written_costs_nothing_but_sharing(tiny, tmp_path
     run = RunFolder(kdnative.run(path, runs=tmp_path / "runs", until="train_teacher", progress=False))
     assert "no store, so nothing is shared" in (run.path / "log.txt").read_text(encoding="utf-8")
     assert run.record("train_teacher") is not None
+
+
+def test_a_store_that_fails_later_costs_nothing_but_sharing(tiny, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "train_teacher").write_text("no folder")
+    path = write_recipe(tmp_path / "r.yaml", changed(tiny, store=str(tmp_path / "s"), train_teacher={"epochs": 0}))
+    run = RunFolder(kdnative.run(path, runs=tmp_path / "runs", until="compress_teacher", progress=False))
+    assert (run.path / "log.txt").read_text(encoding="utf-8").count("the store is left alone from here on") == 1
+    assert run.record("compress_teacher") is not None
+
+
+def test_schemes_that_differ_are_other_outputs_even_with_the_same_weights(tiny, tmp_path):
+    untrained = {"train_teacher": {"epochs": 0}, "train_baseline": None, "prune": None, "distil": {"epochs": 0}}
+    digests = {}
+    for scheme in ("w8a8", "w4a8-g64"):
+        recover = {"epochs": 0, "schemes": scheme}
+        path = write_recipe(tmp_path / "r.yaml", changed(tiny, name=scheme, recover=recover, **untrained))
+        run = RunFolder(kdnative.run(path, runs=tmp_path / "runs", until="convert", progress=False))
+        digests[scheme] = [run.record(stage)["digest"] for stage in ("distil", "recover", "convert")]
+        schemes = {row["scheme"] for row in run.metrics("convert")["conversion"]}
+        assert scheme in schemes and not schemes & ({"w8a8", "w4a8-g64"} - {scheme})
+    same = [a == b for a, b in zip(*digests.values(), strict=True)]
+    assert same == [True, False, False]
+
+
+def test_what_was_begun_elsewhere_is_not_shared(tiny, tmp_path, monkeypatch):
+    path = write_recipe(tmp_path / "r.yaml", changed(tiny, store=str(tmp_path / "s"), train_teacher={"epochs": 1}))
+    options = {"runs": tmp_path / "runs", "until": "train_teacher", "progress": False}
+
+    class Ended(training._Clock):
+        def on_step(self, progress):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_Clock", Ended)
+        patch.setattr(runner, "_made_with", lambda *_: {"device": "another"})
+        kdnative.run(path, **options)
+    run = RunFolder(kdnative.run(path, resume=True, **options))
+    assert "train_teacher: not kept in the store" in (run.path / "log.txt").read_text(encoding="utf-8")
+    assert Store(tmp_path / "s").entries() == [] and run.record("train_teacher") is not None
+
+
+def test_keys_hold_what_changes_bits(tiny, tmp_path, monkeypatch):
+    recipe = load_recipe(write_recipe(tmp_path / "r.yaml", changed(tiny, teacher={"source": "hub:owner/name"})))
+    stage = recipe.active_stages()[0]
+    monkeypatch.setattr("kdnative.data.hub.hub_commit", lambda name: f"commit of {name}")
+    found = runner._made_with(stage, recipe, "cpu")
+    assert found.keys() == {"device", "bf16", "torch", "transformers", "hub:owner/name"}
+    assert found["device"] == "cpu" and found["hub:owner/name"] == "commit of owner/name"
+    json.dumps(found)

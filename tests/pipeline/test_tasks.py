@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 import kdnative
 from kdnative.pipeline import PipelineError, RecipeError, RunFolder, load_recipe
+from kdnative.pipeline.stages import Context, Shared, pruning
 from kdnative.tasks import TASKS
 from tests.pipeline.conftest import BAD, GOOD, OTHER, changed, sentences, write_model, write_recipe
 
@@ -72,12 +74,23 @@ def test_regression_of_texts_labelled_in_part(tiny, tmp_path):
     assert rows["teacher"]["pearson"]["value"] > 0.5 and rows["teacher"]["agreement"]["value"] == pytest.approx(1.0)
     assert rows["native"]["kept"] == rows["native"]["pearson"]["value"] / rows["teacher"]["pearson"]["value"]
     text = (done.path / "summary.txt").read_text(encoding="utf-8")
-    assert "Pearson [95 %]" in text and "Spearman" in text and "teacher's Pearson" in text
-    assert "validation Pearson" in (done.path / "report.html").read_text(encoding="utf-8")
+    assert "Pearson [95 %]" in text and "Spearman" in text and "teacher's Pearson correlation" in text
+    assert "validation Pearson correlation" in (done.path / "report.html").read_text(encoding="utf-8")
     assert "validation_pearson" in done.metrics("distil")["history"][0]
     assert {"drop", "divergence"} <= done.metrics("evaluate")["sensitivity"][0].keys()
     student = kdnative.load(done.output("convert") / "model")
     assert any(type(m).__name__ == "Encoder" for m in student.modules()) and student.config.problem_type == "regression"
+
+
+def test_importance_is_measured_on_labelled_examples_alone(tiny, tmp_path):
+    data = {"source": str(write_ratings(tmp_path / "data.tsv", 100, known=4)), "unlabelled": "keep"}
+    recipe = load_recipe(write_recipe(tmp_path / "r.yaml", changed(tiny, task="text-regression", data=data)))
+    shared = Shared(recipe)
+    place = RunFolder(tmp_path / "run")
+    context = Context(recipe, place, "prune", tmp_path, "cpu", logging.getLogger(), False, shared)
+    batches = pruning._calibration(context, recipe.student_source)
+    assert batches and not any(batch.labels.isnan().any() for batch in batches)
+    assert 0 < sum(map(len, batches)) <= shared.data.train.labelled < len(shared.data.train)
 
 
 def test_pairs_of_two_classes(tiny, tmp_path):
@@ -136,15 +149,15 @@ def test_the_head_of_a_regression_begins_at_the_mean(tiny, tmp_path):
         ({"data": {"text_pair": "b"}}, "data.text_pair: the task text-classification reads one text"),
         (
             {"task": "text-regression", "distil": {"label_smoothing": 0.1}},
-            "distil.label_smoothing is 0.1, but a task of targets has no classes: leave it out",
+            "distil.label_smoothing is 0.1, but a regression task has no classes: leave it out",
         ),
         (
             {"task": "text-regression", "compress_teacher": {"top_k": 3}},
-            "compress_teacher.top_k is 3, but a task of targets has no classes",
+            "compress_teacher.top_k is 3, but a regression task has no classes",
         ),
         (
             {"task": "sentence-pair-regression", "train_teacher": {"class_weights": "balanced"}},
-            "train_teacher.class_weights is 'balanced', but a task of targets has no classes",
+            "train_teacher.class_weights is 'balanced', but a regression task has no classes",
         ),
     ],
 )

@@ -11,6 +11,8 @@ from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
 
 
 class Tokenizer:
+    model_input_names = ("input_ids", "attention_mask")
+
     def __init__(self, vocabulary, unk=None, **marks):
         self.vocabulary = {piece: number for number, piece in enumerate(vocabulary)}
         self.unk_token_id = None if unk is None else self.vocabulary[unk]
@@ -46,6 +48,15 @@ def test_unlike_vocabularies_are_refused():
 def test_a_teacher_without_unknown_token_is_refused():
     with pytest.raises(PipelineError, match="no unknown token"):
         id_table(Tokenizer(WORDS), Tokenizer(WORDS))
+
+
+def test_a_teacher_that_misses_the_token_types_of_pairs_is_refused():
+    without, reads = Tokenizer(["u", *WORDS], "u"), Tokenizer(["u", *WORDS], "u")
+    reads.model_input_names = ("input_ids", "token_type_ids", "attention_mask")
+    with pytest.raises(PipelineError, match="teacher reads token types, .* the student does not: set both to 0"):
+        id_table(without, reads, pair=True)
+    for ours, theirs, pair in ((without, reads, False), (reads, without, True), (reads, reads, True)):
+        assert id_table(ours, theirs, pair).tolist() == list(range(201))
 
 
 def test_the_teacher_reads_translated_ids():

@@ -56,11 +56,13 @@ def test_heads():
 
 def test_a_new_head_of_numbers_begins_at_their_mean():
     train = dataset([1.0, None, 4.0])
-    new, known = Classifier(1), Classifier(1)
-    before = known.classifier.bias.clone()
-    NUMBERS.fit_head(new, ["LABEL_0"], train, {"classifier.weight", "classifier.bias"}, "folder")
-    NUMBERS.fit_head(known, ["LABEL_0"], train, set(), "folder")
-    assert new.classifier.bias.item() == 2.5 and torch.equal(known.classifier.bias, before)
+    new, replaced, known = (Classifier(1) for _ in range(3))
+    before, parameters = known.classifier.bias.clone(), {"classifier.weight", "classifier.bias"}
+    NUMBERS.fit_head(new, ["LABEL_0"], train, parameters, set(), "folder")
+    NUMBERS.fit_head(replaced, ["a", "b"], train, set(), parameters, "folder")
+    NUMBERS.fit_head(known, ["LABEL_0"], train, set(), set(), "folder")
+    assert new.classifier.bias.item() == replaced.classifier.bias.item() == 2.5
+    assert torch.equal(known.classifier.bias, before)
 
 
 def test_scores_and_losses():
@@ -122,6 +124,11 @@ def test_examples_without_a_label_do_not_count(task, labels, names):
     importance = task.labels_loss(model, batch)
     importance.backward()
     assert torch.isfinite(importance) and importance > 0 and torch.isfinite(model.bert.weight.grad).all()
+    assert importance.item() == pytest.approx(task.labels_loss(model, known).item()), "a mean over what is labelled"
+    nothing = task.labels_loss(model, data.batch(np.array([1])))
+    model.zero_grad()
+    nothing.backward()
+    assert nothing.item() == 0.0 and not model.bert.weight.grad.any()
 
 
 def test_validation_is_what_training_asks_for():

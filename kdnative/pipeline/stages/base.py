@@ -37,7 +37,7 @@ class Context:
         run: the run's folder, to read the outputs of earlier stages from.
         folder: where this stage writes. Kept when the stage is interrupted, made visible when it returns.
         device: ``"cpu"`` or ``"cuda"``, for training; conversion and native measurements are on the CPU.
-        section: another part of the recipe to take the settings from than the stage's own.
+        part: the section inside of the stage's own to take the settings from.
         earlier_seconds: what interrupted attempts took whose work this one goes on with.
     """
 
@@ -49,7 +49,7 @@ class Context:
     log: Logger
     progress: bool
     shared: Shared
-    section: Any = None
+    part: str | None = None
     earlier_seconds: float = 0.0
     start: float = field(default_factory=time.perf_counter)
 
@@ -59,7 +59,18 @@ class Context:
 
     @property
     def settings(self) -> Any:
-        return getattr(self.recipe, self.stage) if self.section is None else self.section
+        own = getattr(self.recipe, self.stage)
+        return own if self.part is None else getattr(own, self.part)
+
+    @property
+    def section(self) -> str:
+        """What the settings are called in the recipe."""
+        return self.stage if self.part is None else f"{self.stage}.{self.part}"
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether the stage's model is the teacher, and not the student."""
+        return any(stage.teacher for stage in self.recipe.stages if stage.name == self.stage)
 
     @property
     def data(self) -> DataSplits:
@@ -134,8 +145,8 @@ class Stage:
         student: whether its model is the student that later stages start from.
         new: whether its model starts as a new student.
         row: the row of the final table that shows its model.
-        shared: whether runs may share its output through the store; not where the clock decides.
-        version: of its code; another one where the same settings make something else from now on.
+        version: of its code; another one where the same settings make something else from now on. None: runs do not
+            share its output through the store, as the clock decides it, or nobody counts the versions of its code.
         rehearse: what it does to models without values, to learn before anything runs what can't work.
     """
 
@@ -153,6 +164,5 @@ class Stage:
     student: bool = False
     new: bool = False
     row: Row | None = None
-    shared: bool = True
-    version: int = 1
+    version: int | None = None
     rehearse: Callable[[Rehearsal], None] = lambda rehearsal: None

@@ -152,7 +152,8 @@ EVALUATE = Stage(
     section=Evaluate,
     default=Evaluate(),
     needs=_measured,
-    uses=("data", "teacher", "student"),
+    uses=("data", "teacher", "student", "convert"),
+    version=1,
 )
 BENCHMARK = Stage(
     "benchmark",
@@ -162,7 +163,6 @@ BENCHMARK = Stage(
     needs=_measured,
     uses=("evaluate",),
     uses_data=False,
-    shared=False,
 )
 REPORT = Stage(
     "report",
@@ -171,6 +171,5 @@ REPORT = Stage(
     default=Report(),
     needs=lambda recipe: ("evaluate", "benchmark"),
     uses=("data", "goals"),
-    shared=False,
     results=lambda recipe: RESULTS if recipe.report.html else SUMMARY,
 )

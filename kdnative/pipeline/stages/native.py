@@ -60,7 +60,8 @@ CONVERT = Stage(
     section=Convert,
     default=Convert(),
     needs=lambda recipe: (recipe.student_before("convert"),),
-    uses=("data", "teacher", "student"),
+    uses=("data", "teacher", "student", "recover"),  # where it has no schemes, it takes those of `recover`
+    version=1,
     row=NATIVE,
     rehearse=_rehearse,
 )

@@ -59,16 +59,20 @@ def _recover(context: Context) -> dict[str, Any]:
     return {**_learn(context, model), "quantized_layers": quantized}
 
 
+def _rehearse_distil(rehearsal: Rehearsal) -> None:
+    rehearsal.check_hidden("distil", "distil", rehearsal.recipe.distil, rehearsal.student)
+
+
 def _rehearse_prune(rehearsal: Rehearsal) -> None:
     rehearse_cut(rehearsal, rehearsal.student, rehearsal.recipe.prune, "prune", "prune")
-    rehearsal.check_hidden("prune")
+    rehearsal.check_hidden("prune", "prune", rehearsal.recipe.prune, rehearsal.student)
 
 
 def _rehearse_recover(rehearsal: Rehearsal) -> None:
     from kdnative.quantize import prepare_qat_
 
     settings = rehearsal.recipe.recover
-    rehearsal.check_hidden("recover")
+    rehearsal.check_hidden("recover", "recover", settings, rehearsal.student)
     with rehearsal.blaming("recover.schemes", {"recover"}):
         prepare_qat_(rehearsal.student, settings.schemes, clip=settings.clip)
 
@@ -110,7 +114,9 @@ def _running_teacher(context: Context) -> nn.Module:
     ours, theirs = context.recipe.student_source, context.recipe.teacher.source
     if ours == theirs:
         return teacher
-    return TranslatingTeacher(teacher, id_table(tokenizer(context, ours), tokenizer(context, theirs)))
+    return TranslatingTeacher(
+        teacher, id_table(tokenizer(context, ours), tokenizer(context, theirs), context.task.pair)
+    )
 
 
 def _sources(recipe: Recipe) -> tuple[str, ...]:
@@ -127,6 +133,7 @@ TRAIN_BASELINE = Stage(
     optional=True,
     needs=lambda recipe: ("train_teacher",),
     uses=_STUDENT,
+    version=1,
     sources=_sources,
     new=True,
     row=Row("baseline", "student, hard labels only"),
@@ -138,11 +145,12 @@ DISTIL = Stage(
     default=Distilling(),
     needs=lambda recipe: ("train_teacher", "compress_teacher"),
     uses=_STUDENT,
+    version=1,
     sources=_sources,
     student=True,
     new=True,
     row=Row("distilled", "distilled"),
-    rehearse=lambda rehearsal: rehearsal.check_hidden("distil"),
+    rehearse=_rehearse_distil,
 )
 PRUNE = Stage(
     "prune",
@@ -152,6 +160,7 @@ PRUNE = Stage(
     optional=True,
     needs=lambda recipe: ("train_teacher", "compress_teacher", recipe.student_before("prune")),
     uses=_STUDENT,
+    version=1,
     student=True,
     row=Row("pruned", "pruned, recovered"),
     rehearse=_rehearse_prune,
@@ -164,6 +173,7 @@ RECOVER = Stage(
     optional=True,
     needs=lambda recipe: ("train_teacher", "compress_teacher", recipe.student_before("recover")),
     uses=_STUDENT,
+    version=1,
     student=True,
     rehearse=_rehearse_recover,
 )

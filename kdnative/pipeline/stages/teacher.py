@@ -55,7 +55,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     compressed = settings.scheme is not None or settings.prune is not None
     before = predict(teacher, validation, batch_size=settings.batch_size, device=device) if compressed else None
     if settings.prune is not None:
-        metrics |= _pruned(context, teacher, source)
+        metrics |= _pruned(context, teacher.cpu(), source)
     if settings.scheme is not None:
         report = convert_(teacher.cpu(), settings.scheme)
         teacher, device = report.model, "cpu"
@@ -73,7 +73,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
 
 def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]:
     """Removes parts of the teacher, in place; what is left learns from the labels and from the teacher as it was."""
-    inner = replace(context, section=context.settings.prune)
+    inner = replace(context, part="prune")
     whole = copy.deepcopy(teacher)
     figures = cut(inner, teacher, source)
     loss = distillation_loss(inner, teacher, whole)
@@ -83,11 +83,11 @@ def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]
 
 
 def _rehearse_compression(rehearsal: Rehearsal) -> None:
-    settings = rehearsal.recipe.compress_teacher.prune
+    settings, section = rehearsal.recipe.compress_teacher.prune, "compress_teacher.prune"
     if settings is not None:  # on a copy: hidden states come from the whole teacher
-        rehearse_cut(
-            rehearsal, copy.deepcopy(rehearsal.teacher), settings, "compress_teacher.prune", "compress_teacher"
-        )
+        pruned = copy.deepcopy(rehearsal.teacher)
+        rehearse_cut(rehearsal, pruned, settings, section, "compress_teacher")
+        rehearsal.check_hidden(section, "compress_teacher", settings, pruned)
 
 
 def for_hidden_states(teacher: nn.Module, scheme: str | None, device: str) -> nn.Module:
@@ -109,6 +109,7 @@ TRAIN_TEACHER = Stage(
     section=Training,
     default=Training(),
     uses=("data", "teacher"),
+    version=1,
     sources=lambda recipe: (recipe.teacher.source,),
     teacher=True,
     row=TEACHER,
@@ -121,6 +122,7 @@ COMPRESS_TEACHER = Stage(
     default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),
     uses=("data", "teacher"),
+    version=1,
     teacher=True,
     rehearse=_rehearse_compression,
 )

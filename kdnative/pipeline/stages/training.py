@@ -85,7 +85,7 @@ def class_weights(context: Context) -> list[float] | None:
     absent = [name for name, count in counts.items() if not count]
     if absent:
         raise ValueError(
-            f"{context.stage}.class_weights is 'balanced', but the training split has no {absent[0]!r}: "
+            f"{context.section}.class_weights is 'balanced', but the training split has no {absent[0]!r}: "
             "give the weights as a list"
         )
     return [sum(counts.values()) / (len(counts) * count) for count in counts.values()]
@@ -155,7 +155,7 @@ def _batches(context: Context, source: str) -> Batches | MaskedBatches:
     from kdnative.pipeline.limits import check_mask_token
 
     words = tokenizer(context, source)
-    mask = check_mask_token(context.stage, source, words)
+    mask = check_mask_token(context.section, source, words)
     return MaskedBatches(batches, settings.mask_tokens, mask, words.all_special_ids, seed)
 
 
@@ -167,13 +167,14 @@ def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
     )
 
     recipe = context.recipe
-    who = "teacher" if context.stage == "train_teacher" else "student"
+    who = "teacher" if context.of_teacher else "student"
     stages = recipe.active_stages()
     check_sizes(recipe, who, source, model, [stage.name for stage in stages])
     for stage in stages:
         own = recipe.teacher.source if stage.teacher else recipe.student_source
-        if getattr(getattr(recipe, stage.name), "mask_tokens", 0) and own == source:
-            check_mask_token(stage.name, source, tokenizer(context, source))
+        for name, section in recipe.sections_of(stage):
+            if getattr(section, "mask_tokens", 0) and own == source:
+                check_mask_token(name, source, tokenizer(context, source))
 
 
 def save_model(context: Context, model: nn.Module, source: str) -> int:
