@@ -93,10 +93,7 @@ def _integer_product(rows: Tensor, weight: QuantizedWeight, bias: Tensor | None)
     codes, scale = arithmetic.quantize_rows(rows)
     if weight.group_size is None:
         if k > arithmetic.MAX_INPUTS:
-            raise RuntimeError(
-                f"the weight has more than {arithmetic.MAX_INPUTS} inputs, whose int8 products could overflow int32; "
-                "use a scheme with groups (w4a8-g64) or float activations (w8a16)"
-            )
+            raise RuntimeError(arithmetic.TOO_MANY_INPUTS)
         return arithmetic.per_channel_linear(codes, scale, weight.qweight.float(), weight.scale, bias)
     steps = weight.qweight.float().view(n, -1, weight.group_size)
     if weight.zero is not None:

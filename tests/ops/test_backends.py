@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from kdnative.convert import convert_
+from kdnative.convert import convert_, decide
 from kdnative.formats.layouts import Dense, Sparse
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.nn import Linear
 from kdnative.ops import schemas
 from kdnative.ops.backends import backend_for
+from kdnative.patterns import Selection
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 
 
@@ -85,6 +86,25 @@ def test_shapes(text, shape, words):
         Linear(shape[1], shape[0], text)
     assert backend_for("cpu").refusal(Scheme.parse(text), shape) is not None
     assert backend_for("cpu").refusal(Scheme.parse("w8a8+4x1"), (8, 2**16)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"), [("w8a8", False), ("w4a8-g64-int", False), ("w4a8-g64", True), ("w8a16", True)]
+)
+def test_inputs_whose_products_could_overflow(text, fits):
+    """Refused when a model is planned, not at its first call."""
+    most, more = 133120, 133184  # multiples of 64 around 133144
+    cpu, scheme = backend_for("cpu"), Scheme.parse(text)
+    assert cpu.refusal(scheme, (64, most)) is None and (cpu.refusal(scheme, (64, more)) is None) == fits
+    model = nn.Sequential(nn.Linear(more, 64, device="meta"))
+    plan = decide(model, Selection(text, (), Scheme.parse))
+    assert plan["0"].action == ("converted" if fits else "kept")
+    if fits:
+        FakeQuantLinear(more, 64, scheme=text, device="meta")
+    else:
+        assert "more than 133144 inputs" in plan["0"].refusal.reason
+        with pytest.raises(ValueError, match="more than 133144 inputs.*use a scheme with groups"):
+            prepare_qat_(model, text)
 
 
 def test_devices_without_a_backend_have_the_reference():
