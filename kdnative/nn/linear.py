@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -210,7 +209,7 @@ class Linear(nn.Module):
         weight, _ = self.layout.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             zero = torch.zeros(weight.scale.shape, dtype=torch.int8, device=weight.scale.device)
-            weight = replace(weight, zero=zero)
+            weight = weight.changed(zero=zero)
         return weight
 
     @property
