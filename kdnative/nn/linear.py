@@ -317,7 +317,10 @@ class Linear(nn.Module):
         """RuntimeError where the backend of a device does not compute with this layer's weights."""
         backend = backend_for(device)
         if refusal := backend.refusal(self.scheme, (self.out_features, self.in_features)):
-            raise RuntimeError(f"kdnative.nn.Linear can't move to {device}: {refusal}")
+            raise RuntimeError(
+                f"kdnative.nn.Linear can't move to {device}: {refusal}. Call .cpu() on the model to bring back what "
+                "has moved"
+            )
         if backend.is_fallback:
             warnings.warn(
                 f"kdnative has no kernels for {device}: its linears run in plain torch there, which is slow. There are "
