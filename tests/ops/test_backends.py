@@ -114,6 +114,44 @@ def test_devices_without_a_backend_have_the_reference():
     assert "static" in reference.refusal(Scheme.parse("w8au8"))
 
 
+_REPLACED = """
+import torch
+impl = torch.library.Library.impl
+
+def as_in_torch_2_10(*arguments, allow_override=False, **options):  # later ones replace without being asked
+    impl(*arguments, allow_override=allow_override, **options)
+
+torch.library.Library.impl = as_in_torch_2_10
+from kdnative import ops
+from kdnative.ops.backends import implement, reference
+for device in ("cuda", "xpu", "privateuseone"):
+    implement(device, reference.IMPLEMENTATIONS)
+for value in (1, 2):
+    implement("cpu", {"quantize_per_token": lambda x: (torch.full_like(x, value).to(torch.int8), x[..., 0])})
+    assert bool((ops.quantize_per_token(torch.randn(2, 3))[0] == value).all())
+try:
+    implement("mps", {})
+except ValueError as error:
+    assert "can't be implemented for 'mps': allowed are cpu, cuda, xpu" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_a_backend_takes_over_from_the_reference():
+    done = subprocess.run([sys.executable, "-c", _REPLACED], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_devices_without_float64_are_refused():
+    """Before a module moves to where the reference could not compute."""
+    words = "there are no kernels for mps, and no float64"
+    assert words in backend_for("mps").refusal(Scheme.parse("w8a8"), (8, 64))
+    assert not torch._C._dispatch_has_kernel_for_dispatch_key("kdnative::linear_w8a8", "MPS")
+    with pytest.raises(RuntimeError, match=f"Linear can't move to mps:0: {words}"):
+        Linear.from_float(nn.Linear(64, 8))._refuse(torch.device("mps:0"))
+
+
 def test_every_operator_has_shapes_and_is_registered_with_torch():
     for name in schemas.OPERATORS:
         operator = getattr(torch.ops.kdnative, name).default
