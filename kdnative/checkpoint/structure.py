@@ -106,7 +106,7 @@ def fit(
             new, old = native(name, entry), model.get_submodule(name)
             if isinstance(new, Encoder) and shapes is not None:  # the caller's configuration, not one from a file
                 new.adopt(getattr(old, "config", None))
-            if isinstance(new, EncoderLayer):
+            if isinstance(new, EncoderLayer) and (isinstance(old, EncoderLayer) or known_layers.is_layer(old)):
                 new.remember(old)
             _put(model, name, new, places)
         elif entry_of(old := model.get_submodule(name)) != entry:

@@ -37,7 +37,7 @@ def to_float_(model: nn.Module) -> list[str]:
     :class:`kdnative.nn.EncoderLayer` a layer of the class that it was, whose layer scales are 1 as the weights have
     them in them (that of a quick GELU, 1.702, is divided out, which rounds once more). Embeddings that
     share an int8 table share a float one; linears that shared a weight with others have their own. Biases that a layer
-    of torch left out are zeros, and its dropout is 0.
+    of torch left out are zeros, and its dropout is 0; without a last norm that says otherwise it is in float32.
 
     Converting again with the same scheme gives the same integers for symmetric schemes without ``clip_search``: the
     largest weight of a channel or group has the largest code. With zero points, integer scales or a searched range the
@@ -62,7 +62,7 @@ def to_float_(model: nn.Module) -> list[str]:
     for name, module in modules.items():
         try:
             floats[id(module)] = _float_of(module).train(module.training)
-        except (RuntimeError, ValueError, Unsupported) as reason:
+        except (AttributeError, RuntimeError, ValueError, Unsupported) as reason:  # the first: a part is not there
             refused.append(f"{name or type(module).__name__}: {reason}")
     if refused:
         raise ValueError("these modules can't become float ones, so the model is unchanged: " + "; ".join(refused))
@@ -179,7 +179,9 @@ def _torch_encoder(module: TransformerEncoder) -> nn.Module:
         encoder = nn.TransformerEncoder(layers[0], len(layers), norm=module.norm, enable_nested_tensor=False)
         encoder.layers = nn.ModuleList(layers)
     _fill_layers(encoder, torch_encoder.read(encoder).layers, parts)
-    return encoder
+    norm = getattr(encoder, "norm", None)  # a module of the caller's, which says in what the model computes
+    dtype = next((parameter.dtype for parameter in norm.parameters()), None) if norm is not None else None
+    return encoder if dtype is None else encoder.to(dtype)
 
 
 def _torch_layer(spec: dict[str, Any], layer: dict[str, Any]) -> nn.TransformerEncoderLayer:
@@ -207,7 +209,7 @@ def _base_model(module: Encoder) -> nn.Module:
         config = module.config
     except AttributeError:
         raise ValueError("it does not know the configuration of the model that it took the place of") from None
-    model, parts = _skeleton(config, module.pooler is not None), module.parts()
+    model, parts = _skeleton(config, module.pooler is not None).float(), module.parts()
     source = hf.read(model)
     if len(source.layers) != len(parts.layers):
         raise ValueError(f"its configuration says {len(source.layers)} layers, and it has {len(parts.layers)}")
@@ -289,7 +291,7 @@ def _fill_layers(model: nn.Module, layers: list[Layer], parts: EncoderParts) -> 
     own = {id(parameter) for parameter in model.parameters()}
     for layer, part in zip(layers, parts.layers, strict=True):
         for name, linear in (*layer.qkv, layer.output, *layer.ffn_in, layer.ffn_out):
-            if id(linear.weight) not in own:
+            if any(id(parameter) not in own for parameter in linear.parameters()):
                 raise ValueError(f"{name} is put together from other tensors of {type(model).__name__}")
         _fill_layer(layer, cast(LayerParts, part))
 

@@ -296,3 +296,28 @@ def test_an_encoder_without_a_configuration_is_refused():
     alone.load_state_dict(model.state_dict())
     with pytest.raises(ValueError, match="does not know the configuration"):
         to_float_(alone)
+
+
+def test_a_half_precision_encoder_of_torch_comes_back_in_one_dtype():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, 4, 96, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(64), enable_nested_tensor=False).bfloat16().eval()
+    convert_(model, "w8a8")
+    to_float_(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model(torch.randn(2, 5, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_the_dtype_of_a_configuration_rounds_nothing():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=96, vocab_size=50
+    )
+    model = transformers.BertModel(config).eval()
+    config.dtype = torch.bfloat16  # as of a checkpoint that was loaded in it, before .float()
+    norm = torch.nn.init.normal_(model.embeddings.LayerNorm.weight.data).clone()
+    convert_(model, "w8a8")
+    to_float_(model)
+    assert model.embeddings.LayerNorm.weight.dtype == torch.float32
+    assert torch.equal(model.embeddings.LayerNorm.weight, norm)

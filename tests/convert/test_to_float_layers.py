@@ -118,3 +118,25 @@ def test_layers_of_other_libraries(library):
     convert_(model, "w8a8")
     found = [m.packed for m in model.modules() if isinstance(m, EncoderLayer)]
     assert all(torch.equal(a, b) for a, b in zip(found, before, strict=True))
+
+
+def test_parts_that_are_put_together_are_refused():
+    """Queries, keys and values of EVA have their biases apart: a copy of them would be filled, and the layer not."""
+    eva = pytest.importorskip("timm.models.eva")
+    torch.manual_seed(0)
+    block = eva.EvaBlock(48, 3, qkv_bias=True, rotate_half=True).eval()
+    if not hasattr(block.attn, "q_bias") or block.attn.q_bias is None:
+        pytest.skip("this timm keeps the biases of EVA in its linear")
+    model = nn.ModuleList([block])
+    convert_(model, "w8a8")
+    assert isinstance(model[0], EncoderLayer)
+    with pytest.raises(ValueError, match=r"0: attn\.qkv is put together from other tensors"):
+        to_float_(model)
+    assert isinstance(model[0], EncoderLayer)
+
+
+def test_a_layer_that_was_not_converted_here(tmp_path):
+    model = convert_(vision(), "w8a8").model
+    layer = next(module for module in model.modules() if isinstance(module, EncoderLayer))
+    with pytest.raises(ValueError, match="was not made by a conversion"):
+        to_float_(EncoderLayer.from_parts(layer.parts()))

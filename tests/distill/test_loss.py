@@ -33,9 +33,11 @@ def test_settings_reach_the_terms():
         "hard.weight": 0.4,
         "hard.class_weights": [1.0, 2.0],
         "hard.label_smoothing": 0.1,
+        "hard.ignore_index": -100,
         "soft.weight": 0.7,
         "soft.temperature": 3.0,
         "soft.teacher_weights": None,
+        "soft.ignore_index": -100,
     }
 
 

@@ -205,3 +205,36 @@ def test_the_usual_loss_runs_the_model_as_it_is():
     hidden = HiddenStateLoss({1: 1}, 8, 8)
     train(student, Batches(tokens(16), 8), DistillationLoss(hidden=hidden), CONFIG, teachers=[model(1)])
     assert calls == [None] * 4
+
+
+class Casting(nn.Module):
+    """Casts its logits, which changes them under autocast only."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids, attention_mask, output_hidden_states=False):
+        answer = self.inner(input_ids, attention_mask, output_hidden_states)
+        answer.logits = answer.logits.float()
+        return answer
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_head_is_looked_for_as_forward_passes_run(precision):
+    student = Casting(model(0))
+    config = TrainConfig(1, 1e-2, precision=precision, device="cpu")
+    history = train(student, Batches(tokens(16), 8), HiddenStateLoss({1: 1}, 8, 8), config, teachers=[model(1)])
+    assert history.steps == 2
+
+
+def test_a_linear_that_is_used_twice_is_no_head():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.linear(self.linear(x))
+
+    assert head_of(Twice(), {"x": torch.randn(3, 4)}) is None

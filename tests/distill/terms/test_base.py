@@ -53,6 +53,7 @@ def test_settings_name_every_term():
         "hard.weight": 1.0,
         "hard.class_weights": [1.0, 2.0],
         "hard.label_smoothing": 0.0,
+        "hard.ignore_index": -100,
         "constant.weight": 2.0,
     }
 
