@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from kdnative.convert.layers import LinearConverter, unsupported
@@ -53,15 +51,9 @@ class AttentionConverter(LinearConverter):
         size, bias, linears = module.embed_dim, module.in_proj_bias, []
         for start in range(0, 3 * size, size):
             rows = slice(start, start + size)
-            part = replace(
-                weight,
-                qweight=weight.qweight[rows],
-                scale=weight.scale[rows],
-                zero=None if weight.zero is None else weight.zero[rows],
-                group_scale=None if weight.group_scale is None else weight.group_scale[rows],
-            )
             part_bias = None if bias is None else bias.detach()[rows]
-            linears.append(Linear.from_quantized(part, part_bias, scheme, dtype=module.in_proj_weight.dtype))
+            dtype = module.in_proj_weight.dtype
+            linears.append(Linear.from_quantized(weight.outputs(rows), part_bias, scheme, dtype=dtype))
         own = tuple(tensor for linear in linears for tensor in packed_tensors(linear))
         native = MultiheadAttention.from_parts([*linears, module.out_proj], module.num_heads, module.batch_first)
         return Native(native, str(scheme), reason, own)

@@ -37,6 +37,7 @@ from kdnative.models.layer import Layer, Named, Unsupported, activation_name, on
 from kdnative.models.reading import EncoderSource, LayerSource
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, PackedEncoder, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts
+from kdnative.ops.backends import backend_for
 from kdnative.patterns import within
 
 __all__ = ["HfEncoderConverter", "KnownLayerConverter", "TorchEncoderConverter"]
@@ -48,6 +49,9 @@ class _PackedConverter(RegionConverter):
     noun = "encoder"
 
     def decide(self, site: Site, scheme_of: SchemeOf) -> Region | Refusal:
+        backend = backend_for("cpu")
+        if not backend.fused:
+            return Refusal(f"the backend {backend.name!r} has no fused operators")
         try:
             spec = self.describe(site.module, scheme_of)
         except Unsupported as no:

@@ -112,11 +112,11 @@ class FakeQuantConverter(LinearConverter):
             return why
         own: Scheme = site.module.scheme
         if scheme.dense == own.dense:
-            return own.with_sparsity(scheme.sparsity or own.sparsity)
-        if site.choice.explicit:
+            own = own.with_sparsity(scheme.sparsity or own.sparsity)
+        elif site.choice.explicit:
             words = f"it was trained for {own}, but {scheme} is asked for"
             return Refusal(f"{words}: ask for the same, or for no scheme of its own, or train it for the other")
-        return own
+        return unsupported(site, own, site.module) or own
 
     def apart(self, site: Site) -> Refusal | None:
         return None

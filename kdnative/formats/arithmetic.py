@@ -12,13 +12,28 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["grouped_linear", "integer_matmul", "per_channel_linear", "quantize_rows"]
+from kdnative.formats.scheme import Scheme
+
+__all__ = ["grouped_linear", "integer_matmul", "overflow", "per_channel_linear", "quantize_rows"]
 
 # Every partial sum of this many products of int8 codes is an integer that fp32 holds: 1040 * 127 * 127 < 2^24.
 EXACT_FP32_INPUTS = 1040
 
 # Beyond this many inputs, the int32 sums of the kernels could overflow.
 MAX_INPUTS = (2**31 - 1) // (127 * 127)
+TOO_MANY_INPUTS = (
+    f"the weight has more than {MAX_INPUTS} inputs, whose int8 products could overflow int32; use a scheme with groups "
+    "(w4a8-g64) or float activations (w8a16)"
+)
+
+
+def overflow(scheme: Scheme, inputs: int) -> str | None:
+    """Why a linear of a scheme can't sum so many int8 products, in words; None where it can.
+
+    A group with an fp32 scale has a sum of its own, which stays small. Without such groups all inputs share one.
+    """
+    one_sum = scheme.activation_bits == 8 and (scheme.group_size is None or scheme.integer_scales)
+    return TOO_MANY_INPUTS if one_sum and inputs > MAX_INPUTS else None
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,8 +145,10 @@ def packed_size(n: int, k: int, weight: WeightFormat, bias: bool, input_scales: 
 
 
 def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
-    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None)."""
+    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None).
 
+    Sizes and places are checked. Values are not: they were when they were packed.
+    """
     header = read_header(packed)
     bits, n, k, n_pad, k_pad, group = (int(header[f]) for f in ("bits", "n", "k", "n_pad", "k_pad", "group"))
 
@@ -158,7 +160,7 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
     if bits == 8:
         q = unvnni(read("data", torch.int8, n_pad * k_pad), n_pad, k_pad, 16)
         scale = read("scale", torch.float32, n_pad)[:n].clone()
-        return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None, input_scale=inputs), bias
+        return QuantizedWeight.unchecked(q[:n, :k].contiguous(), scale, None, 8, None, input_scale=inputs), bias
     middle = 1 << (bits - 1)
     u = _unpack_codes(read("data", torch.uint8, n_pad * k_pad * bits // 8), bits, n_pad, k_pad)
     q = u.to(torch.int8) - middle
@@ -169,11 +171,11 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         group_scale = read("group_scale", torch.uint8, groups, n_pad).t()[:n, : k // group].contiguous()
     else:
         scale = read("scale", torch.float32, groups, n_pad).t()[:n, : k // group].contiguous()
-    if not header["symmetric"]:
+    if group_scale is not None or not header["symmetric"]:
         stored = read("zero", torch.uint8, groups, n_pad).t()[:n, : k // group]
         zero = (stored.to(torch.int8) - middle).contiguous()
-    weight = QuantizedWeight(q[:n, :k].contiguous(), scale, zero, bits, group, group_scale, input_scale=inputs)
-    return weight, bias
+    codes = q[:n, :k].contiguous()
+    return QuantizedWeight.unchecked(codes, scale, zero, bits, group, group_scale, input_scale=inputs), bias
 
 
 def bias_of(packed: Tensor, header: np.void) -> Tensor | None:
@@ -201,23 +203,41 @@ def assemble(header: np.ndarray, sections: dict[str, Tensor]) -> Tensor:
 
 
 def section(packed: Tensor, start: int, dtype: torch.dtype, count: int) -> Tensor:
-    """A copy of ``count`` elements from byte ``start`` on."""
+    """A copy of ``count`` elements from byte ``start`` on; ValueError where the buffer does not hold them."""
     size = count * dtype.itemsize
+    if count < 0 or start < 128 or start + size > packed.numel():
+        raise ValueError("a damaged packed weight: it does not hold what its header says")
     return packed[start : start + size].clone().view(dtype)
 
 
 def read_header(packed: Tensor) -> np.void:
     """The header of a packed buffer as a NumPy record; ValueError when it is not one."""
-    return parse_header(packed, _HEADER, MAGIC, VERSIONS)
+    header = parse_header(packed, _HEADER, MAGIC, VERSIONS)
+    bits, group = int(header["bits"]), int(header["group"])
+    if group != 0 if bits == 8 else group not in GROUPS or int(header["k"]) % group != 0:
+        raise ValueError(f"a damaged packed weight: {bits} bits and {header['k']} inputs in groups of {group}")
+    if header["group_scale"] and bits != 4:
+        raise ValueError(f"a damaged packed weight: {bits} bits have no integer group scales")
+    return header
 
 
 def parse_header(packed: Tensor, layout: np.dtype, magic: int, versions: Container[int]) -> np.void:
-    """The first 128 bytes in a layout that has ``magic``, ``version`` and ``bytes``; ValueError when they disagree."""
+    """The first 128 bytes in a layout that has ``magic``, ``version``, ``bytes``, ``bits`` and sizes.
+
+    Raises:
+        ValueError: they disagree, or there are no such sizes.
+    """
     if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() < 128:
         raise ValueError(f"not a packed weight: {packed.dtype} tensor of shape {list(packed.shape)}")
     header: np.void = np.frombuffer(packed[:128].cpu().numpy().tobytes(), dtype=layout)[0]
     if header["magic"] != magic or header["version"] not in versions or header["bytes"] != packed.numel():
         raise ValueError("not a packed weight, or a damaged one (magic number, version or length disagree)")
+    bits, n, k, n_pad, k_pad = (int(header[name]) for name in ("bits", "n", "k", "n_pad", "k_pad"))
+    padded = n_pad == round_up(n, TILE_N) and k_pad == round_up(k, TILE_K)
+    if bits not in (2, 4, 8) or n < 1 or k < 1 or not padded:
+        raise ValueError(
+            f"a damaged packed weight: {bits} bits, [{n}, {k}] padded to [{n_pad}, {k_pad}], which there is not"
+        )
     return header
 
 

@@ -78,7 +78,7 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None, sparsity: str = "m
 
 
 def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
-    """The inverse of :func:`pack`: exact plain tensors and the bias (float32, or None)."""
+    """The inverse of :func:`pack`, checked as that of dense weights: exact plain tensors, and the bias or None."""
     header = read_header(packed)
     n, k, n_pad, k_pad, count = (int(header[f]) for f in ("n", "k", "n_pad", "k_pad", "count"))
 
@@ -86,21 +86,32 @@ def unpack(packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
         return dense.section(packed, int(header[name]), dtype, size)
 
     if int(header["format"]) == FORMATS["4x1"]:
+        values, index = section("values", torch.int8, 16 * count), section("index", torch.int16, 4 * count)
         start = section("start", torch.int64, n_pad // 4 + 1)
-        q = _unpack_blocks(
-            section("values", torch.int8, 16 * count), section("index", torch.int16, 4 * count), start, k_pad
-        )
+        first, last, shortest = int(start[0]), int(start[-1]), int(start.diff().min())
+        largest = int((index.long() & 0xFFFF).max()) if count else 0
+        if first != 0 or last != count or shortest < 0 or largest >= k_pad:
+            raise ValueError("a damaged packed weight: its blocks are not those of its rows and inputs")
+        q = _unpack_blocks(values, index, start, k_pad)
     else:
         values, mask = section("values", torch.uint8, count), section("index", torch.int64, n_pad * k_pad // 64)
+        if int(_mask_bits(mask).sum()) != count:
+            raise ValueError(f"a damaged packed weight: its mask has not the {count} weights that it says")
         q = _unpack_mask(values, mask, n_pad, k_pad)
     bias = dense.bias_of(packed, header)
     scale = section("scale", torch.float32, n_pad)[:n].clone()
-    return QuantizedWeight(q[:n, :k].contiguous(), scale, None, 8, None), bias
+    return QuantizedWeight.unchecked(q[:n, :k].contiguous(), scale, None, 8, None), bias
 
 
 def read_header(packed: Tensor) -> np.void:
     """The header of a packed sparse buffer as a NumPy record; ValueError when it is not one."""
-    return dense.parse_header(packed, _HEADER, MAGIC, VERSIONS)
+    header = dense.parse_header(packed, _HEADER, MAGIC, VERSIONS)
+    bits, form, k = (int(header[name]) for name in ("bits", "format", "k"))
+    if bits != 8 or form not in FORMATS.values():
+        raise ValueError(f"a damaged packed weight: {bits} bits in sparse format {form}, which there is not")
+    if form == FORMATS["4x1"] and k > MAX_IN_FEATURES["4x1"]:
+        raise ValueError(f"a damaged packed weight: 4x1 blocks of {k} inputs")
+    return header
 
 
 def require_two_of_four(qweight: Tensor) -> None:

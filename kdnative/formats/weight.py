@@ -220,9 +220,17 @@ class QuantizedWeight:
 
     def to(self, device: torch.device | str) -> QuantizedWeight:
         """The same on another device; not checked again."""
+        return self.changed(**{name: v.to(device) for name, v in vars(self).items() if isinstance(v, torch.Tensor)})
+
+    def changed(self, **tensors: Any) -> QuantizedWeight:
+        """The same with other tensors, by name; not checked again."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in values.items()}
-        return QuantizedWeight.unchecked(**moved)
+        return QuantizedWeight.unchecked(**{**values, **tensors})
+
+    def outputs(self, rows: slice) -> QuantizedWeight:
+        """The weight of some outputs; not checked again."""
+        names = ("qweight", "scale", "zero", "group_scale")
+        return self.changed(**{name: t[rows] for name in names if (t := getattr(self, name)) is not None})
 
 
 def groups_of(k: int, group_size: int) -> int:

@@ -96,7 +96,8 @@ class Family:
         rotary: whether calls bring rotary positions; or a function of the layer.
         heads, width: attributes of ``attention`` that hold the number of heads and the width of all of them. Those that
             exist are set when heads are pruned.
-        heads_stay: why heads can't be pruned, in words; empty where they can.
+        heads_stay: why heads can't be pruned, in words; empty where they can. They never can where ``qkv`` is empty or
+            a function.
         layers_stay: why layers can't be taken away.
         depth, ffn_size: attributes of the configuration that hold the number of layers and of neurons.
         taken: ``taken(config, kept)`` -> what else a configuration has to say when only the layers ``kept`` (indices)
@@ -168,6 +169,13 @@ class Family:
             _check_paths(self, ("activation",))
         for path in () if callable(self.qkv) else self.qkv:
             _check_path(path, "qkv", self.name)
+
+    @property
+    def heads_obstacle(self) -> str:
+        """Why heads can't be pruned, in words; empty where they can."""
+        if self.heads_stay or (self.qkv and not callable(self.qkv)):
+            return self.heads_stay
+        return "its queries, keys and values are no linears of their own"
 
 
 def _check_paths(owner: Family | BaseModel, names: tuple[str, ...], optional: set[str] = frozenset()) -> None:

@@ -129,7 +129,7 @@ def _fits(layer: nn.Module, row: Family) -> bool:
     """Whether a layer of any class has the linears of a family, and an attention that says how many heads it has."""
     try:
         attention = need(layer, row.attention)
-        linears = [need(attention, path) for path in row.qkv]
+        linears = [] if callable(row.qkv) else [need(attention, path) for path in row.qkv]
         linears += [need(layer, path) for path in (row.output, row.up, row.down)]
         needed = (row.head_dim.removesuffix("?"), "|".join(row.heads), "|".join(row.width))
         return all(isinstance(m, nn.Linear) for m in linears) and all(find(attention, path) for path in needed)

@@ -15,13 +15,13 @@ from kdnative import ops
 from kdnative.nn import hf_config, saving
 from kdnative.nn.config_checks import DTYPE, SCHEME
 from kdnative.nn.encoder_spec import Shapes
+from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 
 __all__ = ["Encoder", "EncoderOutput"]
 
 _encoder, _encoder_hidden_states = ops.encoder, ops.encoder_hidden_states
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FLOAT32 = torch.float32  # a name of this module is found faster than one of torch
 
 
@@ -80,7 +80,7 @@ class Encoder(PackedEncoder):
     def _set(self, spec: dict[str, Any], children: dict[str, nn.Module | None], packed: Tensor) -> None:
         super()._set(spec, children, packed)
         self.config = self._spec.pop("transformers")  # plain until somebody asks for it
-        self._dtype = _DTYPES[self._spec["dtype"]]
+        self._dtype = FLOAT_TYPES[self._spec["dtype"]]
         self._hidden_size = self._spec["hidden_size"]
         self._output = self._spec["output"]
 
@@ -225,10 +225,10 @@ class Encoder(PackedEncoder):
     save_pretrained = staticmethod(saving.save_pretrained)
 
     def _apply(self, fn, recurse=True):
-        # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of the output, found by a probe.
-        dtype = fn(torch.empty(0, dtype=self._dtype)).dtype
-        if dtype not in _DTYPES.values():
-            raise TypeError(f"kdnative.nn.Encoder can't give {dtype}: allowed are {', '.join(_DTYPES)}")
+        # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of the output.
+        dtype = asked_dtype(fn, self._dtype)
+        if dtype not in FLOAT_TYPES.values():
+            raise TypeError(f"kdnative.nn.Encoder can't give {dtype}: allowed are {', '.join(FLOAT_TYPES)}")
         super()._apply(fn, recurse)
         self._dtype = dtype
         return self

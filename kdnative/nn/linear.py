@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -210,7 +209,7 @@ class Linear(nn.Module):
         weight, _ = self.layout.unpack(self.packed)
         if not self.scheme.symmetric and weight.zero is None:  # the packed form drops zero points that are all 0
             zero = torch.zeros(weight.scale.shape, dtype=torch.int8, device=weight.scale.device)
-            weight = replace(weight, zero=zero)
+            weight = weight.changed(zero=zero)
         return weight
 
     @property
@@ -318,7 +317,10 @@ class Linear(nn.Module):
         """RuntimeError where the backend of a device does not compute with this layer's weights."""
         backend = backend_for(device)
         if refusal := backend.refusal(self.scheme, (self.out_features, self.in_features)):
-            raise RuntimeError(f"kdnative.nn.Linear can't move to {device}: {refusal}")
+            raise RuntimeError(
+                f"kdnative.nn.Linear can't move to {device}: {refusal}. Call .cpu() on the model to bring back what "
+                "has moved"
+            )
         if backend.is_fallback:
             warnings.warn(
                 f"kdnative has no kernels for {device}: its linears run in plain torch there, which is slow. There are "

@@ -169,7 +169,8 @@ class PackedEncoder(nn.Module):
             if not backend.fused:
                 raise RuntimeError(
                     f"kdnative.nn.{type(self).__name__} can't move to {target}: kdnative has no fused kernels for it. "
-                    "Leave the model on the CPU, or convert it with convert_(..., fuse=False)"
+                    "Leave the model on the CPU, or convert it with convert_(..., fuse=False). "
+                    "Call .cpu() on the model to bring back what has moved"
                 )
         return super()._apply(fn, recurse)
 

@@ -49,7 +49,10 @@ def linear(
     if packed.device != x.device:
         raise RuntimeError(f"{name}: the input is on {x.device} and the packed weight on {packed.device}")
     try:
-        weight, bias = layouts.of_packed(packed).unpack(packed)
+        layout = layouts.of_packed(packed)
+        if isinstance(layout, layouts.Sparse) != (name == "linear_sparse"):
+            raise ValueError(f"the packed weight is {type(layout).__name__.lower()}, which another operator takes")
+        weight, bias = layout.unpack(packed)
     except (TypeError, ValueError) as error:
         raise RuntimeError(f"{name}: {error}") from error
     if bits is not None and weight.bits != bits:
@@ -77,8 +80,10 @@ def linear_plain(
         activation_bits: 8 quantizes each row to int8; 16 multiplies floats, in float64, rounded once.
 
     Raises:
-        RuntimeError: int8 products over so many inputs that their sums could leave int32.
+        RuntimeError: int8 products over so many inputs that their sums could leave int32; or a code book.
     """
+    if weight.codebook is not None:
+        raise RuntimeError("no operator reads a code book: multiply by weight.dequantize()")
     rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     if weight.input_scale is not None:
         rows = rows.float() * weight.input_scale
@@ -93,10 +98,7 @@ def _integer_product(rows: Tensor, weight: QuantizedWeight, bias: Tensor | None)
     codes, scale = arithmetic.quantize_rows(rows)
     if weight.group_size is None:
         if k > arithmetic.MAX_INPUTS:
-            raise RuntimeError(
-                f"the weight has more than {arithmetic.MAX_INPUTS} inputs, whose int8 products could overflow int32; "
-                "use a scheme with groups (w4a8-g64) or float activations (w8a16)"
-            )
+            raise RuntimeError(arithmetic.TOO_MANY_INPUTS)
         return arithmetic.per_channel_linear(codes, scale, weight.qweight.float(), weight.scale, bias)
     steps = weight.qweight.float().view(n, -1, weight.group_size)
     if weight.zero is not None:

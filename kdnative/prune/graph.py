@@ -134,7 +134,7 @@ def _layers(stack: Stack) -> Layers:
     found = Layers(stack, shared_bias=getattr(stack.owner, relative, None) if relative else None)
     for key, layer in stack.container.named_children():
         prefix = f"{stack.name}.{key}."
-        if not row.heads_stay:
+        if not row.heads_obstacle:
             found.attentions.append(_attention(stack, layer, prefix))
         up, gate = find(layer, row.up), find(layer, row.gate)
         joined = gate is None and is_gated(row, layer)
@@ -147,6 +147,7 @@ def _layers(stack: Stack) -> Layers:
 
 def _attention(stack: Stack, layer: nn.Module, prefix: str) -> Attention:
     row = stack.family
+    assert isinstance(row.qkv, tuple)  # otherwise heads stay
     path, module = find(layer, row.attention)
     if hasattr(module, "distance_embedding"):
         raise ValueError(f"{prefix}{path} has relative position embeddings per head: not supported")

@@ -249,7 +249,7 @@ def _check_known(model: nn.Module, graph: Graph, heads: float, ffn: float, layer
     asked = {"heads": heads, "ffn": ffn, "layers": layers is not None}
     missing = [name for name, parts in found.items() if asked[name] and not parts]
     if missing:
-        stay = [f"heads of {s.stack.family.name} stay: {s.stack.family.heads_stay}" for s in graph.stacks if heads]
+        stay = [f"heads of {s.stack.family.name} stay: {s.stack.family.heads_obstacle}" for s in graph.stacks if heads]
         why = "; ".join((*graph.obstacles, *dict.fromkeys(stay)))
         raise ValueError(
             f"{type(model).__name__} has no part that {', '.join(missing)} could prune"

@@ -47,7 +47,8 @@ class FakeQuantLinear(nn.Linear):
     forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
 
     Raises:
-        ValueError: a group size that does not divide `in_features`, an unknown `clip`.
+        ValueError: a shape that a converted layer of the scheme can't have, such as a group size that does not divide
+            `in_features`; an unknown `clip`.
         TypeError: an input of another dtype.
     """
 
@@ -95,16 +96,12 @@ class FakeQuantLinear(nn.Linear):
         self.__class__ = nn.Linear
 
     def _configure(self, scheme: Scheme, clip: str | None) -> None:
-        if refusal := _refusal(scheme):
+        if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
-        scheme.groups(self.in_features)  # raises when the groups do not divide
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:
             raise ValueError(f"clip='learn' has no gradient for the integer scales of {scheme}; use None or 'search'")
-        if scheme.activation_bits == 8 and self.in_features > arithmetic.MAX_INPUTS:
-            most = arithmetic.MAX_INPUTS
-            raise ValueError(f"{self.in_features} input features could overflow int32 sums; at most {most}")
         self.scheme, self.clip = scheme, clip
         self.register_buffer("clip_factor", None if clip is None else self.searched_clip())
         if clip == "learn":
@@ -157,15 +154,16 @@ class FakeQuantLinear(nn.Linear):
         return f"{super().extra_repr()}, scheme={self.scheme}{clip}"
 
 
-def _refusal(scheme: Scheme) -> str | None:
-    """Why a layer trained for a scheme could not be converted: it is better said before the training."""
+def _refusal(scheme: Scheme, shape: tuple[int, int]) -> str | None:
+    """Why a layer ``(N, K)`` trained for a scheme could not be converted: it is better said before the training."""
     if scheme.input_scales or scheme.activation.group_size is not None or scheme.activation.kind == "static":
         return refusal_of(str(scheme), NAMES)
     try:
         from kdnative.ops.backends import backend_for
     except ImportError:  # no native library here; the conversion will be elsewhere
-        return None
-    return backend_for("cpu").refusal(scheme)
+        scheme.groups(shape[1])  # raises when the groups do not divide
+        return arithmetic.overflow(scheme, shape[1])
+    return backend_for("cpu").refusal(scheme, shape)
 
 
 def _usable(clip: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdnative.convert import Decision, Refusal, apply, build, convert_, decide, deciding, layers
+from kdnative.convert import Decision, Refusal, apply, build, convert_, decide, deciding, encoders, layers
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Encoder, EncoderLayer, Linear
 from kdnative.ops.backends.reference import REFERENCE
@@ -188,6 +188,16 @@ def test_regions_need_every_part():
     refusal = decide(bert(), wanted(keep=["*layer.1.output.dense"]))["bert"].refusal
     assert refusal.needs is None
     assert refusal.reason.startswith("not fused: bert.encoder.layer.1.output.dense stays in float (asked for by keep=")
+
+
+@pytest.mark.parametrize("model", [bert, torch_encoder, vit])
+def test_backends_without_fused_operators_get_layers(model, monkeypatch):
+    assert decide(model(), wanted()).regions
+    monkeypatch.setattr(encoders, "backend_for", lambda device: REFERENCE)
+    plan = decide(model(), wanted())
+    assert not plan.regions and {decision.action for decision in plan.decisions} <= {"converted", "kept"}
+    words = "not fused: the backend 'reference' has no fused operators; converted layer by layer instead"
+    assert words in [d.refusal.reason for d in plan.decisions if d.refusal is not None]
 
 
 def test_schemes_without_kernels():

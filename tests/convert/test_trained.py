@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from kdnative import load, save
-from kdnative.convert import convert_
+from kdnative.convert import convert_, decide
+from kdnative.formats import Scheme
+from kdnative.patterns import Selection
 from kdnative.quantize import FakeQuantLinear, finish_qat_, prepare_qat_
 from tests.small_models import bert, rows
 
@@ -55,6 +57,13 @@ def test_the_report_says_that_another_scheme_was_asked_for(asked):
         assert row.scheme == "w4a8-g32"
         assert f"keeps the w4a8-g32 that it was trained for, {asked} is not applied" in row.reason
     assert "trained for" not in str(convert_(trained("w4a8-g32"), "w4a8-g32"))
+
+
+def test_a_sparsity_without_kernels_for_the_shape_is_in_the_plan():
+    """A trained layer has a scheme of its own; the backend is asked about it all the same."""
+    layer = FakeQuantLinear(70000, 64, scheme="w8a8", device="meta")
+    plan = decide(nn.ModuleDict({"fc": layer}), Selection({"fc": "w8a8+4x1"}, (), Scheme.parse))
+    assert [d.name for d in plan.impossible()] == ["fc"] and "at most 65536 inputs" in plan["fc"].refusal.reason
 
 
 def test_the_report_of_a_fused_encoder_says_so_too():

@@ -1,11 +1,14 @@
 """Layouts pack and unpack bit for bit, in plain torch, whatever the device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from kdnative.formats import QuantizedWeight, Scheme, dense
 from kdnative.formats.layouts import Dense, Sparse, of_packed
 from kdnative.formats.scheme import NAMES
+from kdnative.nn import Linear
 from kdnative.ops.backends import backend_for
 from kdnative.quantize import quantize_weight
 
@@ -58,6 +61,20 @@ def test_from_one_layout_to_another():
     for sparsity in ("4x1", "2:4", "mask"):
         there = Sparse(sparsity).pack(*Dense().unpack(packed))
         assert torch.equal(Dense().pack(*Sparse(sparsity).unpack(there)), packed)
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int", "w8a8+mask", "w8a8+4x1"])
+def test_values_are_not_checked_again(name, monkeypatch):
+    """What was checked, or just computed, when it was packed: it is read at every access to a weight."""
+    scheme = Scheme.parse(name)
+    plain = quantize_weight(pruned(96, 128), scheme)
+    if plain.zero is not None and plain.group_scale is None:  # all 0, so the packed form has none
+        plain = replace(plain, zero=torch.zeros_like(plain.zero))
+    module = Linear.from_quantized(plain, None, scheme)
+    monkeypatch.setattr(QuantizedWeight, "__post_init__", lambda self: pytest.fail("checked again"))
+    assert_same(module.quantized(), plain)
+    assert_same(plain.outputs(slice(0, 96)), plain)
+    assert torch.equal(plain.outputs(slice(32, 64)).dequantize(), plain.dequantize()[32:64])
 
 
 def test_not_packed():

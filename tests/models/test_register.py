@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,6 +139,26 @@ def test_it_is_pruned(known):
         convert_(model)
         assert sum(type(module) is EncoderLayer for module in model.modules()) == 2
         assert (model(ids) - floats).norm() < 0.06 * floats.norm()
+
+
+def _projections(attention):
+    return [("joined", attention.joined)], ()
+
+
+@pytest.mark.parametrize("qkv", [(), _projections])
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_heads_stay_where_no_paths_lead_to_them(qkv, by_parts):
+    layers, width = ("Nobody",) if by_parts else ("Block",), ("size",)
+    family = models.register(replace(STRANGER, layers=layers, qkv=qkv, by_parts=by_parts, width=width))
+    try:
+        model, ids = stranger()
+        assert len(layers_of(model)) == 3 and len(layers_of(student_from(model, 2))) == 2
+        structured_(model, ffn=0.5, example_inputs=ids, multiple_of=16)
+        assert model.blocks[0].second.in_features == 48
+        with pytest.raises(ValueError, match="heads of Stranger stay: its queries, keys and values are no linears"):
+            structured_(model, heads=0.5, example_inputs=ids)
+    finally:
+        models.unregister(family.name)
 
 
 def test_it_is_distilled(known):

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from kdnative import convert_, load, save
+from kdnative.formats import QuantizedWeight
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Linear, MultiheadAttention
+from kdnative.quantize import quantize_weight
 from tests.small_models import rows
 
 E, HEADS = 96, 4
@@ -255,3 +257,16 @@ def test_parts_in_float(tmp_path):
         model[0].in_proj_weight[3, 4] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinite values: its weight has 1 of them"):
         convert_(model)
+
+
+def test_given_weights_are_not_checked_again(monkeypatch):
+    model = nn.ModuleDict({"a": attention()})
+    scheme = Scheme.parse("w4a8-g32-asym")
+    given = {
+        name: quantize_weight(weight.detach(), scheme)
+        for name, weight in (("a", model["a"].in_proj_weight), ("a.out_proj", model["a"].out_proj.weight))
+    }
+    monkeypatch.setattr(QuantizedWeight, "__post_init__", lambda self: pytest.fail("checked again"))
+    convert_(model, scheme, weights=given)
+    for place, part in enumerate((model["a"].q_proj, model["a"].k_proj, model["a"].v_proj)):
+        assert torch.equal(part.quantized().dequantize(), given["a"].dequantize()[place * E : (place + 1) * E])

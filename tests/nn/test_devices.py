@@ -9,9 +9,9 @@ from torch import nn
 
 from kdnative.formats import Scheme, dense
 from kdnative.formats.layouts import Dense
-from kdnative.nn import Embedding, EncoderLayer, Linear, MultiheadAttention
+from kdnative.nn import Embedding, EncoderLayer, Linear, MultiheadAttention, linear
 from kdnative.ops import backends
-from kdnative.ops.backends import Backend, backend_for
+from kdnative.ops.backends import CPU, Backend, backend_for
 
 SCHEMES = ("w8a8", "w4a8-g32-asym", "w4a8-g64-int", "w2a16-g32", "w8a8+mask")
 
@@ -33,21 +33,20 @@ class Toy(Backend):
     def layout(self, scheme):
         return Shifted()
 
-
-@pytest.fixture
-def toy(monkeypatch):
-    """A device type "xpu" whose backend has another layout, and modules that are said to go there and stay here."""
-    monkeypatch.setitem(backends._BACKENDS, "xpu", Toy("toy", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int"], fused=False))
+    def operator(self, scheme):
+        return f"toy_{scheme}"
 
 
-def to_toy(module):
-    """What ``module.to("xpu")`` does where torch knows the device."""
-    backend = backend_for("xpu")
-    module._refuse(torch.device("xpu"))
-    module.layout, module.packed = (
-        (there := backend.layout(module.scheme)),
-        there.pack(*module.layout.unpack(module.packed)),
-    )
+TOY = Toy("toy", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int"], fused=False)
+
+
+def move(module, backend):
+    """What ``module.to(device)`` does where torch knows a device of this backend; tensors stay where they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "target_of", lambda fn, tensor: torch.device("xpu"))
+        for kind in ("xpu", "cpu"):
+            patch.setitem(backends._BACKENDS, kind, backend)
+        return module._apply(lambda tensor: tensor)
 
 
 def float_linear(scheme="w8a8"):
@@ -77,23 +76,30 @@ def test_meta_and_back(scheme):
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int"])
-def test_another_layout_is_another_form_of_the_same_weight(toy, scheme):
-    module = Linear.from_float(float_linear(), scheme)
+def test_another_layout_is_another_form_of_the_same_weight(scheme):
+    module, x = Linear.from_float(float_linear(), scheme), torch.randn(3, 128)
     before, state = module.packed.clone(), {k: v.clone() for k, v in module.state_dict().items()}
-    to_toy(module)
-    assert isinstance(module.layout, Shifted) and not torch.equal(module.packed, before)
+    operator, expected = module._operator, module(x)
+    assert move(module, TOY) is module
+    assert module.layout == Shifted() and module._operator == f"toy_{scheme}" and torch.equal(~module.packed, before)
     for twin in (module, copy.deepcopy(module)):
         assert twin.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
-        twin._settle()  # back on the CPU
-        assert twin.layout == Dense() and torch.equal(twin.packed, before)
+        move(twin, CPU)
+        assert (twin.layout, twin._operator) == (Dense(), operator) and torch.equal(twin.packed, before)
+        assert torch.equal(twin(x), expected)
 
 
-def test_a_scheme_that_the_other_device_lacks_is_refused(toy):
-    module = Linear.from_float(float_linear(), "w2a16-g32")
-    with pytest.raises(RuntimeError, match=r"Linear can't move to xpu: unknown scheme 'w2a16-g32'.*Allowed: w8a8, w4"):
-        to_toy(module)
-    assert module.layout == Dense()
+def test_a_scheme_that_the_other_device_lacks_is_refused():
+    """Before the module moves, but not before those that come earlier in its model."""
+    model = nn.Sequential(*(Linear.from_float(float_linear(), scheme) for scheme in ("w8a8", "w2a16-g32")))
+    before = [module.packed.clone() for module in model]
+    words = r"Linear can't move to xpu: unknown scheme 'w2a16-g32'.*Allowed: w8a8, w4.*Call \.cpu\(\) on the model to"
+    with pytest.raises(RuntimeError, match=words):
+        move(model, TOY)
+    assert [module.layout for module in model] == [Shifted(), Dense()] and torch.equal(model[1].packed, before[1])
+    move(model, CPU)
+    assert all(torch.equal(module.packed, packed) for module, packed in zip(model, before, strict=True))
 
 
 def test_devices_without_kernels_are_named():
@@ -129,7 +135,9 @@ def test_encoders_stay_where_fused_kernels_are(monkeypatch):
     def to_cuda(tensor):  # as Module.to gives it, on a machine that has one
         return type("There", (), {"device": torch.device("cuda:0")})()
 
-    with pytest.raises(RuntimeError, match=r"EncoderLayer can't move to cuda:0: kdnative has no fused kernels"):
+    with pytest.raises(
+        RuntimeError, match=r"EncoderLayer can't move to cuda:0: kdnative has no fused kernels.*Call \.cpu\(\)"
+    ):
         encoder._apply(to_cuda)
     assert encoder.packed is packed
     assert encoder.to("meta").is_empty

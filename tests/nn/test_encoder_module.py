@@ -96,6 +96,14 @@ def test_dtype_follows_to():
         encoder.double()
 
 
+def test_moves_whatever_the_default_device_is():
+    encoder = native(bert())
+    packed = encoder.packed.clone()
+    with torch.device("meta"):
+        assert encoder.to("cpu").bfloat16().dtype == torch.bfloat16
+    assert torch.equal(encoder.packed, packed)
+
+
 def test_meta_device_builds_and_loads():
     encoder = native(bert())
     with torch.device("meta"):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from kdnative.convert import convert_
+from kdnative.convert import convert_, decide
 from kdnative.formats.layouts import Dense, Sparse
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.nn import Linear
 from kdnative.ops import schemas
 from kdnative.ops.backends import backend_for
+from kdnative.patterns import Selection
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 
 
@@ -87,11 +88,68 @@ def test_shapes(text, shape, words):
     assert backend_for("cpu").refusal(Scheme.parse("w8a8+4x1"), (8, 2**16)) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"), [("w8a8", False), ("w4a8-g64-int", False), ("w4a8-g64", True), ("w8a16", True)]
+)
+def test_inputs_whose_products_could_overflow(text, fits):
+    """Refused when a model is planned, not at its first call."""
+    most, more = 133120, 133184  # multiples of 64 around 133144
+    cpu, scheme = backend_for("cpu"), Scheme.parse(text)
+    assert cpu.refusal(scheme, (64, most)) is None and (cpu.refusal(scheme, (64, more)) is None) == fits
+    model = nn.Sequential(nn.Linear(more, 64, device="meta"))
+    plan = decide(model, Selection(text, (), Scheme.parse))
+    assert plan["0"].action == ("converted" if fits else "kept")
+    if fits:
+        FakeQuantLinear(more, 64, scheme=text, device="meta")
+    else:
+        assert "more than 133144 inputs" in plan["0"].refusal.reason
+        with pytest.raises(ValueError, match="more than 133144 inputs.*use a scheme with groups"):
+            prepare_qat_(model, text)
+
+
 def test_devices_without_a_backend_have_the_reference():
     reference = backend_for("cuda:1")
     assert reference.is_fallback and not reference.fused and reference.name == "reference"
     assert reference.supports(Scheme.parse("w4a8-g64")) and reference.supports(Scheme.parse("w8a8-is"))
     assert "static" in reference.refusal(Scheme.parse("w8au8"))
+
+
+_REPLACED = """
+import torch
+impl = torch.library.Library.impl
+
+def as_in_torch_2_10(*arguments, allow_override=False, **options):  # later ones replace without being asked
+    impl(*arguments, allow_override=allow_override, **options)
+
+torch.library.Library.impl = as_in_torch_2_10
+from kdnative import ops
+from kdnative.ops.backends import implement, reference
+for device in ("cuda", "xpu", "privateuseone"):
+    implement(device, reference.IMPLEMENTATIONS)
+for value in (1, 2):
+    implement("cpu", {"quantize_per_token": lambda x: (torch.full_like(x, value).to(torch.int8), x[..., 0])})
+    assert bool((ops.quantize_per_token(torch.randn(2, 3))[0] == value).all())
+try:
+    implement("mps", {})
+except ValueError as error:
+    assert "can't be implemented for 'mps': allowed are cpu, cuda, xpu" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_a_backend_takes_over_from_the_reference():
+    done = subprocess.run([sys.executable, "-c", _REPLACED], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_devices_without_float64_are_refused():
+    """Before a module moves to where the reference could not compute."""
+    words = "there are no kernels for mps, and no float64"
+    assert words in backend_for("mps").refusal(Scheme.parse("w8a8"), (8, 64))
+    assert not torch._C._dispatch_has_kernel_for_dispatch_key("kdnative::linear_w8a8", "MPS")
+    with pytest.raises(RuntimeError, match=f"Linear can't move to mps:0: {words}"):
+        Linear.from_float(nn.Linear(64, 8))._refuse(torch.device("mps:0"))
 
 
 def test_every_operator_has_shapes_and_is_registered_with_torch():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdnative import ops
-from kdnative.formats import QuantizedWeight, Scheme, code_range, dense
+from kdnative.formats import QuantizedWeight, Scheme, code_range, dense, sparse
 from kdnative.ops import reference
 from kdnative.ops.backends import backend_for
 from kdnative.quantize import quantize_weight
@@ -120,6 +120,49 @@ def test_refuses_in_words(change, words):
     call = {"bits": 8, "x": torch.randn(2, 64), "packed": packed, "out_features": 8, "activation": 0} | change
     with pytest.raises(RuntimeError, match=words):
         reference.linear("linear", activation_bits=8, **call)
+
+
+def test_a_buffer_of_another_operator_is_refused():
+    plain, x = quantize_weight(torch.randn(8, 64), "w8a8"), torch.randn(2, 64)
+    for name, bits, packed in (("linear_sparse", None, dense.pack(plain)), ("linear_w8a8", 8, sparse.pack(plain))):
+        with pytest.raises(RuntimeError, match=f"{name}: the packed weight is (dense|sparse), which another operator"):
+            reference.linear(name, bits, 8, x, packed, 8, 0)
+
+
+@pytest.mark.parametrize("text", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int", "w2a8-g32", "w8a8+4x1", "w8a8+mask"])
+@pytest.mark.parametrize("place", range(1, 32))
+def test_a_tampered_header_is_refused_in_words(text, place):
+    """Words or a result, and nothing else."""
+    scheme, cpu = Scheme.parse(text), backend_for("cpu")
+    packed = cpu.layout(scheme).pack(quantize_weight(torch.randn(40, 128), scheme), torch.randn(40))
+    name, x = cpu.operator(scheme), torch.randn(3, 128)
+    for value in (-1, 0, 1, 7, 64, 2**20, 2**31 - 1, -(2**31)):
+        bad = packed.clone()
+        bad[:128].view(torch.int32)[place] = value
+        try:
+            assert reference.linear(name, *widths_of(scheme), x, bad, 40, 0).shape == (3, 40)
+        except RuntimeError as error:
+            assert str(error).startswith(f"{name}: ") and "weight" in str(error), error
+
+
+@pytest.mark.parametrize("form", ["4x1", "mask"])
+def test_damaged_indices_are_refused_in_words(form):
+    packed, x = sparse.pack(quantize_weight(torch.randn(40, 128), "w8a8"), None, form), torch.randn(3, 128)
+    header = sparse.read_header(packed)
+    places = [int(header["index"])] + ([int(header["start"]) + 8 * i for i in (0, 5, 16)] if form == "4x1" else [])
+    for place in places:
+        bad = packed.clone()
+        bad[place : place + 8].view(torch.int64)[0] = 0x7FFF7FFF7FFF7FFF
+        with pytest.raises(RuntimeError, match="linear_sparse: a damaged packed weight"):
+            reference.linear("linear_sparse", None, 8, x, bad, 40, 0)
+
+
+@pytest.mark.parametrize("activation_bits", [8, 16])
+def test_code_books_are_refused(activation_bits):
+    codes = torch.zeros(2, 64, dtype=torch.int8)
+    weight = QuantizedWeight(codes, torch.ones(2), None, 4, None, codebook=torch.linspace(-1, 1, 16))
+    with pytest.raises(RuntimeError, match="no operator reads a code book"):
+        reference.linear_plain(torch.randn(3, 64), weight, None, activation_bits)
 
 
 def test_too_many_inputs_for_int32():

@@ -1,6 +1,7 @@
 """Backends: what a kind of device can do, how weights lie there, and who computes the operators.
 
-One file a backend. It makes a :class:`Backend`, registers it here, and registers its implementations with torch. What a
+One file a backend. It makes a :class:`Backend`, and is named here: :func:`register` says which devices have it, and
+:func:`implement` gives torch its functions, which replace those of the reference. What a
 scheme means is the business of :mod:`kdnative.formats`; whether a device computes with it is asked here::
 
     refusal = backend_for("cpu").refusal(Scheme.parse("w8a8-g64"), (768, 768))  # None, or why not
@@ -18,9 +19,10 @@ import torch
 from kdnative.formats.scheme import Scheme
 from kdnative.ops.backends.base import Backend
 from kdnative.ops.backends.cpu import CPU
-from kdnative.ops.backends.reference import REFERENCE
+from kdnative.ops.backends.implementing import implement
+from kdnative.ops.backends.reference import MPS, REFERENCE, take_over
 
-__all__ = ["Backend", "accepted", "backend_for", "register"]
+__all__ = ["Backend", "accepted", "backend_for", "implement", "register"]
 
 _BACKENDS: dict[str, Backend] = {}
 
@@ -53,4 +55,5 @@ if _chosen not in ("", "reference"):
     raise ImportError(f"KDNATIVE_BACKEND={_chosen!r} can't be chosen: it is reference, or left out")
 if not _chosen:
     register("cpu", CPU)
-REFERENCE.take_over("cpu" if _chosen else None)
+register("mps", MPS)
+take_over(cpu=bool(_chosen))

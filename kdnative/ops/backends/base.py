@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdnative.formats.arithmetic import overflow
 from kdnative.formats.layouts import Dense, Layout, Sparse
 from kdnative.formats.scheme import Scheme, refusal_of
 from kdnative.formats.sparse import MAX_IN_FEATURES
@@ -48,7 +49,7 @@ class Backend:
         most = MAX_IN_FEATURES.get(scheme.sparsity or "", inputs)
         if inputs > most:
             return f"{scheme.sparsity} blocks number at most {most} inputs, the weight has {inputs}: use +mask"
-        return None
+        return overflow(scheme, inputs)
 
     def layout(self, scheme: Scheme) -> Layout:
         """How weights of the scheme lie in memory."""

@@ -6,22 +6,20 @@ formats before there are kernels for them: input scales.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from kdnative.formats.scheme import NAMES
+from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.ops import reference
 from kdnative.ops.backends.base import Backend
+from kdnative.ops.backends.implementing import DEVICES, implement
 from kdnative.ops.schemas import FUSED, LINEARS
 
-__all__ = ["IMPLEMENTATIONS", "REFERENCE"]
+__all__ = ["IMPLEMENTATIONS", "MPS", "REFERENCE", "take_over"]
 
-_DEVICES = ("CUDA", "XPU", "MPS", "PrivateUse1")  # torch's dispatch keys of those that have no kernels yet
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "quantize_per_token": reference.quantize_per_token,
     **{name: partial(reference.linear, name, *widths) for name, widths in LINEARS.items()},
@@ -38,24 +36,29 @@ def _not_fused(name: str, packed: Tensor, *arguments: object) -> Tensor:
     )
 
 
-class _Reference(Backend):
-    def __init__(self) -> None:
-        scaled = [name + "-is" for name in NAMES if "+" not in name]
-        super().__init__("reference", [*NAMES, *scaled], fused=False, is_fallback=True)
-        self._library = torch.library.Library("kdnative", "IMPL")  # registered while it lives
-
-    def take_over(self, device_type: str | None) -> None:
-        """Register the implementations for devices without kernels, and for one with kernels."""
-        for key in _DEVICES:
-            for name, implementation in IMPLEMENTATIONS.items():
-                self._library.impl(name, implementation, key)
-            for name in FUSED:
-                self._library.impl(name, partial(_not_fused, name), key)
-        if device_type is not None:
-            with warnings.catch_warnings():  # torch warns of kernels that are replaced
-                warnings.simplefilter("ignore", UserWarning)
-                for name, implementation in IMPLEMENTATIONS.items():
-                    self._library.impl(name, implementation, device_type.upper(), allow_override=True)
+REFERENCE = Backend(
+    "reference", [*NAMES, *(f"{name}-is" for name in NAMES if "+" not in name)], fused=False, is_fallback=True
+)
 
 
-REFERENCE = _Reference()
+class _NoFloat64(Backend):
+    """Devices that can't run the reference, which has the bits of the kernels from sums in float64."""
+
+    def supports(self, scheme: Scheme) -> bool:
+        return False
+
+    def refusal(self, scheme: Scheme, shape: tuple[int, int] | None = None) -> str | None:
+        return f"there are no kernels for {self.name}, and no float64, with which plain torch computes the same"
+
+
+MPS = _NoFloat64("mps", [], fused=False)
+
+
+def take_over(cpu: bool) -> None:
+    """Let the reference compute on all types of devices without kernels, and on the CPU if it is chosen there."""
+    others: dict[str, Callable[..., Any]] = {**IMPLEMENTATIONS, **{name: partial(_not_fused, name) for name in FUSED}}
+    for device_type in DEVICES:
+        if device_type != "cpu":
+            implement(device_type, others)
+    if cpu:
+        implement("cpu", IMPLEMENTATIONS)
