@@ -156,12 +156,19 @@ def _tokenizer_or_none(folder: Path) -> Any:
     return _tokenizer_in(folder) if any((folder / name).is_file() for name in names) else None
 
 
+# How a tokenizer was read, which transformers writes into its file: the same one read offline would be another file.
+_OF_THE_CALL = ("is_local", "local_files_only")
+
+
 def _tokenizer_in(folder: Path) -> Any:
     transformers = require("transformers")
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise PipelineError(f"no tokenizer in {folder}: {error}") from error
+    for option in _OF_THE_CALL:
+        tokenizer.init_kwargs.pop(option, None)
+    return tokenizer
 
 
 @contextlib.contextmanager

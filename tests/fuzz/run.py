@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: more threads than processors must not spin
-os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "critical"})
+if __name__ == "__main__":  # tests that import this keep their environment
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: more threads than processors must not spin
+    os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "critical"})
 
 import argparse
 import gc

@@ -11,7 +11,7 @@ import torch
 
 from kdnative.data import Dataset, Example
 from kdnative.pipeline import PipelineError
-from kdnative.pipeline.models import load_any, load_for_task
+from kdnative.pipeline.models import load_any, load_for_task, load_tokenizer
 from kdnative.tasks import TASKS
 from kdnative.tasks.heads import fit_head
 
@@ -140,3 +140,13 @@ def test_truncated_weights_are_named(tmp_path, load, kept):
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(PipelineError, match="model.safetensors is truncated or damaged"):
         load(folder)
+
+
+def test_a_tokenizer_is_saved_alike_however_it_was_read(tiny, tmp_path, monkeypatch):
+    """transformers notes whether it was offline."""
+    written = []
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        load_tokenizer(tiny["teacher"]["source"]).save_pretrained(tmp_path / str(offline))
+        written.append({file.name: file.read_bytes() for file in (tmp_path / str(offline)).iterdir()})
+    assert written[0] == written[1] and b"local_files_only" not in written[0]["tokenizer_config.json"]

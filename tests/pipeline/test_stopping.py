@@ -34,6 +34,14 @@ sys.exit(main(["run", *sys.argv[2:]]))
 """
 
 
+@pytest.fixture(autouse=True)
+def _hung_up_by_default():
+    """Also where the tests themselves run under `nohup`, which children would inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(finished, tiny, tmp_path, name, code):
     recipe, runs = write_recipe(tmp_path / "r.yaml", tiny), tmp_path / "runs"
