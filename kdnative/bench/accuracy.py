@@ -12,7 +12,6 @@ has ``scheme``, ``mean_cosine``, ``min_cosine``, ``spearman`` and ``goals``, a l
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from kdnative.bench.encoder_models import NAMES, converted, load_encoder
 from kdnative.bench.options import add_output, add_threads, names, positive
 from kdnative.bench.results import goal, goal_line, machine_line
+from kdnative.evaluate import spearman
 from kdnative.machine.environment import environment, write_result
 from kdnative.machine.timer import torch_threads
 
@@ -145,19 +145,3 @@ def embed(model: nn.Module, tokenizer: Any, texts: Sequence[str], max_tokens: in
         mask = batch["attention_mask"].double()[:, :, None]
         rows.append((hidden * mask).sum(1) / mask.sum(1))
     return nn.functional.normalize(torch.cat(rows), dim=1)
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two vectors of the same length; equal values share the mean of their ranks."""
-    ranks = torch.stack([_ranks(a), _ranks(b)])
-    return float(torch.corrcoef(ranks)[0, 1])
-
-
-def _ranks(values: Tensor) -> Tensor:
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts.double() - 1) / 2)[place]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -62,9 +63,9 @@ class _PackedConverter(RegionConverter):
         keeps = bool(spec.get("final_norm"))
         return Region(site.name, (site.name, *inside), type(self).__name__, spec, keeps)
 
+    @abstractmethod
     def describe(self, module: nn.Module, scheme_of: SchemeOf) -> dict[str, Any]:
         """The spec of the native encoder; Unsupported where there can be none."""
-        raise NotImplementedError
 
     def in_float(self, name: str, part: nn.Module) -> bool:
         return isinstance(part, nn.Embedding) and hf.stays_in_float(name)

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdnative.models import families  # noqa: F401  (fills the table)
 from kdnative.models.family import Family, family_of, find, need
 from kdnative.models.layer import Layer, Named, Unsupported
 from kdnative.models.torch_attention import projections

@@ -6,6 +6,7 @@
 // These are written against Vec and come after it.
 #include "../instruction_sets.h"
 #include "../simd/epilogue.h"
+#include "../simd/sparse_blocks.h"
 #include "four_outputs.h"
 
 namespace kdnative::cpu::avx2 {
@@ -61,22 +62,11 @@ void arrange_rows(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_
 
 bool gemm_blocks(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
                  const GemmRange& range) {
-  alignas(64) int32_t dot[kLanes * kTileN];
-  for (int64_t m = range.m_begin; m < range.m_end; m += kLanes) {
-    const int16_t* panel = panel_of(panels, m, a.k_pad);
-    const int64_t rows = range.m_end - m < kLanes ? range.m_end - m : kLanes;
-    for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
-      fetch_output(e, m, rows, tile * kTileN, kTileN);
-      for (int64_t b = 0; b < kTileN / kOutputs; ++b) {
-        const int64_t* start = w.start + tile * (kTileN / kOutputs) + b;
-        const auto* values = reinterpret_cast<const int8_t*>(w.values) + 16 * start[0];
-        if (!block_row(panel, values, w.index + 4 * start[0], start[1] - start[0], w.layer.k_pad, dot + b * kOutputs))
-          return false;
-      }
-      write_sums(w.layer, a, e, m, rows, tile * kTileN, kTileN, dot, kTileN);
-    }
-  }
-  return true;
+  return for_blocks<kLanes>(
+      w, a, e, range, [&](int64_t m) { return panel_of(panels, m, a.k_pad); },
+      [&](const auto* panel, int64_t, const FourOutputs& block, int32_t* dot) {
+        return block_row(panel, block.values, block.index, block.quads, w.layer.k_pad, dot);
+      });
 }
 
 }  // namespace kdnative::cpu::avx2

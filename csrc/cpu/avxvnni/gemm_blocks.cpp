@@ -10,6 +10,7 @@
 #include "../instruction_sets.h"
 #include "../simd/blocks.h"
 #include "../simd/epilogue.h"
+#include "../simd/sparse_blocks.h"
 
 namespace kdnative::cpu::avxvnni {
 namespace {
@@ -84,26 +85,16 @@ void arrange_rows(const QuantizedRows& a, int64_t m_begin, int64_t m_end, uint8_
 
 bool gemm_blocks(const SparseLinear& w, const QuantizedRows& a, const uint8_t* panels, const Epilogue& e,
                  const GemmRange& range) {
-  alignas(64) int32_t dot[kRows * kTileN];
-  for (int64_t m = range.m_begin; m < range.m_end; m += kRows) {
-    const uint8_t* panel = panel_of(panels, m, a.k_pad);
-    const int64_t rows = range.m_end - m < kRows ? range.m_end - m : kRows;
-    for (int64_t tile = range.tile_begin; tile < range.tile_end; ++tile) {
-      fetch_output(e, m, rows, tile * kTileN, kTileN);
-      for (int64_t b = 0; b < kTileN / kOutputs; ++b) {
-        const int64_t at = tile * (kTileN / kOutputs) + b, first = w.start[at], quads = w.start[at + 1] - first;
-        const auto* values = reinterpret_cast<const int8_t*>(w.values) + 16 * first;
-        const uint16_t* index = w.index + 4 * first;
-        const int32_t* column_sum = w.layer.column_sum + at * kOutputs;
-        int32_t* to = dot + b * kOutputs;
-        if (!in_range(index, quads, w.layer.k_pad)) return false;
-        block_row<false>(panel, values, index, quads, column_sum, to);
-        if (rows > kLanes) block_row<true>(panel, values, index, quads, column_sum, to + kLanes * kTileN);
-      }
-      write_sums(w.layer, a, e, m, rows, tile * kTileN, kTileN, dot, kTileN);
-    }
-  }
-  return true;
+  return for_blocks<kRows>(
+      w, a, e, range, [&](int64_t m) { return panel_of(panels, m, a.k_pad); },
+      [&](const auto* panel, int64_t rows, const FourOutputs& block, int32_t* dot) {
+        const int32_t* column_sum = w.layer.column_sum + block.first;
+        if (!in_range(block.index, block.quads, w.layer.k_pad)) return false;
+        block_row<false>(panel, block.values, block.index, block.quads, column_sum, dot);
+        if (rows > kLanes)
+          block_row<true>(panel, block.values, block.index, block.quads, column_sum, dot + kLanes * kTileN);
+        return true;
+      });
 }
 
 }  // namespace kdnative::cpu::avxvnni
