@@ -1,7 +1,7 @@
 """What a recipe may say: typed sections, every key with its default and its meaning.
 
-The sentence under a key is its description: docs/recipes.md and `kdnative new` show it. The sentences of a class say what
-its section is for. Which sections a recipe has, and in which order their stages run, is written once: in
+The sentence under a key is its description: docs/recipes.md and `kdnative new` show it. The sentences of a class say
+what its section is for. Which sections a recipe has, and in which order their stages run, is written once: in
 `kdnative.pipeline.stages`.
 """
 
@@ -119,8 +119,8 @@ class Training(Section):
     label_smoothing: Fraction = 0.0
     """Share of every label that is spread over all classes."""
     class_weights: Literal["balanced"] | list[PositiveFloat] | None = None
-    """Weight of each class in the loss of labels: a list in the order of the classes, or `balanced`, the inverse of each
-    class's share."""
+    """Weight of each class in the loss of labels: a list in the order of the classes, or `balanced`, the inverse of
+    each class's share."""
     amp: bool | Literal["auto"] = "auto"
     """bf16 autocast: `auto` (where the hardware multiplies bf16), `true` or `false`."""
     max_steps: Positive | None = None
@@ -146,8 +146,8 @@ class Distilling(Training):
     hidden_metric: Literal["mse", "cosine"] = "mse"
     """Distance H of hidden states: `mse` or `cosine`."""
     layer_map: dict[Count, Count] | None = None
-    """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings; null
-    spreads the layers evenly."""
+    """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings;
+    null spreads the layers evenly."""
 
     @model_validator(mode="after")
     def _some_weight(self):
@@ -187,11 +187,11 @@ class CompressTeacher(Section):
     top_k: Positive | None = None
     """Keep only this many of the largest logits, for many classes; null keeps all."""
     temperature: PositiveFloat | None = None
-    """With `top_k`: also keep the mass of the other classes at this temperature, which must be that of `distil`, `prune`
-    and `recover`."""
+    """With `top_k`: also keep the mass of the other classes at this temperature, which must be that of `distil`,
+    `prune` and `recover`."""
     prune: Prune | None = None
-    """What to remove from the teacher first (keys of the section `prune`), and how it then learns again, from the labels
-    and from the teacher as it was."""
+    """What to remove from the teacher first (keys of the section `prune`), and how it then learns again, from the
+    labels and from the teacher as it was."""
 
     @field_validator("scheme")
     @classmethod
@@ -278,7 +278,8 @@ class Goals(Section):
     """Each goal is printed as met or missed with the measured figure; a missed goal is no failure of the run."""
 
     kept: NotNegative | None = None
-    """The native student's deciding measure over the teacher's (accuracy, or Pearson's correlation), on the test split."""
+    """The native student's deciding measure over the teacher's (accuracy, or Pearson's correlation), on the test
+    split."""
     size_ratio: NotNegative | None = None
     """Bytes of the teacher's model file over those of the native student's."""
     speedup_teacher: NotNegative | None = None
