@@ -78,6 +78,7 @@ class Data(Section):
     test: str | None = None
     split: tuple[NotNegative, NotNegative, NotNegative] = (0.8, 0.1, 0.1)
     empty: Literal["error", "drop"] = "error"
+    delimiter: Literal["comma", "semicolon", "tab"] | None = None
     config: str | None = None
     revision: str | None = None
     limit: Positive | None = None
