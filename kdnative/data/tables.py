@@ -17,7 +17,7 @@ from kdnative.data.types import LABEL, DataError, Dataset, Example
 from kdnative.machine.memory import machine_memory
 from kdnative.shown import listed, shown
 
-__all__ = ["SUFFIXES", "Row", "check_empty", "read_rows", "to_dataset"]
+__all__ = ["SUFFIXES", "Row", "check_empty", "check_file", "decode", "delimited", "read_rows", "to_dataset"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 # The csv module refuses fields of more than 131,072 characters unless told otherwise; its limit is a C long.
@@ -61,8 +61,8 @@ def read_rows(path: str | Path, columns: Columns, empty: str = "error") -> list[
     check_empty(empty)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed are {', '.join(SUFFIXES)}")
-    _check_file(path)
-    text = _decode(path)
+    check_file(path)
+    text = decode(path, path.read_bytes())
     if path.suffix.lower() == ".jsonl":
         if columns.delimiter is not None:
             raise DataError(f"{path}: a .jsonl file has no delimiter; leave data.delimiter out")
@@ -81,7 +81,8 @@ def read_rows(path: str | Path, columns: Columns, empty: str = "error") -> list[
     return rows
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises DataError unless it is a file that memory can hold."""
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file")
     if not os.path.isfile(path):  # a pipe or a device may never end
@@ -123,8 +124,12 @@ def _example(row: Row, label: int | float | None, name: str) -> Example:
     return Example({**row.texts, LABEL: label}, f"{name}:{row.line}")
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
+def decode(path: Path, data: bytes) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        DataError: not UTF-8, or a NUL character; with the line.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
