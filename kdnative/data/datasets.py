@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdnative.data.columns import Columns
+from kdnative.data.columns import DELIMITERS, Columns
 from kdnative.data.hub import VALIDATION_NAMES, hub_splits
 from kdnative.data.movies import movie_reviews
 from kdnative.data.tables import SUFFIXES, check_empty, read_rows, to_dataset
@@ -24,12 +24,15 @@ DEFAULTS = {
     "config": None,
     "revision": None,
     "unlabelled": "error",
+    "delimiter": None,
 }
 # Those that a kind of source lacks, and why; the first prefix that fits is the kind, and files have none.
+_SPLITS_OF_HUB = "a hub data set has its own splits, or they are cut by split="
+_OF_HUB = "it selects a version of a hub data set (hub:NAME)"
 LACKING = {
-    "package:": (tuple(DEFAULTS), "its columns and splits are fixed"),
-    "hub:": (("validation", "test"), "a hub data set has its own splits, or they are cut by split="),
-    "": (("config", "revision"), "they select a version of a hub data set (hub:NAME)"),
+    "package:": dict.fromkeys(DEFAULTS, "its columns and splits are fixed"),
+    "hub:": {"validation": _SPLITS_OF_HUB, "test": _SPLITS_OF_HUB, "delimiter": "only .csv and .tsv files have one"},
+    "": {"config": _OF_HUB, "revision": _OF_HUB},
 }
 
 
@@ -46,6 +49,7 @@ def load_dataset(
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
     limit: int | None = None,
     empty: str = "error",
+    delimiter: str | None = None,
     config: str | None = None,
     revision: str | None = None,
 ) -> DataSplits:
@@ -69,6 +73,8 @@ def load_dataset(
             text (or of both), so that it never changes and the same text never sits in two parts.
         limit: at most this many examples in each split (for quick runs), chosen by hash.
         empty: "error" or "drop": rows without text, in files and on the hub.
+        delimiter: "comma", "semicolon" or "tab": of .csv and .tsv files, which then have double quotes around texts
+            that hold one. None: commas in .csv files; tabs in .tsv files, without quotes.
         config, revision: of a hub data set.
 
     Raises:
@@ -81,11 +87,15 @@ def load_dataset(
     check_empty(empty)
     if unlabelled not in ("error", "keep"):
         raise ValueError(f'unlabelled={unlabelled!r}: allowed are "error" and "keep"')
+    if delimiter is not None and delimiter not in DELIMITERS:
+        raise ValueError(f"delimiter={delimiter!r}: allowed are {', '.join(DELIMITERS)}, or None")
     text = str(spec)
     given = {"text_column": text_column, "text_pair_column": text_pair_column or "text_pair"}
     given |= {"label_column": label_column, "validation": validation, "test": test}
-    _check_options(text, {**given, "config": config, "revision": revision, "unlabelled": unlabelled})
-    columns = Columns(text_column, text_pair_column, label_column, numbers, unlabelled == "keep")
+    _check_options(
+        text, {**given, "config": config, "revision": revision, "unlabelled": unlabelled, "delimiter": delimiter}
+    )
+    columns = Columns(text_column, text_pair_column, label_column, numbers, unlabelled == "keep", delimiter)
     if text.startswith("package:"):
         if text != "package:movie-reviews":
             raise ValueError(f'{text!r}: the only packaged data set is "package:movie-reviews"')
@@ -143,8 +153,7 @@ def _check_labels(spec: str, found: DataSplits, wanted: bool) -> None:
 def _check_options(spec: str, given: dict[str, Any]) -> None:
     """Raises ValueError where an option was set that this source would have to ignore."""
     kind = next(prefix for prefix in LACKING if spec.startswith(prefix))
-    names, reason = LACKING[kind]
-    for name in names:
+    for name, reason in LACKING[kind].items():
         if given[name] != DEFAULTS[name]:
             key = name.removesuffix("_column")
             raise ValueError(

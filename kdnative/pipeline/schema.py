@@ -69,6 +69,8 @@ class Data(Section):
     """Shares of train, validation and test where they have to be cut, by a hash of the text (of both, for pairs)."""
     empty: Literal["error", "drop"] = "error"
     """Rows without text: `error` refuses them, `drop` leaves them out, whatever their label."""
+    delimiter: Literal["comma", "semicolon", "tab"] | None = None
+    """What separates the columns of `.csv` and `.tsv` files; null means the comma of `.csv`, the tab of `.tsv`."""
     config: str | None = None
     """Configuration of a hub data set."""
     revision: str | None = None
