@@ -74,6 +74,8 @@ class Data(Section):
     text_pair: str | None = None
     label: str = "label"
     unlabelled: Literal["error", "keep"] = "error"
+    labelled: Positive | None = None
+    unlabelled_files: Annotated[list[str], Field(max_length=1000)] = []
     validation: str | None = None
     test: str | None = None
     split: tuple[NotNegative, NotNegative, NotNegative] = (0.8, 0.1, 0.1)
