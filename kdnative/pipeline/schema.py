@@ -61,6 +61,10 @@ class Data(Section):
     """Name of the column of the labels."""
     unlabelled: Literal["error", "keep"] = "error"
     """Rows without a label: `error` refuses them, `keep` uses them for training, where the teacher labels them."""
+    labelled: Positive | None = None
+    """Training examples that keep their label, evenly by class; the others are learned from as unlabelled texts."""
+    unlabelled_files: Annotated[list[str], Field(max_length=1000)] = []
+    """Files of further texts without labels (`.txt`, `.csv`, `.tsv`, `.jsonl`), for training alone."""
     validation: str | None = None
     """A file of its own for the validation split, beside a file or folder."""
     test: str | None = None
@@ -69,6 +73,8 @@ class Data(Section):
     """Shares of train, validation and test where they have to be cut, by a hash of the text (of both, for pairs)."""
     empty: Literal["error", "drop"] = "error"
     """Rows without text: `error` refuses them, `drop` leaves them out, whatever their label."""
+    delimiter: Literal["comma", "semicolon", "tab"] | None = None
+    """What separates the columns of a table; null means what its first lines say."""
     config: str | None = None
     """Configuration of a hub data set."""
     revision: str | None = None

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdnative.data import Batch, Batches, Dataset
+from kdnative.data import Batch, Batches
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.stages.base import Context
-from kdnative.pipeline.stages.training import seeded, tokenized, tokenizer
+from kdnative.pipeline.stages.training import seeded, tokenized
 from kdnative.prune import shrink_shapes_, structured_
 
 if TYPE_CHECKING:
@@ -55,12 +55,8 @@ def rehearse_cut(rehearsal: Rehearsal, model: nn.Module | None, settings: Prune,
 
 
 def _calibration(context: Context, source: str) -> list[Batch]:
-    """The first shuffled batches of the training split, of its labelled examples: the others have no loss."""
+    """The first shuffled batches of the labelled training examples: the others have no loss."""
     settings = context.settings
-    train = tokenized(context, source, "train")
-    if context.data.train.labelled < len(train):
-        whole = context.data.train
-        part = Dataset([e for e in whole if e.label is not None], whole.labels, whole.name)
-        train = context.task.encode(part, tokenizer(context, source), context.recipe.data.max_length)
-    batches = Batches(train, settings.batch_size, shuffle=True, seed=context.recipe.seed)
+    labelled = tokenized(context, source, "labelled")
+    batches = Batches(labelled, settings.batch_size, shuffle=True, seed=context.recipe.seed)
     return list(itertools.islice(batches, settings.calibration_batches))

@@ -35,7 +35,7 @@ def _train_teacher(context: Context) -> dict[str, Any]:
     model = load_for_task(source, context.task, context.data.train)
     metrics = fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
-    return metrics
+    return {**metrics, "data": context.data.sizes}
 
 
 def _compress_teacher(context: Context) -> dict[str, Any]:
