@@ -13,7 +13,7 @@ import pytest
 
 import kdnative as kd
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
