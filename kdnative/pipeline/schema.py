@@ -74,7 +74,7 @@ class Data(Section):
     empty: Literal["error", "drop"] = "error"
     """Rows without text: `error` refuses them, `drop` leaves them out, whatever their label."""
     delimiter: Literal["comma", "semicolon", "tab"] | None = None
-    """What separates the columns of a table; null means what its first lines say."""
+    """What separates the columns of `.csv` and `.tsv` files; null means the comma of `.csv`, the tab of `.tsv`."""
     config: str | None = None
     """Configuration of a hub data set."""
     revision: str | None = None
