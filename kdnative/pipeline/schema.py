@@ -52,6 +52,22 @@ PositiveFloat = Annotated[Float, Field(gt=0.0)]
 NotNegative = Annotated[Float, Field(ge=0.0)]
 
 
+def _share_or_numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        fits = 0 < len(value) <= 10_000 and all(type(n) is int and n >= 1 for n in value)
+    else:
+        fits = type(value) in (int, float) and 0 <= value < 1
+    if not fits:
+        raise ValueError(
+            "give the share to remove from every layer (at least 0, less than 1), or a list of how many each layer "
+            f"keeps (whole numbers, at least 1), got {shown(value)}"
+        )
+    return value
+
+
+Kept = Annotated[Fraction | list[Positive], BeforeValidator(_share_or_numbers)]
+
+
 def _known_task(name: str) -> str:
     return task_named(name).name
 
@@ -91,10 +107,18 @@ class Teacher(Section):
     source: str
 
 
-class Student(Section):
-    source: str = "teacher"
+class Shape(Section):
+    """What a model keeps of its layers, heads and neurons."""
+
+    heads: Kept = 0.0
+    ffn: Kept = 0.0
     layers: Layers | list[Count] | None = None
+    multiple_of: Positive = 64
     _layers = field_validator("layers")(_ascending)
+
+
+class Student(Shape):
+    source: str = "teacher"
 
 
 class Training(Section):
@@ -130,15 +154,10 @@ class Distilling(Training):
         return self
 
 
-class Prune(Distilling):
+class Prune(Shape, Distilling):
     epochs: Epochs = 2
-    heads: Fraction = 0.0
-    ffn: Fraction = 0.0
-    layers: Layers | list[Count] | None = None
-    multiple_of: Positive = 64
     importance: Literal["taylor", "magnitude"] = "taylor"
     calibration_batches: Annotated[Int, Field(ge=1), _at_most(100_000, " batches")] = 16
-    _layers = field_validator("layers")(_ascending)
 
 
 class CompressTeacher(Section):
