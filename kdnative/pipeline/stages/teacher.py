@@ -12,7 +12,7 @@ from kdnative.distill import SoftLabels
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.pruning import cut, rehearse_cut
+from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
     compared,
     distillation_loss,
@@ -86,7 +86,9 @@ def _rehearse_compression(rehearsal: Rehearsal) -> None:
     settings, section = rehearsal.recipe.compress_teacher.prune, "compress_teacher.prune"
     if settings is not None:  # on a copy: hidden states come from the whole teacher
         pruned = copy.deepcopy(rehearsal.teacher)
-        rehearse_cut(rehearsal, pruned, settings, section, "compress_teacher")
+        if pruned is None:
+            return
+        rehearsal.shrink(pruned, settings, section, {"compress_teacher"})
         rehearsal.check_hidden(section, "compress_teacher", settings, pruned)
 
 
