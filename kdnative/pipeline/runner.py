@@ -98,6 +98,8 @@ def run(
         if not behind:
             replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
         with run_log(folder.path / "log.txt", progress, quiet) as log:
+            if any(stage.uses_data for stage in chosen):
+                _log_data(log, shared)
             for note in notes:
                 log.warning(note)
             if behind:
@@ -206,6 +208,17 @@ def _check_unchanged(state: RunState, chosen: list[Stage], restart_changed: bool
     for name in concerned:
         state.discard(name)
     return [name for name in stale if name not in names and state.records[name] is not None]
+
+
+def _log_data(log: logging.Logger, shared: Shared) -> None:
+    """How many texts there are to learn from and to measure on."""
+    for note in shared.data.notes:
+        log.info("data: %s", note)
+    sizes = [shared.data.sizes[name] for name in ("labelled", "unlabelled", "validation", "test")]
+    log.info(
+        "data: %s training texts with a label and %s without, %s for validation, %s for the test",
+        *map("{:,}".format, sizes),
+    )
 
 
 @dataclass

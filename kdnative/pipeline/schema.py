@@ -17,6 +17,7 @@ from kdnative.pipeline.values import (
     Count,
     Epochs,
     Fraction,
+    Kept,
     Layers,
     NotNegative,
     Positive,
@@ -62,6 +63,10 @@ class Data(Section):
     """Name of the column of the labels."""
     unlabelled: Literal["error", "keep"] = "error"
     """Rows without a label: `error` refuses them, `keep` uses them for training, where the teacher labels them."""
+    labelled: Positive | None = None
+    """Training examples that keep their label, evenly by class; the others are learned from as unlabelled texts."""
+    unlabelled_files: Annotated[list[str], Field(max_length=1000)] = []
+    """Files of further texts without labels (`.txt`, `.csv`, `.tsv`, `.jsonl`), for training alone."""
     validation: str | None = None
     """A file of its own for the validation split, beside a file or folder."""
     test: str | None = None
@@ -89,14 +94,25 @@ class Teacher(Section):
     """`package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout."""
 
 
-class Student(Section):
-    """The small model that the run makes."""
+class Shape(Section):
+    """What a model keeps of its layers, heads and neurons."""
+
+    heads: Kept = 0.0
+    """Attention heads: the share to remove from every layer, or a list of how many each layer keeps."""
+    ffn: Kept = 0.0
+    """Feed-forward neurons: the share to remove from every layer, or a list of how many each layer keeps."""
+    layers: Layers | list[Count] | None = None
+    """Layers to keep: an ascending list, counted from 0 (`[1, 3, 5]`), or how many; null keeps all."""
+    multiple_of: Positive = 64
+    """Kept widths are rounded to this, the tile of the kernels."""
+    _layers = field_validator("layers")(_ascending)
+
+
+class Student(Shape):
+    """The small model that the run makes, in the shape in which it begins to learn."""
 
     source: str = "teacher"
     """`teacher` (the student starts as layers of the fine-tuned teacher), or a model like that of `teacher.source`."""
-    layers: Layers | list[Count] | None = None
-    """Which layers to copy, counted from 0 (`[1, 3, 5]`), or how many, evenly spaced; null copies all."""
-    _layers = field_validator("layers")(_ascending)
 
 
 class Training(Section):
@@ -175,24 +191,15 @@ class Distilling(Training):
         return self
 
 
-class Prune(Distilling):
+class Prune(Shape, Distilling):
     """What to remove from a model, and how the rest learns again."""
 
     epochs: Epochs = 2
     """Passes over the training split; 0 trains nothing."""
-    heads: Fraction = 0.0
-    """Share of attention heads to remove from every layer."""
-    ffn: Fraction = 0.0
-    """Share of feed-forward neurons to remove from every layer."""
-    layers: Layers | list[Count] | None = None
-    """Layers to keep: an ascending list, counted from 0, or a count; null keeps all."""
-    multiple_of: Positive = 64
-    """Kept widths are rounded to this, the tile of the kernels."""
     importance: Literal["taylor", "magnitude"] = "taylor"
     """What makes a part worth keeping: `taylor` (first-order change of the loss) or `magnitude`."""
     calibration_batches: Batches = 16
     """Training batches for `taylor`."""
-    _layers = field_validator("layers")(_ascending)
 
 
 class CompressTeacher(Section):

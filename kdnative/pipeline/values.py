@@ -46,3 +46,19 @@ Threads = Annotated[
 ]
 PositiveFloat = Annotated[Float, Field(gt=0.0)]
 NotNegative = Annotated[Float, Field(ge=0.0)]
+
+
+def _share_or_numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        fits = 0 < len(value) <= 10_000 and all(type(n) is int and n >= 1 for n in value)
+    else:
+        fits = type(value) in (int, float) and 0 <= value < 1
+    if not fits:
+        raise ValueError(
+            "give the share to remove from every layer (at least 0, less than 1), or a list of how many each layer "
+            f"keeps (whole numbers, at least 1), got {shown(value)}"
+        )
+    return value
+
+
+Kept = Annotated[Fraction | list[Positive], BeforeValidator(_share_or_numbers)]

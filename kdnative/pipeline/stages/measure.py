@@ -120,6 +120,7 @@ def _report(context: Context) -> dict[str, Any]:
     """Writes summary.json and summary.txt into the run's folder, and the report where its package is there."""
     recipe, run = context.recipe, context.run
     about = {"source": recipe.data.source, "labels": list(context.data.labels), "counts": context.data.summary()}
+    about["sizes"] = context.data.sizes
     scheme = _scheme_text(recipe.final_schemes())
     measured = run.metrics("evaluate"), run.metrics("benchmark")
     summary = build_summary(context.task, recipe.goals, *measured, about, scheme)

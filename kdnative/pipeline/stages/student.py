@@ -11,7 +11,7 @@ from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.pruning import cut, rehearse_cut
+from kdnative.pipeline.stages.pruning import cut, shaped
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
     asks_teacher,
@@ -25,7 +25,6 @@ from kdnative.pipeline.stages.training import (
     tokenizer,
 )
 from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
-from kdnative.prune import student_from
 
 if TYPE_CHECKING:
     from kdnative.pipeline.rehearsed_models import Rehearsal
@@ -66,7 +65,7 @@ def _rehearse_distil(rehearsal: Rehearsal) -> None:
 
 
 def _rehearse_prune(rehearsal: Rehearsal) -> None:
-    rehearse_cut(rehearsal, rehearsal.student, rehearsal.recipe.prune, "prune", "prune")
+    rehearsal.shrink(rehearsal.student, rehearsal.recipe.prune, "prune", {"prune"})
     rehearsal.check_hidden("prune", "prune", rehearsal.recipe.prune, rehearsal.student)
 
 
@@ -80,16 +79,14 @@ def _rehearse_recover(rehearsal: Rehearsal) -> None:
 
 
 def _new_student(context: Context) -> nn.Module:
-    """The student before any training: some layers of the fine-tuned teacher, or a model of its own."""
+    """The student before any training: parts of the fine-tuned teacher, or a model of its own."""
     settings = context.recipe.student
     seeded(context)
     if settings.source == "teacher":
         model = load_model(context, "train_teacher")
     else:
         model = load_for_task(settings.source, context.task, context.data.train)
-    if settings.layers is None:
-        return model
-    return student_from(model, layers=settings.layers)
+    return shaped(context, model)
 
 
 def _learn(context: Context, model: nn.Module) -> dict[str, Any]:

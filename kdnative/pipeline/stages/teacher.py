@@ -13,7 +13,7 @@ from kdnative.evaluate import predict
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.pruning import cut, rehearse_cut
+from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
     asks_teacher,
     compared,
@@ -37,7 +37,7 @@ def _train_teacher(context: Context) -> dict[str, Any]:
     model = load_for_task(source, context.task, context.data.train)
     metrics = fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
-    return metrics
+    return {**metrics, "data": context.data.sizes}
 
 
 def _compress_teacher(context: Context) -> dict[str, Any]:
@@ -91,7 +91,9 @@ def _rehearse_compression(rehearsal: Rehearsal) -> None:
     settings, section = rehearsal.recipe.compress_teacher.prune, "compress_teacher.prune"
     if settings is not None:  # on a copy: hidden states come from the whole teacher
         pruned = copy.deepcopy(rehearsal.teacher)
-        rehearse_cut(rehearsal, pruned, settings, section, "compress_teacher")
+        if pruned is None:
+            return
+        rehearsal.shrink(pruned, settings, section, {"compress_teacher"})
         rehearsal.check_hidden(section, "compress_teacher", settings, pruned)
 
 
