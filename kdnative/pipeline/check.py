@@ -99,7 +99,8 @@ def steps(recipe: Recipe, data: DataSplits) -> dict[str, tuple[int, int]]:
     found = {}
     for stage in recipe.active_stages():
         for name, section in recipe.sections_of(stage):
-            if isinstance(section, Training):
+            idle = name == "train_teacher" and recipe.teacher.fine_tuned
+            if isinstance(section, Training) and not idle:
                 each = math.ceil(math.ceil(len(data.train) / section.batch_size) / section.accumulate)
                 total = section.epochs * each
                 found[name] = (section.epochs, min(total, section.max_steps or total))

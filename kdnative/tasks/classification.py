@@ -23,7 +23,7 @@ from kdnative.evaluate import (
 from kdnative.evaluate.layers import accuracy, mean_divergence
 from kdnative.shown import listed
 from kdnative.tasks.base import Measure, Task, Trained, estimate
-from kdnative.tasks.heads import fit_head
+from kdnative.tasks.heads import fit_head, mismatch
 
 __all__ = ["TextClassification"]
 
@@ -64,8 +64,11 @@ class TextClassification(Task):
         missing: Collection[str],
         replaced: Collection[str],
         source: str,
-    ) -> None:
-        fit_head(model, own, train.labels, missing, source)
+    ) -> bool:
+        return fit_head(model, own, train.labels, missing, source)
+
+    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
+        return mismatch(own, labels)
 
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return HardLabelLoss(weight=weight, class_weights=class_weights, label_smoothing=settings.label_smoothing)
