@@ -94,12 +94,16 @@ def _run_arguments(sub: argparse.ArgumentParser) -> None:
     part.add_argument("--only", metavar="STAGE", help="run one stage on the outputs of the earlier ones")
     part.add_argument("--until", metavar="STAGE", help="stop after this stage")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as distil.epochs=3")
+    sub.add_argument("--check", action="store_true", help="check recipe, data and models, say what would run, and end")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from kdnative import pipeline
 
+    if arguments.check:
+        print(pipeline.check(arguments.recipe, overrides=arguments.set, runs=arguments.runs))
+        return 0
     folder = pipeline.run(
         arguments.recipe,
         runs=arguments.runs,

@@ -91,9 +91,10 @@ def train(
             the interruption (same machine, same number of threads).
 
     Raises:
-        ValueError: arguments that contradict each other. ResumeError: a state of another run, or an existing state
-        without ``resume=True``. FloatingPointError: the loss became NaN or infinite. ImportError: accelerate is not
-        installed.
+        ValueError: arguments that contradict each other.
+        ResumeError: a state of another run, or an existing state without ``resume=True``.
+        FloatingPointError: the loss became NaN or infinite.
+        ImportError: accelerate is not installed.
     """
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every}: at least 1 step, or None")

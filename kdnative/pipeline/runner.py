@@ -72,8 +72,8 @@ def run(
         require("tqdm")
     shared = Shared(recipe)
     # What can be known to fail is refused here: it must neither leave a folder behind nor come after hours of training.
-    device = _device(recipe.device)
-    _check_native()
+    device = device_of(recipe.device)
+    check_native()
     threads = torch.get_num_threads()
     try:
         if folder.exists():  # what is read from here on stays as it is
@@ -82,7 +82,7 @@ def run(
         _check_inputs(state, chosen)
         if any(stage.uses_data for stage in chosen):
             shared.data.fingerprint  # noqa: B018  missing or damaged data
-        _check_sources(state, chosen)
+        check_sources(state, chosen)
         notes = _rehearse(state, chosen, overwrite, only, restart_changed)
         folder.open()
         if overwrite and not only and (folder.path / "recipe.yaml").exists():
@@ -129,7 +129,7 @@ def _chosen(recipe: Recipe, only: str | None, until: str | None) -> list[Stage]:
     return stages[position : position + 1] if only else stages[: position + 1]
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -137,7 +137,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _check_native() -> None:
+def check_native() -> None:
     try:
         from kdnative import ops  # noqa: F401  loads the library
     except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
@@ -156,7 +156,7 @@ def _check_inputs(state: RunState, chosen: list[Stage]) -> None:
             )
 
 
-def _check_sources(state: RunState, chosen: list[Stage]) -> None:
+def check_sources(state: RunState, chosen: list[Stage]) -> None:
     """A model from outside of the run must be there where a stage is still to start from it."""
     for stage in chosen:
         for source in stage.sources(state.recipe):

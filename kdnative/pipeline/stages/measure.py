@@ -150,6 +150,7 @@ def _measured(recipe: Recipe) -> tuple[str, ...]:
 EVALUATE = Stage(
     "evaluate",
     _evaluate,
+    does="Measures all models on the test split, as they are and on native kernels.",
     section=Evaluate,
     default=Evaluate(),
     needs=_measured,
@@ -159,6 +160,7 @@ EVALUATE = Stage(
 BENCHMARK = Stage(
     "benchmark",
     _benchmark,
+    does="Times all models: torch fp32, torch bf16, native.",
     section=Benchmark,
     default=Benchmark(),
     needs=_measured,
@@ -168,6 +170,7 @@ BENCHMARK = Stage(
 REPORT = Stage(
     "report",
     _report,
+    does="Writes the final table, the goals and the HTML report into the run's folder.",
     section=Report,
     default=Report(),
     needs=lambda recipe: ("evaluate", "benchmark"),

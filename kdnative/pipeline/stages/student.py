@@ -125,6 +125,7 @@ _STUDENT = ("data", "teacher", "student")
 TRAIN_BASELINE = Stage(
     "train_baseline",
     _train_baseline,
+    does="Trains the same student on the labels alone, for comparison; null leaves the stage out.",
     section=Training,
     default=Training(),
     optional=True,
@@ -138,6 +139,7 @@ TRAIN_BASELINE = Stage(
 DISTIL = Stage(
     "distil",
     _distil,
+    does="Trains the student on soft labels, labels and hidden states.",
     section=Distilling,
     default=Distilling(),
     needs=lambda recipe: ("train_teacher", "compress_teacher"),
@@ -152,6 +154,7 @@ DISTIL = Stage(
 PRUNE = Stage(
     "prune",
     _prune,
+    does="Removes heads, neurons and layers, then distils again; null leaves the stage out.",
     section=Prune,
     default=None,
     optional=True,
@@ -165,6 +168,7 @@ PRUNE = Stage(
 RECOVER = Stage(
     "recover",
     _recover,
+    does="Distils with every chosen layer in the integer arithmetic of the kernels; null leaves the stage out.",
     section=Recover,
     default=Recover(),
     optional=True,

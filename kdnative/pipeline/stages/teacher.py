@@ -108,6 +108,7 @@ def for_hidden_states(teacher: nn.Module, scheme: str | None, device: str) -> nn
 TRAIN_TEACHER = Stage(
     "train_teacher",
     _train_teacher,
+    does="Fine-tunes the teacher on the labels.",
     section=Training,
     default=Training(),
     uses=("data", "teacher"),
@@ -120,6 +121,7 @@ TRAIN_TEACHER = Stage(
 COMPRESS_TEACHER = Stage(
     "compress_teacher",
     _compress_teacher,
+    does="Prunes the teacher if asked to, and converts it to native int8, which then labels the training split.",
     section=CompressTeacher,
     default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),
