@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kdnative.pipeline.folder import PipelineError, RunFolder
     from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
     from kdnative.pipeline.runner import run
+    from kdnative.pipeline.seeds import run_seeds
     from kdnative.pipeline.stopping import Stopped
 
 # Stages and recipes need pydantic; models and folders, which `kdnative convert` uses, do not.
@@ -26,6 +27,7 @@ _HOMES = {
     "dump_recipe": "recipe",
     "load_recipe": "recipe",
     "run": "runner",
+    "run_seeds": "seeds",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "dump_recipe",
     "load_recipe",
     "run",
+    "run_seeds",
 ]
 
 

@@ -37,6 +37,7 @@ def run(
     until: str | None = None,
     overrides: Sequence[str] = (),
     progress: bool = True,
+    quiet: bool = False,
 ) -> Path:
     """Runs a recipe: distil -> prune -> quantize -> convert -> measure, as docs/recipes.md describes.
 
@@ -50,6 +51,7 @@ def run(
         until: stop after this stage.
         overrides: ``"section.key=value"`` texts on top of the recipe file.
         progress: show progress bars.
+        quiet: print warnings only, and no progress bars; the run's log.txt has everything.
 
     Returns:
         The run's folder.
@@ -68,6 +70,7 @@ def run(
             f"or give it another name (--set name=...)"
         )
     require("transformers")
+    progress = progress and not quiet
     if progress:
         require("tqdm")
     shared = Shared(recipe)
@@ -94,7 +97,7 @@ def run(
             torch.set_num_threads(recipe.threads)
         if not behind:
             replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
-        with run_log(folder.path / "log.txt", progress) as log:
+        with run_log(folder.path / "log.txt", progress, quiet) as log:
             if any(stage.uses_data for stage in chosen):
                 _log_data(log, shared)
             for note in notes:

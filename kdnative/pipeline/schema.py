@@ -75,7 +75,7 @@ class Data(Section):
     empty: Literal["error", "drop"] = "error"
     """Rows without text: `error` refuses them, `drop` leaves them out, whatever their label."""
     delimiter: Literal["comma", "semicolon", "tab"] | None = None
-    """What separates the columns of a table; null means what its first lines say."""
+    """What separates the columns of `.csv` and `.tsv` files; null means the comma of `.csv`, the tab of `.tsv`."""
     config: str | None = None
     """Configuration of a hub data set."""
     revision: str | None = None
@@ -97,18 +97,18 @@ class Shape(Section):
     """What a model keeps of its layers, heads and neurons."""
 
     heads: Kept = 0.0
-    """Share of attention heads to remove from every layer, or a list of how many each layer keeps."""
+    """Attention heads: the share to remove from every layer, or a list of how many each layer keeps."""
     ffn: Kept = 0.0
-    """Share of feed-forward neurons to remove from every layer, or a list of how many each layer keeps."""
+    """Feed-forward neurons: the share to remove from every layer, or a list of how many each layer keeps."""
     layers: Layers | list[Count] | None = None
-    """Layers to keep: an ascending list, counted from 0, or a count, evenly spaced; null keeps all."""
+    """Layers to keep: an ascending list, counted from 0 (`[1, 3, 5]`), or how many; null keeps all."""
     multiple_of: Positive = 64
-    """Kept widths are rounded to this, the tile of the kernels; those that a list gives must be multiples of it."""
+    """Kept widths are rounded to this, the tile of the kernels."""
     _layers = field_validator("layers")(_ascending)
 
 
 class Student(Shape):
-    """The small model that the run makes, and its shape before it learns."""
+    """The small model that the run makes, in the shape in which it begins to learn."""
 
     source: str = "teacher"
     """`teacher` (the student starts as parts of the fine-tuned teacher), or a model like that of `teacher.source`."""

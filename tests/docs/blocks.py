@@ -21,6 +21,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 NOTE = re.compile(r"<!-- *(?P<key>not run|needs|given): *(?P<value>[^>]+?) *-->\s*$")
+TRAINED = ("train_teacher", "train_baseline", "distil", "prune", "recover")
+QUICKLY = [
+    *(f"--set=benchmark.{key}" for key in ("repeats=1", "grid_repeats=1", "grid_batches=[1]", "grid_tokens=[16]")),
+    *(f"--set={stage}.max_steps=2" for stage in TRAINED),
+]
 SHELL, TEXT = ("sh", "bash", "shell", ""), ("text", "csv", "json", "html")
 
 
@@ -99,9 +104,10 @@ def _kdnative(arguments: list[str]) -> None:
         assert _quietly(cli.main, arguments) == 0
         return
     parsed = _parsed(cli._parser().parse_args, arguments)
-    if arguments[0] in ("doctor", "inspect") or (arguments[0] == "run" and Path(parsed.recipe).is_file()):
-        quiet = ["--quiet"] if arguments[0] == "run" else []
-        assert _quietly(cli.main, [*arguments, *quiet]) == 0
+    if arguments[0] in ("doctor", "inspect"):
+        assert _quietly(cli.main, arguments) == 0
+    elif arguments[0] == "run" and Path(parsed.recipe).is_file():
+        assert _quietly(cli.main, [*arguments, "--quiet", *QUICKLY]) == 0
     elif arguments[0] == "run":  # one of the repository, which takes minutes
         load_recipe(ROOT / parsed.recipe, parsed.set)
 

@@ -73,6 +73,12 @@ def given(name: str):
         return name
     if name == "inputs":
         return {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+    if name in ("data", "batches"):
+        import kdnative as kd
+
+        texts, labels = zip(*sentences(32, 2), strict=True)
+        data = kd.data.tokenize(kd.data.from_texts(texts, labels), given("tokenizer"))
+        return data if name == "data" else kd.data.Batches(data, 8, shuffle=True)
     if name == "tokenizer":
         from transformers import AutoTokenizer
 
