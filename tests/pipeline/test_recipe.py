@@ -230,7 +230,7 @@ def test_missing_and_undecodable_files(tmp_path):
         load_recipe(tmp_path / "bytes.yaml")
 
 
-@pytest.mark.parametrize("name", ["movies", "movies-mpnet"])
+@pytest.mark.parametrize("name", ["movies", "movies-all-labels", "movies-mpnet"])
 def test_shipped_recipes_are_valid(name):
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     assert recipe.name == name
