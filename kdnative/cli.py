@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure"))
+    _new_arguments(command("new", _new, "write a commented recipe for a data file, guessed from its columns"))
     _convert_arguments(command("convert", _convert, "convert a model into a checkpoint of packed native modules"))
     _bench_arguments(command("bench", _bench, "measure speed, memory and accuracy on this machine"))
     sub = command("doctor", _doctor, "show kernels, torch, GPU and optional packages of this machine")
@@ -120,6 +121,27 @@ def _run(arguments: argparse.Namespace) -> int:
     if last in (None, "report") and summary.is_file():
         print(summary.read_text(encoding="utf-8"))
     print(f"run folder: {folder}")
+    return 0
+
+
+def _new_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("data", help=".csv, .tsv or .jsonl file, or a folder with train (validation, test) files")
+    sub.add_argument("--out", default="recipe.yaml", metavar="FILE", help="recipe to write (default: recipe.yaml)")
+    sub.add_argument("--task", help="default: guessed from the labels")
+    sub.add_argument("--teacher", default="package:minilm-l6", metavar="MODEL", help="folder, package:NAME or hub:NAME")
+    sub.add_argument("--text", metavar="COLUMN", help="the texts (default: guessed)")
+    sub.add_argument("--text-pair", metavar="COLUMN", help="the second texts of pairs (default: guessed)")
+    sub.add_argument("--label", metavar="COLUMN", help="the labels (default: guessed)")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing recipe")
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from kdnative import pipeline
+
+    names = ("data", "out", "task", "teacher", "text", "text_pair", "label", "overwrite")
+    print(pipeline.new(**{name: getattr(arguments, name) for name in names}))
+    print(f"written: {arguments.out}")
+    print(f"next: kdnative run {arguments.out} --check, then kdnative run {arguments.out}")
     return 0
 
 
