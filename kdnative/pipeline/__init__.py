@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kdnative.pipeline.new_recipe import New, new
     from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
     from kdnative.pipeline.runner import run
+    from kdnative.pipeline.seeds import run_seeds
     from kdnative.pipeline.stopping import Stopped
 
 # Stages and recipes need pydantic; models and folders, which `kdnative convert` uses, do not.
@@ -29,6 +30,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "new": "new_recipe",
     "run": "runner",
+    "run_seeds": "seeds",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "load_recipe",
     "new",
     "run",
+    "run_seeds",
 ]
 
 

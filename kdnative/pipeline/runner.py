@@ -37,6 +37,7 @@ def run(
     until: str | None = None,
     overrides: Sequence[str] = (),
     progress: bool = True,
+    quiet: bool = False,
 ) -> Path:
     """Runs a recipe: distil -> prune -> quantize -> convert -> measure, as docs/recipes.md describes.
 
@@ -50,6 +51,7 @@ def run(
         until: stop after this stage.
         overrides: ``"section.key=value"`` texts on top of the recipe file.
         progress: show progress bars.
+        quiet: print warnings only, and no progress bars; the run's log.txt has everything.
 
     Returns:
         The run's folder.
@@ -68,6 +70,7 @@ def run(
             f"or give it another name (--set name=...)"
         )
     require("transformers")
+    progress = progress and not quiet
     if progress:
         require("tqdm")
     shared = Shared(recipe)
@@ -94,7 +97,9 @@ def run(
             torch.set_num_threads(recipe.threads)
         if not behind:
             replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
-        with run_log(folder.path / "log.txt", progress) as log:
+        with run_log(folder.path / "log.txt", progress, quiet) as log:
+            if any(stage.uses_data for stage in chosen):
+                _log_data(log, shared)
             for note in notes:
                 log.warning(note)
             if behind:
@@ -203,6 +208,17 @@ def _check_unchanged(state: RunState, chosen: list[Stage], restart_changed: bool
     for name in concerned:
         state.discard(name)
     return [name for name in stale if name not in names and state.records[name] is not None]
+
+
+def _log_data(log: logging.Logger, shared: Shared) -> None:
+    """How many texts there are to learn from and to measure on."""
+    for note in shared.data.notes:
+        log.info("data: %s", note)
+    sizes = [shared.data.sizes[name] for name in ("labelled", "unlabelled", "validation", "test")]
+    log.info(
+        "data: %s training texts with a label and %s without, %s for validation, %s for the test",
+        *map("{:,}".format, sizes),
+    )
 
 
 @dataclass
