@@ -103,12 +103,17 @@ def fit(
     *,
     soft_labels: SoftLabels | None = None,
     teacher: nn.Module | None = None,
+    answers: Predictions | None = None,
 ) -> dict[str, Any]:
     """Trains a model with the stage's settings, from the last saved step if there is one; returns the figures.
 
     With soft labels or a teacher, the model learns from the whole training split, else from its labelled examples: they
     alone make steps and epochs. The model is on the CPU afterwards. The saved state stays until the whole stage is
     finished.
+
+    Args:
+        soft_labels, teacher: what the loss learns from.
+        answers: the teacher's to the validation split, where the best epoch is the one closest to it.
     """
     settings: Training = context.settings
     seed = context.recipe.seed
@@ -129,7 +134,9 @@ def fit(
         precision=_PRECISIONS[settings.amp],
         device=context.device,
         seed=seed,
-        select_by=(context.task.deciding.key, "max") if settings.select_best else None,
+        accumulation=settings.accumulate,
+        select_by=_select_by(context),
+        early_stopping=settings.early_stopping,
     )
     log = EpochLog(lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)))
     history = train(
@@ -138,7 +145,9 @@ def fit(
         loss,
         config,
         teachers=[] if teacher is None and soft_labels is None else [Teacher(teacher, soft_labels)],
-        validation=context.task.validation(Batches(tokenized(context, source, "validation"), VALIDATION_BATCH)),
+        validation=context.task.validation(
+            Batches(tokenized(context, source, "validation"), VALIDATION_BATCH), answers
+        ),
         callbacks=[_Clock(context), log, *([ProgressBar()] if context.progress else [])],
         state_path=state,
         save_every=settings.save_every,
@@ -151,6 +160,19 @@ def fit(
         "best_epoch": history.best,
         "history": [_point(entry) for entry in history.epochs],
     }
+
+
+def asks_teacher(context: Context) -> bool:
+    """Whether the stage needs the teacher's answers to the validation split."""
+    return context.settings.select_by == context.task.from_teacher
+
+
+def _select_by(context: Context) -> tuple[str, str] | None:
+    """The measure that makes an epoch the best, and whether most or least of it is better."""
+    if not context.settings.select_best:
+        return None
+    name = context.settings.select_by or context.task.deciding.key
+    return name, context.task.selectable[name]
 
 
 def _batches(context: Context, source: str, split: str) -> Batches | MaskedBatches:
