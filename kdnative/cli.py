@@ -48,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+# As kdnative.tasks.SERVED, which would bring torch: a test compares the tasks.
+_SERVED = (
+    "Recipes serve one class or one number for a text or a pair of texts (task: text-classification, text-regression, "
+    "sentence-pair-classification, sentence-pair-regression). Any encoder can be converted: kdnative convert, or "
+    "kdnative.convert_ in Python."
+)
 # The modules of kdnative.bench that are commands.
 _SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "table")
 
@@ -55,20 +61,24 @@ _SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead
 def _parser() -> argparse.ArgumentParser:
     # allow_abbrev: a misspelt or shortened option must not silently mean another one in a later version
     parser = argparse.ArgumentParser(
-        prog="kdnative", description="Distil, prune, quantize and run small models natively.", allow_abbrev=False
+        prog="kdnative",
+        description="Distil, prune, quantize and run small models natively.",
+        epilog=f"{_SERVED} Begin with: kdnative new DATA",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kdnative {__version__}")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def command(name: str, function, text: str, more: str = "") -> argparse.ArgumentParser:
+        description = f"{text[0].upper()}{text[1:]}. {more}".rstrip()
+        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
         sub.add_argument("--debug", action="store_true", help="show the traceback of a failure")
         sub.set_defaults(command=function)
         return sub
 
-    _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure"))
-    _new_arguments(command("new", _new, "write a commented recipe for a data file, guessed from its columns"))
+    _new_arguments(command("new", _new, "write a commented recipe for a data file, guessed from its columns", _SERVED))
+    _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure", _SERVED))
     _convert_arguments(command("convert", _convert, "convert a model into a checkpoint of packed native modules"))
     _bench_arguments(command("bench", _bench, "measure speed, memory and accuracy on this machine"))
     sub = command("doctor", _doctor, "show kernels, torch, GPU and optional packages of this machine")

@@ -148,7 +148,7 @@ def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> list[str]:
         return [f"list of {count}{_plural(' or '.join(allowed(members[0])))}"]
     if origin is dict:
         key, value = (" or ".join(allowed(member)) for member in members)
-        return [f"table of {key}: {value}"]
+        return [f"table of {key}: {f'({value})' if ' or ' in value else value}"]
     section = _section_in(annotation)
     if section is not None:
         return [f"keys of {section.__name__.lower()}"]
