@@ -14,7 +14,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel browser docs fuzz clean
+.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel browser docs fuzz recipe-keys clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -54,6 +54,10 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(shell git ls-files '*.cpp' '*.h')
+
+# The table of recipe keys in docs/recipes.md, from the schema; a test says when it is out of date.
+recipe-keys: $(VENV)/dev.stamp
+	$(BIN)/python -m tools.recipe_keys
 
 # Rebuilds the native library of the development install after a change in csrc/.
 build: $(VENV)/dev.stamp
