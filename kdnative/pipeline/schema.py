@@ -115,7 +115,7 @@ class Student(Shape):
     """The small model that the run makes, in the shape in which it begins to learn."""
 
     source: str = "teacher"
-    """`teacher` (the student starts as layers of the fine-tuned teacher), or a model like that of `teacher.source`."""
+    """`teacher` (the student starts as parts of the fine-tuned teacher), or a model like that of `teacher.source`."""
 
 
 class Training(Section):
