@@ -10,6 +10,8 @@ from pathlib import Path
 
 from kdnative.pipeline.stopping import in_words
 
+FILE_ONLY = {"file_only": True}  # for what the terminal shows in another way
+
 
 class _AboveBars(logging.Handler):
     """Prints without tearing a progress bar apart."""
@@ -22,7 +24,10 @@ class _AboveBars(logging.Handler):
 
 @contextmanager
 def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
-    """A logger that appends to ``path`` and prints to stderr; its handlers are gone afterwards."""
+    """A logger that appends to ``path`` and prints to stderr; its handlers are gone afterwards.
+
+    Records with ``extra=FILE_ONLY`` are not printed.
+    """
     log = logging.getLogger("kdnative.run")
     level, propagate = log.level, log.propagate
     log.setLevel(logging.INFO)
@@ -31,6 +36,7 @@ def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     to_screen = _AboveBars() if bars else logging.StreamHandler()
     to_screen.setFormatter(logging.Formatter("%(message)s"))
+    to_screen.addFilter(lambda record: not getattr(record, "file_only", False))
     handlers = [to_file, to_screen]
     for handler in handlers:
         log.addHandler(handler)

@@ -196,6 +196,7 @@ class Benchmark(Section):
 
 class Report(Section):
     html: bool = True
+    examples: Annotated[Int, Field(ge=0), _at_most(100, " examples")] = 20
 
 
 class Goals(Section):
