@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 # The modules of kdnative.bench that are commands.
-_SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "table")
+_SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "texts", "table", "readme")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -141,6 +141,14 @@ def child_environment() -> dict[str, str]:
     return clean
 
 
+def folder_name() -> str:
+    """What results of this machine lie under: its core, such as ``"zen4"``, or the instruction set in use."""
+    from kdnative import ops
+
+    core = core_name(_cpuinfo("vendor_id"), _cpuinfo("cpu family"), _cpuinfo("model"))
+    return re.sub(r"\W", "", core).lower() or ops.isa()
+
+
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
     """Writes a result as JSON in one step: readers see the old file or the new one. A list of numbers is one line."""
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
@@ -171,3 +179,7 @@ def _revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
+
+
+if __name__ == "__main__":
+    print(folder_name())
