@@ -14,7 +14,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench readme wheel browser fuzz clean
+.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench readme wheel browser docs fuzz clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -76,6 +76,11 @@ bench: $(VENV)/bench.stamp
 readme: $(VENV)/dev.stamp
 	$(BIN)/kdnative bench readme $(CHECK)
 
+# The documentation as a site, in build/docs. A warning is an error. It loads nothing from elsewhere.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/docs/index.html"
+
 wheel: $(DIST)/wheel.stamp
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
@@ -125,6 +130,10 @@ $(VENV)/dev.stamp: $(SOURCES) | $(BIN)/pip
 
 $(VENV)/bench.stamp: $(SOURCES) | $(BIN)/pip
 	$(BIN)/pip install --quiet --editable '.[bench]'
+	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@
 
 # Hostile checkpoints, operator calls, recipes and data files; then with sanitizers (docs/fuzzing.md). Half an hour.

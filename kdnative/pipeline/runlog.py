@@ -21,8 +21,12 @@ class _AboveBars(logging.Handler):
 
 
 @contextmanager
-def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
-    """A logger that appends to ``path`` and prints to stderr; its handlers are gone afterwards."""
+def run_log(path: Path, bars: bool, quiet: bool = False) -> Iterator[logging.Logger]:
+    """A logger that appends to ``path`` and prints to stderr; its handlers are gone afterwards.
+
+    Args:
+        bars: whether there are progress bars on the terminal. quiet: print warnings only; the file has everything.
+    """
     log = logging.getLogger("kdnative.run")
     level, propagate = log.level, log.propagate
     log.setLevel(logging.INFO)
@@ -31,6 +35,7 @@ def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     to_screen = _AboveBars() if bars else logging.StreamHandler()
     to_screen.setFormatter(logging.Formatter("%(message)s"))
+    to_screen.setLevel(logging.WARNING if quiet else logging.INFO)
     handlers = [to_file, to_screen]
     for handler in handlers:
         log.addHandler(handler)

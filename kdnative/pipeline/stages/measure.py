@@ -120,6 +120,7 @@ def _report(context: Context) -> dict[str, Any]:
     """Writes summary.json and summary.txt into the run's folder, and the report where its package is there."""
     recipe, run = context.recipe, context.run
     about = {"source": recipe.data.source, "labels": list(context.data.labels), "counts": context.data.summary()}
+    about["sizes"] = context.data.sizes
     scheme = _scheme_text(recipe.final_schemes())
     measured = run.metrics("evaluate"), run.metrics("benchmark")
     summary = build_summary(context.task, recipe.goals, *measured, about, scheme)
@@ -149,6 +150,7 @@ def _measured(recipe: Recipe) -> tuple[str, ...]:
 EVALUATE = Stage(
     "evaluate",
     _evaluate,
+    does="Measures all models on the test split, as they are and on native kernels.",
     section=Evaluate,
     default=Evaluate(),
     needs=_measured,
@@ -158,6 +160,7 @@ EVALUATE = Stage(
 BENCHMARK = Stage(
     "benchmark",
     _benchmark,
+    does="Times all models: torch fp32, torch bf16, native.",
     section=Benchmark,
     default=Benchmark(),
     needs=_measured,
@@ -167,6 +170,7 @@ BENCHMARK = Stage(
 REPORT = Stage(
     "report",
     _report,
+    does="Writes the final table, the goals and the HTML report into the run's folder.",
     section=Report,
     default=Report(),
     needs=lambda recipe: ("evaluate", "benchmark"),
