@@ -29,6 +29,7 @@ from kdnative.bench.results import (
     against_peers,
     ceiling_line,
     cores_line,
+    gops,
     median,
     not_run_lines,
     quantiles,
@@ -193,11 +194,6 @@ def label(case: Mapping[str, Any]) -> str:
 def as_case(case: Mapping[str, Any]) -> Case:
     """A case of the result, for `summary_lines`."""
     return Case(label(case), case["rows"])
-
-
-def gops(case: Mapping[str, Any], row: Mapping[str, Any]) -> float:
-    """Billions of operations a second of a row; a multiply-accumulate is two."""
-    return 2 * case["m"] * case["n"] * case["k"] / median(row) / 1e9
 
 
 def _table(case: Mapping[str, Any], peak: float | None) -> str:

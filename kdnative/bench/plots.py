@@ -8,8 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-from kdnative.bench.gemm import gops
-from kdnative.bench.results import Row, faster, machine_line, median, quantiles
+from kdnative.bench.results import Row, faster, gops, machine_line, median, quantiles
 from kdnative.files import replace_text
 from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
 from kdnative.report.schema import LatencyRow

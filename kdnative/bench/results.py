@@ -70,6 +70,11 @@ def median(row: Row) -> float:
     return quantiles(row)[1]
 
 
+def gops(case: Mapping[str, Any], row: Row) -> float:
+    """Billions of operations a second of a row of a linear layer; a multiply-accumulate is two."""
+    return 2 * case["m"] * case["n"] * case["k"] / median(row) / 1e9
+
+
 def faster(slow: Row, fast: Row) -> Speedup:
     """How many times faster one row is than another of the same case."""
     if "samples" in slow and "samples" in fast:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnative.bench.results import LEGEND, machine_line
+from kdnative.bench.table import rows_of
 from kdnative.machine.speedup import speedup
 
 _WAYS = ("fp32", "bf16", "native")
@@ -63,8 +64,6 @@ def run_figures(folder: Path) -> dict[str, Any]:
 
 def student_table(result: Mapping[str, Any]) -> list[str]:
     """The models of a run: quality, size, latency in torch and native, and the native speed-up over the teacher."""
-    from kdnative.bench.table import rows_of
-
     measure, timings = result["measure"], result["timings"]
     head = ["model", f"{measure['name']} [95 %]", "MB", "torch fp32, ms", "torch bf16, ms", "native, ms", "speed-up"]
     table = []

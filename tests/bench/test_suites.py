@@ -9,7 +9,7 @@ import torch
 from kdnative.bench import gemm, gemm_candidates, peers
 from kdnative.bench.gemm_candidates import GemmCase
 from kdnative.bench.peers import Candidate, Prepared
-from kdnative.bench.results import Case, against_peers, goal, goal_line, not_run_lines, summary_lines
+from kdnative.bench.results import Case, against_peers, goal, goal_line, gops, not_run_lines, summary_lines
 
 TORCH_ONLY = [c for c in gemm_candidates.PEERS if not c.packages]
 WEIGHT_ONLY = [c for c in gemm_candidates.WEIGHT_ONLY if not c.packages]
@@ -39,7 +39,7 @@ def test_gemm_rows(peers_of_torch):
         assert case["cores"]["taken"] == 2 * len(case["rows"]) >= case["cores"]["disturbed"] >= 0
         for row in case["rows"]:
             assert len(row["samples"]) == 2 and min(row["samples"]) > 0
-            assert gemm.gops(case, row) == pytest.approx(operations / (sum(row["samples"]) / 2) / 1e9)
+            assert gops(case, row) == pytest.approx(operations / (sum(row["samples"]) / 2) / 1e9)
         errors = {row["name"]: row["error"] for row in case["rows"]}
         one = GemmCase(case["n"], case["k"], case["m"], 1)
         exact, found = (x @ w.T + one.bias.double() for x, w in (
