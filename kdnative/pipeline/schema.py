@@ -304,6 +304,8 @@ class Report(Section):
 
     html: bool = True
     """Also write report.html and report.json."""
+    examples: Annotated[Count, Field(le=100)] = 20
+    """Texts of the test split in the report on which student and teacher disagree; 0 leaves them out, 100 at most."""
 
 
 class Goals(Section):

@@ -90,18 +90,55 @@ def test_quality_has_every_measure_and_is_json(task, logits, labels):
         assert isinstance(value, float) or value["low"] <= value["value"] <= value["high"]
     assert found[task.deciding.key]["value"] == pytest.approx(task.score(ours))
     assert found["agreement"]["value"] == pytest.approx(task.agreement(ours, teacher).value)
-    assert found["difference"]["value"] == pytest.approx(task.score(ours) - task.score(teacher))
+    assert task.difference(teacher, ours, 0).value == pytest.approx(task.score(ours) - task.score(teacher))
     assert task.divergence(ours.logits, ours.logits) == 0.0 < task.divergence(ours.logits, teacher.logits)
 
 
 def test_kept_is_a_ratio_of_the_deciding_measure():
-    def quality(key, value):
-        return {key: {"value": value}}
+    labels = [0, 1, 0, 1]
+    teacher = predictions([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], labels)  # 3 of 4
+    student = predictions([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.5]], labels)  # 3 others of 4
+    found = CLASSES.ratio(teacher, student, 0)
+    assert found.value == 1.0 and found.low < 1.0 < found.high
+    never = predictions([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert CLASSES.ratio(never, student, 0) is None
+    numbers, good = predictions([[1.0], [2.0], [4.0]], [1.0, 3.0, 4.0]), predictions([[1.0], [3.0], [4.0]])
+    ratio = NUMBERS.ratio(good, numbers, 0)
+    assert ratio.value == pytest.approx(np.corrcoef([1, 2, 4], [1, 3, 4])[0, 1])
+    assert NUMBERS.ratio(predictions([[3.0], [2.0], [1.0]]), numbers, 0) is None
 
-    assert CLASSES.kept(quality("accuracy", 0.6), quality("accuracy", 0.8)) == pytest.approx(0.75)
-    assert NUMBERS.kept(quality("pearson", -0.2), quality("pearson", 0.4)) == pytest.approx(-0.5)
-    for nothing in (0.0, -0.1):
-        assert NUMBERS.kept(quality("pearson", 0.4), quality("pearson", nothing)) is None
+
+def test_calibration_is_that_of_the_chosen_class():
+    half = np.log(3.0)  # a confidence of 3 / 4
+    found = CLASSES.calibration(predictions([[half, 0.0]] * 4 + [[0.0, 9.0]] * 2, [0, 0, 0, 0, 1, 1]))
+    sure = 1 / (1 + np.exp(-9))
+    assert found["bins"] == [
+        {"confidence": pytest.approx(0.75), "accuracy": 1.0, "n": 4},
+        {"confidence": pytest.approx(sure), "accuracy": 1.0, "n": 2},
+    ]
+    assert found["ece"] == pytest.approx((4 * 0.25 + 2 * (1 - sure)) / 6) and found["n"] == 6
+    assert NUMBERS.calibration(predictions([[1.0]], [1.0])) is None
+
+
+def test_disagreements_begin_with_the_surest():
+    labels = [0, 1, 1, 0]
+    teacher = Predictions(
+        torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0], [0.0, 3.0]]), torch.tensor(labels), ("a", "b")
+    )
+    student = Predictions(
+        torch.tensor([[0.0, 2.0], [0.0, 1.0], [0.0, 5.0], [0.0, 3.0]]), torch.tensor(labels), ("a", "b")
+    )
+    found = CLASSES.disagreements(teacher, student, 5)
+    assert found == [
+        {"index": 2, "label": "b", "teacher": "a (99 %)", "student": "b (99 %)"},
+        {"index": 0, "label": "a", "teacher": "a (88 %)", "student": "b (88 %)"},
+    ]
+    assert CLASSES.disagreements(teacher, student, 1) == found[:1] and CLASSES.disagreements(teacher, teacher, 5) == []
+    theirs, ours = predictions([[1.0], [2.0], [4.0]], [1.0, 2.5, 6.0]), predictions([[1.5], [2.0], [6.25]])
+    assert NUMBERS.disagreements(theirs, ours, 2) == [
+        {"index": 2, "label": "6", "teacher": "4", "student": "6.25"},
+        {"index": 0, "label": "1", "teacher": "1", "student": "1.5"},
+    ]
 
 
 @pytest.mark.parametrize(
