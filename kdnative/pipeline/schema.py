@@ -112,7 +112,7 @@ class Student(Shape):
     """The small model that the run makes, in the shape in which it begins to learn."""
 
     source: str = "teacher"
-    """`teacher` (the student starts as layers of the fine-tuned teacher), or a model like that of `teacher.source`."""
+    """`teacher` (the student starts as parts of the fine-tuned teacher), or a model like that of `teacher.source`."""
 
 
 class Training(Section):
@@ -297,6 +297,8 @@ class Report(Section):
 
     html: bool = True
     """Also write report.html and report.json."""
+    examples: Annotated[Count, Field(le=100)] = 20
+    """Texts of the test split in the report on which student and teacher disagree; 0 leaves them out, 100 at most."""
 
 
 class Goals(Section):

@@ -177,16 +177,30 @@ class Task(ABC):
         """How far a model's answers moved, from logits [N, C]; 0 where they are the same."""
 
     @abstractmethod
+    def difference(self, before: Predictions, after: Predictions, seed: int) -> Interval:
+        """The deciding measure after minus that before, of two models on the same examples, with a paired interval."""
+
+    @abstractmethod
+    def ratio(self, before: Predictions, after: Predictions, seed: int) -> Interval | None:
+        """The deciding measure after divided by that before, likewise; None where there is nothing to divide by."""
+
+    @abstractmethod
     def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
-        """All measures of labelled predictions, ready for JSON: an `estimate`, or a plain number.
+        """All measures of labelled predictions, ready for JSON: an `estimate`, or a plain number."""
 
-        Also "difference", the deciding measure minus the teacher's, with a paired interval.
+    def calibration(self, predictions: Predictions) -> dict[str, Any] | None:
+        """How well labelled predictions know how sure they may be, ready for JSON; None where they say nothing of it.
+
+        "ece", the "chance" that a perfectly calibrated model has of as much, "n", and the "bins" of `reliability`.
         """
+        return None
 
-    def kept(self, quality: dict[str, Any], teacher: dict[str, Any]) -> float | None:
-        """The share of the teacher's deciding measure that a model keeps; None where the teacher has nothing."""
-        ours, theirs = (found[self.deciding.key]["value"] for found in (quality, teacher))
-        return ours / theirs if theirs > 0 else None
+    @abstractmethod
+    def disagreements(self, teacher: Predictions, student: Predictions, most: int) -> list[dict[str, Any]]:
+        """The examples on which two models disagree most, worst first, ready for JSON.
+
+        Each has "index" (in the dataset), and "label", "teacher" and "student" as a reader sees them.
+        """
 
     # Timing
 
@@ -218,6 +232,6 @@ class Validation:
         return measured
 
 
-def estimate(interval: Interval) -> dict[str, float]:
-    """A value and its interval, for JSON."""
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+def estimate(interval: Interval | None) -> dict[str, float] | None:
+    """A value and its interval, for JSON; None stays None."""
+    return interval and {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -15,10 +15,13 @@ from kdnative.evaluate import (
     Predictions,
     agreement,
     calibration_error,
+    chance_error,
     logits_of,
     macro_f1,
     measure,
     paired_difference,
+    paired_ratio,
+    reliability,
 )
 from kdnative.evaluate.layers import accuracy, mean_divergence
 from kdnative.shown import listed
@@ -105,14 +108,49 @@ class TextClassification(Task):
     def divergence(self, original: Tensor, changed: Tensor) -> float:
         return mean_divergence(original, changed)
 
+    def difference(self, before: Predictions, after: Predictions, seed: int) -> Interval:
+        return paired_difference(before, after, after.labels, seed=seed)
+
+    def ratio(self, before: Predictions, after: Predictions, seed: int) -> Interval | None:
+        return paired_ratio(before, after, after.labels, seed=seed)
+
     def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
         metrics = measure(predictions, seed=seed)
         return {
             "accuracy": estimate(metrics.intervals["accuracy"]),
             "macro_f1": estimate(metrics.intervals["macro_f1"]),
             "agreement": estimate(agreement(predictions, teacher)),
-            "difference": estimate(paired_difference(teacher, predictions, predictions.labels, seed=seed)),
             "ece": metrics.ece,
             "n": metrics.n,
             "per_class": metrics.per_class,
         }
+
+    def calibration(self, predictions: Predictions) -> dict[str, Any] | None:
+        confidence, chosen = (found.numpy() for found in predictions.logits.double().softmax(-1).max(-1))
+        hits = chosen == predictions.labels.numpy()
+        return {
+            "ece": calibration_error(confidence, hits),
+            "chance": chance_error(confidence),
+            "n": len(hits),
+            "bins": [b._asdict() for b in reliability(confidence, hits)],
+        }
+
+    def disagreements(self, teacher: Predictions, student: Predictions, most: int) -> list[dict[str, Any]]:
+        """Those first where both models are sure."""
+        sure, answers = zip(*(p.probabilities.max(-1) for p in (teacher, student)), strict=True)
+        differ = (answers[0] != answers[1]).nonzero()[:, 0]
+        order = (sure[0] * sure[1])[differ].argsort(descending=True, stable=True)[:most]
+        names = teacher.label_names or tuple(str(i) for i in range(teacher.logits.shape[1]))
+
+        def answer(model: int, index: int) -> str:
+            return f"{names[answers[model][index]]} ({100 * sure[model][index]:.0f} %)"
+
+        return [
+            {
+                "index": index,
+                "label": names[teacher.labels[index]],
+                "teacher": answer(0, index),
+                "student": answer(1, index),
+            }
+            for index in differ[order].tolist()
+        ]

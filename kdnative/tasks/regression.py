@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdnative.data import Batch, Dataset
 from kdnative.distill import SoftTargetLoss, TargetLoss
 from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson, spearman
-from kdnative.evaluate.targets import correlation_difference
+from kdnative.evaluate.targets import correlation_difference, correlation_ratio, numbers_of
 from kdnative.tasks.base import Measure, Task, Trained, estimate
 from kdnative.tasks.heads import last_linear, log
 
@@ -95,11 +95,25 @@ class TextRegression(Task):
     def divergence(self, original: Tensor, changed: Tensor) -> float:
         return float((original.double() - changed.double()).square().mean())
 
+    def difference(self, before: Predictions, after: Predictions, seed: int) -> Interval:
+        return correlation_difference(before, after, after.labels, seed=seed)
+
+    def ratio(self, before: Predictions, after: Predictions, seed: int) -> Interval | None:
+        return correlation_ratio(before, after, after.labels, seed=seed)
+
     def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
         metrics = measure_targets(predictions, seed=seed)
         return {
             **{name: estimate(interval) for name, interval in metrics.intervals.items()},
             "agreement": estimate(correlation(predictions, teacher, seed=seed)),
-            "difference": estimate(correlation_difference(teacher, predictions, predictions.labels, seed=seed)),
             "n": metrics.n,
         }
+
+    def disagreements(self, teacher: Predictions, student: Predictions, most: int) -> list[dict[str, Any]]:
+        """Those first whose predictions are farthest apart."""
+        theirs, ours, true = (numbers_of(p) for p in (teacher, student, teacher.labels))
+        order = abs(theirs - ours).argsort(kind="stable")[::-1][:most].tolist()
+        return [
+            {"index": i, "label": f"{true[i]:.4g}", "teacher": f"{theirs[i]:.4g}", "student": f"{ours[i]:.4g}"}
+            for i in order
+        ]

@@ -135,6 +135,7 @@ def _sources(recipe: Recipe) -> tuple[str, ...]:
 
 
 _STUDENT = ("data", "teacher", "student")
+BASELINE = Row("baseline", "student, hard labels only")
 TRAIN_BASELINE = Stage(
     "train_baseline",
     _train_baseline,
@@ -147,7 +148,7 @@ TRAIN_BASELINE = Stage(
     version=1,
     sources=_sources,
     new=True,
-    row=Row("baseline", "student, hard labels only"),
+    row=BASELINE,
 )
 DISTIL = Stage(
     "distil",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import nn
 from kdnative.data import Batches, MaskedBatches, TokenizedDataset
 from kdnative.distill import (
     Callback,
-    EpochLog,
     HiddenStateLoss,
     LossTerm,
     ProgressBar,
@@ -24,7 +24,9 @@ from kdnative.distill import (
 from kdnative.evaluate import Predictions
 from kdnative.pipeline.folder import STATE
 from kdnative.pipeline.models import load_tokenizer, parameters
+from kdnative.pipeline.runlog import FILE_ONLY
 from kdnative.pipeline.stages.base import Context
+from kdnative.pipeline.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Distilling, Training
@@ -138,7 +140,15 @@ def fit(
         select_by=_select_by(context),
         early_stopping=settings.early_stopping,
     )
-    log = EpochLog(lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)))
+    log = TrainingLog(
+        context.log.info,
+        partial(context.log.info, extra=FILE_ONLY if context.progress else None),
+        name=context.section,
+        config=config,
+        batches=len(batches),
+        examples=len(batches.data),
+        measures=tuple({"loss", context.task.deciding.key, *(config.select_by or ())}),
+    )
     history = train(
         model,
         batches,
@@ -251,8 +261,3 @@ class _Clock(Callback):
 def _point(entry: dict[str, float]) -> dict[str, float]:
     """One entry of the loop's history under the names that the report reads."""
     return {key.replace("val_", "validation_", 1): value for key, value in entry.items()}
-
-
-def _in_words(entry: dict[str, float]) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in entry.items() if name not in ("epoch", "step"))
-    return f"epoch {entry['epoch'] + 1}, step {entry['step']}: {figures}"
