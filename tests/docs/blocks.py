@@ -104,7 +104,7 @@ def _kdnative(arguments: list[str]) -> None:
         assert _quietly(cli.main, arguments) == 0
         return
     parsed = _parsed(cli._parser().parse_args, arguments)
-    if arguments[0] in ("doctor", "inspect"):
+    if arguments[0] in ("doctor", "inspect", "new"):
         assert _quietly(cli.main, arguments) == 0
     elif arguments[0] == "run" and Path(parsed.recipe).is_file():
         assert _quietly(cli.main, [*arguments, "--quiet", *QUICKLY]) == 0
