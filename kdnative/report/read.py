@@ -12,6 +12,8 @@ from kdnative.report.schema import Measure, RunInfo, StageRecord, Summary
 _ROW_KEYS = ("key", "name")
 _MEASURE_KEYS = ("key", "name", "percent")
 _GOAL_KEYS = ("name", "target", "value", "met")
+_STEP_KEYS = ("stage", "against", "difference", "verdict")
+_EXAMPLE_KEYS = ("texts", "label", "teacher", "student")
 # Keys of metrics.json that the report understands, and what each of their rows must have.
 METRIC_ROWS = {
     "history": ("step",),
@@ -79,7 +81,8 @@ def read_run(folder: str | Path) -> Run:
     _check_rows(summary_file, "measures", task.get("measures") if isinstance(task, dict) else None, _MEASURE_KEYS)
     if not task["measures"]:
         raise ReportError(f"{summary_file}: 'measures' of the task is empty: nothing says how good a model is")
-    _check_rows(summary_file, "goals", summary.get("goals", []), _GOAL_KEYS)
+    for key, needed in (("goals", _GOAL_KEYS), ("steps", _STEP_KEYS), ("examples", _EXAMPLE_KEYS)):
+        _check_rows(summary_file, key, summary.get(key, []), needed)
     info = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
     recipe_file = folder / "recipe.yaml"
     run = Run(folder, summary, info, recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else "")

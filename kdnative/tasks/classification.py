@@ -10,7 +10,19 @@ from torch import Tensor, nn
 from kdnative.data import Batch, Dataset, DataSplits
 from kdnative.data.batches import UNLABELLED
 from kdnative.distill import HardLabelLoss, SoftLabelLoss
-from kdnative.evaluate import Interval, Predictions, agreement, logits_of, measure, paired_difference
+from kdnative.evaluate import (
+    Interval,
+    Predictions,
+    agreement,
+    calibration_error,
+    chance_error,
+    logits_of,
+    macro_f1,
+    measure,
+    paired_difference,
+    paired_ratio,
+    reliability,
+)
 from kdnative.evaluate.layers import accuracy, mean_divergence
 from kdnative.shown import listed
 from kdnative.tasks.base import Measure, Task, Trained, estimate
@@ -28,6 +40,8 @@ class TextClassification(Task):
         Measure("agreement", "agreement", short="agree"),
         Measure("ece", "calib. error"),
     )
+    selectable = {"accuracy": "max", "macro_f1": "max", "loss": "min", "kl": "min"}
+    from_teacher = "kl"
     divergence_unit = "nats"
 
     def notes(self, data: DataSplits) -> list[str]:
@@ -73,6 +87,17 @@ class TextClassification(Task):
         """Cross entropy in nats."""
         return float(nn.functional.cross_entropy(predictions.logits.double(), predictions.labels))
 
+    def measured(self, predictions: Predictions) -> dict[str, float]:
+        """Also "ece", the calibration error."""
+        sure, chosen = (found.numpy() for found in predictions.logits.double().softmax(-1).max(-1))
+        labels = predictions.labels.numpy()
+        return {
+            "loss": self.loss(predictions),
+            "accuracy": self.score(predictions),
+            "macro_f1": macro_f1(labels, chosen),
+            "ece": calibration_error(sure, chosen == labels),
+        }
+
     def score(self, predictions: Predictions) -> float:
         return accuracy(predictions)
 
@@ -83,14 +108,49 @@ class TextClassification(Task):
     def divergence(self, original: Tensor, changed: Tensor) -> float:
         return mean_divergence(original, changed)
 
+    def difference(self, before: Predictions, after: Predictions, seed: int) -> Interval:
+        return paired_difference(before, after, after.labels, seed=seed)
+
+    def ratio(self, before: Predictions, after: Predictions, seed: int) -> Interval | None:
+        return paired_ratio(before, after, after.labels, seed=seed)
+
     def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
         metrics = measure(predictions, seed=seed)
         return {
             "accuracy": estimate(metrics.intervals["accuracy"]),
             "macro_f1": estimate(metrics.intervals["macro_f1"]),
             "agreement": estimate(agreement(predictions, teacher)),
-            "difference": estimate(paired_difference(teacher, predictions, predictions.labels, seed=seed)),
             "ece": metrics.ece,
             "n": metrics.n,
             "per_class": metrics.per_class,
         }
+
+    def calibration(self, predictions: Predictions) -> dict[str, Any] | None:
+        confidence, chosen = (found.numpy() for found in predictions.logits.double().softmax(-1).max(-1))
+        hits = chosen == predictions.labels.numpy()
+        return {
+            "ece": calibration_error(confidence, hits),
+            "chance": chance_error(confidence),
+            "n": len(hits),
+            "bins": [b._asdict() for b in reliability(confidence, hits)],
+        }
+
+    def disagreements(self, teacher: Predictions, student: Predictions, most: int) -> list[dict[str, Any]]:
+        """Those first where both models are sure."""
+        sure, answers = zip(*(p.probabilities.max(-1) for p in (teacher, student)), strict=True)
+        differ = (answers[0] != answers[1]).nonzero()[:, 0]
+        order = (sure[0] * sure[1])[differ].argsort(descending=True, stable=True)[:most]
+        names = teacher.label_names or tuple(str(i) for i in range(teacher.logits.shape[1]))
+
+        def answer(model: int, index: int) -> str:
+            return f"{names[answers[model][index]]} ({100 * sure[model][index]:.0f} %)"
+
+        return [
+            {
+                "index": index,
+                "label": names[teacher.labels[index]],
+                "teacher": answer(0, index),
+                "student": answer(1, index),
+            }
+            for index in differ[order].tolist()
+        ]
