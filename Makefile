@@ -83,7 +83,7 @@ readme: $(VENV)/dev.stamp
 # The documentation as a site, in build/docs. A warning is an error. It loads nothing from elsewhere.
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "open build/docs/index.html"
+	@echo "open build/docs/index.html, or with search: python3 -m http.server --directory build/docs"
 
 # Three seeds of the demo, and of the same with every label, as figures in benchmarks/results/runs. About an hour.
 SEEDS ?= 0,1,2
