@@ -14,7 +14,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench wheel browser fuzz clean
+.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench wheel browser docs fuzz clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -70,6 +70,11 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
 	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 
+# The documentation as a site, in build/docs. A warning is an error. It loads nothing from elsewhere.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/docs/index.html"
+
 wheel: $(DIST)/wheel.stamp
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
@@ -115,6 +120,10 @@ $(VENV)/dev.stamp: $(SOURCES) | $(BIN)/pip
 
 $(VENV)/bench.stamp: $(SOURCES) | $(BIN)/pip
 	$(BIN)/pip install --quiet --editable '.[bench]'
+	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@
 
 # Hostile checkpoints, operator calls, recipes and data files; then with sanitizers (docs/fuzzing.md). Half an hour.

@@ -94,28 +94,55 @@ def _run_arguments(sub: argparse.ArgumentParser) -> None:
     part.add_argument("--only", metavar="STAGE", help="run one stage on the outputs of the earlier ones")
     part.add_argument("--until", metavar="STAGE", help="stop after this stage")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as distil.epochs=3")
-    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+    sub.add_argument("--check", action="store_true", help="check recipe, data and models, say what would run, and end")
+    sub.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="a run for each seed, then medians and ranges")
+    sub.add_argument("--quiet", action="store_true", help="print warnings and the result only; log.txt has everything")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers such as 0,1,2 are needed, got {text!r}") from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from kdnative import pipeline
 
-    folder = pipeline.run(
-        arguments.recipe,
-        runs=arguments.runs,
-        resume=arguments.resume,
-        overwrite=arguments.overwrite,
-        restart_changed=arguments.restart_changed,
-        only=arguments.only,
-        until=arguments.until,
-        overrides=arguments.set,
-        progress=not arguments.quiet and sys.stderr.isatty(),
-    )
+    if arguments.check:
+        print(pipeline.check(arguments.recipe, overrides=arguments.set, runs=arguments.runs))
+        return 0
+    if arguments.seeds is not None and (arguments.only or arguments.until):
+        raise ValueError("--seeds makes whole runs: leave out --only and --until")
+    options = {
+        "runs": arguments.runs,
+        "resume": arguments.resume,
+        "overwrite": arguments.overwrite,
+        "restart_changed": arguments.restart_changed,
+        "overrides": arguments.set,
+        "progress": sys.stderr.isatty(),
+        "quiet": arguments.quiet,
+    }
+    if arguments.seeds is not None:
+        return _run_seeds(arguments.recipe, arguments.seeds, options)
+    folder = pipeline.run(arguments.recipe, only=arguments.only, until=arguments.until, **options)
     summary = folder / "summary.txt"
     last = arguments.only or arguments.until
     if last in (None, "report") and summary.is_file():
         print(summary.read_text(encoding="utf-8"))
     print(f"run folder: {folder}")
+    return 0
+
+
+def _run_seeds(recipe: str, seeds: list[int], options: dict) -> int:
+    from kdnative.pipeline.seeds import format_seeds, run_seeds
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    path = run_seeds(recipe, seeds, say=(lambda text: None) if options["quiet"] else say, **options)
+    print(format_seeds(json.loads(path.read_text(encoding="utf-8"))))
+    print(f"figures: {path}")
     return 0
 
 

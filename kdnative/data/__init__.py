@@ -1,10 +1,11 @@
-"""Data sets, packaged models, tokenisation. See `load_dataset`, `model_path`, `tokenize` and `Batches`."""
+"""Data sets, packaged models, tokenized texts. Start with `load_dataset` or `from_texts`, `tokenize` and `Batches`."""
 
 from kdnative.data.augment import MaskedBatches
 from kdnative.data.batches import Batch, Batches, TokenizedDataset, collate, tokenize
 from kdnative.data.datasets import load_dataset
 from kdnative.data.movies import movie_reviews
 from kdnative.data.packages import FetchError, cache_dir, model_path
+from kdnative.data.texts import from_texts
 from kdnative.data.types import DataError, Dataset, DataSplits, Example
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "TokenizedDataset",
     "cache_dir",
     "collate",
+    "from_texts",
     "load_dataset",
     "model_path",
     "movie_reviews",

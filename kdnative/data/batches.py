@@ -94,8 +94,12 @@ class TokenizedDataset(Sequence):
             digest.update(self.types.tobytes())
         return digest.hexdigest()
 
-    def batch(self, rows: np.ndarray, multiple: int = 1) -> Batch:
-        """The batch of these examples, padded on the right to a multiple of so many tokens."""
+    def batch(self, rows: np.ndarray | Sequence[int], multiple: int = 1) -> Batch:
+        """The batch of these examples, padded on the right to a multiple of so many tokens.
+
+        It is the ``collate_fn`` of a `torch.utils.data.DataLoader` over ``range(len(data))``.
+        """
+        rows = np.asarray(rows, np.int64)
         inputs = collate([self[int(i)] for i in rows], self.pad_id, multiple)
         if self.types is not None:
             types = [self.types[self.offsets[i] : self.offsets[i + 1]] for i in rows]

@@ -8,7 +8,9 @@ from typing import Any
 from kdnative.data.labels import label_name, label_number
 from kdnative.data.types import PAIR, TEXT
 
-__all__ = ["Columns"]
+__all__ = ["DELIMITERS", "Columns"]
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Columns:
         label: of the labels; None reads unlabelled data.
         numbers: labels are targets, not names of classes.
         unlabelled: rows without a label are kept; else they are errors.
+        delimiter: of .csv and .tsv files, a key of `DELIMITERS`; None: as the suffix says.
     """
 
     text: str = "text"
@@ -27,6 +30,7 @@ class Columns:
     label: str | None = "label"
     numbers: bool = False
     unlabelled: bool = False
+    delimiter: str | None = None
 
     @property
     def texts(self) -> dict[str, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdnative.data.columns import Columns
+from kdnative.data.columns import DELIMITERS, Columns
 from kdnative.data.hub import VALIDATION_NAMES, hub_splits
 from kdnative.data.movies import movie_reviews
 from kdnative.data.tables import SUFFIXES, check_empty, read_rows, to_dataset
+from kdnative.data.transfer import add_texts, keep_labels
 from kdnative.data.types import DataError, Dataset, DataSplits, by_hash, text_hash
 
 __all__ = ["load_dataset"]
@@ -24,12 +27,15 @@ DEFAULTS = {
     "config": None,
     "revision": None,
     "unlabelled": "error",
+    "delimiter": None,
 }
 # Those that a kind of source lacks, and why; the first prefix that fits is the kind, and files have none.
+_SPLITS_OF_HUB = "a hub data set has its own splits, or they are cut by split="
+_OF_HUB = "it selects a version of a hub data set (hub:NAME)"
 LACKING = {
-    "package:": (tuple(DEFAULTS), "its columns and splits are fixed"),
-    "hub:": (("validation", "test"), "a hub data set has its own splits, or they are cut by split="),
-    "": (("config", "revision"), "they select a version of a hub data set (hub:NAME)"),
+    "package:": dict.fromkeys(DEFAULTS, "its columns and splits are fixed"),
+    "hub:": {"validation": _SPLITS_OF_HUB, "test": _SPLITS_OF_HUB, "delimiter": "only .csv and .tsv files have one"},
+    "": {"config": _OF_HUB, "revision": _OF_HUB},
 }
 
 
@@ -41,11 +47,14 @@ def load_dataset(
     label_column: str | None = "label",
     numbers: bool = False,
     unlabelled: str = "error",
+    labelled: int | None = None,
+    unlabelled_files: Sequence[str | Path] = (),
     validation: str | Path | None = None,
     test: str | Path | None = None,
     split: tuple[float, float, float] = (0.8, 0.1, 0.1),
     limit: int | None = None,
     empty: str = "error",
+    delimiter: str | None = None,
     config: str | None = None,
     revision: str | None = None,
 ) -> DataSplits:
@@ -64,28 +73,41 @@ def load_dataset(
         unlabelled: "error" or "keep": rows without a label, in files and on the hub. They are for training: validation
             and test data must have all their labels. Training rows without one are left out where their text is in
             another split.
+        labelled: only this many training examples keep their label, each class in proportion, chosen by hash; the
+            others stay as examples without one. None: all labels are kept.
+        unlabelled_files: further texts to train on without a label: ``.txt`` with one text a line, or files with the
+            columns of texts. Texts that are in a split already are left out.
         validation, test: files of their own for these splits, next to a training file; for files and folders.
         split: shares of train, validation and test where a split has to be cut from another one: by the hash of the
             text (or of both), so that it never changes and the same text never sits in two parts.
-        limit: at most this many examples in each split (for quick runs), chosen by hash.
+        limit: at most this many examples in each split and texts of each file of unlabelled ones (for quick runs),
+            chosen by hash. Labels are taken away afterwards.
         empty: "error" or "drop": rows without text, in files and on the hub.
+        delimiter: "comma", "semicolon" or "tab": of .csv and .tsv files, which then have double quotes around texts
+            that hold one. None: commas in .csv files; tabs in .tsv files, without quotes.
         config, revision: of a hub data set.
 
     Raises:
         DataError: missing file or column, not UTF-8, malformed row, a single class, an empty split; in words, with
             file and line.
-        ValueError: a spec that means nothing, an option that this kind of source does not have, or a limit below 1.
+        ValueError: a spec that means nothing, an option that this kind of source does not have, or a number below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: at least 1, or None for all")
+    if labelled is not None and labelled < 1:
+        raise ValueError(f"labelled={labelled}: at least 1, or None for all labels")
     check_empty(empty)
     if unlabelled not in ("error", "keep"):
         raise ValueError(f'unlabelled={unlabelled!r}: allowed are "error" and "keep"')
+    if delimiter is not None and delimiter not in DELIMITERS:
+        raise ValueError(f"delimiter={delimiter!r}: allowed are {', '.join(DELIMITERS)}, or None")
     text = str(spec)
     given = {"text_column": text_column, "text_pair_column": text_pair_column or "text_pair"}
     given |= {"label_column": label_column, "validation": validation, "test": test}
-    _check_options(text, {**given, "config": config, "revision": revision, "unlabelled": unlabelled})
-    columns = Columns(text_column, text_pair_column, label_column, numbers, unlabelled == "keep")
+    _check_options(
+        text, {**given, "config": config, "revision": revision, "unlabelled": unlabelled, "delimiter": delimiter}
+    )
+    columns = Columns(text_column, text_pair_column, label_column, numbers, unlabelled == "keep", delimiter)
     if text.startswith("package:"):
         if text != "package:movie-reviews":
             raise ValueError(f'{text!r}: the only packaged data set is "package:movie-reviews"')
@@ -97,15 +119,20 @@ def load_dataset(
     else:
         found = _from_files(Path(spec), columns, validation, test, split, empty)
     _check_labels(text, found, label_column is not None)
-    found = _without_held_out_texts(found)
-    parts = [getattr(found, name).head(limit) for name in NAMES]
-    for name, part in zip(NAMES, parts, strict=True):
-        if not len(part):
+    found = _limited(_without_held_out_texts(found), limit)
+    for name in NAMES:
+        if not len(getattr(found, name)):
             raise DataError(f"{text}: the {name} split is empty; use more data, other shares (split=) or its own file")
-    train = parts[0]
+    train = found.train
     if train.labels and train.labelled and sum(count > 0 for count in train.counts.values()) < 2:
         raise DataError(f"{text}: the training split has a single class: {train.counts}")
-    return DataSplits(*parts)
+    if labelled is not None:
+        found = _without_held_out_texts(replace(found, train=keep_labels(train, labelled, text)))
+    return add_texts(found, unlabelled_files, columns, empty, limit)
+
+
+def _limited(found: DataSplits, limit: int | None) -> DataSplits:
+    return DataSplits(*(getattr(found, name).head(limit) for name in NAMES), notes=found.notes)
 
 
 def _without_held_out_texts(found: DataSplits) -> DataSplits:
@@ -115,7 +142,10 @@ def _without_held_out_texts(found: DataSplits) -> DataSplits:
         return found
     held_out = {text_hash(e.texts) for part in (found.validation, found.test) for e in part}
     kept = [e for e in train if e.label is not None or text_hash(e.texts) not in held_out]
-    return DataSplits(Dataset(kept, train.labels, train.name), found.validation, found.test)
+    if len(kept) == len(train):
+        return found
+    note = f"{len(train) - len(kept):,} training texts without a label are left out: they are in another split"
+    return replace(found, train=Dataset(kept, train.labels, train.name), notes=(*found.notes, note))
 
 
 def _check_labels(spec: str, found: DataSplits, wanted: bool) -> None:
@@ -143,8 +173,7 @@ def _check_labels(spec: str, found: DataSplits, wanted: bool) -> None:
 def _check_options(spec: str, given: dict[str, Any]) -> None:
     """Raises ValueError where an option was set that this source would have to ignore."""
     kind = next(prefix for prefix in LACKING if spec.startswith(prefix))
-    names, reason = LACKING[kind]
-    for name in names:
+    for name, reason in LACKING[kind].items():
         if given[name] != DEFAULTS[name]:
             key = name.removesuffix("_column")
             raise ValueError(

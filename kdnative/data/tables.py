@@ -7,16 +7,17 @@ import ctypes
 import io
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdnative.data.columns import Columns
+from kdnative.data.columns import DELIMITERS, Columns
 from kdnative.data.labels import label_order
 from kdnative.data.types import LABEL, DataError, Dataset, Example
 from kdnative.machine.memory import machine_memory
 from kdnative.shown import listed, shown
 
-__all__ = ["SUFFIXES", "Row", "check_empty", "read_rows", "to_dataset"]
+__all__ = ["SUFFIXES", "Row", "check_empty", "check_file", "decode", "delimited", "read_rows", "to_dataset"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 # The csv module refuses fields of more than 131,072 characters unless told otherwise; its limit is a C long.
@@ -43,8 +44,9 @@ def read_rows(path: str | Path, columns: Columns, empty: str = "error") -> list[
     """Reads one file.
 
     ``.csv`` has a header, commas and double quotes (RFC 4180). ``.tsv`` has a header, tabs and no quoting: quotes are
-    part of the text. ``.jsonl`` has one JSON object a line; labels of classes may be strings, integers or booleans.
-    UTF-8, with or without a byte order mark.
+    part of the text. With a ``columns.delimiter``, both have that one and double quotes. ``.jsonl`` has one JSON object
+    a line; labels of classes may be strings, integers or booleans. A key that a row lacks is a missing label or an
+    empty text where these are allowed. UTF-8, with or without a byte order mark.
 
     Args:
         path: the file.
@@ -59,10 +61,14 @@ def read_rows(path: str | Path, columns: Columns, empty: str = "error") -> list[
     check_empty(empty)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed are {', '.join(SUFFIXES)}")
-    _check_file(path)
-    text = _decode(path)
-    read = _read_json_lines if path.suffix.lower() == ".jsonl" else _read_delimited
-    rows = read(path, text, columns)
+    check_file(path)
+    text = decode(path, path.read_bytes())
+    if path.suffix.lower() == ".jsonl":
+        if columns.delimiter is not None:
+            raise DataError(f"{path}: a .jsonl file has no delimiter; leave data.delimiter out")
+        rows = _read_json_lines(path, text, columns, empty)
+    else:
+        rows = _read_delimited(path, text, columns)
     blank = [r for r in rows if r.blank]
     if blank and empty == "error":
         raise DataError(
@@ -75,7 +81,8 @@ def read_rows(path: str | Path, columns: Columns, empty: str = "error") -> list[
     return rows
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises DataError unless it is a file that memory can hold."""
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file")
     if not os.path.isfile(path):  # a pipe or a device may never end
@@ -117,8 +124,12 @@ def _example(row: Row, label: int | float | None, name: str) -> Example:
     return Example({**row.texts, LABEL: label}, f"{name}:{row.line}")
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
+def decode(path: Path, data: bytes) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        DataError: not UTF-8, or a NUL character; with the line.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,11 +145,7 @@ def _decode(path: Path) -> str:
 
 
 def _read_delimited(path: Path, text: str, columns: Columns) -> list[Row]:
-    if path.suffix.lower() == ".tsv":
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    csv.field_size_limit(LONGEST_FIELD)  # of the whole process, and never lowered again: that could hit another thread
+    reader = delimited(io.StringIO(text, newline=""), path, columns.delimiter)
     rows, header, line = [], None, 1
     try:
         for fields in reader:
@@ -150,13 +157,24 @@ def _read_delimited(path: Path, text: str, columns: Columns) -> list[Row]:
                 _check_columns(path, header, columns)
                 continue
             if len(fields) != len(header):
-                raise DataError(f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}")
+                raise DataError(
+                    f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}; a text that holds "
+                    "the delimiter needs double quotes around it (in .tsv files with data.delimiter: tab)"
+                )
             values = dict(zip(header, fields, strict=True))
             texts = {field: values[column] for field, column in columns.texts.items()}
             rows.append(_row(texts, values.get(columns.label), columns, path, first))
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: {error}") from error
     return rows
+
+
+def delimited(lines: Iterable[str], path: Path, delimiter: str | None) -> Any:
+    """A reader (of the module csv) for the lines of a .csv or .tsv file."""
+    csv.field_size_limit(LONGEST_FIELD)  # of the whole process, and never lowered again: that could hit another thread
+    if delimiter is None and path.suffix.lower() == ".tsv":
+        return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return csv.reader(lines, delimiter=DELIMITERS[delimiter or "comma"], strict=True)
 
 
 def _check_columns(path: Path, header: list[str], columns: Columns) -> None:
@@ -169,8 +187,10 @@ def _check_columns(path: Path, header: list[str], columns: Columns) -> None:
             )
 
 
-def _read_json_lines(path: Path, text: str, columns: Columns) -> list[Row]:
+def _read_json_lines(path: Path, text: str, columns: Columns, empty: str) -> list[Row]:
     rows = []
+    needed = [*(() if empty == "drop" else columns.texts.values()), *(() if columns.unlabelled else (columns.label,))]
+    needed = [column for column in needed if column is not None]
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -184,12 +204,12 @@ def _read_json_lines(path: Path, text: str, columns: Columns) -> list[Row]:
             raise DataError(f"{path}, line {number}: not JSON that can be read ({error})") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a {type(record).__name__}, but every line must be a JSON object")
-        for column in columns.all:
+        for column in needed:
             if column not in record:
                 raise DataError(
                     f"{path}, line {number}: no {shown(column)}; the object has {listed(record) or 'nothing'}"
                 )
-        texts = {field: _words(record[column], column, path, number) for field, column in columns.texts.items()}
+        texts = {field: _words(record.get(column), column, path, number) for field, column in columns.texts.items()}
         rows.append(_row(texts, record.get(columns.label), columns, path, number))
     return rows
 

@@ -141,11 +141,32 @@ class Dataset(Sequence):
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Three datasets over the same classes, or of targets."""
+    """Three datasets over the same classes, or of targets.
+
+    Attributes:
+        train, validation, test: the splits.
+        notes: for people: what was done to the data while it was read, a sentence each.
+    """
 
     train: Dataset
     validation: Dataset
     test: Dataset
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def labelled(self) -> Dataset:
+        """The training examples that have a label: what can be learned from without a teacher."""
+        train = self.train
+        if train.labelled == len(train):
+            return train
+        return Dataset([e for e in train if e.label is not None], train.labels, train.name)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Numbers of examples: "labelled" and "unlabelled" ones to train on, "validation" and "test"."""
+        labelled = self.train.labelled
+        sizes = {"labelled": labelled, "unlabelled": len(self.train) - labelled}
+        return {**sizes, "validation": len(self.validation), "test": len(self.test)}
 
     @property
     def labels(self) -> tuple[str, ...]:

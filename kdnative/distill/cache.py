@@ -112,8 +112,8 @@ class SoftLabels:
         """Reads soft labels; whatever is given is checked against what they were computed from.
 
         Raises:
-            FileNotFoundError: no such file. SoftLabelMismatch: another teacher, data or tokenisation, or the
-            file is not such a one, or not as it was saved.
+            FileNotFoundError: no such file.
+            SoftLabelMismatch: another teacher, data or tokenisation, no file of soft labels, or a damaged one.
         """
         path = Path(path)
         if not path.is_file():

@@ -22,14 +22,16 @@ class TrainConfig:
         schedule: what it does then: "linear" or "cosine" (decay towards 0), or "constant".
         weight_decay: of matrices; biases and normalisation parameters have none.
         clip_norm: largest norm of the gradient; None: unlimited.
-        accumulation: batches in one step. Their losses are averaged by their numbers of examples, so that a step is
-            that of one large batch wherever the loss is a mean over examples. An epoch's last step may have fewer.
+        accumulation: batches in one step. Each term of the loss weighs them by what it counts in them (examples with a
+            label, tokens, ...), so that a step is that of one large batch. An epoch's last step may have fewer.
         max_steps: stop (and plan the schedule) after this many steps instead of all epochs; None: no limit.
         precision: "fp32", "bf16" (autocast; weights stay fp32), or "auto": bf16 where the hardware multiplies it.
         device: "auto", "cpu", "cuda", "cuda:1" ...
         seed: of dropout and everything else random in the model (the order of batches has its own).
         select_by: a metric of the validation and "max" or "min": training ends with the weights of the epoch that was
             best by it (ties: the earlier one), such as ("accuracy", "max"); None: with those of the last.
+        early_stopping: end after so many epochs in a row that were no better by ``select_by``, which it needs; the
+            schedule of the learning rate stays that of all epochs. None: never.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -47,6 +49,7 @@ class TrainConfig:
     device: str | torch.device = "auto"
     seed: int = 0
     select_by: tuple[str, Literal["max", "min"]] | None = None
+    early_stopping: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or not 0 < self.lr < math.inf or not 0 <= self.warmup < 1:
@@ -70,6 +73,12 @@ class TrainConfig:
         ):
             raise ValueError(
                 f'select_by={selected!r}: a metric and "max" or "min" are needed, such as ("accuracy", "max")'
+            )
+
+        if self.early_stopping is not None and (self.early_stopping < 1 or selected is None):
+            raise ValueError(
+                f"early_stopping={self.early_stopping}, select_by={selected}: needed are at least 1 epoch, and a "
+                "metric that says which epoch is better; None for no early stopping"
             )
 
     def steps_of_epoch(self, batches: int) -> int:

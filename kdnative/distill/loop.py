@@ -91,9 +91,10 @@ def train(
             the interruption (same machine, same number of threads).
 
     Raises:
-        ValueError: arguments that contradict each other. ResumeError: a state of another run, or an existing state
-        without ``resume=True``. FloatingPointError: the loss became NaN or infinite. ImportError: accelerate is not
-        installed.
+        ValueError: arguments that contradict each other.
+        ResumeError: a state of another run, or an existing state without ``resume=True``.
+        FloatingPointError: the loss became NaN or infinite.
+        ImportError: accelerate is not installed.
     """
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every}: at least 1 step, or None")
@@ -178,7 +179,7 @@ class _Loop:
     def run(self, save_every: int | None) -> None:
         """Every step that is left, and the weights to keep."""
         history, size = self.history, self.config.accumulation
-        while history.steps < self.steps:
+        while history.steps < self.steps and not self._is_stuck():
             epoch, done = divmod(history.steps, self.steps_of_epoch)
             self.model.train()
             ahead = iter(self.batches.epoch(epoch, done * size))
@@ -194,54 +195,56 @@ class _Loop:
         self.model.eval()
 
     def _step(self, epoch: int, group: list[TrainingBatch]) -> None:
-        """One step of the optimizer on some batches, each weighed by its share of their examples."""
+        """One step of the optimizer on some batches, as if they were one: see `LossTerms.shares`."""
         config, history = self.config, self.history
         rate = config.lr * config.factor(history.steps, self.steps)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        examples = sum(len(batch.index) for batch in group)
         total = 0.0
         # Not Accelerator.accumulate: it divides by a fixed number of batches, and its counter knows no end of an epoch.
-        for batch in group:
-            share = len(batch.index) / examples
-            value = self._backward(batch, share)
-            total += value * share
-            for name, part in {"loss": value, **self.loss.parts}.items():
-                so_far, steps = self.sums.get(name, (0.0, 0.0))
-                self.sums[name] = so_far + float(part) * share, steps + share
+        for batch, shares in zip(group, self.loss.shares(group), strict=True):
+            total += self._backward(batch, shares)
+            for name, part in self.loss.parts.items():
+                self._note(name, float(part) * shares[name], shares[name])
+        self._note("loss", total, 1.0)
         if config.clip_norm is not None:
             self.runtime.clip_grad_norm_(self.trained, config.clip_norm)
         self.optimizer.step()
         history.steps += 1
         self.callbacks.call("on_step", Progress(history.steps, self.steps, epoch, total, rate, self.model))
 
-    def _backward(self, batch: TrainingBatch, share: float) -> float:
-        """Adds a batch's gradients and returns its loss."""
+    def _note(self, name: str, value: float, steps: float) -> None:
+        """Adds to what the epoch's mean of a figure is made from."""
+        total, so_far = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = total + value, so_far + steps
+
+    def _backward(self, batch: TrainingBatch, shares: dict[str, float]) -> float:
+        """Adds a batch's gradients and returns its part of the step's loss."""
         with fast_dropout(self.model):  # backward too: gradient checkpointing computes activations again there
             with self.runtime.autocast():
-                value = self._loss_of(batch.to(self.runtime.device))
+                value = self._loss_of(batch.to(self.runtime.device), shares)
             number = float(value.detach())
             if not math.isfinite(number):
                 raise FloatingPointError(
                     f"step {self.history.steps + 1}: the loss is {number}; lower lr ({self.config.lr}), or compute in "
                     'precision="fp32"'
                 )
-            self.runtime.backward(value if share == 1 else value * share)
+            self.runtime.backward(value)
         return number
 
-    def _loss_of(self, batch: TrainingBatch) -> Tensor:
+    def _loss_of(self, batch: TrainingBatch, shares: dict[str, float]) -> Tensor:
         """Forward pass of the student, and of the teachers as far as they are needed."""
         student = run(self.model, batch.inputs, self.needs, self.head)
         answers = [
             teacher.answer(batch, needs, head, self.runtime.device)
             for teacher, needs, head in zip(self.teachers, self.teacher_needs, self.teacher_heads, strict=True)
         ]
-        return self.loss(batch, student, answers)
+        return self.loss(batch, student, answers, shares)
 
     def _end_epoch(self, epoch: int) -> None:
         """Writes down what the epoch gave, keeps its weights if they are the best, and saves everything."""
-        means = {name: total / steps for name, (total, steps) in self.sums.items()}  # of those that it spoke of
+        means = {name: total / steps for name, (total, steps) in self.sums.items() if steps}  # of those it spoke of
         entry = {"epoch": epoch, "step": self.history.steps, **means}
         self.sums = {}
         if self.evaluate is not None:
@@ -253,6 +256,15 @@ class _Loop:
         self.history.epochs.append(entry)
         self.callbacks.call("on_epoch", entry)
         self._save()
+
+    def _is_stuck(self) -> bool:
+        """Whether so many epochs in a row brought nothing better that the training ends early.
+
+        The history says it all, so that a resumed training ends where it would have ended.
+        """
+        patience, history = self.config.early_stopping, self.history
+        best = -1 if history.best is None else history.best
+        return patience is not None and len(history.epochs) - 1 - best >= patience
 
     def _is_best(self, entry: dict[str, float]) -> bool:
         if self.config.select_by is None:

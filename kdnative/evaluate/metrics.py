@@ -22,7 +22,7 @@ class Metrics:
 
     Attributes:
         accuracy, macro_f1: shares within [0, 1]. ece: expected calibration error. nll: mean cross entropy in nats.
-        n: examples. confusion: [C][C] counts, rows are true classes, columns predicted ones.
+        n: examples. confusion: C lists of C counts, rows are true classes, columns predicted ones.
         per_class: {class name: {"precision", "recall", "f1", "n"}}; 0 where undefined.
         intervals: 95 %: "accuracy" (Wilson) and "macro_f1" (bootstrap). The calibration error has none: its
             bootstrap is biased, since resampling alone makes any classifier look less calibrated.

@@ -27,6 +27,31 @@ from kdnative.ops import forks as _forks  # noqa: E402, F401  (what children of 
 from kdnative.ops.schemas import LINEARS as _LINEARS  # noqa: E402  (registers shapes; needs the native operators)
 from kdnative.ops.schemas import OPERATORS  # noqa: E402
 
+__all__ = [
+    "ACTIVATIONS",
+    "LINEAR",
+    "OPERATORS",
+    "activation_code",
+    "available_isas",
+    "avx512_in_halves",
+    "emulates_amx",
+    "encoder",
+    "encoder_hidden_states",
+    "encoder_layers",
+    "isa",
+    "kernel_table",
+    "linear",
+    "linear_sparse",
+    "linear_w2a16",
+    "linear_w2a8",
+    "linear_w4a16",
+    "linear_w4a8",
+    "linear_w8a16",
+    "linear_w8a8",
+    "quantize_per_token",
+    "select_isa",
+]
+
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "tanh": 5}
 """Activations that a linear layer can fuse, and their codes. ``gelu`` is the exact, erf-based one."""
 

@@ -9,23 +9,39 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kdnative.pipeline.check import Checked, check
     from kdnative.pipeline.folder import PipelineError, RunFolder
     from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
     from kdnative.pipeline.runner import run
+    from kdnative.pipeline.seeds import run_seeds
     from kdnative.pipeline.stopping import Stopped
 
 # Stages and recipes need pydantic; models and folders, which `kdnative convert` uses, do not.
 _HOMES = {
+    "Checked": "check",
     "PipelineError": "folder",
     "RecipeError": "recipe",
     "RunFolder": "folder",
     "Stopped": "stopping",
+    "check": "check",
     "dump_recipe": "recipe",
     "load_recipe": "recipe",
     "run": "runner",
+    "run_seeds": "seeds",
 }
 
-__all__ = ["PipelineError", "RecipeError", "RunFolder", "Stopped", "dump_recipe", "load_recipe", "run"]
+__all__ = [
+    "Checked",
+    "PipelineError",
+    "RecipeError",
+    "RunFolder",
+    "Stopped",
+    "check",
+    "dump_recipe",
+    "load_recipe",
+    "run",
+    "run_seeds",
+]
 
 
 def __getattr__(name: str):

@@ -20,8 +20,8 @@ from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 from kdnative.pipeline.folder import PipelineError
 from kdnative.pipeline.limits import check_sizes
-from kdnative.pipeline.schema import Distilling, Recipe
-from kdnative.prune import student_from
+from kdnative.pipeline.schema import Distilling, Recipe, Shape
+from kdnative.prune import shrink_shapes_, student_from
 from kdnative.tasks import task_named
 
 __all__ = ["Rehearsal", "may_be_asked", "refusing"]
@@ -150,10 +150,31 @@ class Rehearsal:
         settings = self.recipe.student
         own = settings.source != "teacher"
         model = self._classifier("student.source", settings.source, stages) if own else copy.deepcopy(self.teacher)
-        if model is None or settings.layers is None:
-            return model
-        with self.blaming("student.layers", stages, "; null copies all layers"):
-            return student_from(model, settings.layers)
+        if model is not None and settings.layers is not None:
+            with self.blaming("student.layers", stages, "; null copies all layers"):
+                model = student_from(model, settings.layers)
+        if model is not None:
+            self.shrink(model, settings, "student", stages, ("heads", "ffn"))
+        return model
+
+    def shrink(
+        self,
+        model: nn.Module,
+        settings: Shape,
+        section: str,
+        stages: set[str],
+        keys: Sequence[str] = ("layers", "heads", "ffn"),
+    ) -> None:
+        """Gives a model the shape that a section asks for, key by key, to know which one is at fault.
+
+        Args:
+            section: what the settings are called in the recipe.
+            stages: those that do this to the real model.
+        """
+        for key in keys:
+            if value := getattr(settings, key):
+                with self.blaming(f"{section}.{key}", stages):
+                    shrink_shapes_(model, **{key: value}, multiple_of=settings.multiple_of)
 
     def _check_sizes(self, who: str, source: str, model: nn.Module | None) -> None:
         if model is not None:

@@ -23,10 +23,13 @@ class _AboveBars(logging.Handler):
 
 
 @contextmanager
-def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
+def run_log(path: Path, bars: bool, quiet: bool = False) -> Iterator[logging.Logger]:
     """A logger that appends to ``path`` and prints to stderr; its handlers are gone afterwards.
 
     Records with ``extra=FILE_ONLY`` are not printed.
+
+    Args:
+        bars: whether there are progress bars on the terminal. quiet: print warnings only; the file has everything.
     """
     log = logging.getLogger("kdnative.run")
     level, propagate = log.level, log.propagate
@@ -37,6 +40,7 @@ def run_log(path: Path, bars: bool) -> Iterator[logging.Logger]:
     to_screen = _AboveBars() if bars else logging.StreamHandler()
     to_screen.setFormatter(logging.Formatter("%(message)s"))
     to_screen.addFilter(lambda record: not getattr(record, "file_only", False))
+    to_screen.setLevel(logging.WARNING if quiet else logging.INFO)
     handlers = [to_file, to_screen]
     for handler in handlers:
         log.addHandler(handler)

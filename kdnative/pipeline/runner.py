@@ -37,6 +37,7 @@ def run(
     until: str | None = None,
     overrides: Sequence[str] = (),
     progress: bool = True,
+    quiet: bool = False,
 ) -> Path:
     """Runs a recipe: distil -> prune -> quantize -> convert -> measure, as docs/recipes.md describes.
 
@@ -50,6 +51,7 @@ def run(
         until: stop after this stage.
         overrides: ``"section.key=value"`` texts on top of the recipe file.
         progress: show progress bars.
+        quiet: print warnings only, and no progress bars; the run's log.txt has everything.
 
     Returns:
         The run's folder.
@@ -68,12 +70,13 @@ def run(
             f"or give it another name (--set name=...)"
         )
     require("transformers")
+    progress = progress and not quiet
     if progress:
         require("tqdm")
     shared = Shared(recipe)
     # What can be known to fail is refused here: it must neither leave a folder behind nor come after hours of training.
-    device = _device(recipe.device)
-    _check_native()
+    device = device_of(recipe.device)
+    check_native()
     threads = torch.get_num_threads()
     try:
         if folder.exists():  # what is read from here on stays as it is
@@ -82,7 +85,7 @@ def run(
         _check_inputs(state, chosen)
         if any(stage.uses_data for stage in chosen):
             shared.data.fingerprint  # noqa: B018  missing or damaged data
-        _check_sources(state, chosen)
+        check_sources(state, chosen)
         notes = _rehearse(state, chosen, overwrite, only, restart_changed)
         folder.open()
         if overwrite and not only and (folder.path / "recipe.yaml").exists():
@@ -94,7 +97,9 @@ def run(
             torch.set_num_threads(recipe.threads)
         if not behind:
             replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
-        with run_log(folder.path / "log.txt", progress) as log:
+        with run_log(folder.path / "log.txt", progress, quiet) as log:
+            if any(stage.uses_data for stage in chosen):
+                _log_data(log, shared)
             for note in notes:
                 log.warning(note)
             if behind:
@@ -127,7 +132,7 @@ def _chosen(recipe: Recipe, only: str | None, until: str | None) -> list[Stage]:
     return stages[position : position + 1] if only else stages[: position + 1]
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -135,7 +140,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _check_native() -> None:
+def check_native() -> None:
     try:
         from kdnative import ops  # noqa: F401  loads the library
     except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
@@ -154,7 +159,7 @@ def _check_inputs(state: RunState, chosen: list[Stage]) -> None:
             )
 
 
-def _check_sources(state: RunState, chosen: list[Stage]) -> None:
+def check_sources(state: RunState, chosen: list[Stage]) -> None:
     """A model from outside of the run must be there where a stage is still to start from it."""
     for stage in chosen:
         for source in stage.sources(state.recipe):
@@ -203,6 +208,17 @@ def _check_unchanged(state: RunState, chosen: list[Stage], restart_changed: bool
     for name in concerned:
         state.discard(name)
     return [name for name in stale if name not in names and state.records[name] is not None]
+
+
+def _log_data(log: logging.Logger, shared: Shared) -> None:
+    """How many texts there are to learn from and to measure on."""
+    for note in shared.data.notes:
+        log.info("data: %s", note)
+    sizes = [shared.data.sizes[name] for name in ("labelled", "unlabelled", "validation", "test")]
+    log.info(
+        "data: %s training texts with a label and %s without, %s for validation, %s for the test",
+        *map("{:,}".format, sizes),
+    )
 
 
 @dataclass

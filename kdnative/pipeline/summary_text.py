@@ -14,7 +14,7 @@ _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for
 
 def format_summary(summary: Mapping[str, Any]) -> str:
     """The table, what each step bought, and the goals."""
-    blocks = [_table(summary), [_texts(summary["data"]["texts"])], _steps(summary), [_gain(summary["gain"])]]
+    blocks = [_table(summary), [_texts(summary["data"]["sizes"])], _steps(summary), [_gain(summary["gain"])]]
     blocks.append([_goal(goal) for goal in summary["goals"]])
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -62,8 +62,8 @@ def _value(found: Any) -> float | None:
     return found["value"] if isinstance(found, Mapping) else found
 
 
-def _texts(texts: Mapping[str, int]) -> str:
-    return "texts: " + ", ".join(f"{texts[part]:,} {word}" for part, word in _PARTS.items() if texts[part])
+def _texts(sizes: Mapping[str, int]) -> str:
+    return "texts: " + ", ".join(f"{sizes[part]:,} {word}" for part, word in _PARTS.items() if sizes[part])
 
 
 def _steps(summary: Mapping[str, Any]) -> list[str]:

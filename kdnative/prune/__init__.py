@@ -3,7 +3,8 @@
 from kdnative.prune.mask import finalize_masks_, mask_, masked_modules, sparsity_report
 from kdnative.prune.report import PruneReport, PruneRow
 from kdnative.prune.schedule import MaskSchedule
-from kdnative.prune.structured import evenly_spaced, shrink_shapes_, structured_, student_from
+from kdnative.prune.sizes import evenly_spaced
+from kdnative.prune.structured import shrink_shapes_, structured_, student_from
 
 __all__ = [
     "MaskSchedule",

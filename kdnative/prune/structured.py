@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,18 +11,19 @@ from torch import Tensor, nn
 
 from kdnative.nn.modes import evaluating
 from kdnative.prune.edits import Edits
-from kdnative.prune.graph import Graph, Layers, find_graph, linears_of
+from kdnative.prune.graph import FeedForward, Graph, Layers, find_graph, linears_of
 from kdnative.prune.importance import Scores, call, key_of, magnitude_scores, taylor_scores
 from kdnative.prune.mask import masked_modules
 from kdnative.prune.report import PruneReport, PruneRow
+from kdnative.prune.sizes import Amount, check_amounts, kept_counts, kept_layers, kept_units
 
-__all__ = ["evenly_spaced", "shrink_shapes_", "structured_", "student_from"]
+__all__ = ["shrink_shapes_", "structured_", "student_from"]
 
 
 def structured_(
     model: nn.Module,
-    heads: float = 0.0,
-    ffn: float = 0.0,
+    heads: Amount = 0.0,
+    ffn: Amount = 0.0,
     layers: int | Sequence[int] | None = None,
     *,
     example_inputs: Any,
@@ -37,14 +37,16 @@ def structured_(
     Known are the layers of every family that is fused (docs/models.md, :mod:`kdnative.models.families`), those of
     families that you register, and layers with the module names of BERT, MPNet or DistilBERT, with `nn.Linear` or
     `FakeQuantLinear` inside; for `ffn` also chains of linears with elementwise functions between them in an
-    `nn.Sequential`. Every layer of a stack keeps the same number of heads and of neurons; the gate of a gated
-    feed-forward network goes with its neuron. Heads stay in stacks whose attention has no room for fewer
-    (``heads_stay`` of a family). Parameters that shrink become new objects: make the optimizer afterwards.
+    `nn.Sequential`. With shares, every layer of a stack keeps the same number of heads and of neurons; lists give each
+    layer its own. The gate of a gated feed-forward network goes with its neuron. Heads stay in stacks whose attention
+    has no room for fewer (``heads_stay`` of a family). Parameters that shrink become new objects: make the optimizer
+    afterwards.
 
     Args:
         model: the model; its own output width never changes.
-        heads: share of attention heads to remove from each layer, 0 <= heads < 1.
-        ffn: share of feed-forward neurons to remove from each layer, 0 <= ffn < 1.
+        heads: share of attention heads to remove from each layer, 0 <= heads < 1; or how many heads to keep, a list of
+            one whole number for each (kept) layer, such as ``[6, 4, 4, 2, 2, 2]``.
+        ffn: share of feed-forward neurons to remove from each layer, 0 <= ffn < 1; or how many to keep, a list.
         layers: which layers to keep: a count (see `evenly_spaced`) or indices in ascending order. None keeps all.
         example_inputs: a mapping (keyword arguments), tuple (positional) or tensor that the model can run on.
         calibration: batches for Taylor importance (`taylor_scores`); with them heads and neurons are ranked by it.
@@ -52,7 +54,8 @@ def structured_(
         importance: "taylor" or "magnitude"; None means "taylor" when there is calibration, else "magnitude".
         multiple_of: kernel tile. The kept widths of attention (heads x head size) and of the feed-forward part are
             rounded to the nearest multiple, up at a tie, at least one; where the full width is not larger than one
-            tile, to the nearest head or neuron. At least one head and one neuron stay.
+            tile, to the nearest head or neuron. At least one head and one neuron stay. Numbers in lists have to give
+            such widths; they are not rounded.
 
     Returns:
         A row for every linear that shrank and every layer that went.
@@ -61,7 +64,7 @@ def structured_(
         ValueError: an argument out of range, a model without known parts, a masked model, or one whose output after
             pruning is not finite or has another shape. Whatever goes wrong, the model is exactly as it was before.
     """
-    _check_shares(heads=heads, ffn=ffn)
+    check_amounts(heads=heads, ffn=ffn)
     if multiple_of < 1:
         raise ValueError(f"multiple_of={multiple_of}; 1 or more is needed")
     method = _method(importance, calibration)
@@ -112,8 +115,8 @@ def student_from(teacher: nn.Module, layers: int | Sequence[int]) -> nn.Module:
 @torch.no_grad()
 def shrink_shapes_(
     model: nn.Module,
-    heads: float = 0.0,
-    ffn: float = 0.0,
+    heads: Amount = 0.0,
+    ffn: Amount = 0.0,
     layers: int | Sequence[int] | None = None,
     *,
     multiple_of: int = 64,
@@ -123,7 +126,7 @@ def shrink_shapes_(
     Raises:
         ValueError: what `structured_` refuses before it looks at weights. The model is then as it was.
     """
-    _check_shares(heads=heads, ffn=ffn)
+    check_amounts(heads=heads, ffn=ffn)
     graph = find_graph(model)
     _check_known(model, graph, heads, ffn, layers)
     with Edits() as edits:
@@ -138,33 +141,6 @@ def shrink_shapes_(
             _drop_neurons(edits, graph, scores, ffn, multiple_of)
 
 
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` of the indices 0 .. total - 1, evenly spread, the first and the last among them (count 1: the first)."""
-    if not 1 <= count <= total:
-        raise ValueError(f"layers={count}; the model has {total} layers, so 1 to {total} can be kept")
-    if count == 1:
-        return [0]
-    return [(2 * i * (total - 1) + count - 1) // (2 * (count - 1)) for i in range(count)]
-
-
-def kept_layers(layers: int | Sequence[int], total: int) -> list[int]:
-    """Indices of the layers to keep, checked."""
-    if isinstance(layers, int):
-        return evenly_spaced(total, layers)
-    kept = list(layers)
-    if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= total:
-        raise ValueError(f"layers={kept}; ascending indices from 0 to {total - 1}, at least one, are needed")
-    return kept
-
-
-def kept_units(total: int, share: float, unit: int, multiple_of: int) -> int:
-    """How many of `total` heads or neurons stay, each `unit` columns wide, when `share` of them should go."""
-    step = multiple_of // math.gcd(multiple_of, unit)  # the fewest units whose columns fill whole tiles
-    if step >= total:
-        step = 1
-    return min(total, max(step, math.floor(total * (1 - share) / step + 0.5) * step))
-
-
 def _drop_layers(edits: Edits, layers: Layers, kept: list[int]) -> list[PruneRow]:
     rows = []
     for index, (key, layer) in enumerate(layers.stack.container.named_children()):
@@ -176,26 +152,45 @@ def _drop_layers(edits: Edits, layers: Layers, kept: list[int]) -> list[PruneRow
     return rows
 
 
-def _drop_heads(edits: Edits, graph: Graph, scores: Scores, share: float, multiple_of: int) -> None:
-    for stack in graph.stacks:
-        shared = stack.shared_bias is not None
-        total = sum(scores[a.name] for a in stack.attentions) if shared else None
-        kept = None
-        for attention in stack.attentions:
-            count = kept_units(attention.heads, share, attention.head_size, multiple_of)
-            kept = _largest(total if shared else scores[attention.name], count)
+def _drop_heads(edits: Edits, graph: Graph, scores: Scores, heads: Amount, multiple_of: int) -> None:
+    for stack in (each for each in graph.stacks if each.attentions):
+        attentions = stack.attentions
+        counts = kept_counts(
+            "heads", heads, [a.heads for a in attentions], [a.head_size for a in attentions], multiple_of
+        )
+        total = None
+        if stack.shared_bias is not None:
+            if len(set(counts)) > 1:
+                raise ValueError(
+                    f"heads={counts}: the layers of {stack.stack.family.name} share one position bias, with a column "
+                    "for each head: give the same number for every layer"
+                )
+            total = torch.stack([scores[a.name] for a in attentions]).sum(0)
+        for attention, count in zip(attentions, counts, strict=True):
+            kept = _largest(scores[attention.name] if total is None else total, count)
             if count < attention.heads:
                 edits.keep_heads(attention, kept)
-        if shared and len(kept) < stack.shared_bias.embedding_dim:
+        if stack.shared_bias is not None and len(kept) < stack.shared_bias.embedding_dim:
             edits.keep_shared_bias(stack, kept)
 
 
-def _drop_neurons(edits: Edits, graph: Graph, scores: Scores, share: float, multiple_of: int) -> None:
-    for ffn in graph.all_feed_forwards:
-        count = kept_units(ffn.width, share, 1, multiple_of)
-        if count < ffn.width:
-            edits.keep_neurons(ffn, _largest(scores[key_of(ffn)], count))
+def _drop_neurons(edits: Edits, graph: Graph, scores: Scores, ffn: Amount, multiple_of: int) -> None:
+    for part, count in _kept_neurons(graph, ffn, multiple_of):
+        if count < part.width:
+            edits.keep_neurons(part, _largest(scores[key_of(part)], count))
     _set_intermediate_size(edits, graph)
+
+
+def _kept_neurons(graph: Graph, ffn: Amount, multiple_of: int) -> Iterator[tuple[FeedForward, int]]:
+    """Numbers are for the layers of stacks; a share also for the linears outside of them."""
+    if not isinstance(ffn, Sequence):
+        for part in graph.all_feed_forwards:
+            yield part, kept_units(part.width, ffn, 1, multiple_of)
+        return
+    for stack in graph.stacks:
+        parts = stack.feed_forwards
+        counts = kept_counts("ffn", ffn, [part.width for part in parts], [1] * len(parts), multiple_of)
+        yield from zip(parts, counts, strict=True)
 
 
 def _set_intermediate_size(edits: Edits, graph: Graph) -> None:
@@ -230,12 +225,6 @@ def _count(linear: nn.Linear) -> int:
     return linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
 
 
-def _check_shares(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"{name}={share}; the share to remove, 0 <= {name} < 1, is needed")
-
-
 def _method(importance: str | None, calibration: Iterable[Any] | None) -> str:
     if importance not in (None, "taylor", "magnitude"):
         raise ValueError(f"importance={importance!r}; allowed are 'taylor', 'magnitude' and None")
@@ -244,8 +233,12 @@ def _method(importance: str | None, calibration: Iterable[Any] | None) -> str:
     return importance or ("magnitude" if calibration is None else "taylor")
 
 
-def _check_known(model: nn.Module, graph: Graph, heads: float, ffn: float, layers: int | Sequence[int] | None) -> None:
+def _check_known(
+    model: nn.Module, graph: Graph, heads: Amount, ffn: Amount, layers: int | Sequence[int] | None
+) -> None:
     found = {"heads": graph.attentions, "ffn": graph.all_feed_forwards, "layers": graph.stacks}
+    if isinstance(ffn, Sequence) and not graph.stacks:
+        raise ValueError(f"ffn={list(ffn)}: {type(model).__name__} has no stack of layers: give a share to remove")
     asked = {"heads": heads, "ffn": ffn, "layers": layers is not None}
     missing = [name for name, parts in found.items() if asked[name] and not parts]
     if missing:

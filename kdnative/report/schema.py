@@ -169,7 +169,7 @@ class Summary(TypedDict, total=False):
     gain: dict[str, Ratio]  # "total" = "smaller_model" * "native_kernels"
     goals: list[GoalRow]
     case: LatencyCase
-    data: dict[str, Any]  # source, labels, texts: counts of those labelled, unlabelled, for validation, for the test
+    data: dict[str, Any]  # source, labels, "sizes": texts labelled, unlabelled, of validation and test
     examples: list[ExampleRow]
     notes: list[str]  # anything a reader must know, in words
 

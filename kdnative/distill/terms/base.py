@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -47,6 +47,14 @@ class LossTerm(nn.Module):
 
     def check_teachers(self, count: int) -> None:
         """ValueError where it can't learn from so many teachers; before anything is trained."""
+
+    def count(self, batch: Any) -> float:
+        """What its mean over a batch divides by: by default the number of examples.
+
+        Where a step has several batches, the term of each is weighed by its share of the sum of these, which makes the
+        gradient that of one large batch. Override it where `forward` counts something else, such as tokens.
+        """
+        return float(len(batch.index))
 
     def settings(self) -> dict[str, Any]:
         """Plain values on which a training that is resumed has to agree."""
@@ -108,8 +116,27 @@ class LossTerms(nn.Module):
         found = {f"{term.name}.{key}": value for term in self.terms for key, value in term.settings().items()}
         return {"terms": [f"{type(term).__name__} {term.name}" for term in self.terms], **found}
 
-    def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = ()) -> Tensor:
+    def shares(self, batches: Sequence[Any]) -> list[dict[str, float]]:
+        """For each batch of one step, the share that it has in every term, by the terms' names; they sum up to 1.
+
+        Where no batch has anything to count, a term is 0, and its shares are those of the examples.
+        """
+        found: list[dict[str, float]] = [{} for _ in batches]
+        for term in self.terms:
+            counts = [term.count(batch) for batch in batches]
+            if not sum(counts):
+                counts = [float(len(batch.index)) for batch in batches]
+            for shares, count in zip(found, counts, strict=True):
+                shares[term.name] = count / sum(counts)
+        return found
+
+    def forward(
+        self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = (), shares: Mapping[str, float] | None = None
+    ) -> Tensor:
         """The loss, a scalar (arguments as those of a term).
+
+        Args:
+            shares: by which to multiply the terms besides their weights, by their names; None: by nothing.
 
         Raises:
             ValueError: no term says anything about this batch.
@@ -120,7 +147,8 @@ class LossTerms(nn.Module):
             names = ", ".join(term.name for term in self.terms)
             raise ValueError(f"no term of the loss ({names}) says anything about this batch: were no labels given?")
         self.parts = {term.name: value.detach() for term, value in said}
-        return sum(term.weight * value for term, value in said)
+        factors = [term.weight * (1.0 if shares is None else shares[term.name]) for term, _ in said]
+        return sum(factor * value for factor, (_, value) in zip(factors, said, strict=True))
 
 
 def rows_of(logits: Tensor) -> Tensor:

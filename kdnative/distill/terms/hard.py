@@ -52,6 +52,13 @@ class HardLabelLoss(LossTerm):
         own = {"class_weights": weights, "label_smoothing": self.label_smoothing, "ignore_index": self.ignore_index}
         return {**super().settings(), **own}
 
+    def count(self, batch: Any) -> float:
+        """The rows that have a label, each with the weight of its class: what torch's weighted mean divides by."""
+        if batch.labels is None:
+            return 0.0
+        kept = batch.labels[batch.labels != self.ignore_index]
+        return float(kept.numel() if self.class_weights is None else self.class_weights.to(kept.device)[kept].sum())
+
     def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = ()) -> Tensor | None:
         """Logits [..., C], one row an example or a token; labels int64 [...].
 

@@ -77,6 +77,13 @@ class HiddenStateLoss(LossTerm):
     def asks(self, teacher: int) -> bool:
         return teacher == self.teacher
 
+    def count(self, batch: Any) -> float:
+        """The tokens that count: those of the mask, without one all of ``input_ids``."""
+        mask, ids = batch.inputs.get("attention_mask"), batch.inputs.get("input_ids")
+        if mask is not None:
+            return float((mask != 0).sum())
+        return super().count(batch) if ids is None else float(ids.numel())
+
     def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs]) -> Tensor:
         """The distance, over the tokens that ``batch.inputs["attention_mask"]`` counts; without one over all.
 

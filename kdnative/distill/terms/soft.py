@@ -68,6 +68,15 @@ class SoftLabelLoss(LossTerm):
             teacher < len(self.teacher_weights) and self.teacher_weights[teacher] > 0
         )
 
+    def count(self, batch: Any) -> float:
+        """Rows: examples, or tokens with a label where labels are of tokens.
+
+        Rows of tokens without labels are not seen here: batches that are padded differently then count as examples.
+        """
+        if batch.labels is not None and batch.labels.dim() > 1:
+            return float((batch.labels != self.ignore_index).sum())
+        return super().count(batch)
+
     def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs]) -> Tensor:
         """Student logits [..., C]; teachers' logits of the same shape, or a `TopK` each.
 

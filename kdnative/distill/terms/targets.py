@@ -25,6 +25,10 @@ class TargetLoss(LossTerm):
 
     default_name = "hard"
 
+    def count(self, batch: Any) -> float:
+        """The rows that have a target."""
+        return 0.0 if batch.labels is None else float((~batch.labels.isnan()).sum())
+
     def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = ()) -> Tensor | None:
         """Predictions [B, 1]; targets fp32 [B].
 

@@ -6,7 +6,9 @@ with `add_stage` is all that as well.
 
 from __future__ import annotations
 
-from pydantic import create_model
+from typing import Any
+
+from pydantic import Field, create_model
 
 from kdnative.pipeline.schema import Recipe
 from kdnative.pipeline.stages.base import ABSENT, Context, Row, Shared, Stage
@@ -57,8 +59,13 @@ def recipe_class() -> type[Recipe]:
     """The class of recipes with a section for each of the stages that there are now."""
     key = tuple(map(id, _STAGES))
     if key not in _made:
-        fields = {s.name: (s.section | None if s.optional else s.section, s.default) for s in _STAGES}
-        made = create_model("Recipe", __base__=Recipe, **fields)
+        made = create_model("Recipe", __base__=Recipe, **{stage.name: _section(stage) for stage in _STAGES})
         made.stages = tuple(_STAGES)
         _made[key] = made
     return _made[key]
+
+
+def _section(stage: Stage) -> tuple[Any, Any]:
+    """The type and the field of a stage's section."""
+    kind = stage.section | None if stage.optional else stage.section
+    return kind, Field(default=stage.default, description=stage.does or None)

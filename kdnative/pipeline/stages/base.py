@@ -136,6 +136,7 @@ class Stage:
         section: the class of its section in the recipe.
         default: its section where a recipe has none; None leaves the stage out.
         optional: whether a recipe may leave the stage out, with ``null``.
+        does: what it does, a sentence: the description of its section.
         needs: the stages whose output it reads, given the recipe (stages may be left out of a recipe).
         uses: recipe sections besides its own that change its result.
         uses_data: whether the data set changes its result.
@@ -155,6 +156,7 @@ class Stage:
     section: type[Section]
     default: Section | None
     optional: bool = False
+    does: str = ""
     needs: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     uses: tuple[str, ...] = ()
     uses_data: bool = True

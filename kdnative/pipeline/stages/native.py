@@ -57,6 +57,7 @@ NATIVE = Row("native", "quantized, native")
 CONVERT = Stage(
     "convert",
     _convert,
+    does="Swaps the student's modules for packed native ones: the final student.",
     section=Convert,
     default=Convert(),
     needs=lambda recipe: (recipe.student_before("convert"),),

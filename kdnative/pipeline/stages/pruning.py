@@ -1,4 +1,4 @@
-"""Removing heads, neurons and layers from the model of a stage; what is left then learns again."""
+"""Removing heads, neurons and layers from the model of a stage, before or after it learns."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdnative.data import Batch, Batches, Dataset
+from kdnative.data import Batch, Batches
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.stages.base import Context
-from kdnative.pipeline.stages.training import seeded, tokenized, tokenizer
-from kdnative.prune import shrink_shapes_, structured_
+from kdnative.pipeline.stages.training import seeded, tokenized
+from kdnative.prune import structured_, student_from
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.rehearsed_models import Rehearsal
     from kdnative.pipeline.schema import Prune
 
-__all__ = ["cut", "rehearse_cut"]
+__all__ = ["cut", "shaped"]
+
+# Of a new student, whose shape has no section with such settings.
+_BATCHES, _BATCH = 16, 32
 
 
 def cut(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def cut(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
     """
     settings: Prune = context.settings
     before = parameters(model)
-    batches = _calibration(context, source)
+    batches = _calibration(context, source, settings.calibration_batches, settings.batch_size)
     options: dict[str, Any] = {}
     if settings.importance == "taylor":
         options = {"calibration": batches, "loss": context.task.labels_loss}
@@ -46,21 +48,34 @@ def cut(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
     return {"parameters_before": before, "pruning": report.to_dict()["rows"]}
 
 
-def rehearse_cut(rehearsal: Rehearsal, model: nn.Module | None, settings: Prune, section: str, stage: str) -> None:
-    """The same to a model without values; `section` is what the settings are called in the recipe."""
-    for key in ("layers", "heads", "ffn"):  # one by one, to know which is at fault
-        if model is not None and (value := getattr(settings, key)):
-            with rehearsal.blaming(f"{section}.{key}", {stage}):
-                shrink_shapes_(model, **{key: value}, multiple_of=settings.multiple_of)
+def shaped(context: Context, model: nn.Module) -> nn.Module:
+    """A new student in the shape that the recipe's section `student` asks for.
+
+    The fine-tuned teacher's heads and neurons are ranked by what the loss of the labelled examples needs. A model of
+    its own has not seen the task, and is ranked by the size of its weights.
+    """
+    settings = context.recipe.student
+    if settings.layers is not None:
+        model = student_from(model, layers=settings.layers)
+    if not settings.heads and not settings.ffn:
+        return model
+    batches = _calibration(context, context.recipe.student_source, _BATCHES, _BATCH)
+    before, options = parameters(model), {}
+    if settings.source == "teacher":
+        options = {"calibration": batches, "loss": context.task.labels_loss}
+    structured_(
+        model,
+        heads=settings.heads,
+        ffn=settings.ffn,
+        multiple_of=settings.multiple_of,
+        example_inputs=batches[0].inputs,
+        **options,
+    )
+    context.log.info("%s: the student has %d of %d parameters", context.stage, parameters(model), before)
+    return model
 
 
-def _calibration(context: Context, source: str) -> list[Batch]:
-    """The first shuffled batches of the training split, of its labelled examples: the others have no loss."""
-    settings = context.settings
-    train = tokenized(context, source, "train")
-    if context.data.train.labelled < len(train):
-        whole = context.data.train
-        part = Dataset([e for e in whole if e.label is not None], whole.labels, whole.name)
-        train = context.task.encode(part, tokenizer(context, source), context.recipe.data.max_length)
-    batches = Batches(train, settings.batch_size, shuffle=True, seed=context.recipe.seed)
-    return list(itertools.islice(batches, settings.calibration_batches))
+def _calibration(context: Context, source: str, count: int, size: int) -> list[Batch]:
+    """The first shuffled batches of the labelled training examples: the others have no loss."""
+    labelled = tokenized(context, source, "labelled")
+    return list(itertools.islice(Batches(labelled, size, shuffle=True, seed=context.recipe.seed), count))

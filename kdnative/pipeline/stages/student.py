@@ -10,7 +10,7 @@ from kdnative.distill import SoftLabels
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.pruning import cut, rehearse_cut
+from kdnative.pipeline.stages.pruning import cut, shaped
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
     distillation_loss,
@@ -23,7 +23,6 @@ from kdnative.pipeline.stages.training import (
     tokenizer,
 )
 from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
-from kdnative.prune import student_from
 
 if TYPE_CHECKING:
     from kdnative.pipeline.rehearsed_models import Rehearsal
@@ -64,7 +63,7 @@ def _rehearse_distil(rehearsal: Rehearsal) -> None:
 
 
 def _rehearse_prune(rehearsal: Rehearsal) -> None:
-    rehearse_cut(rehearsal, rehearsal.student, rehearsal.recipe.prune, "prune", "prune")
+    rehearsal.shrink(rehearsal.student, rehearsal.recipe.prune, "prune", {"prune"})
     rehearsal.check_hidden("prune", "prune", rehearsal.recipe.prune, rehearsal.student)
 
 
@@ -78,16 +77,14 @@ def _rehearse_recover(rehearsal: Rehearsal) -> None:
 
 
 def _new_student(context: Context) -> nn.Module:
-    """The student before any training: some layers of the fine-tuned teacher, or a model of its own."""
+    """The student before any training: parts of the fine-tuned teacher, or a model of its own."""
     settings = context.recipe.student
     seeded(context)
     if settings.source == "teacher":
         model = load_model(context, "train_teacher")
     else:
         model = load_for_task(settings.source, context.task, context.data.train)
-    if settings.layers is None:
-        return model
-    return student_from(model, layers=settings.layers)
+    return shaped(context, model)
 
 
 def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
@@ -129,6 +126,7 @@ BASELINE = Row("baseline", "student, hard labels only")
 TRAIN_BASELINE = Stage(
     "train_baseline",
     _train_baseline,
+    does="Trains the same student on the labels alone, for comparison; null leaves the stage out.",
     section=Training,
     default=Training(),
     optional=True,
@@ -142,6 +140,7 @@ TRAIN_BASELINE = Stage(
 DISTIL = Stage(
     "distil",
     _distil,
+    does="Trains the student on soft labels, labels and hidden states.",
     section=Distilling,
     default=Distilling(),
     needs=lambda recipe: ("train_teacher", "compress_teacher"),
@@ -156,6 +155,7 @@ DISTIL = Stage(
 PRUNE = Stage(
     "prune",
     _prune,
+    does="Removes heads, neurons and layers, then distils again; null leaves the stage out.",
     section=Prune,
     default=None,
     optional=True,
@@ -169,6 +169,7 @@ PRUNE = Stage(
 RECOVER = Stage(
     "recover",
     _recover,
+    does="Distils with every chosen layer in the integer arithmetic of the kernels; null leaves the stage out.",
     section=Recover,
     default=Recover(),
     optional=True,

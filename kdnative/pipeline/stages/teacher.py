@@ -12,7 +12,7 @@ from kdnative.distill import SoftLabels
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.pruning import cut, rehearse_cut
+from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
     compared,
     distillation_loss,
@@ -35,7 +35,7 @@ def _train_teacher(context: Context) -> dict[str, Any]:
     model = load_for_task(source, context.task, context.data.train)
     metrics = fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
-    return metrics
+    return {**metrics, "data": context.data.sizes}
 
 
 def _compress_teacher(context: Context) -> dict[str, Any]:
@@ -86,7 +86,9 @@ def _rehearse_compression(rehearsal: Rehearsal) -> None:
     settings, section = rehearsal.recipe.compress_teacher.prune, "compress_teacher.prune"
     if settings is not None:  # on a copy: hidden states come from the whole teacher
         pruned = copy.deepcopy(rehearsal.teacher)
-        rehearse_cut(rehearsal, pruned, settings, section, "compress_teacher")
+        if pruned is None:
+            return
+        rehearsal.shrink(pruned, settings, section, {"compress_teacher"})
         rehearsal.check_hidden(section, "compress_teacher", settings, pruned)
 
 
@@ -106,6 +108,7 @@ def for_hidden_states(teacher: nn.Module, scheme: str | None, device: str) -> nn
 TRAIN_TEACHER = Stage(
     "train_teacher",
     _train_teacher,
+    does="Fine-tunes the teacher on the labels.",
     section=Training,
     default=Training(),
     uses=("data", "teacher"),
@@ -118,6 +121,7 @@ TRAIN_TEACHER = Stage(
 COMPRESS_TEACHER = Stage(
     "compress_teacher",
     _compress_teacher,
+    does="Prunes the teacher if asked to, and converts it to native int8, which then labels the training split.",
     section=CompressTeacher,
     default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),

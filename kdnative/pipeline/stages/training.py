@@ -35,7 +35,11 @@ _PRECISIONS = {True: "bf16", False: "fp32", "auto": "auto"}  # of a recipe's `am
 
 
 def tokenized(context: Context, source: str, split: str) -> TokenizedDataset:
-    """A split of the data as the model from ``source`` reads it; tokenized once per run."""
+    """A split of the data as the model from ``source`` reads it; tokenized once per run.
+
+    Args:
+        split: "train", "validation" or "test"; or "labelled", the training examples that have a label.
+    """
     cache = context.shared.cache
     key = f"{split} for {source}"
     if key not in cache:
@@ -102,12 +106,15 @@ def fit(
 ) -> dict[str, Any]:
     """Trains a model with the stage's settings, from the last saved step if there is one; returns the figures.
 
-    The model is on the CPU afterwards. The saved state stays until the whole stage is finished.
+    With soft labels or a teacher, the model learns from the whole training split, else from its labelled examples: they
+    alone make steps and epochs. The model is on the CPU afterwards. The saved state stays until the whole stage is
+    finished.
     """
     settings: Training = context.settings
     seed = context.recipe.seed
     _check_recipe(context, source, model)
-    batches = _batches(context, source)
+    split = "labelled" if soft_labels is None and teacher is None else "train"
+    batches = _batches(context, source, split)
     state = context.folder / STATE
     if state.is_file():
         context.log.info("%s: continues from its last saved step", context.stage)
@@ -146,10 +153,10 @@ def fit(
     }
 
 
-def _batches(context: Context, source: str) -> Batches | MaskedBatches:
-    """The training split in a new order for every epoch, with some tokens hidden if the stage asks for that."""
+def _batches(context: Context, source: str, split: str) -> Batches | MaskedBatches:
+    """The training examples in a new order for every epoch, with some tokens hidden if the stage asks for that."""
     settings, seed = context.settings, context.recipe.seed
-    batches = Batches(tokenized(context, source, "train"), settings.batch_size, shuffle=True, seed=seed)
+    batches = Batches(tokenized(context, source, split), settings.batch_size, shuffle=True, seed=seed)
     if not settings.mask_tokens:
         return batches
     from kdnative.pipeline.limits import check_mask_token

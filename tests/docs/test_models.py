@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdnative.models.families import TABLE
 
-PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 def test_every_known_class_is_listed():
