@@ -14,7 +14,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench wheel browser docs fuzz clean
+.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel browser docs fuzz recipe-keys readme clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -55,31 +55,54 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(shell git ls-files '*.cpp' '*.h')
 
+# The table of recipe keys in docs/recipes.md, from the schema; a test says when it is out of date.
+recipe-keys: $(VENV)/dev.stamp
+	$(BIN)/python -m tools.recipe_keys
+
 # Rebuilds the native library of the development install after a change in csrc/.
 build: $(VENV)/dev.stamp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 
-# Every suite, its result as JSON; `kdnative bench table` prints them as Markdown. About an hour; the soak test ends it.
-RESULTS := benchmarks/results
+# Every suite, its result as JSON in the folder of this processor, such as benchmarks/results/zen4. One and a half hours;
+# the soak test ends it.
+RESULTS ?= benchmarks/results/$(shell $(BIN)/python -m kdnative.machine.environment)
 bench: $(VENV)/bench.stamp
-	$(BIN)/python benchmarks/cpu_gemm.py --peers --json $(RESULTS)/cpu_gemm.json
-	$(BIN)/python benchmarks/cpu_encoder.py --peers --json $(RESULTS)/cpu_encoder.json
+	$(BIN)/kdnative bench gemm --json $(RESULTS)/cpu_gemm.json
+	$(BIN)/kdnative bench encoder --json $(RESULTS)/cpu_encoder.json
+	$(BIN)/kdnative bench texts --json $(RESULTS)/texts.json
 	$(BIN)/kdnative bench sparse --json $(RESULTS)/cpu_sparse.json
 	$(BIN)/kdnative bench memory --json $(RESULTS)/memory.json
 	$(BIN)/kdnative bench accuracy --json $(RESULTS)/accuracy.json
 	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
 	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 
+# The tables and charts of README.md and docs/, from benchmarks/results. CHECK=--check changes nothing.
+readme: $(VENV)/dev.stamp
+	$(BIN)/kdnative bench readme $(CHECK)
+
 # The documentation as a site, in build/docs. A warning is an error. It loads nothing from elsewhere.
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open build/docs/index.html"
 
+# Three seeds of the demo, and of the same with every label, as figures in benchmarks/results/runs. About an hour.
+SEEDS ?= 0,1,2
+RESULT_RUNS ?= movies movies-all-labels
+results: $(VENV)/demo.stamp
+	for name in $(RESULT_RUNS); do \
+	  $(BIN)/kdnative run recipes/$$name.yaml --seeds $(SEEDS) --runs build/results --overwrite && \
+	  $(BIN)/python benchmarks/run_figures.py build/results $$name $(RESULTS)/runs/$$name.json || exit 1; \
+	done
+
 wheel: $(DIST)/wheel.stamp
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
 # The folder of the wheel is kept until a source changes: the same wheel serves every torch.
-test-wheel: $(DIST)/wheel.stamp
+test-# The tables and charts of README.md and docs/, from benchmarks/results. CHECK=--check changes nothing.
+readme: $(VENV)/dev.stamp
+	$(BIN)/kdnative bench readme $(CHECK)
+
+wheel: $(DIST)/wheel.stamp
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis $(WITH)
 	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps $(DIST)/*.whl

@@ -1,6 +1,6 @@
 """One linear layer, ours against every peer: ``kdnative bench gemm`` with ``--set`` for named shapes.
 
-``python benchmarks/cpu_gemm.py --set minilm --threads 2 --json benchmarks/results/cpu_gemm.json``
+``python benchmarks/cpu_gemm.py --set minilm --threads 2 --json minilm.json``
 """
 
 import sys

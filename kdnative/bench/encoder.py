@@ -1,8 +1,9 @@
 """``kdnative bench encoder``: whole encoder forwards, ours against every peer, for several models and thread counts.
 
-The case ``ragged`` is a batch of sequences of different lengths (see ``encoder_cases.RAGGED``). Every engine gets the
-padded batch with its attention mask, which is how such a batch is served. Ours skips padding; what that saves is
-measured against our own time for the same batch without any padding masked, the row ``..., nothing masked``.
+The case ``ragged`` is a batch of sequences of different lengths (see ``encoder_cases.RAGGED``). Ours gets it padded,
+with its attention mask, and skips padding. Peers get it in three ways, and the fastest counts: padded too, sorted by
+length in batches of eight, and one sequence after the other. What skipping saves is measured against our own time for
+the same batch with nothing masked, the row ``..., nothing masked``.
 
 The result, as JSON::
 
@@ -12,15 +13,10 @@ The result, as JSON::
      "ceilings": [{"threads", "int8_ops", "read"}],  one per number of threads
      "cases": [{"model", "threads", "case",          case: "16x128" or "ragged"
                 "batch", "tokens", "lengths",        lengths: of each sequence, null where all have "tokens"
-                "seconds", "rounds",                 what the case took, and how many rounds fitted into its time
-                "samples": {"taken", "disturbed"},   disturbed: while something else used the cores
-                "rows": [{"name", "kind", "ours", "p20", "p50", "p80",  milliseconds
-                          "error",                   of the last hidden state against fp32, relative, without padding
-                          "best_peer", "speedup",    of ours only: the fastest peer, null without one; how many times
-                                                     faster ours is, the median over the rounds
-                          "speedup_padded"}]}],      of ours in "ragged" only: over "..., nothing masked"
-     "not_run": [{"name", "kind", "reason", "case"}],
-     "summary": [{"name", "worst", "case", "peer", "median", "cases", "partial"}]}
+                "seconds",                           what the case took
+                "cores": {"taken", "disturbed"},     samples; disturbed: while something else used the cores
+                "rows": [...]}],                     see kdnative.bench.results; "unmasked": nothing is masked
+     "not_run": [{"name", "kind", "reason", "case"}]}
 """
 
 from __future__ import annotations
@@ -36,38 +32,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnative.bench.encoder_candidates import COARSE, COMPILED, candidates
+from kdnative.bench.encoder_candidates import BUCKETS, COMPILED, candidates, sorted_by_length
 from kdnative.bench.encoder_cases import Encoder, EncoderCase, Shape, shapes
+from kdnative.bench.encoder_checks import checks
 from kdnative.bench.encoder_models import NAMES, load_encoders
 from kdnative.bench.options import add_output, add_peers, add_threads, names, positive
 from kdnative.bench.peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
 from kdnative.bench.results import (
+    LEGEND,
+    Case,
+    Row,
     against_peers,
     ceiling_line,
-    machine_line,
+    cores_line,
+    faster,
+    median,
     not_run_lines,
-    samples_line,
-    summarize,
+    quantiles,
+    start_line,
     summary_lines,
+    timed_row,
 )
 from kdnative.bench.roofline import ceilings
 from kdnative.bench.steady import SteadyCores, int8_speed
 from kdnative.machine.environment import environment, rerun_clean, write_result
-from kdnative.machine.timer import Timing, interleave, ratio, torch_threads
+from kdnative.machine.speedup import Speedup
+from kdnative.machine.timer import interleave, torch_threads
 
 MODELS = "package:minilm-l6,random-bert-base"
 CASES = "1x16,1x128,16x128,ragged"
 SCHEMES = "w8a8"
 SECONDS = 60
-# Largest relative error of the last hidden state by kind: about twice what the formats cost at most in MiniLM, MPNet
-# and random encoders, and at most 0.9, as 1 is the error of zeros. Trained weights amplify what rounding costs.
-TOLERANCE = {
-    "float": 0.04,  # bf16 costs 0.018
-    "int8": 0.36,  # with a scale for each token; 0.18
-    COARSE: 0.6,  # 0.51 in MiniLM; in MPNet 1.2, so that the result is wrong
-    "int4": 0.9,  # 0.58 in groups of 128
-    "int2": 0.9,  # 0.5 to 1.0 in random encoders; 1.5 and more in trained ones, so that the result is wrong
-}
 _UNMASKED = ", nothing masked"
 
 
@@ -150,9 +145,8 @@ def run(
         "ceilings": [ceilings(count) for count in threads],
         "cases": [],
         "not_run": [{**row, "case": "all"} for row in absent],
-        "summary": [],
     }
-    show(machine_line(result["environment"]))
+    show(start_line(result["environment"]))
     for limits in result["ceilings"]:
         show(ceiling_line(limits))
     with torch.inference_mode(), quiet():
@@ -164,15 +158,15 @@ def run(
                 for shape in cases:
                     with torch_threads(count):
                         case, failed = _run_case(ready, EncoderCase(encoder, shape), rounds, case_seconds, cores)
-                    case = {"model": name, **case, "samples": cores.counts()}
+                    case = {"model": name, **case, "cores": cores.counts()}
                     result["cases"].append(case)
-                    result["not_run"] += [{**row, "case": _label(case)} for row in failed]
-                    result["summary"] = summarize((_label(case), case["rows"]) for case in result["cases"])
+                    result["not_run"] += [{**row, "case": label(case)} for row in failed]
                     save(result)
                     show(_table(case))
     result["complete"] = True
     save(result)
-    for line in [*not_run_lines(result["not_run"]), *samples_line(result["cases"]), *summary_lines(result["summary"])]:
+    lines = [LEGEND, *not_run_lines(result["not_run"]), *cores_line(result["cases"])]
+    for line in [*lines, *summary_lines(map(as_case, result["cases"]))]:
         show(line)
     return result
 
@@ -184,29 +178,25 @@ def _run_case(
     begin = time.perf_counter()
     if any(candidate.name.startswith("torch.compile") for candidate in ready):
         torch.compiler.reset()  # dynamo gives up on a function that it has compiled for many shapes
-    prepared, errors, failed = prepare_all(ready, case, case.reference, TOLERANCE)
     measured = list(ready)
+    if case.shape.lengths:
+        # Each shape is another graph to torch.compile: it gets the padded batch alone.
+        again = [c for c in ready if not c.ours and not c.name.startswith("torch.compile")]
+        measured += [sorted_by_length(candidate, bucket) for bucket in BUCKETS for candidate in again]
+    prepared, errors, failed = prepare_all(measured, case, case.reference, checks(case))
+    unmasked: list[Candidate[EncoderCase]] = []
     if case.shape.lengths:
         whole = EncoderCase(case.encoder, replace(case.shape, lengths=None))
         unmasked = [replace(c, name=c.name + _UNMASKED) for c in ready if c.ours]
-        found = prepare_all(unmasked, whole, whole.reference, TOLERANCE)
+        found = prepare_all(unmasked, whole, whole.reference, checks(whole))
         prepared, errors, failed = prepared | found[0], errors | found[1], failed + found[2]
-        measured += unmasked
     # Every candidate has run once already, to be checked.
     calls = {name: p.call for name, p in prepared.items()}
     timings = interleave(calls, rounds=rounds, round_seconds=0.02, warmup=1, most_seconds=most_seconds, cores=cores)
-    rows = [
-        {
-            "name": candidate.name,
-            "kind": candidate.kind,
-            "ours": candidate.ours,
-            **timings[candidate.name].percentiles(1e3),
-            "error": errors[candidate.name],
-            **_compared(candidate, ready, timings),
-        }
-        for candidate in measured
-        if candidate.name in timings
-    ]
+    rows = [timed_row(c, timings[c.name], errors[c.name]) for c in [*measured, *unmasked] if c.name in timings]
+    for row in rows:
+        if row["name"].endswith(_UNMASKED):
+            row["unmasked"] = True  # it computes more than the peers are asked for
     entry = {
         "threads": case.encoder.threads,
         "case": case.shape.label,
@@ -214,40 +204,43 @@ def _run_case(
         "tokens": case.shape.tokens,
         "lengths": list(case.shape.lengths) if case.shape.lengths else None,
         "seconds": round(time.perf_counter() - begin, 1),
-        "rounds": max((len(timing.samples) for timing in timings.values()), default=0),
         "rows": rows,
     }
     return entry, failed
 
 
-def _compared(candidate: Candidate, ready: Sequence[Candidate], timings: dict[str, Timing]) -> dict[str, Any]:
-    if candidate.name.endswith(_UNMASKED):
-        return {}  # it computes more than the peers are asked for
-    found = against_peers(candidate, ready, timings)
-    unmasked = timings.get(candidate.name + _UNMASKED)
-    if unmasked is not None:
-        found["speedup_padded"] = ratio(unmasked, timings[candidate.name])
-    return found
+def over_unmasked(row: Row, rows: Sequence[Row]) -> Speedup | None:
+    """How many times faster one of ours is than itself with nothing masked; None where that was not measured."""
+    name = row["name"] + _UNMASKED
+    return next((faster(other, row) for other in rows if other["name"] == name), None)
 
 
-def _label(case: dict[str, Any]) -> str:
+def label(case: Mapping[str, Any]) -> str:
+    """What a case is called in summaries."""
     return f"{case['model']} {case['case']} {case['threads']}t"
 
 
-def _table(case: dict[str, Any]) -> str:
+def as_case(case: Mapping[str, Any]) -> Case:
+    """A case of the result, for `summary_lines`."""
+    return Case(label(case), case["rows"], ragged=bool(case["lengths"]))
+
+
+def _table(case: Mapping[str, Any]) -> str:
     lengths = case["lengths"]
     shape = f"{case['batch']} x {case['tokens']}" + (
         f", lengths {min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):g}" if lengths else ""
     )
-    took = f"{case['rounds']} rounds, {case['seconds']:.0f} s"
+    rounds = max((len(row["samples"]) for row in case["rows"]), default=0)
+    took = f"{rounds} rounds, {case['seconds']:.0f} s"
     lines = [
         f"{case['model']}, {case['threads']} threads, batch x tokens = {shape} ({took})",
-        f"  {'':34}{'ms':>10}{'p20':>10}{'p80':>10}{'error':>9}{'x peer':>8}{'x padded':>10}",
+        f"  {'':44}{'ms':>10}{'p20':>10}{'p80':>10}{'error':>9}  speed-up over the best peer",
     ]
-    for row in sorted(case["rows"], key=lambda r: r["p50"]):
-        timed = f"{row['p50']:>10.3f}{row['p20']:>10.3f}{row['p80']:>10.3f}"
-        ratios = [f"{row[key]:.2f}" if row.get(key) is not None else "" for key in ("speedup", "speedup_padded")]
-        lines.append(f"  {row['name']:34}{timed}{row['error']:>9.4f}{ratios[0]:>8}{ratios[1]:>10}")
+    for row in sorted(case["rows"], key=median):
+        low, middle, high = (1e3 * seconds for seconds in quantiles(row))
+        compared, padded = against_peers(row, case["rows"]), over_unmasked(row, case["rows"])
+        speedups = (f"  {compared.speedup}" if compared else "") + (f", {padded} over nothing masked" if padded else "")
+        lines.append(f"  {row['name']:44}{middle:>10.3f}{low:>10.3f}{high:>10.3f}{row['error']:>9.4f}{speedups}")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import argparse
 import functools
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,14 @@ class Encoder:
     Attributes:
         model: fp32, in eval mode; candidates never change it.
         threads: of every engine.
+        output: of the model: ``"last_hidden_state"``, or ``"logits"`` of a classifier.
+        samples: inputs to find ranges of activations with; None draws token ids.
     """
 
     model: nn.Module
     threads: int = 1
+    output: str = "last_hidden_state"
+    samples: Sequence[dict[str, Tensor]] | None = None
     models: dict[str, Any] = field(default_factory=dict)
     engines: dict[str, Any] = field(default_factory=dict)
 
@@ -104,6 +108,10 @@ class Encoder:
     def engine(self, name: str, make: Callable[[], Any]) -> Any:
         """The same for what has threads of its own."""
         return _once(self.engines, name, make)
+
+    def calibration(self) -> Sequence[dict[str, Tensor]]:
+        """Inputs for engines that find ranges of activations beforehand."""
+        return self.samples or [example_inputs(self.model, 1, 64, seed) for seed in range(8)]
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -125,13 +133,21 @@ def _once(store: dict[str, Any], name: str, make: Callable[[], Any]) -> Any:
 
 @dataclass
 class EncoderCase:
-    """A model and what it is given: token ids, a mask with 0 for padding and, where the model takes them, type ids."""
+    """A model and what it is given: token ids, a mask with 0 for padding and, where the model takes them, type ids.
+
+    Attributes:
+        bucket: None gives the sequences as they are, in one batch that is padded to the longest of them. A number sorts
+            them by length and gives batches of that many, each padded to its own longest: what sentence-transformers
+            does with many sentences, and the fastest way for engines that compute padding.
+    """
 
     encoder: Encoder
     shape: Shape
+    bucket: int | None = None
 
     @functools.cached_property
     def inputs(self) -> dict[str, Tensor]:
+        """All sequences in one batch."""
         inputs = example_inputs(self.encoder.model, self.shape.batch, self.shape.tokens)
         if self.shape.lengths:
             columns = torch.arange(self.shape.tokens)
@@ -141,16 +157,45 @@ class EncoderCase:
             inputs["attention_mask"] = (~padding).long()
         return inputs
 
-    @property
-    def positional(self) -> tuple[Tensor, ...]:
-        return tuple(self.inputs.values())
+    @functools.cached_property
+    def _buckets(self) -> list[Tensor]:
+        """The numbers of the sequences of each batch."""
+        every = torch.arange(self.shape.batch)
+        if self.bucket is None:
+            return [every]
+        return list(torch.argsort(self.inputs["attention_mask"].sum(1), stable=True).split(self.bucket))
+
+    @functools.cached_property
+    def batches(self) -> list[dict[str, Tensor]]:
+        """What an engine is given in one run of the case, one batch after the other."""
+        found = []
+        for rows in self._buckets:
+            longest = int(self.inputs["attention_mask"][rows].sum(1).max())
+            tokens = self.shape.tokens if self.bucket is None else longest
+            found.append({name: value[rows, :tokens].contiguous() for name, value in self.inputs.items()})
+        return found
 
     @functools.cached_property
     def reference(self) -> Tensor:
-        return self.of_tokens(self.encoder.model(**self.inputs).last_hidden_state).clone()
+        """What the float model gives, ``[tokens, H]``."""
+        return self.result_of(self.encoder.model)
 
-    def of_tokens(self, hidden: Tensor) -> Tensor:
-        """The rows of a hidden state that belong to tokens, ``[tokens, H]``; what engines write for padding differs."""
-        if hidden.shape[:2] != self.inputs["attention_mask"].shape:
-            return hidden  # of another shape than the reference: it is reported as wrong
-        return hidden[self.inputs["attention_mask"].bool()]
+    def result_of(self, model: nn.Module) -> Tensor:
+        """What a model gives, ``[tokens, H]``."""
+        return self.of_tokens([getattr(model(**batch), self.encoder.output).float() for batch in self.batches])
+
+    def of_tokens(self, hidden: Sequence[Tensor]) -> Tensor:
+        """The rows of hidden states that belong to tokens, ``[tokens, H]``; what engines write for padding differs.
+
+        Args:
+            hidden: of each batch, ``[B, T, H]``; or logits ``[B, C]``, which come back as ``[batch, C]``.
+        """
+        if self.encoder.output == "logits":
+            return torch.cat(list(hidden))[torch.argsort(torch.cat(self._buckets))]
+        mask = self.inputs["attention_mask"].bool()
+        whole = torch.zeros(*mask.shape, hidden[0].shape[-1])
+        for rows, batch, found in zip(self._buckets, self.batches, hidden, strict=True):
+            if found.shape[:2] != batch["input_ids"].shape:
+                return found  # of another shape than the reference: it is reported as wrong
+            whole[rows, : found.shape[1]] = found
+        return whole[mask]

@@ -80,6 +80,14 @@ def apart() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def _with_biases(model: nn.Module) -> nn.Module:
+    """Random biases too: they begin as zeros, and nothing would show that an engine leaves them out."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.bias, std=0.1)
+    return model.eval()
+
+
 def load_encoder(source: str) -> nn.Module:
     """An encoder without a head, fp32: real weights, or random ones for the names of RANDOM, TORCH and VISION.
 
@@ -88,18 +96,18 @@ def load_encoder(source: str) -> nn.Module:
     """
     if source in TORCH:
         torch.manual_seed(0)
-        return TorchModel(*TORCH[source]).eval()
+        return _with_biases(TorchModel(*TORCH[source]))
     transformers = require("transformers", "this benchmark")
     if source in VISION:
         torch.manual_seed(0)
-        return VisionModel(*VISION[source]).eval()
+        return _with_biases(VisionModel(*VISION[source]))
     if source in RANDOM:
         layers, hidden, heads, ffn = RANDOM[source]
         config = transformers.BertConfig(
             num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn
         )
         torch.manual_seed(0)
-        return transformers.BertModel(config, add_pooling_layer=False).eval()
+        return _with_biases(transformers.BertModel(config, add_pooling_layer=False))
     if source.startswith("random"):
         raise ValueError(f"no random model {source!r}; there are {', '.join((*RANDOM, *TORCH, *VISION))}")
     from kdnative.data import model_path

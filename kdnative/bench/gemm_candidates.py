@@ -21,7 +21,7 @@ BLOCKS = (128, 64, 32)  # group sizes of 4-bit peers, their fastest first
 
 @dataclass
 class GemmCase:
-    """``y = x @ weight.T``: x ``[m, k]``, weight ``[n, k]``, y ``[m, n]``, all fp32."""
+    """``y = x @ weight.T + bias``: x ``[m, k]``, weight ``[n, k]``, bias ``[n]``, y ``[m, n]``, all fp32."""
 
     n: int
     k: int
@@ -38,15 +38,24 @@ class GemmCase:
         return torch.randn(self.n, self.k, generator=torch.Generator().manual_seed(0)) / self.k**0.5
 
     @cached_property
+    def bias(self) -> Tensor:
+        return torch.randn(self.n, generator=torch.Generator().manual_seed(2))
+
+    @cached_property
     def linear(self) -> nn.Linear:
-        layer = nn.Linear(self.k, self.n, bias=False)
+        layer = nn.Linear(self.k, self.n)
         with torch.no_grad():
             layer.weight.copy_(self.weight)
+            layer.bias.copy_(self.bias)
         return layer.eval()
 
     @cached_property
     def reference(self) -> Tensor:
-        return (self.x.double() @ self.weight.double().T).float()
+        return self.product(self.x, self.weight)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's result for other operands, computed in float64."""
+        return x.double() @ weight.double().T + self.bias.double()
 
     @property
     def block(self) -> int:
@@ -66,7 +75,7 @@ def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = Fals
         compiled: include ``torch.compile``, which takes minutes.
     """
     kinds = {name: kind_of(name) for name in schemes}
-    found = [Candidate(f"kdnative {name}", kind, ours(name), ours=True) for name, kind in kinds.items()]
+    found = [Candidate(f"kdnative {name}", kind, ours(name), ours=True, scheme=name) for name, kind in kinds.items()]
     if peers:
         found += PEERS
     if peers and any(kind.endswith("a16") for kind in kinds.values()):
@@ -106,7 +115,7 @@ def _torch_dynamic_int8(case: GemmCase) -> Prepared:
 def _torch_int_mm(case: GemmCase) -> Prepared:
     a, scale_a = _int8_rows(case.x)
     w, scale_w = _int8_rows(case.weight)
-    return Prepared(lambda: torch._int_mm(a, w.t()), lambda y: y * scale_a[:, None] * scale_w)
+    return Prepared(lambda: torch._int_mm(a, w.t()), lambda y: y * scale_a[:, None] * scale_w + case.bias)
 
 
 def _torch_int4(case: GemmCase) -> Prepared:
@@ -118,14 +127,14 @@ def _torch_int4(case: GemmCase) -> Prepared:
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     # The kernel computes (code - 8) * scale + zero.
     params = torch.stack([scale, low + 8 * scale], -1).transpose(0, 1).contiguous().bfloat16()
-    x = case.x.bfloat16()
-    return Prepared(lambda: torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, block, params))
+    x, bias = case.x.bfloat16(), case.bias.bfloat16()
+    return Prepared(lambda: torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, block, params).add_(bias))
 
 
 def _torch_int8_weights(case: GemmCase) -> Prepared:
     codes, scale = _int8_rows(case.weight)
-    x, scale = case.x.bfloat16(), scale.bfloat16()
-    return Prepared(lambda: torch.ops.aten._weight_int8pack_mm(x, codes, scale))
+    x, scale, bias = case.x.bfloat16(), scale.bfloat16(), case.bias.bfloat16()
+    return Prepared(lambda: torch.ops.aten._weight_int8pack_mm(x, codes, scale).add_(bias))
 
 
 def _torch_compile(dtype: torch.dtype):
@@ -153,7 +162,8 @@ def _openvino(case: GemmCase, build, precision: str, group: int = 0) -> Prepared
     x = case.x.numpy()
     parameter = ops.parameter([case.m, case.k], np.float32)
     left, weight = build(ops, parameter, case)
-    model = ov.Model([ops.matmul(left, weight, False, True)], [parameter])
+    product = ops.matmul(left, weight, False, True)
+    model = ov.Model([ops.add(product, ops.constant(case.bias.numpy()))], [parameter])
     config = {
         "INFERENCE_NUM_THREADS": case.threads,
         "NUM_STREAMS": 1,
@@ -209,7 +219,7 @@ def _openvino_int4(case: GemmCase, precision: str = "f32", quantize_activations:
 def _ort_int8(case: GemmCase) -> Prepared:
     codes, scale = _int8_rows(case.weight)
     constants = {"w": codes.t().contiguous().numpy(), "s": scale.numpy()}
-    return _ort(case, "DynamicQuantizeMatMul", constants)
+    return _ort(case, "DynamicQuantizeMatMul", constants, bias_at=4)
 
 
 def _ort_int4(case: GemmCase, accuracy_level: int = 4) -> Prepared:
@@ -217,14 +227,17 @@ def _ort_int4(case: GemmCase, accuracy_level: int = 4) -> Prepared:
     codes, scale = _int4_groups(case.weight, block)
     data = _nibbles(codes + 8).reshape(case.n, case.k // block, block // 2)  # unsigned, zero point 8 by default
     attributes = {"K": case.k, "N": case.n, "bits": 4, "block_size": block, "accuracy_level": accuracy_level}
-    return _ort(case, "MatMulNBits", {"w": data, "s": scale.reshape(-1).numpy()}, **attributes)
+    return _ort(case, "MatMulNBits", {"w": data, "s": scale.reshape(-1).numpy()}, bias_at=5, **attributes)
 
 
-def _ort(case: GemmCase, operator: str, constants: dict[str, Any], **attributes: int) -> Prepared:
+def _ort(case: GemmCase, operator: str, constants: dict[str, Any], bias_at: int, **attributes: int) -> Prepared:
+    import numpy as np
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
-    node = helper.make_node(operator, ["x", *constants], ["y"], domain="com.microsoft", **attributes)
+    inputs = ["x", *constants, *[""] * (bias_at - 1 - len(constants)), "b"]  # inputs between them are optional
+    constants = {**constants, "b": case.bias.numpy()}
+    node = helper.make_node(operator, inputs, ["y"], domain="com.microsoft", **attributes)
     graph = helper.make_graph(
         [node],
         "linear",
@@ -237,15 +250,19 @@ def _ort(case: GemmCase, operator: str, constants: dict[str, Any], **attributes:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = case.threads, 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = {"x": case.x.numpy()}
-    return Prepared(lambda: session.run(None, feed), lambda y: torch.from_numpy(y[0]))
+    x, y = case.x, torch.empty(case.m, case.n)
+    binding = session.io_binding()
+    binding.bind_input("x", "cpu", 0, np.float32, list(x.shape), x.data_ptr())
+    binding.bind_output("y", "cpu", 0, np.float32, list(y.shape), y.data_ptr())
+    return Prepared(lambda: session.run_with_iobinding(binding), lambda _: y.clone())
 
 
 def _layer(case: GemmCase, dtype: torch.dtype = torch.float32) -> nn.Linear:
     """A layer of the case's weight that the peer may change."""
-    layer = nn.Linear(case.k, case.n, bias=False, dtype=dtype)
+    layer = nn.Linear(case.k, case.n, dtype=dtype)
     with torch.no_grad():
         layer.weight.copy_(case.weight)
+        layer.bias.copy_(case.bias)
     return layer.eval()
 
 

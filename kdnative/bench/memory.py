@@ -6,11 +6,9 @@ more than a small model. The forwards use every row of the vocabulary once. Repo
 model adds: the peak less the resident size of the imports. Each process runs several times; figures are medians.
 
 The result, as JSON: ``{"suite": "memory", "environment", "batch", "tokens", "repeats", "cases"}``; a case has
-``model``, ``scheme``, ``processes`` and ``goals``. ``processes`` has ``native``, ``native_imports``, ``float`` and
-``float_imports``, each with bytes ``peak`` (VmHWM), ``resident``, ``private`` (Private_Clean + Private_Dirty of smaps),
-``shared_out`` (Pss) and ``tensors``, the size of the model's tensors. ``goals`` compares native with float: ``model``
-without imports, ``process`` with them, ``private`` without imports; each is ``{"of", "native", "float", "goal",
-"value", "limit", "met"}``, ``value`` being the quotient.
+``model``, ``scheme`` and ``processes``: ``native``, ``native_imports``, ``float`` and ``float_imports``, each with a
+list of bytes, one a process, for ``peak`` (VmHWM), ``resident``, ``private`` (Private_Clean + Private_Dirty of smaps),
+``shared_out`` (Pss) and ``tensors``, the size of the model's tensors. `goals` compares native with float.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from torch import nn
 
 from kdnative.bench.encoder_models import NAMES, converted, load_encoders
 from kdnative.bench.options import add_output, add_threads, names, positive, sizes
-from kdnative.bench.results import goal, goal_line, machine_line
+from kdnative.bench.results import goal, goal_line, start_line
 from kdnative.machine.environment import child_environment, environment, write_result
 
 MODELS = "package:minilm-l6,random-bert-base"
@@ -101,7 +99,7 @@ def run(
         raise RuntimeError("the memory of a process is read from /proc/self/smaps_rollup: Linux only")
     import kdnative
 
-    def measure(job: dict[str, Any], kind: str, imports: Sequence[str]) -> dict[str, dict[str, int]]:
+    def measure(job: dict[str, Any], kind: str, imports: Sequence[str]) -> dict[str, dict[str, list[int]]]:
         found = {}
         for process, what in ((f"{kind}_imports", "none"), (kind, kind)):
             found[process] = _measure({**job, "imports": list(imports), "kind": what}, repeats)
@@ -110,7 +108,7 @@ def run(
 
     where = environment(threads)
     cases: list[dict[str, Any]] = []
-    show(machine_line(where))
+    show(start_line(where))
     for name, model in models.items():
         size = model.config.vocab_size
         job = {"batch": batch, "tokens": tokens, "vocabulary": size, "threads": threads}
@@ -125,8 +123,8 @@ def run(
                 kdnative.save(converted(model, scheme), f"{folder}/{scheme}")
                 native = measure({**job, "folder": f"{folder}/{scheme}"}, "native", _NATIVE_IMPORTS)
                 processes = {**native, **plain}
-                cases.append({"model": name, "scheme": scheme, "processes": processes, "goals": goals(processes)})
-                for row in cases[-1]["goals"]:
+                cases.append({"model": name, "scheme": scheme, "processes": processes})
+                for row in goals(processes):
                     show(f"  {row['native'] / 1e6:.1f} MB to {row['float'] / 1e6:.1f} MB, {goal_line(row)}")
     return {
         "suite": "memory",
@@ -138,16 +136,23 @@ def run(
     }
 
 
-def goals(processes: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """Native against float, without and with the imports.
+def goals(processes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[dict[str, Any]]:
+    """Native against float: ``model`` without the imports, ``process`` with them, ``private`` without imports.
 
     Args:
         processes: sizes of the four processes, see the head of this module.
+
+    Returns:
+        ``{"of", "native", "float", "goal", "value", "limit", "met"}`` each; ``value`` is the quotient of the medians.
     """
+
+    def middle(process: str, size: str) -> int:
+        return int(statistics.median_low(processes[process][size]))
+
     found = []
     for of, (size, baseline, words) in _COMPARED.items():
         native, plain = (
-            processes[kind][size] - (processes[f"{kind}_imports"][baseline] if baseline else 0)
+            middle(kind, size) - (middle(f"{kind}_imports", baseline) if baseline else 0)
             for kind in ("native", "float")
         )
         text = f"{words} < {100 * GOAL:g} % of fp32"
@@ -155,15 +160,17 @@ def goals(processes: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     return found
 
 
-def _row(process: str, found: Mapping[str, int]) -> str:
-    peak, resident, private, tensors = (found[key] / 1e6 for key in ("peak", "resident", "private", "tensors"))
+def _row(process: str, found: Mapping[str, Sequence[int]]) -> str:
+    peak, resident, private, tensors = (
+        statistics.median_low(found[key]) / 1e6 for key in ("peak", "resident", "private", "tensors")
+    )
     return f"  {process:18}{peak:>9.1f}{resident:>10.1f}{private:>9.1f}{tensors:>9.1f}"
 
 
-def _measure(job: Mapping[str, Any], repeats: int) -> dict[str, int]:
-    """Medians over fresh processes."""
+def _measure(job: Mapping[str, Any], repeats: int) -> dict[str, list[int]]:
+    """The sizes of fresh processes."""
     rows = [_child(job) for _ in range(repeats)]
-    return {key: int(statistics.median_low(row[key] for row in rows)) for key in rows[0]}
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def _child(job: Mapping[str, Any]) -> dict[str, int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from kdnative.bench.options import add_output, add_threads, numbers
+from kdnative.bench.results import quantiles, rounded, start_line
 from kdnative.machine.environment import environment, write_result
-from kdnative.machine.latency import as_dtype, example_inputs, latency_grid
+from kdnative.machine.latency import as_dtype, example_inputs
+from kdnative.machine.timer import interleave, torch_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,20 +38,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = (Path(path).name or path) + (f" {dtype}" if dtype else "")
         models[source if name in models else name] = as_dtype(model, dtype) if dtype else model
     _check(models)
-    rows = latency_grid(models, options.batch, options.tokens, repeats=options.rounds, threads=options.threads)
+    where = environment(options.threads)
+    print(start_line(where))
+    rows = []
+    for batch, tokens in itertools.product(options.batch, options.tokens):
+        rows += measure(models, batch, tokens, options.threads, options.rounds)
     width = max(map(len, models))
     print(f"{'model':{width}}  batch x tokens        ms       p20       p80")
     for row in rows:
+        low, middle, high = (1e3 * seconds for seconds in quantiles(row))
         case = f"{row['batch']} x {row['tokens']}"
-        print(f"{row['model']:{width}}  {case:>14}{row['p50']:>10.3f}{row['p20']:>10.3f}{row['p80']:>10.3f}")
-    where = environment(options.threads)
+        print(f"{row['name']:{width}}  {case:>14}{middle:>10.3f}{low:>10.3f}{high:>10.3f}")
     if options.json:
-        write_result(options.json, {"suite": "model", "environment": where, "latency": rows})
+        write_result(options.json, {"suite": "model", "environment": where, "rows": rows})
     if options.plot:
         from kdnative.bench.plots import latency_plot
 
         latency_plot(rows, where, options.plot)
     return 0
+
+
+def measure(
+    models: Mapping[str, nn.Module], batch: int, tokens: int, threads: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Times the models side by side: ``{"name", "batch", "tokens", "threads", "samples"}`` of each, seconds."""
+    with torch_threads(threads), torch.inference_mode():
+        calls = {name: _forward(model, batch, tokens) for name, model in models.items()}
+        timings = interleave(calls, rounds=rounds, round_seconds=0.005)
+    case = {"batch": batch, "tokens": tokens, "threads": threads}
+    return [{"name": name, **case, "samples": rounded(timing.samples)} for name, timing in timings.items()]
+
+
+def _forward(model: nn.Module, batch: int, tokens: int) -> Callable[[], object]:
+    inputs = example_inputs(model, batch, tokens)
+    return lambda: model(**inputs)
 
 
 def _check(models: Mapping[str, nn.Module]) -> None:

@@ -4,15 +4,13 @@ Each module is called with an input so small that the operator takes a few micro
 operator on the same arguments; the cost is the median over rounds of the difference. For scale the same is measured
 for ``torch.nn.Linear`` and ``torch.nn.functional.linear``.
 
-The result, as JSON: ``{"suite": "overhead", "environment", "cases"}``; a case has ``name``, ``ours``, microseconds
-``module`` and ``operator`` (medians), ``cost`` with its quantiles ``cost_p20`` and ``cost_p80``, and, for ours,
-``goals``, a list of ``{"goal", "value", "limit", "met"}``.
+The result, as JSON: ``{"suite": "overhead", "environment", "cases"}``; a case has ``name``, ``ours``, and the samples
+``module`` and ``operator``, seconds, one a round.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +21,7 @@ from torch import nn
 from kdnative import convert_, ops
 from kdnative.bench.encoder_models import TorchModel, VisionModel, converted, load_encoder
 from kdnative.bench.options import add_output
-from kdnative.bench.results import goal, goal_line, machine_line
+from kdnative.bench.results import goal, goal_line, rounded, start_line
 from kdnative.machine.environment import environment, write_result
 from kdnative.machine.latency import example_inputs
 from kdnative.machine.timer import Timing, interleave, quantile, torch_threads
@@ -56,7 +54,7 @@ def run(*, rounds: int = 25, show: Callable[[str], None] = lambda line: None) ->
         The result, see the head of this module.
     """
     where = environment(1)
-    show(machine_line(where))
+    show(start_line(where))
     cases = []
     with torch_threads(1), torch.inference_mode():
         for name, (module, operator) in pairs().items():
@@ -107,30 +105,29 @@ def _of_layers(
 
 
 def _case(name: str, timings: Mapping[str, Timing]) -> dict[str, Any]:
-    samples = zip(timings["module"].samples, timings["operator"].samples, strict=True)
-    costs = [1e6 * (module - operator) for module, operator in samples]
-    cost = round(statistics.median(costs), 3)
-    case: dict[str, Any] = {
-        "name": name,
-        "ours": name.startswith(_OURS),
-        "module": round(1e6 * timings["module"].p50, 3),
-        "operator": round(1e6 * timings["operator"].p50, 3),
-        "cost": cost,
-        "cost_p20": round(quantile(costs, 0.2), 3),
-        "cost_p80": round(quantile(costs, 0.8), 3),
-    }
-    if case["ours"]:
-        case["goals"] = [goal(f"Python's part < {GOAL:g} us", cost, GOAL, at_least=False)]
-    return case
+    samples = {part: rounded(timings[part].samples) for part in ("module", "operator")}
+    return {"name": name, "ours": name.startswith(_OURS), **samples}
 
 
-def _line(case: dict[str, Any]) -> str:
-    spread = f"{case['cost_p20']:.2f} to {case['cost_p80']:.2f}"
+def cost(case: Mapping[str, Any]) -> tuple[float, float, float]:
+    """What Python adds: the 20th, 50th and 80th percentile over rounds of the difference, microseconds."""
+    costs = [1e6 * (a - b) for a, b in zip(case["module"], case["operator"], strict=True)]
+    return quantile(costs, 0.2), quantile(costs, 0.5), quantile(costs, 0.8)
+
+
+def goals(case: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The goal of one of our modules."""
+    return [goal(f"Python's part < {GOAL:g} us", cost(case)[1], GOAL, at_least=False)] if case["ours"] else []
+
+
+def _line(case: Mapping[str, Any]) -> str:
+    low, middle, high = cost(case)
+    module, operator = (1e6 * quantile(case[part], 0.5) for part in ("module", "operator"))
     text = (
-        f"{case['name']:28} module {case['module']:7.2f} us, operator {case['operator']:7.2f} us, difference "
-        f"{case['cost']:5.2f} us ({spread})"
+        f"{case['name']:28} module {module:7.2f} us, operator {operator:7.2f} us, difference "
+        f"{middle:5.2f} us ({low:.2f} to {high:.2f})"
     )
-    return "; ".join([text, *map(goal_line, case.get("goals", []))])
+    return "; ".join([text, *map(goal_line, goals(case))])
 
 
 if __name__ == "__main__":

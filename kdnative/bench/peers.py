@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from kdnative.extras import how_to_get, installed
 from kdnative.formats.scheme import Scheme
 
 Case = TypeVar("Case")
+_ROW = 1.0  # two independent rows that are swapped are off by 1.4
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ class Candidate(Generic[Case]):
 
     Attributes:
         name: shown in tables.
-        kind: a key of the suite's tolerances, such as ``"float"``, ``"int8"`` or ``"w4a16"``: it says how far the
-            result may be off, and candidates are compared within their kind and those that they name besides.
+        kind: the class of precision, such as ``"float"``, ``"int8"`` or ``"w4a16"``: it says how far the result of a
+            peer may be off, and candidates are compared within their kind and those that they name besides.
         prepare: builds it for a case; raises what the engine raises.
         packages: names to import that it needs.
         ours: whether it is kdnative's own.
         note: what sets it apart, for the reader.
         partial: it leaves work out that the others do, so it is compared with apart from them.
         also: further kinds of ours that it is a fair peer of.
+        scheme: of ours: the scheme.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Candidate(Generic[Case]):
     note: str = ""
     partial: bool = False
     also: tuple[str, ...] = ()
+    scheme: str = ""
 
 
 def kind_of(scheme: str) -> str:
@@ -99,19 +102,44 @@ def left_out(candidates: Sequence[Candidate[Case]], option: str) -> list[dict[st
     return [_failure(candidate, f"left out: {option} measures it") for candidate in candidates]
 
 
+@dataclass(frozen=True)
+class Check:
+    """What a candidate has to return.
+
+    Attributes:
+        result: ``[rows, columns]``, what its format gives, or the exact result where its format is known in kind only.
+        limit: largest relative error (Frobenius norm) of the whole; below 1, which is the error of zeros. One row may
+            be off by twice that, and by its own size at most: two rows that were swapped are off by more.
+    """
+
+    result: Tensor
+    limit: float
+
+    def problem(self, found: Tensor) -> str | None:
+        """What is wrong with a result, in words; None where nothing is."""
+        whole = relative_error(found, self.result)
+        if not whole <= self.limit:
+            return f"wrong result: relative error {whole:.3g}, allowed {self.limit:.3g}"
+        row = worst_row_error(found, self.result)
+        allowed = min(2 * self.limit, _ROW)
+        if not row <= allowed:
+            return f"wrong result: relative error of one row {row:.3g}, allowed {allowed:.3g}"
+        return None
+
+
 def prepare_all(
     candidates: Sequence[Candidate[Case]],
     case: Case,
-    reference: Tensor,
-    tolerance: Mapping[str, float],
+    exact: Tensor,
+    check: Callable[[Candidate[Case]], Check],
 ) -> tuple[dict[str, Prepared], dict[str, float], list[dict[str, str]]]:
-    """Prepares candidates for one case and checks that each computes what the reference says.
+    """Prepares candidates for one case and checks what each computes.
 
     Args:
         candidates: those that are installed.
         case: what to run.
-        reference: the right result, fp32.
-        tolerance: largest relative error (Frobenius norm) by kind; below 1, which is the error of zeros.
+        exact: the exact result; errors are reported against it.
+        check: what a candidate has to return.
 
     Returns:
         Prepared candidates by name, their relative errors, and a row with the reason for each one that failed.
@@ -120,16 +148,15 @@ def prepare_all(
     for candidate in candidates:
         try:
             ready = candidate.prepare(case)
-            error = relative_error(ready.decode(ready.call()), reference)
-        except Exception as problem:  # an engine may raise anything; the row must name it
-            text = str(problem) if isinstance(problem, Unsuited) else f"{type(problem).__name__}: {problem}"
-            failed.append(_failure(candidate, " ".join(text.split())[:300]))
+            found = ready.decode(ready.call())
+            problem = check(candidate).problem(found)
+        except Exception as error:  # an engine may raise anything; the row must name it
+            text = str(error) if isinstance(error, Unsuited) else f"{type(error).__name__}: {error}"
+            problem = " ".join(text.split())[:300]
+        if problem is not None:
+            failed.append(_failure(candidate, problem))
             continue
-        if not error <= tolerance[candidate.kind]:
-            limit = tolerance[candidate.kind]
-            failed.append(_failure(candidate, f"wrong result: relative error {error:.3g}, allowed {limit:g}"))
-            continue
-        prepared[candidate.name], errors[candidate.name] = ready, error
+        prepared[candidate.name], errors[candidate.name] = ready, relative_error(found, exact)
     return prepared, errors, failed
 
 
@@ -139,6 +166,15 @@ def relative_error(found: Tensor, reference: Tensor) -> float:
         return float("inf")
     difference = found.detach().double() - reference.double()
     return float(difference.norm() / reference.double().norm().clamp_min(1e-300))
+
+
+def worst_row_error(found: Tensor, reference: Tensor) -> float:
+    """The largest relative error of a row, the last dimension, in float64; of rows of zeros against the mean row."""
+    difference, exact = found.detach().double() - reference.double(), reference.double()
+    sizes = exact.norm(dim=-1)
+    sizes = torch.where(sizes > 0, sizes, exact.norm() / max(sizes.numel(), 1) ** 0.5)
+    errors = difference.norm(dim=-1) / sizes.clamp_min(1e-300)
+    return float(errors.max()) if errors.numel() else 0.0
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-from kdnative.bench.results import machine_line
+from kdnative.bench.results import Row, faster, gops, machine_line, median, quantiles
 from kdnative.files import replace_text
 from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
 from kdnative.report.schema import LatencyRow
@@ -67,31 +67,39 @@ def encoder_plot(result: dict[str, Any], path: str | Path) -> None:
 
 
 def _encoder_bars(case: dict[str, Any]) -> list[Bar]:
+    """Ours and the fastest peers; a peer's fastest way with a ragged batch stands for it."""
     ours = [row for row in case["rows"] if row["ours"]]
-    peers = sorted((row for row in case["rows"] if not row["ours"]), key=lambda row: row["p50"])
+    peers: dict[str, Row] = {}
+    for row in sorted((row for row in case["rows"] if not row["ours"]), key=median):
+        peers.setdefault(row["name"].partition(",")[0], row)
     if not case["rows"]:
         return []
-    unit = min(row["p50"] for row in peers or ours)
-    rows = [(row, 0 if row in ours else 6) for row in [*ours, *peers[:_PEERS_SHOWN]]]
-    return [
-        Bar(
-            f"{case['case']} {row['name']}", unit / row["p50"], f"{unit / row['p50']:.2f} ({row['p50']:.3g} ms)", colour
-        )
-        for row, colour in rows
-    ]
+    fastest = min([*peers.values()] or ours, key=median)
+    rows = [(row, 0 if row in ours else 6) for row in [*ours, *list(peers.values())[:_PEERS_SHOWN]]]
+    bars = []
+    for row, colour in rows:
+        speed = faster(fastest, row).value
+        text = f"{speed:.2f} ({1e3 * median(row):.3g} ms)"
+        bars.append(Bar(f"{case['case']} {row['name']}", speed, text, colour))
+    return bars
 
 
 def latency_plot(rows: Sequence[dict[str, Any]], environment: dict[str, Any], path: str | Path) -> None:
     """For each batch size the latency over the length.
 
     Args:
-        rows: of :func:`kdnative.machine.latency.latency_grid`.
+        rows: of ``kdnative bench model``.
         environment: of :func:`kdnative.machine.environment.environment`.
         path: an .svg file, replaced in one step.
     """
     from kdnative.report.figures import latency_by_length
 
-    _write([chart for _, chart in latency_by_length(cast("Sequence[LatencyRow]", rows))], environment, path)
+    shown = [
+        {"model": row["name"], **{key: row[key] for key in ("batch", "tokens", "threads")}}
+        | {key: 1e3 * seconds for key, seconds in zip(("p20", "p50", "p80"), quantiles(row), strict=True)}
+        for row in rows
+    ]
+    _write([chart for _, chart in latency_by_length(cast("Sequence[LatencyRow]", shown))], environment, path)
 
 
 def _gemm_series(cases: Sequence[dict[str, Any]]) -> list[Series]:
@@ -107,17 +115,17 @@ def _gemm_series(cases: Sequence[dict[str, Any]]) -> list[Series]:
         for kind, colour in _KINDS.items():
             peers = [row for row in case["rows"] if row["kind"] == kind and not row["ours"]]
             if peers:
-                best = min(peers, key=lambda row: row["p50"])
+                best = min(peers, key=median)
                 rates.setdefault((f"best {kind} peer", colour), []).append(_rate(case, best))
     return [
         Series(name, points, colour % 7, dashed=name.startswith("best")) for (name, colour), points in rates.items()
     ]
 
 
-def _rate(case: dict[str, Any], row: dict[str, Any]) -> Point:
-    return Point(
-        case["m"], row["gops"], tip=f"{row['name']}, {case['m']} rows: {row['gops']:g} GOPS, {row['p50']:g} µs"
-    )
+def _rate(case: dict[str, Any], row: Row) -> Point:
+    rate = gops(case, row)
+    tip = f"{row['name']}, {case['m']} rows: {rate:.4g} GOPS, {1e6 * median(row):.4g} µs"
+    return Point(case["m"], float(f"{rate:.4g}"), tip=tip)
 
 
 def _write(charts: Sequence[str], environment: dict[str, Any], path: str | Path) -> None:

@@ -6,10 +6,10 @@ bit**. The resident size of the process is sampled meanwhile. After the first te
 find their size, it must not grow by more than the allowance from the first quarter of the samples to the last.
 
 The result, as JSON: ``{"suite": "soak", "environment", "model", "scheme", "python_threads", "forwards", "asked",
-"seconds", "inputs", "wrong", "problems", "memory", "samples", "passed"}``. ``wrong`` counts forwards that gave other
-bits or raised, ``problems`` has the first ten as ``{"forward", "thread", "input", "problem"}``; ``memory`` is that of
-:func:`kdnative.bench.soak_memory.judge`; ``samples`` are ``{"seconds", "forwards", "bytes"}``. Passed means that
-nothing was wrong and that memory was judged steady; otherwise the exit code is 1.
+"seconds", "inputs", "wrong", "problems", "allowed", "samples"}``. ``wrong`` counts forwards that gave other bits or
+raised, ``problems`` has the first ten as ``{"forward", "thread", "input", "problem"}``; ``allowed`` is in bytes;
+``samples`` has lists of equal length, ``seconds``, ``forwards`` and ``bytes``. It passed when nothing was wrong and
+memory was judged steady (`memory`, `passed`); otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from kdnative.bench.encoder_models import NAMES, converted, load_encoder
 from kdnative.bench.options import add_output, positive
-from kdnative.bench.results import machine_line
+from kdnative.bench.results import start_line
 from kdnative.bench.soak_memory import ALLOWED_MB, judge, memory_line, resident_bytes
 from kdnative.machine.environment import environment, write_result
 from kdnative.machine.latency import example_inputs
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     expected = pool(model, ours)
     del model
     result: dict[str, Any] = {"suite": "soak", "environment": environment(options.op_threads)}
-    print(machine_line(result["environment"]))
+    print(start_line(result["environment"]))
     result |= {"model": options.model, "scheme": options.scheme}
     result |= run(
         ours,
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if options.json:
         write_result(options.json, result)
-    return 0 if result["passed"] else 1
+    return 0 if passed(result) else 1
 
 
 def pool(
@@ -155,17 +155,13 @@ def run(
         finally:
             workers.stop()
     took = time.perf_counter() - begin
-    memory = judge(workers.samples, workers.finished, allowed)
-    passed = not workers.wrong and memory["verdict"] == "steady"
     show(
         f"{workers.finished:,} of {forwards:,} forwards on {threads} Python threads in {took:.1f} s, "
         f"{len(expected)} different inputs: {workers.wrong} differ from the run alone or failed"
     )
     for problem in workers.problems:
         show("  forward {forward}, thread {thread}, input {input}: {problem}".format(**problem))
-    show(memory_line(memory))
-    show("passed" if passed else "FAILED")
-    return {
+    result = {
         "python_threads": threads,
         "forwards": workers.finished,
         "asked": forwards,
@@ -173,10 +169,24 @@ def run(
         "inputs": len(expected),
         "wrong": workers.wrong,
         "problems": workers.problems,
-        "memory": memory,
-        "samples": workers.samples,
-        "passed": passed,
+        "allowed": allowed,
+        "samples": {key: [sample[key] for sample in workers.samples] for key in ("seconds", "forwards", "bytes")},
     }
+    show(memory_line(memory(result)))
+    show("passed" if passed(result) else "FAILED")
+    return result
+
+
+def memory(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether memory grew, see :func:`kdnative.bench.soak_memory.judge`."""
+    samples = result["samples"]
+    rows = [{"forwards": f, "bytes": b} for f, b in zip(samples["forwards"], samples["bytes"], strict=True)]
+    return judge(rows, result["forwards"], result["allowed"])
+
+
+def passed(result: Mapping[str, Any]) -> bool:
+    """Whether every output had the expected bits and memory was steady."""
+    return not result["wrong"] and memory(result)["verdict"] == "steady"
 
 
 class _Workers:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdnative.bench.gemm import TOLERANCE
+from kdnative.bench.gemm import checks
 from kdnative.bench.gemm_candidates import GemmCase, ours, torch_fp32
 from kdnative.bench.options import add_output, add_peers, add_threads, numbers, sizes
 from kdnative.bench.peers import Candidate, Prepared, Unsuited, prepare_all, quiet
-from kdnative.bench.results import machine_line, not_run_lines
+from kdnative.bench.results import LEGEND, faster, median, not_run_lines, start_line, timed_row
 from kdnative.machine.environment import environment, rerun_clean, write_result
-from kdnative.machine.timer import interleave, ratio, torch_threads
+from kdnative.machine.speedup import Speedup
+from kdnative.machine.timer import interleave, torch_threads
 
 SHAPES = "384x384,768x768,3072x768,768x3072,4096x4096"
 TOKENS = "1,4,32,128,512"
@@ -26,6 +27,7 @@ PATTERNS = ("4x1", "mask", "2:4")
 ZEROS = "0.5,0.7,0.8,0.9,0.95"
 GAIN = 1.03  # a sparse kernel wins from here on: the choice should survive the next run
 NEVER = 1.01
+_DENSE = "kdnative w8a8"
 CSR_WORK = 1 << 32  # multiply-adds, zeros included, beyond which torch's CSR would take the better part of the run
 
 
@@ -44,7 +46,7 @@ class SparseCase(GemmCase):
 def _weight(n: int, k: int, pattern: str, zeros: float) -> Tensor:
     from kdnative.prune import finalize_masks_, mask_
 
-    layer = nn.Linear(k, n, bias=False)
+    layer = nn.Linear(k, n, bias=False)  # of which only the weight is taken
     with torch.no_grad():
         layer.weight.copy_(torch.randn(n, k, generator=torch.Generator().manual_seed(0)) / k**0.5)
         mask_(layer, zeros, pattern)
@@ -116,17 +118,15 @@ def run(
         show: called with each line of the report as it is known.
 
     Returns:
-        ``{"suite", "environment", "clock", "cases", "not_run", "crossover"}``. A case has ``n``, ``k``, ``m``,
-        ``pattern``, ``zeros``, ``speedup`` (of the sparse kernel over our dense one, the median of ratios within a
-        round) and ``rows`` with ``name``, microseconds ``p20``/``p50``/``p80``, ``error``, and ``speedup`` of our
-        sparse kernel over that row. ``crossover``: see `crossovers`.
+        ``{"suite", "environment", "clock", "cases", "not_run"}``. A case has ``n``, ``k``, ``m``, ``pattern``,
+        ``zeros`` and ``rows``, see `kdnative.bench.results`.
     """
     cases: list[dict[str, Any]] = []
     not_run: list[dict[str, str]] = []
     clock = time.thread_time if cpu_time else time.perf_counter
     with torch_threads(threads), torch.inference_mode(), quiet():
         where = environment(threads)
-        show(machine_line(where))
+        show(start_line(where))
         for n, k in shapes:
             for pattern in patterns:
                 for share in [0.5] if pattern == "2:4" else zeros:
@@ -137,10 +137,9 @@ def run(
                         if case is not None:
                             cases.append(case)
                             show(_line(label, case))
-    for line in not_run_lines(not_run):
+    for line in [LEGEND, *not_run_lines(not_run)]:
         show(line)
-    found = crossovers(cases)
-    for row in found:
+    for row in crossovers(cases):
         shares = ", ".join(f"M={m}: {_share_text(share)}" for m, share in row["shares"].items())
         show(f"faster than dense from: {row['n']}x{row['k']} {row['pattern']}: {shares}")
     clock_name = "processor time" if cpu_time else "wall clock"
@@ -150,8 +149,13 @@ def run(
         "clock": clock_name,
         "cases": cases,
         "not_run": not_run,
-        "crossover": found,
     }
+
+
+def over_dense(case: Mapping[str, Any]) -> Speedup:
+    """How many times faster the sparse kernel of a case is than our dense one."""
+    rows = {row["name"]: row for row in case["rows"]}
+    return faster(rows[_DENSE], rows[f"{_DENSE}+{case['pattern']}"])
 
 
 def crossovers(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -164,7 +168,7 @@ def crossovers(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     points: dict[tuple, dict[int, list[tuple[float, float]]]] = {}
     for case in cases:
         of_shape = points.setdefault((case["n"], case["k"], case["pattern"]), {})
-        of_shape.setdefault(case["m"], []).append((case["zeros"], case["speedup"]))
+        of_shape.setdefault(case["m"], []).append((case["zeros"], over_dense(case).value))
     return [
         {"n": n, "k": k, "pattern": pattern, "shares": {m: _crossover(sorted(found)) for m, found in by_m.items()}}
         for (n, k, pattern), by_m in points.items()
@@ -190,14 +194,14 @@ def _run_case(
 ) -> tuple[dict[str, Any] | None, list[dict[str, str]]]:
     case = SparseCase(n, k, m, threads)
     case.pattern, case.zeros = ("unstructured" if pattern == "mask" else pattern), share
-    dense, sparse = "kdnative w8a8", f"kdnative w8a8+{pattern}"
+    dense, sparse = _DENSE, f"{_DENSE}+{pattern}"
     wanted = [
-        Candidate(dense, "int8", ours("w8a8"), ours=True),
-        Candidate(sparse, "int8", ours(f"w8a8+{pattern}"), ours=True),
+        Candidate(dense, "int8", ours("w8a8"), ours=True, scheme="w8a8"),
+        Candidate(sparse, "int8", ours(f"w8a8+{pattern}"), ours=True, scheme=f"w8a8+{pattern}"),
     ]
     if peers:
         wanted += [Candidate("torch fp32", "float", torch_fp32), Candidate("torch sparse CSR", "float", _torch_csr)]
-    prepared, errors, failed = prepare_all(wanted, case, case.reference, TOLERANCE)
+    prepared, errors, failed = prepare_all(wanted, case, case.reference, checks(case))
     if not {dense, sparse} <= prepared.keys():
         return None, failed
     if not torch.equal(prepared[dense].call(), prepared[sparse].call()):
@@ -205,30 +209,23 @@ def _run_case(
     timings = interleave(
         {name: p.call for name, p in prepared.items()}, rounds=rounds, round_seconds=0.003, clock=clock
     )
-    rows = [
-        {
-            "name": name,
-            **timings[name].percentiles(1e6),
-            "error": errors[name],
-            "speedup": ratio(timings[name], timings[sparse]),
-        }
-        for name in timings
-    ]
-    gain = next(row["speedup"] for row in rows if row["name"] == dense)
-    return {"n": n, "k": k, "m": m, "pattern": pattern, "zeros": share, "speedup": gain, "rows": rows}, failed
+    rows = [timed_row(c, timings[c.name], errors[c.name]) for c in wanted if c.name in timings]
+    return {"n": n, "k": k, "m": m, "pattern": pattern, "zeros": share, "rows": rows}, failed
 
 
 def _torch_csr(case: GemmCase) -> Prepared:
     if case.n * case.k * case.m > CSR_WORK:
         raise Unsuited(f"left out beyond {CSR_WORK:.2g} multiply-adds: seconds a call")
     weight, x = case.weight.to_sparse_csr(), case.x.t().contiguous()
-    return Prepared(lambda: torch.sparse.mm(weight, x), lambda y: y.t())
+    bias = case.bias[:, None]
+    return Prepared(lambda: torch.sparse.addmm(bias, weight, x), lambda y: y.t())
 
 
-def _line(label: str, case: dict[str, Any]) -> str:
-    times = "".join(f"  {row['name'].removeprefix('kdnative ')} {row['p50']:.1f}" for row in case["rows"])
-    peers = "".join(f", {r['speedup']:.2f}x {r['name']}" for r in case["rows"] if r["name"].startswith("torch"))
-    return f"{label:32}{times} us: {case['speedup']:.2f}x dense{peers}"
+def _line(label: str, case: Mapping[str, Any]) -> str:
+    times = "".join(f"  {row['name'].removeprefix('kdnative ')} {1e6 * median(row):.1f}" for row in case["rows"])
+    (sparse,) = (row for row in case["rows"] if row["name"] == f"{_DENSE}+{case['pattern']}")
+    peers = "".join(f", {faster(row, sparse)} {row['name']}" for row in case["rows"] if not row["ours"])
+    return f"{label:32}{times} us: {over_dense(case)} dense{peers}"
 
 
 def _share_text(share: float) -> str:

@@ -5,13 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdnative.bench import accuracy, encoder, gemm, memory, overhead, soak, sparse
 from kdnative.bench.options import names, numbers
-from kdnative.bench.results import goal_line, machine_line, not_run_lines, samples_line, summary_lines
+from kdnative.bench.results import (
+    LEGEND,
+    Case,
+    Compared,
+    against_peers,
+    cores_line,
+    goal_line,
+    machine_line,
+    median,
+    not_run_lines,
+    quantiles,
+    summary_lines,
+)
 from kdnative.bench.soak_memory import memory_line
+from kdnative.machine.timer import quantile
 
 Result = Mapping[str, Any]
 
@@ -24,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--schemes", type=names, help="of a gemm result, such as w8a8,w4a8-g128 (default: all)")
     parser.add_argument("--m", type=numbers, help="of a gemm result: rows of activations (default: all)")
     options = parser.parse_args(argv)
-    print("\n".join(markdown(read(file), options.schemes, options.m) for file in options.files), end="")
+    print("\n".join(markdown(read(file), schemes=options.schemes, m=options.m) for file in options.files), end="")
     return 0
 
 
@@ -43,57 +57,61 @@ def read(file: Path) -> Result:
     return result
 
 
-def markdown(result: Result, schemes: Sequence[str] | None = None, m: Sequence[int] | None = None) -> str:
+def markdown(result: Result, **options: Any) -> str:
     """The table of one result, with a line above that says how and where it was measured, and its summary below.
 
     Args:
         result: what a suite returned.
-        schemes: of a ``cpu_gemm`` result, all by default.
-        m: rows of activations of a ``cpu_gemm`` result, all by default.
+        options: of the suite's table: ``schemes`` and ``m`` (rows of activations) of `cpu_gemm`, all by default;
+            ``summary=False`` leaves out the lists below the tables of `cpu_gemm` and `cpu_encoder`.
 
     Raises:
-        ValueError: a suite that has no table, or a result without one of the schemes.
+        ValueError: a suite that has no table, options that it doesn't have, or a result without one of the schemes.
     """
     suite = result["suite"]
     if suite not in _TABLES:
         raise ValueError(f"no table for results of the suite {suite!r}; there are {', '.join(_TABLES)}")
-    command, table = _TABLES[suite]
-    lines = table(result, schemes, m) if table is _gemm else table(result)
+    command, table, allowed = _TABLES[suite]
+    unknown = sorted(name for name, value in options.items() if value is not None and name not in allowed)
+    if unknown:
+        raise ValueError(f"the table of {suite} has no option {unknown[0]!r}; it has {', '.join(allowed) or 'none'}")
+    lines = table(result, **{name: value for name, value in options.items() if value is not None})
+    return "\n".join([caption(result, command), "", *lines, ""])
+
+
+def caption(result: Result, command: str) -> str:
+    """What printed a table: the command, the machine, the date and the versions of the engines."""
     engines = "".join(f", {name} {version}" for name, version in result.get("versions", {}).items())
     head = f"`kdnative bench {command}`, {machine_line(result['environment'])}{engines}:"
     if result.get("complete") is False:
         head += " **interrupted, not all cases were measured**"
-    return "\n".join([head, "", *lines, ""])
+    return head
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def rows_of(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The lines of a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """The name of a row of ours without what they all begin with."""
     return name.removeprefix("kdnative ")
 
 
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
+def _text(found: Compared | None) -> str:
+    return "-" if found is None else f"{found.speedup} ({found.peer['name']})"
 
 
-def _peer(row: Mapping[str, Any], speedup: str = "speedup", peer: str = "best_peer") -> str:
-    return "-" if row.get(speedup) is None else f"{row[speedup]:.2f}x ({row[peer]})"
+def _below(result: Result, cases: Iterable[Case], summary: bool) -> list[str]:
+    """The legend; and, as a list, the summary and what did not run."""
+    lines = [*summary_lines(cases), *cores_line(result["cases"]), *not_run_lines(result["not_run"])]
+    return ["", LEGEND, *(["", *(f"- {line}" for line in lines)] if summary else [])]
 
 
-def _below(result: Result) -> list[str]:
-    """Summary and what did not run, as a list."""
-    lines = [
-        *summary_lines(result["summary"]),
-        *samples_line(result["cases"]),
-        *not_run_lines(result["not_run"]),
-    ]
-    return ["", *(f"- {line}" for line in lines)]
-
-
-def _gemm(result: Result, schemes: Sequence[str] | None, m: Sequence[int] | None) -> list[str]:
+def _gemm(
+    result: Result, schemes: Sequence[str] | None = None, m: Sequence[int] | None = None, summary: bool = True
+) -> list[str]:
     cases = [case for case in result["cases"] if m is None or case["m"] in m]
     ours = list(dict.fromkeys(row["name"] for case in cases for row in case["rows"] if row["ours"]))
     if schemes is not None:
@@ -102,57 +120,51 @@ def _gemm(result: Result, schemes: Sequence[str] | None, m: Sequence[int] | None
         if missing:
             raise ValueError(f"the result has no {', '.join(missing)}; it has {', '.join(ours) or 'none of ours'}")
         ours = wanted
-    partial = {row["name"] for case in cases for row in case["rows"] if "best_partial" in row}
+    partial = {row["name"] for case in cases for row in case["rows"] if against_peers(row, case["rows"], partial=True)}
     head = ["N x K", "M"]
     for name in ours:
-        head += [
-            f"{_short(name)}, us",
-            "best peer",
-            *(["part of the work"] if name in partial else []),
-        ]
+        head += [f"{short(name)}, us", "over the best peer", *(["part of the work"] if name in partial else [])]
     table = []
     for case in cases:
         rows = {row["name"]: row for row in case["rows"]}
         line = [f"{case['n']} x {case['k']}", case["m"]]
         for name in ours:
-            row = rows.get(name, {})
-            line += [f"{row['p50']:g}" if row else "-", _peer(row)]
-            line += [_peer(row, "speedup_partial", "best_partial")] if name in partial else []
+            row = rows.get(name)
+            line += [f"{1e6 * median(row):.4g}" if row else "-"]
+            line += [_text(against_peers(row, case["rows"]) if row else None)]
+            if name in partial:
+                line += [_text(against_peers(row, case["rows"], partial=True) if row else None)]
         table.append(line)
-    return _rows(head, table) + _below(result)
+    return rows_of(head, table) + _below(result, map(gemm.as_case, result["cases"]), summary)
 
 
-def _encoder(result: Result) -> list[str]:
+def _encoder(result: Result, summary: bool = True) -> list[str]:
     ragged = [case["lengths"] for case in result["cases"] if case["lengths"]]
     head = ["model", "threads", "batch x tokens", "ours", "ms", "best peer", "its ms", "speed-up"]
-    head += ["over our padded time"] if ragged else []
+    head += ["over ours with nothing masked"] if ragged else []
     table = []
     for case in result["cases"]:
-        rows = {row["name"]: row for row in case["rows"]}
-        compared = [row for row in case["rows"] if "best_peer" in row]
-        for row in compared:
-            peer = row["best_peer"]
-            line = [
-                case["model"],
-                case["threads"],
-                case["case"],
-                row["name"].removeprefix("kdnative "),
-                f"{row['p50']:g}",
-            ]
-            line += [peer or "-", f"{rows[peer]['p50']:g}" if peer else "-", _times(row["speedup"])]
-            table.append(line + ([_times(row.get("speedup_padded"))] if ragged else []))
-    lines = _rows(head, table)
+        for row in case["rows"]:
+            if not row["ours"] or row.get("unmasked"):
+                continue
+            found = against_peers(row, case["rows"])
+            padded = encoder.over_unmasked(row, case["rows"])
+            line = [case["model"], case["threads"], case["case"], short(row["name"]), f"{1e3 * median(row):.4g}"]
+            line += [found.peer["name"], f"{1e3 * median(found.peer):.4g}", found.speedup] if found else ["-"] * 3
+            table.append(line + ([padded or "-"] if ragged else []))
+    lines = rows_of(head, table)
     if ragged:
         one = ragged[0]
         text = f"{len(one)} sequences of {min(one)} to {max(one)} tokens, mean {sum(one) / len(one):g}"
-        lines += ["", f"`ragged`: {text}; peers get the padded batch with its attention mask."]
-    return lines + _below(result)
+        ways = "padded with its attention mask, sorted in batches of eight, or one by one, whichever is faster"
+        lines += ["", f"`ragged`: {text}; a peer gets the batch {ways}."]
+    return lines + _below(result, map(encoder.as_case, result["cases"]), summary)
 
 
 def _memory(result: Result) -> list[str]:
     table = []
     for case in result["cases"]:
-        for row in case["goals"]:
+        for row in memory.goals(case["processes"]):
             sizes = [f"{row[kind] / 1e6:.1f}" for kind in ("native", "float")]
             words = row["goal"].partition(" < ")[0]
             verdict = "met" if row["met"] else "missed"
@@ -161,40 +173,35 @@ def _memory(result: Result) -> list[str]:
     head = ["model", "scheme", "memory", "native, MB", "fp32, MB", "native / fp32", "goal"]
     shape = f"{result['batch']} x {result['tokens']} tokens"
     text = f"Forwards of {shape} over the whole vocabulary, medians of {result['repeats']} fresh processes."
-    return [*_rows(head, table), "", text]
+    return [*rows_of(head, table), "", text]
 
 
 def _accuracy(result: Result) -> list[str]:
     table = []
     for case in result["cases"]:
-        for row in case["goals"]:
+        for row in accuracy.goals(case):
             name, _, limit = row["goal"].partition(" >= ")
             verdict = "met" if row["met"] else "missed"
             table.append([case["scheme"], name, f"{row['value']:.5f}", f">= {limit}: {verdict}"])
         table.append([case["scheme"], "least cosine", f"{case['min_cosine']:.5f}", "-"])
     text = f"{result['model']}, {result['sentences']:,} sentences, {result['pairs']:,} pairs, against fp32."
-    return [*_rows(["scheme", "embeddings", "value", "goal"], table), "", text]
+    return [*rows_of(["scheme", "embeddings", "value", "goal"], table), "", text]
 
 
 def _soak(result: Result) -> list[str]:
     head = ["model", "scheme", "Python threads", "forwards", "inputs", "seconds", "wrong", "verdict"]
     keys = ("model", "scheme", "python_threads", "forwards", "inputs", "seconds", "wrong")
-    row = [result[key] for key in keys]
-    return [*_rows(head, [[*row, "passed" if result["passed"] else "failed"]]), "", memory_line(result["memory"])]
+    row = [*(result[key] for key in keys), "passed" if soak.passed(result) else "failed"]
+    return [*rows_of(head, [row]), "", memory_line(soak.memory(result))]
 
 
 def _overhead(result: Result) -> list[str]:
-    table = [
-        [
-            case["name"],
-            f"{case['module']:.2f}",
-            f"{case['operator']:.2f}",
-            f"{case['cost']:.2f}",
-            "; ".join(goal_line(row) for row in case.get("goals", [])) or "-",
-        ]
-        for case in result["cases"]
-    ]
-    return _rows(["module", "call, us", "bare operator, us", "difference, us", "goal"], table)
+    table = []
+    for case in result["cases"]:
+        module, operator = (1e6 * quantile(case[part], 0.5) for part in ("module", "operator"))
+        goals = "; ".join(goal_line(row) for row in overhead.goals(case)) or "-"
+        table.append([case["name"], f"{module:.2f}", f"{operator:.2f}", f"{overhead.cost(case)[1]:.2f}", goals])
+    return rows_of(["module", "call, us", "bare operator, us", "difference, us", "goal"], table)
 
 
 def _sparse(result: Result) -> list[str]:
@@ -203,33 +210,34 @@ def _sparse(result: Result) -> list[str]:
     gains: dict[tuple, dict[float, str]] = {}
     for case in cases:
         line = (f"{case['n']} x {case['k']}", case["pattern"], case["m"])
-        gains.setdefault(line, {})[case["zeros"]] = f"{case['speedup']:.2f}x"
+        gains.setdefault(line, {})[case["zeros"]] = f"{sparse.over_dense(case).value:.2f}x"
     table = [[*line, *(found.get(share, "-") for share in shares)] for line, found in gains.items()]
     head = ["N x K", "pattern", "M", *(f"{100 * share:g} %" for share in shares)]
     return [
-        *_rows(head, table),
+        *rows_of(head, table),
         "",
-        f"Speed over our own dense w8a8 by share of zeros, {result['clock']}.",
+        f"Speed over our own dense w8a8 by share of zeros, ratios of median times, {result['clock']}.",
     ]
 
 
 def _model(result: Result) -> list[str]:
-    table = [
-        [row["model"], f"{row['batch']} x {row['tokens']}", f"{row['p50']:g}", f"{row['p20']:g}", f"{row['p80']:g}"]
-        for row in result["latency"]
-    ]
-    return _rows(["model", "batch x tokens", "ms", "p20", "p80"], table)
+    table = []
+    for row in result["rows"]:
+        low, middle, high = (f"{1e3 * seconds:.4g}" for seconds in quantiles(row))
+        table.append([row["name"], f"{row['batch']} x {row['tokens']}", middle, low, high])
+    return rows_of(["model", "batch x tokens", "ms", "p20", "p80"], table)
 
 
-_TABLES: dict[str, tuple[str, Callable[..., list[str]]]] = {
-    "cpu_gemm": ("gemm", _gemm),
-    "cpu_encoder": ("encoder", _encoder),
-    "cpu_sparse": ("sparse", _sparse),
-    "memory": ("memory", _memory),
-    "accuracy": ("accuracy", _accuracy),
-    "soak": ("soak", _soak),
-    "overhead": ("overhead", _overhead),
-    "model": ("model", _model),
+# The suite, its command, its table, and the options of that.
+_TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
+    "cpu_gemm": ("gemm", _gemm, ("schemes", "m", "summary")),
+    "cpu_encoder": ("encoder", _encoder, ("summary",)),
+    "cpu_sparse": ("sparse", _sparse, ()),
+    "memory": ("memory", _memory, ()),
+    "accuracy": ("accuracy", _accuracy, ()),
+    "soak": ("soak", _soak, ()),
+    "overhead": ("overhead", _overhead, ()),
+    "model": ("model", _model, ()),
 }
 
 

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,21 @@ _FLAGS = (
     "sme",
     "sme2",
 )
+# Vendor, family, models from and to, name of the core.
+_CORES = (
+    ("AuthenticAMD", "23", 48, 127, "Zen 2"),
+    ("AuthenticAMD", "25", 0, 15, "Zen 3"),
+    ("AuthenticAMD", "25", 16, 31, "Zen 4"),
+    ("AuthenticAMD", "25", 32, 95, "Zen 3"),
+    ("AuthenticAMD", "25", 96, 175, "Zen 4"),
+    ("AuthenticAMD", "26", 0, 255, "Zen 5"),
+    ("GenuineIntel", "6", 85, 85, "Skylake or Cascade Lake"),
+    ("GenuineIntel", "6", 106, 108, "Ice Lake"),
+    ("GenuineIntel", "6", 143, 143, "Sapphire Rapids"),
+    ("GenuineIntel", "6", 173, 174, "Granite Rapids"),
+    ("GenuineIntel", "6", 207, 207, "Emerald Rapids"),
+)
+_NUMBERS = re.compile(r"\[(?:\s+-?\d[\d.e+-]*,?)+\s+\]")
 _CPUINFO = "/proc/cpuinfo"
 # They pin the BLAS behind torch or numpy to another processor's kernels or to one thread: that would flatter us.
 _SPOILING = "OPENBLAS_"
@@ -59,6 +75,7 @@ def environment(threads: int | list[int] | None = None) -> dict[str, Any]:
     threads = torch.get_num_threads() if threads is None else threads
     return {
         "cpu": cpu_name(),
+        "core": core_name(_cpuinfo("vendor_id"), _cpuinfo("cpu family"), _cpuinfo("model")),
         "flags": [flag for flag in _FLAGS if flag in flags],
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -87,6 +104,17 @@ def cpu_name() -> str:
     return _cpuinfo("model name") or numbers or platform.processor() or platform.machine()
 
 
+def core_name(vendor: str, family: str, model: str) -> str:
+    """The design of a core, such as ``"Zen 4"``, by the numbers that Linux shows; empty where the table lacks it.
+
+    Rented machines often hide it in the processor's name ("AMD EPYC Processor").
+    """
+    for maker, of_family, first, last, name in _CORES:
+        if (vendor, family) == (maker, of_family) and model.isdecimal() and first <= int(model) <= last:
+            return name
+    return ""
+
+
 def cpu_flags() -> set[str]:
     """The processor's feature flags as Linux names them; empty elsewhere."""
     return set((_cpuinfo("flags") or _cpuinfo("Features")).split())
@@ -113,9 +141,18 @@ def child_environment() -> dict[str, str]:
     return clean
 
 
+def folder_name() -> str:
+    """What results of this machine lie under: its core, such as ``"zen4"``, or the instruction set in use."""
+    from kdnative import ops
+
+    core = core_name(_cpuinfo("vendor_id"), _cpuinfo("cpu family"), _cpuinfo("model"))
+    return re.sub(r"\W", "", core).lower() or ops.isa()
+
+
 def write_result(path: str | Path, result: dict[str, Any]) -> None:
-    """Writes a result as JSON in one step: readers see the old file or the new one."""
-    replace_text(path, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes a result as JSON in one step: readers see the old file or the new one. A list of numbers is one line."""
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    replace_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def _cpuinfo(key: str) -> str:
@@ -142,3 +179,7 @@ def _revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
+
+
+if __name__ == "__main__":
+    print(folder_name())

@@ -1,10 +1,9 @@
-"""Wall-clock timing that survives a noisy machine: interleaved rounds, medians, ratios taken within a round."""
+"""Wall-clock timing that survives a noisy machine: interleaved rounds and medians."""
 
 from __future__ import annotations
 
 import gc
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,16 +63,6 @@ def quantile(samples: tuple[float, ...] | list[float], q: float) -> float:
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-def ratio(slow: Timing, fast: Timing) -> float:
-    """How many times faster ``fast`` is: the median over rounds of slow / fast.
-
-    Both must come from the same :func:`interleave` call: a disturbance that lasts a whole round then cancels out.
-    """
-    if len(slow.samples) != len(fast.samples):
-        raise ValueError(f"timings of {len(slow.samples)} and {len(fast.samples)} rounds were not taken together")
-    return statistics.median(a / b for a, b in zip(slow.samples, fast.samples, strict=True))
 
 
 def interleave(

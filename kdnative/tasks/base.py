@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -52,12 +52,16 @@ class Task(ABC):
         name: in recipes. pair: whether an example has two texts.
         measures: figures of the final table. The first decides: the best epoch on the validation split is chosen by it,
             and what a student keeps of its teacher is the ratio of it.
+        selectable: measures of the validation split by which a recipe may choose the best epoch, and which end is
+            better; of those that need a teacher, `from_teacher` is the name.
         lacks: keys of recipe sections that mean nothing to the task, and why.
         numbers: whether labels are targets (floats), not classes.
         divergence_unit: of `divergence`.
     """
 
     measures: ClassVar[tuple[Measure, ...]]
+    selectable: ClassVar[Mapping[str, Literal["max", "min"]]]
+    from_teacher: ClassVar[str]
     lacks: ClassVar[Mapping[str, str]] = {}
     numbers: ClassVar[bool] = False
     divergence_unit: ClassVar[str]
@@ -146,15 +150,19 @@ class Task(ABC):
     def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss that says how important heads and neurons are to a model, a scalar."""
 
-    def validation(self, batches: Batches) -> Validation:
-        """What `train` asks after every epoch."""
-        return Validation(self, batches)
+    def validation(self, batches: Batches, teacher: Predictions | None = None) -> Validation:
+        """What `train` asks after every epoch; with a teacher's answers to it also their distance."""
+        return Validation(self, batches, teacher)
 
     # Measuring
 
     @abstractmethod
     def loss(self, predictions: Predictions) -> float:
         """The mean loss of labelled predictions."""
+
+    @abstractmethod
+    def measured(self, predictions: Predictions) -> dict[str, float]:
+        """What validations show of labelled predictions, without intervals: "loss" and all of `selectable`."""
 
     @abstractmethod
     def score(self, predictions: Predictions) -> float:
@@ -205,16 +213,23 @@ class Task(ABC):
 
 
 class Validation:
-    """ "loss" and the deciding measure of a model on labelled batches."""
+    """A model on labelled batches: what the task measures there, and how far it is from a teacher.
 
-    def __init__(self, task: Task, batches: Batches) -> None:
-        self.task, self.batches = task, batches
-        self.names = ("loss", task.deciding.key)
+    Args:
+        teacher: its answers to the same examples; None: there is none to compare with.
+    """
+
+    def __init__(self, task: Task, batches: Batches, teacher: Predictions | None = None) -> None:
+        self.task, self.batches, self.teacher = task, batches, teacher
+        self.names = tuple(name for name in task.selectable if teacher is not None or name != task.from_teacher)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         found = predict(model, self.batches, device=device)
-        return {"loss": self.task.loss(found), self.task.deciding.key: self.task.score(found)}
+        measured = self.task.measured(found)
+        if self.teacher is not None:
+            measured[self.task.from_teacher] = self.task.divergence(self.teacher.logits, found.logits)
+        return measured
 
 
 def estimate(interval: Interval | None) -> dict[str, float] | None:

@@ -17,6 +17,7 @@ from kdnative.evaluate import (
     calibration_error,
     chance_error,
     logits_of,
+    macro_f1,
     measure,
     paired_difference,
     paired_ratio,
@@ -39,6 +40,8 @@ class TextClassification(Task):
         Measure("agreement", "agreement", short="agree"),
         Measure("ece", "calib. error"),
     )
+    selectable = {"accuracy": "max", "macro_f1": "max", "loss": "min", "kl": "min"}
+    from_teacher = "kl"
     divergence_unit = "nats"
 
     def notes(self, data: DataSplits) -> list[str]:
@@ -83,6 +86,17 @@ class TextClassification(Task):
     def loss(self, predictions: Predictions) -> float:
         """Cross entropy in nats."""
         return float(nn.functional.cross_entropy(predictions.logits.double(), predictions.labels))
+
+    def measured(self, predictions: Predictions) -> dict[str, float]:
+        """Also "ece", the calibration error."""
+        sure, chosen = (found.numpy() for found in predictions.logits.double().softmax(-1).max(-1))
+        labels = predictions.labels.numpy()
+        return {
+            "loss": self.loss(predictions),
+            "accuracy": self.score(predictions),
+            "macro_f1": macro_f1(labels, chosen),
+            "ece": calibration_error(sure, chosen == labels),
+        }
 
     def score(self, predictions: Predictions) -> float:
         return accuracy(predictions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from kdnative.data import Batch, Dataset
 from kdnative.distill import SoftTargetLoss, TargetLoss
-from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson
+from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson, spearman
 from kdnative.evaluate.targets import correlation_difference, correlation_ratio, numbers_of
 from kdnative.tasks.base import Measure, Task, Trained, estimate
 from kdnative.tasks.heads import last_linear, log
@@ -29,6 +30,8 @@ class TextRegression(Task):
         Measure("agreement", "agreement", percent=False, short="agree"),
         Measure("rmse", "RMSE", percent=False, short="RMSE"),
     )
+    selectable = {"pearson": "max", "spearman": "max", "rmse": "min", "loss": "min", "teacher_mse": "min"}
+    from_teacher = "teacher_mse"
     lacks = {"class_weights": _NO_CLASSES, "label_smoothing": _NO_CLASSES, "top_k": _NO_CLASSES}
     numbers = True
     divergence_unit = "mean squared difference"
@@ -72,6 +75,15 @@ class TextRegression(Task):
     def loss(self, predictions: Predictions) -> float:
         """The mean squared error."""
         return float((predictions.logits[:, 0].double() - predictions.labels.double()).square().mean())
+
+    def measured(self, predictions: Predictions) -> dict[str, float]:
+        loss = self.loss(predictions)
+        return {
+            "loss": loss,
+            "pearson": self.score(predictions),
+            "spearman": spearman(predictions, predictions.labels),
+            "rmse": math.sqrt(loss),
+        }
 
     def score(self, predictions: Predictions) -> float:
         return pearson(predictions, predictions.labels)

@@ -46,8 +46,8 @@ def test_rows_of_a_tiny_model():
     assert two["mean_cosine"] < eight["mean_cosine"] and two["spearman"] < eight["spearman"]  # it notices what is lost
     assert len(lines) == 1 + 3 * 2 and "spearman >= 0.995: 0." in lines[-2]
     assert lines[-1] == f"w2a8-g32, 39 sentences, least cosine: {two['min_cosine']:.5g}"
-    assert [goal["goal"] for goal in eight["goals"]] == ["mean cosine >= 0.995", "spearman >= 0.995"]
-    assert eight["goals"][0] == {
+    assert [goal["goal"] for goal in accuracy.goals(eight)] == ["mean cosine >= 0.995", "spearman >= 0.995"]
+    assert accuracy.goals(eight)[0] == {
         "goal": "mean cosine >= 0.995", "value": eight["mean_cosine"], "limit": 0.995, "met": True,
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from kdnative.bench import encoder, encoder_candidates, encoder_models
 from kdnative.bench.encoder_cases import RAGGED, Encoder, EncoderCase, Shape, ragged_lengths, shapes
 from kdnative.bench.encoder_models import load_encoder, load_encoders
 from kdnative.bench.plots import encoder_plot
+from kdnative.bench.results import against_peers
 from kdnative.nn import EncoderLayer, PackedEncoder, TransformerEncoder
 
 pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
@@ -61,11 +62,26 @@ def test_a_ragged_case_masks_padding_and_compares_tokens_only(tiny):
     assert mask.sum(1).tolist() == list(RAGGED_TINY.lengths)
     assert bool((case.inputs["input_ids"][mask == 0] == tiny.config.pad_token_id).all())
     with torch.inference_mode():
-        assert case.reference.shape == (24, 64)
+        assert case.reference.shape == (24, 64) == case.of_tokens([torch.zeros(4, 12, 64)]).shape
         alone = tiny(input_ids=case.inputs["input_ids"][1:2, :3]).last_hidden_state[0]
     torch.testing.assert_close(case.reference[12:15], alone, atol=1e-5, rtol=1e-5)  # after the 12 tokens of the first
     wrong = torch.zeros(1, 2, 3)
-    assert case.of_tokens(wrong) is wrong  # another shape is left to the check of the result
+    assert case.of_tokens([wrong]) is wrong  # another shape is left to the check of the result
+
+
+def test_sorted_batches_hold_every_sequence_with_little_padding_and_give_the_same_rows(tiny):
+    whole = EncoderCase(Encoder(tiny), RAGGED_TINY)  # lengths 12, 3, 5, 4
+    with torch.inference_mode():
+        for bucket, widths in ((2, [(2, 4), (2, 12)]), (1, [(1, 3), (1, 4), (1, 5), (1, 12)])):
+            case = EncoderCase(whole.encoder, RAGGED_TINY, bucket)
+            assert [tuple(batch["input_ids"].shape) for batch in case.batches] == widths
+            torch.testing.assert_close(case.reference, whole.reference, atol=1e-5, rtol=1e-5)
+
+
+def test_logits_come_back_in_the_order_of_the_sequences():
+    case = EncoderCase(Encoder(load_encoder("random-tiny"), output="logits"), RAGGED_TINY, 2)
+    logits = [torch.tensor([[3.0], [4.0]]), torch.tensor([[5.0], [12.0]])]
+    assert case.of_tokens(logits).flatten().tolist() == [12.0, 3.0, 5.0, 4.0]
 
 
 def test_rows_of_every_model_thread_count_and_case(peers_of_torch, tiny, tmp_path):
@@ -85,20 +101,23 @@ def test_rows_of_every_model_thread_count_and_case(peers_of_torch, tiny, tmp_pat
     for case in result["cases"]:
         rows = {row["name"]: row for row in case["rows"]}
         ragged = case["case"] == "ragged"
-        assert set(rows) == ours | peers | ({"kdnative w8a8, nothing masked"} if ragged else set())
-        assert all(row["error"] < 0.1 for row in case["rows"])
-        assert rows["kdnative w8a8"]["best_peer"] in peers and rows["kdnative w8a8"]["speedup"] > 0
-        assert ("speedup_padded" in rows["kdnative w8a8"]) == ragged
+        ways = {f"{name}, sorted, {way}" for name in peers for way in ("batches of 8", "one by one")}
+        assert set(rows) == ours | peers | ({"kdnative w8a8, nothing masked"} | ways if ragged else set())
+        assert all(row["error"] < 0.1 and len(row["samples"]) == 1 for row in case["rows"])
+        found = against_peers(rows["kdnative w8a8"], case["rows"])
+        assert found.peer["name"] in peers | ways and found.speedup.value > 0
+        assert (encoder.over_unmasked(rows["kdnative w8a8"], case["rows"]) is not None) == ragged
         assert case["lengths"] == (list(RAGGED_TINY.lengths) if ragged else None)
-        assert case["rounds"] == 1 and case["seconds"] >= 0 and case["samples"]["taken"] == len(rows)
+        assert case["seconds"] >= 0 and case["cores"]["taken"] == len(rows)
         if ragged:
-            assert "speedup" not in rows["kdnative w8a8, nothing masked"]
+            assert rows["kdnative w8a8, nothing masked"]["unmasked"]
     assert [row["reason"] for row in result["not_run"]] == ["left out: --compile measures it"] * 3
     assert [limits["threads"] for limits in result["ceilings"]] == result["environment"]["threads"] == [1, 2]
     # After each case what is known so far, and complete only at the end.
     assert [len(partial["cases"]) for partial in saved] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
     assert [partial["complete"] for partial in saved] == [False] * 8 + [True]
-    assert saved[-1] == result and saved[0]["summary"][0]["cases"] == 1
+    assert saved[-1] == result and "summary" not in result
+    assert sum("without ragged batches" in line for line in lines) == 1
     assert any("lengths 3 to 12, mean 6 (1 rounds" in line for line in lines)
     after = tiny.state_dict()
     assert all(torch.equal(after[name], t) for name, t in before.items())  # every candidate worked on a copy

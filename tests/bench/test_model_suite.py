@@ -15,10 +15,13 @@ def test_models_side_by_side(tmp_path, capsys):
     models = [str(tmp_path / "float"), str(tmp_path / "native"), f"{tmp_path / 'float'}@bfloat16"]
     case = ["--batch", "1,2", "--tokens", "4", "--rounds", "2", "--threads", "1"]
     assert main([*models, *case, "--json", str(tmp_path / "out.json")]) == 0
-    rows = json.loads((tmp_path / "out.json").read_text())["latency"]
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     names = ["float", "native", "float bfloat16"]
-    assert [(row["model"], row["batch"]) for row in rows] == [(name, batch) for batch in (1, 2) for name in names]
-    assert all(row["p50"] > 0 for row in rows) and "float bfloat16" in capsys.readouterr().out
+    assert [(row["name"], row["batch"]) for row in rows] == [(name, batch) for batch in (1, 2) for name in names]
+    assert (
+        all(min(row["samples"]) > 0 and len(row["samples"]) == 2 for row in rows)
+        and "float bfloat16" in capsys.readouterr().out
+    )
 
 
 def test_a_model_that_takes_no_text_is_refused_by_name(tmp_path):

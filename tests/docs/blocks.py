@@ -91,9 +91,9 @@ def check_shell(code: str) -> None:
             words.pop(0)
         if not words:
             continue
-        check = COMMANDS.get(words[0].rpartition("/")[2])
+        check = COMMANDS.get(words[0], _path if "/" in words[0] else None)
         assert check, f"`{line.strip()}`: nothing here checks {words[0]}; mark the block <!-- not run: the reason -->"
-        check(words[1:])
+        check(words if check is _path else words[1:])
 
 
 def _kdnative(arguments: list[str]) -> None:

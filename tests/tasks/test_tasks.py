@@ -173,10 +173,40 @@ def test_validation_is_what_training_asks_for():
     data = TokenizedDataset(np.array([1, 2, 3], np.int32), np.arange(4), np.array([0.5, 1, 2], np.float32), 0, source)
     found = NUMBERS.validation(Batches(data, 2))
     values = found.evaluate(model.eval())
-    assert found.names == ("loss", "pearson") and values.keys() == {"loss", "pearson"}
+    assert set(found.names) == values.keys() == {"loss", "pearson", "spearman", "rmse"}
     with torch.no_grad():
         answers = model(**data.batch(np.arange(3)).inputs)[:, 0]
     assert values["loss"] == pytest.approx(((answers - torch.tensor([0.5, 1, 2])) ** 2).mean().item(), rel=1e-5)
+
+
+def test_validation_beside_a_teacher_measures_the_distance_to_it():
+    model, source = Classifier(2), dataset([0, 1, 1], ("a", "b"))
+    data = TokenizedDataset(np.array([1, 2, 3], np.int32), np.arange(4), np.array([0, 1, 1]), 0, source)
+    teacher = predictions([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+    alone, beside = CLASSES.validation(Batches(data, 2)), CLASSES.validation(Batches(data, 2), teacher)
+    values = beside.evaluate(model.eval())
+    assert "kl" not in alone.names and "kl" in beside.names and "kl" not in alone.evaluate(model)
+    with torch.no_grad():
+        q = model(**data.batch(np.arange(3)).inputs).double().log_softmax(-1)
+    p = teacher.logits.double().log_softmax(-1)
+    assert values["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-5)
+
+
+def test_measures_of_a_validation_by_hand():
+    """Three of four right: F1 of a is 2/3, of b 4/5. Every confidence is 0.75, in one bin with the accuracy 0.75."""
+    sure = np.log(3)  # softmax([ln 3, 0]) = 0.75, 0.25
+    found = CLASSES.measured(predictions([[sure, 0], [0, sure], [0, sure], [0, sure]], [0, 0, 1, 1]))
+    assert found["accuracy"] == 0.75 and found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert found["loss"] == pytest.approx(-(3 * np.log(0.75) + np.log(0.25)) / 4, rel=1e-6)
+    assert found["ece"] == pytest.approx(0.0, abs=1e-6)
+    wrong = CLASSES.measured(predictions([[sure, 0], [0, sure]], [1, 0]))
+    assert wrong["accuracy"] == 0.0 and wrong["ece"] == pytest.approx(0.75, rel=1e-6)
+    found = NUMBERS.measured(predictions([[1.0], [2.0], [5.0]], [2.0, 4.0, 3.0]))
+    assert found == pytest.approx(
+        {"loss": 3.0, "rmse": 3**0.5, "spearman": 0.5, "pearson": np.corrcoef([1, 2, 5], [2, 4, 3])[0, 1]}
+    )
+    for task in (CLASSES, NUMBERS):
+        assert set(task.selectable) - {task.from_teacher} <= set(found if task is NUMBERS else wrong)
 
 
 def test_example_inputs_of_pairs_have_two_parts():

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdnative.distill import SoftLabels
+from kdnative.evaluate import predict
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
+    asks_teacher,
     compared,
     distillation_loss,
     fit,
@@ -45,7 +47,6 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     float one on the recipe's device.
     """
     from kdnative import convert_
-    from kdnative.evaluate import predict
 
     settings, source = context.settings, context.recipe.teacher.source
     teacher = load_model(context, "train_teacher")
@@ -77,7 +78,11 @@ def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]
     whole = copy.deepcopy(teacher)
     figures = cut(inner, teacher, source)
     loss = distillation_loss(inner, teacher, whole)
-    metrics = fit(inner, teacher, loss, source, teacher=whole)
+    answers = None
+    if asks_teacher(inner):
+        data = tokenized(context, source, "validation")
+        answers = predict(whole, data, batch_size=context.settings.batch_size, device=context.device)
+    metrics = fit(inner, teacher, loss, source, teacher=whole, answers=answers)
     context.earlier_seconds = inner.earlier_seconds
     return {**metrics, **figures}
 

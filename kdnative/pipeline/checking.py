@@ -100,7 +100,7 @@ def steps(recipe: Recipe, data: DataSplits) -> dict[str, tuple[int, int]]:
     for stage in recipe.active_stages():
         for name, section in recipe.sections_of(stage):
             if isinstance(section, Training):
-                each = math.ceil(len(data.train) / section.batch_size)
+                each = math.ceil(math.ceil(len(data.train) / section.batch_size) / section.accumulate)
                 total = section.epochs * each
                 found[name] = (section.epochs, min(total, section.max_steps or total))
     return found

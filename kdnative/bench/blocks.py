@@ -1,0 +1,149 @@
+"""Blocks of documents that are filled from result files, so that no figure is typed by hand.
+
+A block of a Markdown file begins with a comment that says what stands in it, and ends with another::
+
+    <!-- table: encoder zen4/cpu_encoder.json summary=no -->
+    ...
+    <!-- end -->
+
+The first word is a table of this module, the second a file below ``benchmarks/results``, the others are options. A
+chart is a file beside the document, and has no end: ``<!-- chart: encoder zen4/cpu_encoder.json encoder.svg -->``.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdnative.bench import plots
+from kdnative.bench.results import LEGEND, Row, against_peers, median
+from kdnative.bench.run_figures import student_table
+from kdnative.bench.table import caption, markdown, read, rows_of, short
+
+RESULTS = Path("benchmarks") / "results"
+_BEGIN = re.compile(r"<!-- (table|chart): (.*?) -->")
+_END = "<!-- end -->"
+
+
+def filled(document: Path, root: Path) -> dict[Path, str]:
+    """A document as it should be, and the charts that it names: their texts by path.
+
+    Args:
+        document: a Markdown file.
+        root: the folder that holds ``benchmarks/results``.
+
+    Raises:
+        ValueError: a block that is unknown, has no end, or names a file that is missing; the text says where.
+    """
+    text = document.read_text(encoding="utf-8")
+    parts, place = [], 0
+    found: dict[Path, str] = {}
+    while match := _BEGIN.search(text, place):
+        line = text.count("\n", 0, match.start()) + 1
+        parts.append(text[place : match.end()])
+        place = match.end()
+        try:
+            kind, words = match[1], match[2].split()
+            if kind == "chart":
+                found[document.parent / _word(words, 2, "a file to draw")] = _chart(words, root)
+                continue
+            end = text.find(_END, place)
+            following = _BEGIN.search(text, place)
+            if end < 0 or (following and following.start() < end):
+                raise ValueError(f"no {_END} follows")
+            parts.append("\n" + "\n".join(_table(words, root)) + "\n")
+            place = end
+        except ValueError as error:
+            raise ValueError(f"{document}, line {line}: {match[0]}: {error}") from error
+    parts.append(text[place:])
+    return {document: "".join(parts), **found}
+
+
+def _table(words: list[str], root: Path) -> list[str]:
+    name = _word(words, 0, "the name of a table")
+    if name not in TABLES:
+        raise ValueError(f"no table {name!r}; there are {', '.join(TABLES)}")
+    return TABLES[name](_result(words, root), _options(words[2:]))
+
+
+def _chart(words: list[str], root: Path) -> str:
+    name = _word(words, 0, "the name of a chart")
+    if name not in _CHARTS:
+        raise ValueError(f"no chart {name!r}; there are {', '.join(_CHARTS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chart.svg"
+        _CHARTS[name](dict(_result(words, root)), path)
+        return path.read_text(encoding="utf-8")
+
+
+def _result(words: list[str], root: Path) -> Mapping[str, Any]:
+    file = root / RESULTS / _word(words, 1, "a result file")
+    if not file.is_file():
+        raise ValueError(f"{file} is missing")
+    return read(file)
+
+
+def _word(words: list[str], index: int, what: str) -> str:
+    if len(words) <= index:
+        raise ValueError(f"{what} is missing")
+    return words[index]
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is no option such as threads=1")
+        found[name] = value
+    return found
+
+
+def _suite(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    """The table that ``kdnative bench table`` prints."""
+    given: dict[str, Any] = dict(options)
+    if "schemes" in given:
+        given["schemes"] = given["schemes"].split(",")
+    if "m" in given:
+        given["m"] = [int(m) for m in given["m"].split(",")]
+    if "summary" in given:
+        given["summary"] = given["summary"] == "yes"
+    return markdown(result, **given).rstrip("\n").split("\n")
+
+
+def _encoders_short(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    """One line a case for one number of threads: our time, the best peer's, and the ratio."""
+    threads = int(options.get("threads", "1"))
+    cases = [case for case in result["cases"] if case["threads"] == threads]
+    if not cases:
+        raise ValueError(f"the result has no case with {threads} threads")
+    table = []
+    for case in cases:
+        row: Row = next(row for row in case["rows"] if row["ours"] and not row.get("unmasked"))
+        found = against_peers(row, case["rows"])
+        peer = [found.peer["name"], f"{1e3 * median(found.peer):.3g}", found.speedup] if found else ["-"] * 3
+        table.append([case["model"], case["case"], f"{1e3 * median(row):.3g}", *peer])
+    scheme = short(next(row["name"] for row in cases[0]["rows"] if row["ours"]))
+    where = {**result, "environment": {**result["environment"], "threads": threads}}
+    head = ["model", "batch x tokens", f"kdnative {scheme}, ms", "fastest other engine", "its ms", "speed-up"]
+    return [caption(where, "encoder"), "", *rows_of(head, table), "", LEGEND]
+
+
+def _student(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    if result["suite"] != "run":
+        raise ValueError(f"a table of a student needs the figures of a run, got the suite {result['suite']!r}")
+    return student_table(result)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], list[str]]] = {
+    "suite": _suite,
+    "encoders-short": _encoders_short,
+    "student": _student,
+}
+_CHARTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "encoder": plots.encoder_plot,
+    "gemm": plots.gemm_plot,
+}

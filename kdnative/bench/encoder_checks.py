@@ -1,0 +1,61 @@
+"""What each candidate of the encoder suite has to return: the float model, or the model with rounded linear layers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from kdnative.bench.encoder_candidates import COARSE
+from kdnative.bench.encoder_cases import EncoderCase
+from kdnative.bench.encoder_models import apart
+from kdnative.bench.peers import Candidate, Check, relative_error
+from kdnative.bench.round_trip import MOST, brain, brain_outputs_, round_trip_, rounded, rounded_input, rounded_weight
+from kdnative.formats.scheme import Scheme
+
+_LEAST = 1e-3  # what is allowed where a format costs nothing
+_OURS = 0.35  # the most for ours: trained encoders amplify codes on the edge of two, by 0.17 at most with 2 bits
+
+_PEERS_ROUND: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "float": (brain, brain),
+    "int8": (lambda weight: rounded(weight, 8), lambda x: rounded(x, 8)),
+    COARSE: (lambda weight: rounded(weight, 8, None), lambda x: rounded(x, 7, None)),
+}
+
+
+def checks(case: EncoderCase) -> Callable[[Candidate[EncoderCase]], Check]:
+    """The check of each candidate for a case; forwards of rounded models run when they are first needed."""
+
+    def result(model: nn.Module) -> Tensor:
+        with apart():  # its fused kernel would pass rounded layers by
+            return case.result_of(model)
+
+    @functools.cache
+    def of_ours(name: str) -> Check:
+        scheme = Scheme.parse(name)
+
+        def make():
+            return round_trip_(
+                copy.deepcopy(case.encoder.model),
+                lambda weight: rounded_weight(weight, scheme),
+                lambda x: rounded_input(x, scheme),
+                embeddings=lambda table: rounded(table, 8),
+            )
+
+        found = result(case.encoder.build(f"rounded to {name}", make))
+        cost = relative_error(found, case.reference)
+        return Check(found, min(max(2 * cost, _LEAST), _OURS))
+
+    @functools.cache
+    def of_peers(kind: str) -> Check:
+        def make():
+            made = round_trip_(copy.deepcopy(case.encoder.model), *_PEERS_ROUND[kind])
+            return brain_outputs_(made) if kind == "float" else made
+
+        found = result(case.encoder.build(f"rounded as {kind}", make))
+        factor = 4 if kind == "float" else 2  # attention in bf16 rounds much that is no product of a linear layer
+        return Check(case.reference, min(max(factor * relative_error(found, case.reference), _LEAST), MOST))
+
+    return lambda candidate: of_ours(candidate.scheme) if candidate.ours else of_peers(candidate.kind)
