@@ -5,6 +5,7 @@
     runs/NAME/run.json                       RunInfo
     runs/NAME/recipe.yaml                    text, shown as it is
     runs/NAME/summary.json                   Summary: the final table and the goals
+    runs/NAME/peers.json                     the student in other engines, see kdnative/report/peers.py
     runs/NAME/stages/STAGE/stage.json        StageRecord
     runs/NAME/stages/STAGE/metrics.json      any figures; these keys are understood wherever a stage has them:
         history      list[TrainingPoint]     training curve
