@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdnative.pipeline.steps import OPEN
-from kdnative.report.words import change, duration
+from kdnative.report.words import change, counted, duration
 from kdnative.tasks import Measure
 
 _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for validation", "test": "for the test"}
@@ -36,8 +36,8 @@ def _table(summary: Mapping[str, Any]) -> list[str]:
         *table,
         "",
         f"over the teacher: paired difference{unit}; native: {deciding.name} of the row's model on native kernels",
-        f"latency in ms, batch {case['batch']} x {case['tokens']} tokens, {case['threads']} threads: torch fp32, "
-        "torch bf16, native; x: speed-up over the teacher in torch fp32",
+        f"latency in ms, batch {case['batch']} x {case['tokens']} tokens, {counted(case['threads'], 'thread')}: "
+        "torch fp32, torch bf16, native; x: speed-up over the teacher in torch fp32",
     ]
 
 

@@ -93,7 +93,9 @@ def models(run: Run) -> str | None:
         lines.append(line)
     title = "Every model of the pipeline"
     if case:
-        title += f"; latency at batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads"
+        title += (
+            f"; latency at batch {case['batch']} × {case['tokens']} tokens, {words.counted(case['threads'], 'thread')}"
+        )
     made = table(title, columns, lines, numeric=range(1, len(columns)), emphasised=[len(lines) - 1])
     return made + _notes(run.summary.get("notes", []), "notes")
 
@@ -124,8 +126,8 @@ def _engines(run: Run) -> str:
         }
         lines = [[Cell(text), Cell(words.speedup(found[name]), found[name]["value"])] for name, text in factors.items()]
         title = (
-            f"With the fastest other engine, batch {case['batch']} × {case['tokens']} tokens, {case['threads']} "
-            "threads; the first is the product of the others"
+            f"With the fastest other engine, batch {case['batch']} × {case['tokens']} tokens, "
+            f"{words.counted(case['threads'], 'thread')}; the first is the product of the others"
         )
         parts.append(table(title, ["what over what", "speed-up [95 %]"], lines, numeric=(1,), sortable=False))
     return "".join(parts)
@@ -180,7 +182,7 @@ def disagreements(run: Run) -> str | None:
         for row in found
     ]
     columns = ["text", "label", "teacher", "native student"]
-    title = f"{len(found)} examples of the test split, those first on which they differ most"
+    title = f"{words.counted(len(found), 'example')} of the test split, those first on which they differ most"
     return table(title, columns, lines, sortable=False, wrap=(1, 2, 3))
 
 
