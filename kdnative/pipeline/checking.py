@@ -101,7 +101,8 @@ def steps(recipe: Recipe, data: DataSplits) -> dict[str, tuple[int, int]]:
         for name, section in recipe.sections_of(stage):
             idle = name == "train_teacher" and recipe.teacher.fine_tuned
             if isinstance(section, Training) and not idle:
-                each = math.ceil(math.ceil(len(data.train) / section.batch_size) / section.accumulate)
+                examples = data.train if section.learns_from_teacher else data.labelled
+                each = math.ceil(math.ceil(len(examples) / section.batch_size) / section.accumulate)
                 total = section.epochs * each
                 found[name] = (section.epochs, min(total, section.max_steps or total))
     return found

@@ -160,6 +160,11 @@ class Training(Section):
     save_every: Positive = 100
     """Steps between saved training states; the end of each epoch is saved too."""
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether examples without a label are learned from."""
+        return False
+
     def learning(self) -> dict[str, Any]:
         """The keys that mean something to a model that is trained."""
         return dict(self)
@@ -189,6 +194,10 @@ class Distilling(Training):
     layer_map: dict[Count, Count] | None = None
     """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings;
     null spreads the layers evenly."""
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        return bool(self.soft_weight or self.hidden_weight or self.mask_tokens)
 
     @model_validator(mode="after")
     def _some_weight(self):
