@@ -40,16 +40,8 @@ def _report(context: Context) -> dict[str, Any]:
 
 def _data(context: Context) -> dict[str, Any]:
     """Where the texts come from and how many each part has."""
-    data = context.data
-    labelled = data.train.labelled
-    texts = {
-        "labelled": labelled,
-        "unlabelled": len(data.train) - labelled,
-        "validation": len(data.validation),
-        "test": len(data.test),
-    }
-    source = context.recipe.data.source
-    return {"source": source, "labels": list(data.labels), "texts": texts, "counts": data.summary()}
+    data, source = context.data, context.recipe.data.source
+    return {"source": source, "labels": list(data.labels), "texts": data.sizes, "counts": data.summary()}
 
 
 def _examples(context: Context) -> list[dict[str, Any]]:
