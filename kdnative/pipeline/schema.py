@@ -177,6 +177,17 @@ class Training(Section):
         return self
 
 
+class TeacherTraining(Training):
+    """How the teacher learns."""
+
+    calibrate: bool = False
+    """Divide the teacher's logits by the temperature that fits its confidence to the validation split (Guo et al.
+    2017); its answers stay the same, and its soft labels claim no more than it knows."""
+
+    def learning(self) -> dict[str, Any]:
+        return {key: value for key, value in super().learning().items() if key != "calibrate"}
+
+
 class Distilling(Training):
     """How a model learns from the teacher: `L = hard_weight * CE(y, s) + soft_weight * T^2 * KL(softmax(t/T) ||
     softmax(s/T)) + hidden_weight * H`."""
