@@ -329,7 +329,11 @@ class Report(Section):
 
 
 class Goals(Section):
-    """Each goal is printed as met or missed with the measured figure; a missed goal is no failure of the run."""
+    """Each goal is judged by the 95 % interval of its figure.
+
+    It is met when the whole interval is, missed when none of it is, and open in between. A missed goal is no failure of
+    the run.
+    """
 
     kept: NotNegative | None = None
     """The native student's deciding measure over the teacher's (accuracy, or Pearson's correlation), on the test
