@@ -62,14 +62,10 @@ def label_number(value: Any, column: str, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or (isinstance(value, str) and "_" in value):  # Python reads 1_000
-<<<<<<< HEAD
-        raise KindError(f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)})")
-=======
-        raise DataError(
+        raise KindError(
             f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)}); classes "
             "need a task of classes: in a recipe task: text-classification or sentence-pair-classification"
         )
->>>>>>> 0239746480a0c1f0b7d91aa9855b8ced1233e90f
     return number
 
 
