@@ -48,7 +48,7 @@ def test_the_teacher_has_few_labels_and_the_student_all_texts(tiny, tmp_path):
     labels = SoftLabels.load(done.output("compress_teacher") / "soft_labels.safetensors")
     assert len(labels) == sizes["labelled"] + sizes["unlabelled"]
     summary = json.loads((done.path / "summary.json").read_text(encoding="utf-8"))
-    assert summary["data"]["texts"] == sizes
+    assert summary["data"]["sizes"] == sizes
     log = (done.path / "log.txt").read_text(encoding="utf-8")
     assert f"data: 40 training texts with a label and {sizes['unlabelled']} without, {sizes['validation']} for" in log
     assert "more.txt: 40 texts without a label are added to the training split" in log
