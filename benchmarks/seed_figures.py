@@ -1,4 +1,4 @@
-"""Figures of runs with several seeds, for benchmarks/results/runs/seeds: what `kdnative run RECIPE --seeds 0,1,2` measured.
+"""Figures of runs with several seeds, for benchmarks/results/runs/seeds: what `kdnative run --seeds` measured.
 
     python benchmarks/seed_figures.py RUNS NAME OUT.json
 
