@@ -83,7 +83,7 @@ readme: $(VENV)/dev.stamp
 # The documentation as a site, in build/docs. A warning is an error. It loads nothing from elsewhere.
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "open build/docs/index.html"
+	@echo "open build/docs/index.html, or with search: python3 -m http.server --directory build/docs"
 
 # Three seeds of the demo, and of the same with every label, as figures in benchmarks/results/runs. About an hour.
 SEEDS ?= 0,1,2
@@ -98,11 +98,7 @@ wheel: $(DIST)/wheel.stamp
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
 # The folder of the wheel is kept until a source changes: the same wheel serves every torch.
-test-# The tables and charts of README.md and docs/, from benchmarks/results. CHECK=--check changes nothing.
-readme: $(VENV)/dev.stamp
-	$(BIN)/kdnative bench readme $(CHECK)
-
-wheel: $(DIST)/wheel.stamp
+test-wheel: $(DIST)/wheel.stamp
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis $(WITH)
 	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps $(DIST)/*.whl

@@ -102,7 +102,8 @@ def steps(recipe: Recipe, data: DataSplits) -> dict[str, tuple[int, int]]:
     found = {}
     for stage in recipe.active_stages():
         for name, section in recipe.sections_of(stage):
-            if isinstance(section, Training):
+            idle = name == "train_teacher" and recipe.teacher.fine_tuned
+            if isinstance(section, Training) and not idle:
                 examples = len(data.train) if isinstance(section, Distilling) else data.train.labelled
                 each = math.ceil(math.ceil(examples / section.batch_size) / section.accumulate)
                 total = section.epochs * each
