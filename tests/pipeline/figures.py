@@ -59,6 +59,6 @@ def summary(evaluation=None, times=None, goals=GOALS, history=(), seconds=SECOND
     metrics = {"train_teacher": {"history": list(history)}}
     metrics |= {"train_baseline": {}} if baseline else {}
     metrics |= {"evaluate": evaluation or evaluated(), "benchmark": times or timed()}
-    texts = {"labelled": 500, "unlabelled": 7509, "validation": 1000, "test": 1038}
-    data = {"source": "x", "labels": ["a", "b"], "texts": texts, "counts": {}}
+    sizes = {"labelled": 500, "unlabelled": 7509, "validation": 1000, "test": 1038}
+    data = {"source": "x", "labels": ["a", "b"], "sizes": sizes, "counts": {}}
     return build_summary(TASK, goals, metrics=metrics, seconds=seconds, data=data, scheme="w4a8-g64")

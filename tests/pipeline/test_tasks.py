@@ -75,7 +75,7 @@ def test_regression_of_texts_labelled_in_part(tiny, tmp_path):
     kept = rows["native"]["pearson"]["value"] / rows["teacher"]["pearson"]["value"]
     assert rows["native"]["kept"]["value"] == pytest.approx(kept)
     assert [step["stage"] for step in summary["steps"]] == ["prune", "recover", "convert"], "without a baseline"
-    assert summary["data"]["texts"]["unlabelled"] == 150 and summary["examples"]
+    assert summary["data"]["sizes"]["unlabelled"] == 150 and summary["examples"]
     text = (done.path / "summary.txt").read_text(encoding="utf-8")
     assert "Pearson [95 %]" in text and "Spearman" in text and "teacher's Pearson correlation" in text
     assert "validation Pearson correlation" in (done.path / "report.html").read_text(encoding="utf-8")

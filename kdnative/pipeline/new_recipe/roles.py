@@ -191,7 +191,12 @@ def _label(
         return named, "you named it"
     flags = [c for c in able if set(c.counts) <= {"0", "1"} and c.distinct == 2]
     best = sorted(able, key=lambda c: _label_score(c, columns), reverse=True)
-    if not best or _label_score(best[0], columns) <= 0:
+    if best and _label_score(best[0], columns) <= 0:  # nothing speaks for it but its values
+        best = [c for c in best if c.distinct > 1 and (_few(c) or c.kind in ("number", "flag"))]
+        unsure += [
+            f"nothing in the name of {shown(c.name)} says that it is a label; --label chooses another" for c in best[:1]
+        ]
+    if not best:
         raise DataError(
             f"{where}: no column of labels: {_overview(columns)}; name it with --label. Texts without any labels can't "
             f"be learned from. {SERVED}"

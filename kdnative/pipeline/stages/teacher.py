@@ -15,6 +15,7 @@ from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
+    as_it_is,
     asks_teacher,
     compared,
     distillation_loss,
@@ -33,9 +34,9 @@ TEACHER = Row("teacher", "teacher")
 
 
 def _train_teacher(context: Context) -> dict[str, Any]:
-    source = context.recipe.teacher.source
-    model = load_for_task(source, context.task, context.data.train)
-    metrics = fit(context, model, hard_loss(context), source)
+    source, fine_tuned = context.recipe.teacher.source, context.recipe.teacher.fine_tuned
+    model = load_for_task(source, context.task, context.data.train, fine_tuned=fine_tuned)
+    metrics = as_it_is(context, model, source) if fine_tuned else fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
     return {**metrics, "data": context.data.sizes}
 
