@@ -14,7 +14,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench readme wheel browser docs fuzz clean
+.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel browser docs fuzz recipe-keys readme clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -55,6 +55,10 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(shell git ls-files '*.cpp' '*.h')
 
+# The table of recipe keys in docs/recipes.md, from the schema; a test says when it is out of date.
+recipe-keys: $(VENV)/dev.stamp
+	$(BIN)/python -m tools.recipe_keys
+
 # Rebuilds the native library of the development install after a change in csrc/.
 build: $(VENV)/dev.stamp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
@@ -79,17 +83,22 @@ readme: $(VENV)/dev.stamp
 # The documentation as a site, in build/docs. A warning is an error. It loads nothing from elsewhere.
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "open build/docs/index.html"
+	@echo "open build/docs/index.html, or with search: python3 -m http.server --directory build/docs"
+
+# Three seeds of the demo, and of the same with every label, as figures in benchmarks/results/runs. About an hour.
+SEEDS ?= 0,1,2
+RESULT_RUNS ?= movies movies-all-labels
+results: $(VENV)/demo.stamp
+	for name in $(RESULT_RUNS); do \
+	  $(BIN)/kdnative run recipes/$$name.yaml --seeds $(SEEDS) --runs build/results --overwrite && \
+	  $(BIN)/python benchmarks/run_figures.py build/results $$name $(RESULTS)/runs/$$name.json || exit 1; \
+	done
 
 wheel: $(DIST)/wheel.stamp
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
 # The folder of the wheel is kept until a source changes: the same wheel serves every torch.
-test-# The tables and charts of README.md and docs/, from benchmarks/results. CHECK=--check changes nothing.
-readme: $(VENV)/dev.stamp
-	$(BIN)/kdnative bench readme $(CHECK)
-
-wheel: $(DIST)/wheel.stamp
+test-wheel: $(DIST)/wheel.stamp
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/pip install --quiet 'torch$(TORCH)' pytest pytest-timeout hypothesis $(WITH)
 	$(WHEEL_VENV)/bin/pip install --quiet --force-reinstall --no-deps $(DIST)/*.whl

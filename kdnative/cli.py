@@ -48,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+# As kdnative.tasks.SERVED, which would bring torch: a test compares the tasks.
+_SERVED = (
+    "Recipes serve one class or one number for a text or a pair of texts (task: text-classification, text-regression, "
+    "sentence-pair-classification, sentence-pair-regression). Any encoder can be converted: kdnative convert, or "
+    "kdnative.convert_ in Python."
+)
 # The modules of kdnative.bench that are commands.
 _SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "texts", "table", "readme")
 
@@ -55,19 +61,24 @@ _SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead
 def _parser() -> argparse.ArgumentParser:
     # allow_abbrev: a misspelt or shortened option must not silently mean another one in a later version
     parser = argparse.ArgumentParser(
-        prog="kdnative", description="Distil, prune, quantize and run small models natively.", allow_abbrev=False
+        prog="kdnative",
+        description="Distil, prune, quantize and run small models natively.",
+        epilog=f"{_SERVED} Begin with: kdnative new DATA",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kdnative {__version__}")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def command(name: str, function, text: str, more: str = "") -> argparse.ArgumentParser:
+        description = f"{text[0].upper()}{text[1:]}. {more}".rstrip()
+        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
         sub.add_argument("--debug", action="store_true", help="show the traceback of a failure")
         sub.set_defaults(command=function)
         return sub
 
-    _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure"))
+    _new_arguments(command("new", _new, "write a commented recipe for a data file, guessed from its columns", _SERVED))
+    _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure", _SERVED))
     _convert_arguments(command("convert", _convert, "convert a model into a checkpoint of packed native modules"))
     _bench_arguments(command("bench", _bench, "measure speed, memory and accuracy on this machine"))
     sub = command("doctor", _doctor, "show kernels, torch, GPU and optional packages of this machine")
@@ -131,6 +142,27 @@ def _run(arguments: argparse.Namespace) -> int:
     if last in (None, "report") and summary.is_file():
         print(summary.read_text(encoding="utf-8"))
     print(f"run folder: {folder}")
+    return 0
+
+
+def _new_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("data", help=".csv, .tsv or .jsonl file, or a folder with train (validation, test) files")
+    sub.add_argument("--out", default="recipe.yaml", metavar="FILE", help="recipe to write (default: recipe.yaml)")
+    sub.add_argument("--task", help="default: guessed from the labels")
+    sub.add_argument("--teacher", default="package:minilm-l6", metavar="MODEL", help="folder, package:NAME or hub:NAME")
+    sub.add_argument("--text", metavar="COLUMN", help="the texts (default: guessed)")
+    sub.add_argument("--text-pair", metavar="COLUMN", help="the second texts of pairs (default: guessed)")
+    sub.add_argument("--label", metavar="COLUMN", help="the labels (default: guessed)")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing recipe")
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from kdnative import pipeline
+
+    names = ("data", "out", "task", "teacher", "text", "text_pair", "label", "overwrite")
+    print(pipeline.new(**{name: getattr(arguments, name) for name in names}))
+    print(f"written: {arguments.out}")
+    print(f"next: kdnative run {arguments.out} --check, then kdnative run {arguments.out}")
     return 0
 
 

@@ -286,3 +286,12 @@ def test_doctor_needs_no_extra():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["extras"]["pipeline"].values()) == {None}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["new", "--help"]])
+def test_helps_name_every_task(capsys, arguments):
+    from kdnative.tasks import TASKS
+
+    assert main(arguments) == 0
+    text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # argparse breaks lines at hyphens
+    assert all(name in text for name in TASKS)

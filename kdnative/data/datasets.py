@@ -14,7 +14,7 @@ from kdnative.data.tables import SUFFIXES, check_empty, read_rows, to_dataset
 from kdnative.data.transfer import add_texts, keep_labels
 from kdnative.data.types import DataError, Dataset, DataSplits, by_hash, text_hash
 
-__all__ = ["load_dataset"]
+__all__ = ["files_of", "load_dataset"]
 
 NAMES = ("train", "validation", "test")
 # Options that not every kind of source has, with their defaults.
@@ -190,12 +190,7 @@ def _from_files(
     split: tuple[float, float, float],
     empty: str,
 ) -> DataSplits:
-    files: dict[str, Path | None] = {"train": path, "validation": None, "test": None}
-    if path.is_dir():
-        files = {"train": _find(path, ("train",)), "validation": _find(path, VALIDATION_NAMES)}
-        files["test"] = _find(path, ("test",))
-        if files["train"] is None:
-            raise DataError(f"{path}: the folder has no train file ({', '.join('train' + s for s in SUFFIXES)})")
+    files = files_of(path)
     files["validation"] = Path(validation) if validation is not None else files["validation"]
     files["test"] = Path(test) if test is not None else files["test"]
     parts, labels = {}, None
@@ -210,6 +205,20 @@ def _from_files(
         for part, name in zip(by_hash(parts["train"], shares, missing), missing, strict=True):
             parts[name] = part
     return DataSplits(*(parts[name] for name in NAMES))
+
+
+def files_of(path: Path) -> dict[str, Path | None]:
+    """{"train", "validation", "test": file} of a data file, or of a folder; None of a split that has none.
+
+    Raises:
+        DataError: a folder without a train file, or with two files for one split.
+    """
+    if not path.is_dir():
+        return {"train": path, "validation": None, "test": None}
+    files = {"train": _find(path, ("train",)), "validation": _find(path, VALIDATION_NAMES)}
+    if files["train"] is None:
+        raise DataError(f"{path}: the folder has no train file ({', '.join('train' + s for s in SUFFIXES)})")
+    return {**files, "test": _find(path, ("test",))}
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:

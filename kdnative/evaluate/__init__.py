@@ -1,12 +1,14 @@
 """Measuring classifiers: metrics with intervals, comparisons of two models, sensitivity of single layers."""
 
-from kdnative.evaluate.intervals import Interval, agreement, paired_difference, wilson
+from kdnative.evaluate.calibration import Bin, calibration_error, chance_error, reliability
+from kdnative.evaluate.intervals import Interval, agreement, examples_needed, paired_difference, paired_ratio, wilson
 from kdnative.evaluate.layers import Sensitivity, sensitivity
-from kdnative.evaluate.metrics import Metrics, calibration_error, evaluate, macro_f1, measure
+from kdnative.evaluate.metrics import Metrics, evaluate, macro_f1, measure
 from kdnative.evaluate.predict import Predictions, logits_of, predict
 from kdnative.evaluate.targets import TargetMetrics, correlation, measure_targets, pearson, spearman
 
 __all__ = [
+    "Bin",
     "Interval",
     "Metrics",
     "Predictions",
@@ -15,14 +17,18 @@ __all__ = [
     "agreement",
     "correlation",
     "calibration_error",
+    "chance_error",
     "evaluate",
+    "examples_needed",
     "logits_of",
     "macro_f1",
     "measure",
     "measure_targets",
     "paired_difference",
+    "paired_ratio",
     "pearson",
     "predict",
+    "reliability",
     "sensitivity",
     "spearman",
     "wilson",

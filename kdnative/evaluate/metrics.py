@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from kdnative.data.batches import Batches, TokenizedDataset
+from kdnative.evaluate.calibration import calibration_error
 from kdnative.evaluate.intervals import Interval, bootstrap_counts, wilson
 from kdnative.evaluate.predict import Predictions, predict
 
-__all__ = ["Metrics", "calibration_error", "evaluate", "macro_f1", "measure"]
+__all__ = ["Metrics", "evaluate", "macro_f1", "measure"]
 
 
 @dataclass(frozen=True)
@@ -97,21 +98,6 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean F1 over the classes that occur among labels or predictions; int [N] each."""
     classes = int(max(labels.max(), predicted.max())) + 1
     return _macro_f1(labels, predicted, np.ones(len(labels), np.int64), classes)
-
-
-def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error: ``sum_b n_b / n * |accuracy_b - confidence_b|`` over equal-width bins.
-
-    Guo et al., "On Calibration of Modern Neural Networks" (2017). Bins are (low, high].
-
-    Args:
-        confidence: [N], probability of the predicted class. hits: bool [N], whether it was right. bins: at least 1.
-    """
-    if bins < 1:
-        raise ValueError(f"bins={bins}: at least 1")
-    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(which, weights=hits.astype(np.float64) - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))
 
 
 def _macro_f1(true: np.ndarray, predicted: np.ndarray, counts: np.ndarray, classes: int) -> float:

@@ -16,6 +16,7 @@ __all__ = [
     "TargetMetrics",
     "correlation",
     "correlation_difference",
+    "correlation_ratio",
     "measure_targets",
     "numbers_of",
     "pearson",
@@ -98,6 +99,25 @@ def correlation_difference(a: Any, b: Any, targets: Any, *, resamples: int = 200
     return _bootstrap(lambda counts: second(counts) - first(counts), len(targets), resamples, seed)
 
 
+def correlation_ratio(a: Any, b: Any, targets: Any, *, resamples: int = 2000, seed: int = 0) -> Interval | None:
+    """Pearson's correlation of b with the targets divided by that of a, with a paired bootstrap interval.
+
+    None where that of a is not above 0. Resamples in which it is not do not count.
+    """
+    a, b, targets = numbers_of(a), numbers_of(b), numbers_of(targets)
+    _check_same(a, targets)
+    _check_same(b, targets)
+    first, second = _weighted_pearson(a, targets), _weighted_pearson(b, targets)
+    if first(np.ones(len(targets), np.int64)) <= 0:
+        return None
+
+    def ratio(counts: np.ndarray) -> float:
+        below = first(counts)
+        return second(counts) / below if below > 0 else np.nan
+
+    return _bootstrap(ratio, len(targets), resamples, seed)
+
+
 def numbers_of(predicted: Any) -> np.ndarray:
     """fp64 [N], from `Predictions`, a tensor or an array [N] or [N, 1].
 
@@ -126,7 +146,7 @@ def _bootstrap(statistic: Statistic, n: int, resamples: int, seed: int) -> Inter
         raise ValueError(f"resamples={resamples}: at least 1")
     generator = np.random.Generator(np.random.PCG64(seed))
     drawn = [statistic(np.bincount(generator.integers(n, size=n), minlength=n)) for _ in range(resamples)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
     return Interval(statistic(np.ones(n, np.int64)), float(low), float(high), n)
 
 

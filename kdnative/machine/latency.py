@@ -39,7 +39,8 @@ def latency(
         inputs: keyword arguments of the forward, instead of the ones made from ``batch`` and ``tokens``.
 
     Returns:
-        ``batch``, ``tokens``, ``threads``, ``repeats`` and ``p20``, ``p50``, ``p80`` in milliseconds.
+        ``batch``, ``tokens``, ``threads``, ``repeats``, ``p20``, ``p50``, ``p80`` in milliseconds, and ``samples`` in
+        seconds.
     """
     model = model if dtype is None else as_dtype(model, dtype)
     made = example_inputs if inputs is None else lambda *_: inputs
@@ -67,7 +68,8 @@ def latency_grid(
         inputs: from a model, a batch size and a length to the keyword arguments of its forward; None: `example_inputs`.
 
     Returns:
-        One ``{"model", "batch", "tokens", "threads", "p20", "p50", "p80"}`` per model and case, milliseconds.
+        One ``{"model", "batch", "tokens", "threads", "p20", "p50", "p80", "samples"}`` per model and case: percentiles
+        in milliseconds, samples in seconds, one a round.
     """
     cases = list(itertools.product(batches, tokens))
     return _grid(models, cases, repeats=repeats, threads=threads, inputs=inputs or example_inputs)
@@ -126,7 +128,9 @@ def _grid(
 
 
 def _row(name: str, batch: int, tokens: int, threads: int, timing: Timing) -> dict[str, Any]:
-    return {"model": name, "batch": batch, "tokens": tokens, "threads": threads, **timing.percentiles(1e3)}
+    samples = [float(f"{sample:.5g}") for sample in timing.samples]
+    case = {"model": name, "batch": batch, "tokens": tokens, "threads": threads}
+    return {**case, **timing.percentiles(1e3), "samples": samples}
 
 
 def _forward(model: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], object]:

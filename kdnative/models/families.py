@@ -1,6 +1,6 @@
 """The table of families: where the layers of transformers, timm, torchvision and OpenCLIP keep their parts.
 
-A new family is a row here (docs/models.md), or one that a user registers. :mod:`kdnative.models.reading` and
+A new family is a row here (docs/adding_a_family.md), or one that a user registers. :mod:`kdnative.models.reading` and
 :mod:`kdnative.models.stacks` read the rows. ``checkpoint`` of a row is part of the reviewed list of what a checkpoint
 may have built, see :mod:`kdnative.checkpoint.allowed`.
 """

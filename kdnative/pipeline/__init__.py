@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.check import Checked, check
+    from kdnative.pipeline.checking import Checked, check
     from kdnative.pipeline.folder import PipelineError, RunFolder
+    from kdnative.pipeline.new_recipe import New, new
     from kdnative.pipeline.recipe import RecipeError, dump_recipe, load_recipe
     from kdnative.pipeline.runner import run
     from kdnative.pipeline.seeds import run_seeds
@@ -18,20 +19,23 @@ if TYPE_CHECKING:
 
 # Stages and recipes need pydantic; models and folders, which `kdnative convert` uses, do not.
 _HOMES = {
-    "Checked": "check",
+    "Checked": "checking",
+    "New": "new_recipe",
     "PipelineError": "folder",
     "RecipeError": "recipe",
     "RunFolder": "folder",
     "Stopped": "stopping",
-    "check": "check",
+    "check": "checking",
     "dump_recipe": "recipe",
     "load_recipe": "recipe",
+    "new": "new_recipe",
     "run": "runner",
     "run_seeds": "seeds",
 }
 
 __all__ = [
     "Checked",
+    "New",
     "PipelineError",
     "RecipeError",
     "RunFolder",
@@ -39,6 +43,7 @@ __all__ = [
     "check",
     "dump_recipe",
     "load_recipe",
+    "new",
     "run",
     "run_seeds",
 ]

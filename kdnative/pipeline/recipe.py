@@ -16,7 +16,7 @@ from kdnative.shown import printable, shown
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Recipe
 
-__all__ = ["RecipeError", "dump_recipe", "load_recipe"]
+__all__ = ["RecipeError", "dump_recipe", "load_recipe", "parse_recipe"]
 
 _MOST_PROBLEMS = 20  # told at once
 _DEEPEST_KEY = 4  # names in the key of an override; compress_teacher.prune.layer_map.3 has all of them
@@ -34,8 +34,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ImportError: pyyaml or pydantic is not installed.
     """
     path = Path(path)
-    name = printable(path.name)
-    content, lines = parse(_read(path), lambda line: f"{name} line {line}")
+    return parse_recipe(_read(path), printable(path.name), overrides)
+
+
+def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """As `load_recipe`, of a recipe's text; errors begin with `name`."""
+    content, lines = parse(text, lambda line: f"{name} line {line}")
     if not isinstance(content, dict):
         raise RecipeError(f"{name} must hold 'key: value' lines (name, data, teacher, ...), found {shown(content)}")
     for override in overrides:

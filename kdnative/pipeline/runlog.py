@@ -10,6 +10,8 @@ from pathlib import Path
 
 from kdnative.pipeline.stopping import in_words
 
+FILE_ONLY = {"file_only": True}  # for what the terminal shows in another way
+
 
 class _AboveBars(logging.Handler):
     """Prints without tearing a progress bar apart."""
@@ -24,6 +26,8 @@ class _AboveBars(logging.Handler):
 def run_log(path: Path, bars: bool, quiet: bool = False) -> Iterator[logging.Logger]:
     """A logger that appends to ``path`` and prints to stderr; its handlers are gone afterwards.
 
+    Records with ``extra=FILE_ONLY`` are not printed.
+
     Args:
         bars: whether there are progress bars on the terminal. quiet: print warnings only; the file has everything.
     """
@@ -35,6 +39,7 @@ def run_log(path: Path, bars: bool, quiet: bool = False) -> Iterator[logging.Log
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     to_screen = _AboveBars() if bars else logging.StreamHandler()
     to_screen.setFormatter(logging.Formatter("%(message)s"))
+    to_screen.addFilter(lambda record: not getattr(record, "file_only", False))
     to_screen.setLevel(logging.WARNING if quiet else logging.INFO)
     handlers = [to_file, to_screen]
     for handler in handlers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,9 +21,13 @@ from kdnative.pipeline.stages import ABSENT, Context, Shared, Stage
 from kdnative.pipeline.state import RunState
 from kdnative.pipeline.stopping import stopping
 from kdnative.pipeline.store import Store, store_path
+from kdnative.report.words import duration
+from kdnative.shown import shown
 
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Recipe
+
+_MOST_CLASSES = 20  # that the log counts the examples of
 
 
 @stopping()
@@ -97,6 +102,7 @@ def run(
             torch.set_num_threads(recipe.threads)
         if not behind:
             replace_text(folder.path / "recipe.yaml", dump_recipe(recipe))
+        began = time.monotonic()
         with run_log(folder.path / "log.txt", progress, quiet) as log:
             if any(stage.uses_data for stage in chosen):
                 _log_data(log, shared)
@@ -110,6 +116,7 @@ def run(
             work.start()
             for stage in chosen:
                 work.run(stage)
+            log.info("the run took %s", duration(time.monotonic() - began))
     finally:
         torch.set_num_threads(threads)
         folder.close()
@@ -219,6 +226,10 @@ def _log_data(log: logging.Logger, shared: Shared) -> None:
         "data: %s training texts with a label and %s without, %s for validation, %s for the test",
         *map("{:,}".format, sizes),
     )
+    if counts := shared.data.train.counts:
+        named = [f"{shown(name)} {count:,}" for name, count in list(counts.items())[:_MOST_CLASSES]]
+        more = ["..."] if len(counts) > _MOST_CLASSES else []
+        log.info("data: %d classes, with these training examples: %s", len(counts), ", ".join([*named, *more]))
 
 
 @dataclass
@@ -286,14 +297,21 @@ class _Work:
 
     def _make(self, stage: Stage, origin: dict, key: str | None) -> dict:
         state, folder, name = self.state, self.state.folder, stage.name
-        self.log.info("%s: %s", name, "goes on" if folder.origin(name) == origin else "starts")
+        names = [other.name for other in state.stages]
+        self.log.info(
+            "%s: %s (stage %d of %d)",
+            name,
+            "goes on" if folder.origin(name) == origin else "starts",
+            names.index(name) + 1,
+            len(names),
+        )
         place = folder.begin(name, origin, key)
         torch.manual_seed(state.recipe.seed)
         context = Context(state.recipe, folder, name, place, self.device, self.log, self.progress, state.shared)
         metrics = stage.run(context)
         seconds = context.seconds()
         record = folder.finish(name, metrics, seconds, lambda: self._keep(stage, origin, place))
-        self.log.info("%s: finished in %.1f s", name, seconds)
+        self.log.info("%s: finished in %s", name, duration(seconds))
         return record
 
     def _keep(self, stage: Stage, origin: dict, place: Path) -> None:

@@ -27,9 +27,10 @@ from kdnative.pipeline.values import (
     Sentences,
     Threads,
     Tokens,
+    at_most,
 )
 from kdnative.shown import shown
-from kdnative.tasks import task_named
+from kdnative.tasks import Task, task_named
 
 
 def _known_task(name: str) -> str:
@@ -91,6 +92,9 @@ class Teacher(Section):
 
     source: str
     """`package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout."""
+    fine_tuned: bool = False
+    """The model has learned this task already: its head is kept, its classes are matched by name, and `train_teacher`
+    only loads and checks it."""
 
 
 class Shape(Section):
@@ -111,7 +115,7 @@ class Student(Shape):
     """The small model that the run makes, in the shape in which it begins to learn."""
 
     source: str = "teacher"
-    """`teacher` (the student starts as layers of the fine-tuned teacher), or a model like that of `teacher.source`."""
+    """`teacher` (the student starts as parts of the fine-tuned teacher), or a model like that of `teacher.source`."""
 
 
 class Training(Section):
@@ -122,7 +126,9 @@ class Training(Section):
     lr: PositiveFloat = 5e-5
     """Peak learning rate of AdamW."""
     batch_size: Sentences = 32
-    """Sentences per step, up to 65,536."""
+    """Sentences in a batch, up to 65,536."""
+    accumulate: Annotated[Positive, at_most(100_000, " batches")] = 1
+    """Batches per step: what memory can't hold at once is added up, and the gradient is that of one large batch."""
     mask_tokens: Fraction = 0.0
     """Share of tokens that become the mask token, drawn anew in every epoch; a teacher then labels what is left, with
     every batch (Tang et al. 2019)."""
@@ -144,9 +150,26 @@ class Training(Section):
     max_steps: Positive | None = None
     """Stop after this many steps."""
     select_best: bool = True
-    """End with the weights of the epoch that was best on the validation split."""
+    """End with the weights of the epoch that was best on the validation split, not with the last ones."""
+    select_by: str | None = None
+    """What makes an epoch the best: `accuracy`, `macro_f1` or `loss`, for numbers `pearson`, `spearman`, `rmse` or
+    `loss`; where a teacher is learned from also the distance to it, `kl`, for numbers `teacher_mse`; null means what
+    decides."""
+    early_stopping: Annotated[Epochs, Field(ge=1)] | None = None
+    """End after so many epochs in a row that were no better by this measure, with `select_best`; null never does."""
     save_every: Positive = 100
     """Steps between saved training states; the end of each epoch is saved too."""
+
+    def learning(self) -> dict[str, Any]:
+        """The keys that mean something to a model that is trained."""
+        return dict(self)
+
+    @model_validator(mode="after")
+    def _knows_what_is_better(self):
+        given = [key for key in ("early_stopping", "select_by") if getattr(self, key) is not None]
+        if given and not self.select_best:
+            raise ValueError(f"{given[0]} is {getattr(self, given[0])!r}, but select_best is false: set it to true")
+        return self
 
 
 class Distilling(Training):
@@ -281,10 +304,16 @@ class Report(Section):
 
     html: bool = True
     """Also write report.html and report.json."""
+    examples: Annotated[Count, Field(le=100)] = 20
+    """Texts of the test split in the report on which student and teacher disagree; 0 leaves them out, 100 at most."""
 
 
 class Goals(Section):
-    """Each goal is printed as met or missed with the measured figure; a missed goal is no failure of the run."""
+    """Each goal is judged by the 95 % interval of its figure.
+
+    It is met when the whole interval is, missed when none of it is, and open in between. A missed goal is no failure of
+    the run.
+    """
 
     kept: NotNegative | None = None
     """The native student's deciding measure over the teacher's (accuracy, or Pearson's correlation), on the test
@@ -295,6 +324,16 @@ class Goals(Section):
     """The teacher's latency in torch fp32 over the native student's."""
     speedup_bf16: NotNegative | None = None
     """The same student's latency in torch bf16 over the native student's."""
+
+
+def _check_select_by(name: str, part: Training, task: Task) -> None:
+    learns = isinstance(part, Distilling)
+    allowed = [measure for measure in task.selectable if learns or measure != task.from_teacher]
+    if part.select_by not in allowed:
+        why = f"the task {task.name}" if learns or part.select_by != task.from_teacher else "a stage without a teacher"
+        raise ValueError(
+            f"{name}.select_by is {shown(part.select_by)}, but {why} has {', '.join(allowed)}: give one of these"
+        )
 
 
 class Recipe(Section):
@@ -344,6 +383,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _trains_a_teacher_or_not(self):
+        section = self.train_teacher
+        if self.teacher.fine_tuned and (kept := section.learning()) != (plain := type(section)().learning()):
+            key = next(key for key in kept if kept[key] != plain[key])
+            raise ValueError(
+                f"train_teacher.{key} is {shown(kept[key])}, but teacher.fine_tuned is true, so nothing is trained: "
+                "leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _means_something_to_the_task(self):
         task = task_named(self.task)
         if not task.pair and self.data.text_pair is not None:
@@ -353,6 +403,8 @@ class Recipe(Section):
                 for key, why in task.lacks.items():
                     if value := getattr(part, key, None):
                         raise ValueError(f"{name}.{key} is {shown(value)}, but {why}: leave it out")
+                if isinstance(part, Training) and part.select_by is not None:
+                    _check_select_by(name, part, task)
         return self
 
     def active_stages(self) -> list[Any]:

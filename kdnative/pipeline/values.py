@@ -16,7 +16,7 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-def _at_most(most: int, what: str = "") -> AfterValidator:
+def at_most(most: int, what: str = "") -> AfterValidator:
     """Refuses slips of the keyboard, which would otherwise end a run in the allocator, hours later."""
 
     def check(value: int) -> int:
@@ -32,17 +32,17 @@ _MOST_THREADS = max(1024, 4 * (os.cpu_count() or 1))
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Fraction = Annotated[Float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[Int, Field(ge=1), _at_most(10**9)]
-Count = Annotated[Int, Field(ge=0), _at_most(10**9)]
-Epochs = Annotated[Int, Field(ge=0), _at_most(100_000, " epochs")]
-Seed = Annotated[Int, Field(ge=0), _at_most(2**32 - 1)]
-Sentences = Annotated[Int, Field(ge=1), _at_most(2**16, " sentences at once")]
-Tokens = Annotated[Int, Field(ge=2), _at_most(2**20, " tokens in one sentence")]
-Samples = Annotated[Int, Field(ge=1), _at_most(100_000, " samples")]
-Batches = Annotated[Int, Field(ge=1), _at_most(100_000, " batches")]
-Layers = Annotated[Int, Field(ge=1), _at_most(10_000, " layers")]
+Positive = Annotated[Int, Field(ge=1), at_most(10**9)]
+Count = Annotated[Int, Field(ge=0), at_most(10**9)]
+Epochs = Annotated[Int, Field(ge=0), at_most(100_000, " epochs")]
+Seed = Annotated[Int, Field(ge=0), at_most(2**32 - 1)]
+Sentences = Annotated[Int, Field(ge=1), at_most(2**16, " sentences at once")]
+Tokens = Annotated[Int, Field(ge=2), at_most(2**20, " tokens in one sentence")]
+Samples = Annotated[Int, Field(ge=1), at_most(100_000, " samples")]
+Batches = Annotated[Int, Field(ge=1), at_most(100_000, " batches")]
+Layers = Annotated[Int, Field(ge=1), at_most(10_000, " layers")]
 Threads = Annotated[
-    Int, Field(ge=1), _at_most(_MOST_THREADS, f" threads, and this machine has {os.cpu_count()} processors")
+    Int, Field(ge=1), at_most(_MOST_THREADS, f" threads, and this machine has {os.cpu_count()} processors")
 ]
 PositiveFloat = Annotated[Float, Field(gt=0.0)]
 NotNegative = Annotated[Float, Field(ge=0.0)]

@@ -11,16 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from kdnative.report.labels import CHARACTER, Box, Wanted, place
 from kdnative.report.scales import Scale, linear, logarithmic, marked
 
 COLOURS = 7  # classes s0 to s6 of assets/chart.css
-_CHARACTER = 6.4  # mean width of a character of the 12 px labels, in px
-_LABEL_HEIGHT = 15
 
 
 @dataclass(frozen=True)
 class Point:
-    """One mark: a place, optionally the interval of y, a label beside it, and the text of its tooltip."""
+    """One mark: a place, optionally the interval of y, a label beside it, and the text of its tooltip.
+
+    With a radius (px) the mark is a bubble.
+    """
 
     x: float
     y: float
@@ -28,17 +30,19 @@ class Point:
     high: float | None = None
     label: str = ""
     tip: str = ""
+    radius: float | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together, joined in their order."""
+    """Points that belong together, joined in their order where that means something."""
 
     name: str
     points: Sequence[Point]
     colour: int = 0
     dashed: bool = False
     marks: bool = True
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,20 +51,25 @@ class Axis:
 
     Attributes:
         title: quantity and unit.
-        kind: ``"linear"``, ``"log"``, or ``"marked"``: logarithmic with a mark at every value that occurs.
+        kind: ``"linear"``, ``"whole"``: linear with marks at whole numbers only, ``"log"``, or ``"marked"``:
+            logarithmic with a mark at every value that occurs.
         text: of a mark.
         zero: a linear axis begins at 0.
+        room: factor that a logarithmic axis reaches beyond its values.
     """
 
     title: str
     kind: str = "linear"
     text: Callable[[float], str] = "{:g}".format
     zero: bool = False
+    room: float = 1.12
 
     def scale(self, values: Sequence[float], start: float, end: float) -> Scale:
-        if self.kind == "linear":
-            return linear(values, start, end, zero=self.zero)
-        return (logarithmic if self.kind == "log" else marked)(values, start, end)
+        if self.kind == "log":
+            return logarithmic(values, start, end, room=self.room)
+        if self.kind == "marked":
+            return marked(values, start, end)
+        return linear(values, start, end, zero=self.zero, whole=self.kind == "whole")
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def xy_chart(
     parts = [_title_text(title), legend, *_axes(across, up, x, y, (left, right, top, bottom))]
     for s in series:
         parts.append(_series(s, across, up))
-    parts += _labels(series, across, up, right)
+    parts += _labels(series, across, up, Box(left, top - 20, width, bottom))
     return _svg(title, description, width, height, parts)
 
 
@@ -104,8 +113,8 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar], width: int = 72
     """Horizontal bars in the given order, from 0; negative values go to the left."""
     if not bars:
         raise ValueError(f"the chart {title!r} has no bar to draw")
-    name_width = min(max(len(bar.name) for bar in bars) * _CHARACTER + 12, width * 0.45)
-    text_width = max(len(bar.text) for bar in bars) * _CHARACTER + 12
+    name_width = min(max(len(bar.name) for bar in bars) * CHARACTER + 12, width * 0.45)
+    text_width = max(len(bar.text) for bar in bars) * CHARACTER + 12
     row, top = 26, 44
     values = [bar.value for bar in bars]
     scale = linear(values, name_width, width - text_width - 8, zero=True)
@@ -130,7 +139,8 @@ def _svg(title: str, description: str, width: int, height: int, parts: Sequence[
     body = "\n".join(part for part in parts if part)
     return (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="group" '
-        f'aria-labelledby="t{key} d{key}">\n<title id="t{key}">{escape(title)}</title>\n'
+        f'style="max-width:{1.2 * width:.0f}px" aria-labelledby="t{key} d{key}">\n'
+        f'<title id="t{key}">{escape(title)}</title>\n'
         f'<desc id="d{key}">{escape(description)}</desc>\n{body}\n</svg>'
     )
 
@@ -146,17 +156,24 @@ def _legend(series: Sequence[Series], width: int) -> tuple[str, int]:
         return "", 0
     x, y, parts = 0.0, 40, []
     for s in named:
-        room = 30 + len(s.name) * _CHARACTER + 14
+        room = 30 + len(s.name) * CHARACTER + 14
         if x and x + room > width:
             x, y = 0.0, y + 20
         dash = " dashed" if s.dashed else ""
-        mark = _mark(s.colour, x + 12, y - 4) if s.marks else ""
+        line = f'<line class="line s{s.colour}{dash}" x1="{x:.1f}" y1="{y - 4}" x2="{x + 24:.1f}" y2="{y - 4}"/>'
         parts.append(
-            f'<line class="line s{s.colour}{dash}" x1="{x:.1f}" y1="{y - 4}" x2="{x + 24:.1f}" y2="{y - 4}"/>{mark}'
+            f"{line if s.joined else ''}{_legend_mark(s, x + 12, y - 4)}"
             f'<text class="legend" x="{x + 30:.1f}" y="{y}">{escape(s.name)}</text>'
         )
         x += room
     return "".join(parts), y - 20
+
+
+def _legend_mark(s: Series, x: float, y: float) -> str:
+    if not s.marks:
+        return ""
+    bubbles = any(p.radius is not None for p in s.points)
+    return f'<circle class="bubble s{s.colour}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>' if bubbles else _mark(s.colour, x, y)
 
 
 def _axes(across: Scale, up: Scale, x: Axis, y: Axis, frame: tuple[float, float, float, float]) -> list[str]:
@@ -187,10 +204,10 @@ def _axes(across: Scale, up: Scale, x: Axis, y: Axis, frame: tuple[float, float,
 def _series(s: Series, across: Scale, up: Scale) -> str:
     places = [(across(p.x), up(p.y), p) for p in s.points]
     parts = []
-    if len(places) > 1:
+    if len(places) > 1 and s.joined:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
         parts.append(f'<polyline class="line s{s.colour}{" dashed" if s.dashed else ""}" points="{path}"/>')
-    for x, y, point in places:
+    for x, y, point in sorted(places, key=lambda place: -(place[2].radius or 0.0)):  # small ones on top
         inner = ""
         if point.low is not None and point.high is not None:
             high, low = up(point.high), up(point.low)
@@ -199,7 +216,10 @@ def _series(s: Series, across: Scale, up: Scale) -> str:
         if not s.marks and not inner:
             continue
         tip = escape(point.tip or f"{s.name} {point.label}".strip())
-        inner += f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="11"/>{_mark(s.colour, x, y)}'
+        if point.radius is None:
+            inner += f'<circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="11"/>{_mark(s.colour, x, y)}'
+        else:
+            inner += f'<circle class="bubble s{s.colour}" cx="{x:.1f}" cy="{y:.1f}" r="{point.radius:.1f}"/>'
         parts.append(f'<g class="mark" tabindex="0" role="img" aria-label="{tip}" data-tip="{tip}">{inner}</g>')
     return "".join(parts)
 
@@ -216,22 +236,15 @@ def _mark(colour: int, x: float, y: float) -> str:
     return f'<circle class="dot s{colour}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
 
 
-def _labels(series: Sequence[Series], across: Scale, up: Scale, right: float) -> list[str]:
-    """Texts beside their points, moved apart up and down where they would cover one another."""
-    placed: list[tuple[float, float, float]] = []  # left, right, baseline
-    parts = []
-    wanted = [(across(p.x), up(p.y), p.label) for s in series for p in s.points if p.label]
-    for x, y, text in sorted(wanted, key=lambda w: w[1]):
-        length = len(text) * _CHARACTER
-        at_end = x + 10 + length > right
-        begin = x - 10 - length if at_end else x + 10
-        base = y - 8
-        while any(begin < r and begin + length > left and abs(base - b) < _LABEL_HEIGHT for left, r, b in placed):
-            base += 2
-        placed.append((begin, begin + length, base))
-        anchor, place = ("end", x - 10) if at_end else ("start", x + 10)
-        parts.append(f'<text class="label" x="{place:.1f}" y="{base:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
-    return parts
+def _labels(series: Sequence[Series], across: Scale, up: Scale, frame: Box) -> list[str]:
+    """Texts beside their points."""
+    points = [(across(p.x), up(p.y), p) for s in series for p in s.points]
+    wanted = [Wanted(p.label, x, y, p.radius or 6.0) for x, y, p in points if p.label]
+    bars = [Box(x - 1, up(p.high), x + 1, up(p.low)) for x, _, p in points if p.low is not None and p.high is not None]
+    return [
+        f'<text class="label" x="{found.x:.1f}" y="{found.y:.1f}">{escape(found.text)}</text>'
+        for found in place(wanted, frame, bars)
+    ]
 
 
 def _cut(text: str, most: int = 46) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from kdnative.report import words
@@ -10,6 +11,7 @@ from kdnative.report.charts import Axis, Bar, Point, Series, bar_chart, xy_chart
 from kdnative.report.schema import LatencyRow, Measure, ModelRow, SensitivityRow, TrainingPoint
 
 _MOST_BARS = 30
+_LARGEST_BUBBLE = 26.0  # px
 
 
 def _measure_axis(measure: Measure, split: str) -> Axis:
@@ -24,44 +26,94 @@ def _milliseconds(value: float) -> str:
 def quality_latency(rows: Sequence[ModelRow], measure: Measure, case: dict[str, int] | None) -> str | None:
     """The deciding measure against latency along the pipeline, in torch fp32 and native."""
     key = measure["key"]
-    found = [
-        # The last row's figure is that of its native form; in torch it was only timed.
-        Series("torch fp32", _placed(rows[:-1], "fp32", measure, lambda row: row.get(key)), 6, dashed=True),
-        # Before the last row the native figures are of that row's model, converted.
-        Series("native", _placed(rows, "native", measure, lambda row: row.get("native", row).get(key)), 0),
-    ]
+    # The last row's figure is that of its native form; in torch it was only timed.
+    plain = _placed(rows[:-1], "fp32", measure, lambda row: row.get(key))
+    # Before the last row the native figures are of that row's model, converted.
+    native = _placed(rows, "native", measure, lambda row: row.get("native", row).get(key))
+    found = [Series("torch fp32", plain, 1, joined=False), Series("native", native, 0, joined=False)]
     found = [s for s in found if s.points]
     if not found:
         return None
-    at = f", batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads" if case else ""
     return xy_chart(
         f"{_title(measure)} against latency",
-        f"Test {measure['name']} with 95 % intervals against median latency in milliseconds{at}; one point a model and "
-        "way of running, joined in the order of the pipeline. Up and to the left is better.",
+        f"Test {measure['name']} with 95 % intervals against median latency in milliseconds{_at(case)}; one point a "
+        "model and way of running. Up and to the left is better.",
         found,
-        Axis(f"latency, ms (log scale){at}", "log", _milliseconds),
+        Axis(f"latency, ms (log scale){_at(case)}", "log", _milliseconds),
         _measure_axis(measure, "test"),
         height=420,
     )
 
 
-def quality_size(rows: Sequence[ModelRow], measure: Measure) -> str | None:
-    """The deciding measure against the size of the model file along the pipeline."""
-    key = measure["key"]
-    points = [
-        _point(row, row["bytes"] / 1e6, measure, row[key], f"{words.megabytes(row['bytes'])} MB")
-        for row in rows
-        if row.get("bytes") and row.get(key)
+def size_bubbles(rows: Sequence[ModelRow], measure: Measure, case: dict[str, int] | None) -> str | None:
+    """The deciding measure against latency, the area of a mark being the size of the model's file.
+
+    Each model as it is saved: in torch fp32, the last one on native kernels.
+    """
+    drawn = [row for row in rows if row.get("bytes") and row.get(measure["key"])]
+    if not drawn:
+        return None
+    largest = max(row["bytes"] or 0 for row in drawn)
+
+    def points(some: Sequence[ModelRow], way: str) -> list[Point]:
+        found = []
+        for row in some:
+            if latency := row.get("latency", {}).get(way):
+                size = f"{words.megabytes(row['bytes'])} MB"
+                place = f"{words.milliseconds(latency['p50'])} ms {way}, {size}"
+                point = _point(row, latency["p50"], measure, row[measure["key"]], place)
+                radius = _LARGEST_BUBBLE * (row["bytes"] / largest) ** 0.5
+                found.append(replace(point, label=f"{row['name']}, {size}", radius=max(radius, 4.0)))
+        return found
+
+    last = rows[-1]
+    series = [
+        Series("torch fp32", points([row for row in drawn if row is not last], "fp32"), 1, joined=False),
+        Series("native", points([row for row in drawn if row is last], "native"), 0, joined=False),
     ]
-    if not points:
+    series = [s for s in series if s.points]
+    if not series:
         return None
     return xy_chart(
-        f"{_title(measure)} against model file size",
-        f"Test {measure['name']} with 95 % intervals against the size of the model file in megabytes; joined in the "
-        "order of the pipeline. Up and to the left is better.",
-        [Series("", points, 0)],
-        Axis("model file, MB", zero=True),
+        f"{_title(measure)}, latency and size",
+        f"Test {measure['name']} with 95 % intervals against median latency in milliseconds{_at(case)}; the area of a "
+        "mark is the size of the model file. Small marks up and to the left are better.",
+        series,
+        Axis(f"latency, ms (log scale){_at(case)}; area: model file, MB", "log", _milliseconds, room=1.35),
         _measure_axis(measure, "test"),
+        height=420,
+    )
+
+
+def reliability(rows: Sequence[ModelRow]) -> str:
+    """Accuracy against confidence, in bins, for models that state both."""
+
+    def share(value: float) -> str:
+        return words.percent(value, 0)
+
+    series = [Series("perfectly calibrated", [Point(0, 0), Point(1, 1)], 6, dashed=True, marks=False)]
+    for index, row in enumerate(rows):
+        bins, total = row["calibration"]["bins"], row["calibration"]["n"]
+        points = [
+            Point(
+                b["confidence"],
+                b["accuracy"],
+                tip=f"{row['name']}: {words.percent(b['accuracy'])} right at {words.percent(b['confidence'])} "
+                f"confidence, {b['n']} examples",
+                radius=max(3.0, 14 * (b["n"] / total) ** 0.5),
+            )
+            for b in bins
+        ]
+        series.append(Series(row["name"], points, 1 if row["key"] == "teacher" else 0, dashed=index % 2 == 1))
+    return xy_chart(
+        "Reliability diagram",
+        "Share of right answers against the mean confidence of each of up to 15 bins of equal width, on the test "
+        "split; the dashed diagonal is a perfectly calibrated model.",
+        series,
+        Axis("confidence, mean of the bin", text=share),
+        Axis("accuracy in the bin", text=share),
+        width=560,
+        height=460,
     )
 
 
@@ -75,10 +127,10 @@ def latency_by_length(rows: Sequence[LatencyRow]) -> list[tuple[int, str]]:
             Series(name, [_latency_point(row) for row in of_batch if row["model"] == name], _colour(name, index))
             for index, name in enumerate(models)
         ]
-        threads = of_batch[0]["threads"]
+        threads = words.counted(of_batch[0]["threads"], "thread")
         chart = xy_chart(
             f"Batch {batch}",
-            f"Median latency in milliseconds against the number of tokens, batch {batch}, {threads} threads; bars span "
+            f"Median latency in milliseconds against the number of tokens, batch {batch}, {threads}; bars span "
             "the 20th to the 80th percentile. Lower is better.",
             [s for s in series if s.points],
             Axis("tokens per sequence", "marked"),
@@ -91,26 +143,31 @@ def latency_by_length(rows: Sequence[LatencyRow]) -> list[tuple[int, str]]:
 
 
 def training_curves(histories: dict[str, list[TrainingPoint]], measure: Measure) -> list[str]:
-    """Loss and deciding measure of every training stage against the step; what was not recorded is left out."""
+    """Loss and deciding measure of every training stage by epoch; what was not recorded is left out."""
     charts, validated = [], f"validation_{measure['key']}"
     for key, title, axis in (
         ("loss", "Training loss", Axis("mean loss of the epoch")),
         (validated, f"Validation {measure['name']}", _measure_axis(measure, "validation")),
     ):
+        text = words.percent if key == validated and measure["percent"] else "{:.4f}".format
         series = []
         for index, (stage, history) in enumerate(histories.items()):
-            text = words.percent if key == validated and measure["percent"] else "{:.4f}".format
             points = [
-                Point(p["step"], p[key], tip=f"{stage}, step {p['step']}: {text(p[key])}")
-                for p in history
+                Point(epoch, p[key], tip=f"{stage}, epoch {epoch}, step {p['step']}: {text(p[key])}")
+                for epoch, p in by_epoch(history)
                 if p.get(key) is not None
             ]
             if points:
                 series.append(Series(stage, points, index % 7))
         if series:
-            description = f"{title} of each training stage against the optimizer step."
-            charts.append(xy_chart(title, description, series, Axis("step", zero=True), axis, width=540, height=340))
+            description = f"{title} of each training stage by epoch."
+            charts.append(xy_chart(title, description, series, Axis("epoch", "whole"), axis, width=540, height=340))
     return charts
+
+
+def by_epoch(history: Sequence[TrainingPoint]) -> list[tuple[int, TrainingPoint]]:
+    """The points of a curve with the number of their epoch, from 1."""
+    return [(int(p.get("epoch", index)) + 1, p) for index, p in enumerate(history)]
 
 
 def sensitivity_bars(rows: Sequence[SensitivityRow], measure: Measure) -> str | None:
@@ -137,6 +194,12 @@ def _sensitivity_bar(row: SensitivityRow, key: str, measure: Measure, with_schem
     return Bar(name, value, text, 0, tip=f"{row['layer']}{scheme}: {text}")
 
 
+def _at(case: dict[str, int] | None) -> str:
+    if not case:
+        return ""
+    return f", batch {case['batch']} × {case['tokens']} tokens, {words.counted(case['threads'], 'thread')}"
+
+
 def _title(measure: Measure) -> str:
     return measure["name"][:1].upper() + measure["name"][1:]
 
@@ -152,10 +215,8 @@ def _placed(rows: Sequence[ModelRow], way: str, measure: Measure, quality: Any) 
 
 
 def _point(row: ModelRow, x: float, measure: Measure, found: dict[str, float], place: str) -> Point:
-    value, interval = words.measure(found["value"], measure["percent"]), words.interval(found, measure["percent"])
-    return Point(
-        x, found["value"], found["low"], found["high"], row["name"], f"{row['name']}: {value} [{interval}], {place}"
-    )
+    tip = f"{row['name']}: {words.estimate(found, measure['percent'])}, {place}"
+    return Point(x, found["value"], found["low"], found["high"], row["name"], tip)
 
 
 def _latency_point(row: LatencyRow) -> Point:

@@ -63,7 +63,8 @@ def _verdict(run: Run) -> str:
     if not goals:
         return "This recipe sets no goals."
     met = sum(1 for goal in goals if goal["met"])
-    return f"{met} of {len(goals)} goals met."
+    in_doubt = sum(1 for goal in goals if goal["met"] is None and goal["value"] is not None)
+    return f"{met} of {len(goals)} goals met" + (f", {in_doubt} open." if in_doubt else ".")
 
 
 def _asset(name: str) -> str:

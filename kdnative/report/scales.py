@@ -30,7 +30,9 @@ class Scale:
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
 
-def linear(values: Sequence[float], start: float, end: float, *, count: int = 5, zero: bool = False) -> Scale:
+def linear(
+    values: Sequence[float], start: float, end: float, *, count: int = 5, zero: bool = False, whole: bool = False
+) -> Scale:
     """A scale that ends on round values around ``values``.
 
     Args:
@@ -38,6 +40,7 @@ def linear(values: Sequence[float], start: float, end: float, *, count: int = 5,
         start, end: positions of the lowest and the highest mark.
         count: about how many steps.
         zero: begin at 0.
+        whole: mark whole numbers only.
     """
     low, high = min(values), max(values)
     if zero:
@@ -46,18 +49,21 @@ def linear(values: Sequence[float], start: float, end: float, *, count: int = 5,
         room = abs(high) * 0.1 or 1.0
         low, high = low - (0.0 if zero and low == 0 else room), high + room
     step = _round_step((high - low) / count)
+    if whole:
+        step = max(1.0, float(math.ceil(step)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(float(f"{i * step:.12g}") for i in range(first, last + 1))
     return Scale(ticks[0], ticks[-1], start, end, ticks)
 
 
-def logarithmic(values: Sequence[float], start: float, end: float) -> Scale:
+def logarithmic(values: Sequence[float], start: float, end: float, *, room: float = 1.12) -> Scale:
     """A logarithmic scale with marks at 1, 2 and 5 times powers of ten, fewer when it spans many powers.
 
     Args:
         values: at least one, all positive.
+        room: factor that the scale reaches beyond them.
     """
-    low, high = min(values) / 1.12, max(values) * 1.12
+    low, high = min(values) / room, max(values) * room
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if high / low <= 1e3 else (1,)
     ticks = tuple(m * 10.0**e for e in range(first, last + 1) for m in steps if low <= m * 10.0**e <= high)

@@ -5,6 +5,7 @@
     runs/NAME/run.json                       RunInfo
     runs/NAME/recipe.yaml                    text, shown as it is
     runs/NAME/summary.json                   Summary: the final table and the goals
+    runs/NAME/peers.json                     the student in other engines, see kdnative/report/peers.py
     runs/NAME/stages/STAGE/stage.json        StageRecord
     runs/NAME/stages/STAGE/metrics.json      any figures; these keys are understood wherever a stage has them:
         history      list[TrainingPoint]     training curve
@@ -28,6 +29,31 @@ class Estimate(TypedDict):
     value: float
     low: float
     high: float
+
+
+class Ratio(TypedDict):
+    """How many times faster: a ratio of medians and its 95 % interval, None where only the medians are known."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Bin(TypedDict):
+    """Test examples of about equal confidence."""
+
+    confidence: float  # mean probability of the predicted class
+    accuracy: float
+    n: int
+
+
+class Calibration(TypedDict):
+    """Whether a classifier is as often right as it says."""
+
+    ece: float  # expected calibration error
+    chance: float  # what a perfectly calibrated one stays below in 95 % of the cases
+    n: int
+    bins: list[Bin]
 
 
 class Percentiles(TypedDict):
@@ -78,11 +104,28 @@ class ModelRow(Quality, total=False):
     key: str  # required: "teacher", "baseline", "distilled", "pruned", "native"
     name: str  # required: shown in tables and plots
     native: Quality  # the same model converted to native kernels without further training
-    kept: float | None  # of the teacher's deciding measure
+    difference: Estimate | None  # deciding measure minus the teacher's, paired over the test examples
+    kept: Estimate | None  # of the teacher's deciding measure, a paired ratio
+    calibration: Calibration | None  # on the test split; classification only
     parameters: int | None
     bytes: int | None  # of the model file
     latency: dict[str, Percentiles]  # by way of running: "fp32", "bf16", "native"
-    speedup: float | None  # teacher fp32 latency / this model's native latency
+    speedup: Ratio | None  # teacher fp32 latency / this model's native latency
+
+
+class StepRow(TypedDict, total=False):
+    """What one step of the pipeline bought: the run with it against the run without it."""
+
+    stage: str  # required
+    kind: str  # "distilled", "changed", "trained" or "converted"
+    against: str  # required: what it is compared with, in words
+    difference: Estimate  # required: of the deciding measure, paired over the test examples
+    n: int  # test examples
+    verdict: str  # required: "helped", "cost" or "no difference"
+    note: str  # what the examples could show, where they show no difference
+    seconds: float  # of the stage alone
+    faster: Ratio | None  # native latency before / after; of "converted": torch fp32 / native
+    smaller: float | None  # model file before / after
 
 
 class GoalRow(TypedDict, total=False):
@@ -91,7 +134,10 @@ class GoalRow(TypedDict, total=False):
     name: str  # required: what was asked for, in words
     target: float  # required
     value: float | None  # required: what was measured
-    met: bool | None  # required; None: could not be measured
+    low: float | None  # 95 % interval of the value; ends are equal where it is exact
+    high: float | None
+    met: bool | None  # required; None: the interval holds the target, or nothing could be measured
+    of: str  # what the interval comes from, such as "1,038 examples"
     unit: str  # "%", "x", "ms", "MB" or ""; with "%" target and value are fractions
     detail: str  # how the value came about
 
@@ -104,14 +150,28 @@ class LatencyCase(TypedDict):
     threads: int
 
 
+class ExampleRow(TypedDict):
+    """A test example on which student and teacher disagree; answers as a reader sees them."""
+
+    index: int  # in the test split
+    texts: list[str]
+    label: str
+    teacher: str
+    student: str
+
+
 class Summary(TypedDict, total=False):
     """summary.json."""
 
     task: TaskInfo  # required
     rows: list[ModelRow]  # required
+    steps: list[StepRow]  # did it help?
+    findings: list[str]  # what a reader should act on, in words
+    gain: dict[str, Ratio]  # "total" = "smaller_model" * "native_kernels"
     goals: list[GoalRow]
     case: LatencyCase
-    data: dict[str, Any]  # source, labels, counts of the splits
+    data: dict[str, Any]  # source, labels, "sizes": texts labelled, unlabelled, of validation and test
+    examples: list[ExampleRow]
     notes: list[str]  # anything a reader must know, in words
 
 

@@ -5,72 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from kdnative.report import figures, words
+from kdnative.report import figures, outcome, words
 from kdnative.report.read import Run
-from kdnative.report.schema import Measure, ModelRow
-from kdnative.report.tables import Cell, facts, table
-
-WAYS = {"fp32": "torch fp32, ms", "bf16": "torch bf16, ms", "native": "native, ms"}
-
-
-def goals(run: Run) -> str | None:
-    """One card a goal: what was asked, what was measured, and whether that is enough."""
-    cards = []
-    for goal in run.summary.get("goals", []):
-        kind, mark, word = _verdict(goal["met"])
-        unit = goal.get("unit", "")
-        detail = f'<p class="detail">{escape(goal["detail"])}</p>' if goal.get("detail") else ""
-        cards.append(
-            f'<li class="card {kind}"><p class="verdict"><span aria-hidden="true">{mark}</span> {word}</p>'
-            f'<p class="figure">{escape(words.goal_value(goal["value"], unit))}</p>'
-            f"<p>{escape(goal['name'])}</p>"
-            f'<p class="detail">goal: at least {escape(words.goal_value(goal["target"], unit))}</p>{detail}</li>'
-        )
-    return f'<ul class="cards">{"".join(cards)}</ul>' if cards else None
-
-
-def models(run: Run) -> str | None:
-    """The final table."""
-    rows, case = run.summary["rows"], run.summary.get("case")
-    ways = [way for way in WAYS if any(way in row.get("latency", {}) for row in rows)]
-    deciding, *others = run.measures
-    columns = ["model", deciding["name"], "95 % interval", "of teacher", *(m["name"] for m in others)]
-    columns += ["parameters", "file, MB", *(WAYS[way] for way in ways), "speed-up"]
-    lines = []
-    for row in rows:
-        found = row.get(deciding["key"])
-        line = [
-            Cell(row["name"]),
-            _measure(row, deciding),
-            Cell(words.interval(found, deciding["percent"]), found and found["low"]),
-            Cell(words.percent(row.get("kept")), row.get("kept")),
-            *(_measure(row, m) for m in others),
-            Cell(words.millions(row.get("parameters")), row.get("parameters")),
-            Cell(words.megabytes(row.get("bytes")), row.get("bytes")),
-        ]
-        for way in ways:
-            p50 = row.get("latency", {}).get(way, {}).get("p50")
-            line.append(Cell(words.milliseconds(p50), p50))
-        line.append(Cell(words.times(row.get("speedup")), row.get("speedup")))
-        lines.append(line)
-    caption = "Every model of the pipeline"
-    if case:
-        caption += f"; latency at batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads"
-    numeric = range(1, len(columns))
-    last = [len(lines) - 1]
-    notes = "".join(f"<li>{escape(note)}</li>" for note in run.summary.get("notes", []))
-    return table(caption, columns, lines, numeric=numeric, emphasised=last) + (
-        f'<ul class="notes">{notes}</ul>' if notes else ""
-    )
-
-
-def trade_offs(run: Run) -> str | None:
-    """The deciding measure against latency and size. Their table alternative is the final table."""
-    rows, deciding = run.summary["rows"], run.measures[0]
-    charts = [figures.quality_latency(rows, deciding, run.summary.get("case")), figures.quality_size(rows, deciding)]
-    shown = [chart for chart in charts if chart]
-    caption = "Error bars are 95 % confidence intervals. The same figures are in the table of models."
-    return "".join(f"<figure>{chart}</figure>" for chart in shown) + _caption(caption) if shown else None
+from kdnative.report.tables import Cell, details, facts, table
 
 
 def latency(run: Run) -> str | None:
@@ -88,7 +25,7 @@ def latency(run: Run) -> str | None:
         ]
         columns = ["model", "batch", "tokens", "threads", "median, ms", "20th percentile", "80th percentile"]
         as_table = table("Latency over batch size and length", columns, lines, numeric=range(1, 7))
-        parts.append(f'<div class="pair">{charts}</div>{_details("Latencies as a table", as_table)}')
+        parts.append(f'<div class="pair">{charts}</div>{details("Latencies as a table", as_table)}')
     return "".join(parts) or None
 
 
@@ -103,16 +40,17 @@ def training(run: Run) -> str | None:
     lines = [
         [
             Cell(stage),
+            Cell(str(epoch), epoch),
             Cell(str(point["step"]), point["step"]),
             *(Cell(words.DASH if point.get(k) is None else f"{point[k]:.4f}", point.get(k)) for k in keys),
         ]
         for stage, history in histories.items()
-        for point in history
+        for epoch, point in figures.by_epoch(history)
     ]
-    columns = ["stage", "step", "loss", "validation loss", f"validation {deciding['name']}"]
-    as_table = table("Training curves", columns, lines, numeric=range(1, 5))
+    columns = ["stage", "epoch", "step", "loss", "validation loss", f"validation {deciding['name']}"]
+    as_table = table("Training curves", columns, lines, numeric=range(1, 6))
     figures_html = "".join(f"<figure>{chart}</figure>" for chart in charts)
-    return f'<div class="pair">{figures_html}</div>{_details("Training curves as a table", as_table)}'
+    return f'<div class="pair">{figures_html}</div>{details("Training curves as a table", as_table)}'
 
 
 def conversion(run: Run) -> str | None:
@@ -137,7 +75,7 @@ def conversion(run: Run) -> str | None:
         made = table(f"Modules, stage {stage}", columns, lines, numeric=(5, 6))
         is_last = stage == list(found)[-1]
         title = f"{len(rows)} modules in stage {stage}: {_counts(rows)}"
-        parts.insert(0, _details(title, made, open_=is_last and len(rows) <= 60))
+        parts.insert(0, details(title, made, open_=is_last and len(rows) <= 60))
     return "".join(parts) or None
 
 
@@ -160,7 +98,7 @@ def sensitivity(run: Run) -> str | None:
         ]
         columns = ["layer", "scheme", f"{deciding['name']} lost", f"divergence, {unit}"]
         as_table = table("Sensitivity of the layers", columns, lines, numeric=(2, 3))
-        parts.append((f"<figure>{chart}</figure>" if chart else "") + _details("Sensitivity as a table", as_table))
+        parts.append((f"<figure>{chart}</figure>" if chart else "") + details("Sensitivity as a table", as_table))
     return "".join(parts) or None
 
 
@@ -185,7 +123,7 @@ def machine(run: Run) -> str | None:
     """Where the run was made."""
     measured = {stage: m["environment"] for stage, m in run.metrics.items() if m.get("environment")}
     parts = [facts(run.info.get("machine", {}))]
-    parts += [_details(f"Environment while {stage} measured", facts(block)) for stage, block in measured.items()]
+    parts += [details(f"Environment while {stage} measured", facts(block)) for stage, block in measured.items()]
     return "".join(parts) or None
 
 
@@ -196,9 +134,13 @@ def recipe(run: Run) -> str | None:
 
 # (anchor, heading, section); a section that returns None is named among what the run does not have.
 SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
-    ("goals", "Goals", goals),
-    ("models", "Models", models),
-    ("trade-offs", "Quality, latency and size", trade_offs),
+    ("goals", "Goals", outcome.goals),
+    ("steps", "Did it help?", outcome.steps),
+    ("models", "Models", outcome.models),
+    ("speed", "Where the speed comes from", outcome.speed),
+    ("trade-offs", "Quality, latency and size", outcome.trade_offs),
+    ("calibration", "Calibration", outcome.calibration),
+    ("disagreements", "Where student and teacher disagree", outcome.disagreements),
     ("latency", "Latency over batch size and length", latency),
     ("training", "Training", training),
     ("modules", "Modules", conversion),
@@ -210,26 +152,6 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
 )
 
 
-def _verdict(met: bool | None) -> tuple[str, str, str]:
-    if met is None:
-        return "unknown", "?", "not measured"
-    return ("met", "✓", "met") if met else ("missed", "✗", "missed")
-
-
-def _measure(row: ModelRow, measure: Measure) -> Cell:
-    found = row.get(measure["key"])
-    value = found["value"] if isinstance(found, dict) else found
-    return Cell(words.measure(value, measure["percent"]), value)
-
-
 def _counts(rows: list[dict]) -> str:
     actions = [row["action"] for row in rows]
     return ", ".join(f"{actions.count(action)} {action}" for action in dict.fromkeys(actions))
-
-
-def _details(title: str, content: str, open_: bool = False) -> str:
-    return f"<details{' open' if open_ else ''}><summary>{escape(title)}</summary>{content}</details>"
-
-
-def _caption(text: str) -> str:
-    return f'<p class="caption">{escape(text)}</p>'

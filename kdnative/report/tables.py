@@ -31,6 +31,7 @@ def table(
     numeric: Sequence[int] = (),
     sortable: bool = True,
     emphasised: Sequence[int] = (),
+    wrap: Sequence[int] = (),
 ) -> str:
     """A table whose first column names the row.
 
@@ -41,13 +42,17 @@ def table(
         numeric: columns that align to the right.
         sortable: headings become buttons (the page's script does the sorting).
         emphasised: rows that stand out.
+        wrap: columns of text that may take several lines.
     """
     head = "".join(_heading(name, index in numeric, sortable) for index, name in enumerate(columns))
     body = []
     for number, row in enumerate(rows):
         if len(row) != len(columns):
             raise ValueError(f"the table {caption!r} has {len(columns)} columns, row {number} has {len(row)} cells")
-        cells = "".join(_cell(cell, index, index in numeric) for index, cell in enumerate(row))
+        cells = "".join(
+            _cell(cell, index, "number" if index in numeric else "text" if index in wrap else "")
+            for index, cell in enumerate(row)
+        )
         strong = ' class="strong"' if number in emphasised else ""
         body.append(f"<tr{strong}>{cells}</tr>")
     name = " sortable" if sortable else ""
@@ -55,6 +60,16 @@ def table(
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="data{name}">'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def details(title: str, content: str, open_: bool = False) -> str:
+    """Content that a click unfolds."""
+    return f"<details{' open' if open_ else ''}><summary>{escape(title)}</summary>{content}</details>"
+
+
+def caption(text: str) -> str:
+    """A line of explanation."""
+    return f'<p class="caption">{escape(text)}</p>'
 
 
 def facts(values: dict[str, Any]) -> str:
@@ -87,9 +102,9 @@ def _heading(name: str, numeric: bool, sortable: bool) -> str:
     return f'<th scope="col"{side}>{text}</th>'
 
 
-def _cell(cell: Cell | str, index: int, numeric: bool) -> str:
+def _cell(cell: Cell | str, index: int, kind: str) -> str:
     cell = Cell(cell) if isinstance(cell, str) else cell
-    side = ' class="number"' if numeric else ""
+    side = f' class="{kind}"' if kind else ""
     key = "" if cell.value is None else f' data-value="{escape(str(cell.value))}"'
     tag, scope = ("th", ' scope="row"') if index == 0 else ("td", "")
     return f"<{tag}{scope}{side}{key}>{cell.html or escape(cell.text)}</{tag}>"

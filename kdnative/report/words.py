@@ -17,11 +17,25 @@ def measure(value: float | None, percent_: bool, digits: int = 1) -> str:
     return f"{value:.{digits + 2}f}"
 
 
-def interval(estimate: dict | None, percent_: bool) -> str:
-    """The 95 % interval of a measure, as ``89.3 – 93.4`` in percent, or ``0.893 – 0.934``."""
-    if not estimate:
+def estimate(found: dict | None, percent_: bool) -> str:
+    """A measure with its 95 % interval, as ``91.5 % [89.3, 93.4]``."""
+    if not found:
         return DASH
-    return " – ".join(measure(estimate[end], percent_).removesuffix(" %") for end in ("low", "high"))
+    low, high = (measure(found[end], percent_).removesuffix(" %") for end in ("low", "high"))
+    return f"{measure(found['value'], percent_)} [{low}, {high}]"
+
+
+def change(difference: dict | None, percent_: bool, unit: str = "") -> str:
+    """A difference of measures with its interval, in points as ``-0.4 [-1.2, +0.5]``, or as ``-0.004 [...]``."""
+    if not difference:
+        return DASH
+    value, low, high = (_signed(difference[part], percent_) for part in ("value", "low", "high"))
+    return f"{value}{unit if percent_ else ''} [{low}, {high}]"
+
+
+def _signed(value: float, percent_: bool) -> str:
+    text = f"{100 * value:+.1f}" if percent_ else f"{value:+.3f}"
+    return text if text.strip("+-0.") else text[1:]  # neither +0.0 nor -0.0
 
 
 def milliseconds(value: float | None) -> str:
@@ -46,9 +60,22 @@ def millions(count: int | None) -> str:
     return f"{count / 1e6:.2f} M" if count >= 100_000 else f"{count:,}"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things, as ``1 thread`` or ``1,038 examples``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def times(ratio: float | None) -> str:
     """A ratio, as ``12.3×``."""
     return DASH if ratio is None else f"{_significant(ratio)}×"
+
+
+def speedup(found: dict | None) -> str:
+    """A speed-up with its interval, as ``12.3× [11.9, 12.6]``."""
+    if not found:
+        return DASH
+    interval = "" if found["low"] is None else f" [{_significant(found['low'])}, {_significant(found['high'])}]"
+    return times(found["value"]) + interval
 
 
 def duration(seconds: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -52,12 +52,16 @@ class Task(ABC):
         name: in recipes. pair: whether an example has two texts.
         measures: figures of the final table. The first decides: the best epoch on the validation split is chosen by it,
             and what a student keeps of its teacher is the ratio of it.
+        selectable: measures of the validation split by which a recipe may choose the best epoch, and which end is
+            better; of those that need a teacher, `from_teacher` is the name.
         lacks: keys of recipe sections that mean nothing to the task, and why.
         numbers: whether labels are targets (floats), not classes.
         divergence_unit: of `divergence`.
     """
 
     measures: ClassVar[tuple[Measure, ...]]
+    selectable: ClassVar[Mapping[str, Literal["max", "min"]]]
+    from_teacher: ClassVar[str]
     lacks: ClassVar[Mapping[str, str]] = {}
     numbers: ClassVar[bool] = False
     divergence_unit: ClassVar[str]
@@ -118,7 +122,7 @@ class Task(ABC):
         missing: Collection[str],
         replaced: Collection[str],
         source: str,
-    ) -> None:
+    ) -> bool:
         """Adapts the head of a loaded model to the training split, in place.
 
         Args:
@@ -128,9 +132,16 @@ class Task(ABC):
             replaced: names of those that it has in another shape; they are new, too.
             source: of the model, for messages.
 
+        Returns:
+            Whether it drew a layer anew that the model's file has.
+
         Raises:
             ValueError: the head can't be made to fit.
         """
+
+    @abstractmethod
+    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
+        """Why a head for these classes can't answer for those of the data, in words; None where it may."""
 
     # Training
 
@@ -146,15 +157,19 @@ class Task(ABC):
     def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss that says how important heads and neurons are to a model, a scalar."""
 
-    def validation(self, batches: Batches) -> Validation:
-        """What `train` asks after every epoch."""
-        return Validation(self, batches)
+    def validation(self, batches: Batches, teacher: Predictions | None = None) -> Validation:
+        """What `train` asks after every epoch; with a teacher's answers to it also their distance."""
+        return Validation(self, batches, teacher)
 
     # Measuring
 
     @abstractmethod
     def loss(self, predictions: Predictions) -> float:
         """The mean loss of labelled predictions."""
+
+    @abstractmethod
+    def measured(self, predictions: Predictions) -> dict[str, float]:
+        """What validations show of labelled predictions, without intervals: "loss" and all of `selectable`."""
 
     @abstractmethod
     def score(self, predictions: Predictions) -> float:
@@ -169,16 +184,30 @@ class Task(ABC):
         """How far a model's answers moved, from logits [N, C]; 0 where they are the same."""
 
     @abstractmethod
+    def difference(self, before: Predictions, after: Predictions, seed: int) -> Interval:
+        """The deciding measure after minus that before, of two models on the same examples, with a paired interval."""
+
+    @abstractmethod
+    def ratio(self, before: Predictions, after: Predictions, seed: int) -> Interval | None:
+        """The deciding measure after divided by that before, likewise; None where there is nothing to divide by."""
+
+    @abstractmethod
     def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
-        """All measures of labelled predictions, ready for JSON: an `estimate`, or a plain number.
+        """All measures of labelled predictions, ready for JSON: an `estimate`, or a plain number."""
 
-        Also "difference", the deciding measure minus the teacher's, with a paired interval.
+    def calibration(self, predictions: Predictions) -> dict[str, Any] | None:
+        """How well labelled predictions know how sure they may be, ready for JSON; None where they say nothing of it.
+
+        "ece", the "chance" that a perfectly calibrated model has of as much, "n", and the "bins" of `reliability`.
         """
+        return None
 
-    def kept(self, quality: dict[str, Any], teacher: dict[str, Any]) -> float | None:
-        """The share of the teacher's deciding measure that a model keeps; None where the teacher has nothing."""
-        ours, theirs = (found[self.deciding.key]["value"] for found in (quality, teacher))
-        return ours / theirs if theirs > 0 else None
+    @abstractmethod
+    def disagreements(self, teacher: Predictions, student: Predictions, most: int) -> list[dict[str, Any]]:
+        """The examples on which two models disagree most, worst first, ready for JSON.
+
+        Each has "index" (in the dataset), and "label", "teacher" and "student" as a reader sees them.
+        """
 
     # Timing
 
@@ -191,18 +220,25 @@ class Task(ABC):
 
 
 class Validation:
-    """ "loss" and the deciding measure of a model on labelled batches."""
+    """A model on labelled batches: what the task measures there, and how far it is from a teacher.
 
-    def __init__(self, task: Task, batches: Batches) -> None:
-        self.task, self.batches = task, batches
-        self.names = ("loss", task.deciding.key)
+    Args:
+        teacher: its answers to the same examples; None: there is none to compare with.
+    """
+
+    def __init__(self, task: Task, batches: Batches, teacher: Predictions | None = None) -> None:
+        self.task, self.batches, self.teacher = task, batches, teacher
+        self.names = tuple(name for name in task.selectable if teacher is not None or name != task.from_teacher)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         found = predict(model, self.batches, device=device)
-        return {"loss": self.task.loss(found), self.task.deciding.key: self.task.score(found)}
+        measured = self.task.measured(found)
+        if self.teacher is not None:
+            measured[self.task.from_teacher] = self.task.divergence(self.teacher.logits, found.logits)
+        return measured
 
 
-def estimate(interval: Interval) -> dict[str, float]:
-    """A value and its interval, for JSON."""
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+def estimate(interval: Interval | None) -> dict[str, float] | None:
+    """A value and its interval, for JSON; None stays None."""
+    return interval and {"value": interval.value, "low": interval.low, "high": interval.high}

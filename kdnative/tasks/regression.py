@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from kdnative.data import Batch, Dataset
 from kdnative.distill import SoftTargetLoss, TargetLoss
-from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson
-from kdnative.evaluate.targets import correlation_difference
+from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson, spearman
+from kdnative.evaluate.targets import correlation_difference, correlation_ratio, numbers_of
 from kdnative.tasks.base import Measure, Task, Trained, estimate
 from kdnative.tasks.heads import last_linear, log
 
@@ -29,6 +30,8 @@ class TextRegression(Task):
         Measure("agreement", "agreement", percent=False, short="agree"),
         Measure("rmse", "RMSE", percent=False, short="RMSE"),
     )
+    selectable = {"pearson": "max", "spearman": "max", "rmse": "min", "loss": "min", "teacher_mse": "min"}
+    from_teacher = "teacher_mse"
     lacks = {"class_weights": _NO_CLASSES, "label_smoothing": _NO_CLASSES, "top_k": _NO_CLASSES}
     numbers = True
     divergence_unit = "mean squared difference"
@@ -44,17 +47,21 @@ class TextRegression(Task):
         missing: Collection[str],
         replaced: Collection[str],
         source: str,
-    ) -> None:
+    ) -> bool:
         """A new head begins at the mean of the targets: from 0 it would spend most of its steps on the way there."""
         name = last_linear(model, 1)
         new = name is not None and f"{name}.weight" in {*missing, *replaced}
         if not new or (bias := model.get_submodule(name).bias) is None:
-            return
+            return False
         targets = [e.label for e in train if e.label is not None]
         mean = sum(targets) / len(targets)
         with torch.no_grad():
             bias.fill_(mean)
         log.info("%s: its head is new and begins at %.4g, the mean of the training labels", source, mean)
+        return False
+
+    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
+        return None if len(own) == 1 else f"its head has {len(own)} outputs, and a number needs one"
 
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return TargetLoss(weight=weight)
@@ -73,6 +80,15 @@ class TextRegression(Task):
         """The mean squared error."""
         return float((predictions.logits[:, 0].double() - predictions.labels.double()).square().mean())
 
+    def measured(self, predictions: Predictions) -> dict[str, float]:
+        loss = self.loss(predictions)
+        return {
+            "loss": loss,
+            "pearson": self.score(predictions),
+            "spearman": spearman(predictions, predictions.labels),
+            "rmse": math.sqrt(loss),
+        }
+
     def score(self, predictions: Predictions) -> float:
         return pearson(predictions, predictions.labels)
 
@@ -83,11 +99,25 @@ class TextRegression(Task):
     def divergence(self, original: Tensor, changed: Tensor) -> float:
         return float((original.double() - changed.double()).square().mean())
 
+    def difference(self, before: Predictions, after: Predictions, seed: int) -> Interval:
+        return correlation_difference(before, after, after.labels, seed=seed)
+
+    def ratio(self, before: Predictions, after: Predictions, seed: int) -> Interval | None:
+        return correlation_ratio(before, after, after.labels, seed=seed)
+
     def quality(self, predictions: Predictions, teacher: Predictions, seed: int) -> dict[str, Any]:
         metrics = measure_targets(predictions, seed=seed)
         return {
             **{name: estimate(interval) for name, interval in metrics.intervals.items()},
             "agreement": estimate(correlation(predictions, teacher, seed=seed)),
-            "difference": estimate(correlation_difference(teacher, predictions, predictions.labels, seed=seed)),
             "n": metrics.n,
         }
+
+    def disagreements(self, teacher: Predictions, student: Predictions, most: int) -> list[dict[str, Any]]:
+        """Those first whose predictions are farthest apart."""
+        theirs, ours, true = (numbers_of(p) for p in (teacher, student, teacher.labels))
+        order = abs(theirs - ours).argsort(kind="stable")[::-1][:most].tolist()
+        return [
+            {"index": i, "label": f"{true[i]:.4g}", "teacher": f"{theirs[i]:.4g}", "student": f"{ours[i]:.4g}"}
+            for i in order
+        ]

@@ -14,14 +14,17 @@ from torch import nn
 
 from kdnative.data import Batches
 from kdnative.evaluate import (
+    Interval,
     Predictions,
     agreement,
     calibration_error,
     evaluate,
+    examples_needed,
     logits_of,
     macro_f1,
     measure,
     paired_difference,
+    paired_ratio,
     predict,
     sensitivity,
     wilson,
@@ -123,6 +126,33 @@ class TestIntervals:
         low, high = np.quantile([macro_f1(true[i], guess[i]) for i in draws], (0.025, 0.975))
         found = measure(p, resamples=4000).intervals["macro_f1"]
         assert (found.low, found.high) == pytest.approx((low, high), abs=0.015)
+
+    def test_paired_ratio_is_the_bootstrap_of_the_examples(self):
+        generator = np.random.default_rng(4)
+        labels = np.zeros(400, int)
+        a, b = (generator.random(400) < 0.3).astype(int), (generator.random(400) < 0.35).astype(int)
+        draws = (generator.integers(400, size=400) for _ in range(4000))
+        low, high = np.quantile([(b[i] == 0).sum() / (a[i] == 0).sum() for i in draws], (0.025, 0.975))
+        found = paired_ratio(a, b, labels, resamples=4000)
+        assert found.value == pytest.approx((b == 0).sum() / (a == 0).sum())
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
+        assert paired_ratio(a, a, labels)[:3] == (1.0, 1.0, 1.0)
+
+    def test_paired_ratio_to_a_model_that_is_never_right(self):
+        assert paired_ratio([1, 1], [0, 1], [0, 0]) is None
+        found = paired_ratio([0, 1, 1], [0, 0, 1], [0, 0, 0])  # some resamples lack the one that a has right
+        assert found.value == 2.0 and np.isfinite(found).all()
+
+    def test_as_many_examples_as_needed_show_the_effect_in_80_of_100_tests(self):
+        """Simulated: outcomes +1 and -1 of 10 % of the examples, with a mean of 2 points."""
+        effect, changed, generator = 0.02, 0.1, np.random.default_rng(0)
+        half = 1.96 * math.sqrt((changed - effect**2) / 1000)
+        n = examples_needed(Interval(0.0, -half, half, 1000), effect)
+        shares = [(changed + effect) / 2, (changed - effect) / 2, 1 - changed]
+        plus, minus, _ = generator.multinomial(n, shares, size=4000).T
+        mean = (plus - minus) / n
+        low = mean - 1.96 * np.sqrt(((plus + minus) / n - mean**2) / n)
+        assert (low > 0).mean() == pytest.approx(0.8, abs=0.03)
 
     def test_paired_difference_of_the_same_is_exactly_zero(self):
         p = random_predictions()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,8 +18,6 @@ from kdnative.models.families import BERT, TABLE
 from kdnative.nn import EncoderLayer
 from kdnative.prune import structured_, student_from
 from tests.nn.encoder_models import randomized
-
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 class Attention(nn.Module):
@@ -281,18 +277,3 @@ def test_attributes_that_a_family_does_not_name():
         assert torch.equal(model(ids), before)
     finally:
         models.unregister("Stranger")
-
-
-def test_the_example_of_the_documentation():
-    """What docs/models.md shows is what runs."""
-    example = re.search(r"```python\n(.*?register\(.*?)```", PAGE.read_text(), re.DOTALL)[1]
-    assert len(example.strip().splitlines()) <= 16
-    example = example.replace("my_package.modeling", __name__)
-    try:
-        exec(compile(example, "docs/models.md", "exec"), {})
-        model, ids = stranger()
-        structured_(model, heads=0.25, ffn=0.5, layers=2, example_inputs=ids, multiple_of=16)
-        convert_(model)
-        assert sum(type(module) is EncoderLayer for module in model.modules()) == 2
-    finally:
-        models.unregister("my encoder")

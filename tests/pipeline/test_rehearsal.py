@@ -367,7 +367,7 @@ def test_an_unexpected_failure_lets_the_run_go_on_and_is_logged(tiny, tmp_path, 
     caplog.clear()
 
 
-@pytest.mark.parametrize("name", ["movies", "movies-mpnet"])
+@pytest.mark.parametrize("name", ["movies", "movies-all-labels", "movies-mpnet"])
 def test_the_recipes_that_come_along(name, monkeypatch, tmp_path):
     """On configurations of the same families and sizes: the models themselves may have to be downloaded."""
     import transformers

@@ -72,7 +72,10 @@ def test_regression_of_texts_labelled_in_part(tiny, tmp_path):
             assert -1 <= row[key]["low"] <= row[key]["value"] <= row[key]["high"] <= 1
         assert row["rmse"]["value"] > 0 and "accuracy" not in row
     assert rows["teacher"]["pearson"]["value"] > 0.5 and rows["teacher"]["agreement"]["value"] == pytest.approx(1.0)
-    assert rows["native"]["kept"] == rows["native"]["pearson"]["value"] / rows["teacher"]["pearson"]["value"]
+    kept = rows["native"]["pearson"]["value"] / rows["teacher"]["pearson"]["value"]
+    assert rows["native"]["kept"]["value"] == pytest.approx(kept)
+    assert [step["stage"] for step in summary["steps"]] == ["prune", "recover", "convert"], "without a baseline"
+    assert summary["data"]["sizes"]["unlabelled"] == 150 and summary["examples"]
     text = (done.path / "summary.txt").read_text(encoding="utf-8")
     assert "Pearson [95 %]" in text and "Spearman" in text and "teacher's Pearson correlation" in text
     assert "validation Pearson correlation" in (done.path / "report.html").read_text(encoding="utf-8")

@@ -67,17 +67,16 @@ def test_points_and_intervals_are_placed_by_the_scale():
     assert len(attributes(svg, "interval")) == 2
 
 
-def test_labels_do_not_cover_one_another():
-    points = [Point(1, 1 + 1e-6 * i, label=f"label {i}") for i in range(5)]
-    svg = xy_chart("t", "d", [Series("", points)], Axis("x"), Axis("y"))
-    heights = sorted(float(a["y"]) for a in attributes(svg, "label"))
-    assert all(b - a >= 14 for a, b in zip(heights, heights[1:], strict=False))
+def test_bubbles_have_the_area_that_was_asked_for_and_small_ones_lie_on_top():
+    points = [Point(1, 1, radius=4.0), Point(2, 2, radius=20.0)]
+    svg = xy_chart("t", "d", [Series("s", points, joined=False)], Axis("x", "log"), Axis("y"))
+    legend, large, small = attributes(svg, "bubble")
+    assert (large["r"], small["r"]) == ("20.0", "4.0") and "polyline" not in svg and not attributes(svg, "line")
 
 
-def test_a_label_at_the_edge_goes_to_the_left_of_its_point():
-    points = [Point(0, 0, label="near"), Point(1, 0, label="a long label at the edge")]
-    near, far = attributes(xy_chart("t", "d", [Series("", points)], Axis("x"), Axis("y")), "label")
-    assert near["text-anchor"] == "start" and far["text-anchor"] == "end"
+def test_whole_numbers_only():
+    assert linear([1, 3], 0, 1, whole=True).ticks == (1, 2, 3)
+    assert linear([1, 40], 0, 1, whole=True).ticks[0] == 0 and linear([1], 0, 1, whole=True).ticks == (0, 1, 2)
 
 
 def test_bars_are_as_long_as_their_values():
@@ -109,12 +108,21 @@ def test_nothing_to_draw_is_an_error(make):
     [
         (words.percent(0.9153), "91.5 %"),
         (words.percent(None), "–"),
-        (words.interval({"low": 0.893, "high": 0.934}, True), "89.3 – 93.4"),
-        (words.interval({"low": -0.0893, "high": 0.934}, False), "-0.089 – 0.934"),
+        (words.estimate({"value": 0.9153, "low": 0.893, "high": 0.934}, True), "91.5 % [89.3, 93.4]"),
+        (words.estimate({"value": 0.5, "low": -0.0893, "high": 0.934}, False), "0.500 [-0.089, 0.934]"),
+        (words.change({"value": -0.004, "low": -0.0121, "high": 0.0049}, True), "-0.4 [-1.2, +0.5]"),
+        (words.change({"value": 0.012, "low": -0.00004, "high": 0.02}, False), "+0.012 [0.000, +0.020]"),
+        (words.change({"value": 0.012, "low": 0.0, "high": 0.02}, True, " points"), "+1.2 points [0.0, +2.0]"),
+        (words.change(None, True), "–"),
+        (words.speedup({"value": 28.2, "low": 27.1, "high": 100.4}), "28.2× [27.1, 100]"),
+        (words.speedup({"value": 2.0, "low": None, "high": None}), "2.00×"),
+        (words.speedup(None), "–"),
+        (words.counted(1, "thread"), "1 thread"),
+        (words.counted(1038, "example"), "1,038 examples"),
         (words.measure(0.8364, False), "0.836"),
         (words.measure(0.8364, True, 2), "83.64 %"),
         (words.measure(None, False), "–"),
-        (words.interval(None, True), "–"),
+        (words.estimate(None, True), "–"),
         (words.milliseconds(0.4401), "0.440"),
         (words.milliseconds(1234.5), "1,234"),
         (words.milliseconds(0.0), "0"),

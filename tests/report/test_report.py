@@ -12,6 +12,8 @@ from kdnative import report
 from kdnative.report.read import read_run
 from tests.report.run_folder import NAMES, make_run, model_row, task, write
 
+STEP_DASHES = 4  # steps that change neither speed nor size
+
 
 @pytest.fixture
 def run_folder(tmp_path):
@@ -64,7 +66,7 @@ def test_page_is_whole_and_self_contained(run_folder):
 def test_every_picture_has_words(run_folder):
     source = report.build(run_folder).read_text(encoding="utf-8")
     pictures = re.findall(r"<svg.*?</svg>", source, flags=re.S)
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     for picture in pictures:
         assert re.search(r"<title id=[^>]+>[^<]+</title>", picture)
         assert re.search(r"<desc id=[^>]+>[^<]{20,}</desc>", picture)
@@ -74,13 +76,20 @@ def test_figures_are_those_of_the_run(run_folder):
     text = " ".join(structure(report.build(run_folder)).text)
     native = model_row("native")
     for expected in (
-        "83.6 %",
-        "81.7 – 85.5",
+        "83.6 % [81.7, 85.5]",
+        "-2.5 [-4.2, -0.8]",  # over the teacher
         "14.3",
         "0.440",
-        f"{native['speedup']:.1f}×",
+        f"{native['speedup']['value']:.1f}× [27.1, 29.6]",
         "1 min 01 s",
-        "2 of 4 goals met.",
+        "1 of 4 goals met, 1 open.",
+        "open: 1,050 examples can't tell",
+        "+3.9 [+2.4, +5.4]",  # distillation
+        "that 1,050 examples can show: an effect of 0.5 points would need about 24,000 of them",
+        "9.32× [8.95, 9.79]",  # native kernels
+        "The teacher was still improving",
+        "7509",  # texts without a label
+        "positive (97 %)",
     ):
         assert expected in text, expected
 
@@ -108,7 +117,8 @@ def test_a_summary_alone_is_enough_and_the_rest_is_named_as_absent(tmp_path):
     write(tmp_path / "summary.json", {"task": task(), "rows": rows})
     text = " ".join(structure(report.build(tmp_path)).text)
     assert "only model" in text and "This recipe sets no goals." in text
-    absent = "Goals, Quality, latency and size, Latency over batch size and length, Training, Modules, Sensitivity"
+    absent = "Goals, Did it help?, Where the speed comes from, Quality, latency and size, Calibration, "
+    absent += "Where student and teacher disagree, Latency over batch size and length, Training, Modules, Sensitivity"
     assert f"Not part of this run: {absent}" in text
 
 
@@ -117,10 +127,10 @@ def test_figures_that_were_not_measured_are_dashes(run_folder):
     summary = json.loads(path.read_text())
     for row in summary["rows"]:
         row.update(accuracy=None, macro_f1=None, agreement=None, ece=None, bytes=None, latency={}, speedup=None)
-        row.update(parameters=None, kept=None, native={})
+        row.update(parameters=None, kept=None, difference=None, calibration=None, native={})
     write(path, summary)
-    report.build(run_folder)
-    assert report.build(run_folder).read_text(encoding="utf-8").count('<td class="number">–</td>') == 9 * len(NAMES)
+    source = report.build(run_folder).read_text(encoding="utf-8")
+    assert source.count('<td class="number">–</td>') == 9 * len(NAMES) + STEP_DASHES
 
 
 def test_extreme_values_are_drawn(run_folder):
@@ -130,7 +140,7 @@ def test_extreme_values_are_drawn(run_folder):
     points = [{"step": s, "loss": v, "validation_accuracy": 1.0} for s, v in ((0, 0.0), (10**9, -3.5e8))]
     write(run_folder / "stages" / "distil" / "metrics.json", {"history": points})
     source = report.build(run_folder).read_text(encoding="utf-8")
-    assert "nan" not in re.findall(r"<svg.*?</svg>", source, flags=re.S)[2]
+    assert not any("nan" in svg for svg in re.findall(r"<svg.*?</svg>", source, flags=re.S))
     assert not re.search(r'="[^"]*\b(nan|inf)\b', source)
 
 
@@ -139,12 +149,19 @@ def test_text_of_the_run_is_never_markup(run_folder):
     path = run_folder / "summary.json"
     summary = json.loads(path.read_text())
     summary["rows"][0]["name"] = evil
-    summary["goals"][0]["name"] = summary["notes"][0] = summary["data"]["source"] = evil
+    summary["goals"][0]["name"] = summary["notes"][0] = summary["data"]["source"] = summary["findings"][0] = evil
+    summary["examples"][0].update(texts=[evil], label=evil, teacher=evil, student=evil)
+    summary["steps"][1].update(against=evil, verdict=evil, note=evil)
     write(path, summary)
     (run_folder / "recipe.yaml").write_text(evil, encoding="utf-8")
     source = report.build(run_folder).read_text(encoding="utf-8")
     assert source.count("<script>") == 1 and "alert(1)</script>" not in source
     structure(run_folder / "report.html")
+
+
+def edit(run, key, value):
+    path = run / "summary.json"
+    write(path, {**json.loads(path.read_text()), key: value})
 
 
 @pytest.mark.parametrize(
@@ -158,6 +175,8 @@ def test_text_of_the_run_is_never_markup(run_folder):
         (lambda run: write(run / "summary.json", {"rows": []}), "no model to report on"),
         (lambda run: write(run / "summary.json", {"rows": [{"key": "x"}]}), r"rows\[0\] lacks name"),
         (lambda run: write(run / "summary.json", {"rows": [3]}), r"rows\[0\] lacks key, name"),
+        (lambda run: edit(run, "steps", [{"stage": "x"}]), r"steps\[0\] lacks against, difference, verdict"),
+        (lambda run: edit(run, "examples", {}), "'examples' must be a list of objects, found dict"),
         (lambda run: write(run / "stages/distil/metrics.json", {"history": [{"loss": 1}]}), r"history\[0\] lacks step"),
         (lambda run: (run / "stages/distil/stage.json").write_bytes(b"\xff\xfe"), "can't read .*stage.json"),
     ],

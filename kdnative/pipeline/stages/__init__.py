@@ -12,8 +12,10 @@ from pydantic import Field, create_model
 
 from kdnative.pipeline.schema import Recipe
 from kdnative.pipeline.stages.base import ABSENT, Context, Row, Shared, Stage
-from kdnative.pipeline.stages.measure import BENCHMARK, EVALUATE, REPORT
+from kdnative.pipeline.stages.benchmark import BENCHMARK
+from kdnative.pipeline.stages.evaluation import EVALUATE
 from kdnative.pipeline.stages.native import CONVERT
+from kdnative.pipeline.stages.report import REPORT
 from kdnative.pipeline.stages.student import DISTIL, PRUNE, RECOVER, TRAIN_BASELINE
 from kdnative.pipeline.stages.teacher import COMPRESS_TEACHER, TRAIN_TEACHER
 

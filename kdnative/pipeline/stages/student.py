@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdnative.distill import SoftLabels
+from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.pruning import cut, shaped
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
+    asks_teacher,
     distillation_loss,
     fit,
     hard_loss,
@@ -99,9 +101,20 @@ def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
         labelled = tokenized(context, context.recipe.teacher.source, "train")
         soft_labels = SoftLabels.load(context.input("compress_teacher") / SOFT_LABELS, dataset=labelled)
     loss = distillation_loss(context, model, teacher)
-    metrics = fit(context, model, loss, source, soft_labels=soft_labels, teacher=teacher)
+    answers = _answers(context) if asks_teacher(context) else None
+    metrics = fit(context, model, loss, source, soft_labels=soft_labels, teacher=teacher, answers=answers)
     metrics["bytes"] = save_model(context, model, source)
     return metrics
+
+
+def _answers(context: Context) -> Predictions:
+    """What the teacher of the soft labels says of the validation split."""
+    settings = context.recipe.compress_teacher
+    compressed = settings.scheme is not None or settings.prune is not None
+    teacher = load_model(context, "compress_teacher" if compressed else "train_teacher")
+    device = context.device if settings.scheme is None else "cpu"
+    data = tokenized(context, context.recipe.teacher.source, "validation")
+    return predict(teacher, data, batch_size=settings.batch_size, device=device)
 
 
 def _running_teacher(context: Context) -> nn.Module:
@@ -122,6 +135,7 @@ def _sources(recipe: Recipe) -> tuple[str, ...]:
 
 
 _STUDENT = ("data", "teacher", "student")
+BASELINE = Row("baseline", "student, hard labels only")
 TRAIN_BASELINE = Stage(
     "train_baseline",
     _train_baseline,
@@ -134,7 +148,7 @@ TRAIN_BASELINE = Stage(
     version=1,
     sources=_sources,
     new=True,
-    row=Row("baseline", "student, hard labels only"),
+    row=BASELINE,
 )
 DISTIL = Stage(
     "distil",

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdnative.distill import SoftLabels
+from kdnative.evaluate import predict
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.schema import CompressTeacher, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
+    as_it_is,
+    asks_teacher,
     compared,
     distillation_loss,
     fit,
@@ -31,9 +34,9 @@ TEACHER = Row("teacher", "teacher")
 
 
 def _train_teacher(context: Context) -> dict[str, Any]:
-    source = context.recipe.teacher.source
-    model = load_for_task(source, context.task, context.data.train)
-    metrics = fit(context, model, hard_loss(context), source)
+    source, fine_tuned = context.recipe.teacher.source, context.recipe.teacher.fine_tuned
+    model = load_for_task(source, context.task, context.data.train, fine_tuned=fine_tuned)
+    metrics = as_it_is(context, model, source) if fine_tuned else fit(context, model, hard_loss(context), source)
     metrics["bytes"] = save_model(context, model, source)
     return {**metrics, "data": context.data.sizes}
 
@@ -45,7 +48,6 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     float one on the recipe's device.
     """
     from kdnative import convert_
-    from kdnative.evaluate import predict
 
     settings, source = context.settings, context.recipe.teacher.source
     teacher = load_model(context, "train_teacher")
@@ -77,7 +79,11 @@ def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]
     whole = copy.deepcopy(teacher)
     figures = cut(inner, teacher, source)
     loss = distillation_loss(inner, teacher, whole)
-    metrics = fit(inner, teacher, loss, source, teacher=whole)
+    answers = None
+    if asks_teacher(inner):
+        data = tokenized(context, source, "validation")
+        answers = predict(whole, data, batch_size=context.settings.batch_size, device=context.device)
+    metrics = fit(inner, teacher, loss, source, teacher=whole, answers=answers)
     context.earlier_seconds = inner.earlier_seconds
     return {**metrics, **figures}
 

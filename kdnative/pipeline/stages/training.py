@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import nn
 from kdnative.data import Batches, MaskedBatches, TokenizedDataset
 from kdnative.distill import (
     Callback,
-    EpochLog,
     HiddenStateLoss,
     LossTerm,
     ProgressBar,
@@ -21,10 +21,12 @@ from kdnative.distill import (
     train,
     uniform_layer_map,
 )
-from kdnative.evaluate import Predictions
+from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.folder import STATE
 from kdnative.pipeline.models import load_tokenizer, parameters
+from kdnative.pipeline.runlog import FILE_ONLY
 from kdnative.pipeline.stages.base import Context
+from kdnative.pipeline.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from kdnative.pipeline.schema import Distilling, Training
@@ -103,12 +105,17 @@ def fit(
     *,
     soft_labels: SoftLabels | None = None,
     teacher: nn.Module | None = None,
+    answers: Predictions | None = None,
 ) -> dict[str, Any]:
     """Trains a model with the stage's settings, from the last saved step if there is one; returns the figures.
 
     With soft labels or a teacher, the model learns from the whole training split, else from its labelled examples: they
     alone make steps and epochs. The model is on the CPU afterwards. The saved state stays until the whole stage is
     finished.
+
+    Args:
+        soft_labels, teacher: what the loss learns from.
+        answers: the teacher's to the validation split, where the best epoch is the one closest to it.
     """
     settings: Training = context.settings
     seed = context.recipe.seed
@@ -129,16 +136,28 @@ def fit(
         precision=_PRECISIONS[settings.amp],
         device=context.device,
         seed=seed,
-        select_by=(context.task.deciding.key, "max") if settings.select_best else None,
+        accumulation=settings.accumulate,
+        select_by=_select_by(context),
+        early_stopping=settings.early_stopping,
     )
-    log = EpochLog(lambda entry: context.log.info("%s: %s", context.stage, _in_words(entry)))
+    log = TrainingLog(
+        context.log.info,
+        partial(context.log.info, extra=FILE_ONLY if context.progress else None),
+        name=context.section,
+        config=config,
+        batches=len(batches),
+        examples=len(batches.data),
+        measures=tuple({"loss", context.task.deciding.key, *(config.select_by or ())}),
+    )
     history = train(
         model,
         batches,
         loss,
         config,
         teachers=[] if teacher is None and soft_labels is None else [Teacher(teacher, soft_labels)],
-        validation=context.task.validation(Batches(tokenized(context, source, "validation"), VALIDATION_BATCH)),
+        validation=context.task.validation(
+            Batches(tokenized(context, source, "validation"), VALIDATION_BATCH), answers
+        ),
         callbacks=[_Clock(context), log, *([ProgressBar()] if context.progress else [])],
         state_path=state,
         save_every=settings.save_every,
@@ -151,6 +170,35 @@ def fit(
         "best_epoch": history.best,
         "history": [_point(entry) for entry in history.epochs],
     }
+
+
+def as_it_is(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
+    """The figures of `fit` for a model that has learned enough: it is measured on the validation split, not trained."""
+    _check_recipe(context, source, model)
+    data = tokenized(context, source, "validation")
+    found = context.task.measured(predict(model, data, batch_size=VALIDATION_BATCH, device=context.device))
+    model.cpu()
+    deciding = context.task.deciding
+    context.log.info(
+        "%s: nothing is trained, the teacher is fine-tuned; validation %s %s",
+        context.section,
+        deciding.name,
+        deciding.text(found[deciding.key]),
+    )
+    return {"parameters": parameters(model), "steps": 0, "best_epoch": None, "history": [], "validation": found}
+
+
+def asks_teacher(context: Context) -> bool:
+    """Whether the stage needs the teacher's answers to the validation split."""
+    return context.settings.select_by == context.task.from_teacher
+
+
+def _select_by(context: Context) -> tuple[str, str] | None:
+    """The measure that makes an epoch the best, and whether most or least of it is better."""
+    if not context.settings.select_best:
+        return None
+    name = context.settings.select_by or context.task.deciding.key
+    return name, context.task.selectable[name]
 
 
 def _batches(context: Context, source: str, split: str) -> Batches | MaskedBatches:
@@ -229,8 +277,3 @@ class _Clock(Callback):
 def _point(entry: dict[str, float]) -> dict[str, float]:
     """One entry of the loop's history under the names that the report reads."""
     return {key.replace("val_", "validation_", 1): value for key, value in entry.items()}
-
-
-def _in_words(entry: dict[str, float]) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in entry.items() if name not in ("epoch", "step"))
-    return f"epoch {entry['epoch'] + 1}, step {entry['step']}: {figures}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kdnative.extras import require
 from kdnative.pipeline.folder import RunFolder
 from kdnative.pipeline.recipe import load_recipe
-from kdnative.pipeline.schema import Recipe, Training
+from kdnative.pipeline.schema import Distilling, Recipe, Training
 from kdnative.pipeline.stages import Shared, Stage
 from kdnative.pipeline.state import RunState
 from kdnative.shown import listed
@@ -95,12 +95,17 @@ def check(
 
 
 def steps(recipe: Recipe, data: DataSplits) -> dict[str, tuple[int, int]]:
-    """{section: (epochs, optimizer steps)} of every section that trains."""
+    """{section: (epochs, optimizer steps)} of every section that trains, if it is not stopped early.
+
+    With a teacher a section learns from every training example, else from those with a label.
+    """
     found = {}
     for stage in recipe.active_stages():
         for name, section in recipe.sections_of(stage):
-            if isinstance(section, Training):
-                each = math.ceil(len(data.train) / section.batch_size)
+            idle = name == "train_teacher" and recipe.teacher.fine_tuned
+            if isinstance(section, Training) and not idle:
+                examples = len(data.train) if isinstance(section, Distilling) else data.train.labelled
+                each = math.ceil(math.ceil(examples / section.batch_size) / section.accumulate)
                 total = section.epochs * each
                 found[name] = (section.epochs, min(total, section.max_steps or total))
     return found

@@ -1,0 +1,264 @@
+"""Which columns of a table are texts and labels, told from their names and values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdnative.data import DataError
+from kdnative.pipeline.new_recipe.kinds import Described, name_parts
+from kdnative.shown import listed, shown
+from kdnative.tasks import SERVED, Task
+
+__all__ = ["Roles", "find_roles"]
+
+_TEXTS = set(
+    "text texts sentence sentences review reviews body content comment comments message tweet post utterance query "
+    "question document doc description abstract premise headline title statement snippet passage phrase transcript "
+    "email mail feedback caption article paragraph input request utterances msg sms".split()
+)
+_LABELS = set(
+    "label labels class classes category categories target sentiment star stars rating ratings score scores intent "
+    "topic polarity emotion gold y grade similarity relevance toxic toxicity spam severity priority "
+    "outcome tag tags genre verdict stance annotation department type humor sarcasm hate answer".split()
+)
+_ABOUT = set(  # what tables say about a row, and what is seldom asked for
+    "user author name country lang language source split url product brand location city device version gender age "
+    "helpful votes vote likes retweets length count price platform subject worker annotator confidence verified".split()
+)
+# Names of the two texts of a pair; also any two that differ in their last letter or digit alone.
+_PAIRS = (
+    ("premise", "hypothesis"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("question", "passage"),
+    ("text", "textpair"),
+    ("first", "second"),
+    ("left", "right"),
+    ("claim", "evidence"),
+)
+_SHORT = 1.5  # words; a column of fewer is names or codes, unless it is called a text
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The columns that a recipe names.
+
+    Attributes:
+        text, label: the columns. text_pair: of the second texts, or None.
+        why: of each role, a sentence or a part of one.
+        unsure: sentences about what was a guess.
+    """
+
+    text: Described
+    text_pair: Described | None
+    label: Described
+    why: dict[str, str]
+    unsure: list[str]
+
+
+def find_roles(
+    columns: Sequence[Described],
+    where: str,
+    task: Task | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+) -> Roles:
+    """Chooses the columns.
+
+    Args:
+        columns: of the table.
+        where: the file, for messages.
+        task: that the user asked for, or None. text, text_pair, label: columns that the user named.
+
+    Raises:
+        DataError: no texts, no labels, or data of a kind that recipes do not serve; the text says what to do.
+    """
+    named = {"--text": text, "--text-pair": text_pair, "--label": label}
+    by_name = {column.name: column for column in columns}
+    for option, name in named.items():
+        if name is not None and name not in by_name:
+            raise DataError(f"{where}: there is no column {shown(name)} ({option}); the file has {listed(by_name)}")
+    _check_served(by_name, where, text, label)
+    chosen = [by_name[name] for name in (text, text_pair) if name is not None]
+    free = [column for column in columns if column not in chosen]
+    unsure: list[str] = []
+    texts = _rank_texts([c for c in free if c.name != label])
+    if text is None and not texts:
+        raise DataError(
+            f"{where}: no column of texts: {_overview(columns)}; name it with --text, or give a file that has one"
+        )
+    first = by_name[text] if text is not None else _first_text(texts, task)
+    second = by_name[text_pair] if text_pair is not None else None
+    others = [column for column in texts if column is not first]
+    wants_pair = task.pair if task is not None else None
+    why = {"text": "you named it" if text is not None else _why_text(first, others)}
+    if second is None and wants_pair is not False:
+        first, second, why_pair = _pair(first, others, text is not None, bool(wants_pair))
+        if second is None and wants_pair:
+            raise DataError(
+                f"{where}: {task.name} reads two texts, and only {shown(first.name)} holds texts; see --text-pair"
+            )
+        if second is not None:
+            why["text"] = why["text_pair"] = why_pair
+    elif second is not None:
+        why["text_pair"] = "you named it"
+    used = [column for column in (first, second) if column is not None]
+    found, why["label"] = _label(columns, used, by_name.get(label) if label is not None else None, where, unsure)
+    left = [c for c in others if c not in (second, found) and c.words >= 3 * _SHORT]
+    if left:
+        names = listed(c.name for c in left)
+        unsure.append(
+            f"the recipe does not read {names}, which may be text as well; --text and --text-pair choose others"
+        )
+    return Roles(first, second, found, why, unsure)
+
+
+def _check_served(by_name: dict[str, Described], where: str, text: str | None, label: str | None) -> None:
+    """Refuses tables of tasks that recipes do not serve, which their columns give away."""
+    names = {"".join(name_parts(name)) for name in by_name}
+    if (
+        label is None
+        and {"question", "context"} <= names
+        and names & {"answers", "answer", "answertext", "answerstart"}
+    ):
+        raise DataError(f"{where}: question, context and answers are data for question answering. {SERVED}")
+    tokens = [c.name for name, c in by_name.items() if c.kind == "list" and {"tokens", "words"} & set(name_parts(name))]
+    if tokens and text is None:
+        raise DataError(f"{where}: {shown(tokens[0])} holds lists, as data for token classification does. {SERVED}")
+
+
+def _rank_texts(columns: Sequence[Described]) -> list[Described]:
+    """The columns that may be texts, the likeliest first."""
+
+    def score(column: Described) -> float:
+        parts = set(name_parts(column.name))
+        named = 3.0 if parts & _TEXTS else 0.3 if parts & (_LABELS | _ABOUT) else 1.0
+        named = 8.0 if "".join(name_parts(column.name)) in ("text", "sentence") else named
+        return named * min(column.words, 50.0) * (0.05 + column.distinct / len(column.given))
+
+    able = [c for c in columns if c.kind == "words" and all(isinstance(v, str) for v in c.given)]
+    able = [c for c in able if c.words > _SHORT or (set(name_parts(c.name)) & _TEXTS and c.distinct > 1)]
+    long = [c for c in able if not _few(c) or set(name_parts(c.name)) & _TEXTS]
+    return sorted(long, key=score, reverse=True)
+
+
+def _few(column: Described) -> bool:
+    """Whether the values repeat as those of classes do."""
+    return column.distinct <= max(2, len(column.given) // 5)
+
+
+def _first_text(texts: Sequence[Described], task: Task | None) -> Described:
+    return texts[0]
+
+
+def _why_text(column: Described, others: Sequence[Described]) -> str:
+    long = f"{column.words:.0f} words on average, {column.distinct:,} of {len(column.given):,} different"
+    return f"{long}, more than other columns" if others else long
+
+
+def _pair(
+    first: Described, others: Sequence[Described], fixed: bool, wanted: bool
+) -> tuple[Described, Described | None, str]:
+    """The two texts of a pair in their order; the second is None where no names belong together."""
+    for other in others:
+        for a, b in ((first, other), (other, first)):
+            if _belong_together(a.name, b.name) and not (fixed and a is not first):
+                return a, b, f"{shown(a.name)} and {shown(b.name)} are names of a pair"
+    if wanted and others:
+        return first, others[0], "the task reads two texts, and these are the longest"
+    return first, None, ""
+
+
+def _belong_together(a: str, b: str) -> bool:
+    first, second = ("".join(name_parts(name)) for name in (a, b))
+    if (first, second) in _PAIRS:
+        return True
+    same = first[:-1] == second[:-1] and len(first) > 1 and len(first) == len(second)
+    return same and (first[-1], second[-1]) in (("1", "2"), ("0", "1"), ("a", "b"), ("x", "y"))
+
+
+def _label(
+    columns: Sequence[Described], texts: Sequence[Described], named: Described | None, where: str, unsure: list[str]
+) -> tuple[Described, str]:
+    able = [c for c in columns if c not in texts and c.kind in ("words", "number", "flag", "list")]
+    if named is not None:
+        _check_label(named, where)
+        return named, "you named it"
+    flags = [c for c in able if set(c.counts) <= {"0", "1"} and c.distinct == 2]
+    best = sorted(able, key=lambda c: _label_score(c, columns), reverse=True)
+    if best and _label_score(best[0], columns) <= 0:  # nothing speaks for it but its values
+        best = [c for c in best if c.distinct > 1 and (_few(c) or c.kind in ("number", "flag"))]
+        unsure += [
+            f"nothing in the name of {shown(c.name)} says that it is a label; --label chooses another" for c in best[:1]
+        ]
+    if not best:
+        raise DataError(
+            f"{where}: no column of labels: {_overview(columns)}; name it with --label. Texts without any labels can't "
+            f"be learned from. {SERVED}"
+        )
+    chosen = best[0]
+    if len(flags) > 2 and chosen in flags:
+        raise DataError(
+            f"{where}: {listed(c.name for c in flags)} are 0 or 1 each, as in data with several labels for a text; "
+            f"choose one of them with --label. {SERVED}"
+        )
+    _check_label(chosen, where)
+    close = [c for c in best[1:] if _label_score(c, columns) >= _label_score(chosen, columns) - 15]
+    if close:
+        unsure.append(f"the labels could also be {listed(c.name for c in close)}: --label chooses another column")
+    kind = "numbers" if chosen.kind == "number" else "values"
+    reason = f"{chosen.distinct:,} different {kind} in {len(chosen.given):,} rows"
+    return chosen, f"its name says so; {reason}" if _named_label(chosen) else reason
+
+
+def _named_label(column: Described) -> bool:
+    parts = name_parts(column.name)
+    return bool(set(parts) & _LABELS) or parts[:1] == ["is"]
+
+
+def _label_score(column: Described, columns: Sequence[Described]) -> float:
+    parts = name_parts(column.name)
+    score = 60.0 if "".join(parts) in _LABELS else 45.0 if _named_label(column) else 0.0
+    score -= 40.0 if set(parts) & _ABOUT else 0.0
+    score += 20.0 if _few(column) and column.distinct > 1 else 0.0
+    score += 10.0 if column.kind in ("number", "flag") and column.distinct > 1 else 0.0
+    score -= 30.0 if column.kind == "words" and not _few(column) and column.words > 2 * _SHORT else 0.0
+    score += 3.0 if column is columns[-1] else 2.0 if column is columns[0] else 0.0
+    return score + 5.0 * len(column.given) / max(1, len(column.values))
+
+
+def _check_label(column: Described, where: str) -> None:
+    if column.kind == "list":
+        raise DataError(
+            f"{where}: {shown(column.name)} holds lists such as {shown(column.given[0])}; a text has one label here. "
+            f"{SERVED}"
+        )
+    if not column.given:
+        raise DataError(f"{where}: no row has a label in the column {shown(column.name)}")
+    if column.kind == "words" and not _few(column) and column.words > 3 * _SHORT:
+        raise DataError(
+            f"{where}: {shown(column.name)} has {column.distinct:,} different texts in {len(column.given):,} rows: "
+            f"these are answers to generate, not classes. {SERVED}"
+        )
+
+
+def _overview(columns: Sequence[Described]) -> str:
+    words = {"words": "words", "number": "numbers", "flag": "true or false", "id": "ids", "date": "dates"}
+    words |= {"address": "addresses", "list": "lists", "empty": "nothing"}
+    found = [f"{shown(c.name)} holds {words[c.kind]}" for c in columns[:8]]
+    return ", ".join(found) + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")
+
+
+def combined(column: Described) -> str | None:
+    """The mark that joins several labels in one, where most of the longer labels are made of shorter ones."""
+    for mark in "|;,":
+        joined = [name for name in column.counts if mark in name]
+        parts = {part.strip() for name in joined for part in re.split(re.escape(mark), name)}
+        if len(joined) > 2 and len(parts) < len(joined):
+            return mark
+    return None

@@ -1,0 +1,173 @@
+"""Every model of a run on the test split, and each step of the pipeline against what the run would be without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from kdnative.evaluate import Predictions, predict
+from kdnative.pipeline.schema import Evaluate
+from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.native import NATIVE
+from kdnative.pipeline.stages.student import BASELINE
+from kdnative.pipeline.stages.teacher import TEACHER
+from kdnative.pipeline.stages.training import MODEL, load_model, tokenized, tokenizer
+from kdnative.tasks.base import estimate
+
+if TYPE_CHECKING:
+    from kdnative.pipeline.schema import Recipe
+
+MOST_EXAMPLES = 100  # of those on which teacher and student disagree
+
+
+def row_stages(recipe: Recipe) -> dict[Row, str]:
+    """The rows of the final table and the stage whose model each shows."""
+    return {stage.row: stage.name for stage in recipe.active_stages() if stage.row is not None}
+
+
+def _evaluate(context: Context) -> dict[str, Any]:
+    from kdnative.checkpoint import file_size
+
+    recipe, task = context.recipe, context.task
+    rows: dict[str, Any] = {}
+    answers: dict[str, Predictions] = {}  # of each row's model as it is
+    for row, stage in row_stages(recipe).items():
+        key = row.key
+        model = load_model(context, stage)
+        source = recipe.teacher.source if row == TEACHER else recipe.student_source
+        own = native = _answers(context, model, source, native=row == NATIVE)
+        if row != NATIVE:
+            native = _answers(context, converted(context, model), source, native=True)
+        answers[key] = own
+        teacher = answers[TEACHER.key]
+        rows[key] = {
+            "name": row.name,
+            **task.quality(own, teacher, recipe.seed),
+            "difference": estimate(task.difference(teacher, own, recipe.seed)),
+            "kept": estimate(task.ratio(teacher, own, recipe.seed)),
+            "native": task.quality(native, teacher, recipe.seed),
+            "calibration": task.calibration(own),
+            "parameters": context.run.metrics(stage)["parameters"],
+            "bytes": file_size(context.input(stage) / MODEL),
+        }
+        scores = (task.score(predictions) for predictions in (own, native))
+        context.log.info("evaluate: %s, %s %.4f, native %.4f", key, task.deciding.name, *scores)
+    return {
+        "rows": rows,
+        "native_schemes": scheme_text(context.settings.native_schemes),
+        "steps": _steps(context, answers),
+        "teacher_calibration": _teacher_calibration(context),
+        "disagreements": task.disagreements(answers[TEACHER.key], answers[NATIVE.key], MOST_EXAMPLES),
+        **_sensitivity(context),
+    }
+
+
+def _answers(context: Context, model: nn.Module, source: str, *, native: bool, split: str = "test") -> Predictions:
+    device = "cpu" if native else context.device
+    return predict(model, tokenized(context, source, split), batch_size=context.settings.batch_size, device=device)
+
+
+def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, Any]]:
+    """What each step changed in the deciding measure, paired over the test examples, beside what it is compared with.
+
+    A step is compared with the run as it would be without it. Its "kind" says how: "distilled" with hard labels,
+    "changed" (pruned) with the student before it, "trained" (for its integer weights) with the same conversion of the
+    student that did without, "converted" with the last float student. "bought" names the rows whose latency and size a
+    step changed.
+    """
+    recipe = context.recipe
+    rows = {stage: row for row, stage in row_stages(recipe).items()}
+    found: list[dict[str, Any]] = []
+
+    def add(kind: str, stage: str, against: str, before: Predictions, after: Predictions, bought: Any = None) -> None:
+        difference = context.task.difference(before, after, recipe.seed)
+        figures = {"difference": estimate(difference), "n": difference.n, "bought": bought}
+        found.append({"kind": kind, "stage": stage, "against": against, **figures})
+
+    last = None  # the row of the last float student
+    for stage in recipe.active_stages():
+        if stage.name == "convert":
+            break
+        if stage.student and stage.name in rows:
+            row = rows[stage.name]
+            if last is not None:
+                bought = {"latency": [[last.key, "native"], [row.key, "native"]], "size": [last.key, row.key]}
+                add(
+                    "changed",
+                    stage.name,
+                    f"the student before it ({last.name})",
+                    answers[last.key],
+                    answers[row.key],
+                    bought,
+                )
+            elif BASELINE.key in answers:
+                against = "hard labels alone"
+                add("distilled", stage.name, against, answers[BASELINE.key], answers[row.key])
+            last = row
+    native = answers[NATIVE.key]
+    trained = recipe.student_before("convert")
+    if trained not in rows:
+        untrained = converted(context, load_model(context, row_stages(recipe)[last]), final=True)
+        before = _answers(context, untrained, recipe.student_source, native=True)
+        add("trained", trained, "the same conversion without it", before, native)
+    bought = {"latency": [[NATIVE.key, "fp32"], [NATIVE.key, "native"]], "size": [last.key, NATIVE.key]}
+    add("converted", "convert", f"the float student ({last.name})", answers[last.key], native, bought)
+    return found
+
+
+def _teacher_calibration(context: Context) -> dict[str, Any] | None:
+    """On the validation split: what it says is acted on, and the test split is for judging."""
+    source = context.recipe.teacher.source
+    teacher = load_model(context, row_stages(context.recipe)[TEACHER])
+    return context.task.calibration(_answers(context, teacher, source, native=False, split="validation"))
+
+
+def _sensitivity(context: Context) -> dict[str, Any]:
+    """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
+    from kdnative.evaluate import sensitivity
+
+    recipe, task, limit = context.recipe, context.task, context.settings.sensitivity
+    if not limit:
+        return {}
+    model = load_model(context, recipe.student_before("convert"))
+    examples = context.data.validation.head(limit)
+    data = task.encode(examples, tokenizer(context, recipe.student_source), recipe.data.max_length)
+    found = sensitivity(model, data, device=context.device, score=task.score, divergence=task.divergence)
+    rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.divergence} for s in found]
+    return {"sensitivity": rows}
+
+
+def converted(context: Context, model: nn.Module, *, final: bool = False) -> nn.Module:
+    """A float model on native kernels, without further training; `final`: in the schemes of convert."""
+    from kdnative import convert_
+
+    recipe, settings = context.recipe, context.recipe.convert
+    if not final:
+        return convert_(model.cpu(), recipe.evaluate.native_schemes).model
+    options = {"keep": settings.keep, "embeddings": settings.embeddings, "clip_search": settings.clip_search}
+    return convert_(model.cpu(), recipe.final_schemes(), **options).model
+
+
+def scheme_text(schemes: Any) -> str:
+    """Schemes of a recipe in one line."""
+    if isinstance(schemes, str):
+        return schemes
+    return ", ".join(f"{pattern}: {scheme or 'float'}" for pattern, scheme in schemes.items())
+
+
+def measured(recipe: Recipe) -> tuple[str, ...]:
+    """The stages whose models are measured."""
+    return tuple(dict.fromkeys((*row_stages(recipe).values(), recipe.student_before("convert"))))
+
+
+EVALUATE = Stage(
+    "evaluate",
+    _evaluate,
+    does="Measures all models on the test split, as they are and on native kernels.",
+    section=Evaluate,
+    default=Evaluate(),
+    needs=measured,
+    uses=("data", "teacher", "student", "convert"),
+    version=2,
+)

@@ -1,0 +1,152 @@
+"""Did it help? What each step of a run bought, by rule, and what a reader should act on.
+
+A step is compared with the run as it would be without it, on the same test examples. Its verdict follows from the 95 %
+interval of the paired difference alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdnative.evaluate import Interval, examples_needed
+from kdnative.machine.speedup import Speedup, speedup
+from kdnative.report.words import duration
+from kdnative.tasks import Measure
+
+__all__ = ["BAD_CALIBRATION", "HELPED", "COST", "OPEN", "findings", "steps"]
+
+HELPED, COST, OPEN = "helped", "cost", "no difference"
+BAD_CALIBRATION = 0.1  # ECE on the validation split; fine-tuned encoders are usually within 0.02 and 0.06
+_LEAST_EFFECT = 0.005  # of the deciding measure: half a point; smaller effects are not worth asking about
+_WORTH = 0.01  # a gain that is certainly smaller than this is nothing
+_LEAST_SAVING = 1.02  # a model file that is less than 2 % smaller counts as the same
+
+
+def steps(measure: Measure, evaluated: Mapping, timed: Mapping, seconds: Mapping) -> list[dict[str, Any]]:
+    """The steps of a run for summary.json, in their order.
+
+    Args:
+        measure: the deciding measure.
+        evaluated: metrics of the evaluate stage. timed: metrics of the benchmark stage.
+        seconds: of each stage.
+    """
+    return [_step(measure, step, evaluated["rows"], timed["models"], seconds) for step in evaluated["steps"]]
+
+
+def _step(measure: Measure, step: Mapping, rows: Mapping, timed: Mapping, seconds: Mapping) -> dict[str, Any]:
+    found = Interval(**step["difference"], n=step["n"])
+    verdict, note = _verdict(measure, found)
+    faster, smaller = _bought(step["bought"], rows, timed)
+    return {
+        "stage": step["stage"],
+        "kind": step["kind"],
+        "against": step["against"],
+        "difference": step["difference"],
+        "n": found.n,
+        "verdict": verdict,
+        "note": note,
+        "seconds": seconds[step["stage"]],
+        "faster": None if faster is None else {"value": faster.value, "low": faster.low, "high": faster.high},
+        "smaller": smaller,
+    }
+
+
+def _verdict(measure: Measure, found: Interval) -> tuple[str, str]:
+    """The verdict, and what the examples could show where they show no difference."""
+    if found.low > 0 or found.high < 0:
+        return (HELPED if found.low > 0 else COST), ""
+    if found.low == found.high:
+        return OPEN, "the same result on each"
+    effect = max(abs(found.value), _LEAST_EFFECT)
+    needed, size = examples_needed(found, effect), _effect(measure, effect)
+    if needed <= found.n:
+        return OPEN, f"they would show an effect of {size}"
+    rounded = int(float(f"{needed:.2g}"))
+    return OPEN, f"an effect of {size} would need about {rounded:,} of them"
+
+
+def _effect(measure: Measure, effect: float) -> str:
+    return f"{100 * effect:.1f} points" if measure.percent else f"{effect:.3f}"
+
+
+def _bought(bought: Mapping | None, rows: Mapping, timed: Mapping) -> tuple[Speedup | None, float | None]:
+    """How many times faster and smaller the model after a step is."""
+    if bought is None:
+        return None, None
+    (slow, slow_way), (fast, fast_way) = bought["latency"]
+    before, after = (rows[key]["bytes"] for key in bought["size"])
+    faster = speedup(timed[slow][slow_way]["samples"], timed[fast][fast_way]["samples"])
+    return faster, before / after if after else None
+
+
+def findings(measure: Measure, made: Sequence[Mapping], metrics: Mapping, seconds: Mapping) -> list[str]:
+    """What a reader should know and do, a sentence or two each.
+
+    Args:
+        measure: the deciding measure. made: what `steps` gave.
+        metrics, seconds: of each stage.
+    """
+    found = [_bought_nothing(step, seconds) for step in made]
+    if "train_baseline" not in metrics:
+        found.insert(0, "Whether distillation helped isn't known: this recipe leaves train_baseline out.")
+    found.append(_still_improving(measure, metrics["train_teacher"]))
+    found.append(_badly_calibrated(metrics["evaluate"]))
+    return [text for text in found if text]
+
+
+def _bought_nothing(step: Mapping, seconds: Mapping) -> str:
+    """For a step that was not worth it, as far as the test examples can tell; empty for any other."""
+    stage, verdict, small = step["stage"], step["verdict"], step["difference"]["high"] < _WORTH
+    if verdict == HELPED:
+        return ""
+    if step["kind"] == "distilled":
+        spent = sum(seconds.get(name, 0.0) for name in ("train_teacher", "compress_teacher", stage))
+        cost = f"the teacher, its soft labels and {stage} took {duration(spent)}"
+        if verdict == COST:
+            return f"Hard labels alone beat distillation: {cost} and made the student worse."
+        if small:
+            return f"Hard labels alone would have done: {cost} and bought nothing."
+        return f"It isn't shown that distillation helped: {cost}. More test examples could tell."
+    if step["kind"] == "trained":
+        without = f"{stage}: null, with its schemes in convert.schemes, converts the student without it."
+        if verdict == COST:
+            return f"{stage} made the student worse: {without}"
+        return f"{stage} bought nothing: {without}" if small else f"It isn't shown that {stage} helped: {without}"
+    if step["faster"]["low"] <= 1.0 and (step["smaller"] or 0.0) < _LEAST_SAVING:
+        return f"{stage} bought nothing: the model is no smaller, and not certainly faster."
+    return ""
+
+
+def _still_improving(measure: Measure, trained: Mapping) -> str:
+    history = trained.get("history", [])
+    if len(history) < 2:
+        return ""
+    key = f"validation_{measure.key}"
+    for name, better, text in ((key, max, measure.text), ("validation_loss", min, "{:.3f}".format)):
+        values = [entry[name] for entry in history if entry.get(name) is not None]
+        if len(values) > 1 and values[-1] == better(values) and values[-1] != better(values[:-1]):
+            what = f"validation {measure.name if name == key else 'loss'}"
+            change = f"{text(values[-2])} to {text(values[-1])}"
+            return (
+                f"The teacher was still improving when its {len(history)} epochs ended ({what}: {change} in the last "
+                "one): give it more (train_teacher.epochs)."
+            )
+    return ""
+
+
+def _badly_calibrated(evaluated: Mapping) -> str:
+    found = evaluated["teacher_calibration"]
+    if found is None or found["ece"] <= max(BAD_CALIBRATION, found["chance"]):
+        return ""
+    doubts = sum(b["n"] * (b["accuracy"] - b["confidence"]) for b in found["bins"]) > 0
+    cure = (
+        "It is less sure than it is right, as after too few epochs: train it longer, without label smoothing."
+        if doubts
+        else "It is surer than it is right, as after too many epochs: train it shorter, or with label smoothing."
+    )
+    return (
+        f"The teacher is badly calibrated: its confidence misses its accuracy by {100 * found['ece']:.0f} points on "
+        f"{found['n']:,} validation texts (expected calibration error; the limit is {100 * BAD_CALIBRATION:.0f}). "
+        f"Students inherit that. {cure}"
+    )
