@@ -6,7 +6,7 @@ import math
 import unicodedata
 from typing import Any
 
-from kdnative.data.types import DataError
+from kdnative.data.types import DataError, KindError
 from kdnative.shown import shown
 
 __all__ = ["label_name", "label_number", "label_order"]
@@ -25,7 +25,7 @@ def label_name(value: Any, column: str, where: str) -> str:
         DataError: a value of another kind, a missing one, an empty string, or what can't be the name of a class.
     """
     if not isinstance(value, str | int):  # a bool is an int
-        raise DataError(
+        raise KindError(
             f"{where}: the label must be a string, an integer or a boolean, not {shown(value)} (column {shown(column)})"
             f"; {_cure(value)}"
         )
@@ -62,7 +62,7 @@ def label_number(value: Any, column: str, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or (isinstance(value, str) and "_" in value):  # Python reads 1_000
-        raise DataError(
+        raise KindError(
             f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)}); classes "
             "need a task of classes: in a recipe task: text-classification or sentence-pair-classification"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kdnative.extras import require
 from kdnative.pipeline.folder import RunFolder
 from kdnative.pipeline.recipe import load_recipe
-from kdnative.pipeline.schema import Distilling, Recipe, Training
+from kdnative.pipeline.schema import Recipe, Training
 from kdnative.pipeline.stages import Shared, Stage
 from kdnative.pipeline.state import RunState
 from kdnative.shown import listed
@@ -104,8 +104,8 @@ def steps(recipe: Recipe, data: DataSplits) -> dict[str, tuple[int, int]]:
         for name, section in recipe.sections_of(stage):
             idle = name == "train_teacher" and recipe.teacher.fine_tuned
             if isinstance(section, Training) and not idle:
-                examples = len(data.train) if isinstance(section, Distilling) else data.train.labelled
-                each = math.ceil(math.ceil(examples / section.batch_size) / section.accumulate)
+                examples = data.train if section.learns_from_teacher else data.labelled
+                each = math.ceil(math.ceil(len(examples) / section.batch_size) / section.accumulate)
                 total = section.epochs * each
                 found[name] = (section.epochs, min(total, section.max_steps or total))
     return found

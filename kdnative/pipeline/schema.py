@@ -160,6 +160,11 @@ class Training(Section):
     save_every: Positive = 100
     """Steps between saved training states; the end of each epoch is saved too."""
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether examples without a label are learned from."""
+        return False
+
     def learning(self) -> dict[str, Any]:
         """The keys that mean something to a model that is trained."""
         return dict(self)
@@ -170,6 +175,17 @@ class Training(Section):
         if given and not self.select_best:
             raise ValueError(f"{given[0]} is {getattr(self, given[0])!r}, but select_best is false: set it to true")
         return self
+
+
+class TeacherTraining(Training):
+    """How the teacher learns."""
+
+    calibrate: bool = False
+    """Divide the teacher's logits by the temperature that fits its confidence to the validation split (Guo et al.
+    2017); its answers stay the same, and its soft labels claim no more than it knows."""
+
+    def learning(self) -> dict[str, Any]:
+        return {key: value for key, value in super().learning().items() if key != "calibrate"}
 
 
 class Distilling(Training):
@@ -189,6 +205,10 @@ class Distilling(Training):
     layer_map: dict[Count, Count] | None = None
     """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings;
     null spreads the layers evenly."""
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        return bool(self.soft_weight or self.hidden_weight or self.mask_tokens)
 
     @model_validator(mode="after")
     def _some_weight(self):

@@ -104,6 +104,24 @@ def last_linear(model: nn.Module, outputs: int) -> str | None:
 
 
 @torch.no_grad()
+def scale_logits(model: nn.Module, factor: float, outputs: int, source: str) -> None:
+    """Multiplies what a classifier answers, in the weights of its last layer, in place.
+
+    Raises:
+        ValueError: no linear layer of ``outputs`` outputs follows its encoder.
+    """
+    name = last_linear(model, outputs)
+    if name is None:
+        raise ValueError(
+            f"{source}: no linear layer of {outputs} outputs follows its encoder, so it can't be calibrated"
+        )
+    head = model.get_submodule(name)
+    head.weight.mul_(factor)
+    if head.bias is not None:
+        head.bias.mul_(factor)
+
+
+@torch.no_grad()
 def _permute(head: nn.Linear, order: list[int]) -> None:
     head.weight.copy_(head.weight[order])
     if head.bias is not None:

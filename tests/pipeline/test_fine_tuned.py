@@ -75,6 +75,18 @@ def test_a_head_of_classes_has_no_number(tiny, teacher, tmp_path):
         run(recipe_with(tiny, teacher, task="text-regression", data={"source": str(data)}), tmp_path)
 
 
+def test_it_can_be_calibrated(tiny, finished, teacher, tmp_path):
+    """The head is the teacher's, divided by the temperature: the same answers, and a likelier confidence."""
+    found = run(recipe_with(tiny, teacher, train_teacher={"calibrate": True}), tmp_path)
+    before, after = (kdnative.load(folder.output("train_teacher") / "model") for folder in (finished, found))
+    figures = found.metrics("train_teacher")["calibration"]
+    torch.testing.assert_close(after.classifier.weight * figures["temperature"], before.classifier.weight)
+    torch.testing.assert_close(after.classifier.bias * figures["temperature"], before.classifier.bias)
+    assert torch.equal(before.bert.embeddings.word_embeddings.weight, after.bert.embeddings.word_embeddings.weight)
+    assert figures["loss_after"] <= figures["loss_before"] and {"ece_before", "ece_after"} <= figures.keys()
+    assert "train_teacher: temperature" in (found.path / "log.txt").read_text(encoding="utf-8")
+
+
 def test_settings_of_a_training_that_does_not_happen_are_refused(tiny, teacher, tmp_path):
     recipe = recipe_with(tiny, teacher, train_teacher={"epochs": 5})
     with pytest.raises(RecipeError, match=r"train_teacher.epochs is 5, but teacher.fine_tuned is true"):
