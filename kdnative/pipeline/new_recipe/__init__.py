@@ -195,7 +195,7 @@ def _splits(source: Settings, task: Task, cut: list[str], labelled: str, unsure:
         if split != SPLITS[0]:
             unsure.append(f"the data is small: {split[2]:.0%} of it is the test part, so that every part has examples")
         return found
-    raise DataError(f"{first} ({labelled} have a label)") from first
+    raise DataError(f"{first} ({labelled} have a label)" if "split is empty" in str(first) else str(first)) from first
 
 
 def _facts(sheet: Sheet, roles: Roles, task: Task, splits: DataSplits | None, teacher: LookedAt) -> Facts:
