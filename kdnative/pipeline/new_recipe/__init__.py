@@ -128,6 +128,8 @@ def guess(
         unsure.append(
             f"only the first {100 * sheet.share:.0f} % of {train} were looked at; kdnative run --check reads all of it"
         )
+    else:
+        unsure += checked.notes
     if sheet.repeated:
         unsure.append(f"several columns are called {listed(sheet.repeated)}; none of them is used")
     return New(text_of_recipe, _guesses(sheet, roles, task, why_task, everything), unsure, checked)
