@@ -225,7 +225,7 @@ def _words(value: Any, column: str, path: Path, line: int) -> str:
     """A text of a JSON object; null is an empty one."""
     words = "" if value is None else value
     if not isinstance(words, str):
-        raise KindError(f"{path}, line {line}: {shown(column)} is {shown(value)}, not a text")
+        raise KindError(f"{path}, line {line}: {shown(column)} is not a string, but {shown(value)}")
     if not _is_unicode(words):
         raise DataError(f"{path}, line {line}: {shown(column)} holds half a character (a lone surrogate)")
     return words

@@ -194,7 +194,7 @@ def test_fingerprint_sees_text_label_order_and_names():
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "a.jsonl, line 2: not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: a list"),
         ("a.jsonl", b'{"text": "a"}\n', "line 1: no 'label'; the object has 'text'"),
-        ("a.jsonl", b'{"text": 3, "label": 1}\n', "line 1: 'text' is 3, not a text"),
+        ("a.jsonl", b'{"text": 3, "label": 1}\n', "line 1: 'text' is not a string"),
         ("a.jsonl", b'{"text": "a", "label": 0.5}\n', "the label must be a string, an integer or a boolean, not 0.5"),
         ("a.jsonl", b'{"text": "a", "label": null}\n', "line 1: the label must be .* not None"),
         ("a.jsonl", b'{"text": "a", "label": " "}\n', "line 1: the label .* is empty"),
@@ -447,7 +447,7 @@ def test_a_missing_second_column_of_a_file_is_named_with_its_option(tmp_path):
         ({"text": "a", "label": "good"}, {"numbers": True}, "task: text-classification"),
         ({"question": "a", "context": "b", "answers": {}}, {}, "question answering is no task of recipes"),
         ({"body": "a", "y": "b"}, {}, "in a recipe data.text and data.label"),
-        ({"text": ["two", "tokens"], "label": 1}, {}, "not a text"),
+        ({"text": ["two", "tokens"], "label": 1}, {}, "not a string"),
     ],
 )
 def test_data_of_another_task_says_what_to_do(tmp_path, record, options, cure):

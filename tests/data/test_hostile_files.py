@@ -45,7 +45,7 @@ def rows(*last) -> str:
         ("a.jsonl", rows('{"text": "c", "label": "\\ud800"}'), "line 3: the label '\\ud800' (column 'label') has"),
         ("a.jsonl", rows('{"text": "half \\ud83d of it", "label": "x"}'), "line 3: 'text' holds half a character"),
         ("a.jsonl", rows('{"text": "c\0", "label": "x"}'), "line 3: a NUL character"),
-        ("a.jsonl", rows('{"text": NaN, "label": "x"}'), "line 3: 'text' is nan, not a text"),
+        ("a.jsonl", rows('{"text": NaN, "label": "x"}'), "line 3: 'text' is not a string"),
         ("a.jsonl", rows(LONG), "line 3: not JSON (Expecting value at column 1)"),
         ("a.tsv", "text\tlabel\na\tx\nb\0\ty\n", "line 3: a NUL character"),
         ("a.csv", "text,label\na,x\nb\0,y\n", "line 3: a NUL character"),

@@ -112,6 +112,9 @@ def guess(
     if sheet.complete:
         splits = _splits(source, task, sources.cut, f"{len(roles.label.given):,} rows of {train}", unsure)
     settings = choose(_facts(sheet, roles, task, splits, teacher), teacher, unsure)
+    if not task.numbers and _knows(teacher, list(roles.label.counts), unsure):
+        settings = {key: chosen for key, chosen in settings.items() if not key.startswith("train_teacher.")}
+        settings["teacher.fine_tuned"] = Chosen(True, "its classes are those of the data, so it is not trained again")
     for shape in (candidates := shapes(teacher)):
         everything = _settings(data, source, shape | settings, teacher, task, why_task)
         text_of_recipe = written(_title(data, sheet), everything)
@@ -208,6 +211,19 @@ def _facts(sheet: Sheet, roles: Roles, task: Task, splits: DataSplits | None, te
     return Facts(round(share * len(sheet)), labelled, counts, tokens, deviation)
 
 
+def _knows(teacher: LookedAt, labels: list[str], unsure: list[str]) -> bool:
+    """Whether a teacher's head has the data's classes; a sentence where its names do not tell."""
+    plain = [{name.strip().casefold() for name in names} for names in (teacher.classes, labels)]
+    if plain[0] == plain[1]:
+        return True
+    if len(teacher.classes) == len(labels) and all(re.fullmatch(r"LABEL_\d+", name) for name in teacher.classes):
+        unsure.append(
+            f"the teacher has a head for {len(labels)} classes without names; if it was trained for this task, set "
+            "teacher.fine_tuned: true and take train_teacher out"
+        )
+    return False
+
+
 def _sample(roles: Roles) -> list[tuple[str, ...]]:
     columns = [column.values for column in (roles.text, roles.text_pair) if column is not None]
     rows = [row for row in zip(*columns, strict=True) if not any(missing(v) for v in row)]
@@ -270,7 +286,7 @@ def _guesses(sheet: Sheet, roles: Roles, task: Task, why_task: str, settings: Se
         found["classes"] = ", ".join(f"{shown(name)} {count:,}" for name, count in most) + more
     student = [f"{key} {settings[f'student.{key}'].value}" for key in ("heads", "ffn") if f"student.{key}" in settings]
     found["student"] = ", ".join(student) or settings["student.layers"].why
-    for section in ("train_teacher", "distil"):
+    for section in [name for name in ("train_teacher", "distil") if f"{name}.epochs" in settings]:
         epochs, batch = settings[f"{section}.epochs"], settings[f"{section}.batch_size"]
         found[section] = f"{epochs.value} epochs of batches of {batch.value}: {epochs.why}"
     if (weights := settings.get("distil.class_weights")) is not None:

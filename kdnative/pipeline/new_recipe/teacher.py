@@ -27,6 +27,7 @@ class LookedAt:
     Attributes:
         positions: the most tokens that it reads.
         layers, width, heads, neurons: of its encoder; None where its files are not here, or say something else.
+        classes: of its classification head, in their order; empty without one.
         tokenizer: of transformers; None where its files are not here.
     """
 
@@ -36,6 +37,7 @@ class LookedAt:
     width: int | None = None
     heads: int | None = None
     neurons: int | None = None
+    classes: tuple[str, ...] = ()
     tokenizer: Any = None
 
 
@@ -57,7 +59,9 @@ def look_at(source: str) -> LookedAt:
     config = require("transformers").AutoConfig.from_pretrained(folder)
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     layers, width, heads, neurons = (_number(getattr(config, name, None)) for name in names)
-    return LookedAt(source, _positions(config), layers, width, heads, neurons, load_tokenizer(source))
+    headed = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    classes = tuple(str(config.id2label[i]) for i in sorted(config.id2label)) if headed else ()
+    return LookedAt(source, _positions(config), layers, width, heads, neurons, classes, load_tokenizer(source))
 
 
 def token_counts(texts: Sequence[Sequence[str]], teacher: LookedAt) -> list[int]:

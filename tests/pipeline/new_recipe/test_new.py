@@ -139,6 +139,23 @@ def test_without_the_teacher_words_are_counted(tmp_path, make):
     assert recipe.student.heads == 0 and "fetched when the recipe runs" in made.text
 
 
+@pytest.mark.parametrize(
+    ("names", "known", "asked"),
+    [(["Y", "x"], True, False), (["LABEL_0", "LABEL_1"], False, True), (["p", "q"], False, False)],
+)
+def test_a_teacher_that_knows_the_classes(tmp_path, make, teacher, names, known, asked):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    numbered = dict(enumerate(names))
+    model = AutoModelForSequenceClassification.from_pretrained(teacher, num_labels=2, id2label=numbered)
+    model.save_pretrained(tmp_path / "tuned")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "tuned")
+    rows = [[t, "xy"[i % 2]] for i, t in enumerate(words(60))]
+    made, recipe = make(write(tmp_path / "a.csv", ["text", "label"], rows), teacher=str(tmp_path / "tuned"))
+    assert recipe.teacher.fine_tuned == known and ("train_teacher" in made.checked.steps) != known
+    assert ("without names" in " ".join(made.unsure)) == asked
+
+
 def test_every_key_has_a_reason(tmp_path, make):
     made, _ = make(write(tmp_path / "a.csv", ["text", "label"], [[t, "xy"[i % 2]] for i, t in enumerate(words(60))]))
     lines = made.text.split("\n")
