@@ -6,7 +6,8 @@ RECIPE ?= recipes/movies.yaml
 
 # `make test-wheel TORCH='==2.10.*'` runs the tests of operators and modules of one wheel under another torch.
 TORCH ?= >=2.10
-DIST ?= dist
+DIST ?= $(if $(ISAS),dist/$(subst $(comma),-,$(ISAS)),dist)
+comma := ,
 WHEEL_VENV ?= build/wheel-venv
 WITH ?= transformers timm open_clip_torch
 TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests/native/test_kernels.py
@@ -14,7 +15,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel browser docs fuzz recipe-keys readme clean
+.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -41,6 +42,7 @@ test-arm: $(VENV)/dev.stamp
 # Everything that AMX runs, on a processor with AVX512_BF16 and no AMX: a wheel whose tiles are computed in software. The
 # test that looks for tile instructions in the library can't hold there.
 test-amx:
+	@grep -qw avx512_bf16 /proc/cpuinfo || { echo "test-amx needs a processor with AVX512_BF16, and this one has none"; exit 1; }
 	KDNATIVE_ISA=amx $(MAKE) test-wheel DIST=build/amx-dist WHEEL_VENV=build/amx-venv \
 	  WHEEL_OPTIONS=--config-settings=cmake.define.KDNATIVE_EMULATE_AMX=ON TEST_OPTIONS='--ignore tests/native/test_isolation.py'
 
@@ -94,7 +96,16 @@ results: $(VENV)/demo.stamp
 	  $(BIN)/python benchmarks/seed_figures.py build/results $$name benchmarks/results/runs/seeds/$$name.json || exit 1; \
 	done
 
+# `make wheel ISAS=avx2,avx512vnni` leaves the other instruction sets out; the portable reference kernels are always in.
 wheel: $(DIST)/wheel.stamp
+	@ls -sh $(DIST)/*.whl
+
+# A wheel for each Python from 3.10 to 3.14 in dist/, built and tested in containers of manylinux by cibuildwheel: it needs
+# Docker or Podman. pyproject.toml has the settings.
+wheels:
+	$(PYTHON) -m venv build/cibuildwheel-venv
+	build/cibuildwheel-venv/bin/pip install --quiet cibuildwheel
+	build/cibuildwheel-venv/bin/cibuildwheel --platform linux --output-dir dist
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
 # The folder of the wheel is kept until a source changes: the same wheel serves every torch.
@@ -125,8 +136,9 @@ $(BIN)/pip:
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp csrc/*/*/*.h)
 
 $(DIST)/wheel.stamp: $(SOURCES) $(wildcard kdnative/*.py kdnative/*/*.py kdnative/*/*/*.py) | $(VENV)/dev.stamp
-	rm -rf $(DIST)
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(WHEEL_OPTIONS) .
+	rm -f $(DIST)/*.whl
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(WHEEL_OPTIONS) \
+	  $(if $(ISAS),--config-settings=cmake.define.KDNATIVE_ISAS=$(ISAS)) .
 	@touch $@
 
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip

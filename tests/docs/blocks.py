@@ -24,7 +24,7 @@ NOTE = re.compile(r"<!-- *(?P<key>not run|needs|given|really): *(?P<value>[^>]+?
 TRAINED = ("train_teacher", "train_baseline", "distil", "prune", "recover")
 QUICKLY = [
     *(f"--set=benchmark.{key}" for key in ("repeats=1", "grid_repeats=1", "grid_batches=[1]", "grid_tokens=[16]")),
-    *(f"--set={stage}.max_steps=2" for stage in TRAINED),
+    *(f"--set={stage}.max_steps=1" for stage in TRAINED),
 ]
 SHELL, TEXT = ("sh", "bash", "shell", ""), ("text", "csv", "json", "html")
 

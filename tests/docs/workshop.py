@@ -13,7 +13,7 @@ def build(folder: Path) -> Path:
     """Models and data files, to be linked into the working folder of each page."""
     _model(folder / "cache" / "models" / "all-MiniLM-L6-v2")
     _sentence_transformer(folder / SENTENCE_MODEL)
-    rows = sentences(160, 1)
+    rows = sentences(100, 1)
     (folder / "reviews.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     return folder
 

@@ -91,7 +91,7 @@ def test_importance_is_measured_on_labelled_examples_alone(tiny, tmp_path):
     shared = Shared(recipe)
     place = RunFolder(tmp_path / "run")
     context = Context(recipe, place, "prune", tmp_path, "cpu", logging.getLogger(), False, shared)
-    batches = pruning._calibration(context, recipe.student_source, 2, 16)
+    batches = pruning._calibration(context, recipe.student_source, count=16, size=8)
     assert batches and not any(batch.labels.isnan().any() for batch in batches)
     assert 0 < sum(map(len, batches)) <= shared.data.train.labelled < len(shared.data.train)
 

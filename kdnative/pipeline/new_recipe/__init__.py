@@ -128,6 +128,8 @@ def guess(
         unsure.append(
             f"only the first {100 * sheet.share:.0f} % of {train} were looked at; kdnative run --check reads all of it"
         )
+    else:
+        unsure += checked.notes
     if sheet.repeated:
         unsure.append(f"several columns are called {listed(sheet.repeated)}; none of them is used")
     return New(text_of_recipe, _guesses(sheet, roles, task, why_task, everything), unsure, checked)
@@ -195,7 +197,7 @@ def _splits(source: Settings, task: Task, cut: list[str], labelled: str, unsure:
         if split != SPLITS[0]:
             unsure.append(f"the data is small: {split[2]:.0%} of it is the test part, so that every part has examples")
         return found
-    raise DataError(f"{first} ({labelled} have a label)") from first
+    raise DataError(f"{first} ({labelled} have a label)" if "split is empty" in str(first) else str(first)) from first
 
 
 def _facts(sheet: Sheet, roles: Roles, task: Task, splits: DataSplits | None, teacher: LookedAt) -> Facts:

@@ -55,8 +55,6 @@ def _of_whole_numbers(label: Described, classes: Task, numbers: Task, unsure: li
         return numbers, f"{found}, which its name makes a scale"
     often = len(label.given) >= 5 * label.distinct
     if consecutive and low in (0, 1) and often:
-        if label.distinct > 3:
-            unsure.append(f"{found}: numbers of classes, or a scale, whose order matters? Then --task {numbers.name}")
         return classes, f"{found}, each of them often"
     if label.distinct <= _MOST_STEPS and often:
         unsure.append(f"{found}, with gaps: numbers of classes, or measurements? Then --task {numbers.name}")
@@ -65,13 +63,6 @@ def _of_whole_numbers(label: Described, classes: Task, numbers: Task, unsure: li
 
 
 def _doubtful_classes(label: Described, unsure: list[str]) -> None:
-    single = [name for name, count in label.counts.items() if count == 1]
-    if single:
-        verb = "has" if len(single) == 1 else "have"
-        unsure.append(
-            f"{listed(single)} {verb} a single example in {shown(label.name)}: no model can learn a class and "
-            "be tested on it with one; give more examples, or leave these rows out"
-        )
     absent = [name for name in label.counts if name.casefold() in ("nan", "na", "n/a", "null", "none", "?", "-")]
     if absent:
         unsure.append(f"{listed(absent)} counts as a class; where it means no label, empty these cells")
