@@ -7,7 +7,9 @@ A block of a Markdown file begins with a comment that says what stands in it, an
     <!-- end -->
 
 The first word is a table of this module, the second a file below ``benchmarks/results``, the others are options. A
-chart is a file beside the document, and has no end: ``<!-- chart: encoder zen4/cpu_encoder.json encoder.svg -->``.
+chart is a file beside the document, and has no end; its options choose cases::
+
+    <!-- chart: encoder zen4/cpu_encoder.json encoder.svg threads=1 model=minilm-l6 -->
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnative.bench import plots
+from kdnative.bench.model_peers import gain_lines
 from kdnative.bench.results import LEGEND, Row, against_peers, median
 from kdnative.bench.run_figures import student_table
 from kdnative.bench.table import caption, markdown, read, rows_of, short
@@ -75,8 +78,16 @@ def _chart(words: list[str], root: Path) -> str:
         raise ValueError(f"no chart {name!r}; there are {', '.join(_CHARTS)}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chart.svg"
-        _CHARTS[name](dict(_result(words, root)), path)
+        _CHARTS[name](_selected(_result(words, root), _options(words[3:])), path)
         return path.read_text(encoding="utf-8")
+
+
+def _selected(result: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """The result with the cases that have these values only, such as ``threads=1`` and ``model=minilm-l6``."""
+    cases = [case for case in result["cases"] if all(str(case.get(key)) == value for key, value in options.items())]
+    if not cases:
+        raise ValueError(f"the result has no case with {', '.join(f'{k}={v}' for k, v in options.items())}")
+    return {**result, "cases": cases}
 
 
 def _result(words: list[str], root: Path) -> Mapping[str, Any]:
@@ -138,10 +149,21 @@ def _student(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]
     return student_table(result)
 
 
+def _gain(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    """What makes a native student faster than its teacher, as factors, for each case."""
+    if result["suite"] != "model_peers":
+        raise ValueError(f"factors need a result of kdnative bench model --peers, got the suite {result['suite']!r}")
+    lines = [caption(result, "model --peers"), ""]
+    for case in result["cases"]:
+        lines += [f"- {case['batch']} x {case['tokens']}: {line}" for line in gain_lines(case["rows"])]
+    return lines
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], list[str]]] = {
     "suite": _suite,
     "encoders-short": _encoders_short,
     "student": _student,
+    "gain": _gain,
 }
 _CHARTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "encoder": plots.encoder_plot,

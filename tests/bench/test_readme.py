@@ -81,6 +81,8 @@ def test_a_block_is_filled_and_stays_so(repository, capsys):
         ("<!-- table: suite -->\n<!-- end -->", "a result file is missing"),
         ("<!-- chart: pie zen9/e.json a.svg -->", "no chart 'pie'; there are encoder, gemm"),
         ("<!-- chart: encoder zen9/e.json -->", "a file to draw is missing"),
+        ("<!-- chart: encoder zen9/e.json a.svg threads=7 -->", "no case with threads=7"),
+        ("<!-- table: gain zen9/e.json -->\n<!-- end -->", "need a result of kdnative bench model --peers"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_filled_is_an_error_with_its_place(repository, block, words):
@@ -93,6 +95,26 @@ def test_what_can_not_be_filled_is_an_error_with_its_place(repository, block, wo
 def test_a_folder_without_documents_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="--root"):
         readme.changes(tmp_path)
+
+
+def test_a_chart_of_some_cases(repository):
+    page = repository / "docs" / "b.md"
+    whole = blocks.filled(page, repository)[repository / "docs" / "e.svg"]
+    page.write_text("<!-- chart: encoder zen9/e.json e.svg threads=2 model=m -->\n")
+    part = blocks.filled(page, repository)[repository / "docs" / "e.svg"]
+    assert "m, 1 thread:" in whole and "m, 2 threads:" in part and "m, 1 thread:" not in part
+
+
+def test_factors_of_a_student(repository):
+    teacher = _row("teacher, torch fp32", 18.0, peer_of=[], teacher=True)
+    rows = [_row("kdnative w8a8", 1.0), _row("torch fp32", 6.0), teacher]
+    case = {"batch": 1, "tokens": 32, "threads": 1, "rows": rows}
+    result = {**_encoder_result(), "suite": "model_peers", "cases": [case]}
+    (repository / "benchmarks/results/zen9/p.json").write_text(json.dumps(result))
+    page = repository / "README.md"
+    page.write_text("<!-- table: gain zen9/p.json -->\n<!-- end -->\n")
+    text = blocks.filled(page, repository)[page]
+    assert "- 1 x 32: smaller model: 3.00x" in text and "- 1 x 32: native kernels: 6.00x" in text
 
 
 def _estimate(value):
