@@ -26,7 +26,10 @@ EXTRAS = {
 
 
 def how_to_get(extra: str) -> str:
-    """The command that installs an extra."""
+    """The command that installs an extra into an environment that has kdnative.
+
+    pip then takes kdnative as it is installed and fetches only what the extra needs, so no index must have kdnative.
+    """
     return f'pip install "kdnative[{extra}]"'
 
 

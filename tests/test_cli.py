@@ -123,6 +123,7 @@ def test_run_passes_its_options_on(capsys, monkeypatch, tmp_path):
         "until": "distil",
         "overrides": ["a.b=1", "c=2"],
         "progress": False,
+        "quiet": True,
     }
     assert "the table" not in capsys.readouterr().out  # that of an earlier, whole run
     assert main(["run", "r.yaml"]) == 0

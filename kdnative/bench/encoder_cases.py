@@ -139,15 +139,19 @@ class EncoderCase:
         bucket: None gives the sequences as they are, in one batch that is padded to the longest of them. A number sorts
             them by length and gives batches of that many, each padded to its own longest: what sentence-transformers
             does with many sentences, and the fastest way for engines that compute padding.
+        given: the inputs; None draws token ids.
     """
 
     encoder: Encoder
     shape: Shape
     bucket: int | None = None
+    given: dict[str, Tensor] | None = None
 
     @functools.cached_property
     def inputs(self) -> dict[str, Tensor]:
         """All sequences in one batch."""
+        if self.given is not None:
+            return self.given
         inputs = example_inputs(self.encoder.model, self.shape.batch, self.shape.tokens)
         if self.shape.lengths:
             columns = torch.arange(self.shape.tokens)

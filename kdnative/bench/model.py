@@ -1,4 +1,4 @@
-"""``kdnative bench model``: latency of saved models side by side, over batch sizes and lengths."""
+"""``kdnative bench model``: latency of saved models side by side, over batch sizes and lengths; `model_peers` too."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdnative.bench.accuracy import DATA
 from kdnative.bench.options import add_output, add_threads, numbers
 from kdnative.bench.results import quantiles, rounded, start_line
 from kdnative.machine.environment import environment, write_result
@@ -28,7 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=numbers, default="16,32,128", help="tokens per sequence (default: 16,32,128)")
     add_threads(parser)
     add_output(parser, plot=True)
+    group = parser.add_argument_group("a student in every engine")
+    text = "MODEL is a run's folder, or a float model: compare its native form with the same model in other engines"
+    group.add_argument("--peers", action="store_true", help=text)
+    group.add_argument("--scheme", default="w8a8", help="of a float model's native form (default: w8a8)")
+    group.add_argument("--teacher", metavar="MODEL", help="of a float model; a run has its own")
+    group.add_argument("--texts", default=DATA, help=f"to calibrate other engines with, of a float model ({DATA})")
+    group.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
     options = parser.parse_args(argv)
+    if options.peers:
+        return _peers(parser, options)
     from kdnative.pipeline.models import load_any
 
     models = {}
@@ -55,6 +65,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         from kdnative.bench.plots import latency_plot
 
         latency_plot(rows, where, options.plot)
+    return 0
+
+
+def _peers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from kdnative.bench import model_peers
+
+    if len(options.models) != 1 or options.plot:
+        parser.error("--peers takes one MODEL, and draws no --plot")
+    (source,) = options.models
+    if (Path(source) / "recipe.yaml").is_file():
+        student = model_peers.of_run(Path(source))
+    else:
+        student = model_peers.of_folder(source, options.scheme, options.teacher, options.texts)
+    result = model_peers.run(
+        student,
+        list(itertools.product(options.batch, options.tokens)),
+        threads=options.threads,
+        rounds=options.rounds,
+        compiled=options.compile,
+        show=lambda line: print(line, flush=True),
+    )
+    if options.json:
+        write_result(options.json, result)
     return 0
 
 

@@ -20,6 +20,8 @@ from kdnative.extras import how_to_get, installed
 from kdnative.formats.scheme import Scheme
 
 Case = TypeVar("Case")
+# Packages that the extra `bench` does not bring.
+_INSTALL = {"optimum": "pip install optimum-onnx optimum-intel, in an environment of its own: they pin transformers"}
 _ROW = 1.0  # two independent rows that are swapped are off by 1.4
 
 
@@ -91,7 +93,8 @@ def split_by_installed(candidates: Sequence[Candidate[Case]]) -> tuple[list[Cand
     for candidate in candidates:
         missing = missing_packages(candidate)
         if missing:
-            absent.append(_failure(candidate, f"not installed: {', '.join(missing)}: {how_to_get('bench')}"))
+            ways = dict.fromkeys(_INSTALL.get(name) or how_to_get("bench") for name in missing)
+            absent.append(_failure(candidate, f"not installed: {', '.join(missing)}: {'; '.join(ways)}"))
         else:
             ready.append(candidate)
     return ready, absent

@@ -8,6 +8,7 @@ may be off by twice what a format of that kind costs on the same data (`Check`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +82,15 @@ class RoundTrip(nn.Module):
         return nn.functional.linear(self.rounded_input(x).float(), self.weight, self.bias)
 
 
-def brain_outputs_(model: nn.Module) -> nn.Module:
-    """Rounds what each part of a model returns to bfloat16, in place: norms and sums as well as products."""
+def round_outputs_(model: nn.Module, rounding: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Rounds what each part of a model returns, in place: embeddings and norms as well as products."""
+
+    def hook(_module: nn.Module, _given: tuple[Any, ...], y: Any) -> Any:
+        return rounding(y).float() if isinstance(y, Tensor) and y.is_floating_point() else y
+
     for module in model.modules():
         if not list(module.children()):
-            module.register_forward_hook(lambda _m, _given, y: brain(y).float() if isinstance(y, Tensor) else y)
+            module.register_forward_hook(hook)
     return model
 
 

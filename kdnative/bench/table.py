@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdnative.bench import accuracy, encoder, gemm, memory, overhead, soak, sparse
+from kdnative.bench import accuracy, encoder, gemm, memory, model_peers, overhead, soak, sparse, texts
 from kdnative.bench.options import names, numbers
 from kdnative.bench.results import (
     LEGEND,
@@ -17,6 +17,7 @@ from kdnative.bench.results import (
     Compared,
     against_peers,
     cores_line,
+    faster,
     goal_line,
     machine_line,
     median,
@@ -228,6 +229,34 @@ def _model(result: Result) -> list[str]:
     return rows_of(["model", "batch x tokens", "ms", "p20", "p80"], table)
 
 
+def _model_peers(result: Result, summary: bool = True) -> list[str]:
+    head = ["batch x tokens", "engine", "ms", "native student is faster by"]
+    table, lines = [], []
+    for case in result["cases"]:
+        shape = f"{case['batch']} x {case['tokens']}"
+        ours = next((row for row in case["rows"] if row["ours"]), None)
+        for row in sorted(case["rows"], key=median):
+            gain = "-" if ours is None or row is ours else faster(row, ours)
+            table.append([shape, row["name"], f"{1e3 * median(row):.4g}", gain])
+        lines += [f"- {shape}: {line}" for line in model_peers.gain_lines(case["rows"])]
+    below = [f"- {line}" for line in [*cores_line(result["cases"]), *not_run_lines(result["not_run"])]]
+    text = f"The student of `{result['student']}`, {result['scheme']} on native kernels. {LEGEND}"
+    return [*rows_of(head, table), "", text, "", *lines, *(below if summary else [])]
+
+
+def _texts(result: Result, summary: bool = True) -> list[str]:
+    head = ["sentences", "engine", "ms a sentence", "sentences a second", "ours is faster by"]
+    table = []
+    for case in result["cases"]:
+        ours = next((row for row in case["rows"] if row["ours"]), None)
+        for row in sorted(case["rows"], key=median):
+            seconds = median(row) / result["sentences"]
+            gain = "-" if ours is None or row["ours"] else faster(row, ours)
+            table.append([case["case"], row["name"], f"{1e3 * seconds:.3g}", f"{1 / seconds:.0f}", gain])
+    text = f"{result['sentences']} sentences of {result['data']} through `encode()`, {result['model']}."
+    return [*rows_of(head, table), "", text, *_below(result, map(texts.as_case, result["cases"]), summary)]
+
+
 # The suite, its command, its table, and the options of that.
 _TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu_gemm": ("gemm", _gemm, ("schemes", "m", "summary")),
@@ -237,7 +266,9 @@ _TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
     "accuracy": ("accuracy", _accuracy, ()),
     "soak": ("soak", _soak, ()),
     "overhead": ("overhead", _overhead, ()),
+    "texts": ("texts", _texts, ("summary",)),
     "model": ("model", _model, ()),
+    "model_peers": ("model --peers", _model_peers, ("summary",)),
 }
 
 

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from typing import Any
 
-from kdnative.data.types import DataError
+from kdnative.data.types import DataError, KindError
 from kdnative.shown import shown
 
 __all__ = ["label_name", "label_number", "label_order"]
@@ -25,8 +25,9 @@ def label_name(value: Any, column: str, where: str) -> str:
         DataError: a value of another kind, a missing one, an empty string, or what can't be the name of a class.
     """
     if not isinstance(value, str | int):  # a bool is an int
-        raise DataError(
+        raise KindError(
             f"{where}: the label must be a string, an integer or a boolean, not {shown(value)} (column {shown(column)})"
+            f"; {_cure(value)}"
         )
     name = str(value).strip()
     if not name:
@@ -41,6 +42,15 @@ def label_name(value: Any, column: str, where: str) -> str:
     return name
 
 
+def _cure(value: Any) -> str:
+    """What to do about a label that names no class."""
+    if isinstance(value, float) and not math.isnan(value):
+        return "numbers need a task of numbers: in a recipe task: text-regression or sentence-pair-regression"
+    if isinstance(value, list | dict):
+        return "a text has one label here: several labels, tags of words and answers in a text are no task of recipes"
+    return "rows without a label need unlabelled: keep in the section data of a recipe"
+
+
 def label_number(value: Any, column: str, where: str) -> float:
     """A target: a finite number, or a text that is one.
 
@@ -52,7 +62,10 @@ def label_number(value: Any, column: str, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or (isinstance(value, str) and "_" in value):  # Python reads 1_000
-        raise DataError(f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)})")
+        raise KindError(
+            f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)}); classes "
+            "need a task of classes: in a recipe task: text-classification or sentence-pair-classification"
+        )
     return number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -74,18 +75,18 @@ class Sheet:
         return len(self) if self.complete else round(len(self) / self.share)
 
 
-def read_sheet(path: str | Path, most: int = LOOKED_AT) -> Sheet:
+def read_sheet(path: str | Path, most: int | None = None) -> Sheet:
     """Reads the first part of a .csv, .tsv or .jsonl file.
 
     Args:
         path: the file.
-        most: bytes to look at.
+        most: bytes to look at; None: `LOOKED_AT`.
 
     Raises:
         DataError: no such file, another kind of file, not UTF-8, no header, no rows, or a row of another length than
             the header; in words, with the line.
     """
-    path = Path(path)
+    path, most = Path(path), LOOKED_AT if most is None else most
     check_file(path)
     _check_kind(path)
     with open(path, "rb") as file:
@@ -131,6 +132,8 @@ def _check_kind(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(8)
     cure = "export it as .csv (with a header, UTF-8)"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: the file is UTF-16; save it as UTF-8 (for example: iconv -f utf-16 -t utf-8)")
     for magic, kind in MAGIC.items():
         if start.startswith(magic):
             raise DataError(f"{path}: this is {kind}, not a table of text: {cure}")

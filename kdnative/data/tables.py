@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from kdnative.data.columns import DELIMITERS, Columns
 from kdnative.data.labels import label_order
-from kdnative.data.types import LABEL, DataError, Dataset, Example
+from kdnative.data.types import LABEL, DataError, Dataset, Example, KindError
 from kdnative.machine.memory import machine_memory
 from kdnative.shown import listed, shown
 
@@ -208,17 +208,24 @@ def _read_json_lines(path: Path, text: str, columns: Columns, empty: str) -> lis
             if column not in record:
                 raise DataError(
                     f"{path}, line {number}: no {shown(column)}; the object has {listed(record) or 'nothing'}"
+                    f"; {_other_columns(record, columns)}"
                 )
         texts = {field: _words(record.get(column), column, path, number) for field, column in columns.texts.items()}
         rows.append(_row(texts, record.get(columns.label), columns, path, number))
     return rows
 
 
+def _other_columns(record: dict[str, Any], columns: Columns) -> str:
+    if {"question", "context"} <= set(record):
+        return "question answering is no task of recipes"
+    return f"name the right ones: {columns.options}"
+
+
 def _words(value: Any, column: str, path: Path, line: int) -> str:
     """A text of a JSON object; null is an empty one."""
     words = "" if value is None else value
     if not isinstance(words, str):
-        raise DataError(f"{path}, line {line}: {shown(column)} is not a string")
+        raise KindError(f"{path}, line {line}: {shown(column)} is not a string, but {shown(value)}")
     if not _is_unicode(words):
         raise DataError(f"{path}, line {line}: {shown(column)} holds half a character (a lone surrogate)")
     return words

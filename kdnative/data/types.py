@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["LABEL", "PAIR", "TEXT", "DataError", "DataSplits", "Dataset", "Example", "Value", "by_hash", "text_hash"]
+__all__ = ["LABEL", "PAIR", "TEXT", "DataError", "DataSplits", "Dataset", "Example", "KindError"]
+__all__ += ["Value", "by_hash", "text_hash"]
 
 TEXT, PAIR, LABEL = "text", "text_pair", "label"  # names of fields
 Value = str | int | float | None
@@ -16,6 +17,10 @@ Value = str | int | float | None
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and, where there is one, the line."""
+
+
+class KindError(DataError):
+    """A text or a label that is of another kind than the task reads, such as a list of labels."""
 
 
 @dataclass(frozen=True)

@@ -240,8 +240,31 @@ NAMES = _names()
 """The schemes of docs/schemes.md that have kernels, in the order in which errors list them."""
 
 
+_MOST_NAMES = 8  # that an error lists one by one
+_MEANT = {
+    "w8a8": ("int8", "qint8", "w8", "8bit", "8-bit", "i8", "q8", "a8w8"),
+    "w8a16": ("a16w8",),
+    "w4a8-g64": ("w4a8", "int4", "w4", "4bit", "4-bit", "i4", "q4", "a8w4"),
+    "w4a16-g64": ("w4a16", "a16w4"),
+    "w2a8-g64": ("w2a8", "int2", "w2", "2bit", "2-bit"),
+    "w2a16-g64": ("w2a16",),
+}
+"""What other libraries call a scheme, and names that lack the size of a group."""
+
+
+def _near(text: str, allowed: list[str]) -> str | None:
+    """The scheme that a wrong name most likely means."""
+    groups_of_8_bits = re.fullmatch(r"w8a(8|16)-g\d+.*", text)
+    if groups_of_8_bits:
+        return f"w8a{groups_of_8_bits[1]}"
+    for name, others in _MEANT.items():
+        if text in others and name in allowed:
+            return name
+    return next(iter(difflib.get_close_matches(text, allowed, n=1, cutoff=0.5)), None)
+
+
 def refusal_of(text: str, allowed: Iterable[str]) -> str:
-    """Why a name is no scheme, or none of those ``allowed``; which these are, and the nearest one."""
+    """Why a name is no scheme, or none of those ``allowed``; the nearest one, and which there are."""
     allowed = list(allowed)
     reason = f"unknown scheme {text!r}"
     match = _PATTERN.fullmatch(text.strip().lower())
@@ -257,6 +280,18 @@ def refusal_of(text: str, allowed: Iterable[str]) -> str:
         reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
     elif match and match["sparse"] is not None:
         reason = f"scheme {text!r} has no kernel: only w8a8 weights are stored without zeros"
-    near = difflib.get_close_matches(text.strip().lower(), allowed, n=1, cutoff=0.5)
-    suggestion = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{reason}{suggestion} Allowed: {', '.join(allowed)}"
+    near = _near(text.strip().lower(), allowed)
+    return f"{reason}{f'; did you mean {near!r}?' if near else '.'} Allowed: {_in_short(allowed)}"
+
+
+def _in_short(names: list[str]) -> str:
+    """Names of schemes; of many those that differ in the size of groups are one."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    families: dict[str, list[str]] = {}
+    for name in names:
+        found = re.search(r"-g(\d+)", name)
+        family = name if found is None else name.replace(found[0], "-gG")
+        families.setdefault(family, []).extend(found.groups() if found else ())
+    sizes = sorted({int(size) for group in families.values() for size in group})
+    return ", ".join(families) + (f"; G is one of {', '.join(map(str, sizes))}" if sizes else "")

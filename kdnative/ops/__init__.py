@@ -17,7 +17,8 @@ try:
 except ImportError as error:  # the message of the loader alone does not say what to do
     raise ImportError(
         f"kdnative's native library could not be loaded ({error}). It needs torch >= 2.10 (found {torch.__version__}); "
-        "from a source tree run `make build`, otherwise reinstall with `pip install --force-reinstall kdnative`."
+        "from a source tree run `make build`, otherwise install the wheel file again: "
+        "`pip install --force-reinstall FILE`."
     ) from error
 
 _C.select_isa(os.environ.get("KDNATIVE_ISA", ""))

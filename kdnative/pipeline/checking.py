@@ -95,12 +95,17 @@ def check(
 
 
 def steps(recipe: Recipe, data: DataSplits) -> dict[str, tuple[int, int]]:
-    """{section: (epochs, optimizer steps)} of every section that trains."""
+    """{section: (epochs, optimizer steps)} of every section that trains, if it is not stopped early.
+
+    With a teacher a section learns from every training example, else from those with a label.
+    """
     found = {}
     for stage in recipe.active_stages():
         for name, section in recipe.sections_of(stage):
-            if isinstance(section, Training):
-                each = math.ceil(math.ceil(len(data.train) / section.batch_size) / section.accumulate)
+            idle = name == "train_teacher" and recipe.teacher.fine_tuned
+            if isinstance(section, Training) and not idle:
+                examples = data.train if section.learns_from_teacher else data.labelled
+                each = math.ceil(math.ceil(len(examples) / section.batch_size) / section.accumulate)
                 total = section.epochs * each
                 found[name] = (section.epochs, min(total, section.max_steps or total))
     return found

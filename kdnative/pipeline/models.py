@@ -29,14 +29,18 @@ def load_tokenizer(source: str | Path) -> Any:
     return _tokenizer_in(Path(model_path(source)))
 
 
-def load_for_task(source: str | Path, task: Task, train: Dataset) -> nn.Module:
+def load_for_task(source: str | Path, task: Task, train: Dataset, *, fine_tuned: bool = False) -> nn.Module:
     """A Hugging Face encoder with the head that a task needs for its training split, in float32.
 
     The head is new, drawn from torch's global generator, unless the model at ``source`` already has one that fits (see
     `Task.fit_head`).
 
+    Args:
+        fine_tuned: the model must have all weights and the head itself, for the data's classes.
+
     Raises:
-        PipelineError: transformers can't build such a model from it, or its weights are damaged.
+        PipelineError: transformers can't build such a model from it, its weights are damaged, or it is not what
+            `fine_tuned` asks for.
     """
     import torch
     from safetensors import SafetensorError
@@ -61,10 +65,25 @@ def load_for_task(source: str | Path, task: Task, train: Dataset) -> nn.Module:
             raise PipelineError(f"can't load a classifier from {source} ({folder}): {error}") from error
     try:
         replaced = {name for name, *_shapes in found["mismatched_keys"]}
-        task.fit_head(model, [own[i] for i in sorted(own)], train, found["missing_keys"], replaced, str(source))
+        names = [own[i] for i in sorted(own)]
+        drawn = task.fit_head(model, names, train, found["missing_keys"], replaced, str(source))
     except ValueError as error:
         raise PipelineError(str(error)) from error
+    if fine_tuned:
+        reason = task.head_mismatch(names, train.labels) if drawn or replaced else None
+        if reason is None and (new := sorted({*found["missing_keys"], *replaced})):
+            reason = f"it has no weights that fit {', '.join(new[:4])}{' and others' if len(new) > 4 else ''}"
+        if reason is not None:
+            raise PipelineError(not_fine_tuned(source, reason))
     return model
+
+
+def not_fine_tuned(source: str | Path, reason: str) -> str:
+    """Why a model is not the teacher that a recipe says it is, and what to do."""
+    return (
+        f"teacher.fine_tuned is true, but {source} is not fine-tuned for this data: {reason}. Leave fine_tuned out to "
+        "fine-tune it here, or give the model that was"
+    )
 
 
 def load_any(source: str | Path) -> tuple[nn.Module, Any]:

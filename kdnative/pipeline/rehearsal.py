@@ -15,6 +15,7 @@ from kdnative.pipeline.rehearsed_models import Rehearsal, may_be_asked, refusing
 from kdnative.pipeline.schema import Distilling, Recipe, Training
 from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.training import class_weights, tokenizer
+from kdnative.pipeline.unread import unread_texts
 from kdnative.pipeline.vocabulary import id_table
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def rehearse(
         if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
             with refusing("compress_teacher.", "; null keeps the logits of all classes"):
                 TopK.of(torch.zeros(1, len(labels)), top_k)
-        notes = shared.task.notes(shared.data) if trained else []
+        if trained:
+            notes = [*shared.task.notes(shared.data), *unread_texts(recipe.data, shared.task)]
     if pending - {"report"}:
         rehearsal = Rehearsal(recipe, now, pending, labels)
         rehearsal.go_through()

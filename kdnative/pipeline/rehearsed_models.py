@@ -20,6 +20,7 @@ from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 from kdnative.pipeline.folder import PipelineError
 from kdnative.pipeline.limits import check_sizes
+from kdnative.pipeline.models import not_fine_tuned
 from kdnative.pipeline.schema import Distilling, Recipe, Shape
 from kdnative.prune import shrink_shapes_, student_from
 from kdnative.tasks import task_named
@@ -128,6 +129,8 @@ class Rehearsal:
             if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
                 return None  # transformers would ask the user whether to run that code
             config = transformers.AutoConfig.from_pretrained(folder, **head)
+            if self.recipe.teacher.fine_tuned and key == "teacher.source" and "train_teacher" in self.pending:
+                self._check_fine_tuned(source, transformers.AutoConfig.from_pretrained(folder).id2label or {})
             if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
                 raise ValueError(
                     f"{source} is a model of the kind {config.model_type!r}, for which transformers has no sequence "
@@ -135,6 +138,11 @@ class Rehearsal:
                 )
         with torch.device("meta"):
             return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+
+    def _check_fine_tuned(self, source: str, own: dict[int, str]) -> None:
+        names = [own[i] for i in sorted(own)]
+        if reason := task_named(self.recipe.task).head_mismatch(names, self.labels):
+            raise PipelineError(not_fine_tuned(source, reason))
 
     def _load_student(self) -> bool:
         """Makes the new student; False where nothing can be known of it."""

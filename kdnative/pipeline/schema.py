@@ -92,6 +92,9 @@ class Teacher(Section):
 
     source: str
     """`package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout."""
+    fine_tuned: bool = False
+    """The model has learned this task already: its head is kept, its classes are matched by name, and `train_teacher`
+    only loads and checks it."""
 
 
 class Shape(Section):
@@ -157,12 +160,32 @@ class Training(Section):
     save_every: Positive = 100
     """Steps between saved training states; the end of each epoch is saved too."""
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether examples without a label are learned from."""
+        return False
+
+    def learning(self) -> dict[str, Any]:
+        """The keys that mean something to a model that is trained."""
+        return dict(self)
+
     @model_validator(mode="after")
     def _knows_what_is_better(self):
         given = [key for key in ("early_stopping", "select_by") if getattr(self, key) is not None]
         if given and not self.select_best:
             raise ValueError(f"{given[0]} is {getattr(self, given[0])!r}, but select_best is false: set it to true")
         return self
+
+
+class TeacherTraining(Training):
+    """How the teacher learns."""
+
+    calibrate: bool = False
+    """Divide the teacher's logits by the temperature that fits its confidence to the validation split (Guo et al.
+    2017); its answers stay the same, and its soft labels claim no more than it knows."""
+
+    def learning(self) -> dict[str, Any]:
+        return {key: value for key, value in super().learning().items() if key != "calibrate"}
 
 
 class Distilling(Training):
@@ -182,6 +205,10 @@ class Distilling(Training):
     layer_map: dict[Count, Count] | None = None
     """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings;
     null spreads the layers evenly."""
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        return bool(self.soft_weight or self.hidden_weight or self.mask_tokens)
 
     @model_validator(mode="after")
     def _some_weight(self):
@@ -302,7 +329,11 @@ class Report(Section):
 
 
 class Goals(Section):
-    """Each goal is printed as met or missed with the measured figure; a missed goal is no failure of the run."""
+    """Each goal is judged by the 95 % interval of its figure.
+
+    It is met when the whole interval is, missed when none of it is, and open in between. A missed goal is no failure of
+    the run.
+    """
 
     kept: NotNegative | None = None
     """The native student's deciding measure over the teacher's (accuracy, or Pearson's correlation), on the test
@@ -368,6 +399,17 @@ class Recipe(Section):
             raise ValueError(
                 f"compress_teacher.temperature is {given}, but {', '.join(other)}: with compress_teacher.top_k they "
                 "must be equal; compress_teacher.temperature: null keeps no mass of other classes and fits any"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_a_teacher_or_not(self):
+        section = self.train_teacher
+        if self.teacher.fine_tuned and (kept := section.learning()) != (plain := type(section)().learning()):
+            key = next(key for key in kept if kept[key] != plain[key])
+            raise ValueError(
+                f"train_teacher.{key} is {shown(kept[key])}, but teacher.fine_tuned is true, so nothing is trained: "
+                "leave one of them out"
             )
         return self
 

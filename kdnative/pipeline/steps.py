@@ -19,6 +19,7 @@ __all__ = ["BAD_CALIBRATION", "HELPED", "COST", "OPEN", "findings", "steps"]
 HELPED, COST, OPEN = "helped", "cost", "no difference"
 BAD_CALIBRATION = 0.1  # ECE on the validation split; fine-tuned encoders are usually within 0.02 and 0.06
 _LEAST_EFFECT = 0.005  # of the deciding measure: half a point; smaller effects are not worth asking about
+_CALIBRATE = " Or set train_teacher.calibrate: true, which fits a temperature."
 _WORTH = 0.01  # a gain that is certainly smaller than this is nothing
 _LEAST_SAVING = 1.02  # a model file that is less than 2 % smaller counts as the same
 
@@ -91,7 +92,7 @@ def findings(measure: Measure, made: Sequence[Mapping], metrics: Mapping, second
     if "train_baseline" not in metrics:
         found.insert(0, "Whether distillation helped isn't known: this recipe leaves train_baseline out.")
     found.append(_still_improving(measure, metrics["train_teacher"]))
-    found.append(_badly_calibrated(metrics["evaluate"]))
+    found.append(_badly_calibrated(metrics["evaluate"], "calibration" in metrics["train_teacher"]))
     return [text for text in found if text]
 
 
@@ -135,7 +136,8 @@ def _still_improving(measure: Measure, trained: Mapping) -> str:
     return ""
 
 
-def _badly_calibrated(evaluated: Mapping) -> str:
+def _badly_calibrated(evaluated: Mapping, with_temperature: bool) -> str:
+    """`with_temperature`: the teacher's logits were divided by one that was fitted on the validation split."""
     found = evaluated["teacher_calibration"]
     if found is None or found["ece"] <= max(BAD_CALIBRATION, found["chance"]):
         return ""
@@ -148,5 +150,5 @@ def _badly_calibrated(evaluated: Mapping) -> str:
     return (
         f"The teacher is badly calibrated: its confidence misses its accuracy by {100 * found['ece']:.0f} points on "
         f"{found['n']:,} validation texts (expected calibration error; the limit is {100 * BAD_CALIBRATION:.0f}). "
-        f"Students inherit that. {cure}"
+        f"Students inherit that. {cure}{'' if with_temperature else _CALIBRATE}"
     )

@@ -50,7 +50,7 @@ def build_summary(
         "steps": made,
         "findings": findings(task.deciding, made, metrics, seconds),
         "gain": gain(timed["models"]),
-        "goals": judged(task, goals, by_key, timed["models"], data["texts"]["test"]),
+        "goals": judged(task, goals, by_key, timed["models"], data["sizes"]["test"]),
         "case": timed["case"],
         "data": dict(data),
         "notes": [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdnative.pipeline.steps import OPEN
-from kdnative.report.words import change, duration
+from kdnative.report.words import change, counted, duration
 from kdnative.tasks import Measure
 
 _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for validation", "test": "for the test"}
@@ -14,7 +14,7 @@ _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for
 
 def format_summary(summary: Mapping[str, Any]) -> str:
     """The table, what each step bought, and the goals."""
-    blocks = [_table(summary), [_texts(summary["data"]["texts"])], _steps(summary), [_gain(summary["gain"])]]
+    blocks = [_table(summary), [_texts(summary["data"]["sizes"])], _steps(summary), [_gain(summary["gain"])]]
     blocks.append([_goal(goal) for goal in summary["goals"]])
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -36,8 +36,8 @@ def _table(summary: Mapping[str, Any]) -> list[str]:
         *table,
         "",
         f"over the teacher: paired difference{unit}; native: {deciding.name} of the row's model on native kernels",
-        f"latency in ms, batch {case['batch']} x {case['tokens']} tokens, {case['threads']} threads: torch fp32, "
-        "torch bf16, native; x: speed-up over the teacher in torch fp32",
+        f"latency in ms, batch {case['batch']} x {case['tokens']} tokens, {counted(case['threads'], 'thread')}: "
+        "torch fp32, torch bf16, native; x: speed-up over the teacher in torch fp32",
     ]
 
 
@@ -62,8 +62,8 @@ def _value(found: Any) -> float | None:
     return found["value"] if isinstance(found, Mapping) else found
 
 
-def _texts(texts: Mapping[str, int]) -> str:
-    return "texts: " + ", ".join(f"{texts[part]:,} {word}" for part, word in _PARTS.items() if texts[part])
+def _texts(sizes: Mapping[str, int]) -> str:
+    return "texts: " + ", ".join(f"{sizes[part]:,} {word}" for part, word in _PARTS.items() if sizes[part])
 
 
 def _steps(summary: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdnative.report.page import render
+from kdnative.report.peers import split
 from kdnative.report.read import ReportError, Run, read_run
 
 __all__ = ["ReportError", "build"]
@@ -45,5 +46,10 @@ def _as_json(run: Run, absent: list[str]) -> dict:
         "machine": run.info.get("machine", {}),
         "seconds": {stage: record.get("seconds") for stage, record in run.records.items()},
         "stages": run.metrics,
+        "engines": [
+            {**{key: case[key] for key in ("batch", "tokens", "threads")}, **found}
+            for case in run.peers
+            if (found := split(case)) is not None
+        ],
         "not_part_of_this_run": absent,
     }

@@ -127,10 +127,10 @@ def latency_by_length(rows: Sequence[LatencyRow]) -> list[tuple[int, str]]:
             Series(name, [_latency_point(row) for row in of_batch if row["model"] == name], _colour(name, index))
             for index, name in enumerate(models)
         ]
-        threads = of_batch[0]["threads"]
+        threads = words.counted(of_batch[0]["threads"], "thread")
         chart = xy_chart(
             f"Batch {batch}",
-            f"Median latency in milliseconds against the number of tokens, batch {batch}, {threads} threads; bars span "
+            f"Median latency in milliseconds against the number of tokens, batch {batch}, {threads}; bars span "
             "the 20th to the 80th percentile. Lower is better.",
             [s for s in series if s.points],
             Axis("tokens per sequence", "marked"),
@@ -195,7 +195,9 @@ def _sensitivity_bar(row: SensitivityRow, key: str, measure: Measure, with_schem
 
 
 def _at(case: dict[str, int] | None) -> str:
-    return f", batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads" if case else ""
+    if not case:
+        return ""
+    return f", batch {case['batch']} × {case['tokens']} tokens, {words.counted(case['threads'], 'thread')}"
 
 
 def _title(measure: Measure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from kdnative.report import figures, words
+from kdnative.report import figures, peers, words
 from kdnative.report.read import Run
 from kdnative.report.schema import GoalRow, Measure, ModelRow, StepRow
 from kdnative.report.tables import Cell, caption, details, table
@@ -93,7 +93,9 @@ def models(run: Run) -> str | None:
         lines.append(line)
     title = "Every model of the pipeline"
     if case:
-        title += f"; latency at batch {case['batch']} × {case['tokens']} tokens, {case['threads']} threads"
+        title += (
+            f"; latency at batch {case['batch']} × {case['tokens']} tokens, {words.counted(case['threads'], 'thread')}"
+        )
     made = table(title, columns, lines, numeric=range(1, len(columns)), emphasised=[len(lines) - 1])
     return made + _notes(run.summary.get("notes", []), "notes")
 
@@ -102,10 +104,33 @@ def speed(run: Run) -> str | None:
     """The speed-up as a product: smaller model times native kernels."""
     gain = run.summary.get("gain")
     if not gain:
-        return None
+        return _engines(run) or None
     lines = [[Cell(text), Cell(words.speedup(gain[name]), gain[name]["value"])] for name, text in _FACTORS.items()]
     title = "The first is the product of the others"
-    return table(title, ["what over what", "speed-up [95 %]"], lines, numeric=(1,), sortable=False)
+    return table(title, ["what over what", "speed-up [95 %]"], lines, numeric=(1,), sortable=False) + _engines(run)
+
+
+def _engines(run: Run) -> str:
+    """The same with the fastest other engine in between, for each case that was measured."""
+    parts = []
+    for case in run.peers:
+        found = peers.split(case)
+        if found is None:
+            continue
+        engine = found["engine"]
+        factors = {
+            "total": _FACTORS["total"],
+            "smaller_model": _FACTORS["smaller_model"],
+            "engine_gain": f"another engine: the student in torch fp32 over the same in {engine}",
+            "native_kernels": f"native kernels: the student in {engine} over the native one",
+        }
+        lines = [[Cell(text), Cell(words.speedup(found[name]), found[name]["value"])] for name, text in factors.items()]
+        title = (
+            f"With the fastest other engine, batch {case['batch']} × {case['tokens']} tokens, "
+            f"{words.counted(case['threads'], 'thread')}; the first is the product of the others"
+        )
+        parts.append(table(title, ["what over what", "speed-up [95 %]"], lines, numeric=(1,), sortable=False))
+    return "".join(parts)
 
 
 def trade_offs(run: Run) -> str | None:
@@ -157,7 +182,7 @@ def disagreements(run: Run) -> str | None:
         for row in found
     ]
     columns = ["text", "label", "teacher", "native student"]
-    title = f"{len(found)} examples of the test split, those first on which they differ most"
+    title = f"{words.counted(len(found), 'example')} of the test split, those first on which they differ most"
     return table(title, columns, lines, sortable=False, wrap=(1, 2, 3))
 
 

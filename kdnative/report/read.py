@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdnative.report import peers
 from kdnative.report.schema import Measure, RunInfo, StageRecord, Summary
 
 _ROW_KEYS = ("key", "name")
@@ -35,6 +36,7 @@ class Run:
         metrics: content of metrics.json by stage, in the order of the pipeline.
         records: content of stage.json by stage.
         recipe: text of recipe.yaml, "" without one.
+        peers: cases of peers.json, the student in other engines; none without that file.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class Run:
     recipe: str = ""
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     records: dict[str, StageRecord] = field(default_factory=dict)
+    peers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -86,6 +89,7 @@ def read_run(folder: str | Path) -> Run:
     info = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
     recipe_file = folder / "recipe.yaml"
     run = Run(folder, summary, info, recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else "")
+    run.peers = _peers(folder / peers.FILE)
     for stage in _stages(folder, info.get("stages")):
         place = folder / "stages" / stage
         if (place / "stage.json").is_file():
@@ -95,6 +99,19 @@ def read_run(folder: str | Path) -> Run:
             for key, needed in METRIC_ROWS.items():
                 _check_rows(place / "metrics.json", key, run.metrics[stage].get(key, []), needed)
     return run
+
+
+def _peers(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    found = _read(path)
+    if found.get("suite") != peers.SUITE:
+        made = "`kdnative bench model RUN --peers --json`"
+        raise ReportError(f"{path} is no result of {made}: move it out of the folder")
+    _check_rows(path, "cases", found.get("cases"), peers.CASE_KEYS)
+    for case in found["cases"]:
+        _check_rows(path, "rows", case["rows"], ("name", "kind", "ours", "samples"))
+    return found["cases"]
 
 
 def _stages(folder: Path, order: list[str] | None) -> list[str]:

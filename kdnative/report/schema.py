@@ -5,6 +5,7 @@
     runs/NAME/run.json                       RunInfo
     runs/NAME/recipe.yaml                    text, shown as it is
     runs/NAME/summary.json                   Summary: the final table and the goals
+    runs/NAME/peers.json                     the student in other engines, see kdnative/report/peers.py
     runs/NAME/stages/STAGE/stage.json        StageRecord
     runs/NAME/stages/STAGE/metrics.json      any figures; these keys are understood wherever a stage has them:
         history      list[TrainingPoint]     training curve
@@ -169,7 +170,7 @@ class Summary(TypedDict, total=False):
     gain: dict[str, Ratio]  # "total" = "smaller_model" * "native_kernels"
     goals: list[GoalRow]
     case: LatencyCase
-    data: dict[str, Any]  # source, labels, texts: counts of those labelled, unlabelled, for validation, for the test
+    data: dict[str, Any]  # source, labels, "sizes": texts labelled, unlabelled, of validation and test
     examples: list[ExampleRow]
     notes: list[str]  # anything a reader must know, in words
 

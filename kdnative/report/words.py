@@ -60,6 +60,11 @@ def millions(count: int | None) -> str:
     return f"{count / 1e6:.2f} M" if count >= 100_000 else f"{count:,}"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things, as ``1 thread`` or ``1,038 examples``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def times(ratio: float | None) -> str:
     """A ratio, as ``12.3×``."""
     return DASH if ratio is None else f"{_significant(ratio)}×"

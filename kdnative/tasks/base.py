@@ -122,7 +122,7 @@ class Task(ABC):
         missing: Collection[str],
         replaced: Collection[str],
         source: str,
-    ) -> None:
+    ) -> bool:
         """Adapts the head of a loaded model to the training split, in place.
 
         Args:
@@ -132,9 +132,16 @@ class Task(ABC):
             replaced: names of those that it has in another shape; they are new, too.
             source: of the model, for messages.
 
+        Returns:
+            Whether it drew a layer anew that the model's file has.
+
         Raises:
             ValueError: the head can't be made to fit.
         """
+
+    @abstractmethod
+    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
+        """Why a head for these classes can't answer for those of the data, in words; None where it may."""
 
     # Training
 

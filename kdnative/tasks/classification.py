@@ -26,9 +26,12 @@ from kdnative.evaluate import (
 from kdnative.evaluate.layers import accuracy, mean_divergence
 from kdnative.shown import listed
 from kdnative.tasks.base import Measure, Task, Trained, estimate
-from kdnative.tasks.heads import fit_head
+from kdnative.tasks.heads import fit_head, mismatch
 
 __all__ = ["TextClassification"]
+
+# Of a scale; fewer are mostly names, more are mostly numbers of topics.
+_FEWEST_STEPS, _MOST_STEPS = 4, 11
 
 
 class TextClassification(Task):
@@ -45,15 +48,7 @@ class TextClassification(Task):
     divergence_unit = "nats"
 
     def notes(self, data: DataSplits) -> list[str]:
-        tested = [name for name, n in data.validation.counts.items() if n or data.test.counts[name]]
-        missing = [name for name in tested if not data.train.counts[name]]
-        if not missing:
-            return []
-        return [
-            f"the training split has no example of {len(missing)} of the {len(data.labels)} classes "
-            f"({listed(missing)}), which the validation or test split has: every answer for these will be wrong; give "
-            "more data, other shares (data.split), a higher data.limit, or files of their own for validation and test"
-        ]
+        return [note for note in (_untrained(data), _single(data), _ordinal(data.labels)) if note]
 
     def head(self, labels: Sequence[str]) -> dict[str, Any]:
         numbered = dict(enumerate(labels))
@@ -67,8 +62,11 @@ class TextClassification(Task):
         missing: Collection[str],
         replaced: Collection[str],
         source: str,
-    ) -> None:
-        fit_head(model, own, train.labels, missing, source)
+    ) -> bool:
+        return fit_head(model, own, train.labels, missing, source)
+
+    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
+        return mismatch(own, labels)
 
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return HardLabelLoss(weight=weight, class_weights=class_weights, label_smoothing=settings.label_smoothing)
@@ -154,3 +152,42 @@ class TextClassification(Task):
             }
             for index in differ[order].tolist()
         ]
+
+
+def _untrained(data: DataSplits) -> str:
+    """A note on classes that are asked for and can't be learned."""
+    tested = [name for name, n in data.validation.counts.items() if n or data.test.counts[name]]
+    missing = [name for name in tested if not data.train.counts[name]]
+    if not missing:
+        return ""
+    return (
+        f"the training split has no example of {len(missing)} of the {len(data.labels)} classes "
+        f"({listed(missing)}), which the validation or test split has: every answer for these will be wrong; give "
+        "more data, other shares (data.split), a higher data.limit, or files of their own for validation and test"
+    )
+
+
+def _single(data: DataSplits) -> str:
+    """A note on classes of one example in all splits together: nobody learns one and is tested on it."""
+    total = {name: n + data.validation.counts[name] + data.test.counts[name] for name, n in data.train.counts.items()}
+    single = [name for name, n in total.items() if n == 1]
+    if not single:
+        return ""
+    classes = f"{listed(single)} {'has' if len(single) == 1 else 'have'} a single example"
+    return f"{classes}: no model can learn a class and be tested on it with one; give more, or leave such rows out"
+
+
+def _ordinal(labels: Sequence[str]) -> str:
+    """A note on classes that may be the steps of a scale."""
+    try:
+        steps = sorted(map(int, labels))
+    except ValueError:
+        return ""
+    consecutive = steps == list(range(steps[0], steps[0] + len(steps))) if steps else False
+    if not consecutive or not _FEWEST_STEPS <= len(steps) <= _MOST_STEPS:
+        return ""
+    return (
+        f"the {len(steps)} classes are the numbers {steps[0]} to {steps[-1]}: for classes, their order means "
+        "nothing. "
+        "If they are scores, task: text-regression (for pairs sentence-pair-regression) learns their order"
+    )

@@ -12,9 +12,18 @@ from torch import nn
 log = logging.getLogger("kdnative.run.heads")  # below the run's logger: both its file and the screen show it
 
 
+def mismatch(own: Sequence[str], labels: Sequence[str]) -> str | None:
+    """Why a head for some classes is none for the data's, in words; None where it is, or where names can't tell."""
+    if _order(own, labels) is not None:
+        return None
+    if len(own) == len(labels) and (_says_nothing(own) or _are_numbers(labels)):
+        return None
+    return f"its head is for the classes {_listed(own)}, the data's are {_listed(labels)}"
+
+
 def fit_head(
     model: nn.Module, own: Sequence[str], labels: Sequence[str], missing: Collection[str], source: str
-) -> None:
+) -> bool:
     """Makes row i of a loaded head mean ``labels[i]``, in place.
 
     The same names in another order (upper and lower case count as one): the rows are put into the data's order. Names
@@ -28,21 +37,24 @@ def fit_head(
         missing: names of the parameters that the model's file does not have.
         source: where the model comes from, for messages.
 
+    Returns:
+        Whether the last layer was drawn anew here.
+
     Raises:
         ValueError: the head has to change and is not a linear layer of one output per class after the encoder.
     """
     order = _order(own, labels)
     if order == list(range(len(labels))):
-        return
-    if order is None and all(re.fullmatch(r"LABEL_\d+", str(name)) for name in own):
-        return
+        return False
+    if order is None and _says_nothing(own):
+        return False
     resized = len(own) != len(labels)
     name = last_linear(model, len(labels))
     if f"{name}.weight" in missing:
-        return  # the file holds no head, only names: nothing to match
-    if order is None and not resized and list(labels) == [str(i) for i in range(len(labels))]:
+        return False  # the file holds no head, only names: nothing to match
+    if order is None and not resized and _are_numbers(labels):
         log.info("%s: the data's labels are numbers: rows of its head, %s", source, _listed(own))
-        return
+        return False
     if name is None and not resized:
         raise ValueError(
             f"{source}: its classes are {_listed(own)}, the data's {_listed(labels)}, and its head can't be changed "
@@ -52,15 +64,20 @@ def fit_head(
     if order is not None:
         _permute(model.get_submodule(name), order)
         log.info("%s: the rows of its head were put into the order of the data's classes, %s", source, _listed(labels))
-        return
+        return False
     if not resized:
         _draw(model.get_submodule(name), getattr(model.config, "initializer_range", 0.02))
-    log.warning(
-        "%s: its head is for the classes %s, the data's are %s: its last layer is new and has to be trained",
-        source,
-        _listed(own),
-        _listed(labels),
-    )
+    log.warning("%s: %s: its last layer is new and has to be trained", source, mismatch(own, labels))
+    return True
+
+
+def _says_nothing(own: Sequence[str]) -> bool:
+    """Whether names are those that transformers gives to classes without a name."""
+    return all(re.fullmatch(r"LABEL_\d+", str(name)) for name in own)
+
+
+def _are_numbers(labels: Sequence[str]) -> bool:
+    return list(labels) == [str(i) for i in range(len(labels))]
 
 
 def _order(own: Sequence[str], labels: Sequence[str]) -> list[int] | None:
@@ -84,6 +101,24 @@ def last_linear(model: nn.Module, outputs: int) -> str | None:
         if isinstance(module, nn.Linear) and module.out_features == outputs and not name.startswith(encoder)
     ]
     return found[-1] if found else None
+
+
+@torch.no_grad()
+def scale_logits(model: nn.Module, factor: float, outputs: int, source: str) -> None:
+    """Multiplies what a classifier answers, in the weights of its last layer, in place.
+
+    Raises:
+        ValueError: no linear layer of ``outputs`` outputs follows its encoder.
+    """
+    name = last_linear(model, outputs)
+    if name is None:
+        raise ValueError(
+            f"{source}: no linear layer of {outputs} outputs follows its encoder, so it can't be calibrated"
+        )
+    head = model.get_submodule(name)
+    head.weight.mul_(factor)
+    if head.bias is not None:
+        head.bias.mul_(factor)
 
 
 @torch.no_grad()

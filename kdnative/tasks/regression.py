@@ -32,7 +32,7 @@ class TextRegression(Task):
     )
     selectable = {"pearson": "max", "spearman": "max", "rmse": "min", "loss": "min", "teacher_mse": "min"}
     from_teacher = "teacher_mse"
-    lacks = {"class_weights": _NO_CLASSES, "label_smoothing": _NO_CLASSES, "top_k": _NO_CLASSES}
+    lacks = dict.fromkeys(("calibrate", "class_weights", "label_smoothing", "top_k"), _NO_CLASSES)
     numbers = True
     divergence_unit = "mean squared difference"
 
@@ -47,17 +47,21 @@ class TextRegression(Task):
         missing: Collection[str],
         replaced: Collection[str],
         source: str,
-    ) -> None:
+    ) -> bool:
         """A new head begins at the mean of the targets: from 0 it would spend most of its steps on the way there."""
         name = last_linear(model, 1)
         new = name is not None and f"{name}.weight" in {*missing, *replaced}
         if not new or (bias := model.get_submodule(name).bias) is None:
-            return
+            return False
         targets = [e.label for e in train if e.label is not None]
         mean = sum(targets) / len(targets)
         with torch.no_grad():
             bias.fill_(mean)
         log.info("%s: its head is new and begins at %.4g, the mean of the training labels", source, mean)
+        return False
+
+    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
+        return None if len(own) == 1 else f"its head has {len(own)} outputs, and a number needs one"
 
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return TargetLoss(weight=weight)

@@ -436,3 +436,22 @@ def test_a_missing_second_column_of_a_file_is_named_with_its_option(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,x\n")
     with pytest.raises(DataError, match=r"'second' is missing.*text_pair_column= .*data\.text_pair and data\.label"):
         load_dataset(tmp_path / "a.csv", text_pair_column="second")
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "cure"),
+    [
+        ({"text": "a", "label": 3.9}, {}, "task: text-regression"),
+        ({"text": "a", "label": ["a", "b"]}, {}, "a text has one label here"),
+        ({"text": "a", "label": None}, {}, "unlabelled: keep"),
+        ({"text": "a", "label": "good"}, {"numbers": True}, "task: text-classification"),
+        ({"question": "a", "context": "b", "answers": {}}, {}, "question answering is no task of recipes"),
+        ({"body": "a", "y": "b"}, {}, "in a recipe data.text and data.label"),
+        ({"text": ["two", "tokens"], "label": 1}, {}, "not a string"),
+    ],
+)
+def test_data_of_another_task_says_what_to_do(tmp_path, record, options, cure):
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="line 1: ") as caught:
+        load_dataset(tmp_path / "a.jsonl", **options)
+    assert cure in str(caught.value)

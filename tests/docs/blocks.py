@@ -20,7 +20,7 @@ from kdnative.pipeline import load_recipe
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
-NOTE = re.compile(r"<!-- *(?P<key>not run|needs|given): *(?P<value>[^>]+?) *-->\s*$")
+NOTE = re.compile(r"<!-- *(?P<key>not run|needs|given|really): *(?P<value>[^>]+?) *-->\s*$")
 TRAINED = ("train_teacher", "train_baseline", "distil", "prune", "recover")
 QUICKLY = [
     *(f"--set=benchmark.{key}" for key in ("repeats=1", "grid_repeats=1", "grid_batches=[1]", "grid_tokens=[16]")),
@@ -80,10 +80,13 @@ def load_yaml(code: str, folder: Path) -> None:
     load_recipe(path)
 
 
-def check_shell(code: str) -> None:
+def check_shell(code: str, really: bool = False) -> None:
     """Every command of a block, one a line: run where it is quick, else read as the real command would read it.
 
-    Two spaces and more begin an explanation. Raises AssertionError for a command that would fail or is not known here.
+    With `really` recipes are run, with few steps. Two spaces and more begin an explanation.
+
+    Raises:
+        AssertionError: a command would fail, or is not known here.
     """
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(re.split(r"(?<=\S)\s{2,}", line)[0], comments=True)
@@ -93,7 +96,7 @@ def check_shell(code: str) -> None:
             continue
         check = COMMANDS.get(words[0], _path if "/" in words[0] else None)
         assert check, f"`{line.strip()}`: nothing here checks {words[0]}; mark the block <!-- not run: the reason -->"
-        check(words if check is _path else words[1:])
+        check([*words[1:], "--quiet", *QUICKLY] if really else words if check is _path else words[1:])
 
 
 def _kdnative(arguments: list[str]) -> None:
@@ -104,12 +107,13 @@ def _kdnative(arguments: list[str]) -> None:
         assert _quietly(cli.main, arguments) == 0
         return
     parsed = _parsed(cli._parser().parse_args, arguments)
-    if arguments[0] in ("doctor", "inspect"):
+    if arguments[0] in ("doctor", "inspect", "new") or "--quiet" in arguments:
         assert _quietly(cli.main, arguments) == 0
-    elif arguments[0] == "run" and Path(parsed.recipe).is_file():
-        assert _quietly(cli.main, [*arguments, "--quiet", *QUICKLY]) == 0
-    elif arguments[0] == "run":  # one of the repository, which takes minutes
+    elif arguments[0] == "run" and not Path(parsed.recipe).is_file():  # one of the repository
         load_recipe(ROOT / parsed.recipe, parsed.set)
+    elif arguments[0] == "run":
+        settings = [f"--set={setting}" for setting in parsed.set]
+        assert _quietly(cli.main, ["run", parsed.recipe, "--check", *settings]) == 0
 
 
 def _bench(suite: str, options: list[str]) -> None:

@@ -6,12 +6,16 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 import kdnative as kd
+from tests.report.browser import HOW_TO_GET, Browser, find_chromium
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +31,11 @@ def site(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert not [line for line in done.stderr.splitlines() if line.startswith(("WARNING", "ERROR"))]
     return folder
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 class _Loads(HTMLParser):
@@ -57,6 +66,45 @@ def test_every_page_loads_only_what_the_site_holds(site):
                 assert (page.parent / target.split("?")[0].split("#")[0]).exists(), f"{page.name} lacks {target}"
     for sheet in site.rglob("*.css"):
         assert not re.findall(r"url\(['\"]?(?:https?:)?//", sheet.read_text()), f"{sheet.name} loads from elsewhere"
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Of the site on a server: from a folder its search does not run."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+def test_in_a_browser(address):
+    """Light, dark and searched: no error, and no request to anybody else."""
+    if os.environ.get("KDNATIVE_NO_BROWSER") == "1":
+        pytest.skip("KDNATIVE_NO_BROWSER=1")
+    program = find_chromium()
+    assert program, HOW_TO_GET
+    with Browser(program) as page:
+        background = {}
+        for scheme in ("light", "dark"):
+            page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            page.open(address + "first_student.html")
+            color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            background[scheme] = max(map(int, re.findall(r"\d+", color)[:3]))
+            assert page.evaluate("document.querySelector('h1').innerText").startswith("Your first student")
+        assert background["dark"] < 80 < 200 < background["light"]
+        page.open(address + "index.html?q=distillation")
+        found = page.evaluate(
+            """new Promise((done) => {
+              const look = () => document.querySelectorAll('.md-search-result__link').length;
+              const start = Date.now();
+              const timer = setInterval(() => {
+                if (look() || Date.now() - start > 30000) { clearInterval(timer); done(look()); }
+              }, 100);
+            })"""
+        )
+        assert found > 0
+        assert page.errors() == []
+        assert page.requests() and all(url.startswith((address, "data:", "blob:")) for url in page.requests())
 
 
 def test_every_public_name_is_in_the_reference(site):

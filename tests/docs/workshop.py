@@ -25,7 +25,7 @@ def link(built: Path, folder: Path) -> None:
 
 
 def _model(folder: Path) -> Path:
-    """A random BERT of the depth of MiniLM, with positions for 512 tokens and a tokenizer for a few words."""
+    """A random BERT of the sizes of MiniLM-L6, so that heads and neurons in recipes fit, that knows a few words."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -35,7 +35,7 @@ def _model(folder: Path) -> Path:
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(3)
-    sizes = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 256}
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=512, **sizes)).save_pretrained(folder)
     return folder
 
@@ -49,7 +49,7 @@ def _sentence_transformer(folder: Path) -> None:
         from sentence_transformers.models import Normalize, Pooling, Transformer
 
     encoder = Transformer(str(_model(folder.with_name("encoder"))), max_seq_length=128)
-    model = SentenceTransformer(modules=[encoder, Pooling(128, "mean"), Normalize()], device="cpu")
+    model = SentenceTransformer(modules=[encoder, Pooling(384, "mean"), Normalize()], device="cpu")
     model.save(str(folder))
 
 

@@ -26,11 +26,12 @@ _SPLITS = ((0.8, 0.1, 0.1), (1, 0, 0), (0, 0, 1), (0.5, 0.5, 0), (1e-9, 1, 1))
 
 @dataclass
 class Files:
-    """Files by their names, which one of them to read (or the folder, ""), and how."""
+    """Files by their names, which one of them to read (or the folder, ""), and how; and which has further texts."""
 
     files: dict[str, bytes]
     read: str
     options: dict[str, Any] = field(default_factory=dict)
+    more: str | None = None
 
 
 class DataFiles:
@@ -52,6 +53,11 @@ class DataFiles:
             made.options["label_column"] = None
         if rng.random() < 0.2:
             made.options["unlabelled"] = "keep"
+        if rng.random() < 0.2:
+            made.options["labelled"] = rng.choice((1, 2, 10, 1000))
+        if rng.random() < 0.2:
+            made.files["more.txt"] = _file(rng, ".csv")
+            made.more = "more.txt"
         if rng.random() < 0.1:
             made.options["numbers"] = True
         if rng.random() < 0.1:
@@ -68,7 +74,8 @@ class DataFiles:
         for name, data in made.files.items():
             (folder / name).write_bytes(data)
         try:
-            splits = load_dataset(folder / made.read, **made.options)
+            further = [] if made.more is None else [folder / made.more]
+            splits = load_dataset(folder / made.read, unlabelled_files=further, **made.options)
         except DataError as error:
             if str(folder) not in str(error):
                 raise Finding(f"an error that does not name the file: {error}") from error
@@ -83,7 +90,7 @@ class DataFiles:
 
     def describe(self, made: Files) -> str:
         files = [f"{name}: {data[:1500]!r}" for name, data in made.files.items()]
-        return "\n".join([*files, f"{made.read!r} {made.options}"])
+        return "\n".join([*files, f"{made.read!r} {made.more!r} {made.options}"])
 
     def save(self, made: Files, folder: Path) -> None:
         folder.mkdir()

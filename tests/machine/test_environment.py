@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kdnative.files import replace_text
-from kdnative.machine.environment import environment, rerun_clean, write_result
+from kdnative.machine.environment import core_name, environment, folder_name, rerun_clean, write_result
 
 
 def test_environment_names_machine_and_versions():
@@ -109,3 +109,19 @@ def test_features_of_an_arm_processor(tmp_path, monkeypatch):
 
 def test_threads_of_a_result_with_several_parts():
     assert environment([1, 2])["threads"] == [1, 2]
+
+
+def test_cores_are_named_by_their_numbers():
+    assert core_name("AuthenticAMD", "25", "1") == "Zen 3"
+    assert core_name("AuthenticAMD", "25", "17") == "Zen 4"
+    assert core_name("AuthenticAMD", "26", "2") == "Zen 5"
+    assert core_name("GenuineIntel", "6", "207") == "Emerald Rapids"
+    assert core_name("GenuineIntel", "25", "1") == core_name("", "", "") == core_name("AuthenticAMD", "25", "x") == ""
+    assert folder_name() and folder_name() == folder_name().lower() and " " not in folder_name()
+
+
+def test_numbers_of_a_result_stand_in_one_line(tmp_path):
+    result = {"samples": [1.5e-05, -2, 3], "names": ["[ 1,", "2 ]"], "rows": [{"none": []}, {"nested": [[1, 2], [3]]}]}
+    write_result(tmp_path / "r.json", result)
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text) == result and '"samples": [ 1.5e-05, -2, 3 ]' in text

@@ -49,9 +49,16 @@ def test_low_bits_without_a_group(text):
     refused(text, "has no group size: . ?-?bit weights need one|has no group size: [24]-bit weights need one")
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"), [("w4a8", "w4a8-g64"), ("w4a16", "w4a16-g64"), ("w2a8", "w2a8-g64"), ("w8a16-g64", "w8a16")]
+)
+def test_what_was_meant(text, meant):
+    refused(text, f"did you mean '{meant}'")
+
+
 @pytest.mark.parametrize("text", ["w8a8-g64", "w8a8-asym", "w4a8-g16", "w8a16-g64", "w4a16-g64-int"])
 def test_combinations_without_a_kernel(text):
-    refused(text, f"unknown scheme '{text}'.*Allowed: w8a8, w8a16, w4a8-g32")
+    refused(text, f"unknown scheme '{text}'.*Allowed: w8a8, w8a16, w4a8-gG")
 
 
 @pytest.mark.parametrize(

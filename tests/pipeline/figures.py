@@ -55,10 +55,10 @@ def timed(native_ms=0.5, wobble=0.0):
     return {"case": {"batch": 1, "tokens": 32, "threads": 2}, "models": models}
 
 
-def summary(evaluation=None, times=None, goals=GOALS, history=(), seconds=SECONDS, baseline=True):
-    metrics = {"train_teacher": {"history": list(history)}}
+def summary(evaluation=None, times=None, goals=GOALS, history=(), seconds=SECONDS, baseline=True, trained=()):
+    metrics = {"train_teacher": {"history": list(history), **dict(trained)}}
     metrics |= {"train_baseline": {}} if baseline else {}
     metrics |= {"evaluate": evaluation or evaluated(), "benchmark": times or timed()}
-    texts = {"labelled": 500, "unlabelled": 7509, "validation": 1000, "test": 1038}
-    data = {"source": "x", "labels": ["a", "b"], "texts": texts, "counts": {}}
+    sizes = {"labelled": 500, "unlabelled": 7509, "validation": 1000, "test": 1038}
+    data = {"source": "x", "labels": ["a", "b"], "sizes": sizes, "counts": {}}
     return build_summary(TASK, goals, metrics=metrics, seconds=seconds, data=data, scheme="w4a8-g64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from kdnative.cli import main
 from kdnative.data import DataError
 from kdnative.pipeline import PipelineError, check
-from tests.pipeline.conftest import changed, write_recipe
+from tests.pipeline.conftest import changed, sentences, write_recipe
 
 
 def test_sizes_and_steps(tiny, tmp_path):
@@ -70,3 +71,35 @@ def test_on_the_command_line(tiny, tmp_path, capsys, monkeypatch):
     assert main(["run", str(path), "--check", "--set", "data.label=nothing"]) == 1
     assert "'nothing' is missing" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "words"),
+    [
+        ("text-classification", ["a", "b"], "the label must be a string, an integer or a boolean, not ['a', 'b']"),
+        ("text-classification", 3.5, "the label must be a string, an integer or a boolean, not 3.5"),
+        ("text-regression", "much", "the label must be a finite number, not 'much'"),
+    ],
+)
+def test_data_of_another_task_is_refused_with_what_recipes_serve(tiny, tmp_path, task, label, words):
+    data = tmp_path / "a.jsonl"
+    data.write_text("".join(json.dumps({"text": f"t {i}", "label": label}) + "\n" for i in range(9)), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        check(write_recipe(tmp_path / "r.yaml", changed(tiny, task=task, data={"source": str(data)})))
+    text = str(caught.value)
+    assert words in text and f"The task is {task}. Recipes serve one class or one number" in text
+
+
+def test_stages_without_a_teacher_learn_from_what_has_a_label(tiny, tmp_path):
+    lines = [f"{text}\t{label if i % 4 == 0 else ''}\n" for i, (text, label) in enumerate(sentences(160, 1))]
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(lines), encoding="utf-8")
+    data = {"source": str(tmp_path / "a.tsv"), "unlabelled": "keep"}
+    long = {"max_steps": None, "epochs": 1}
+    distil = {**long, "hidden_weight": 0}
+    recipe = changed(tiny, data=data, distil=distil, train_baseline={**long, "accumulate": 2})
+    path = write_recipe(tmp_path / "r.yaml", recipe)
+    found = check(path, runs=tmp_path / "runs")
+    labelled, texts = found.data.train.labelled, len(found.data.train)
+    assert labelled < texts / 2
+    assert found.steps["distil"] == (1, math.ceil(texts / 16))
+    assert found.steps["train_baseline"] == (1, math.ceil(math.ceil(labelled / 16) / 2))

@@ -103,7 +103,7 @@ def test_every_problem_is_reported_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("added", "expected"),
     [
-        ("recover: {schemes: w9a8}\n", ("line 5", "recover.schemes", "unknown scheme 'w9a8'", "w4a8-g64")),
+        ("recover: {schemes: w9a8}\n", ("line 5", "recover.schemes", "unknown scheme 'w9a8'", "w4a8-gG")),
         ("recover: {schemes: {'*': w4a8-g65}}\n", ("recover.schemes", "w4a8-g64")),
         ("recover: {schemes: {}}\n", ("recover.schemes", "empty")),
         ("distil: {epochs: many}\n", ("distil.epochs", "'many'", "integer")),

@@ -44,7 +44,7 @@ def test_a_section_of_another_one_and_an_inherited_default():
     text = reference()
     prune = text[text.index("### compress_teacher.prune, prune\n") :].split("\n### ")[0]
     assert "| `epochs` | `2` | whole number from 0 |" in prune and "| `lr` |" not in prune
-    assert "[train_teacher, train_baseline](#train_teacher-train_baseline)" in prune
+    assert "[distil](#distil)" in prune and "`lr`" in text
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,39 @@ def test_summary_figures_are_those_of_the_models(finished):
     assert grid == {"teacher, torch fp32", "student, torch fp32", "student, torch bf16", "student, native"}
     met = [goal["met"] for goal in summary["goals"]]
     assert met[1] is False and met[2:] == [True, True]  # 1000 times smaller is out of reach
+    assert [step["stage"] for step in summary["steps"]] == ["distil", "prune", "recover", "convert"]
+    assert summary["steps"][1]["smaller"] == rows["distilled"]["bytes"] / rows["pruned"]["bytes"]
+    assert summary["steps"][0]["seconds"] == finished.record("distil")["seconds"]
     assert "quantized, native" in (finished.path / "report.html").read_text(encoding="utf-8")
     assert "MISSED" in (finished.path / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_the_summary_says_what_each_step_changed_on_the_test_split(finished):
+    """The differences are those of the accuracies, but for quantization-aware training, which is beside the table."""
+    summary = json.loads((finished.path / "summary.json").read_text(encoding="utf-8"))
+    accuracy = {row["key"]: row["accuracy"]["value"] for row in summary["rows"]}
+    found = {step["stage"]: step["difference"]["value"] for step in summary["steps"]}
+    for stage, before, after in (
+        ("distil", "baseline", "distilled"),
+        ("prune", "distilled", "pruned"),
+        ("convert", "pruned", "native"),
+    ):
+        assert found[stage] == pytest.approx(accuracy[after] - accuracy[before])
+    sizes = summary["data"]["sizes"]
+    assert sum(sizes.values()) == 160 and sizes["unlabelled"] == 0 and sizes["test"] == summary["steps"][0]["n"]
+    log = (finished.path / "log.txt").read_text(encoding="utf-8")
+    assert "Did it help?" in log and "distil, against hard labels alone: " in log
+
+
+def test_examples_are_texts_of_the_test_split_on_which_the_models_disagree(finished, tiny):
+    summary = json.loads((finished.path / "summary.json").read_text(encoding="utf-8"))
+    known = dict(line.split("\t") for line in Path(tiny["data"]["source"]).read_text(encoding="utf-8").splitlines())
+    agreement = {row["key"]: row["agreement"]["value"] for row in summary["rows"]}["native"]
+    assert len(summary["examples"]) == round((1 - agreement) * summary["data"]["sizes"]["test"])
+    for example in summary["examples"]:
+        (text,) = example["texts"]
+        assert known[text] == example["label"]
+        assert example["teacher"].split()[0] != example["student"].split()[0]
 
 
 def test_killed_twice_then_resumed_gives_the_same_bits(finished, tiny, tmp_path):

@@ -114,9 +114,15 @@ def test_a_teacher_that_was_still_improving(accuracies, losses, words):
 )
 def test_a_badly_calibrated_teacher(ece, chance, accuracy, words):
     bins = [{"confidence": 0.6, "accuracy": accuracy, "n": 1000}]
-    _, found = judged(teacher={"ece": ece, "chance": chance, "n": 1000, "bins": bins})
+    teacher = {"ece": ece, "chance": chance, "n": 1000, "bins": bins}
+    _, found = judged(teacher=teacher)
     if words is None:
         assert found == []
     else:
         assert found[0].startswith("The teacher is badly calibrated: its confidence misses its accuracy by 35 points")
-        assert words in found[0]
+        assert words in found[0] and found[0].endswith(
+            "Or set train_teacher.calibrate: true, which fits a temperature."
+        )
+        calibrated = {"calibration": {"temperature": 0.5}}
+        (again,) = summary(evaluated(teacher=teacher), trained=calibrated)["findings"]
+        assert words in again and "train_teacher.calibrate" not in again

@@ -75,7 +75,7 @@ def test_regression_of_texts_labelled_in_part(tiny, tmp_path):
     kept = rows["native"]["pearson"]["value"] / rows["teacher"]["pearson"]["value"]
     assert rows["native"]["kept"]["value"] == pytest.approx(kept)
     assert [step["stage"] for step in summary["steps"]] == ["prune", "recover", "convert"], "without a baseline"
-    assert summary["data"]["texts"]["unlabelled"] == 150 and summary["examples"]
+    assert summary["data"]["sizes"]["unlabelled"] == 150 and summary["examples"]
     text = (done.path / "summary.txt").read_text(encoding="utf-8")
     assert "Pearson [95 %]" in text and "Spearman" in text and "teacher's Pearson correlation" in text
     assert "validation Pearson correlation" in (done.path / "report.html").read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def test_importance_is_measured_on_labelled_examples_alone(tiny, tmp_path):
     shared = Shared(recipe)
     place = RunFolder(tmp_path / "run")
     context = Context(recipe, place, "prune", tmp_path, "cpu", logging.getLogger(), False, shared)
-    batches = pruning._calibration(context, recipe.student_source)
+    batches = pruning._calibration(context, recipe.student_source, count=4, size=16)
     assert batches and not any(batch.labels.isnan().any() for batch in batches)
     assert 0 < sum(map(len, batches)) <= shared.data.train.labelled < len(shared.data.train)
 

@@ -92,10 +92,10 @@ class Browser:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, path: Path) -> None:
-        """Loads a file and waits until it is complete."""
+    def open(self, page: Path | str) -> None:
+        """Loads a file, or an address, and waits until it is complete."""
         self.events.clear()
-        self.command("Page.navigate", url=path.resolve().as_uri())
+        self.command("Page.navigate", url=page.resolve().as_uri() if isinstance(page, Path) else page)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 

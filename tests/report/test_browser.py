@@ -86,6 +86,11 @@ def test_a_mark_shows_its_values_on_focus(page):
 def test_no_screen_scrolls_sideways(page, width):
     page.command("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width == 1280:  # the table of models is seen whole
+        hidden = (
+            "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('#models .scroll'))"
+        )
+        assert page.evaluate(hidden) <= 0
     page.command("Emulation.clearDeviceMetricsOverride")
 
 

@@ -117,6 +117,8 @@ def test_nothing_to_draw_is_an_error(make):
         (words.speedup({"value": 28.2, "low": 27.1, "high": 100.4}), "28.2× [27.1, 100]"),
         (words.speedup({"value": 2.0, "low": None, "high": None}), "2.00×"),
         (words.speedup(None), "–"),
+        (words.counted(1, "thread"), "1 thread"),
+        (words.counted(1038, "example"), "1,038 examples"),
         (words.measure(0.8364, False), "0.836"),
         (words.measure(0.8364, True, 2), "83.64 %"),
         (words.measure(None, False), "–"),

@@ -224,7 +224,32 @@ def test_classes_that_cannot_be_learned_are_named():
     tested = dataset([0, 1], ("a", "b"))
     (note,) = CLASSES.notes(DataSplits(part, tested, tested))
     assert "no example of 1 of the 2 classes ('b')" in note
-    assert CLASSES.notes(DataSplits(tested, part, part)) == NUMBERS.notes(DataSplits(part, tested, tested)) == []
+    learned = dataset([0, 1, 1], ("a", "b"))
+    assert CLASSES.notes(DataSplits(learned, part, part)) == NUMBERS.notes(DataSplits(part, tested, tested)) == []
+
+
+def test_classes_of_one_example_are_named():
+    names = ("a", "b", "c")
+    train, other = dataset([0, 0, 1, 2], names), dataset([0, 1], names)
+    (note,) = CLASSES.notes(DataSplits(train, other, dataset([0], names)))
+    assert note.startswith("'c' has a single example: no model can learn a class and be tested on it")
+    assert CLASSES.notes(DataSplits(dataset([0, 1, 2, 2], names), other, dataset([0], names))) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "ordinal"),
+    [("012345", True), ("1234", True), ("01", False), ("012", False), ("0135", False), ("abcd", False)],
+)
+def test_classes_that_may_be_scores_are_named(names, ordinal):
+    part = dataset([*range(len(names)), *range(len(names))], tuple(names))
+    notes = CLASSES.notes(DataSplits(part, part, part))
+    assert len(notes) == ordinal
+    assert not ordinal or ("task: text-regression" in notes[0] and f"numbers {names[0]} to {names[-1]}" in notes[0])
+
+
+def test_many_numbers_are_names_of_classes():
+    part = dataset(list(range(12)), tuple(map(str, range(12))))
+    assert CLASSES.notes(DataSplits(part, part, part)) == []
 
 
 def test_data_without_labels_is_refused(tmp_path):

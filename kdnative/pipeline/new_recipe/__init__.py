@@ -14,9 +14,12 @@ from kdnative.data import DataError, DataSplits
 from kdnative.data.datasets import files_of
 from kdnative.data.sniff import Sheet, read_sheet
 from kdnative.files import replace_text
+from kdnative.pipeline.folder import PipelineError
 from kdnative.pipeline.new_recipe.kinds import Described, missing
 from kdnative.pipeline.new_recipe.roles import Roles, find_roles
 from kdnative.pipeline.new_recipe.settings import Chosen, Facts, Settings, choose
+from kdnative.pipeline.new_recipe.shape import shapes
+from kdnative.pipeline.new_recipe.sources import Sources, find_sources
 from kdnative.pipeline.new_recipe.task import choose_task
 from kdnative.pipeline.new_recipe.teacher import LookedAt, look_at, token_counts
 from kdnative.pipeline.new_recipe.writing import written
@@ -93,8 +96,7 @@ def guess(
     data: Path, task: Task | None, teacher: LookedAt, text: str | None, text_pair: str | None, label: str | None
 ) -> New:
     """The recipe for a data file, not written yet."""
-    files = files_of(data)
-    train = files["train"]
+    train = files_of(data)["train"]
     sheet = read_sheet(train)
     columns = [Described(name, values) for name, values in sheet.columns.items()]
     _check_header(sheet)
@@ -104,12 +106,24 @@ def guess(
     why_task = "you named it"
     if task is None:
         task, why_task = choose_task(roles.label, roles.text_pair is not None, str(train), unsure)
-    source = _data_keys(data, sheet, roles, task)
-    splits = _splits(source, task, roles.label, files, unsure) if sheet.complete else None
+    sources = find_sources(data, roles.label.name, unsure)
+    source = _data_keys(sources, sheet, roles)
+    splits = None
+    if sheet.complete:
+        splits = _splits(source, task, sources.cut, f"{len(roles.label.given):,} rows of {train}", unsure)
     settings = choose(_facts(sheet, roles, task, splits, teacher), teacher, unsure)
-    everything = _settings(data, source, settings, teacher, task, why_task)
-    text_of_recipe = written(_title(data, sheet), everything)
-    checked = _check(text_of_recipe) if splits is not None else None
+    if not task.numbers and _knows(teacher, list(roles.label.counts), unsure):
+        settings = {key: chosen for key, chosen in settings.items() if not key.startswith("train_teacher.")}
+        settings["teacher.fine_tuned"] = Chosen(True, "its classes are those of the data, so it is not trained again")
+    for shape in (candidates := shapes(teacher)):
+        everything = _settings(data, source, shape | settings, teacher, task, why_task)
+        text_of_recipe = written(_title(data, sheet), everything)
+        try:
+            checked = _check(text_of_recipe, splits is not None)
+            break
+        except PipelineError as error:
+            if shape is candidates[-1] or not str(error).startswith("student."):
+                raise
     if splits is None:
         unsure.append(
             f"only the first {100 * sheet.share:.0f} % of {train} were looked at; kdnative run --check reads all of it"
@@ -132,13 +146,15 @@ def _check_header(sheet: Sheet) -> None:
         )
 
 
-def _data_keys(data: Path, sheet: Sheet, roles: Roles, task: Task) -> Settings:
+def _data_keys(sources: Sources, sheet: Sheet, roles: Roles) -> Settings:
     """The section `data` but for the split and the length of texts."""
     first, second, label = roles.text, roles.text_pair, roles.label
-    found = {
-        "data.source": Chosen(str(data), _size(sheet)),
-        "data.text": Chosen(first.name, roles.why["text"]),
-    }
+    found = {"data.source": Chosen(str(sources.source), _size(sheet))}
+    found |= {f"data.{name}": Chosen(str(file), "a file of its own") for name, file in sources.parts.items()}
+    if sources.unlabelled:
+        why = "texts without labels; the student learns the teacher's answers to them"
+        found["data.unlabelled_files"] = Chosen([str(file) for file in sources.unlabelled], why)
+    found["data.text"] = Chosen(first.name, roles.why["text"])
     if second is not None:
         found["data.text_pair"] = Chosen(second.name, roles.why["text_pair"])
     found["data.label"] = Chosen(label.name, roles.why["label"])
@@ -153,32 +169,33 @@ def _data_keys(data: Path, sheet: Sheet, roles: Roles, task: Task) -> Settings:
     return found
 
 
-def _splits(
-    source: Settings, task: Task, label: Described, files: dict[str, Path | None], unsure: list[str]
-) -> DataSplits:
+def _splits(source: Settings, task: Task, cut: list[str], labelled: str, unsure: list[str]) -> DataSplits:
     """The data as a run would read it; puts the shares of the parts into `source`.
+
+    Args:
+        cut: the splits that are cut from the training file.
+        labelled: how many rows have a label, for messages.
 
     Raises:
         DataError: it can't be read, or no shares give every part an example.
     """
     keys = {key.removeprefix("data."): chosen.value for key, chosen in source.items()}
     keys = {"text_pair": None, **keys}
-    absent = [name for name in ("validation", "test") if files[name] is None]
     first: DataError | None = None
-    for split in SPLITS if absent else SPLITS[:1]:
+    for split in SPLITS if cut else SPLITS[:1]:
         try:
             found = task.load(**keys, split=split)
         except DataError as error:  # of too small a part, or one that no shares can mend: then all say the same
             first = first or error
             continue
-        if absent:
-            parts = " and ".join(absent)
+        if cut:
+            parts = " and ".join(cut)
             why = f"shares of training, validation and test; {parts} examples are chosen by a hash of the text"
             source["data.split"] = Chosen(list(split), why)
         if split != SPLITS[0]:
             unsure.append(f"the data is small: {split[2]:.0%} of it is the test part, so that every part has examples")
         return found
-    raise DataError(f"{first} ({len(label.given):,} rows of {files['train']} have a label)") from first
+    raise DataError(f"{first} ({labelled} have a label)") from first
 
 
 def _facts(sheet: Sheet, roles: Roles, task: Task, splits: DataSplits | None, teacher: LookedAt) -> Facts:
@@ -192,6 +209,19 @@ def _facts(sheet: Sheet, roles: Roles, task: Task, splits: DataSplits | None, te
     labelled = round(share * len(roles.label.given))
     counts = [] if task.numbers else [math.floor(share * count) for count in roles.label.counts.values()]
     return Facts(round(share * len(sheet)), labelled, counts, tokens, deviation)
+
+
+def _knows(teacher: LookedAt, labels: list[str], unsure: list[str]) -> bool:
+    """Whether a teacher's head has the data's classes; a sentence where its names do not tell."""
+    plain = [{name.strip().casefold() for name in names} for names in (teacher.classes, labels)]
+    if plain[0] == plain[1]:
+        return True
+    if len(teacher.classes) == len(labels) and all(re.fullmatch(r"LABEL_\d+", name) for name in teacher.classes):
+        unsure.append(
+            f"the teacher has a head for {len(labels)} classes without names; if it was trained for this task, set "
+            "teacher.fine_tuned: true and take train_teacher out"
+        )
+    return False
 
 
 def _sample(roles: Roles) -> list[tuple[str, ...]]:
@@ -209,7 +239,7 @@ def _settings(data: Path, source: Settings, chosen: Settings, teacher: LookedAt,
         "task": Chosen(task.name, f"What the models are asked for: {why_task}."),
         **source,
         "teacher.source": Chosen(teacher.source, f"The model{known}."),
-        "student.source": Chosen("teacher", "Layers of the fine-tuned teacher."),
+        "student.source": Chosen("teacher", "The student starts as a part of the fine-tuned teacher."),
         **chosen,
         "compress_teacher.scheme": Chosen("w8a8", "int8 weights and activations."),
         "distil.hard_weight": Chosen(0.5, "The labels count half as much as the teacher's answers."),
@@ -221,11 +251,13 @@ def _settings(data: Path, source: Settings, chosen: Settings, teacher: LookedAt,
     return found
 
 
-def _check(text: str) -> Checked:
+def _check(text: str, data: bool) -> Checked | None:
+    """What `check` says of the recipe; without `data`, which would take long to read, only whether it is one."""
     from kdnative.pipeline.checking import check
     from kdnative.pipeline.recipe import parse_recipe
 
-    return check(parse_recipe(text, "the recipe"), fetch=False)
+    recipe = parse_recipe(text, "the recipe")
+    return check(recipe, fetch=False) if data else None
 
 
 def _title(data: Path, sheet: Sheet) -> str:
@@ -245,14 +277,16 @@ def _guesses(sheet: Sheet, roles: Roles, task: Task, why_task: str, settings: Se
     separated = {None: "", "comma": ", commas", "semicolon": ", semicolons", "tab": ", tabs and double quotes"}
     found = {"data": f"{sheet.path}: {_size(sheet)}{separated[sheet.delimiter]}"}
     found["task"] = f"{task.name}: {why_task}"
-    for key in ("text", "text_pair", "label", "unlabelled", "empty", "split", "max_length"):
+    for key in ("text", "text_pair", "label", "unlabelled", "unlabelled_files", "empty", "split", "max_length"):
         if (chosen := settings.get(f"data.{key}")) is not None:
             found[key] = f"{chosen.value}: {chosen.why}"
     if not task.numbers:
         most = Counter(roles.label.counts).most_common(8)
         more = f", and {roles.label.distinct - 8:,} more" if roles.label.distinct > 8 else ""
         found["classes"] = ", ".join(f"{shown(name)} {count:,}" for name, count in most) + more
-    for section in ("train_teacher", "distil"):
+    student = [f"{key} {settings[f'student.{key}'].value}" for key in ("heads", "ffn") if f"student.{key}" in settings]
+    found["student"] = ", ".join(student) or settings["student.layers"].why
+    for section in [name for name in ("train_teacher", "distil") if f"{name}.epochs" in settings]:
         epochs, batch = settings[f"{section}.epochs"], settings[f"{section}.batch_size"]
         found[section] = f"{epochs.value} epochs of batches of {batch.value}: {epochs.why}"
     if (weights := settings.get("distil.class_weights")) is not None:

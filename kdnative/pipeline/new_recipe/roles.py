@@ -78,54 +78,72 @@ def find_roles(
     Raises:
         DataError: no texts, no labels, or data of a kind that recipes do not serve; the text says what to do.
     """
-    named = {"--text": text, "--text-pair": text_pair, "--label": label}
     by_name = {column.name: column for column in columns}
-    for option, name in named.items():
-        if name is not None and name not in by_name:
-            raise DataError(f"{where}: there is no column {shown(name)} ({option}); the file has {listed(by_name)}")
+    _check_named(by_name, where, {"--text": text, "--text-pair": text_pair, "--label": label})
     _check_served(by_name, where, text, label)
-    chosen = [by_name[name] for name in (text, text_pair) if name is not None]
-    free = [column for column in columns if column not in chosen]
     unsure: list[str] = []
-    texts = _rank_texts([c for c in free if c.name != label])
-    if text is None and not texts:
-        raise DataError(
-            f"{where}: no column of texts: {_overview(columns)}; name it with --text, or give a file that has one"
-        )
-    first = by_name[text] if text is not None else _first_text(texts, task)
-    second = by_name[text_pair] if text_pair is not None else None
-    others = [column for column in texts if column is not first]
-    wants_pair = task.pair if task is not None else None
-    why = {"text": "you named it" if text is not None else _why_text(first, others)}
-    if second is None and wants_pair is not False:
-        first, second, why_pair = _pair(first, others, text is not None, bool(wants_pair))
-        if second is None and wants_pair:
-            raise DataError(
-                f"{where}: {task.name} reads two texts, and only {shown(first.name)} holds texts; see --text-pair"
-            )
-        if second is not None:
-            why["text"] = why["text_pair"] = why_pair
-    elif second is not None:
-        why["text_pair"] = "you named it"
+    candidates = _rank_texts([c for c in columns if c.name not in (text, text_pair, label)])
+    first, second, why = _texts(candidates, by_name.get(text), by_name.get(text_pair), task, where, columns)
     used = [column for column in (first, second) if column is not None]
-    found, why["label"] = _label(columns, used, by_name.get(label) if label is not None else None, where, unsure)
-    left = [c for c in others if c not in (second, found) and c.words >= 3 * _SHORT]
+    found, why["label"] = _label(columns, used, by_name.get(label), where, unsure)
+    left = [c for c in candidates if c not in (*used, found) and c.words >= 3 * _SHORT]
     if left:
         names = listed(c.name for c in left)
-        unsure.append(
-            f"the recipe does not read {names}, which may be text as well; --text and --text-pair choose others"
-        )
+        unsure.append(f"{names} may be text as well and is not read; --text and --text-pair choose other columns")
     return Roles(first, second, found, why, unsure)
+
+
+def _check_named(by_name: dict[str, Described], where: str, named: dict[str, str | None]) -> None:
+    """Raises DataError for columns that the user named and that are not there, or that are named twice."""
+    given = {option: name for option, name in named.items() if name is not None}
+    for option, name in given.items():
+        if name not in by_name:
+            raise DataError(f"{where}: there is no column {shown(name)} ({option}); the file has {listed(by_name)}")
+    if len(set(given.values())) < len(given):
+        raise DataError(f"{where}: {' and '.join(given)} name the same column; give each its own")
+
+
+def _texts(
+    candidates: Sequence[Described],
+    first: Described | None,
+    second: Described | None,
+    task: Task | None,
+    where: str,
+    columns: Sequence[Described],
+) -> tuple[Described, Described | None, dict[str, str]]:
+    """The texts, the second ones (None: an example is one text), and why.
+
+    Args:
+        candidates: columns that may be texts, the likeliest first.
+        first, second: columns that the user named.
+    """
+    named = first is not None
+    why = {"text": "you named it", "text_pair": "you named it"}
+    if first is None:
+        if not candidates:
+            raise DataError(
+                f"{where}: no column of texts: {_overview(columns)}; name it with --text, or give a file that has one"
+            )
+        first = candidates[0]
+        why["text"] = _why_text(first, len(candidates) > 1)
+    if second is not None or (task is not None and not task.pair):
+        return first, second, why
+    others = [column for column in candidates if column is not first]
+    first, second, why_pair = _pair(first, others, named, task is not None)
+    if second is not None:
+        why |= {"text": why_pair, "text_pair": why_pair}
+    elif task is not None:
+        raise DataError(
+            f"{where}: {task.name} reads two texts, and only {shown(first.name)} holds texts; see --text-pair"
+        )
+    return first, second, why
 
 
 def _check_served(by_name: dict[str, Described], where: str, text: str | None, label: str | None) -> None:
     """Refuses tables of tasks that recipes do not serve, which their columns give away."""
     names = {"".join(name_parts(name)) for name in by_name}
-    if (
-        label is None
-        and {"question", "context"} <= names
-        and names & {"answers", "answer", "answertext", "answerstart"}
-    ):
+    answers = names & {"answers", "answer", "answertext", "answerstart"}
+    if label is None and {"question", "context"} <= names and answers:
         raise DataError(f"{where}: question, context and answers are data for question answering. {SERVED}")
     tokens = [c.name for name, c in by_name.items() if c.kind == "list" and {"tokens", "words"} & set(name_parts(name))]
     if tokens and text is None:
@@ -152,13 +170,9 @@ def _few(column: Described) -> bool:
     return column.distinct <= max(2, len(column.given) // 5)
 
 
-def _first_text(texts: Sequence[Described], task: Task | None) -> Described:
-    return texts[0]
-
-
-def _why_text(column: Described, others: Sequence[Described]) -> str:
+def _why_text(column: Described, chosen: bool) -> str:
     long = f"{column.words:.0f} words on average, {column.distinct:,} of {len(column.given):,} different"
-    return f"{long}, more than other columns" if others else long
+    return f"{long}; likelier than other columns" if chosen else long
 
 
 def _pair(
@@ -191,7 +205,12 @@ def _label(
         return named, "you named it"
     flags = [c for c in able if set(c.counts) <= {"0", "1"} and c.distinct == 2]
     best = sorted(able, key=lambda c: _label_score(c, columns), reverse=True)
-    if not best or _label_score(best[0], columns) <= 0:
+    if best and _label_score(best[0], columns) <= 0:  # nothing speaks for it but its values
+        best = [c for c in best if c.distinct > 1 and (_few(c) or c.kind in ("number", "flag"))]
+        unsure += [
+            f"nothing in the name of {shown(c.name)} says that it is a label; --label chooses another" for c in best[:1]
+        ]
+    if not best:
         raise DataError(
             f"{where}: no column of labels: {_overview(columns)}; name it with --label. Texts without any labels can't "
             f"be learned from. {SERVED}"

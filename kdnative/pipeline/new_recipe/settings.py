@@ -53,16 +53,16 @@ Settings = dict[str, Chosen]
 def choose(facts: Facts, teacher: LookedAt, unsure: list[str]) -> Settings:
     """The settings; `unsure` gets sentences about doubtful ones."""
     found: Settings = {"data.max_length": _max_length(facts, teacher)}
-    found |= _student(teacher)
     batch = _batch_size(facts, found["data.max_length"].value)
     weights = _class_weights(facts, unsure)
     teacher_epochs = _epochs(facts.labelled, batch.value, _TEACHER_STEPS, _MOST_TEACHER_EPOCHS)
+    baseline_epochs = _epochs(facts.labelled, batch.value, _STUDENT_STEPS, _MOST_STUDENT_EPOCHS)
     student_epochs = _epochs(facts.train, batch.value, _STUDENT_STEPS, _MOST_STUDENT_EPOCHS)
     wide = teacher.width is None or teacher.width >= _WIDE
     rate = Chosen(3e-5, "usual for a model of this width") if wide else Chosen(1e-4, "a narrow model takes a high rate")
     for section, epochs in (
         ("train_teacher", teacher_epochs),
-        ("train_baseline", student_epochs),
+        ("train_baseline", baseline_epochs),
         ("distil", student_epochs),
     ):
         found[f"{section}.epochs"] = epochs
@@ -118,13 +118,6 @@ def _class_weights(facts: Facts, unsure: list[str]) -> Chosen | None:
     if why:
         unsure.append(f"class_weights is left out: {why}")
     return None
-
-
-def _student(teacher: LookedAt) -> Settings:
-    if teacher.layers is None or teacher.layers < 2:
-        return {"student.layers": Chosen(None, "every layer of the teacher; how many it has is not known here")}
-    half = teacher.layers // 2
-    return {"student.layers": Chosen(half, f"half of the teacher's {teacher.layers} layers, evenly spaced")}
 
 
 def _benchmark(facts: Facts, teacher: LookedAt) -> Settings:

@@ -26,7 +26,8 @@ class LookedAt:
 
     Attributes:
         positions: the most tokens that it reads.
-        layers, width: of its encoder; None where its files are not here, or say something else.
+        layers, width, heads, neurons: of its encoder; None where its files are not here, or say something else.
+        classes: of its classification head, in their order; empty without one.
         tokenizer: of transformers; None where its files are not here.
     """
 
@@ -34,6 +35,9 @@ class LookedAt:
     positions: int = USUAL_POSITIONS
     layers: int | None = None
     width: int | None = None
+    heads: int | None = None
+    neurons: int | None = None
+    classes: tuple[str, ...] = ()
     tokenizer: Any = None
 
 
@@ -49,11 +53,15 @@ def look_at(source: str) -> LookedAt:
         if not source.startswith("hub:") and source not in PACKAGED:
             model_path(source)  # says what is wrong with it
         return LookedAt(source)
-    config = json.loads((Path(model_path(source)) / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config:  # transformers would ask the user whether to run the code that it names
-        return LookedAt(source)
-    layers, width = config.get("num_hidden_layers"), config.get("hidden_size")
-    return LookedAt(source, _positions(source), _number(layers), _number(width), load_tokenizer(source))
+    folder = model_path(source)
+    if "auto_map" in json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")):
+        return LookedAt(source)  # transformers would ask the user whether to run the code that it names
+    config = require("transformers").AutoConfig.from_pretrained(folder)
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    layers, width, heads, neurons = (_number(getattr(config, name, None)) for name in names)
+    headed = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    classes = tuple(str(config.id2label[i]) for i in sorted(config.id2label)) if headed else ()
+    return LookedAt(source, _positions(config), layers, width, heads, neurons, classes, load_tokenizer(source))
 
 
 def token_counts(texts: Sequence[Sequence[str]], teacher: LookedAt) -> list[int]:
@@ -65,16 +73,14 @@ def token_counts(texts: Sequence[Sequence[str]], teacher: LookedAt) -> list[int]
     return [len(ids) for ids in encoded]
 
 
-def _positions(source: str) -> int:
+def _positions(config: Any) -> int:
     import torch
 
     from kdnative.pipeline.limits import positions
 
-    transformers = require("transformers")
     try:
-        config = transformers.AutoConfig.from_pretrained(model_path(source))
         with torch.device("meta"):
-            found = positions(transformers.AutoModel.from_config(config))
+            found = positions(require("transformers").AutoModel.from_config(config))
     except Exception:  # whatever a kind of model does without values: the check of the recipe asks again, and tells
         found = None
     return found or USUAL_POSITIONS

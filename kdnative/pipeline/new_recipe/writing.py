@@ -15,7 +15,7 @@ _WIDTH = 100
 _SECTIONS = {
     "data": "Where the texts and labels are. Paths are relative to the folder that the command runs in.",
     "teacher": "The model that is fine-tuned on the labels and then teaches.",
-    "student": "The small model. It starts as a part of the fine-tuned teacher.",
+    "student": "The small model, which the whole run is about.",
     "train_teacher": "Fine-tunes the teacher on the labels.",
     "compress_teacher": "Converts the teacher to int8, in which it labels the training texts faster.",
     "train_baseline": "Trains the same student on the labels alone: what would be had without a teacher.",

@@ -11,9 +11,10 @@ from logging import Logger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kdnative.data.types import DataError, KindError
 from kdnative.files import sha256_of
 from kdnative.pipeline.folder import RunFolder
-from kdnative.tasks import Task, task_named
+from kdnative.tasks import SERVED, Task, task_named
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
@@ -98,7 +99,15 @@ class Shared:
 
     @cached_property
     def data(self) -> DataSplits:
-        return self.task.load(**self.recipe.data.model_dump(exclude={"max_length"}))
+        """The examples.
+
+        Raises:
+            DataError: they can't be read, or are not of the kind that the task reads.
+        """
+        try:
+            return self.task.load(**self.recipe.data.model_dump(exclude={"max_length"}))
+        except KindError as error:
+            raise DataError(f"{error}. The task is {self.task.name}. {SERVED}") from error
 
     def model_digest(self, source: str) -> str | None:
         """SHA-256 of the names and contents of a model's files, read once per run; ABSENT when the folder is gone.

@@ -58,6 +58,7 @@ def _grid_name(key: str, way: str) -> str:
 BENCHMARK = Stage(
     "benchmark",
     _benchmark,
+    does="Times all models: torch fp32, torch bf16, native.",
     section=Benchmark,
     default=Benchmark(),
     needs=measured,

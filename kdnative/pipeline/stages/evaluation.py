@@ -164,6 +164,7 @@ def measured(recipe: Recipe) -> tuple[str, ...]:
 EVALUATE = Stage(
     "evaluate",
     _evaluate,
+    does="Measures all models on the test split, as they are and on native kernels.",
     section=Evaluate,
     default=Evaluate(),
     needs=measured,

@@ -40,16 +40,8 @@ def _report(context: Context) -> dict[str, Any]:
 
 def _data(context: Context) -> dict[str, Any]:
     """Where the texts come from and how many each part has."""
-    data = context.data
-    labelled = data.train.labelled
-    texts = {
-        "labelled": labelled,
-        "unlabelled": len(data.train) - labelled,
-        "validation": len(data.validation),
-        "test": len(data.test),
-    }
-    source = context.recipe.data.source
-    return {"source": source, "labels": list(data.labels), "texts": texts, "counts": data.summary()}
+    data, source = context.data, context.recipe.data.source
+    return {"source": source, "labels": list(data.labels), "sizes": data.sizes, "counts": data.summary()}
 
 
 def _examples(context: Context) -> list[dict[str, Any]]:
@@ -62,6 +54,7 @@ def _examples(context: Context) -> list[dict[str, Any]]:
 REPORT = Stage(
     "report",
     _report,
+    does="Says what each step bought and which goals are met, in the summary and in an HTML report.",
     section=Report,
     default=Report(),
     needs=lambda recipe: tuple(s.name for s in recipe.active_stages() if s.name != "report"),

@@ -10,11 +10,14 @@ from torch import nn
 
 from kdnative.distill import SoftLabels
 from kdnative.evaluate import predict
+from kdnative.evaluate.temperature import HIGHEST, LOWEST, fit_temperature
 from kdnative.pipeline.models import load_for_task
-from kdnative.pipeline.schema import CompressTeacher, Training
+from kdnative.pipeline.schema import CompressTeacher, TeacherTraining
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
+    VALIDATION_BATCH,
+    as_it_is,
     asks_teacher,
     compared,
     distillation_loss,
@@ -24,6 +27,7 @@ from kdnative.pipeline.stages.training import (
     save_model,
     tokenized,
 )
+from kdnative.tasks.heads import scale_logits
 
 if TYPE_CHECKING:
     from kdnative.pipeline.rehearsed_models import Rehearsal
@@ -33,11 +37,43 @@ TEACHER = Row("teacher", "teacher")
 
 
 def _train_teacher(context: Context) -> dict[str, Any]:
-    source = context.recipe.teacher.source
-    model = load_for_task(source, context.task, context.data.train)
-    metrics = fit(context, model, hard_loss(context), source)
+    source, fine_tuned = context.recipe.teacher.source, context.recipe.teacher.fine_tuned
+    model = load_for_task(source, context.task, context.data.train, fine_tuned=fine_tuned)
+    metrics = as_it_is(context, model, source) if fine_tuned else fit(context, model, hard_loss(context), source)
+    if context.settings.calibrate:
+        metrics["calibration"] = _calibrated(context, model, source)
     metrics["bytes"] = save_model(context, model, source)
     return {**metrics, "data": context.data.sizes}
+
+
+def _calibrated(context: Context, model: nn.Module, source: str) -> dict[str, float]:
+    """Divides the model's logits by its temperature, in the weights of its last layer; returns what that changed.
+
+    So everything that is made from the teacher is made from the calibrated one. Its errors afterwards are flattered a
+    little, as the temperature was fitted on the same examples.
+    """
+    validation, task = tokenized(context, source, "validation"), context.task
+    before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
+    temperature = fit_temperature(before.logits, before.labels)
+    scale_logits(model.cpu(), 1 / temperature, before.logits.shape[1], source)
+    after = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
+    model.cpu()
+    errors = {f"{name}_before": value for name, value in task.measured(before).items() if name in ("ece", "loss")}
+    errors |= {f"{name}_after": value for name, value in task.measured(after).items() if name in ("ece", "loss")}
+    context.log.info(
+        "%s: temperature %.3f; calibration error on the validation split %.4f, before %.4f",
+        context.section,
+        temperature,
+        errors["ece_after"],
+        errors["ece_before"],
+    )
+    if temperature in (LOWEST, HIGHEST):
+        context.log.warning(
+            "%s: the temperature ends at a bound, as the validation split can't tell a better one: set "
+            "train_teacher.calibrate to false, or hold out more examples",
+            context.section,
+        )
+    return {"temperature": temperature, **errors}
 
 
 def _compress_teacher(context: Context) -> dict[str, Any]:
@@ -114,8 +150,8 @@ TRAIN_TEACHER = Stage(
     "train_teacher",
     _train_teacher,
     does="Fine-tunes the teacher on the labels.",
-    section=Training,
-    default=Training(),
+    section=TeacherTraining,
+    default=TeacherTraining(),
     uses=("data", "teacher"),
     version=1,
     sources=lambda recipe: (recipe.teacher.source,),

@@ -21,7 +21,7 @@ from kdnative.distill import (
     train,
     uniform_layer_map,
 )
-from kdnative.evaluate import Predictions
+from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.folder import STATE
 from kdnative.pipeline.models import load_tokenizer, parameters
 from kdnative.pipeline.runlog import FILE_ONLY
@@ -170,6 +170,22 @@ def fit(
         "best_epoch": history.best,
         "history": [_point(entry) for entry in history.epochs],
     }
+
+
+def as_it_is(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
+    """The figures of `fit` for a model that has learned enough: it is measured on the validation split, not trained."""
+    _check_recipe(context, source, model)
+    data = tokenized(context, source, "validation")
+    found = context.task.measured(predict(model, data, batch_size=VALIDATION_BATCH, device=context.device))
+    model.cpu()
+    deciding = context.task.deciding
+    context.log.info(
+        "%s: nothing is trained, the teacher is fine-tuned; validation %s %s",
+        context.section,
+        deciding.name,
+        deciding.text(found[deciding.key]),
+    )
+    return {"parameters": parameters(model), "steps": 0, "best_epoch": None, "history": [], "validation": found}
 
 
 def asks_teacher(context: Context) -> bool:

@@ -1,6 +1,6 @@
-"""Figures of runs with several seeds, for benchmarks/results/runs: what `kdnative run RECIPE --seeds 0,1,2` measured.
+"""Figures of runs with several seeds, for benchmarks/results/runs/seeds: what `kdnative run --seeds` measured.
 
-    python benchmarks/run_figures.py RUNS NAME OUT.json
+    python benchmarks/seed_figures.py RUNS NAME OUT.json
 
 reads RUNS/NAME-seeds.json and the first of its runs, and writes medians and values by row, seconds by stage, how many
 texts there were, and the machine. Texts, weights and paths stay behind.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run_figures.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "seed_figures.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("run_figures", SCRIPT)
+    spec = importlib.util.spec_from_file_location("seed_figures", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,0 +1,42 @@
+"""The shape of a student: every layer of its teacher, narrower, and the later ones narrower still."""
+
+from __future__ import annotations
+
+from kdnative.pipeline.new_recipe.settings import Chosen, Settings
+from kdnative.pipeline.new_recipe.teacher import LookedAt
+
+__all__ = ["shapes"]
+
+# The shares of heads and neurons that the first and the last layer keep (docs/student_shape.md).
+_HEADS, _NEURONS = (1 / 2, 1 / 6), (1 / 3, 1 / 12)
+_TILE = 64  # columns; kept widths fill whole tiles
+
+
+def shapes(teacher: LookedAt) -> list[Settings]:
+    """Sections `student`, the best first; which of them a kind of model can have is up to the check of the recipe."""
+    whole = {"student.layers": Chosen(None, "every layer, as wide as in the teacher: this kind of model can't be cut")}
+    if not (teacher.layers and teacher.width and teacher.heads and teacher.neurons):
+        whole = {
+            "student.layers": Chosen(None, "every layer; the teacher is not on this machine, so its sizes are unknown")
+        }
+        return [whole]
+    same = {
+        "student.heads": Chosen(0.5, "the share of the attention heads to remove from each layer"),
+        "student.ffn": Chosen(0.75, "the share of the feed-forward neurons to remove from each layer"),
+    }
+    size = teacher.width // teacher.heads
+    heads = _tapered(teacher.layers, teacher.heads, _HEADS, max(1, _TILE // size))
+    neurons = _tapered(teacher.layers, teacher.neurons, _NEURONS, _TILE)
+    more = "a student with all layers, made narrower towards the end, keeps more than one with fewer layers"
+    tapered = {
+        "student.heads": Chosen(heads, f"of {teacher.heads} attention heads, how many each layer keeps; {more}"),
+        "student.ffn": Chosen(neurons, f"of {teacher.neurons:,} feed-forward neurons, how many each layer keeps"),
+    }
+    return [tapered, same, whole]
+
+
+def _tapered(layers: int, total: int, shares: tuple[float, float], step: int) -> list[int]:
+    """From the first share to the last one in equal steps, in multiples of `step`."""
+    first, last = shares
+    exact = [total * (first + (last - first) * i / max(1, layers - 1)) for i in range(layers)]
+    return [min(total, max(step, round(n / step) * step)) for n in exact]

@@ -1,0 +1,51 @@
+"""The student beside the same student in other engines: what ``kdnative bench model RUN --peers --json`` measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdnative.machine.speedup import speedup
+from kdnative.report.schema import Ratio
+
+FILE = "peers.json"  # in the run's folder
+SUITE = "model_peers"
+CASE_KEYS = ("batch", "tokens", "threads", "rows")
+_TORCH = "torch fp32"  # the float student's row
+
+
+def split(case: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The gain of one case as a product: smaller model * other engine over torch * native kernels over that engine.
+
+    The other engine is the fastest one that ran.
+
+    Args:
+        case: one of the file's cases.
+
+    Returns:
+        ``{"engine", "total", "smaller_model", "engine_gain", "native_kernels"}``, all but the name a `Ratio`; None
+        where the teacher, the float student, the native one or every other engine is missing.
+    """
+    rows: Sequence[Mapping[str, Any]] = case["rows"]
+    teacher = next((row for row in rows if row.get("teacher")), None)
+    plain = next((row for row in rows if row["name"] == _TORCH), None)
+    ours = next((row for row in rows if row["ours"]), None)
+    if teacher is None or plain is None or ours is None:
+        return None
+    rivals = [row for row in rows if ours["kind"] in row.get("peer_of", ()) and not row.get("partial")]
+    if not rivals:
+        return None
+    best = min(rivals, key=lambda row: statistics.median(row["samples"]))
+    return {
+        "engine": best["name"],
+        "total": _ratio(teacher, ours),
+        "smaller_model": _ratio(teacher, plain),
+        "engine_gain": _ratio(plain, best),
+        "native_kernels": _ratio(best, ours),
+    }
+
+
+def _ratio(slow: Mapping[str, Any], fast: Mapping[str, Any]) -> Ratio:
+    found = speedup(slow["samples"], fast["samples"])
+    return {"value": found.value, "low": found.low, "high": found.high}
