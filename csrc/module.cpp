@@ -16,7 +16,7 @@ namespace py = pybind11;
 namespace {
 
 py::dict kernel_table(const std::string& isa) {
-  const auto* table = isa.empty() ? &kdnative::cpu::kernels() : kdnative::cpu::built_kernels(isa);
+  const auto* table = isa.empty() ? &kdnative::cpu::kernels() : kdnative::cpu::kernels_of(isa);
   if (table == nullptr) throw std::invalid_argument("kdnative: this build has no instruction set '" + isa + "'");
   py::dict found;
   for (const kdnative::Operator& op : kdnative::operators())
@@ -33,6 +33,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("has_cuda") = false;
   m.attr("emulates_amx") = kdnative::cpu::kEmulateAmx;
   m.def("isa", [] { return std::string(kdnative::cpu::kernels().isa); }, "The instruction set in use.");
+  m.def("built_isas", &kdnative::cpu::built_isas, "Instruction sets that this build has, slowest first.");
   m.def("available_isas", &kdnative::cpu::available_isas,
         "Instruction sets that this build has and this processor runs.");
   m.def(

@@ -64,6 +64,7 @@ def describe(found: dict[str, Any]) -> str:
     ]
     if native["loaded"]:
         forced = f", forced by KDNATIVE_ISA={native['forced']}" if native["forced"] else ""
+        rows.append(("native library", f"{native['megabytes']:.1f} MB, holds {', '.join(native['built'])}"))
         available = ", ".join(native["available"])
         rows.append(("instruction set", f"{native['isa']}{forced} (this machine runs: {available})"))
         rows += [(f"  {operator}", isa) for operator, isa in native["kernels"].items()]
@@ -88,13 +89,22 @@ def _native() -> dict[str, Any]:
     try:
         from kdnative import ops
     except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
-        found: dict[str, Any] = {"isa": None, "available": [], "emulates_amx": False, "kernels": {}}
+        found: dict[str, Any] = {
+            "isa": None,
+            "built": [],
+            "megabytes": None,
+            "available": [],
+            "emulates_amx": False,
+            "kernels": {},
+        }
         return {"loaded": False, "error": str(error), "forced": forced, **found}
     return {
         "loaded": True,
         "error": None,
         "forced": forced,
         "isa": ops.isa(),
+        "built": ops.built_isas(),
+        "megabytes": os.path.getsize(ops._C.__file__) / 1e6,
         "available": ops.available_isas(),
         "emulates_amx": ops.emulates_amx(),
         "kernels": ops.kernel_table(),

@@ -235,6 +235,8 @@ def test_doctor(capsys):
     assert "no problem found" in text and kdnative.ops.isa() in text and torch.__version__ in text
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert f"holds {', '.join(kdnative.ops.built_isas())}\n" in text
+    assert found["native"]["built"] == kdnative.ops.built_isas() and found["native"]["megabytes"] > 0.1
     assert found["native"]["kernels"].keys() == set(kdnative.ops.OPERATORS)
     assert found["extras"]["pipeline"]["pydantic"] is not None and found["problems"] == []
 

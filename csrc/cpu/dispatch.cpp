@@ -1,75 +1,70 @@
 #include "dispatch.h"
 
 #include <atomic>
+#include <cstring>
+#include <utility>
 
 #include "features.h"
 
 namespace kdnative::cpu {
 namespace {
 
-struct Entry {
-  const char* name;
-  const Kernels* table;
-  bool runnable;
-};
-
-const std::vector<Entry>& entries() {  // slowest first
-  static const std::vector<Entry> all = {
-      {"reference", reference_kernels(), true},
-#if defined(KDNATIVE_X86)
-      {"avx2", avx2_kernels(), features().avx2},
-      {"avxvnni", avxvnni_kernels(), features().avxvnni},
-      {"avx512vnni", avx512vnni_kernels(), features().avx512vnni},
-      {"avx512bf16", avx512bf16_kernels(), features().avx512bf16},
-      {"amx", amx_kernels(), features().amx},
-#elif defined(KDNATIVE_ARM64)
-      {"neon", neon_kernels(), features().neon},
-      {"i8mm", i8mm_kernels(), features().i8mm},
-#endif
+bool runnable(const Kernels& table) {
+  const Features& f = features();
+  const std::pair<const char*, bool> found[] = {
+      {"reference", true},          {"avx2", f.avx2}, {"avxvnni", f.avxvnni}, {"avx512vnni", f.avx512vnni},
+      {"avx512bf16", f.avx512bf16}, {"amx", f.amx},   {"neon", f.neon},       {"i8mm", f.i8mm},
   };
-  return all;
+  for (const auto& [isa, runs] : found)
+    if (std::strcmp(isa, table.isa) == 0) return runs;
+  return false;
 }
 
 const Kernels* best() {
   const Kernels* found = nullptr;
-  for (const Entry& e : entries())
-    if (e.runnable) found = e.table;
+  for (const Kernels* table : built_kernels())
+    if (runnable(*table)) found = table;
   return found;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
 }
 
 std::atomic<const Kernels*> selected{nullptr};
 
 }  // namespace
 
+std::vector<std::string> built_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* table : built_kernels()) names.push_back(table->isa);
+  return names;
+}
+
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const Entry& e : entries())
-    if (e.runnable) names.push_back(e.name);
+  for (const Kernels* table : built_kernels())
+    if (runnable(*table)) names.push_back(table->isa);
   return names;
 }
 
 std::string select_isa(const std::string& name) {
-  if (name.empty()) {
-    selected = best();
+  const Kernels* const table = name.empty() ? best() : kernels_of(name);
+  if (table != nullptr && runnable(*table)) {
+    selected = table;
     return "";
   }
-  std::string runnable, built;
-  for (const Entry& e : entries()) {
-    if (e.name == name && e.runnable) {
-      selected = e.table;
-      return "";
-    }
-    if (e.name == name) built = e.name;
-    if (e.runnable) runnable += (runnable.empty() ? "" : ", ") + std::string(e.name);
-  }
-  return "instruction set '" + name + "' " +
-         (built.empty() ? "is not one that this build has" : "cannot run on this processor") +
-         "; possible here: " + runnable + ". Unset KDNATIVE_ISA to use the best one";
+  const std::string problem =
+      table != nullptr ? "instruction set '" + name + "' cannot run on this processor"
+                       : "this build has no instruction set '" + name + "': it holds " + joined(built_isas());
+  return problem + "; possible here: " + joined(available_isas()) + ". Unset KDNATIVE_ISA to use the best one";
 }
 
-const Kernels* built_kernels(const std::string& name) {
-  for (const Entry& e : entries())
-    if (e.name == name) return e.table;
+const Kernels* kernels_of(const std::string& name) {
+  for (const Kernels* table : built_kernels())
+    if (table->isa == name) return table;
   return nullptr;
 }
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels.h"
-#include "roofline.h"
 
 #define KDNATIVE_INSTRUCTION_SET(isa)                     \
   namespace isa {                                         \

@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "packed.h"
 #include "sparse.h"
@@ -153,6 +154,10 @@ using RotateFn = void(float* x, const float* cosine, const float* sine, int64_t 
 // x[r, c] = activation(x[r, c]) * x[r, n + c] for c < n: the gate of a gated feed-forward network (Shazeer 2020).
 using GateFn = void(float* x, int64_t ld, int64_t rows, int64_t n, Activation activation);
 
+// What a core can do at best. They only compute: the clock is read in roofline.cpp.
+using BurstFn = int64_t(int64_t rounds);                     // returns the operations carried out
+using ReadAllFn = uint64_t(const uint8_t* p, size_t bytes);  // bytes is a multiple of 512, p of 64
+
 // A GEMM, and another one that is faster for up to `few_rows` rows: tiles take longer to fill than few rows to
 // multiply.
 struct Gemm {
@@ -195,6 +200,9 @@ struct Kernels {
   AddScaledInt8Fn* add_scaled_int8;
   RotateFn* rotate;
   GateFn* gate;
+
+  BurstFn* int8_burst;  // ceilings, for the benchmarks (roofline.h); nullptr: none
+  ReadAllFn* read_all;
 };
 
 // The GEMM with int8 activations for the format of these weights.
@@ -209,14 +217,9 @@ inline int64_t panel_bytes(const Kernels& kernels, const PackedLinear& w) {
   return w.bits == 8 && kernels.w8a8_panel_bytes != nullptr ? kernels.w8a8_panel_bytes(w.k_pad) : 0;
 }
 
-// One table per instruction set (tables.cpp); a build has those of its architecture.
+// The tables of this build (tables.cpp), slowest first: reference, and the sets of its architecture that it was built
+// for.
+const std::vector<const Kernels*>& built_kernels();
 const Kernels* reference_kernels();
-const Kernels* avx2_kernels();
-const Kernels* avxvnni_kernels();
-const Kernels* avx512vnni_kernels();
-const Kernels* avx512bf16_kernels();
-const Kernels* amx_kernels();
-const Kernels* neon_kernels();
-const Kernels* i8mm_kernels();
 
 }  // namespace kdnative::cpu

@@ -6,8 +6,7 @@
 #include <cstring>
 #include <memory>
 
-#include "features.h"
-#include "instruction_sets.h"
+#include "dispatch.h"
 
 namespace kdnative::cpu {
 namespace {
@@ -38,21 +37,6 @@ double best_rate(Work&& burst, double seconds) {
   return best;
 }
 
-BurstFn* burst_of(const char* isa) {
-#if defined(KDNATIVE_X86)
-  if (std::strcmp(isa, "avx2") == 0 && features().avx2) return avx2::int8_burst;
-  if (std::strcmp(isa, "avxvnni") == 0 && features().avxvnni) return avxvnni::int8_burst;
-  if (std::strcmp(isa, "avx512vnni") == 0 && features().avx512vnni) return avx512vnni::int8_burst;
-  if (std::strcmp(isa, "avx512bf16") == 0 && features().avx512bf16) return avx512vnni::int8_burst;  // the same GEMMs
-  if (std::strcmp(isa, "amx") == 0 && features().amx) return amx::int8_burst;
-#elif defined(KDNATIVE_ARM64)
-  if (std::strcmp(isa, "neon") == 0 && features().neon) return neon::int8_burst;
-  if (std::strcmp(isa, "i8mm") == 0 && features().i8mm) return i8mm::int8_burst;
-#endif
-  (void)isa;
-  return nullptr;
-}
-
 uint64_t read_all_baseline(const uint8_t* p, size_t bytes) {
   uint64_t sum[8] = {};
   for (size_t i = 0; i < bytes; i += 64)
@@ -64,20 +48,12 @@ uint64_t read_all_baseline(const uint8_t* p, size_t bytes) {
   return sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
 }
 
-ReadAllFn* widest_read() {
-#if defined(KDNATIVE_X86)
-  if (features().avx512vnni) return avx512vnni::read_all;
-  if (features().avx2) return avx2::read_all;
-#elif defined(KDNATIVE_ARM64)
-  if (features().neon) return neon::read_all;
-#endif
-  return read_all_baseline;
-}
-
 }  // namespace
 
 double peak_int8_ops(const char* isa, double seconds) {
-  BurstFn* const burst = burst_of(isa);
+  const std::vector<std::string> possible = available_isas();
+  if (std::find(possible.begin(), possible.end(), isa) == possible.end()) return 0.0;
+  BurstFn* const burst = kernels_of(isa)->int8_burst;
   return burst == nullptr ? 0.0 : best_rate(burst, seconds);
 }
 
@@ -88,7 +64,8 @@ double read_bandwidth(size_t bytes, double seconds) {
                                                               &std::free);
   if (buffer == nullptr) return 0.0;
   std::memset(buffer.get(), 1, size);  // untouched pages would all be the one zero page, which never leaves the cache
-  ReadAllFn* const read = widest_read();
+  ReadAllFn* const widest = kernels_of(available_isas().back())->read_all;
+  ReadAllFn* const read = widest == nullptr ? read_all_baseline : widest;
   volatile uint64_t sink = 0;  // keeps the reads: their sum is used
   const auto pass = [&](int64_t rounds) {
     for (int64_t i = 0; i < rounds; ++i) sink = sink + read(buffer.get(), size);

@@ -15,8 +15,4 @@ double peak_int8_ops(const char* isa, double seconds);
 // 4096) over and over. The size decides which cache level is measured. 0 when the buffer can't be allocated.
 double read_bandwidth(size_t bytes, double seconds);
 
-// Folders of instruction sets provide these (instruction_sets.h). They only compute: the clock is read in roofline.cpp.
-using BurstFn = int64_t(int64_t rounds);                     // returns the operations carried out
-using ReadAllFn = uint64_t(const uint8_t* p, size_t bytes);  // bytes is a multiple of 512, p of 64
-
 }  // namespace kdnative::cpu

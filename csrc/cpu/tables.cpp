@@ -1,5 +1,7 @@
 // Which kernel each instruction set runs. A table begins as that of the set it extends and replaces what differs.
-// Compiled for any machine: making a table must not need its instructions.
+// Compiled for any machine: making a table must not need its instructions. A build has the kernels of the sets for
+// which KDNATIVE_HAS_... is defined; the tables of the others are not used, so the compiler leaves them and their names
+// out.
 #include "instruction_sets.h"
 
 namespace kdnative::cpu {
@@ -30,6 +32,8 @@ constexpr Kernels kReference = {
     .add_scaled_int8 = reference::add_scaled_int8,
     .rotate = reference::rotate,
     .gate = reference::gate,
+    .int8_burst = nullptr,
+    .read_all = nullptr,
 };
 
 constexpr Kernels extend(const Kernels& base, const char* isa) {
@@ -44,9 +48,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   return {kernel, few_rows, base.kernel};
 }
 
-#if defined(KDNATIVE_X86)
-
-constexpr Kernels kAvx2 = [] {
+[[maybe_unused]] constexpr Kernels kAvx2 = [] {
   Kernels t = extend(kReference, "avx2");
   t.quantize_rows = avx2::quantize_rows;
   t.w8a8_panel_bytes = avx2::w8a8_panel_bytes;
@@ -64,10 +66,12 @@ constexpr Kernels kAvx2 = [] {
   t.add_scaled_int8 = avx2::add_scaled_int8;
   t.rotate = avx2::rotate;
   t.gate = avx2::gate;
+  t.int8_burst = avx2::int8_burst;
+  t.read_all = avx2::read_all;
   return t;
 }();
 
-constexpr Kernels kAvxVnni = [] {
+[[maybe_unused]] constexpr Kernels kAvxVnni = [] {
   Kernels t = extend(kAvx2, "avxvnni");
   t.w8a8_panel_bytes = nullptr;
   t.gemm_w8a8 = {avxvnni::gemm_w8a8};
@@ -76,10 +80,11 @@ constexpr Kernels kAvxVnni = [] {
   t.gemm_two_level = {avxvnni::gemm_two_level};
   t.arrange_rows = avxvnni::arrange_rows;
   t.gemm_blocks = avxvnni::gemm_blocks;
+  t.int8_burst = avxvnni::int8_burst;
   return t;
 }();
 
-constexpr Kernels kAvx512Vnni = [] {
+[[maybe_unused]] constexpr Kernels kAvx512Vnni = [] {
   Kernels t = extend(kAvx2, "avx512vnni");
   t.quantize_rows = avx512vnni::quantize_rows;
   t.w8a8_panel_bytes = nullptr;
@@ -99,10 +104,12 @@ constexpr Kernels kAvx512Vnni = [] {
   t.add_scaled_int8 = avx512vnni::add_scaled_int8;
   t.rotate = avx512vnni::rotate;
   t.gate = avx512vnni::gate;
+  t.int8_burst = avx512vnni::int8_burst;
+  t.read_all = avx512vnni::read_all;
   return t;
 }();
 
-constexpr Kernels kAvx512Bf16 = [] {
+[[maybe_unused]] constexpr Kernels kAvx512Bf16 = [] {
   Kernels t = extend(kAvx512Vnni, "avx512bf16");
   t.bf16_rows = 5;
   t.gemm_a16_bf16 = avx512bf16::gemm_a16_bf16;
@@ -110,7 +117,7 @@ constexpr Kernels kAvx512Bf16 = [] {
   return t;
 }();
 
-constexpr Kernels kAmx = [] {
+[[maybe_unused]] constexpr Kernels kAmx = [] {
   Kernels t = extend(kAvx512Bf16, "amx");
   t.tile_rows = 16;
   t.row_block = 64;
@@ -121,12 +128,11 @@ constexpr Kernels kAmx = [] {
   t.gemm_a16_bf16 = amx::gemm_a16_bf16;
   t.mask_rows = 8;
   t.attention = amx::attention;
+  t.int8_burst = amx::int8_burst;
   return t;
 }();
 
-#elif defined(KDNATIVE_ARM64)
-
-constexpr Kernels kNeon = [] {
+[[maybe_unused]] constexpr Kernels kNeon = [] {
   Kernels t = extend(kReference, "neon");
   t.quantize_rows = neon::quantize_rows;
   t.gemm_w8a8 = {neon::gemm_w8a8};
@@ -143,33 +149,52 @@ constexpr Kernels kNeon = [] {
   t.add_scaled_int8 = neon::add_scaled_int8;
   t.rotate = neon::rotate;
   t.gate = neon::gate;
+  t.int8_burst = neon::int8_burst;
+  t.read_all = neon::read_all;
   return t;
 }();
 
-constexpr Kernels kI8mm = [] {
+[[maybe_unused]] constexpr Kernels kI8mm = [] {
   Kernels t = extend(kNeon, "i8mm");
   t.tile_rows = 2;
   t.gemm_w8a8 = above(4, i8mm::gemm_w8a8, t.gemm_w8a8);  // making panels would cost more than smmla saves over sdot
   t.gemm_w4a8 = above(4, i8mm::gemm_w4a8, t.gemm_w4a8);
   t.gemm_w2a8 = above(4, i8mm::gemm_w2a8, t.gemm_w2a8);
   t.gemm_two_level = above(4, i8mm::gemm_two_level, t.gemm_two_level);
+  t.int8_burst = i8mm::int8_burst;
   return t;
 }();
-
-#endif
 
 }  // namespace
 
 const Kernels* reference_kernels() { return &kReference; }
-#if defined(KDNATIVE_X86)
-const Kernels* avx2_kernels() { return &kAvx2; }
-const Kernels* avxvnni_kernels() { return &kAvxVnni; }
-const Kernels* avx512vnni_kernels() { return &kAvx512Vnni; }
-const Kernels* avx512bf16_kernels() { return &kAvx512Bf16; }
-const Kernels* amx_kernels() { return &kAmx; }
-#elif defined(KDNATIVE_ARM64)
-const Kernels* neon_kernels() { return &kNeon; }
-const Kernels* i8mm_kernels() { return &kI8mm; }
+
+const std::vector<const Kernels*>& built_kernels() {
+  static const std::vector<const Kernels*> all = {
+      &kReference,
+#if defined(KDNATIVE_HAS_avx2)
+      &kAvx2,
 #endif
+#if defined(KDNATIVE_HAS_avxvnni)
+      &kAvxVnni,
+#endif
+#if defined(KDNATIVE_HAS_avx512vnni)
+      &kAvx512Vnni,
+#endif
+#if defined(KDNATIVE_HAS_avx512bf16)
+      &kAvx512Bf16,
+#endif
+#if defined(KDNATIVE_HAS_amx)
+      &kAmx,
+#endif
+#if defined(KDNATIVE_HAS_neon)
+      &kNeon,
+#endif
+#if defined(KDNATIVE_HAS_i8mm)
+      &kI8mm,
+#endif
+  };
+  return all;
+}
 
 }  // namespace kdnative::cpu

@@ -35,6 +35,7 @@ __all__ = [
     "activation_code",
     "available_isas",
     "avx512_in_halves",
+    "built_isas",
     "emulates_amx",
     "encoder",
     "encoder_hidden_states",
@@ -78,8 +79,13 @@ def isa() -> str:
     return _C.isa()
 
 
+def built_isas() -> list[str]:
+    """Instruction sets that this build has, slowest first. ``KDNATIVE_ISAS`` of the build leaves some out."""
+    return _C.built_isas()
+
+
 def available_isas() -> list[str]:
-    """Instruction sets that this build has and this processor can run, slowest first."""
+    """Those of :func:`built_isas` that this processor can run, slowest first."""
     return _C.available_isas()
 
 

@@ -33,15 +33,16 @@ compile() { # SET "SHARED SOURCE..." FLAGS...: the folder of an instruction set,
   sources=$(echo csrc/cpu/"$1"/*.cpp)
   for shared in $2; do sources="$sources csrc/cpu/simd/$shared.cpp"; done
   shift 2
+  define="$define -DKDNATIVE_HAS_$set_name"
   compile_sources "$set_name" "$sources" -DKDNATIVE_ISA="$set_name" "$@"
 }
+define=
 vec="quantize gemm_a16 transformer"
 compile reference "gemm_a16 gemm_two_level transformer" "$@"
 case "${TARGET:-$(uname -m)}" in
 x86_64 | amd64)
   avx2="-mavx2 -mfma -mf16c"
   vnni="$avx2 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni"
-  define=-DKDNATIVE_X86
   # The checks compute millions of fused multiply-adds: a call of the C library for each would take minutes.
   if grep -qw fma /proc/cpuinfo; then define="$define -mfma"; fi
   if [ -n "${EMULATE_AMX:-}" ]; then
@@ -57,13 +58,9 @@ x86_64 | amd64)
   compile amx "" $vnni -mavx512bf16 $amx "$@"
   ;;
 aarch64 | arm64)
-  define=-DKDNATIVE_ARM64
   arm=-fno-schedule-insns
   compile neon "$vec gemm_two_level" $arm -march=armv8.2-a+dotprod "$@"
   compile i8mm gemm_two_level $arm -march=armv8.2-a+dotprod+i8mm "$@"
-  ;;
-*)
-  define=
   ;;
 esac
 common="tests/native/kernel_harness.cpp tests/native/harness/*.cpp csrc/cpu/features.cpp csrc/cpu/dispatch.cpp csrc/cpu/tables.cpp csrc/cpu/sparse.cpp"

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from kdnative import _C
+from kdnative import _C, ops
+from tests.conftest import ISAS
 from tests.native.disassembly import functions
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
@@ -22,13 +23,21 @@ def test_only_instruction_set_namespaces_use_wide_registers():
     assert not [name for name in wide if not allowed.search(name)]
 
 
+def test_a_set_that_the_build_lacks_leaves_no_symbol():
+    present = {space for space in re.findall(r"kdnative::cpu::(\w+)::", "\n".join(functions(_C.__file__)))}
+    assert present & {*ISAS} == {*ops.built_isas()}
+
+
 @pytest.mark.parametrize(("namespace", "registers"), [("avx2", "%zmm"), ("avxvnni", "%zmm"), ("reference", "%ymm")])
 def test_no_kernel_uses_more_than_its_instruction_set(namespace, registers):
+    if namespace not in ops.built_isas():
+        pytest.skip(f"this build has no {namespace}")
     bodies = {n: b for n, b in functions(_C.__file__).items() if f"kdnative::cpu::{namespace}::" in n}
     assert bodies
     assert not [n for n, b in bodies.items() if any(registers in line for line in b)]
 
 
+@pytest.mark.skipif(not {"amx", "avxvnni"} <= set(ops.built_isas()), reason="a build with all sets of x86-64")
 def test_amx_kernels_use_tiles_and_vnni_kernels_use_dot_products():
     text = {
         space: "\n".join("\n".join(b) for n, b in functions(_C.__file__).items() if f"cpu::{space}::" in n)

@@ -1,7 +1,8 @@
 // Sparse weights against plain loops, on every table, and damaged ones, whose buffers end where a sanitizer looks.
-#if defined(KDNATIVE_X86)
+#if defined(KDNATIVE_HAS_avx512vnni)
 #include "../../../csrc/cpu/avx512vnni/gemm_mask.h"
 #endif
+#include "../../../csrc/cpu/dispatch.h"
 #include "../../../csrc/cpu/features.h"
 #include "checks.h"
 #include "linear.h"
@@ -233,8 +234,8 @@ void check_bounds(const Tables& tables, SparseLayer& layer, int64_t m) {
 void check_sparse(const Tables& given) {
   Tables tables = given;
   tables.push_back(reference_kernels());
-#if defined(KDNATIVE_X86)
-  Kernels first = *avx512vnni_kernels();  // as on the first processors with VNNI
+#if defined(KDNATIVE_HAS_avx512vnni)
+  Kernels first = *kernels_of("avx512vnni");  // as on the first processors with VNNI
   first.isa = "avx512vnni without VBMI2";
   first.expand_mask = avx512vnni::expand_mask_table;
   first.gemm_mask = avx512vnni::gemm_mask_table;
