@@ -91,6 +91,10 @@ class Texts:
             self.made[name] = make()
         return self.made[name]
 
+    def place(self, name: str) -> str:
+        """An empty folder for an exported model; removed with what was built."""
+        return self.build(f"folder of {name}", lambda: tempfile.TemporaryDirectory(prefix="kdnative-bench-")).name
+
     def encode(self, model: Any) -> Tensor:
         """Embeddings of all sentences, fp32 ``[texts, H]``."""
         if self.batch == 1:
@@ -260,7 +264,7 @@ def _onnx_int8(case: Texts) -> Any:
     flags = set(environment()["flags"])
     preset = "avx512_vnni" if "avx512_vnni" in flags else "avx2" if "avx2" in flags else "arm64"
     plain = case.build("sentence-transformers onnx", lambda: _onnx(case, case.folder, export=True))
-    folder = tempfile.mkdtemp(prefix="kdnative-bench-")
+    folder = case.place("onnx")
     plain.save_pretrained(folder)
     export_dynamic_quantized_onnx_model(plain, preset, folder)
     (file,) = (path for path in Path(folder).rglob("*.onnx") if "qint8" in path.name or "quint8" in path.name)
@@ -271,7 +275,7 @@ def _openvino_int8(case: Texts) -> Any:
     from sentence_transformers import export_static_quantized_openvino_model
 
     plain = case.build("sentence-transformers openvino", lambda: _openvino(case, case.folder, export=True))
-    folder = tempfile.mkdtemp(prefix="kdnative-bench-")
+    folder = case.place("openvino")
     plain.save_pretrained(folder)
     quantization = importlib.import_module("optimum.intel").OVQuantizationConfig(num_samples=len(case.texts))
     with tempfile.TemporaryDirectory() as place:  # its helper takes data by name, and a folder is one
