@@ -105,7 +105,7 @@ wheel: $(DIST)/wheel.stamp
 wheels:
 	$(PYTHON) -m venv build/cibuildwheel-venv
 	build/cibuildwheel-venv/bin/pip install --quiet cibuildwheel
-	build/cibuildwheel-venv/bin/cibuildwheel --platform linux --output-dir dist
+	build/cibuildwheel-venv/bin/cibuildwheel --platform linux --output-dir dist/all
 
 # Away from the source tree, so that the tests import the installed package; without those that build from sources.
 # The folder of the wheel is kept until a source changes: the same wheel serves every torch.
@@ -135,7 +135,7 @@ $(BIN)/pip:
 # The native sources are prerequisites, so a stale library is rebuilt.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp csrc/*/*/*.h)
 
-$(DIST)/wheel.stamp: $(SOURCES) $(wildcard kdnative/*.py kdnative/*/*.py kdnative/*/*/*.py) | $(VENV)/dev.stamp
+$(DIST)/wheel.stamp: $(SOURCES) $(shell git ls-files kdnative) | $(BIN)/pip
 	rm -f $(DIST)/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(WHEEL_OPTIONS) \
 	  $(if $(ISAS),--config-settings=cmake.define.KDNATIVE_ISAS=$(ISAS)) .

@@ -88,27 +88,31 @@ def _native() -> dict[str, Any]:
     forced = os.environ.get("KDNATIVE_ISA") or None
     try:
         from kdnative import ops
-    except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
-        found: dict[str, Any] = {
-            "isa": None,
-            "built": [],
-            "megabytes": None,
-            "available": [],
-            "emulates_amx": False,
-            "kernels": {},
+
+        return {
+            "loaded": True,
+            "error": None,
+            "forced": forced,
+            "isa": ops.isa(),
+            "built": ops.built_isas(),
+            "megabytes": os.path.getsize(ops._C.__file__) / 1e6,
+            "available": ops.available_isas(),
+            "emulates_amx": ops.emulates_amx(),
+            "kernels": ops.kernel_table(),
         }
-        return {"loaded": False, "error": str(error), "forced": forced, **found}
-    return {
-        "loaded": True,
-        "error": None,
-        "forced": forced,
-        "isa": ops.isa(),
-        "built": ops.built_isas(),
-        "megabytes": os.path.getsize(ops._C.__file__) / 1e6,
-        "available": ops.available_isas(),
-        "emulates_amx": ops.emulates_amx(),
-        "kernels": ops.kernel_table(),
+    except AttributeError as error:
+        problem = f"the native library is older than the sources ({error}); run make build"
+    except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
+        problem = str(error)
+    nothing: dict[str, Any] = {
+        "isa": None,
+        "built": [],
+        "megabytes": None,
+        "available": [],
+        "emulates_amx": False,
+        "kernels": {},
     }
+    return {"loaded": False, "error": problem, "forced": forced, **nothing}
 
 
 def _gpu() -> dict[str, str | None]:

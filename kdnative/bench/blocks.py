@@ -22,7 +22,7 @@ from typing import Any
 
 from kdnative.bench import plots
 from kdnative.bench.model_peers import gain_lines
-from kdnative.bench.results import LEGEND, Row, against_peers, median
+from kdnative.bench.results import Row, against_peers, legend, median
 from kdnative.bench.run_figures import student_table
 from kdnative.bench.table import caption, markdown, read, rows_of, short
 
@@ -140,7 +140,8 @@ def _encoders_short(result: Mapping[str, Any], options: Mapping[str, str]) -> li
     scheme = short(next(row["name"] for row in cases[0]["rows"] if row["ours"]))
     where = {**result, "environment": {**result["environment"], "threads": threads}}
     head = ["model", "batch x tokens", f"kdnative {scheme}, ms", "fastest other engine", "its ms", "speed-up"]
-    return [caption(where, "encoder"), "", *rows_of(head, table), "", LEGEND]
+    explained = legend(row for case in cases for row in case["rows"])
+    return [caption(where, "encoder"), "", *rows_of(head, table), "", explained]
 
 
 def _student(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:

@@ -30,6 +30,11 @@ Row = Mapping[str, Any]
 LEGEND = "A speed-up is the ratio of the median times, with its 95 % bootstrap interval over the rounds in brackets."
 
 
+def legend(rows: Iterable[Row]) -> str:
+    """What a speed-up in a table of these rows is; results without samples have no intervals."""
+    return LEGEND if all("samples" in row for row in rows) else "A speed-up is the ratio of the median times."
+
+
 @dataclass(frozen=True)
 class Compared:
     """Ours against the fastest of its peers."""

@@ -19,6 +19,7 @@ from kdnative.bench.results import (
     cores_line,
     faster,
     goal_line,
+    legend,
     machine_line,
     median,
     not_run_lines,
@@ -107,7 +108,8 @@ def _text(found: Compared | None) -> str:
 def _below(result: Result, cases: Iterable[Case], summary: bool) -> list[str]:
     """The legend; and, as a list, the summary and what did not run."""
     lines = [*summary_lines(cases), *cores_line(result["cases"]), *not_run_lines(result["not_run"])]
-    return ["", LEGEND, *(["", *(f"- {line}" for line in lines)] if summary else [])]
+    explained = legend(row for case in result["cases"] for row in case["rows"])
+    return ["", explained, *(["", *(f"- {line}" for line in lines)] if summary else [])]
 
 
 def _gemm(
