@@ -47,9 +47,10 @@ def run_seeds(
         options: what else `kdnative.pipeline.run` takes.
 
     Returns:
-        The path of the JSON file: ``name``, ``task``, ``seeds``, ``runs`` (names of the folders), ``rows`` and
-        ``seconds``. A row has ``key``, ``name`` and ``figures``; there and in ``seconds`` (by stage), every figure has
-        its ``values``, one for each seed (null where a run has none), and their ``median``, ``low`` and ``high``.
+        The path of the JSON file: ``name``, ``task``, ``seeds``, ``runs`` (names of the folders), ``rows``,
+        ``steps`` and ``seconds``. A row or step has ``key`` (of a step its stage), ``name`` and ``figures`` (of a step
+        the paired ``difference``); there and in ``seconds`` (by stage), every figure has its ``values``, one for each
+        seed (null where a run has none), and their ``median``, ``low`` and ``high``.
 
     Raises:
         PipelineError: a seed that is not allowed, a run that is there already, or what `run` says.
@@ -129,11 +130,7 @@ def _left(took: Sequence[float], runs: int) -> str:
 
 
 def _collect(recipe: Recipe, seeds: Sequence[int], folders: Sequence[Path]) -> dict[str, Any]:
-    summaries = [read_json(folder / "summary.json", {"rows": list}) for folder in folders]
-    rows = []
-    for first in summaries[0]["rows"]:
-        same = [next((r for r in summary["rows"] if r["key"] == first["key"]), {}) for summary in summaries]
-        rows.append({"key": first["key"], "name": first["name"], "figures": _spread([_figures(row) for row in same])})
+    summaries = [read_json(folder / "summary.json", {"rows": list, "steps": list}) for folder in folders]
     seconds = [
         {stage.name: RunFolder(folder).record(stage.name)["seconds"] for stage in recipe.active_stages()}
         for folder in folders
@@ -143,9 +140,24 @@ def _collect(recipe: Recipe, seeds: Sequence[int], folders: Sequence[Path]) -> d
         "task": recipe.task,
         "seeds": list(seeds),
         "runs": [folder.name for folder in folders],
-        "rows": rows,
+        "rows": _over_seeds([summary["rows"] for summary in summaries]),
+        "steps": _over_seeds([[_of_step(step) for step in summary["steps"]] for summary in summaries]),
         "seconds": _spread(seconds),
     }
+
+
+def _over_seeds(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of the first run, with the figures that the rows of the same key have in every run."""
+    found = []
+    for first in runs[0]:
+        same = [next((row for row in rows if row["key"] == first["key"]), {}) for rows in runs]
+        found.append({"key": first["key"], "name": first["name"], "figures": _spread([_figures(row) for row in same])})
+    return found
+
+
+def _of_step(step: Mapping[str, Any]) -> dict[str, Any]:
+    name = f"{step['stage']}, against {step['against']}"
+    return {"key": step["stage"], "name": name, "difference": step["difference"]}
 
 
 def _figures(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

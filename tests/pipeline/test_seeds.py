@@ -25,7 +25,8 @@ def summary(accuracy: float, kept: float | None) -> dict:
         "kept": kept,
         "latency": {"native": {"p20": 1.0, "p50": 2.0, "p80": 3.0}},
     }
-    return {"rows": [row]}
+    step = {"stage": "distil", "against": "hard labels", "difference": estimate(accuracy - 0.5), "verdict": "helped"}
+    return {"rows": [row], "steps": [step]}
 
 
 @pytest.fixture
@@ -65,6 +66,10 @@ def test_medians_and_ranges_of_every_figure(stubbed, tiny, tmp_path):
     assert row["figures"]["accuracy"] == {"median": 0.75, "low": 0.5, "high": 1.0, "values": [0.75, 0.5, 1.0]}
     assert row["figures"]["kept"] == {"median": 0.8, "low": 0.7, "high": 0.9, "values": [None, 0.9, 0.7]}
     assert row["figures"]["latency.native"]["median"] == 2.0
+    (step,) = found["steps"]
+    assert (step["key"], step["name"]) == ("distil", "distil, against hard labels")
+    difference = {"median": 0.25, "low": 0.0, "high": 0.5, "values": [0.25, 0.0, 0.5]}
+    assert step["figures"] == {"difference": difference}
     assert found["seconds"]["distil"] == {"median": 3.0, "low": 1.5, "high": 4.5, "values": [4.5, 1.5, 3.0]}
     assert said[0] == "tiny-seed3: run 1 of 3" and "min left" in said[1]
     table = seeds.format_seeds(found)
