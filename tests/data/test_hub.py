@@ -123,7 +123,8 @@ def test_declared_classes_keep_their_order(hub):
 
 def test_rows_without_text_can_be_dropped(hub):
     columns = {"text": ["a", None, " ", "b"], "label": ["x", None, "x", "y"]}
-    hub.content = {name: Table(None, **columns) for name in ("train", "validation", "test")}
+    others = {name: Table(None, text=[name, None], label=["x", None]) for name in ("validation", "test")}
+    hub.content = {"train": Table(None, **columns), **others}
     splits = load_dataset("hub:x", empty="drop")
     assert splits.train.column("text") == ["a", "b"] and splits.labels == ("x", "y")
     assert [e.id for e in splits.train] == ["0", "3"], "rows keep their numbers"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kdnative.data import DataError, load_dataset
+from kdnative.data import DataError
+from kdnative.data.columns import Columns
 from kdnative.data.sniff import read_sheet
+from tests.data.reading import read
 
 
 def sheet_of(tmp_path, name, content, **options):
@@ -28,11 +30,10 @@ def sheet_of(tmp_path, name, content, **options):
     ],
 )
 def test_delimiters(tmp_path, name, content, delimiter):
-    """`load_dataset` reads the same texts with the delimiter that was found."""
+    """The whole file has the same texts with the delimiter that was found."""
     sheet = sheet_of(tmp_path, name, content)
     assert sheet.delimiter == delimiter and list(sheet.columns) == ["text", "label"] and sheet.complete
-    path = tmp_path / name
-    found = load_dataset(path, delimiter=delimiter, label_column=None, validation=path, test=path).train
+    found = read(tmp_path / name, Columns(label=None, delimiter=delimiter))
     assert found.column("text") == sheet.columns["text"]
 
 

@@ -91,15 +91,20 @@ class TestLabelsThatAreKept:
         kept = [e for e in found.train if e.label is not None]
         assert len(kept) == 25 and all(e.label == _row(e) / 10 for e in kept)
 
-    def test_a_text_that_is_held_out_goes_with_its_label(self, tmp_path):
-        texts = sorted((text for text, _ in ROWS), key=lambda text: text_hash((text,)))
-        train, known, unknown = write_csv(tmp_path / "train.csv", ROWS), texts[0], texts[-1].upper()
-        test = write_csv(tmp_path / "test.csv", [(known, "x"), (unknown, "y")])
-        validation = write_csv(tmp_path / "validation.csv", [("a", "x"), ("b", "y")])
-        found = load_dataset(train, validation=validation, test=test, labelled=10)
-        assert len(found.train) == len(ROWS) - 1 and texts[-1] not in found.train.column("text")
-        assert found.notes == ("1 training texts without a label are left out: they are in another split",)
-        assert next(e.label for e in found.train if e["text"] == known) is not None
+    def test_a_text_that_is_held_out_is_not_learned_from_with_or_without_its_label(self, tmp_path):
+        train = write_csv(tmp_path / "train.csv", ROWS)
+        known = ROWS[7][0], ROWS[8][0].upper()
+        test = write_csv(tmp_path / "test.csv", [(known[0], "x"), ("new", "y")])
+        validation = write_csv(tmp_path / "validation.csv", [("a", "x"), (known[1], "y")])
+        note = "2 of 300 training examples are left out: their texts are in the validation or test split"
+        for labelled in (None, 298, 10):
+            found = load_dataset(train, validation=validation, test=test, labelled=labelled)
+            assert found.train.column("text") == [text for text, _ in ROWS if text not in (ROWS[7][0], ROWS[8][0])]
+            assert found.train.labelled == (labelled or 298) and found.notes == (note,)
+        with pytest.raises(DataError, match="only 298 training examples have a label"):
+            load_dataset(train, validation=validation, test=test, labelled=299)
+        with pytest.raises(DataError, match="every training text is in the validation or test split, too"):
+            load_dataset(train, validation=validation, test=train)
 
 
 def _row(e: Example) -> int:
