@@ -115,7 +115,11 @@ def guess(
     if not task.numbers and _knows(teacher, list(roles.label.counts), unsure):
         settings = {key: chosen for key, chosen in settings.items() if not key.startswith("train_teacher.")}
         settings["teacher.fine_tuned"] = Chosen(True, "its classes are those of the data, so it is not trained again")
-    for shape in (candidates := shapes(teacher)):
+        unsure.append(
+            f"the head of {teacher.source} has the data's classes, so it is taken to have learned this task "
+            "(teacher.fine_tuned: true) and is not trained; if it has learned another one, take that line out"
+        )
+    for shape in (candidates := shapes(teacher, unsure)):
         everything = _settings(data, source, shape | settings, teacher, task, why_task)
         text_of_recipe = written(_title(data, sheet), everything)
         try:
@@ -286,6 +290,9 @@ def _guesses(sheet: Sheet, roles: Roles, task: Task, why_task: str, settings: Se
         most = Counter(roles.label.counts).most_common(8)
         more = f", and {roles.label.distinct - 8:,} more" if roles.label.distinct > 8 else ""
         found["classes"] = ", ".join(f"{shown(name)} {count:,}" for name, count in most) + more
+    teacher = settings["teacher.source"].value
+    known = settings.get("teacher.fine_tuned")
+    found["teacher"] = f"{teacher}: {'it is fine-tuned on the labels' if known is None else known.why}"
     student = [f"{key} {settings[f'student.{key}'].value}" for key in ("heads", "ffn") if f"student.{key}" in settings]
     found["student"] = ", ".join(student) or settings["student.layers"].why
     for section in [name for name in ("train_teacher", "distil") if f"{name}.epochs" in settings]:

@@ -53,11 +53,13 @@ Settings = dict[str, Chosen]
 def choose(facts: Facts, teacher: LookedAt, unsure: list[str]) -> Settings:
     """The settings; `unsure` gets sentences about doubtful ones."""
     found: Settings = {"data.max_length": _max_length(facts, teacher)}
-    batch = _batch_size(facts, found["data.max_length"].value)
+    length = found["data.max_length"].value
+    batch = _batch_size(facts.labelled, "labelled examples", length)
+    student_batch = _batch_size(facts.train, "training texts", length)
     weights = _class_weights(facts, unsure)
     teacher_epochs = _epochs(facts.labelled, batch.value, _TEACHER_STEPS, _MOST_TEACHER_EPOCHS)
     baseline_epochs = _epochs(facts.labelled, batch.value, _STUDENT_STEPS, _MOST_STUDENT_EPOCHS)
-    student_epochs = _epochs(facts.train, batch.value, _STUDENT_STEPS, _MOST_STUDENT_EPOCHS)
+    student_epochs = _epochs(facts.train, student_batch.value, _STUDENT_STEPS, _MOST_STUDENT_EPOCHS)
     wide = teacher.width is None or teacher.width >= _WIDE
     rate = Chosen(3e-5, "usual for a model of this width") if wide else Chosen(1e-4, "a narrow model takes a high rate")
     for section, epochs in (
@@ -69,7 +71,7 @@ def choose(facts: Facts, teacher: LookedAt, unsure: list[str]) -> Settings:
         found[f"{section}.lr"] = (
             rate if section == "train_teacher" else Chosen(1e-4, "a student moves further than its teacher")
         )
-        found[f"{section}.batch_size"] = batch
+        found[f"{section}.batch_size"] = student_batch if section == "distil" else batch
         if weights is not None:
             found[f"{section}.class_weights"] = weights
     found |= _benchmark(facts, teacher)
@@ -95,9 +97,9 @@ def _max_length(facts: Facts, teacher: LookedAt) -> Chosen:
     return Chosen(length, f"{why}; the teacher reads at most {teacher.positions:,}" if length < covered else why)
 
 
-def _batch_size(facts: Facts, length: object) -> Chosen:
-    if facts.labelled < 300:
-        return Chosen(8, f"{facts.labelled:,} labelled examples give few steps in larger batches")
+def _batch_size(examples: int, what: str, length: object) -> Chosen:
+    if examples < 300:
+        return Chosen(8, f"{examples:,} {what} give few steps in larger batches")
     if length > _LONG:
         return Chosen(16, "the texts are long")
     return Chosen(32, "the usual size")

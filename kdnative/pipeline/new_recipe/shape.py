@@ -12,14 +12,19 @@ _HEADS, _NEURONS = (1 / 2, 1 / 6), (1 / 3, 1 / 12)
 _TILE = 64  # columns; kept widths fill whole tiles
 
 
-def shapes(teacher: LookedAt) -> list[Settings]:
-    """Sections `student`, the best first; which of them a kind of model can have is up to the check of the recipe."""
+def shapes(teacher: LookedAt, unsure: list[str]) -> list[Settings]:
+    """Sections `student`, the best first; which of them a kind of model can have is up to the check of the recipe.
+
+    `unsure` gets a sentence where the teacher's sizes are unknown.
+    """
     whole = {"student.layers": Chosen(None, "every layer, as wide as in the teacher: this kind of model can't be cut")}
     if not (teacher.layers and teacher.width and teacher.heads and teacher.neurons):
-        whole = {
-            "student.layers": Chosen(None, "every layer; the teacher is not on this machine, so its sizes are unknown")
-        }
-        return [whole]
+        unsure.append(
+            f"the sizes of the teacher {teacher.source} are unknown, so the student is as large as its teacher, and "
+            "train_teacher.lr is that of a wide model: give student.heads and student.ffn, or write the recipe again "
+            "once the teacher is on this machine"
+        )
+        return [{"student.layers": Chosen(None, "every layer; the sizes of the teacher are unknown")}]
     same = {
         "student.heads": Chosen(0.5, "the share of the attention heads to remove from each layer"),
         "student.ffn": Chosen(0.75, "the share of the feed-forward neurons to remove from each layer"),

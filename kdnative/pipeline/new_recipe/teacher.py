@@ -14,7 +14,8 @@ from kdnative.extras import require
 
 __all__ = ["LookedAt", "look_at", "token_counts"]
 
-PACKAGED = ("package:minilm-l6", "package:mpnet-base")
+# The sizes of the packaged models: a recipe is the same before they are fetched. Layers, width, heads, neurons.
+PACKAGED = {"package:minilm-l6": (6, 384, 12, 1536), "package:mpnet-base": (12, 768, 12, 3072)}
 USUAL_POSITIONS = 512  # of BERT and most of its kin
 WORDS_TO_TOKENS = 1.4  # tokens of a word, for tokenizers of English
 SPECIAL = 2  # tokens around a text, such as [CLS] and [SEP]
@@ -26,7 +27,8 @@ class LookedAt:
 
     Attributes:
         positions: the most tokens that it reads.
-        layers, width, heads, neurons: of its encoder; None where its files are not here, or say something else.
+        layers, width, heads, neurons: of its encoder; None where its files are not here, or say something else; those
+            of packaged models are always known.
         classes: of its classification head, in their order; empty without one.
         tokenizer: of transformers; None where its files are not here.
     """
@@ -52,7 +54,8 @@ def look_at(source: str) -> LookedAt:
     if not is_here(source):
         if not source.startswith("hub:") and source not in PACKAGED:
             model_path(source)  # says what is wrong with it
-        return LookedAt(source)
+        layers, width, heads, neurons = PACKAGED.get(source, (None, None, None, None))
+        return LookedAt(source, layers=layers, width=width, heads=heads, neurons=neurons)
     folder = model_path(source)
     if "auto_map" in json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")):
         return LookedAt(source)  # transformers would ask the user whether to run the code that it names

@@ -18,7 +18,7 @@ _SECTIONS = {
     "student": "The small model, which the whole run is about.",
     "train_teacher": "Fine-tunes the teacher on the labels.",
     "compress_teacher": "Converts the teacher to int8, in which it labels the training texts faster.",
-    "train_baseline": "Trains the same student on the labels alone: what would be had without a teacher.",
+    "train_baseline": "Trains the same student on the labels alone: what would be had without the teacher's answers.",
     "distil": "Trains the student on the labels and on the teacher's answers.",
     "recover": "Training in integer arithmetic. w8a8 costs next to nothing without it; 4-bit schemes need it.",
     "convert": "Converts the student to native kernels.",

@@ -137,6 +137,31 @@ def test_without_the_teacher_words_are_counted(tmp_path, make):
     made, recipe = make(write(tmp_path / "a.csv", ["text", "label"], rows), teacher="hub:some/model")
     assert recipe.data.max_length == 144, "1.4 tokens for each of 100 words, and two special ones"
     assert recipe.student.heads == 0 and "fetched when the recipe runs" in made.text
+    assert "the sizes of the teacher hub:some/model are unknown, so the student is as large" in " ".join(made.unsure)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "heads", "neurons"),
+    [
+        ("package:minilm-l6", 1e-4, [6, 6, 4, 4, 2, 2], [512, 448, 384, 256, 192, 128]),
+        ("package:mpnet-base", 3e-5, [6, 6, 5, 5, 5, 4, 4, 3, 3, 3, 2, 2], [1024, 960, 896, 832]),
+    ],
+)
+def test_packaged_teachers_have_known_sizes_before_they_are_fetched(
+    tmp_path, make, monkeypatch, name, rate, heads, neurons
+):
+    monkeypatch.setattr("kdnative.pipeline.new_recipe.teacher.is_here", lambda source: False)
+    monkeypatch.setattr("kdnative.data.packages.is_here", lambda source: False)
+    made, recipe = make(write(tmp_path / "a.csv", ["text", "label"], TWENTY * 3), teacher=name)
+    assert recipe.train_teacher.lr == rate and "sizes of the teacher" not in " ".join(made.unsure)
+    assert recipe.student.heads == heads and recipe.student.ffn[: len(neurons)] == neurons
+
+
+def test_batches_are_chosen_by_what_is_learned_from(tmp_path, make):
+    rows = [[t, "xy"[i % 2] if i < 100 else ""] for i, t in enumerate(words(900))]
+    _, recipe = make(write(tmp_path / "a.csv", ["text", "label"], rows))
+    assert (recipe.train_teacher.batch_size, recipe.train_baseline.batch_size) == (8, 8)
+    assert recipe.distil.batch_size == 32
 
 
 @pytest.mark.parametrize(
@@ -154,6 +179,8 @@ def test_a_teacher_that_knows_the_classes(tmp_path, make, teacher, names, known,
     made, recipe = make(write(tmp_path / "a.csv", ["text", "label"], rows), teacher=str(tmp_path / "tuned"))
     assert recipe.teacher.fine_tuned == known and ("train_teacher" in made.checked.steps) != known
     assert ("without names" in " ".join(made.unsure)) == asked
+    assert ("is taken to have learned this task" in " ".join(made.unsure)) == known
+    assert ("not trained again" in made.guesses["teacher"]) == known
 
 
 def test_every_key_has_a_reason(tmp_path, make):
