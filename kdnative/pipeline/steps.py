@@ -88,7 +88,8 @@ def findings(measure: Measure, made: Sequence[Mapping], metrics: Mapping, second
         measure: the deciding measure. made: what `steps` gave.
         metrics, seconds: of each stage.
     """
-    found = [_bought_nothing(step, seconds) for step in made]
+    judged = zip(made, metrics["evaluate"]["steps"], strict=True)
+    found = [_bought_nothing(step, evaluated["without"], seconds) for step, evaluated in judged]
     if "train_baseline" not in metrics:
         found.insert(0, "Whether distillation helped isn't known: this recipe leaves train_baseline out.")
     found.append(_still_improving(measure, metrics["train_teacher"]))
@@ -96,14 +97,18 @@ def findings(measure: Measure, made: Sequence[Mapping], metrics: Mapping, second
     return [text for text in found if text]
 
 
-def _bought_nothing(step: Mapping, seconds: Mapping) -> str:
-    """For a step that was not worth it, as far as the test examples can tell; empty for any other."""
+def _bought_nothing(step: Mapping, without: Sequence[str], seconds: Mapping) -> str:
+    """For a step that was not worth it, as far as the test examples can tell; empty for any other.
+
+    `without`: the stages that the run without this step does without.
+    """
     stage, verdict, small = step["stage"], step["verdict"], step["difference"]["high"] < _WORTH
     if verdict == HELPED:
         return ""
     if step["kind"] == "distilled":
-        spent = sum(seconds.get(name, 0.0) for name in ("train_teacher", "compress_teacher", stage))
-        cost = f"the teacher, its soft labels and {stage} took {duration(spent)}"
+        spent = sum(seconds.get(name, 0.0) for name in without)
+        labels = "the teacher, its soft labels" if "train_teacher" in without else "the teacher's soft labels"
+        cost = f"{labels} and {stage} took {duration(spent)}"
         if verdict == COST:
             return f"Hard labels alone beat distillation: {cost} and made the student worse."
         if small:

@@ -35,9 +35,9 @@ def row(key, accuracy, size, parameters=15_000_000, kept=None):
     return {key: {"name": key, **quality, **paired, **own}}
 
 
-def step(kind="distilled", stage="distil", value=0.02, half=0.01, bought=None):
+def step(kind="distilled", stage="distil", value=0.02, half=0.01, bought=None, without=None):
     figures = {"difference": estimate(value, half), "n": 1000, "bought": bought}
-    return {"kind": kind, "stage": stage, "against": "hard labels alone", **figures}
+    return {"kind": kind, "stage": stage, "against": "hard labels alone", "without": without or [stage], **figures}
 
 
 def evaluated(*steps, kept=None, native=0.8, teacher=None):

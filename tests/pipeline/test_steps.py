@@ -52,8 +52,13 @@ def test_a_step_says_what_it_bought_and_what_it_cost():
     ],
 )
 def test_distillation_that_bought_nothing(value, half, words):
-    _, (finding,) = judged(step(value=value, half=half))
+    _, (finding,) = judged(step(value=value, half=half, without=["train_teacher", "compress_teacher", "distil"]))
     assert finding.startswith(words)
+
+
+def test_a_student_that_is_cut_from_the_teacher_needs_it_without_distillation_too():
+    _, (finding,) = judged(step(value=0.0, half=0.008, without=["compress_teacher", "distil"]))
+    assert finding.startswith("Hard labels alone would have done: the teacher's soft labels and distil took 1 min 00 s")
 
 
 def test_distillation_that_helped_and_one_without_a_baseline():

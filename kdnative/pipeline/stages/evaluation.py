@@ -74,15 +74,18 @@ def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, 
     A step is compared with the run as it would be without it. Its "kind" says how: "distilled" with hard labels,
     "changed" (pruned) with the student before it, "trained" (for its integer weights) with the same conversion of the
     student that did without, "converted" with the last float student. "bought" names the rows whose latency and size a
-    step changed.
+    step changed, and "without" the stages that the run without it does without.
     """
     recipe = context.recipe
+    # A student that is cut from the fine-tuned teacher needs that one with hard labels alone, too.
+    teaching = ["compress_teacher"] if recipe.student.source == "teacher" else ["train_teacher", "compress_teacher"]
     rows = {stage: row for row, stage in row_stages(recipe).items()}
     found: list[dict[str, Any]] = []
 
     def add(kind: str, stage: str, against: str, before: Predictions, after: Predictions, bought: Any = None) -> None:
         difference = context.task.difference(before, after, recipe.seed)
         figures = {"difference": estimate(difference), "n": difference.n, "bought": bought}
+        figures["without"] = [*(teaching if kind == "distilled" else ()), stage]
         found.append({"kind": kind, "stage": stage, "against": against, **figures})
 
     last = None  # the row of the last float student
