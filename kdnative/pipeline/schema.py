@@ -64,7 +64,8 @@ class Data(Section):
     unlabelled: Literal["error", "keep"] = "error"
     """Rows without a label: `error` refuses them, `keep` uses them for training, where the teacher labels them."""
     labelled: Positive | None = None
-    """Training examples that keep their label, evenly by class; the others are learned from as unlabelled texts."""
+    """Training examples that keep their label, each class in proportion, at least one; the others are learned from as
+    unlabelled texts."""
     unlabelled_files: Annotated[list[str], Field(max_length=1000)] = []
     """Files of further texts without labels (`.txt`, `.csv`, `.tsv`, `.jsonl`), for training alone."""
     validation: str | None = None
@@ -208,7 +209,7 @@ class Distilling(Training):
 
     @property
     def learns_from_teacher(self) -> bool:
-        return bool(self.soft_weight or self.hidden_weight or self.mask_tokens)
+        return bool(self.soft_weight or self.hidden_weight)
 
     @model_validator(mode="after")
     def _some_weight(self):

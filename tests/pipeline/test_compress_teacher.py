@@ -100,7 +100,7 @@ def test_the_teacher_is_back_on_the_cpu_before_it_is_cut(tiny, tmp_path, monkeyp
 
     original = torch.nn.Module.cpu
     monkeypatch.setattr(torch.nn.Module, "cpu", lambda model: calls.append("cpu") or original(model))
-    monkeypatch.setattr("kdnative.evaluate.predict", lambda *_, **__: calls.append("predict"))
+    monkeypatch.setattr(teacher, "predict", lambda *_, **__: calls.append("predict"))
     monkeypatch.setattr(teacher, "cut", cut)
     with pytest.raises(Cut):
         run(recipe_of(tiny), tmp_path, until="compress_teacher")

@@ -38,6 +38,15 @@ def shapes(model: torch.nn.Module) -> list[tuple[int, int]]:
     return [(layer.attention.self.query.out_features, layer.intermediate.dense.out_features) for layer in layers]
 
 
+def test_a_teacher_that_is_pruned_with_hard_labels_alone_learns_from_labelled_texts(tiny, tmp_path):
+    prune = {"heads": 0.5, "epochs": 1, "batch_size": 16, "hidden_weight": 0}
+    for soft_weight in (0, 1):
+        recipe = changed(few(tiny, tmp_path), compress_teacher={"prune": {**prune, "soft_weight": soft_weight}})
+        done = run(recipe, tmp_path, until="compress_teacher", overwrite=True)
+        texts = done.metrics("compress_teacher")["examples"] if soft_weight else 40
+        assert done.metrics("compress_teacher")["steps"] == math.ceil(texts / 16)
+
+
 def test_the_teacher_has_few_labels_and_the_student_all_texts(tiny, tmp_path):
     done = run(few(tiny, tmp_path), tmp_path)
     teacher = done.metrics("train_teacher")

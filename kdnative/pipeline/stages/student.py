@@ -95,7 +95,8 @@ def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
     Where tokens are hidden, the teacher has to label what is left, and runs with every batch.
     """
     source, settings = context.recipe.student_source, context.settings
-    teacher = _running_teacher(context) if settings.hidden_weight or settings.mask_tokens else None
+    labels_batches = settings.soft_weight and settings.mask_tokens
+    teacher = _running_teacher(context) if settings.hidden_weight or labels_batches else None
     soft_labels = None
     if settings.soft_weight and not settings.mask_tokens:
         labelled = tokenized(context, context.recipe.teacher.source, "train")

@@ -118,7 +118,8 @@ def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]
     if asks_teacher(inner):
         data = tokenized(context, source, "validation")
         answers = predict(whole, data, batch_size=context.settings.batch_size, device=context.device)
-    metrics = fit(inner, teacher, loss, source, teacher=whole, answers=answers)
+    asked = whole if inner.settings.learns_from_teacher else None
+    metrics = fit(inner, teacher, loss, source, teacher=asked, answers=answers)
     context.earlier_seconds = inner.earlier_seconds
     return {**metrics, **figures}
 

@@ -109,8 +109,8 @@ def fit(
 ) -> dict[str, Any]:
     """Trains a model with the stage's settings, from the last saved step if there is one; returns the figures.
 
-    With soft labels or a teacher, the model learns from the whole training split, else from its labelled examples: they
-    alone make steps and epochs. The model is on the CPU afterwards. The saved state stays until the whole stage is
+    A model that learns from a teacher does so from the whole training split, any other from its labelled examples:
+    they alone make steps and epochs. The model is on the CPU afterwards. The saved state stays until the whole stage is
     finished.
 
     Args:
@@ -120,7 +120,7 @@ def fit(
     settings: Training = context.settings
     seed = context.recipe.seed
     _check_recipe(context, source, model)
-    split = "labelled" if soft_labels is None and teacher is None else "train"
+    split = "train" if settings.learns_from_teacher else "labelled"
     batches = _batches(context, source, split)
     state = context.folder / STATE
     if state.is_file():
