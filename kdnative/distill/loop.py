@@ -215,7 +215,7 @@ class _Loop:
         self.callbacks.call("on_step", Progress(history.steps, self.steps, epoch, total, rate, self.model))
 
     def _note(self, name: str, value: float, steps: float) -> None:
-        """Adds to what the epoch's mean of a figure is made from."""
+        """Adds to what the epoch's mean of a figure is made from: the steps in which it had something to count."""
         total, so_far = self.sums.get(name, (0.0, 0.0))
         self.sums[name] = total + value, so_far + steps
 

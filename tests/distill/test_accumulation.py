@@ -97,7 +97,27 @@ def test_shares_by_hand():
 
 def test_shares_where_nothing_has_a_label():
     batches = [batch(torch.tensor([IGNORED] * 3)), batch(torch.tensor([IGNORED]))]
-    assert [shares["hard"] for shares in LossTerms([HardLabelLoss()]).shares(batches)] == [0.75, 0.25]
+    assert [shares["hard"] for shares in LossTerms([HardLabelLoss()]).shares(batches)] == [0.0, 0.0]
+
+
+def test_steps_without_labels_do_not_count_in_the_mean_of_their_term():
+    """Two steps, the first of which has no label: the mean is the second one's alone."""
+    terms = LossTerms([HardLabelLoss(), SoftLabelLoss()])
+    data = some_labelled([12, 15, 20])
+    _, entry = one_epoch(data, terms, 12, 1)
+    student, seen = model(0, dropout=0.0), []
+
+    class Parts(Callback):
+        def on_step(self, progress) -> None:
+            seen.append({name: float(part) for name, part in terms.parts.items()})
+
+    config = TrainConfig(1, 1e-3, clip_norm=None, precision="fp32", device="cpu")
+    train(student, Batches(data, 12, by_length=False), terms, config, teachers=[model(3)], callbacks=[Parts()])
+    assert [step["hard"] > 0 for step in seen] == [False, True]
+    assert entry["hard"] == pytest.approx(seen[1]["hard"], rel=1e-6)
+    assert entry["soft"] == pytest.approx((seen[0]["soft"] + seen[1]["soft"]) / 2, rel=1e-6)
+    _, entry = one_epoch(some_labelled([]), terms, 12, 1)
+    assert "hard" not in entry and entry["soft"] > 0
 
 
 def test_labels_of_tokens_count_tokens():

@@ -117,17 +117,16 @@ class LossTerms(nn.Module):
         return {"terms": [f"{type(term).__name__} {term.name}" for term in self.terms], **found}
 
     def shares(self, batches: Sequence[Any]) -> list[dict[str, float]]:
-        """For each batch of one step, the share that it has in every term, by the terms' names; they sum up to 1.
+        """For each batch of one step, the share that it has in every term, by the terms' names.
 
-        Where no batch has anything to count, a term is 0, and its shares are those of the examples.
+        They sum up to 1; to 0 for a term that has nothing to count in any of the batches.
         """
         found: list[dict[str, float]] = [{} for _ in batches]
         for term in self.terms:
             counts = [term.count(batch) for batch in batches]
-            if not sum(counts):
-                counts = [float(len(batch.index)) for batch in batches]
+            total = sum(counts) or 1.0
             for shares, count in zip(found, counts, strict=True):
-                shares[term.name] = count / sum(counts)
+                shares[term.name] = count / total
         return found
 
     def forward(

@@ -53,11 +53,20 @@ class HardLabelLoss(LossTerm):
         return {**super().settings(), **own}
 
     def count(self, batch: Any) -> float:
-        """The rows that have a label, each with the weight of its class: what torch's weighted mean divides by."""
+        """The rows that have a label, each with the weight of its class: what torch's weighted mean divides by.
+
+        Raises:
+            ValueError: a label that has no weight.
+        """
         if batch.labels is None:
             return 0.0
         kept = batch.labels[batch.labels != self.ignore_index]
-        return float(kept.numel() if self.class_weights is None else self.class_weights.to(kept.device)[kept].sum())
+        if self.class_weights is None:
+            return float(kept.numel())
+        strange = kept[(kept < 0) | (kept >= len(self.class_weights))]
+        if strange.numel():
+            raise ValueError(f"class_weights has {len(self.class_weights)} entries, but a label is {int(strange[0])}")
+        return float(self.class_weights.to(kept.device)[kept].sum())
 
     def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = ()) -> Tensor | None:
         """Logits [..., C], one row an example or a token; labels int64 [...].

@@ -74,6 +74,9 @@ def test_what_does_not_fit():
         hard(torch.zeros(5, 4), torch.zeros(4, dtype=torch.long))
     with pytest.raises(ValueError, match="3 entries for 4 classes"):
         hard(torch.zeros(2, 4), torch.tensor([0, 1]), class_weights=[1, 1, 1])
+    for label in (3, -1):
+        with pytest.raises(ValueError, match=f"class_weights has 3 entries, but a label is {label}"):
+            HardLabelLoss(class_weights=[1, 1, 1]).count(batch(torch.tensor([0, label])))
     with pytest.raises(ValueError, match=r"shape \[4\]; \[rows, classes\]"):
         hard(torch.zeros(4), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="label_smoothing=1.0"):
