@@ -27,8 +27,8 @@ def fit_head(
     """Makes row i of a loaded head mean ``labels[i]``, in place.
 
     The same names in another order (upper and lower case count as one): the rows are put into the data's order. Names
-    that say nothing (LABEL_0 ...), or data whose labels are the numbers 0, 1, ...: the rows stay. Other names: the
-    head was trained for something else and its last layer is drawn anew, with a warning.
+    that say nothing (LABEL_0 ..., with a warning), or data whose labels are the numbers 0, 1, ...: the rows stay. Other
+    names: the head was trained for something else and its last layer is drawn anew, with a warning.
 
     Args:
         model: a classifier of ``len(labels)`` classes, as transformers loaded it.
@@ -46,12 +46,19 @@ def fit_head(
     order = _order(own, labels)
     if order == list(range(len(labels))):
         return False
-    if order is None and _says_nothing(own):
-        return False
     resized = len(own) != len(labels)
     name = last_linear(model, len(labels))
     if f"{name}.weight" in missing:
         return False  # the file holds no head, only names: nothing to match
+    if order is None and _says_nothing(own):
+        if name is not None and not resized and not _are_numbers(labels):
+            log.warning(
+                "%s: its classes have no names, so the rows of its head are taken for the data's classes in their "
+                "order: %s; if that is wrong, give the names as id2label in its config.json",
+                source,
+                _listed([f"row {i} for {label}" for i, label in enumerate(labels)]),
+            )
+        return False
     if order is None and not resized and _are_numbers(labels):
         log.info("%s: the data's labels are numbers: rows of its head, %s", source, _listed(own))
         return False

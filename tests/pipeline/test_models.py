@@ -77,7 +77,7 @@ def test_case_of_the_names_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("own", "labels"),
     [
-        (["LABEL_0", "LABEL_1"], ["negative", "positive"]),  # names that say nothing
+        (["LABEL_0", "LABEL_1"], ["0", "1"]),
         (["positive", "negative"], ["0", "1"]),  # data that numbers the rows
         (["negative", "positive"], ["negative", "positive"]),
         (["a", "A"], ["a", "A"]),
@@ -87,6 +87,13 @@ def test_rows_stay(tmp_path, caplog, own, labels):
     folder = write_classifier(tmp_path, own)
     assert torch.equal(logits(load_classifier(folder, labels)), published(folder))
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_rows_without_names_are_taken_in_their_order_and_named(tmp_path, caplog):
+    folder = write_classifier(tmp_path, ["LABEL_0", "LABEL_1"])
+    assert torch.equal(logits(load_classifier(folder, ["negative", "positive"])), published(folder))
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "row 0 for negative, row 1 for positive; if that is wrong" in record.getMessage()
 
 
 def test_a_head_for_other_classes_is_drawn_anew(tmp_path, caplog):
