@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
 
 from kdnative.data.labels import label_name, label_number, label_order
 from kdnative.data.types import LABEL, PAIR, TEXT, DataError, Dataset, Example
@@ -25,8 +29,8 @@ def from_texts(
 
     Args:
         texts: N texts, none of them empty.
-        labels: N labels of one kind: names of classes (str), numbers of classes (int) or targets (float). None is a
-            text without a label; None for all of them: no text has one.
+        labels: N labels of one kind: names of classes (str or bool, "True" and "False"), numbers of classes (int) or
+            targets (float); those of numpy, too. None is a text without a label; None for all of them: no text has one.
         pairs: N second texts, for tasks on pairs.
         label_names: the classes, in the order of the model's outputs. None: the names that occur, sorted (whole numbers
             by value), or "0" to the largest number.
@@ -38,7 +42,7 @@ def from_texts(
     """
     if isinstance(texts, str):
         raise DataError(f"{name}: a list of texts is needed, not one text")
-    labels = [None] * len(texts) if labels is None else list(labels)
+    labels = [None] * len(texts) if labels is None else [_plain(label) for label in labels]
     columns = {TEXT: list(texts)} if pairs is None else {TEXT: list(texts), PAIR: list(pairs)}
     for given, values in (("labels", labels), *columns.items()):
         if len(values) != len(texts):
@@ -52,6 +56,15 @@ def from_texts(
     fields = (*columns, LABEL)
     examples = [Example(dict(zip(fields, row, strict=True)), str(i)) for i, row in enumerate(rows)]
     return Dataset(examples, classes, name)
+
+
+def _plain(label: Any) -> Any:
+    """A label as Python's own str, int or float; of another kind as it is."""
+    if isinstance(label, bool | np.bool_):
+        return str(bool(label))
+    if isinstance(label, Integral):
+        return int(label)
+    return float(label) if isinstance(label, Real) else label
 
 
 def _numbers(

@@ -1,5 +1,6 @@
 """Texts in memory become data sets, batches of `train`, and batches of torch's DataLoader."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -41,6 +42,21 @@ def test_numbers_are_classes_and_floats_are_targets():
     assert from_texts(TEXTS).labelled == 0
 
 
+def test_labels_of_numpy_are_those_of_python():
+    whole = from_texts(TEXTS, np.array([2, 0, 1], np.int8))
+    assert whole.labels == ("0", "1", "2") and [(type(e.label), e.label) for e in whole] == [
+        (int, 2),
+        (int, 0),
+        (int, 1),
+    ]
+    targets = from_texts(TEXTS, np.array([0.5, -1.0, 2.0], np.float32))
+    assert targets.labels == () and [(type(e.label), e.label) for e in targets][:2] == [(float, 0.5), (float, -1.0)]
+    for flags in ([True, False, True], np.array([True, False, True])):
+        found = from_texts(TEXTS, flags)
+        assert found.labels == ("False", "True") and [e.label for e in found] == [1, 0, 1]
+    assert from_texts(TEXTS, np.array(["x", "y", "x"])).labels == ("x", "y")
+
+
 def test_batches_of_the_training_loop():
     data = tokenize(from_texts(TEXTS, ["x", "y", "x"]), Words())
     (batch,) = Batches(data, 3, by_length=False)
@@ -67,7 +83,8 @@ def test_batches_of_a_data_loader():
         ({"texts": TEXTS, "labels": ["x"]}, "3 texts, but 1 in labels"),
         ({"texts": TEXTS, "pairs": ["x"]}, "3 texts, but 1 in text_pair"),
         ({"texts": TEXTS, "labels": ["x", 1, "x"]}, "labels are of int, str"),
-        ({"texts": TEXTS, "labels": [True, False, True]}, "labels are of bool"),
+        ({"texts": TEXTS, "labels": [True, 0, True]}, "labels are of int, str"),
+        ({"texts": TEXTS, "labels": [["x"], ["y"], ["x"]]}, "labels are of list"),
         ({"texts": TEXTS, "labels": ["x", "y", "z"], "label_names": ["x", "y"]}, "'z' is not in label_names"),
         ({"texts": TEXTS, "labels": [0, 1, 2], "label_names": ["x", "y"]}, "has label 2; there are 2 classes"),
         ({"texts": TEXTS, "labels": [0, -1, 2]}, "has label -1"),
