@@ -8,7 +8,7 @@ from typing import Any
 from kdnative.data.labels import label_name, label_number
 from kdnative.data.types import PAIR, TEXT
 
-__all__ = ["DELIMITERS", "Columns"]
+__all__ = ["DELIMITERS", "Columns", "is_missing"]
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
@@ -54,10 +54,11 @@ class Columns:
         Raises:
             DataError: it is none of these; `where` says which row's.
         """
-        if self.label is None or (self.unlabelled and _is_missing(value)):
+        if self.label is None or (self.unlabelled and is_missing(value)):
             return None
         return (label_number if self.numbers else label_name)(value, self.label, where)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a value is none: null, NaN, or a text of white space."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())

@@ -17,7 +17,17 @@ from kdnative.data.types import LABEL, DataError, Dataset, Example, KindError
 from kdnative.machine.memory import machine_memory
 from kdnative.shown import listed, shown
 
-__all__ = ["SUFFIXES", "Row", "check_empty", "check_file", "decode", "delimited", "read_rows", "to_dataset"]
+__all__ = [
+    "SUFFIXES",
+    "Row",
+    "check_empty",
+    "check_file",
+    "check_name",
+    "decode",
+    "delimited",
+    "read_rows",
+    "to_dataset",
+]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 # The csv module refuses fields of more than 131,072 characters unless told otherwise; its limit is a C long.
@@ -177,8 +187,18 @@ def delimited(lines: Iterable[str], path: Path, delimiter: str | None) -> Any:
     return csv.reader(lines, delimiter=DELIMITERS[delimiter or "comma"], strict=True)
 
 
+def check_name(path: Path, name: str) -> None:
+    """Raises DataError for the name of a column that goes on in another line."""
+    if len(name.splitlines()) > 1:
+        raise DataError(
+            f"{path}: the name of the column {shown(name)} has an end of a line in it: put the names into one line of "
+            "the file, and close the double quotes around each"
+        )
+
+
 def _check_columns(path: Path, header: list[str], columns: Columns) -> None:
     for column in columns.all:
+        check_name(path, column)
         if header.count(column) != 1:
             problem = "occurs more than once" if column in header else "is missing"
             raise DataError(

@@ -14,6 +14,7 @@ from kdnative.pipeline.recipe import load_recipe
 from kdnative.pipeline.schema import Recipe, Training
 from kdnative.pipeline.stages import Shared, Stage
 from kdnative.pipeline.state import RunState
+from kdnative.report.words import counted
 from kdnative.shown import listed
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class Checked:
         lines += ["would run:"]
         for stage in recipe.active_stages():
             named = {name: self.steps[name] for name, _ in recipe.sections_of(stage) if name in self.steps}
-            told = [f"{_count(epochs, 'epoch')}, {_count(steps, 'step')}" for epochs, steps in named.values()]
+            told = [f"{counted(epochs, 'epoch')}, {counted(steps, 'step')}" for epochs, steps in named.values()]
             lines.append(f"  {stage.name:<18}{'; '.join(told)}".rstrip())
-        lines.append(f"  in all {_count(sum(steps for _, steps in self.steps.values()), 'optimizer step')}")
+        lines.append(f"  in all {counted(sum(steps for _, steps in self.steps.values()), 'optimizer step')}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -133,7 +134,3 @@ def _sizes(data: DataSplits) -> str:
         return f"{texts}, {len(data.labels)} classes: {listed(data.labels)}"
     summary = data.train.summary()
     return f"{texts}, numbers from {summary['smallest']:g} to {summary['largest']:g}, mean {summary['mean']:g}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdnative.distill import Callback, History, Progress
 from kdnative.distill.config import TrainConfig
-from kdnative.report.words import duration
+from kdnative.report.words import counted, duration
 
 __all__ = ["TrainingLog"]
 
@@ -54,8 +54,8 @@ class TrainingLog(Callback):
         self.began = self.last_time = self.clock()
         epochs = self.config.epochs
         self.write(
-            f"{self.name}: {_count(self.examples, 'example')}, {_count(self.of_epoch, 'step')} an epoch, "
-            f"{_count(self.steps, 'step')} in {_count(epochs, 'epoch')}"
+            f"{self.name}: {counted(self.examples, 'example')}, {counted(self.of_epoch, 'step')} an epoch, "
+            f"{counted(self.steps, 'step')} in {counted(epochs, 'epoch')}"
             + ("" if self.steps == epochs * self.of_epoch else " at most (max_steps)")
         )
 
@@ -85,7 +85,7 @@ class TrainingLog(Callback):
             return
         metric = self.config.select_by[0].replace("_", " ")
         best = "no epoch has a figure" if history.best is None else f"epoch {history.best + 1} was the best"
-        self.write(f"{self.name}: ends early: no better validation {metric} for {_count(patience, 'epoch')}; {best}")
+        self.write(f"{self.name}: ends early: no better validation {metric} for {counted(patience, 'epoch')}; {best}")
 
     def _times(self, step: int) -> str:
         """How long this attempt has taken, and how long the training will still take at its pace so far."""
@@ -95,7 +95,3 @@ class TrainingLog(Callback):
             return duration(spent)
         most = "at most " if self.config.early_stopping else ""
         return f"{duration(spent)}, {most}about {duration(spent / done * left)} left"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -211,6 +211,14 @@ def test_unusable_files(tmp_path, name, content, message):
         load_dataset(tmp_path / name)
 
 
+def test_a_name_of_two_lines_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text('"text\nof it",label\na,x\nb,y\n')
+    with pytest.raises(
+        DataError, match=r"a\.csv: the name of the column 'text\\nof it' has an end of a line .* one line"
+    ):
+        load_dataset(tmp_path / "a.csv", text_column="text\nof it")
+
+
 def test_rows_without_text_can_be_dropped(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,x\n ,y\nb,y\n")
     path = tmp_path / "a.csv"

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnative.data import DataError, DataSplits
+from kdnative.data.columns import is_missing
 from kdnative.data.datasets import files_of
 from kdnative.data.sniff import Sheet, read_sheet
+from kdnative.data.tables import check_name
 from kdnative.files import replace_text
 from kdnative.pipeline.folder import PipelineError
-from kdnative.pipeline.new_recipe.kinds import Described, missing
+from kdnative.pipeline.new_recipe.kinds import Described
 from kdnative.pipeline.new_recipe.roles import Roles, find_roles
 from kdnative.pipeline.new_recipe.settings import Chosen, Facts, Settings, choose
 from kdnative.pipeline.new_recipe.shape import shapes
@@ -140,7 +142,9 @@ def guess(
 
 
 def _check_header(sheet: Sheet) -> None:
-    """Refuses a table whose first row is data: its cells are numbers, or longer than names are."""
+    """Refuses names with an end of a line, and a table whose first row is data: cells are numbers, or long."""
+    for name in [*sheet.columns, *sheet.repeated]:
+        check_name(sheet.path, name)
     if sheet.path.suffix.lower() == ".jsonl":
         return
     names = [*sheet.columns, *sheet.repeated]
@@ -169,7 +173,7 @@ def _data_keys(sources: Sources, sheet: Sheet, roles: Roles) -> Settings:
     if label.missing:
         why = f"{label.missing:,} of {len(sheet):,} rows have no label; the student learns from them, too"
         found["data.unlabelled"] = Chosen("keep", why)
-    blank = sum(any(missing(v) for v in row) for row in zip(*(c.values for c in (first, second) if c), strict=True))
+    blank = sum(any(is_missing(v) for v in row) for row in zip(*(c.values for c in (first, second) if c), strict=True))
     if blank:
         found["data.empty"] = Chosen("drop", f"{blank:,} rows have no text and are left out")
     return found
@@ -232,7 +236,7 @@ def _knows(teacher: LookedAt, labels: list[str], unsure: list[str]) -> bool:
 
 def _sample(roles: Roles) -> list[tuple[str, ...]]:
     columns = [column.values for column in (roles.text, roles.text_pair) if column is not None]
-    rows = [row for row in zip(*columns, strict=True) if not any(missing(v) for v in row)]
+    rows = [row for row in zip(*columns, strict=True) if not any(is_missing(v) for v in row)]
     step = max(1, len(rows) // MEASURED)
     return [tuple(map(str, row)) for row in rows[::step]]
 

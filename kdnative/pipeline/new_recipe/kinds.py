@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Described", "missing", "name_parts"]
+from kdnative.data.columns import is_missing
+
+__all__ = ["NAMES_OF_LABELS", "Described", "name_parts"]
 
 NEARLY_ALL = 0.95
 _DATE = re.compile(
@@ -22,6 +24,11 @@ _ADDRESS = re.compile(r"(https?://|www\.|/|[A-Za-z]:\\)\S*|\S+@\S+\.\w+")
 _CODE = re.compile(r"(?=.*\d)[A-Za-z0-9_.:/-]+")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _NAME_OF_ID = {"id", "ids", "idx", "index", "uuid", "guid", "key", "unnamed", "no", "row", "rowid", "asin", "isbn"}
+NAMES_OF_LABELS = set(
+    "label labels class classes category categories target sentiment star stars rating ratings score scores intent "
+    "topic polarity emotion gold y grade similarity relevance toxic toxicity spam severity priority "
+    "outcome tag tags genre verdict stance annotation department type humor sarcasm hate answer".split()
+)
 _NAME_OF_DATE = {"date", "time", "timestamp", "datetime", "created", "updated", "year", "month", "day", "unixtime"}
 
 
@@ -39,7 +46,7 @@ class Described:
     @cached_property
     def given(self) -> list[Any]:
         """The values that are there."""
-        return [value for value in self.values if not missing(value)]
+        return [value for value in self.values if not is_missing(value)]
 
     @property
     def missing(self) -> int:
@@ -57,6 +64,11 @@ class Described:
     @property
     def distinct(self) -> int:
         return len(self.counts)
+
+    @property
+    def few(self) -> bool:
+        """Whether the values repeat as those of classes do."""
+        return self.distinct <= max(2, len(self.given) // 5)
 
     @cached_property
     def words(self) -> float:
@@ -100,7 +112,8 @@ class Described:
             return "number"
         if parts & _NAME_OF_DATE:
             return "date"
-        if parts & _NAME_OF_ID and self.distinct > 2:
+        classes = self.few and bool(parts & NAMES_OF_LABELS)  # label_id, category_no
+        if parts & _NAME_OF_ID and self.distinct > 2 and not classes:
             return "id"
         counted = len(self.given) > 2 and self.distinct == len(self.given)
         ascending = all(a < b for a, b in zip(self.numbers, self.numbers[1:], strict=False))
@@ -113,11 +126,6 @@ class Described:
 
     def _most(self, test: Any) -> bool:
         return sum(map(test, self.given)) >= NEARLY_ALL * len(self.given)
-
-
-def missing(value: Any) -> bool:
-    """Whether a value is none: null, NaN, or a text of white space."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def name_parts(name: str) -> list[str]:

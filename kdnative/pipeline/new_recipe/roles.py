@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdnative.data import DataError
-from kdnative.pipeline.new_recipe.kinds import Described, name_parts
+from kdnative.pipeline.new_recipe.kinds import NAMES_OF_LABELS, Described, name_parts
 from kdnative.shown import listed, shown
 from kdnative.tasks import SERVED, Task
 
@@ -17,11 +17,6 @@ _TEXTS = set(
     "text texts sentence sentences review reviews body content comment comments message tweet post utterance query "
     "question document doc description abstract premise headline title statement snippet passage phrase transcript "
     "email mail feedback caption article paragraph input request utterances msg sms".split()
-)
-_LABELS = set(
-    "label labels class classes category categories target sentiment star stars rating ratings score scores intent "
-    "topic polarity emotion gold y grade similarity relevance toxic toxicity spam severity priority "
-    "outcome tag tags genre verdict stance annotation department type humor sarcasm hate answer".split()
 )
 _ABOUT = set(  # what tables say about a row, and what is seldom asked for
     "user author name country lang language source split url product brand location city device version gender age "
@@ -155,19 +150,14 @@ def _rank_texts(columns: Sequence[Described]) -> list[Described]:
 
     def score(column: Described) -> float:
         parts = set(name_parts(column.name))
-        named = 3.0 if parts & _TEXTS else 0.3 if parts & (_LABELS | _ABOUT) else 1.0
+        named = 3.0 if parts & _TEXTS else 0.3 if parts & (NAMES_OF_LABELS | _ABOUT) else 1.0
         named = 8.0 if "".join(name_parts(column.name)) in ("text", "sentence") else named
         return named * min(column.words, 50.0) * (0.05 + column.distinct / len(column.given))
 
     able = [c for c in columns if c.kind == "words" and all(isinstance(v, str) for v in c.given)]
     able = [c for c in able if c.words > _SHORT or (set(name_parts(c.name)) & _TEXTS and c.distinct > 1)]
-    long = [c for c in able if not _few(c) or set(name_parts(c.name)) & _TEXTS]
+    long = [c for c in able if not c.few or set(name_parts(c.name)) & _TEXTS]
     return sorted(long, key=score, reverse=True)
-
-
-def _few(column: Described) -> bool:
-    """Whether the values repeat as those of classes do."""
-    return column.distinct <= max(2, len(column.given) // 5)
 
 
 def _why_text(column: Described, chosen: bool) -> str:
@@ -206,7 +196,7 @@ def _label(
     flags = [c for c in able if set(c.counts) <= {"0", "1"} and c.distinct == 2]
     best = sorted(able, key=lambda c: _label_score(c, columns), reverse=True)
     if best and _label_score(best[0], columns) <= 0:  # nothing speaks for it but its values
-        best = [c for c in best if c.distinct > 1 and (_few(c) or c.kind in ("number", "flag"))]
+        best = [c for c in best if c.distinct > 1 and (c.few or c.kind in ("number", "flag"))]
         unsure += [
             f"nothing in the name of {shown(c.name)} says that it is a label; --label chooses another" for c in best[:1]
         ]
@@ -232,16 +222,16 @@ def _label(
 
 def _named_label(column: Described) -> bool:
     parts = name_parts(column.name)
-    return bool(set(parts) & _LABELS) or parts[:1] == ["is"]
+    return bool(set(parts) & NAMES_OF_LABELS) or parts[:1] == ["is"]
 
 
 def _label_score(column: Described, columns: Sequence[Described]) -> float:
     parts = name_parts(column.name)
-    score = 60.0 if "".join(parts) in _LABELS else 45.0 if _named_label(column) else 0.0
+    score = 60.0 if "".join(parts) in NAMES_OF_LABELS else 45.0 if _named_label(column) else 0.0
     score -= 40.0 if set(parts) & _ABOUT else 0.0
-    score += 20.0 if _few(column) and column.distinct > 1 else 0.0
+    score += 20.0 if column.few and column.distinct > 1 else 0.0
     score += 10.0 if column.kind in ("number", "flag") and column.distinct > 1 else 0.0
-    score -= 30.0 if column.kind == "words" and not _few(column) and column.words > 2 * _SHORT else 0.0
+    score -= 30.0 if column.kind == "words" and not column.few and column.words > 2 * _SHORT else 0.0
     score += 3.0 if column is columns[-1] else 2.0 if column is columns[0] else 0.0
     return score + 5.0 * len(column.given) / max(1, len(column.values))
 
@@ -254,7 +244,7 @@ def _check_label(column: Described, where: str) -> None:
         )
     if not column.given:
         raise DataError(f"{where}: no row has a label in the column {shown(column.name)}")
-    if column.kind == "words" and not _few(column) and column.words > 3 * _SHORT:
+    if column.kind == "words" and not column.few and column.words > 3 * _SHORT:
         raise DataError(
             f"{where}: {shown(column.name)} has {column.distinct:,} different texts in {len(column.given):,} rows: "
             f"these are answers to generate, not classes. {SERVED}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kdnative.data.columns import is_missing
 from kdnative.data.datasets import files_of
 from kdnative.data.sniff import read_sheet
 from kdnative.data.transfer import TEXT_SUFFIXES
-from kdnative.pipeline.new_recipe.kinds import missing
 
 __all__ = ["Sources", "find_sources"]
 
@@ -55,4 +55,4 @@ def find_sources(data: Path, label: str, unsure: list[str]) -> Sources:
 
 def _has_labels(file: Path, label: str) -> bool:
     values = read_sheet(file, _HEAD).columns.get(label, ())
-    return not all(missing(value) for value in values)
+    return not all(is_missing(value) for value in values)

@@ -37,6 +37,11 @@ def choose_task(label: Described, pair: bool, where: str, unsure: list[str]) -> 
     if not label.whole:
         return numbers, f"{shown(label.name)} holds numbers such as {shown(_fraction(label))}, which name no class"
     if any(isinstance(value, float) for value in label.given):
+        if label.distinct <= _MOST_STEPS:
+            unsure.append(
+                f"{shown(label.name)} has {label.distinct:,} whole numbers with a decimal point: if they number "
+                f"classes, write them without it, such as {label.numbers[0]:.0f}, and give --task {classes.name}"
+            )
         return numbers, f"{shown(label.name)} holds numbers with a decimal point"
     if label.distinct == 2:
         return classes, f"{shown(label.name)} has two values: {listed(sorted(label.counts))}"

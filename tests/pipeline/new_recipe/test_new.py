@@ -76,12 +76,29 @@ def test_a_scale_is_numbers_and_says_so(tmp_path, make):
         ("intent", [str(i) for i in range(15)], "text-classification"),
         ("price", [str(i * 37) for i in range(60)], "text-regression"),
         ("verdict", ["True", "False"], "text-classification"),
+        ("label_id", ["0", "1", "2", "3"], "text-classification"),
+        ("category_id", ["10", "20", "35"], "text-classification"),
     ],
 )
 def test_classes_or_numbers(tmp_path, make, name, labels, task):
     rows = [[t, labels[i % len(labels)]] for i, t in enumerate(words(150))]
     _, recipe = make(write(tmp_path / "a.csv", ["text", name], rows))
     assert recipe.task == task and recipe.data.label == name
+
+
+def test_ids_that_do_not_repeat_are_no_labels(tmp_path, make):
+    rows = [[i * 3 % 151, t, "xy"[i % 2]] for i, t in enumerate(words(150))]
+    _, recipe = make(write(tmp_path / "a.csv", ["category_id", "text", "kind"], rows))
+    assert recipe.data.label == "kind"
+
+
+def test_whole_numbers_with_a_point_may_be_classes(tmp_path, make):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": t, "label": float(i % 2)}) + "\n" for i, t in enumerate(words(100))))
+    made, recipe = make(path)
+    assert recipe.task == "text-regression" and "write them without it, such as 0" in " ".join(made.unsure)
+    path.write_text("".join(json.dumps({"text": t, "label": i / 8}) + "\n" for i, t in enumerate(words(100))))
+    assert "without it" not in " ".join(make(path)[0].unsure)
 
 
 def test_pairs(tmp_path, make):
@@ -232,6 +249,7 @@ TWENTY = [[t, "xy"[i % 2]] for i, t in enumerate(words(20))]
         (["text", "label"], TOO_FEW, "every label in 'label' is 'x'"),
         (["text", "label"], [[t, "same"] for t, _ in TWENTY], "every label in 'label' is 'same'"),
         (["text"], [[t] for t, _ in TWENTY], "no column of labels"),
+        (["text\nof it", "label"], TWENTY, "the column 'text\\nof it' has an end of a line in it"),
         (["id", "label"], [[i, "xy"[i % 2]] for i in range(20)], "no column of texts: 'id' holds ids"),
         (["0", "a text"], TWENTY, "line 1: '0' looks like data"),
         (["text", "label"], [*TWENTY, ["three", "columns", "here"]], "line 22: 3 columns, but the header has 2"),
