@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnative.data import DataError
+from kdnative.data.datasets import files_of
 from kdnative.data.sniff import read_sheet
 from kdnative.data.tables import SUFFIXES
 from kdnative.shown import listed
@@ -22,8 +23,16 @@ _WORDS = 3.0  # on average, from which a column is text
 
 
 def unread_texts(data: Data, task: Task) -> list[str]:
-    """A note where a file has more columns of texts than a task of one text reads; for other sources none."""
+    """A note where a file has more columns of texts than a task of one text reads; for other sources none.
+
+    Of a folder the training file is looked at.
+    """
     path = Path(data.source)
+    if path.is_dir():
+        try:
+            path = files_of(path)["train"]
+        except DataError:  # reading it says what is wrong
+            return []
     if task.pair or path.suffix.lower() not in SUFFIXES or not path.is_file():
         return []
     try:

@@ -32,6 +32,12 @@ def test_a_second_text_is_named_with_the_cure(tmp_path):
     assert "task: sentence-pair-regression" in unread_texts(Data(source=str(path)), NUMBER)[0]
 
 
+def test_of_a_folder_the_training_file_is_looked_at(tmp_path):
+    write(tmp_path / "train.tsv", TEXTS)
+    (note,) = unread_texts(Data(source=str(tmp_path)), ONE)
+    assert note.startswith("train.tsv: nothing reads 'reply'")
+
+
 @pytest.mark.parametrize(
     "third", [[str(i) for i in range(40)], ["from the web shop"] * 40, ["yes", "no"] * 20, ["2024-01-02"] * 40]
 )
