@@ -120,6 +120,8 @@ def _seeds(text: str) -> list[int]:
 def _run(arguments: argparse.Namespace) -> int:
     from kdnative import pipeline
 
+    if arguments.check and arguments.seeds is not None:
+        raise ValueError("--check looks at the recipe with its own seed: leave out --seeds")
     if arguments.check:
         print(pipeline.check(arguments.recipe, overrides=arguments.set, runs=arguments.runs))
         return 0

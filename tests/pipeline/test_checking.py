@@ -68,6 +68,8 @@ def test_on_the_command_line(tiny, tmp_path, capsys, monkeypatch):
     path = write_recipe(tmp_path / "r.yaml", tiny)
     assert main(["run", str(path), "--check", "--set", "name=other"]) == 0
     assert "recipe other: text-classification" in capsys.readouterr().out
+    assert main(["run", str(path), "--check", "--seeds", "0,1"]) == 1
+    assert "leave out --seeds" in capsys.readouterr().err
     assert main(["run", str(path), "--check", "--set", "data.label=nothing"]) == 1
     assert "'nothing' is missing" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
