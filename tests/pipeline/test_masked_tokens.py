@@ -61,7 +61,7 @@ def test_a_tokenizer_without_a_mask_token():
         section="distil",
     )
     with pytest.raises(PipelineError, match=r"distil\.mask_tokens: the tokenizer of m has no mask token; set it to 0"):
-        training._batches(context, "m")
+        training._batches(context, "m", "train")
 
 
 def test_students_of_hidden_tokens_go_on_where_they_were(tiny, tmp_path, monkeypatch):
