@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from kdnative.extras import require
 from kdnative.pipeline.folder import RunFolder
 from kdnative.pipeline.recipe import load_recipe
-from kdnative.pipeline.schema import Recipe, Training
+from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.sections import Training
 from kdnative.pipeline.stages import Shared, Stage
 from kdnative.pipeline.state import RunState
 from kdnative.report.words import counted

@@ -150,7 +150,7 @@ def _unknown_key(location: Location) -> str:
 
 def _keys_of(sections: Sequence[str]) -> list[str]:
     """Names that the section at this place may hold."""
-    from kdnative.pipeline.schema import Section
+    from kdnative.pipeline.sections import Section
     from kdnative.pipeline.stages import recipe_class
 
     model: type[Section] = recipe_class()

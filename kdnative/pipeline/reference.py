@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kdnative.pipeline.schema import Recipe, Section
+from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.sections import Section
 from kdnative.pipeline.stages import recipe_class
 
 __all__ = ["BEGIN", "END", "reference", "with_reference"]
 
-BEGIN = "<!-- recipe keys: written by `make recipe-keys`, from kdnative/pipeline/schema.py -->"
+BEGIN = "<!-- recipe keys: written by `make recipe-keys`, from kdnative/pipeline/schema.py and sections.py -->"
 END = "<!-- end of recipe keys -->"
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", type(None): "null"}
 _BOUNDS = {"ge": "from", "gt": "above", "le": "up to", "lt": "below"}

@@ -12,7 +12,8 @@ from kdnative.distill import TopK
 from kdnative.pipeline.folder import PipelineError, RunFolder
 from kdnative.pipeline.limits import check_mask_token
 from kdnative.pipeline.rehearsed_models import Rehearsal, may_be_asked, refusing
-from kdnative.pipeline.schema import Distilling, Recipe, Training
+from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.sections import Distilling, Training
 from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.training import class_weights, tokenizer
 from kdnative.pipeline.unread import unread_texts

@@ -21,7 +21,8 @@ from kdnative.patterns import Selection
 from kdnative.pipeline.folder import PipelineError
 from kdnative.pipeline.limits import check_sizes
 from kdnative.pipeline.models import not_fine_tuned
-from kdnative.pipeline.schema import Distilling, Recipe, Shape
+from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.sections import Distilling, Shape
 from kdnative.prune import shrink_shapes_, student_from
 from kdnative.tasks import task_named
 

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from kdnative.pipeline import RecipeError, dump_recipe, load_recipe
-from kdnative.pipeline.schema import Recipe, Section
+from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.sections import Section
 from kdnative.pipeline.stages import recipe_class
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from kdnative.pipeline.reference import BEGIN, END, allowed, reference, with_reference
-from kdnative.pipeline.schema import Section
+from kdnative.pipeline.sections import Section
 from kdnative.pipeline.stages import recipe_class
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"

@@ -10,7 +10,7 @@ import torch
 import kdnative
 from kdnative.pipeline import RunFolder, load_recipe
 from kdnative.pipeline.models import parameters
-from kdnative.pipeline.schema import Section
+from kdnative.pipeline.sections import Section
 from kdnative.pipeline.stages import Row, Stage, add_stage, recipe_class, remove_stage
 from kdnative.pipeline.stages.training import load_model, save_model
 from kdnative.pipeline.store import Store, store_path

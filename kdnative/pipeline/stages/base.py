@@ -19,7 +19,8 @@ from kdnative.tasks import SERVED, Task, task_named
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
     from kdnative.pipeline.rehearsed_models import Rehearsal
-    from kdnative.pipeline.schema import Recipe, Section
+    from kdnative.pipeline.schema import Recipe
+    from kdnative.pipeline.sections import Section
 
 
 ABSENT = "absent"

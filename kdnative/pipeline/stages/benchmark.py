@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from kdnative.pipeline.schema import Benchmark
+from kdnative.pipeline.sections import Benchmark
 from kdnative.pipeline.stages.base import Context, Stage
 from kdnative.pipeline.stages.evaluation import converted, measured, row_stages
 from kdnative.pipeline.stages.native import NATIVE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdnative.evaluate import Predictions, predict
-from kdnative.pipeline.schema import Evaluate
+from kdnative.pipeline.sections import Evaluate
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.native import NATIVE
 from kdnative.pipeline.stages.student import BASELINE

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
-from kdnative.pipeline.schema import Convert
+from kdnative.pipeline.sections import Convert
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,

@@ -14,7 +14,7 @@ from kdnative.pipeline.stages.training import seeded, tokenized
 from kdnative.prune import structured_, student_from
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.schema import Prune
+    from kdnative.pipeline.sections import Prune
 
 __all__ = ["cut", "shaped"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from kdnative.files import replace_text
 from kdnative.pipeline.folder import RESULTS, SUMMARY, write_json
 from kdnative.pipeline.runlog import FILE_ONLY
-from kdnative.pipeline.schema import Report
+from kdnative.pipeline.sections import Report
 from kdnative.pipeline.stages.base import Context, Stage
 from kdnative.pipeline.stages.evaluation import scheme_text
 from kdnative.pipeline.summary import build_summary

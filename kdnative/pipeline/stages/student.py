@@ -9,7 +9,7 @@ from torch import nn
 from kdnative.distill import SoftLabels
 from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.models import load_for_task
-from kdnative.pipeline.schema import Distilling, Prune, Recover, Training
+from kdnative.pipeline.sections import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.pruning import cut, shaped
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states

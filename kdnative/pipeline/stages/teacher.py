@@ -12,7 +12,7 @@ from kdnative.distill import SoftLabels
 from kdnative.evaluate import predict
 from kdnative.evaluate.temperature import HIGHEST, LOWEST, fit_temperature
 from kdnative.pipeline.models import load_for_task
-from kdnative.pipeline.schema import CompressTeacher, TeacherTraining
+from kdnative.pipeline.sections import CompressTeacher, TeacherTraining
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (

@@ -29,7 +29,7 @@ from kdnative.pipeline.stages.base import Context
 from kdnative.pipeline.training_log import TrainingLog
 
 if TYPE_CHECKING:
-    from kdnative.pipeline.schema import Distilling, Training
+    from kdnative.pipeline.sections import Distilling, Training
 
 MODEL = "model"
 VALIDATION_BATCH = 64

@@ -1,0 +1,265 @@
+"""The sections of a recipe's stages: typed, every key with its default and its meaning.
+
+The sentence under a key is its description, see `kdnative.pipeline.schema`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kdnative.ops.backends import accepted
+from kdnative.pipeline.values import (
+    Batches,
+    Count,
+    Epochs,
+    Fraction,
+    Kept,
+    Layers,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Samples,
+    Sentences,
+    Threads,
+    Tokens,
+    at_most,
+)
+from kdnative.shown import shown
+
+
+def _ascending(layers: Any) -> Any:
+    if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
+        raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {shown(layers)}")
+    return layers
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, numbers are finite, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Shape(Section):
+    """What a model keeps of its layers, heads and neurons."""
+
+    heads: Kept = 0.0
+    """Attention heads: the share to remove from every layer, or a list of how many each layer keeps."""
+    ffn: Kept = 0.0
+    """Feed-forward neurons: the share to remove from every layer, or a list of how many each layer keeps."""
+    layers: Layers | list[Count] | None = None
+    """Layers to keep: an ascending list, counted from 0 (`[1, 3, 5]`), or how many; null keeps all."""
+    multiple_of: Positive = 64
+    """Kept widths are rounded to this, the tile of the kernels."""
+    _layers = field_validator("layers")(_ascending)
+
+
+class Training(Section):
+    """How a model learns."""
+
+    epochs: Epochs = 3
+    """Passes over the training split; 0 trains nothing."""
+    lr: PositiveFloat = 5e-5
+    """Peak learning rate of AdamW."""
+    batch_size: Sentences = 32
+    """Sentences in a batch, up to 65,536."""
+    accumulate: Annotated[Positive, at_most(100_000, " batches")] = 1
+    """Batches per step: what memory can't hold at once is added up, and the gradient is that of one large batch."""
+    mask_tokens: Fraction = 0.0
+    """Share of tokens that become the mask token, drawn anew in every epoch; a teacher then labels what is left, with
+    every batch (Tang et al. 2019)."""
+    warmup: Fraction = 0.1
+    """Share of the steps in which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after the warmup: `linear` or `cosine` decay, or `constant`."""
+    weight_decay: NotNegative = 0.01
+    """Weight decay of matrices; biases and normalisations have none."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    label_smoothing: Fraction = 0.0
+    """Share of every label that is spread over all classes."""
+    class_weights: Literal["balanced"] | list[PositiveFloat] | None = None
+    """Weight of each class in the loss of labels: a list in the order of the classes, or `balanced`, the inverse of
+    each class's share."""
+    amp: bool | Literal["auto"] = "auto"
+    """bf16 autocast: `auto` (where the hardware multiplies bf16), `true` or `false`."""
+    max_steps: Positive | None = None
+    """Stop after this many steps."""
+    select_best: bool = True
+    """End with the weights of the epoch that was best on the validation split, not with the last ones."""
+    select_by: str | None = None
+    """What makes an epoch the best: `accuracy`, `macro_f1` or `loss`, for numbers `pearson`, `spearman`, `rmse` or
+    `loss`; where a teacher is learned from also the distance to it, `kl`, for numbers `teacher_mse`; null means what
+    decides."""
+    early_stopping: Annotated[Epochs, Field(ge=1)] | None = None
+    """End after so many epochs in a row that were no better by this measure, with `select_best`; null never does."""
+    save_every: Positive = 100
+    """Steps between saved training states; the end of each epoch is saved too."""
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether examples without a label are learned from."""
+        return False
+
+    def learning(self) -> dict[str, Any]:
+        """The keys that mean something to a model that is trained."""
+        return dict(self)
+
+    @model_validator(mode="after")
+    def _knows_what_is_better(self):
+        given = [key for key in ("early_stopping", "select_by") if getattr(self, key) is not None]
+        if given and not self.select_best:
+            raise ValueError(f"{given[0]} is {getattr(self, given[0])!r}, but select_best is false: set it to true")
+        return self
+
+
+class TeacherTraining(Training):
+    """How the teacher learns."""
+
+    calibrate: bool = False
+    """Divide the teacher's logits by the temperature that fits its confidence to the validation split (Guo et al.
+    2017); its answers stay the same, and its soft labels claim no more than it knows."""
+
+    def learning(self) -> dict[str, Any]:
+        return {key: value for key, value in super().learning().items() if key != "calibrate"}
+
+
+class Distilling(Training):
+    """How a model learns from the teacher: `L = hard_weight * CE(y, s) + soft_weight * T^2 * KL(softmax(t/T) ||
+    softmax(s/T)) + hidden_weight * H`."""
+
+    temperature: PositiveFloat = 2.0
+    """The temperature T of the soft labels."""
+    soft_weight: NotNegative = 1.0
+    """Weight of the teacher's soft labels; 0 switches the term off."""
+    hard_weight: NotNegative = 1.0
+    """Weight of the labels; 0 switches the term off."""
+    hidden_weight: NotNegative = 0.0
+    """Weight of the distance H to the teacher's hidden states; 0 switches the term off."""
+    hidden_metric: Literal["mse", "cosine"] = "mse"
+    """Distance H of hidden states: `mse` or `cosine`."""
+    layer_map: dict[Count, Count] | None = None
+    """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings;
+    null spreads the layers evenly."""
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        return bool(self.soft_weight or self.hidden_weight)
+
+    @model_validator(mode="after")
+    def _some_weight(self):
+        # Even with no epochs: the stage builds its loss first, which refuses this once the teacher has been trained.
+        if not self.soft_weight + self.hard_weight + self.hidden_weight:
+            raise ValueError("soft_weight, hard_weight and hidden_weight are all 0: there is nothing to learn from")
+        return self
+
+
+class Prune(Shape, Distilling):
+    """What to remove from a model, and how the rest learns again."""
+
+    epochs: Epochs = 2
+    """Passes over the training split; 0 trains nothing."""
+    importance: Literal["taylor", "magnitude"] = "taylor"
+    """What makes a part worth keeping: `taylor` (first-order change of the loss) or `magnitude`."""
+    calibration_batches: Batches = 16
+    """Training batches for `taylor`."""
+
+
+class CompressTeacher(Section):
+    """The form of the teacher that labels the training split."""
+
+    scheme: str | None = "w8a8"
+    """Scheme of the native teacher; with null the float teacher computes the soft labels and hidden states."""
+    batch_size: Sentences = 64
+    """Sentences per forward pass."""
+    top_k: Positive | None = None
+    """Keep only this many of the largest logits, for many classes; null keeps all."""
+    temperature: PositiveFloat | None = None
+    """With `top_k`: also keep the mass of the other classes at this temperature, which must be that of `distil`,
+    `prune` and `recover`."""
+    prune: Prune | None = None
+    """What to remove from the teacher first (keys of the section `prune`), and how it then learns again, from the
+    labels and from the teacher as it was."""
+
+    @field_validator("scheme")
+    @classmethod
+    def _known(cls, scheme):
+        return None if scheme is None else str(accepted(scheme))
+
+
+Schemes = str | dict[str, str | None]
+
+
+def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
+    if isinstance(schemes, dict):
+        if not schemes:
+            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
+        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
+    return None if schemes is None else str(accepted(schemes))
+
+
+class Recover(Distilling):
+    """Quantization-aware distillation: the student learns in the integer arithmetic of the kernels."""
+
+    epochs: Epochs = 2
+    """Passes over the training split; 0 trains nothing."""
+    schemes: Schemes = "w8a8"
+    """One scheme, or `{pattern: scheme or null}`; the first pattern that fits a layer's name decides."""
+    clip: Literal["search", "learn"] | None = None
+    """Ranges of the weights: null (all of them), `search` or `learn`."""
+    _parse = field_validator("schemes")(_parse_schemes)
+
+
+class Convert(Section):
+    """How the student's modules become packed native ones."""
+
+    schemes: Schemes | None = None
+    """One scheme, or `{pattern: scheme or null}`; null means those of `recover`, else w8a8."""
+    embeddings: Literal[8] | None = 8
+    """8: int8 tables; null: float, which also keeps the encoder from being fused."""
+    keep: list[str] = []
+    """Patterns of modules that stay in float."""
+    clip_search: bool = False
+    """Search clipping ranges for layers that `recover` has not trained."""
+    _parse = field_validator("schemes")(_parse_schemes)
+
+
+class Evaluate(Section):
+    """How the models are measured on the test split."""
+
+    batch_size: Sentences = 64
+    """Sentences per forward pass."""
+    native_schemes: Schemes = "w8a8"
+    """What the models of the float rows are converted to for their native figures."""
+    sensitivity: Count = 0
+    """Validation examples for the table of which layer of the student loses what in w8a8 and w4a8-g64; 0: no table."""
+    _parse = field_validator("native_schemes")(_parse_schemes)
+
+
+class Benchmark(Section):
+    """How the models are timed."""
+
+    batch: Sentences = 1
+    """Sentences at once, in the case of the final table and the goals."""
+    tokens: Tokens = 32
+    """Tokens per sentence in that case; at most the models' positions."""
+    threads: Threads | None = None
+    """Torch threads; null means as in training."""
+    repeats: Samples = 30
+    """Samples per model, interleaved; the median counts."""
+    grid_batches: Annotated[list[Sentences], Field(max_length=100)] = [1, 8]
+    """Sentences at once in the report's latency plot."""
+    grid_tokens: Annotated[list[Tokens], Field(max_length=100)] = [16, 32, 128]
+    """Tokens per sentence in the report's latency plot."""
+    grid_repeats: Samples = 5
+    """Samples per model and case of the report's latency plot."""
+
+
+class Report(Section):
+    """What is written about the run."""
+
+    html: bool = True
+    """Also write report.html and report.json."""
+    examples: Annotated[Count, Field(le=100)] = 20
+    """Texts of the test split in the report on which student and teacher disagree; 0 leaves them out, 100 at most."""
