@@ -172,5 +172,5 @@ EVALUATE = Stage(
     default=Evaluate(),
     needs=measured,
     uses=("data", "teacher", "student", "convert"),
-    version=2,
+    version=3,
 )

@@ -168,7 +168,7 @@ COMPRESS_TEACHER = Stage(
     default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),
     uses=("data", "teacher"),
-    version=1,
+    version=2,
     teacher=True,
     rehearse=_rehearse_compression,
 )
