@@ -17,6 +17,14 @@ def test_the_gain_is_a_product_over_the_fastest_other_engine():
     assert values == pytest.approx({"total": 24, "smaller_model": 3, "engine_gain": 4, "native_kernels": 2})
 
 
+def test_where_torch_is_the_fastest_other_engine_it_has_no_factor():
+    (case,) = engines()["cases"]
+    case["rows"] = [row for row in case["rows"] if row["name"] != "openvino int8"]
+    found = split(case)
+    assert found["engine"] == "torch fp32" and found["engine_gain"] is None
+    assert found["native_kernels"]["value"] == pytest.approx(8) and found["smaller_model"]["value"] == pytest.approx(3)
+
+
 @pytest.mark.parametrize("left_out", [["teacher, torch fp32"], ["kdnative w8a8"], ["torch fp32", "openvino int8"]])
 def test_without_one_of_the_parts_there_is_no_product(left_out):
     (case,) = engines()["cases"]
