@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def _row(name, seconds, **more):
     ours = name.startswith("kdnative")
     row = {"name": name, "kind": "int8", "ours": ours, "peer_of": [] if ours else ["int8"], "partial": False}
-    return {**row, "error": 0.1, "samples": [seconds] * 3, **more}
+    return {**row, "error": 0.1, "samples": [seconds] * 5, **more}
 
 
 def _encoder_result(ours=1e-3):
@@ -130,7 +130,7 @@ def run_folder(tmp_path):
         (folder / "stages" / stage / "stage.json").write_text(json.dumps({"seconds": seconds}))
     times = {"teacher": (12e-3, 8e-3, 3e-3), "native": (4e-3, 3e-3, 1e-3)}
     models = {
-        row: {way: {"p50": 9, "samples": [t] * 3} for way, t in zip(("fp32", "bf16", "native"), of_row, strict=True)}
+        row: {way: {"p50": 9, "samples": [t] * 5} for way, t in zip(("fp32", "bf16", "native"), of_row, strict=True)}
         for row, of_row in times.items()
     }
     case = {"batch": 1, "tokens": 32, "threads": 2}
