@@ -112,7 +112,7 @@ def speed(run: Run) -> str | None:
 
 def _engines(run: Run) -> str:
     """The same with the fastest other engine in between, for each case that was measured."""
-    parts = []
+    parts = [_notes([run.peers_problem], "notes")] if run.peers_problem else []
     for case in run.peers:
         found = peers.split(case)
         if found is None:
