@@ -113,8 +113,8 @@ def student_table(result: Mapping[str, Any]) -> list[str]:
         "",
         *rows_of(head, table),
         "",
-        f"Latency at {shape_of(result['case'])}. The speed-up is the teacher in torch fp32 over the row's model on native "
-        "kernels.",
+        f"Latency at {shape_of(result['case'])}. The speed-up is the teacher in torch fp32 over the row's model on "
+        "native kernels.",
         LEGEND,
         "",
         gain_line(timings),
