@@ -1,5 +1,6 @@
 """A student in every engine: what is measured, and the factors of its speed-up."""
 
+import copy
 import json
 import types
 
@@ -9,6 +10,7 @@ import torch
 from kdnative import cli, convert_
 from kdnative.bench import model_peers, table
 from kdnative.bench.encoder_candidates import PEERS
+from kdnative.quantize import finish_qat_, prepare_qat_
 from tests.small_models import bert
 
 pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
@@ -63,6 +65,16 @@ def test_a_student_of_a_wrong_kernel_is_noticed(student, change, scheme):
     found = model_peers.run(student, [(8, 9)], rounds=1)
     (reason,) = (row["reason"] for row in found["not_run"] if row["name"].startswith("kdnative"))
     assert "wrong result" in reason
+
+
+@pytest.mark.parametrize("scheme", ["w4a8-g32", "w4a16-g32"])
+def test_a_student_whose_weights_lie_on_the_grid_is_right(student, scheme):
+    """After quantization-aware training rounding the float model costs little, and the ranges may be clipped ones."""
+    prepare_qat_(student.float_model, scheme, clip="search")
+    student.native, student.scheme = convert_(copy.deepcopy(student.float_model), scheme).model, scheme
+    finish_qat_(student.float_model)
+    result = model_peers.run(student, [(2, 9)], rounds=1)
+    assert f"kdnative {scheme}" in {row["name"] for row in result["cases"][0]["rows"]}
 
 
 def _row(name, seconds, **more):
