@@ -146,7 +146,7 @@ def _badly_calibrated(evaluated: Mapping, with_temperature: bool) -> str:
     cure = (
         "It is less sure than it is right, as after too few epochs: train it longer, without label smoothing."
         if doubts
-        else "It is surer than it is right, as after too many epochs: train it shorter, or with label smoothing."
+        else "It is surer than it is right: train it with label smoothing."
     )
     return (
         f"The teacher is badly calibrated: its confidence misses its accuracy by {100 * found['ece']:.0f} points on "

@@ -107,7 +107,7 @@ def test_a_teacher_that_was_still_improving(accuracies, losses, words):
     ("ece", "chance", "accuracy", "words"),
     [
         (0.35, 0.05, 0.95, "It is less sure than it is right, as after too few epochs"),
-        (0.35, 0.05, 0.25, "It is surer than it is right, as after too many epochs"),
+        (0.35, 0.05, 0.25, "It is surer than it is right: train it with label smoothing"),
         (0.09, 0.05, 0.95, None),
         (0.35, 0.40, 0.95, None),  # so few examples that any classifier looks like this
     ],
