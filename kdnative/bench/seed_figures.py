@@ -78,8 +78,12 @@ def seed_table(result: Mapping[str, Any]) -> list[str]:
             _spread(figures.get(_LATENCY), lambda x: f"{x:.2f}"),
         ]
 
+    def change(value: float) -> str:
+        text = f"{scale * value:+.{digits}f}"
+        return text if text.strip("+-0.") else text[1:]  # neither +0.0 nor -0.0
+
     def step(row: Mapping[str, Any]) -> list[str]:
-        return [row["name"], _spread(row["figures"].get("difference"), lambda x: f"{scale * x:+.{digits}f}")]
+        return [row["name"], _spread(row["figures"].get("difference"), change)]
 
     points = ", points" if measure["percent"] else ""
     count = ", ".join(map(str, seeds))

@@ -38,7 +38,7 @@ def runs(tmp_path) -> Path:
             {"key": "teacher", "name": "teacher", "figures": {"accuracy": spread(0.85, 0.85, 0.85)}},
             {"key": "native", "name": "quantized, native", "figures": native},
         ],
-        "steps": [{**step, "figures": {"difference": spread(0.02, -0.01, 0.03)}}],
+        "steps": [{**step, "figures": {"difference": spread(0.02, 0.0001, 0.03)}}],
         "seconds": {"distil": spread(5, 6, 7)},
     }
     measures = [{"key": "accuracy", "name": "accuracy", "percent": True, "short": "acc"}]
@@ -65,12 +65,12 @@ def test_figures_become_a_file_and_a_table(runs, tmp_path):
     assert kept["data"] == {"source": "mine.csv", "sizes": {"labelled": 5, "test": 3}}
     assert kept["rows"][1]["figures"].keys() == {"accuracy", "kept", "bytes", "latency.native"}
     assert kept["rows"][1]["figures"]["accuracy"] == spread(0.8, 0.7, 0.9)
-    assert kept["steps"][0]["figures"] == {"difference": spread(0.02, -0.01, 0.03)}
+    assert kept["steps"][0]["figures"] == {"difference": spread(0.02, 0.0001, 0.03)}
     lines = (tmp_path / "README.md").read_text().splitlines()
     assert lines[1].startswith("`kdnative run --seeds 0,1,2`, r, ")
     assert "| teacher | 85.0 % | - | - | - |" in lines
     assert "| quantized, native | 80.0 % [70.0, 90.0] | 97.0 % [95.0, 97.0] | 14.4 | 2.00 [1.00, 3.00] |" in lines
-    assert "| distil, against hard labels alone | +2.0 [-1.0, +3.0] |" in lines
+    assert "| distil, against hard labels alone | +2.0 [0.0, +3.0] |" in lines
     assert "Medians of 3 runs" in lines[-2] and lines[-2].endswith("Latency at batch 1 x 32 tokens, 2 threads.")
 
 
