@@ -87,13 +87,13 @@ docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open build/docs/index.html, or with search: python3 -m http.server --directory build/docs"
 
-# Three seeds of the demo, and of the same with every label, as figures in benchmarks/results/runs/seeds. About an hour.
+# Three seeds of the demo, and of the same with every label, as figures in benchmarks/results/runs. About an hour.
 SEEDS ?= 0,1,2
 RESULT_RUNS ?= movies movies-all-labels
 results: $(VENV)/demo.stamp
 	for name in $(RESULT_RUNS); do \
 	  $(BIN)/kdnative run recipes/$$name.yaml --seeds $(SEEDS) --runs build/results --overwrite && \
-	  $(BIN)/python benchmarks/seed_figures.py build/results $$name benchmarks/results/runs/seeds/$$name.json || exit 1; \
+	  $(BIN)/kdnative bench readme --run build/results/$$name-seeds.json || exit 1; \
 	done
 
 # `make wheel ISAS=avx2,avx512vnni` leaves the other instruction sets out; the portable reference kernels are always in.

@@ -2,7 +2,7 @@
 
 A block of a Markdown file begins with a comment that says what stands in it, and ends with another::
 
-    <!-- table: encoder zen4/cpu_encoder.json summary=no -->
+    <!-- table: suite zen4/cpu_encoder.json summary=no -->
     ...
     <!-- end -->
 
@@ -24,6 +24,7 @@ from kdnative.bench import plots
 from kdnative.bench.model_peers import gain_lines
 from kdnative.bench.results import Row, against_peers, legend, median
 from kdnative.bench.run_figures import student_table
+from kdnative.bench.seed_figures import seed_table
 from kdnative.bench.table import caption, markdown, read, rows_of, short
 
 RESULTS = Path("benchmarks") / "results"
@@ -59,6 +60,8 @@ def filled(document: Path, root: Path) -> dict[Path, str]:
                 raise ValueError(f"no {_END} follows")
             parts.append("\n" + "\n".join(_table(words, root)) + "\n")
             place = end
+        except KeyError as error:
+            raise ValueError(f"{document}, line {line}: {match[0]}: the result has no {error}") from error
         except ValueError as error:
             raise ValueError(f"{document}, line {line}: {match[0]}: {error}") from error
     parts.append(text[place:])
@@ -133,7 +136,9 @@ def _encoders_short(result: Mapping[str, Any], options: Mapping[str, str]) -> li
         raise ValueError(f"the result has no case with {threads} threads")
     table = []
     for case in cases:
-        row: Row = next(row for row in case["rows"] if row["ours"] and not row.get("unmasked"))
+        row: Row | None = next((row for row in case["rows"] if row["ours"] and not row.get("unmasked")), None)
+        if row is None:
+            raise ValueError(f"none of ours ran in the case {case['model']} {case['case']}")
         found = against_peers(row, case["rows"])
         peer = [found.peer["name"], f"{1e3 * median(found.peer):.3g}", found.speedup] if found else ["-"] * 3
         table.append([case["model"], case["case"], f"{1e3 * median(row):.3g}", *peer])
@@ -150,6 +155,12 @@ def _student(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]
     return student_table(result)
 
 
+def _seeds(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    if result["suite"] != "seeds":
+        raise ValueError(f"a table of seeds needs the figures of such runs, got the suite {result['suite']!r}")
+    return seed_table(result)
+
+
 def _gain(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
     """What makes a native student faster than its teacher, as factors, for each case."""
     if result["suite"] != "model_peers":
@@ -164,6 +175,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], list[str]]] =
     "suite": _suite,
     "encoders-short": _encoders_short,
     "student": _student,
+    "seeds": _seeds,
     "gain": _gain,
 }
 _CHARTS: dict[str, Callable[[dict[str, Any], Path], None]] = {

@@ -38,11 +38,12 @@ from kdnative.bench.results import (
 from kdnative.bench.steady import SteadyCores, int8_speed
 from kdnative.machine.environment import environment
 from kdnative.machine.latency import example_inputs
+from kdnative.machine.speedup import factors
 from kdnative.machine.timer import interleave, torch_threads
 
 _TEACHER = "teacher, torch fp32"
 _SAMPLES = 300  # texts to calibrate with
-_OURS = 0.35  # relative error of the native student against its float model
+_FLOAT = "float"  # among schemes: layers that stay as they are
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Student:
         name: of the run or folder.
         float_model: in fp32, that every other engine gets.
         native: on native kernels.
-        scheme: of the native one, in words.
+        scheme: of the native one; several with commas, as ``"w8a8, w4a8-g64, float"``.
         teacher: in fp32, and its name; None without one.
         samples: inputs of real texts, one text each.
     """
@@ -94,7 +95,7 @@ def of_run(folder: Path) -> Student:
     encoded = task.encode(data.train.head(_SAMPLES), words, recipe.data.max_length)
     samples = [dict(encoded.batch([i]).inputs) for i in range(min(_SAMPLES, len(encoded)))]
     schemes = recipe.final_schemes()
-    scheme = schemes if isinstance(schemes, str) else ", ".join(dict.fromkeys(s or "float" for s in schemes.values()))
+    scheme = schemes if isinstance(schemes, str) else ", ".join(dict.fromkeys(s or _FLOAT for s in schemes.values()))
     return Student(
         folder.resolve().name, models["float"], models["native"], scheme, ("teacher", models["teacher"]), samples
     )
@@ -178,13 +179,13 @@ def run(
 def _run_case(
     ready: Sequence[Candidate[EncoderCase]], case: EncoderCase, rounds: int, cores: SteadyCores
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    of_peers = checks(case)
+    of_engines = checks(case)
 
     def check(candidate: Candidate[EncoderCase]) -> Check:
         if candidate.name == _TEACHER:  # another model: it is timed, and no engine
             made = candidate.prepare(case)
             return Check(made.decode(made.call()), 0.01)
-        return Check(case.reference, _OURS) if candidate.ours else of_peers(candidate)
+        return of_engines(candidate)
 
     prepared, errors, failed = prepare_all(ready, case, case.reference, check)
     timings = interleave({name: p.call for name, p in prepared.items()}, rounds=rounds, round_seconds=0.02, cores=cores)
@@ -202,7 +203,8 @@ def _ours(student: Student) -> list[Candidate[EncoderCase]]:
     def of(model: nn.Module) -> Callable[[EncoderCase], Any]:
         return each_batch(lambda encoder, inputs, static: torch_call(model, encoder, inputs))
 
-    found = [Candidate(f"kdnative {student.scheme}", "int8", of(student.native), ours=True)]
+    quantized = ", ".join(part for part in student.scheme.split(", ") if part != _FLOAT)
+    found = [Candidate(f"kdnative {student.scheme}", "int8", of(student.native), ours=True, scheme=quantized)]
     if student.teacher is not None:
         found.append(Candidate(_TEACHER, "float", of(student.teacher[1])))
     return found
@@ -238,20 +240,19 @@ def gain_lines(rows: Sequence[Row]) -> list[str]:
     ours = next((row for row in rows if row["ours"]), None)
     found = None if ours is None else against_peers(ours, rows)
     named = {row["name"]: row for row in rows}
-    lines = []
-    if ours is not None and found is not None:
-        lines.append(f"native kernels: {found.speedup} the same student in the best other engine, {found.peer['name']}")
     teacher, plain = named.get(_TEACHER), named.get("torch fp32")
-    if teacher is None or plain is None:
+    lines = []
+    if teacher is not None and plain is not None:
+        lines.append(f"smaller model: {faster(teacher, plain)}, teacher over student, both in torch fp32")
+    if ours is None or found is None:
         return lines
-    lines.insert(0, f"smaller model: {faster(teacher, plain)}, teacher over student, both in torch fp32")
-    if ours is not None and found is not None:
-        engine = faster(plain, found.peer)
-        total = faster(teacher, ours)
-        lines.append(
-            f"native student over the teacher in torch fp32: {total}, of which {engine} is what the best other engine "
-            "gains over torch fp32"
-        )
+    best = found.peer
+    lines.append(f"native kernels: {found.speedup} the same student in the best other engine, {best['name']}")
+    if teacher is not None and plain is not None:
+        chain = [teacher, plain, ours] if best is plain else [teacher, plain, best, ours]
+        total, _, *engine, _ = factors(*(row["samples"] for row in chain))
+        gained = [f", of which {gain} is what the best other engine gains over torch fp32" for gain in engine]
+        lines.append(f"native student over the teacher in torch fp32: {total}{''.join(gained)}")
     return lines
 
 

@@ -1,7 +1,8 @@
 """``kdnative bench readme``: fills the tables and charts of README.md and docs/ from benchmarks/results.
 
-``--check`` changes nothing, says what would change, and ends with 1 where something would. ``--run FOLDER`` first keeps
-the figures of a finished run as ``benchmarks/results/runs/NAME.json``.
+``--check`` changes nothing, says what would change, and ends with 1 where something would. ``--run PATH`` first keeps
+the figures of a finished run as ``benchmarks/results/runs/NAME.json``, or those of runs with several seeds as
+``NAME-seeds.json``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from kdnative.bench.blocks import RESULTS, filled
 from kdnative.bench.run_figures import run_figures
+from kdnative.bench.seed_figures import seed_figures
 from kdnative.files import replace_text
 from kdnative.machine.environment import write_result
 
@@ -22,14 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = "Tables and charts of README.md and docs/ from the files in benchmarks/results."
     parser = argparse.ArgumentParser(prog="kdnative bench readme", description=text, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="change nothing; end with 1 if something would change")
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="keep the figures of this finished run first")
+    words = "keep the figures of this first: the folder of a finished run, or NAME-seeds.json of kdnative run --seeds"
+    parser.add_argument("--run", type=Path, metavar="PATH", help=words)
     parser.add_argument("--root", type=Path, default=Path(), help="of the repository (default: this folder)")
     options = parser.parse_args(argv)
     if options.check and options.run:
         parser.error("--run writes a file, --check writes none: give one of them")
     if options.run:
-        figures = run_figures(options.run)
-        file = options.root / RESULTS / "runs" / f"{figures['name']}.json"
+        with_seeds = options.run.suffix == ".json"
+        figures = seed_figures(options.run) if with_seeds else run_figures(options.run)
+        file = options.root / RESULTS / "runs" / f"{figures['name']}{'-seeds' if with_seeds else ''}.json"
         write_result(file, figures)
         print(f"wrote {file}")
     changed = changes(options.root)

@@ -3,7 +3,8 @@
 The file, as JSON::
 
     {"suite": "run", "name", "environment",
-     "seconds": {stage: seconds}, "case": {"batch", "tokens", "threads"}, "data": source of the texts
+     "seconds": {stage: seconds}, "case": {"batch", "tokens", "threads"},
+     "data": {"source", "sizes"}          package:NAME or hub:NAME, of a file its name alone; how many texts
      "measure": the deciding one, {"key", "name", "percent"},
      "rows": [{"key", "name", "quality", "difference", "kept", "bytes", "parameters"}],
      "timings": {row: {way: [seconds, ...]}}}     ways: "fp32" and "bf16" in torch, "native"; interleaved rounds
@@ -19,9 +20,10 @@ from typing import Any
 
 from kdnative.bench.results import LEGEND, machine_line
 from kdnative.bench.table import rows_of
-from kdnative.machine.speedup import speedup
+from kdnative.machine.speedup import factors, speedup
 
 _WAYS = ("fp32", "bf16", "native")
+_ADVICE = "give the folder of a run whose report stage has finished"
 
 
 def run_figures(folder: Path) -> dict[str, Any]:
@@ -30,29 +32,25 @@ def run_figures(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is no finished run; the text names the file that is missing.
     """
-
-    def read(file: str) -> dict[str, Any]:
-        path = folder / file
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: give the folder of a run whose report stage has finished")
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    summary, timed = read("summary.json"), read("stages/benchmark/metrics.json")
-    deciding = summary["task"]["measures"][0]
+    names = ("summary.json", "stages/benchmark/metrics.json", "run.json")
+    summary, timed, info = (read(folder / name, _ADVICE) for name in names)
+    measure = measure_of(summary)
     kept = ("difference", "kept", "bytes", "parameters")
     return {
         "suite": "run",
         "name": folder.resolve().name,
         "environment": timed["environment"],
+        # An earlier recipe may have left stages there that this one doesn't have.
         "seconds": {
-            stage.parent.name: json.loads(stage.read_text(encoding="utf-8"))["seconds"]
-            for stage in sorted(folder.glob("stages/*/stage.json"))
+            stage: read(record, _ADVICE)["seconds"]
+            for stage in info["stages"]
+            if (record := folder / "stages" / stage / "stage.json").is_file()
         },
         "case": timed["case"],
-        "data": summary["data"]["source"],
-        "measure": {key: deciding[key] for key in ("key", "name", "percent")},
+        "data": data_of(summary),
+        "measure": measure,
         "rows": [
-            {"key": row["key"], "name": row["name"], "quality": row[deciding["key"]]}
+            {"key": row["key"], "name": row["name"], "quality": row[measure["key"]]}
             | {name: row.get(name) for name in kept}
             for row in summary["rows"]
         ],
@@ -60,6 +58,36 @@ def run_figures(folder: Path) -> dict[str, Any]:
             row: {way: spread["samples"] for way, spread in ways.items()} for row, ways in timed["models"].items()
         },
     }
+
+
+def read(path: Path, advice: str) -> dict[str, Any]:
+    """A JSON object; ValueError with the path and the advice where it is missing or none."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {advice}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"can't read {path}: {error}; {advice}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object: {advice}")
+    return found
+
+
+def measure_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The deciding measure of a summary.json: its key, its name, and whether it is a share."""
+    return {key: summary["task"]["measures"][0][key] for key in ("key", "name", "percent")}
+
+
+def data_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the texts of a summary.json come from and how many there are; folders are nobody's business."""
+    source = summary["data"]["source"]
+    known = source.startswith(("package:", "hub:"))
+    return {"source": source if known else Path(source).name, "sizes": summary["data"]["sizes"]}
+
+
+def shape_of(case: Mapping[str, int]) -> str:
+    """What was timed, in words."""
+    return f"batch {case['batch']} x {case['tokens']} tokens, {case['threads']} thread{'s'[: case['threads'] != 1]}"
 
 
 def student_table(result: Mapping[str, Any]) -> list[str]:
@@ -76,18 +104,17 @@ def student_table(result: Mapping[str, Any]) -> list[str]:
                 _estimate(row["quality"], measure["percent"]),
                 f"{row['bytes'] / 1e6:.1f}",
                 *(f"{1e3 * statistics.median(times[way]):.2f}" for way in _WAYS),
-                f"{faster.value:.1f}x [{faster.low:.1f}, {faster.high:.1f}]",
+                f"{faster.value:.1f}x" + ("" if faster.low is None else f" [{faster.low:.1f}, {faster.high:.1f}]"),
             ]
         )
-    case = result["case"]
-    shape = f"batch {case['batch']} x {case['tokens']} tokens, {case['threads']} thread{'s'[: case['threads'] != 1]}"
     whole = sum(result["seconds"].values())
     return [
         f"`kdnative run`, {result['name']}, {machine_line(result['environment'])}, {whole / 60:.0f} minutes:",
         "",
         *rows_of(head, table),
         "",
-        f"Latency at {shape}. The speed-up is the teacher in torch fp32 over the row's model on native kernels.",
+        f"Latency at {shape_of(result['case'])}. The speed-up is the teacher in torch fp32 over the row's model on "
+        "native kernels.",
         LEGEND,
         "",
         gain_line(timings),
@@ -96,11 +123,12 @@ def student_table(result: Mapping[str, Any]) -> list[str]:
 
 def gain_line(timings: Mapping[str, Mapping[str, list[float]]]) -> str:
     """The speed-up of the native student over the teacher as a product: a smaller model, and native kernels."""
-    teacher, student, native = timings["teacher"]["fp32"], timings["native"]["fp32"], timings["native"]["native"]
+    total, smaller, kernels = factors(
+        timings["teacher"]["fp32"], timings["native"]["fp32"], timings["native"]["native"]
+    )
     return (
-        f"The native student is {speedup(teacher, native)} as fast as the teacher: the smaller model accounts for "
-        f"{speedup(teacher, student)}, the native kernels for {speedup(student, native)} over the same student in "
-        "torch fp32."
+        f"The native student is {total} as fast as the teacher: the smaller model accounts for {smaller}, the native "
+        f"kernels for {kernels} over the same student in torch fp32."
     )
 
 

@@ -227,7 +227,8 @@ def _candidate(
         model = case.build(name, lambda: make(case))
         return Prepared(lambda: case.encode(model), lambda y: y.float())
 
-    also = () if scheme else ("int8", "int4", "int2")
+    ours = ("int8", "int4", "int2", "w8a16", "w4a16", "w2a16")
+    also = () if scheme else tuple(k for k in ours if k != kind)
     return Candidate(name, kind, prepare, packages, ours=bool(scheme), also=also, scheme=scheme)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _RESAMPLES = 2000
+LEAST_SAMPLES = 5
+"""With fewer samples there is no interval: the bootstrap of so few is too narrow, and that of one has no width."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Speedup:
 
     Attributes:
         value: median time of the slow one divided by the median time of the fast one.
-        low, high: ends of the 95 % interval; None where only the medians are known.
+        low, high: ends of the 95 % interval; None where only the medians are known, or too few samples.
     """
 
     value: float
@@ -34,7 +36,7 @@ def speedup(slow: Sequence[float], fast: Sequence[float]) -> Speedup:
 
     The interval is the percentile bootstrap (Efron 1979) over rounds: rounds are drawn with replacement, the same for
     both, as a disturbance that lasts a whole round hits both. The seed is fixed, so the same samples give the same
-    interval.
+    interval. Below `LEAST_SAMPLES` rounds there is none.
 
     Args:
         slow, fast: seconds, one sample a round, both from one :func:`kdnative.machine.timer.interleave`.
@@ -45,7 +47,22 @@ def speedup(slow: Sequence[float], fast: Sequence[float]) -> Speedup:
     if len(slow) != len(fast) or not len(slow):
         raise ValueError(f"{len(slow)} and {len(fast)} samples were not taken together in the same rounds")
     a, b = np.asarray(slow, dtype=np.float64), np.asarray(fast, dtype=np.float64)
+    value = float(np.median(a) / np.median(b))
+    if len(a) < LEAST_SAMPLES:
+        return Speedup(value)
     drawn = np.random.default_rng(0).integers(0, len(a), (_RESAMPLES, len(a)))
     ratios = np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1)
     low, high = np.quantile(ratios, (0.025, 0.975))
-    return Speedup(float(np.median(a) / np.median(b)), float(low), float(high))
+    return Speedup(value, float(low), float(high))
+
+
+def factors(*timings: Sequence[float]) -> tuple[Speedup, ...]:
+    """The speed-up of the last way of running over the first as a product: ``(total, factor, factor, ...)``.
+
+    Each factor is one way over the next. All are ratios of medians, so ``total`` is exactly their product; each has an
+    interval of its own.
+
+    Args:
+        timings: samples of each way, the slow one first, as for :func:`speedup`; at least two.
+    """
+    return (speedup(timings[0], timings[-1]), *map(speedup, timings, timings[1:]))

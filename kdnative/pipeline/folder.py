@@ -8,6 +8,7 @@ Layout::
       log.txt                    everything that was logged, appended by each run
       summary.json, summary.txt  the final table and the goals (written by the report stage)
       report.html, report.json   (written by the report stage)
+      peers.json                 the student in other engines (written by `kdnative bench model --peers`)
       stages/STAGE/stage.json    how long the stage took and digests of what it made; its presence means finished
       stages/STAGE/origin.json   what the stage was made from: settings, data, digests of the stages before it
       stages/STAGE/metrics.json  its figures
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnative.files import is_leftover, remove_leftovers, replace_text, sha256_of, sync
+from kdnative.report.peers import FILE as PEERS
 from kdnative.shown import shown
 
 RECORD = "stage.json"
@@ -160,7 +162,7 @@ class RunFolder:
         """
         if not (self.path / "recipe.yaml").is_file():
             raise PipelineError(f"{self.path} is not the folder of a run (no recipe.yaml): it is left alone")
-        for name in (*RESULTS, "run.json", "log.txt"):
+        for name in (*RESULTS, PEERS, "run.json", "log.txt"):
             (self.path / name).unlink(missing_ok=True)
         _remove(self.stages)
         (self.path / "recipe.yaml").unlink()
@@ -208,8 +210,11 @@ class RunFolder:
         return None
 
     def discard(self, stage: str) -> None:
-        """Removes a stage's output and the results that showed it; renamed first, so an interruption does no harm."""
-        for name in RESULTS:
+        """Removes a stage's output and the results that showed it; renamed first, so an interruption does no harm.
+
+        The figures of other engines go with a model: they are of the student and the teacher that were there.
+        """
+        for name in RESULTS if not (self.output(stage) / "model").is_dir() else (*RESULTS, PEERS):
             (self.path / name).unlink(missing_ok=True)
         self._verified.discard(stage)
         for place in (self.output(stage), self.partial(stage)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kdnative.machine.speedup import Speedup, speedup
+from kdnative.machine.speedup import Speedup, factors, speedup
 from kdnative.tasks import Task
 
 if TYPE_CHECKING:
@@ -18,21 +18,21 @@ def gain(timed: Mapping) -> dict[str, Any]:
     """How many times faster the native student is than the teacher in torch fp32, as a product of two factors.
 
     ``total = smaller_model * native_kernels``: the teacher over the student, both in torch fp32, and the student in
-    torch fp32 over the native one. All are ratios of medians, so the product is exact; each has an interval of its own.
+    torch fp32 over the native one. See `kdnative.machine.speedup.factors`.
 
     Args:
         timed: samples by row and way of running ("models" of the benchmark stage).
     """
-    teacher, student, native = timed["teacher"]["fp32"], timed["native"]["fp32"], timed["native"]["native"]
-    pairs = {"total": (teacher, native), "smaller_model": (teacher, student), "native_kernels": (student, native)}
-    return {name: _estimate(speedup(a["samples"], b["samples"])) for name, (a, b) in pairs.items()}
+    ways = (timed["teacher"]["fp32"], timed["native"]["fp32"], timed["native"]["native"])
+    found = factors(*(way["samples"] for way in ways))
+    return dict(zip(("total", "smaller_model", "native_kernels"), map(_estimate, found), strict=True))
 
 
 def judged(task: Task, goals: Goals, rows: Mapping[str, Mapping], timed: Mapping, examples: int) -> list[dict]:
     """The goals for summary.json, those that the recipe sets.
 
-    A goal is met when the whole interval of its figure is, missed when none of it is, and open in between ("met" is
-    None then, as it is for a figure that could not be measured). The size of a file has no interval.
+    A goal is met when the whole interval of its figure is, missed when none of it is, and open in between or without
+    an interval ("met" is None then, as it is for a figure that could not be measured). The size of a file is exact.
 
     Args:
         rows: of the final table, by key. timed: as for `gain`. examples: in the test split.
@@ -65,11 +65,12 @@ def judged(task: Task, goals: Goals, rows: Mapping[str, Mapping], timed: Mapping
     return found
 
 
-def _against(figure: Mapping[str, float] | None, target: float) -> dict[str, Any]:
+def _against(figure: Mapping[str, float | None] | None, target: float) -> dict[str, Any]:
     if figure is None:
         return {"value": None, "low": None, "high": None, "met": None}
-    met = True if figure["low"] >= target else False if figure["high"] < target else None
-    return {"value": figure["value"], "low": figure["low"], "high": figure["high"], "met": met}
+    low, high = figure["low"], figure["high"]
+    met = None if low is None or high is None else True if low >= target else False if high < target else None
+    return {"value": figure["value"], "low": low, "high": high, "met": met}
 
 
 def _estimate(found: Speedup) -> dict[str, float | None]:

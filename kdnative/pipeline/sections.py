@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from kdnative.machine.speedup import LEAST_SAMPLES
 from kdnative.ops.backends import accepted
 from kdnative.pipeline.values import (
     Batches,
@@ -246,8 +247,8 @@ class Benchmark(Section):
     """Tokens per sentence in that case; at most the models' positions."""
     threads: Threads | None = None
     """Torch threads; null means as in training."""
-    repeats: Samples = 30
-    """Samples per model, interleaved; the median counts."""
+    repeats: Annotated[Samples, Field(ge=LEAST_SAMPLES)] = 30
+    """Samples per model, interleaved; the median counts. With fewer than 5 a speed-up has no interval."""
     grid_batches: Annotated[list[Sentences], Field(max_length=100)] = [1, 8]
     """Sentences at once in the report's latency plot."""
     grid_tokens: Annotated[list[Tokens], Field(max_length=100)] = [16, 32, 128]

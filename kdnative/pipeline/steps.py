@@ -119,7 +119,8 @@ def _bought_nothing(step: Mapping, without: Sequence[str], seconds: Mapping) -> 
         if verdict == COST:
             return f"{stage} made the student worse: {without}"
         return f"{stage} bought nothing: {without}" if small else f"It isn't shown that {stage} helped: {without}"
-    if step["faster"]["low"] <= 1.0 and (step["smaller"] or 0.0) < _LEAST_SAVING:
+    faster = step["faster"]["low"]
+    if (faster is None or faster <= 1.0) and (step["smaller"] or 0.0) < _LEAST_SAVING:
         return f"{stage} bought nothing: the model is no smaller, and not certainly faster."
     return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdnative.machine.speedup import Speedup
 from kdnative.pipeline.steps import OPEN
 from kdnative.report.words import change, counted, duration
 from kdnative.tasks import Measure
@@ -100,8 +101,8 @@ def _goal(goal: Mapping[str, Any]) -> str:
     return f"{mark:7}  {goal['name']}: {value} (goal: at least {target}{doubt}; {goal['detail']})"
 
 
-def _times(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]"
+def _times(found: Mapping[str, Any]) -> str:
+    return str(Speedup(found["value"], found["low"], found["high"]))
 
 
 def _percent(share: float) -> str:

@@ -112,19 +112,20 @@ def speed(run: Run) -> str | None:
 
 def _engines(run: Run) -> str:
     """The same with the fastest other engine in between, for each case that was measured."""
-    parts = []
+    parts = [_notes([run.peers_problem], "notes")] if run.peers_problem else []
     for case in run.peers:
         found = peers.split(case)
         if found is None:
             continue
         engine = found["engine"]
-        factors = {
+        texts = {
             "total": _FACTORS["total"],
             "smaller_model": _FACTORS["smaller_model"],
             "engine_gain": f"another engine: the student in torch fp32 over the same in {engine}",
             "native_kernels": f"native kernels: the student in {engine} over the native one",
         }
-        lines = [[Cell(text), Cell(words.speedup(found[name]), found[name]["value"])] for name, text in factors.items()]
+        shown = {text: found[name] for name, text in texts.items() if found[name] is not None}
+        lines = [[Cell(text), Cell(words.speedup(ratio), ratio["value"])] for text, ratio in shown.items()]
         title = (
             f"With the fastest other engine, batch {case['batch']} × {case['tokens']} tokens, "
             f"{words.counted(case['threads'], 'thread')}; the first is the product of the others"

@@ -37,6 +37,7 @@ class Run:
         records: content of stage.json by stage.
         recipe: text of recipe.yaml, "" without one.
         peers: cases of peers.json, the student in other engines; none without that file.
+        peers_problem: why that file is left out, "" where it isn't.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Run:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     records: dict[str, StageRecord] = field(default_factory=dict)
     peers: list[dict[str, Any]] = field(default_factory=list)
+    peers_problem: str = ""
 
     @property
     def name(self) -> str:
@@ -89,7 +91,10 @@ def read_run(folder: str | Path) -> Run:
     info = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
     recipe_file = folder / "recipe.yaml"
     run = Run(folder, summary, info, recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else "")
-    run.peers = _peers(folder / peers.FILE)
+    try:
+        run.peers = _peers(folder / peers.FILE)
+    except ReportError as error:  # it is no part of the pipeline's work, and must not cost a run its report
+        run.peers_problem = f"The figures of other engines are left out: {error}"
     for stage in _stages(folder, info.get("stages")):
         place = folder / "stages" / stage
         if (place / "stage.json").is_file():
@@ -111,6 +116,10 @@ def _peers(path: Path) -> list[dict[str, Any]]:
     _check_rows(path, "cases", found.get("cases"), peers.CASE_KEYS)
     for case in found["cases"]:
         _check_rows(path, "rows", case["rows"], ("name", "kind", "ours", "samples"))
+        try:
+            peers.split(case)
+        except (TypeError, ValueError) as error:
+            raise ReportError(f"{path}: a case can't be compared: {error}") from error
     return found["cases"]
 
 

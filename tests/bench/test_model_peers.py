@@ -1,12 +1,16 @@
 """A student in every engine: what is measured, and the factors of its speed-up."""
 
+import copy
 import json
+import types
 
 import pytest
+import torch
 
 from kdnative import cli, convert_
 from kdnative.bench import model_peers, table
 from kdnative.bench.encoder_candidates import PEERS
+from kdnative.quantize import finish_qat_, prepare_qat_
 from tests.small_models import bert
 
 pytest.importorskip("transformers", reason='needs pip install "kdnative[pipeline]"')
@@ -40,10 +44,43 @@ def test_all_run_side_by_side_and_the_gain_is_split(student):
     assert text.count("| 1 x 4 |") == 5 and sum("native kernels: " in line for line in lines) == 2
 
 
+class _Wrong(torch.nn.Module):
+    """What a student with a wrong kernel returns: its logits through `change`."""
+
+    def __init__(self, native, change):
+        super().__init__()
+        self.native, self.change, self.config = native, change, native.config
+
+    def forward(self, **inputs):
+        return types.SimpleNamespace(logits=self.change(self.native(**inputs).logits))
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w8a8, w4a8-g32, float"])
+@pytest.mark.parametrize("change", [lambda y: 0.7 * y, lambda y: y + 0.3 * y.abs().mean()], ids=["scale", "bias"])
+def test_a_student_of_a_wrong_kernel_is_noticed(student, change, scheme):
+    student.scheme = scheme
+    right = model_peers.run(student, [(8, 9)], rounds=1)
+    assert not [row for row in right["not_run"] if row["name"].startswith("kdnative")]
+    student.native = _Wrong(student.native, change)
+    found = model_peers.run(student, [(8, 9)], rounds=1)
+    (reason,) = (row["reason"] for row in found["not_run"] if row["name"].startswith("kdnative"))
+    assert "wrong result" in reason
+
+
+@pytest.mark.parametrize("scheme", ["w4a8-g32", "w4a16-g32"])
+def test_a_student_whose_weights_lie_on_the_grid_is_right(student, scheme):
+    """After quantization-aware training rounding the float model costs little, and the ranges may be clipped ones."""
+    prepare_qat_(student.float_model, scheme, clip="search")
+    student.native, student.scheme = convert_(copy.deepcopy(student.float_model), scheme).model, scheme
+    finish_qat_(student.float_model)
+    result = model_peers.run(student, [(2, 9)], rounds=1)
+    assert f"kdnative {scheme}" in {row["name"] for row in result["cases"][0]["rows"]}
+
+
 def _row(name, seconds, **more):
     ours = name.startswith("kdnative")
     row = {"name": name, "kind": "int8" if ours else "float", "ours": ours, "partial": False}
-    return {**row, "peer_of": [] if ours else ["int8"], "samples": [seconds] * 3, **more}
+    return {**row, "peer_of": [] if ours else ["int8"], "samples": [seconds] * 5, **more}
 
 
 def test_the_factors_by_hand():
@@ -58,6 +95,8 @@ def test_the_factors_by_hand():
     assert kernels.startswith("native kernels: 1.50x [1.50, 1.50]") and kernels.endswith("openvino int8")
     assert "18.00x" in total and "4.00x" in total  # 18 = 3 x 4 x 1.5
     assert len(model_peers.gain_lines(rows[:3])) == 1 and model_peers.gain_lines(rows[1:2]) == []
+    *_, plain = model_peers.gain_lines([rows[0], rows[1], rows[3]])  # no other engine than torch fp32 itself
+    assert plain.endswith(" fp32: 18.00x [18.00, 18.00]")
 
 
 def test_texts_fill_the_inputs_one_after_the_other(student):

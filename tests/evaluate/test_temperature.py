@@ -29,6 +29,13 @@ def test_no_temperature_of_a_grid_is_likelier():
     assert found == pytest.approx(grid[losses.argmin()].item(), abs=0.01) and 2.5 < found < 3.5
 
 
+@pytest.mark.parametrize("scale", [0.1, 5.0, 40.0])
+def test_separable_answers_give_the_bound_however_sure_they_are(scale):
+    labels = torch.tensor([0, 1, 2, 1])
+    logits = scale * torch.nn.functional.one_hot(labels, 3).float()
+    assert fit_temperature(logits, labels) == LOWEST
+
+
 def test_bounds_where_there_is_no_best_one():
     logits = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     assert fit_temperature(logits, torch.tensor([0, 1])) == pytest.approx(LOWEST)  # all right: the surer, the better

@@ -3,18 +3,30 @@
 import numpy as np
 import pytest
 
-from kdnative.machine.speedup import Speedup, speedup
+from kdnative.machine.speedup import LEAST_SAMPLES, Speedup, factors, speedup
 
 
 def test_it_is_the_ratio_of_the_medians_and_not_the_median_of_the_ratios():
     found = speedup([3.0, 8.0, 10.0], [1.0, 2.0, 5.0])
     assert found.value == 8.0 / 2.0  # the median of 3, 4 and 2 is 3
-    assert found.low <= found.value <= found.high
+    assert found == Speedup(4.0)  # and too few for an interval
 
 
 def test_samples_without_spread_have_no_uncertainty():
     assert speedup([2.0] * 9, [1.0] * 9) == Speedup(2.0, 2.0, 2.0)
     assert str(Speedup(2.0, 1.9, 2.14)) == "2.00x [1.90, 2.14]" and str(Speedup(2.0)) == "2.00x"
+
+
+def test_too_few_samples_have_no_interval():
+    times = [1.0, 1.1, 0.9, 1.2, 1.0]
+    assert speedup(times[: LEAST_SAMPLES - 1], times[: LEAST_SAMPLES - 1]) == Speedup(1.0)
+    found = speedup([2 * t for t in times], times[::-1])
+    assert None is not found.low < found.value < found.high
+
+
+def test_the_factors_multiply_to_the_whole():
+    total, first, second = factors([12.0] * 5, [4.0] * 5, [1.0] * 5)
+    assert (total.value, first.value, second.value) == (12.0, 3.0, 4.0) and total.low == total.high == 12.0
 
 
 def test_a_disturbance_that_hits_whole_rounds_cancels_out():

@@ -77,7 +77,7 @@ def tiny_recipe(model: Path, data: Path) -> dict:
         "distil": {**train, "epochs": 4, "max_steps": 20, "hidden_weight": 0.5},
         "prune": {**train, "heads": 0.0, "ffn": 0.5, "calibration_batches": 2},
         "recover": {**train, "schemes": {"*.attention.*": "w8a8", "*.dense": "w4a8-g64"}},
-        "benchmark": {"repeats": 2, "tokens": 8, "grid_batches": [1], "grid_tokens": [8], "grid_repeats": 2},
+        "benchmark": {"repeats": 5, "tokens": 8, "grid_batches": [1], "grid_tokens": [8], "grid_repeats": 2},
         "goals": {"kept": 0.5, "size_ratio": 1000, "speedup_teacher": 0.01, "speedup_bf16": 0.01},
     }
 

@@ -200,8 +200,22 @@ def test_clear_touches_only_what_a_run_wrote(folder):
     make(folder, "distil")
     (folder.path / "recipe.yaml").write_text("name: x\n")
     (folder.path / "notes.txt").write_text("mine")
+    (folder.path / "peers.json").write_text("{}")
     folder.clear()
     assert (folder.path / "notes.txt").read_text() == "mine" and not folder.stages.exists()
+    assert not (folder.path / "peers.json").exists()
+
+
+def test_figures_of_other_engines_go_with_the_models_that_they_are_of(folder):
+    make(folder, "evaluate")
+    place = folder.begin("convert", ORIGIN)
+    (place / "model").mkdir()
+    folder.finish("convert", {}, 0.5)
+    (folder.path / "peers.json").write_text("{}")
+    folder.discard("evaluate")
+    assert (folder.path / "peers.json").exists()
+    folder.discard("convert")
+    assert not (folder.path / "peers.json").exists()
 
 
 def test_an_interrupted_clear_leaves_no_half_stage(folder, monkeypatch):

@@ -132,6 +132,7 @@ def test_every_problem_is_reported_at_once(tmp_path):
         ("benchmark: {batch: 1000000000}\n", ("benchmark.batch: at most 65,536 sentences at once, got 1000000000",)),
         ("benchmark: {grid_batches: [1, 70000]}\n", ("benchmark.grid_batches.1: at most 65,536 sentences",)),
         ("benchmark: {tokens: 2000000}\n", ("benchmark.tokens: at most 1,048,576 tokens in one sentence",)),
+        ("benchmark: {repeats: 4}\n", ("benchmark.repeats",)),
         ("benchmark: {repeats: 1000000}\n", ("benchmark.repeats: at most 100,000 samples",)),
         ("recover: {batch_size: 1000000000000}\n", ("recover.batch_size: at most 65,536 sentences at once",)),
         ("evaluate: {batch_size: 100000}\n", ("evaluate.batch_size: at most 65,536 sentences",)),

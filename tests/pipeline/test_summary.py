@@ -41,6 +41,17 @@ def test_an_interval_of_interleaved_samples_decides_on_latency():
     assert goal["value"] == pytest.approx(10) and goal["detail"] == "10 ms to 1 ms"
 
 
+def test_a_goal_without_an_interval_is_open():
+    times = timed(native_ms=1.0)
+    for ways in times["models"].values():
+        for way in ways.values():
+            way["samples"] = way["samples"][:2]
+    found = summary(times=times, goals=Goals(speedup_teacher=3))
+    assert found["goals"][0]["met"] is None and found["goals"][0]["value"] == pytest.approx(10)
+    line = next(line for line in format_summary(found).splitlines() if line.startswith("OPEN"))
+    assert "in torch fp32: 10.00x (goal: at least 3x; 2 rounds can't tell;" in line
+
+
 def test_goals_not_asked_for_are_left_out():
     assert summary(goals=Goals())["goals"] == []
 

@@ -16,7 +16,7 @@ from tests.pipeline.conftest import BAD, GOOD, OTHER, sentences, write_model
 
 SHORT = [
     *(f"{section}.max_steps=2" for section in ("train_teacher", "train_baseline", "distil")),
-    *("benchmark.repeats=2", "benchmark.grid_repeats=1", "benchmark.grid_batches=[1]", "threads=1"),
+    *("benchmark.repeats=5", "benchmark.grid_repeats=1", "benchmark.grid_batches=[1]", "threads=1"),
 ]
 
 
