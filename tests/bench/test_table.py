@@ -162,6 +162,7 @@ def test_the_stored_results_have_tables():
     from pathlib import Path
 
     files = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/*.json"))
+    files = [file for file in files if file.parent.name != "runs"]  # these are blocks of documents
     assert files
     for file in files:
         result = table.read(file)

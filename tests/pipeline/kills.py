@@ -30,7 +30,8 @@ from tests.pipeline.conftest import tiny_recipe, write_data, write_model, write_
 CALLS = ("replace", "rename", "fsync", "unlink", "mkdir", "link")
 # What a user may keep in a run's folder, one of them under a name like those of half-written files.
 OWN = ("NOTES.md", "mine/plot.png", ".draft.tmp", "stages/ideas.txt")
-_TIMES = ("latency", "speedup", "models", "environment", "met", "value", "detail")
+_TIMES = ("latency", "speedup", "models", "environment", "met", "value", "low", "high", "detail")
+_ALWAYS_TIMES = ("seconds", "faster", "gain", "findings")  # findings say how long stages took
 
 
 def main() -> None:
@@ -153,7 +154,7 @@ def content(folder: Path) -> dict:
 def _without_times(value):
     if isinstance(value, dict):
         timed = _TIMES if "latency" in value or "goals" in value or "unit" in value or "environment" in value else ()
-        own = {k: v for k, v in value.items() if k not in timed and k != "seconds"}
+        own = {k: v for k, v in value.items() if k not in timed and k not in _ALWAYS_TIMES}
         return {key: _without_times(inner) for key, inner in own.items()}
     return [_without_times(inner) for inner in value] if isinstance(value, list) else value
 
