@@ -99,7 +99,10 @@ def test_what_the_processor_lacks_is_refused_in_words(harness, processor, name):
 def test_another_architecture_is_refused_in_words(harness):
     done = execute(EMULATOR, "-cpu", "max", harness, "--isa", "avx2")
     assert done.returncode == 2
-    assert "no instruction set 'avx2': it holds reference, neon, i8mm; possible here: reference, neon, i8mm." in done.stdout
+    assert (
+        "no instruction set 'avx2': it holds reference, neon, i8mm; possible here: reference, neon, i8mm."
+        in done.stdout
+    )
 
 
 def test_only_instruction_set_namespaces_use_its_instructions(library):
