@@ -14,8 +14,6 @@ from html import escape
 from kdnative.report.labels import CHARACTER, Box, Wanted, place
 from kdnative.report.scales import Scale, linear, logarithmic, marked
 
-COLOURS = 7  # classes s0 to s6 of assets/chart.css
-
 
 @dataclass(frozen=True)
 class Point:
