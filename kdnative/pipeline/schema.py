@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from kdnative.pipeline.sections import Distilling, Schemes, Section, Shape, Training
+from kdnative.pipeline.sections import TWO_BITS, Distilling, Schemes, Section, Shape, Training, two_bits
 from kdnative.pipeline.values import NotNegative, Positive, Seed, Threads, Tokens
 from kdnative.shown import shown
 from kdnative.tasks import Task, task_named
@@ -165,6 +165,22 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_from_one_place(self):
+        """That a calibration is of the schemes that the student ends in, and that 2 bits are rounded on purpose."""
+        calibrated, recover, convert = self.calibrate is not None, self.recover, self.convert
+        trained = [] if recover is None else two_bits(recover.schemes)
+        if not calibrated and not convert.clip_search and (coarse := [s for s in two_bits(self.final_schemes()) if s not in trained]):
+            raise ValueError(f"convert.schemes has {coarse[0]}, and neither calibrate nor recover. {TWO_BITS}")
+        if calibrated and convert.clip_search:
+            raise ValueError("convert.clip_search is true, but calibrate chooses the ranges: leave one of them out")
+        if calibrated and recover is not None and convert.schemes not in (None, recover.schemes):
+            raise ValueError(
+                f"calibrate is for the schemes of recover ({shown(recover.schemes)}), and convert.schemes has others "
+                f"({shown(convert.schemes)}): leave convert.schemes out, or set recover: null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _means_something_to_the_task(self):
         task = task_named(self.task)
         if not task.pair and self.data.text_pair is not None:
@@ -198,6 +214,10 @@ class Recipe(Section):
         names = [stage.name for stage in self.stages]
         before = names[: names.index(name)]
         return [stage.name for stage in self.active_stages() if stage.student and stage.name in before][-1]
+
+    def calibrated_schemes(self) -> Schemes:
+        """Schemes that the student is calibrated for: those of the stage that takes the weights first."""
+        return self.recover.schemes if self.recover is not None else self.final_schemes()
 
     def final_schemes(self) -> Schemes:
         """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8."""

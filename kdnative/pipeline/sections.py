@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from kdnative.machine.speedup import LEAST_SAMPLES
 from kdnative.ops.backends import accepted
+from kdnative.formats.scheme import Scheme
+from kdnative.quantize.methods import method_named
 from kdnative.pipeline.values import (
     Batches,
     Count,
@@ -167,11 +169,56 @@ class Prune(Shape, Distilling):
     """Training batches for `taylor`."""
 
 
+class Calibrate(Section):
+    """How weights are rounded by what the layers are given: some training texts go through the float model first."""
+
+    method: str | None = None
+    """`smoothquant`, `gptq`, `awq`, `awq+gptq`, `clip`, `hqq` (needs no texts) or `rtn` (to the nearest); null means
+    `gptq` for layers of 4 and 2 bits, `smoothquant` for the others."""
+    texts: Annotated[Positive, at_most(100_000, " texts")] = 128
+    """Training texts to look at, with a label or without."""
+    batch_size: Sentences = 32
+    """Sentences per forward pass."""
+    sequential: bool = False
+    """Layer by layer: each is calibrated behind layers that are rounded already; slower."""
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method):
+        return None if method is None else method_named(method).name
+
+
+Schemes = str | dict[str, str | None]
+
+
+def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
+    if isinstance(schemes, dict):
+        if not schemes:
+            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
+        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
+    return None if schemes is None else str(accepted(schemes))
+
+
+TWO_BITS = (
+    "Rounding to the nearest loses most of a model at 2 bits: add calibrate: {} (GPTQ, a few seconds), or ask for it "
+    "with calibrate: {method: rtn}"
+)
+
+
+def two_bits(schemes: Schemes | None) -> list[str]:
+    """Those of a recipe's schemes that have 2 bits."""
+    given = schemes.values() if isinstance(schemes, dict) else [schemes]
+    return sorted({text for text in given if text is not None and Scheme.parse(text).weight.bits == 2})
+
+
 class CompressTeacher(Section):
     """The form of the teacher that labels the training split."""
 
     scheme: str | None = "w8a8"
     """Scheme of the native teacher; with null the float teacher computes the soft labels and hidden states."""
+    calibrate: Calibrate | None = None
+    """How the native teacher's weights are calibrated (keys of the section `calibrate`); null rounds them to the
+    nearest."""
     batch_size: Sentences = 64
     """Sentences per forward pass."""
     top_k: Positive | None = None
@@ -188,16 +235,13 @@ class CompressTeacher(Section):
     def _known(cls, scheme):
         return None if scheme is None else str(accepted(scheme))
 
-
-Schemes = str | dict[str, str | None]
-
-
-def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
-    if isinstance(schemes, dict):
-        if not schemes:
-            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
-        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
-    return None if schemes is None else str(accepted(schemes))
+    @model_validator(mode="after")
+    def _rounded_on_purpose(self):
+        if self.scheme is None and self.calibrate is not None:
+            raise ValueError("scheme is null, so there are no weights for calibrate: leave one of them out")
+        if self.calibrate is None and (coarse := two_bits(self.scheme)):
+            raise ValueError(f"scheme is {coarse[0]} without calibrate. {TWO_BITS}")
+        return self
 
 
 class Recover(Distilling):

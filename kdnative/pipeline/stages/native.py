@@ -8,6 +8,7 @@ from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.sections import Convert
 from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.calibrating import student_calibration, with_calibration
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
     compared,
@@ -23,19 +24,13 @@ if TYPE_CHECKING:
 def _convert(context: Context) -> dict[str, Any]:
     from kdnative import convert_
 
-    recipe, settings = context.recipe, context.settings
+    recipe = context.recipe
     source = recipe.student_source
     model = load_model(context, recipe.student_before("convert"))
     count = parameters(model)
     validation = tokenized(context, source, "validation")
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
-    report = convert_(
-        model.cpu(),
-        recipe.final_schemes(),
-        keep=settings.keep,
-        embeddings=settings.embeddings,
-        clip_search=settings.clip_search,
-    )
+    report = convert_(model.cpu(), recipe.final_schemes(), **conversion_options(context))
     after = predict(report.model, validation, batch_size=VALIDATION_BATCH, device="cpu")
     context.log.info("convert: every module and what became of it\n%s", report)
     return {
@@ -44,6 +39,20 @@ def _convert(context: Context) -> dict[str, Any]:
         "conversion": report.to_dict()["rows"],
         "validation": compared(context, before, after),
     }
+
+
+def conversion_options(context: Context, *, calibrated: bool = True) -> dict[str, Any]:
+    """How `convert` converts, for a student that `recover` has not trained as well.
+
+    Args:
+        calibrated: with the weights of `calibrate`, if the recipe has it; else rounded to the nearest.
+    """
+    settings = context.recipe.convert
+    options = {"keep": settings.keep, "embeddings": settings.embeddings, "clip_search": settings.clip_search}
+    found = student_calibration(context) if calibrated else None
+    if found is not None:
+        return {**options, "calibration": found}
+    return options if settings.clip_search else {**options, "method": "rtn"}
 
 
 def _rehearse(rehearsal: Rehearsal) -> None:
@@ -60,7 +69,7 @@ CONVERT = Stage(
     does="Swaps the student's modules for packed native ones: the final student.",
     section=Convert,
     default=Convert(),
-    needs=lambda recipe: (recipe.student_before("convert"),),
+    needs=lambda recipe: (recipe.student_before("convert"), *with_calibration(recipe)),
     uses=("data", "teacher", "student", "recover"),  # where it has no schemes, it takes those of `recover`
     version=1,
     row=NATIVE,

@@ -11,6 +11,7 @@ from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.sections import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.calibrating import calibration_of, student_calibration, with_calibration
 from kdnative.pipeline.stages.pruning import cut, shaped
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
@@ -55,7 +56,8 @@ def _recover(context: Context) -> dict[str, Any]:
     from kdnative.quantize import prepare_qat_
 
     model = load_model(context, context.recipe.student_before("recover"))
-    quantized = prepare_qat_(model, context.settings.schemes, clip=context.settings.clip)
+    start = {"weights": found} if (found := student_calibration(context)) is not None else {}
+    quantized = prepare_qat_(model, context.settings.schemes, clip=context.settings.clip, **start)
     context.log.info("recover: %d linear layers run in integer arithmetic from here on", len(quantized))
     return {**_learn(context, model), "quantized_layers": quantized}
 
@@ -120,8 +122,12 @@ def _answers(context: Context) -> Predictions:
 
 def _running_teacher(context: Context) -> nn.Module:
     """The teacher for the hidden states and labels of single batches, on the student's token ids."""
-    scheme = context.recipe.compress_teacher.scheme
-    teacher = for_hidden_states(load_model(context, "train_teacher"), scheme, context.device)
+    settings = context.recipe.compress_teacher
+    # What was calibrated for the pruned teacher doesn't fit the whole one, which hidden states come from.
+    fits = settings.calibrate is not None and settings.prune is None
+    calibration = calibration_of(context.input("compress_teacher")) if fits else None
+    whole = load_model(context, "train_teacher")
+    teacher = for_hidden_states(whole, settings.scheme, context.device, calibration)
     ours, theirs = context.recipe.student_source, context.recipe.teacher.source
     if ours == theirs:
         return teacher
@@ -187,7 +193,12 @@ RECOVER = Stage(
     section=Recover,
     default=Recover(),
     optional=True,
-    needs=lambda recipe: ("train_teacher", "compress_teacher", recipe.student_before("recover")),
+    needs=lambda recipe: (
+        "train_teacher",
+        "compress_teacher",
+        recipe.student_before("recover"),
+        *with_calibration(recipe),
+    ),
     uses=_STUDENT,
     version=2,
     student=True,

@@ -1,0 +1,109 @@
+"""Calibration: integer weights of the student, chosen by what its layers are given on some training texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from kdnative.data import Batches
+from kdnative.pipeline.folder import STATE
+from kdnative.pipeline.sections import Calibrate
+from kdnative.pipeline.stages.base import Context, Stage
+from kdnative.pipeline.stages.training import load_model, tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kdnative.pipeline.rehearsed_models import Rehearsal
+    from kdnative.pipeline.schema import Recipe
+    from kdnative.quantize import Calibration
+
+CALIBRATION = "calibration.safetensors"
+
+
+def calibrated(context: Context, model: nn.Module, source: str, schemes: Any, settings: Calibrate) -> Calibration:
+    """Calibrates a float model on training texts and saves the result.
+
+    The stage `calibrate` goes on where an interrupted attempt was. In others the state is that of a training.
+
+    Args:
+        model: in float, on the CPU; it stays as it is.
+        source: where the model, and with it its tokenizer, comes from.
+        schemes: as for `convert_`.
+    """
+    from kdnative.quantize import calibrate_
+
+    texts = context.data.train.head(settings.texts)
+    data = context.task.encode(texts, tokenizer(context, source), context.recipe.data.max_length)
+    state = context.folder / STATE if context.stage == "calibrate" else None
+    batches = [batch.inputs for batch in Batches(data, settings.batch_size)]
+    found = calibrate_(
+        model,
+        schemes,
+        batches,
+        method=settings.method,
+        sequential=settings.sequential,
+        state_path=state,
+        progress=context.progress,
+    )
+    found.save(context.folder / CALIBRATION)
+    context.log.info("%s: %s layers calibrated on %s texts", context.stage, f"{len(found):,}", f"{len(texts):,}")
+    return found
+
+
+def calibration_of(folder: Path) -> Calibration:
+    """What a stage with this output folder has saved."""
+    from kdnative.quantize import Calibration
+
+    return Calibration.load(folder / CALIBRATION)
+
+
+def with_calibration(recipe: Recipe) -> tuple[str, ...]:
+    """The stage of the student's calibration, for what reads it: none where the recipe leaves it out."""
+    return () if recipe.calibrate is None else ("calibrate",)
+
+
+def student_calibration(context: Context) -> Calibration | None:
+    """The calibrated weights of the student; None where the recipe leaves `calibrate` out."""
+    return None if context.recipe.calibrate is None else calibration_of(context.input("calibrate"))
+
+
+def figures(found: Calibration) -> list[dict[str, Any]]:
+    """The rows of a calibration, ready for JSON."""
+    return [dict(row) for row in found.rows]
+
+
+def _calibrate(context: Context) -> dict[str, Any]:
+    recipe = context.recipe
+    model = load_model(context, recipe.student_before("calibrate"))
+    found = calibrated(context, model, recipe.student_source, recipe.calibrated_schemes(), context.settings)
+    return {"method": found.method, "layers": figures(found)}
+
+
+def _plan(recipe: Recipe) -> str:
+    settings = recipe.calibrate
+    return f"{settings.method or 'gptq or smoothquant, by bits'}, {settings.texts:,} training texts"
+
+
+def _rehearse(rehearsal: Rehearsal) -> None:
+    recipe = rehearsal.recipe
+    key = "recover" if recipe.recover is not None else "convert"
+    with rehearsal.blaming(f"{key}.schemes", {"calibrate"}):
+        rehearsal.check_conversion(rehearsal.student, recipe.calibrated_schemes(), recipe.convert.keep)
+
+
+CALIBRATE = Stage(
+    "calibrate",
+    _calibrate,
+    does="Calibrates the student's weights: `recover` starts from them, else `convert` takes them; null rounds to the "
+    "nearest.",
+    section=Calibrate,
+    default=None,
+    optional=True,
+    needs=lambda recipe: (recipe.student_before("calibrate"),),
+    uses=("data", "teacher", "student", "recover", "convert"),  # for their schemes
+    version=1,
+    plan=_plan,
+    rehearse=_rehearse,
+)
