@@ -185,6 +185,14 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("output", metavar="OUT", help="folder to write")
     sub.add_argument("--scheme", default="w8a8", help="such as w8a8 or w4a8-g64 (default: w8a8)")
     sub.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="modules to leave in float")
+    sub.add_argument("--calibrate", metavar="FILE", help="texts to calibrate on: .txt (one a line), .csv, .tsv, .jsonl")
+    sub.add_argument("--column", default="text", metavar="NAME", help="column of the texts in FILE (default: text)")
+    sub.add_argument("--texts", type=int, default=128, metavar="N", help="how many of them (default: 128)")
+    sub.add_argument(
+        "--method",
+        help="how weights are rounded: smoothquant, gptq, awq, awq+gptq, clip, or without FILE hqq and rtn, to the nearest "
+        "(default with FILE: gptq at 4 and 2 bits, smoothquant at 8; without: rtn, not at 2 bits)",
+    )
     sub.add_argument("--float-embeddings", action="store_true", help="leave embeddings in float (default: int8)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
 
@@ -195,12 +203,14 @@ def _convert(arguments: argparse.Namespace) -> int:
     from kdnative.pipeline.models import load_whole
 
     scheme = accepted(arguments.scheme)
+    check_rounding(scheme, arguments.method, arguments.calibrate, arguments.texts)
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
+    texts = two_parts(arguments.calibrate, arguments.column, arguments.texts) if arguments.calibrate else None
     model, tokenizer = load_whole(arguments.input)
-    embeddings = None if arguments.float_embeddings else 8
-    report = convert_(model, scheme, keep=tuple(arguments.keep), embeddings=embeddings)
+    options = {"keep": tuple(arguments.keep), "embeddings": None if arguments.float_embeddings else 8}
+    report = convert_(model, scheme, **options)
     save(report.model, output, tokenizer=tokenizer)
     print(report)
     print(f"saved: {output}")

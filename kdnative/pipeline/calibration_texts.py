@@ -1,0 +1,47 @@
+"""`kdnative convert --calibrate FILE`: texts of a file as batches of a model's inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdnative.data import Batches, DataError, Dataset, tokenize
+from kdnative.data.columns import Columns
+from kdnative.data.transfer import read_texts
+from kdnative.pipeline.limits import positions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["batches_of", "two_parts"]
+
+_BATCH, _TOKENS = 32, 128
+
+
+def two_parts(file: str | Path, column: str, count: int) -> tuple[Dataset, Dataset]:
+    """So many texts to calibrate on, and at most as many others to measure on; chosen by a hash of the text.
+
+    Raises:
+        DataError: the file can't be read, has no such column or no texts.
+    """
+    texts = read_texts(file, Columns(text=column, label=None), "drop")
+    if not len(texts):
+        raise DataError(f"{file}: no texts")
+    both = texts.head(2 * count)
+    first = both.head(count)
+    used = {example.id for example in first}
+    return first, Dataset([example for example in both if example.id not in used])
+
+
+def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[Any]:
+    """The texts as a model's forward takes them, longest first; cut to 128 tokens, or to what the model reads.
+
+    Raises:
+        DataError: there is no tokenizer beside the model.
+    """
+    if tokenizer is None:
+        raise DataError("the model has no tokenizer beside it, so texts can't calibrate it: do it in Python, with batches")
+    limit = min(_TOKENS, positions(model) or _TOKENS) if hasattr(model, "config") else _TOKENS
+    batches = [batch.inputs for batch in Batches(tokenize(texts, tokenizer, limit), _BATCH)]
+    # sentence-transformers' models take one dictionary, those of transformers its entries.
+    return batches if hasattr(model, "config") else [(batch,) for batch in batches]
