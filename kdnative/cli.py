@@ -200,7 +200,9 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
     from kdnative.ops.backends import accepted
+    from kdnative.pipeline.calibration_texts import batches_of, check_rounding, two_parts
     from kdnative.pipeline.models import load_whole
+    from kdnative.quantize import calibrate_
 
     scheme = accepted(arguments.scheme)
     check_rounding(scheme, arguments.method, arguments.calibrate, arguments.texts)
@@ -210,6 +212,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     texts = two_parts(arguments.calibrate, arguments.column, arguments.texts) if arguments.calibrate else None
     model, tokenizer = load_whole(arguments.input)
     options = {"keep": tuple(arguments.keep), "embeddings": None if arguments.float_embeddings else 8}
+    if texts is not None:
+        shown = {"method": arguments.method, "keep": options["keep"], "progress": sys.stderr.isatty()}
+        options["calibration"] = calibrate_(model, scheme, batches_of(texts[0], model, tokenizer), **shown)
+    elif arguments.method is not None:
+        options["method"] = arguments.method
     report = convert_(model, scheme, **options)
     save(report.model, output, tokenizer=tokenizer)
     print(report)

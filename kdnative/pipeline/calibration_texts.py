@@ -9,13 +9,37 @@ from kdnative.data import Batches, DataError, Dataset, tokenize
 from kdnative.data.columns import Columns
 from kdnative.data.transfer import read_texts
 from kdnative.pipeline.limits import positions
+from kdnative.quantize.methods import method_named
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["batches_of", "two_parts"]
+    from kdnative.formats.scheme import Scheme
+
+__all__ = ["batches_of", "check_rounding", "two_parts"]
 
 _BATCH, _TOKENS = 32, 128
+
+
+def check_rounding(scheme: Scheme, method: str | None, file: str | None, texts: int) -> None:
+    """Refuses what can't be done without texts, before anything is loaded.
+
+    Raises:
+        ValueError: an unknown method, one that needs texts where there is no file, or 2 bits without a word on how to
+            round.
+    """
+    if texts < 1:
+        raise ValueError(f"--texts must be at least 1, got {texts}")
+    found = None if method is None else method_named(method)
+    if file is not None:
+        return
+    if found is not None and found.needs:
+        raise ValueError(f"--method {found.name} looks at what layers are given: add --calibrate FILE with some texts")
+    if found is None and scheme.weight.bits == 2:
+        raise ValueError(
+            f"rounding to the nearest loses most of a model in {scheme}: add --calibrate FILE with some texts (GPTQ), or "
+            "ask for it with --method rtn"
+        )
 
 
 def two_parts(file: str | Path, column: str, count: int) -> tuple[Dataset, Dataset]:

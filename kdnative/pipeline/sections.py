@@ -120,12 +120,12 @@ class Training(Section):
 class TeacherTraining(Training):
     """How the teacher learns."""
 
-    calibrate: bool = False
+    fit_temperature: bool = False
     """Divide the teacher's logits by the temperature that fits its confidence to the validation split (Guo et al.
     2017); its answers stay the same, and its soft labels claim no more than it knows."""
 
     def learning(self) -> dict[str, Any]:
-        return {key: value for key, value in super().learning().items() if key != "calibrate"}
+        return {key: value for key, value in super().learning().items() if key != "fit_temperature"}
 
 
 class Distilling(Training):

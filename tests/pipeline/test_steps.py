@@ -126,8 +126,8 @@ def test_a_badly_calibrated_teacher(ece, chance, accuracy, words):
     else:
         assert found[0].startswith("The teacher is badly calibrated: its confidence misses its accuracy by 35 points")
         assert words in found[0] and found[0].endswith(
-            "Or set train_teacher.calibrate: true, which fits a temperature."
+            "Or set train_teacher.fit_temperature: true, which fits a temperature."
         )
         calibrated = {"calibration": {"temperature": 0.5}}
         (again,) = summary(evaluated(teacher=teacher), trained=calibrated)["findings"]
-        assert words in again and "train_teacher.calibrate" not in again
+        assert words in again and "train_teacher.fit_temperature" not in again

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 CALIBRATION = "calibration.safetensors"
 
 
-def calibrated(context: Context, model: nn.Module, source: str, schemes: Any, settings: Calibrate) -> Calibration:
+def calibrated(
+    context: Context, model: nn.Module, source: str, schemes: Any, settings: Calibrate, keep: Iterable[str] = ()
+) -> Calibration:
     """Calibrates a float model on training texts and saves the result.
 
     The stage `calibrate` goes on where an interrupted attempt was. In others the state is that of a training.
@@ -30,7 +34,7 @@ def calibrated(context: Context, model: nn.Module, source: str, schemes: Any, se
     Args:
         model: in float, on the CPU; it stays as it is.
         source: where the model, and with it its tokenizer, comes from.
-        schemes: as for `convert_`.
+        schemes, keep: as for `convert_`.
     """
     from kdnative.quantize import calibrate_
 
@@ -43,6 +47,7 @@ def calibrated(context: Context, model: nn.Module, source: str, schemes: Any, se
         schemes,
         batches,
         method=settings.method,
+        keep=keep,
         sequential=settings.sequential,
         state_path=state,
         progress=context.progress,
@@ -71,13 +76,14 @@ def student_calibration(context: Context) -> Calibration | None:
 
 def figures(found: Calibration) -> list[dict[str, Any]]:
     """The rows of a calibration, ready for JSON."""
-    return [dict(row) for row in found.rows]
+    return [asdict(row) for row in found.rows]
 
 
 def _calibrate(context: Context) -> dict[str, Any]:
     recipe = context.recipe
     model = load_model(context, recipe.student_before("calibrate"))
-    found = calibrated(context, model, recipe.student_source, recipe.calibrated_schemes(), context.settings)
+    schemes, keep = recipe.calibrated_schemes(), recipe.convert.keep if recipe.recover is None else ()
+    found = calibrated(context, model, recipe.student_source, schemes, context.settings, keep)
     return {"method": found.method, "layers": figures(found)}
 
 

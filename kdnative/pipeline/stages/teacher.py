@@ -42,7 +42,7 @@ def _train_teacher(context: Context) -> dict[str, Any]:
     source, fine_tuned = context.recipe.teacher.source, context.recipe.teacher.fine_tuned
     model = load_for_task(source, context.task, context.data.train, fine_tuned=fine_tuned)
     metrics = as_it_is(context, model, source) if fine_tuned else fit(context, model, hard_loss(context), source)
-    if context.settings.calibrate:
+    if context.settings.fit_temperature:
         metrics["calibration"] = _calibrated(context, model, source)
     metrics["bytes"] = save_model(context, model, source)
     return {**metrics, "data": context.data.sizes}
@@ -72,7 +72,7 @@ def _calibrated(context: Context, model: nn.Module, source: str) -> dict[str, fl
     if temperature in (LOWEST, HIGHEST):
         context.log.warning(
             "%s: the temperature ends at a bound, as the validation split can't tell a better one: set "
-            "train_teacher.calibrate to false, or hold out more examples",
+            "train_teacher.fit_temperature to false, or hold out more examples",
             context.section,
         )
     return {"temperature": temperature, **errors}
