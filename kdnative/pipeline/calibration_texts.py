@@ -64,7 +64,9 @@ def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[Any]:
         DataError: there is no tokenizer beside the model.
     """
     if tokenizer is None:
-        raise DataError("the model has no tokenizer beside it, so texts can't calibrate it: do it in Python, with batches")
+        raise DataError(
+            "the model has no tokenizer beside it, so texts can't calibrate it: do it in Python, with batches"
+        )
     limit = min(_TOKENS, positions(model) or _TOKENS) if hasattr(model, "config") else _TOKENS
     batches = [batch.inputs for batch in Batches(tokenize(texts, tokenizer, limit), _BATCH)]
     # sentence-transformers' models take one dictionary, those of transformers its entries.

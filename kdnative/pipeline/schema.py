@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from kdnative.pipeline.sections import TWO_BITS, Distilling, Schemes, Section, Shape, Training, two_bits
+from kdnative.pipeline.sections import TWO_BITS, Distilling, Schemes, Section, Shape, Training, of_bits
 from kdnative.pipeline.values import NotNegative, Positive, Seed, Threads, Tokens
 from kdnative.shown import shown
 from kdnative.tasks import Task, task_named
@@ -168,8 +168,12 @@ class Recipe(Section):
     def _weights_from_one_place(self):
         """That a calibration is of the schemes that the student ends in, and that 2 bits are rounded on purpose."""
         calibrated, recover, convert = self.calibrate is not None, self.recover, self.convert
-        trained = [] if recover is None else two_bits(recover.schemes)
-        if not calibrated and not convert.clip_search and (coarse := [s for s in two_bits(self.final_schemes()) if s not in trained]):
+        trained = [] if recover is None else of_bits(2, recover.schemes)
+        if (
+            not calibrated
+            and not convert.clip_search
+            and (coarse := [s for s in of_bits(2, self.final_schemes()) if s not in trained])
+        ):
             raise ValueError(f"convert.schemes has {coarse[0]}, and neither calibrate nor recover. {TWO_BITS}")
         if calibrated and convert.clip_search:
             raise ValueError("convert.clip_search is true, but calibrate chooses the ranges: leave one of them out")

@@ -205,10 +205,10 @@ TWO_BITS = (
 )
 
 
-def two_bits(schemes: Schemes | None) -> list[str]:
-    """Those of a recipe's schemes that have 2 bits."""
+def of_bits(bits: int, schemes: Schemes | None) -> list[str]:
+    """Those of a recipe's schemes whose weights have so many bits."""
     given = schemes.values() if isinstance(schemes, dict) else [schemes]
-    return sorted({text for text in given if text is not None and Scheme.parse(text).weight.bits == 2})
+    return sorted({text for text in given if text is not None and Scheme.parse(text).weight.bits == bits})
 
 
 class CompressTeacher(Section):
@@ -239,7 +239,7 @@ class CompressTeacher(Section):
     def _rounded_on_purpose(self):
         if self.scheme is None and self.calibrate is not None:
             raise ValueError("scheme is null, so there are no weights for calibrate: leave one of them out")
-        if self.calibrate is None and (coarse := two_bits(self.scheme)):
+        if self.calibrate is None and (coarse := of_bits(2, self.scheme)):
             raise ValueError(f"scheme is {coarse[0]} without calibrate. {TWO_BITS}")
         return self
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
-from kdnative.pipeline.sections import Convert
+from kdnative.pipeline.sections import Convert, of_bits
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.calibrating import student_calibration, with_calibration
 from kdnative.pipeline.stages.training import (
@@ -33,12 +33,27 @@ def _convert(context: Context) -> dict[str, Any]:
     report = convert_(model.cpu(), recipe.final_schemes(), **conversion_options(context))
     after = predict(report.model, validation, batch_size=VALIDATION_BATCH, device="cpu")
     context.log.info("convert: every module and what became of it\n%s", report)
+    changed = compared(context, before, after)
+    _warn(context, changed["agreement"])
     return {
         "bytes": save_model(context, report.model, source),
         "parameters": count,
         "conversion": report.to_dict()["rows"],
-        "validation": compared(context, before, after),
+        "validation": changed,
     }
+
+
+def _warn(context: Context, agreement: float) -> None:
+    """Of 4 bits that nobody chose by their inputs: what that cost, and the cure."""
+    recipe = context.recipe
+    rounded = of_bits(4, recipe.final_schemes())
+    if rounded and recipe.calibrate is None and recipe.recover is None:
+        context.log.warning(
+            "convert: weights in %s are rounded to the nearest; on the validation split the native student agrees with "
+            "the float one by %.1f %%. calibrate: {} chooses them by what the layers are given, in seconds",
+            rounded[0],
+            100 * agreement,
+        )
 
 
 def conversion_options(context: Context, *, calibrated: bool = True) -> dict[str, Any]:
