@@ -190,8 +190,8 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--texts", type=int, default=128, metavar="N", help="how many of them (default: 128)")
     sub.add_argument(
         "--method",
-        help="how weights are rounded: smoothquant, gptq, awq, awq+gptq, clip, or without FILE hqq and rtn, to the nearest "
-        "(default with FILE: gptq at 4 and 2 bits, smoothquant at 8; without: rtn, not at 2 bits)",
+        help="how weights are rounded: smoothquant, gptq, awq, awq+gptq, clip; without FILE hqq, or rtn, to the "
+        "nearest (default with FILE: gptq at 4 and 2 bits, smoothquant at 8; without: rtn, but not at 2 bits)",
     )
     sub.add_argument("--float-embeddings", action="store_true", help="leave embeddings in float (default: int8)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing OUT")

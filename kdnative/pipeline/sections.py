@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from kdnative.formats.scheme import Scheme
 from kdnative.machine.speedup import LEAST_SAMPLES
 from kdnative.ops.backends import accepted
-from kdnative.formats.scheme import Scheme
-from kdnative.quantize.methods import method_named
 from kdnative.pipeline.values import (
     Batches,
     Count,
@@ -29,6 +28,7 @@ from kdnative.pipeline.values import (
     Tokens,
     at_most,
 )
+from kdnative.quantize.methods import method_named
 from kdnative.shown import shown
 
 
