@@ -37,8 +37,8 @@ def check_rounding(scheme: Scheme, method: str | None, file: str | None, texts: 
         raise ValueError(f"--method {found.name} looks at what layers are given: add --calibrate FILE with some texts")
     if found is None and scheme.weight.bits == 2:
         raise ValueError(
-            f"rounding to the nearest loses most of a model in {scheme}: add --calibrate FILE with some texts (GPTQ), or "
-            "ask for it with --method rtn"
+            f"rounding to the nearest loses most of a model in {scheme}: add --calibrate FILE with some texts (GPTQ), "
+            "or ask for it with --method rtn"
         )
 
 
@@ -64,9 +64,7 @@ def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[Any]:
         DataError: there is no tokenizer beside the model.
     """
     if tokenizer is None:
-        raise DataError(
-            "the model has no tokenizer beside it, so texts can't calibrate it: do it in Python, with batches"
-        )
+        raise DataError("no tokenizer lies beside the model, so texts can't calibrate it: give batches in Python")
     limit = min(_TOKENS, positions(model) or _TOKENS) if hasattr(model, "config") else _TOKENS
     batches = [batch.inputs for batch in Batches(tokenize(texts, tokenizer, limit), _BATCH)]
     # sentence-transformers' models take one dictionary, those of transformers its entries.

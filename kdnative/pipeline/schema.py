@@ -169,12 +169,9 @@ class Recipe(Section):
         """That a calibration is of the schemes that the student ends in, and that 2 bits are rounded on purpose."""
         calibrated, recover, convert = self.calibrate is not None, self.recover, self.convert
         trained = [] if recover is None else of_bits(2, recover.schemes)
-        if (
-            not calibrated
-            and not convert.clip_search
-            and (coarse := [s for s in of_bits(2, self.final_schemes()) if s not in trained])
-        ):
-            raise ValueError(f"convert.schemes has {coarse[0]}, and neither calibrate nor recover. {TWO_BITS}")
+        rounded = [scheme for scheme in of_bits(2, self.final_schemes()) if scheme not in trained]
+        if rounded and not calibrated and not convert.clip_search:
+            raise ValueError(f"convert.schemes has {rounded[0]}, and neither calibrate nor recover. {TWO_BITS}")
         if calibrated and convert.clip_search:
             raise ValueError("convert.clip_search is true, but calibrate chooses the ranges: leave one of them out")
         if calibrated and recover is not None and convert.schemes not in (None, recover.schemes):

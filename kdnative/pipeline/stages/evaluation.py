@@ -73,10 +73,10 @@ def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, 
     """What each step changed in the deciding measure, paired over the test examples, beside what it is compared with.
 
     A step is compared with the run as it would be without it. Its "kind" says how: "distilled" with hard labels,
-    "changed" (pruned) with the student before it, "calibrated" with the conversion that rounds to the nearest, "trained"
-    (for its integer weights) with the same conversion of the student that did without, "converted" with the last float
-    student. "bought" names the rows whose latency and size a
-    step changed, and "without" the stages that the run without it does without.
+    "changed" (pruned) with the student before it, "calibrated" with the same conversion rounded to the nearest,
+    "trained" (for its integer weights) with the same conversion of the student that did without, "converted" with the
+    last float student. "bought" names the rows whose latency and size a step changed, and "without" the stages that the
+    run without it does without.
     """
     recipe = context.recipe
     # A student that is cut from the fine-tuned teacher needs that one with hard labels alone, too.
