@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kdnative import __version__
 from kdnative.shown import printable
@@ -211,7 +212,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
     texts = two_parts(arguments.calibrate, arguments.column, arguments.texts) if arguments.calibrate else None
     model, tokenizer = load_whole(arguments.input)
-    options = {"keep": tuple(arguments.keep), "embeddings": None if arguments.float_embeddings else 8}
+    options: dict[str, Any] = {"keep": tuple(arguments.keep)}
+    options["embeddings"] = None if arguments.float_embeddings else 8
     if texts is not None:
         shown = {"method": arguments.method, "keep": options["keep"], "progress": sys.stderr.isatty()}
         options["calibration"] = calibrate_(model, scheme, batches_of(texts[0], model, tokenizer), **shown)

@@ -106,10 +106,10 @@ def test_a_killed_calibration_goes_on_with_the_same_bits(calibrated, finished, t
         patch.setattr(quantize, "calibrate_", killed)
         go_on(finished, coarse(tiny), tmp_path, until="calibrate")
     run = RunFolder(tmp_path / "runs" / "tiny")
-    assert run.record("calibrate") is None and (run.partial("calibrate") / "training.state").is_file()
+    assert run.record("calibrate") is None and (run.partial("calibrate") / "calibration.state").is_dir()
     kdnative.run(tmp_path / "r.yaml", runs=tmp_path / "runs", resume=True, until="calibrate", progress=False)
     assert run.record("calibrate")["digest"] == calibrated.record("calibrate")["digest"]
-    assert not (run.output("calibrate") / "training.state").exists()
+    assert not (run.output("calibrate") / "calibration.state").exists()
 
 
 def test_the_store_has_it(calibrated, finished, tiny, tmp_path, monkeypatch):

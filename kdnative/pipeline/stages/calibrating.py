@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdnative.data import Batches
-from kdnative.pipeline.folder import STATE
 from kdnative.pipeline.sections import Calibrate
 from kdnative.pipeline.stages.base import Context, Stage
 from kdnative.pipeline.stages.training import load_model, tokenizer
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
     from kdnative.quantize import Calibration
 
 CALIBRATION = "calibration.safetensors"
+_STATE = "calibration.state"  # a folder, of a calibration under way
 
 
 def calibrated(
     context: Context, model: nn.Module, source: str, schemes: Any, settings: Calibrate, keep: Iterable[str] = ()
 ) -> Calibration:
-    """Calibrates a float model on training texts and saves the result.
-
-    The stage `calibrate` goes on where an interrupted attempt was. In others the state is that of a training.
+    """Calibrates a float model on training texts, going on where an interrupted attempt was, and saves the result.
 
     Args:
         model: in float, on the CPU; it stays as it is.
@@ -38,23 +37,30 @@ def calibrated(
     """
     from kdnative.quantize import calibrate_
 
+    file, state = context.folder / CALIBRATION, context.folder / _STATE
+    if not file.is_file():
+        found = calibrate_(
+            model,
+            schemes,
+            calibration_batches(context, source, settings),
+            method=settings.method,
+            keep=keep,
+            sequential=settings.sequential,
+            state_path=state,
+            progress=context.progress,
+        )
+        found.save(file)
+        context.log.info("%s: %d layers calibrated with %s", context.stage, len(found), found.method)
+    # Only now: what is left of a state whose removal was interrupted is not read any more.
+    shutil.rmtree(state, ignore_errors=True)
+    return calibration_of(context.folder)
+
+
+def calibration_batches(context: Context, source: str, settings: Calibrate) -> list[dict[str, Tensor]]:
+    """Inputs of the model from `source`: training texts that are chosen by a hash, longest first."""
     texts = context.data.train.head(settings.texts)
     data = context.task.encode(texts, tokenizer(context, source), context.recipe.data.max_length)
-    state = context.folder / STATE if context.stage == "calibrate" else None
-    batches = [batch.inputs for batch in Batches(data, settings.batch_size)]
-    found = calibrate_(
-        model,
-        schemes,
-        batches,
-        method=settings.method,
-        keep=keep,
-        sequential=settings.sequential,
-        state_path=state,
-        progress=context.progress,
-    )
-    found.save(context.folder / CALIBRATION)
-    context.log.info("%s: %s layers calibrated on %s texts", context.stage, f"{len(found):,}", f"{len(texts):,}")
-    return found
+    return [batch.inputs for batch in Batches(data, settings.batch_size)]
 
 
 def calibration_of(folder: Path) -> Calibration:
