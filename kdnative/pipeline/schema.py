@@ -169,11 +169,16 @@ class Recipe(Section):
         """That a calibration is of the schemes that the student ends in, and that 2 bits are rounded on purpose."""
         calibrated, recover, convert = self.calibrate is not None, self.recover, self.convert
         trained = [] if recover is None else of_bits(2, recover.schemes)
-        rounded = [scheme for scheme in of_bits(2, self.final_schemes()) if scheme not in trained]
+        rounded = [scheme for scheme in of_bits(2, convert.schemes or self.final_schemes()) if scheme not in trained]
         if rounded and not calibrated and not convert.clip_search:
             raise ValueError(f"convert.schemes has {rounded[0]}, and neither calibrate nor recover. {TWO_BITS}")
         if calibrated and convert.clip_search:
             raise ValueError("convert.clip_search is true, but calibrate chooses the ranges: leave one of them out")
+        if recover is not None and convert.gate is not None:
+            raise ValueError(
+                "convert.gate chooses schemes, but recover has trained the student for one: set recover: null, or leave "
+                "the gate out"
+            )
         if calibrated and recover is not None and convert.schemes not in (None, recover.schemes):
             raise ValueError(
                 f"calibrate is for the schemes of recover ({shown(recover.schemes)}), and convert.schemes has others "
@@ -221,7 +226,12 @@ class Recipe(Section):
         return self.recover.schemes if self.recover is not None else self.final_schemes()
 
     def final_schemes(self) -> Schemes:
-        """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8."""
+        """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8.
+
+        Of several that a gate chooses among, the one with most bits.
+        """
+        if isinstance(self.convert.schemes, list):
+            return self.convert.schemes[-1]
         if self.convert.schemes is not None:
             return self.convert.schemes
         return self.recover.schemes if self.recover is not None else "w8a8"

@@ -16,6 +16,7 @@ from kdnative.pipeline.values import (
     Batches,
     Count,
     Epochs,
+    Float,
     Fraction,
     Kept,
     Layers,
@@ -191,7 +192,13 @@ class Calibrate(Section):
 Schemes = str | dict[str, str | None]
 
 
-def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
+def _parse_schemes(schemes: Schemes | list[str] | None) -> Schemes | list[str] | None:
+    if isinstance(schemes, list):
+        found = [accepted(text) for text in schemes]
+        bits = [scheme.weight.bits for scheme in found]
+        if not found or bits != sorted(bits) or len(set(found)) < len(found):
+            raise ValueError(f"give each scheme once, from the fewest bits up, got {shown(schemes)}")
+        return [str(scheme) for scheme in found]
     if isinstance(schemes, dict):
         if not schemes:
             raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
@@ -205,9 +212,9 @@ TWO_BITS = (
 )
 
 
-def of_bits(bits: int, schemes: Schemes | None) -> list[str]:
+def of_bits(bits: int, schemes: Schemes | list[str] | None) -> list[str]:
     """Those of a recipe's schemes whose weights have so many bits."""
-    given = schemes.values() if isinstance(schemes, dict) else [schemes]
+    given = schemes.values() if isinstance(schemes, dict) else schemes if isinstance(schemes, list) else [schemes]
     return sorted({text for text in given if text is not None and Scheme.parse(text).weight.bits == bits})
 
 
@@ -256,11 +263,30 @@ class Recover(Distilling):
     _parse = field_validator("schemes")(_parse_schemes)
 
 
+class Gate(Section):
+    """A budget of quality: layers get more bits until the native student is shown to keep it."""
+
+    metric: Literal["agreement", "accuracy", "kl", "mse"] | None = None
+    """What may drop, from the float student to the native one: `agreement` (the share of answers that change),
+    `accuracy`, `kl` (nats) or, of numbers, `mse`; null means `agreement`, of numbers `mse`."""
+    max_drop: PositiveFloat
+    """The budget, in the unit of the metric; shares are fractions: 98 % agreement is 0.02."""
+    confidence: Annotated[Float, Field(gt=0.5, lt=1.0)] = 0.95
+    """That the budget is kept, over the texts that the validation split is a sample of."""
+    choosing: Annotated[Float, Field(gt=0.0, lt=1.0)] = 0.25
+    """Share of the validation split by which layers are chosen; the rest shows that the budget is kept."""
+    minimise: Literal["bytes", "ms"] = "bytes"
+    """What is made small: the `bytes` of the weights, or `ms`, the measured latency of the layers."""
+
+
 class Convert(Section):
     """How the student's modules become packed native ones."""
 
-    schemes: Schemes | None = None
-    """One scheme, or `{pattern: scheme or null}`; null means those of `recover`, else w8a8."""
+    schemes: Schemes | list[str] | None = None
+    """One scheme, or `{pattern: scheme or null}`; for a gate a list from the fewest bits up; null means those of
+    `recover`, else w8a8."""
+    gate: Gate | None = None
+    """What the native student may lose; null measures the loss and sets no bound."""
     embeddings: Literal[8] | None = 8
     """8: int8 tables; null: float, which also keeps the encoder from being fused."""
     keep: list[str] = []
@@ -268,6 +294,14 @@ class Convert(Section):
     clip_search: bool = False
     """Search clipping ranges for layers that `recover` has not trained."""
     _parse = field_validator("schemes")(_parse_schemes)
+
+    @model_validator(mode="after")
+    def _chooses_or_not(self):
+        if isinstance(self.schemes, list) and self.gate is None:
+            raise ValueError(
+                f"schemes is {shown(self.schemes)}, and only a gate chooses among several: give one scheme"
+            )
+        return self
 
 
 class Evaluate(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -26,7 +27,14 @@ _STATE = "calibration.state"  # a folder, of a calibration under way
 
 
 def calibrated(
-    context: Context, model: nn.Module, source: str, schemes: Any, settings: Calibrate, keep: Iterable[str] = ()
+    context: Context,
+    model: nn.Module,
+    source: str,
+    schemes: Any,
+    settings: Calibrate,
+    *,
+    keep: Iterable[str] = (),
+    file: str = CALIBRATION,
 ) -> Calibration:
     """Calibrates a float model on training texts, going on where an interrupted attempt was, and saves the result.
 
@@ -34,11 +42,12 @@ def calibrated(
         model: in float, on the CPU; it stays as it is.
         source: where the model, and with it its tokenizer, comes from.
         schemes, keep: as for `convert_`.
+        file: name of the result.
     """
     from kdnative.quantize import calibrate_
 
-    file, state = context.folder / CALIBRATION, context.folder / _STATE
-    if not file.is_file():
+    path, state = context.folder / file, context.folder / _STATE
+    if not path.is_file():
         found = calibrate_(
             model,
             schemes,
@@ -49,11 +58,11 @@ def calibrated(
             state_path=state,
             progress=context.progress,
         )
-        found.save(file)
+        found.save(path)
         context.log.info("%s: %d layers calibrated with %s", context.stage, len(found), found.method)
     # Only now: what is left of a state whose removal was interrupted is not read any more.
     shutil.rmtree(state, ignore_errors=True)
-    return calibration_of(context.folder)
+    return calibration_of(context.folder, file)
 
 
 def calibration_batches(context: Context, source: str, settings: Calibrate) -> list[dict[str, Tensor]]:
@@ -63,11 +72,11 @@ def calibration_batches(context: Context, source: str, settings: Calibrate) -> l
     return [batch.inputs for batch in Batches(data, settings.batch_size)]
 
 
-def calibration_of(folder: Path) -> Calibration:
+def calibration_of(folder: Path, file: str = CALIBRATION) -> Calibration:
     """What a stage with this output folder has saved."""
     from kdnative.quantize import Calibration
 
-    return Calibration.load(folder / CALIBRATION)
+    return Calibration.load(folder / file)
 
 
 def with_calibration(recipe: Recipe) -> tuple[str, ...]:
@@ -75,22 +84,47 @@ def with_calibration(recipe: Recipe) -> tuple[str, ...]:
     return () if recipe.calibrate is None else ("calibrate",)
 
 
-def student_calibration(context: Context) -> Calibration | None:
-    """The calibrated weights of the student; None where the recipe leaves `calibrate` out."""
-    return None if context.recipe.calibrate is None else calibration_of(context.input("calibrate"))
+def student_calibration(context: Context) -> Calibration | dict[str, Calibration] | None:
+    """The calibrated weights of the student: for a gate {scheme: weights}; None where `calibrate` is left out."""
+    recipe = context.recipe
+    if recipe.calibrate is None:
+        return None
+    folder = context.input("calibrate")
+    if recipe.convert.gate is None:
+        return calibration_of(folder)
+    return {scheme: calibration_of(folder, _file_of(scheme)) for scheme in context.run.metrics("calibrate")["schemes"]}
 
 
-def figures(found: Calibration) -> list[dict[str, Any]]:
-    """The rows of a calibration, ready for JSON."""
-    return [asdict(row) for row in found.rows]
+def _file_of(scheme: str) -> str:
+    return f"calibration-{scheme}.safetensors"
 
 
 def _calibrate(context: Context) -> dict[str, Any]:
     recipe = context.recipe
     model = load_model(context, recipe.student_before("calibrate"))
-    schemes, keep = recipe.calibrated_schemes(), recipe.convert.keep if recipe.recover is None else ()
-    found = calibrated(context, model, recipe.student_source, schemes, context.settings, keep)
-    return {"method": found.method, "layers": figures(found)}
+    if recipe.convert.gate is None:
+        schemes, keep = recipe.calibrated_schemes(), recipe.convert.keep if recipe.recover is None else ()
+        found = [calibrated(context, model, recipe.student_source, schemes, context.settings, keep=keep)]
+        names = sorted({row.scheme for row in found[0].rows})
+    else:
+        wanted = _by_scheme(recipe, model)
+        names, source, settings = list(wanted), recipe.student_source, context.settings
+        found = [calibrated(context, model, source, s, settings, file=_file_of(name)) for name, s in wanted.items()]
+    rows = [asdict(row) for one in found for row in one.rows]
+    return {"method": ", ".join(dict.fromkeys(one.method for one in found)), "schemes": names, "layers": rows}
+
+
+def _by_scheme(recipe: Recipe, model: nn.Module) -> dict[str, dict[str, str]]:
+    """For each scheme that the gate may choose, which layers are to be calibrated for it."""
+    from kdnative.precision.ladder import Ladder
+
+    settings = recipe.convert
+    schemes = settings.schemes or recipe.final_schemes()
+    ladder = Ladder.of(model, schemes, keep=settings.keep, embeddings=settings.embeddings)
+    return {
+        scheme: {f"re:{re.escape(name)}": scheme for name, options in ladder.options.items() if scheme in options}
+        for scheme in ladder.schemes()
+    }
 
 
 def _plan(recipe: Recipe) -> str:

@@ -10,7 +10,7 @@ from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.sections import Evaluate
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.calibrating import with_calibration
-from kdnative.pipeline.stages.native import NATIVE, conversion_options
+from kdnative.pipeline.stages.native import NATIVE, conversion_options, final_schemes
 from kdnative.pipeline.stages.student import BASELINE
 from kdnative.pipeline.stages.teacher import TEACHER
 from kdnative.pipeline.stages.training import MODEL, load_model, tokenized, tokenizer
@@ -129,7 +129,7 @@ def _untrained(context: Context, row: Row, *, calibrated: bool = True) -> Predic
 
     model = load_model(context, row_stages(context.recipe)[row]).cpu()
     options = conversion_options(context, calibrated=calibrated)
-    native = convert_(model, context.recipe.final_schemes(), **options).model
+    native = convert_(model, final_schemes(context), **options).model
     return _answers(context, native, context.recipe.student_source, native=True)
 
 

@@ -9,6 +9,7 @@ from kdnative.pipeline.models import parameters
 from kdnative.pipeline.sections import Convert, of_bits
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.calibrating import student_calibration, with_calibration
+from kdnative.pipeline.stages.gating import plan_of, through_the_gate
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
     compared,
@@ -30,7 +31,11 @@ def _convert(context: Context) -> dict[str, Any]:
     count = parameters(model)
     validation = tokenized(context, source, "validation")
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
-    report = convert_(model.cpu(), recipe.final_schemes(), **conversion_options(context))
+    options, schemes = conversion_options(context), recipe.convert.schemes or recipe.final_schemes()
+    if recipe.convert.gate is None:
+        report, gate = convert_(model.cpu(), schemes, **options), {}
+    else:
+        report, gate = through_the_gate(context, model.cpu(), schemes, options)
     after = predict(report.model, validation, batch_size=VALIDATION_BATCH, device="cpu")
     context.log.info("convert: every module and what became of it\n%s", report)
     changed = compared(context, before, after)
@@ -40,14 +45,21 @@ def _convert(context: Context) -> dict[str, Any]:
         "parameters": count,
         "conversion": report.to_dict()["rows"],
         "validation": changed,
+        **gate,
     }
+
+
+def final_schemes(context: Context) -> Any:
+    """Schemes of the final student, of a gate those that it chose, once `convert` is finished."""
+    gated = context.recipe.convert.gate is not None
+    return context.run.metrics("convert")["schemes"] if gated else context.recipe.final_schemes()
 
 
 def _warn(context: Context, agreement: float) -> None:
     """Of 4 bits that nobody chose by their inputs: what that cost, and the cure."""
     recipe = context.recipe
     rounded = of_bits(4, recipe.final_schemes())
-    if rounded and recipe.calibrate is None and recipe.recover is None:
+    if rounded and recipe.calibrate is None and recipe.recover is None and recipe.convert.gate is None:
         context.log.warning(
             "convert: weights in %s are rounded to the nearest; on the validation split the native student agrees with "
             "the float one by %.1f %%. calibrate: {} chooses them by what the layers are given, in seconds",
@@ -88,5 +100,6 @@ CONVERT = Stage(
     uses=("data", "teacher", "student", "recover"),  # where it has no schemes, it takes those of `recover`
     version=1,
     row=NATIVE,
+    plan=plan_of,
     rehearse=_rehearse,
 )
