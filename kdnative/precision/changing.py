@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from kdnative import ops
 from kdnative.formats.scheme import ActivationFormat, Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.models import hf
 from kdnative.patterns import matches
 from kdnative.quantize import FakeQuantLinear, finish_qat_, quantize_weight
+from kdnative.quantize.linears import LinearSite, linears_of
 
 __all__ = ["Change", "Changer", "Trained", "change_of", "changed", "linears", "masking", "rounding", "untrained"]
 
@@ -33,8 +33,8 @@ class Change:
     inputs: Callable[[Tensor], Tensor] | None = None
 
 
-Changer = Callable[[str, nn.Module], "Change | None"]
-"""The name of a layer and the layer to its change; None where the change does not apply."""
+Changer = Callable[[str, Tensor], "Change | None"]
+"""The name of a layer and its weight [N, K] to its change; None where the change does not apply."""
 
 
 def untrained(model: nn.Module) -> tuple[nn.Module, dict[str, tuple[Scheme, Tensor]]]:
@@ -50,63 +50,57 @@ def untrained(model: nn.Module) -> tuple[nn.Module, dict[str, tuple[Scheme, Tens
     return model, trained
 
 
-def linears(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
-    """Linears, and what amounts to one, by name."""
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or hf.is_conv1d(module)) and any(matches(p, name) for p in patterns)
-    }
+def linears(model: nn.Module, patterns: Sequence[str]) -> dict[str, LinearSite]:
+    """The linears of a model that patterns select, by name."""
+    found = {n: site for n, site in linears_of(model).items() if any(matches(p, n) for p in patterns)}
     if not found:
         raise ValueError(f"layers={list(patterns)}: no linear layer of this model matches")
     return found
 
 
-def _matrix(module: nn.Module) -> Tensor:
-    """The weight [N, K]."""
-    weight = module.weight.detach()
-    return weight.t() if hf.is_conv1d(module) else weight
-
-
 @contextmanager
-def changed(modules: Mapping[str, nn.Module], changes: Mapping[str, Change]) -> Iterator[None]:
+def changed(sites: Mapping[str, LinearSite], changes: Mapping[str, Change]) -> Iterator[None]:
     """Changed layers; parameters are exchanged, not written to, as an embedding may share one of them."""
-    kept: list[tuple[nn.Module, nn.Parameter]] = []
+    kept: list[tuple[LinearSite, nn.Parameter]] = []
     handles = []
     try:
         for name, change in changes.items():
-            module = modules[name]
-            own = module._parameters["weight"]
+            site = sites[name]
+            own = site.module._parameters[site.parameter]
             assert own is not None
-            new = (change.weight.t() if hf.is_conv1d(module) else change.weight).to(own)
-            kept.append((module, own))
-            module._parameters["weight"] = nn.Parameter(new, requires_grad=False)
+            new = nn.Parameter(site.as_parameter(change.weight), requires_grad=False)
+            kept.append((site, own))
+            site.module._parameters[site.parameter] = new
             if change.inputs is not None:
-                handles.append(module.register_forward_pre_hook(_before(change.inputs)))
+                handles.append(site.module.register_forward_pre_hook(_before(change.inputs, site), with_kwargs=True))
         yield
     finally:
-        for module, own in kept:
-            module._parameters["weight"] = own
+        for site, own in kept:
+            site.module._parameters[site.parameter] = own
         for handle in handles:
             handle.remove()
 
 
-def _before(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    return lambda module, args: (change(args[0]), *args[1:])
+def _before(change: Callable[[Tensor], Tensor], site: LinearSite) -> Callable[..., tuple[Any, Any]]:
+    """Changes what a linear reads: its first argument, or queries, keys and values of torch's attention."""
+    count = 3 if isinstance(site.module, nn.MultiheadAttention) else 1
+    names = ("query", "key", "value") if count == 3 else ("input", "x")
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        first = tuple(change(x) for x in args[:count])
+        return (*first, *args[count:]), {key: change(v) if key in names else v for key, v in kwargs.items()}
+
+    return hook
 
 
-def change_of(
-    changer: Changer, change: str, name: str, module: nn.Module, trained: Trained
-) -> Change | None:
+def change_of(changer: Changer, change: str, name: str, site: LinearSite, trained: Trained) -> Change | None:
     """What becomes of a layer; one that was trained for this very scheme stays as it is."""
-    if name in trained:
-        own, floats = trained[name]
-        if change == str(own) or (not change.startswith("sparsity") and _stored(own) == _stored(Scheme.parse(change))):
-            return Change(_matrix(module), 0)
-        plain = nn.Linear(floats.shape[1], floats.shape[0], device="meta")
-        plain.weight = nn.Parameter(floats, requires_grad=False)
-        return changer(name, plain)
-    return changer(name, module)
+    if name not in trained:
+        return changer(name, site.weight)
+    own, floats = trained[name]
+    if not change.startswith("sparsity") and _stored(own) == _stored(Scheme.parse(change)):
+        return Change(site.weight, 0)
+    return changer(name, floats)
 
 
 def _stored(scheme: Scheme) -> Scheme:
@@ -115,10 +109,9 @@ def _stored(scheme: Scheme) -> Scheme:
 
 
 def rounding(scheme: Scheme, given: Mapping[str, QuantizedWeight]) -> Changer:
-    """Weights that were given by name, or rounded to the nearest codes; with 8-bit activations inputs are rounded too."""
+    """Weights given by name, or rounded to the nearest codes; with 8-bit activations inputs are rounded too."""
 
-    def rounded(name: str, module: nn.Module) -> Change | None:
-        weight = _matrix(module)
+    def rounded(name: str, weight: Tensor) -> Change | None:
         if scheme.group_size is not None and weight.shape[1] % scheme.group_size:
             return None
         quantized = given[name] if name in given else quantize_weight(weight, scheme)
@@ -141,8 +134,7 @@ def masking(share: float) -> Changer:
     if not 0 < share < 1:
         raise ValueError(f"sparsity {share}: within 0 and 1, both excluded")
 
-    def masked(name: str, module: nn.Module) -> Change:
-        weight = _matrix(module)
+    def masked(name: str, weight: Tensor) -> Change:
         smallest = weight.abs().flatten().topk(round(share * weight.numel()), largest=False).indices
         zeroed = weight.flatten().index_fill(0, smallest, 0.0).view_as(weight)
         return Change(zeroed, weight.numel() * weight.element_size())

@@ -55,9 +55,9 @@ class Examples:
         """From what a user has.
 
         Args:
-            data: a `TokenizedDataset` or `Batches` of :mod:`kdnative.data`; texts (with ``tokenizer``); or batches, each
-                a dictionary, a tuple or a tensor, batch first, as the model takes them. A "labels" of a dictionary is
-                taken out.
+            data: a `TokenizedDataset` or `Batches` of :mod:`kdnative.data`; texts (with ``tokenizer``); or batches,
+                each a dictionary, a tuple or a tensor, batch first, as the model takes them. A "labels" of a dictionary
+                is taken out.
             tokenizer: of transformers, for texts.
             labels: [N], instead of those of the data. max_length: of texts, in tokens.
             name: of the argument, for errors.
@@ -65,6 +65,8 @@ class Examples:
         Raises:
             ValueError: no examples, texts without a tokenizer, or labels of another length. TypeError: something else.
         """
+        if isinstance(data, Examples):
+            return data
         if isinstance(data, Batches):
             data = data.data
         if isinstance(data, str) or (isinstance(data, Mapping | Tensor)):
@@ -89,6 +91,23 @@ class Examples:
         if made.labels is not None and len(made.labels) != len(made):
             raise ValueError(f"{name} has {len(made)} examples, but there are {len(made.labels)} labels")
         return made
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Of the classes, where the data has them."""
+        return self._parts.label_names if isinstance(self._parts, TokenizedDataset) else ()
+
+    def part(self, rows: np.ndarray) -> Examples:
+        """Some of the examples, numbered from 0."""
+        batches = list(self.batches(rows))
+        order = np.argsort(np.concatenate([numbers for _, numbers in batches]), kind="stable")
+        places = np.empty(len(rows), np.int64)
+        places[order] = np.arange(len(rows))
+        parts, begin = [], 0
+        for inputs, numbers in batches:
+            parts.append((inputs, places[begin : begin + len(numbers)]))
+            begin += len(numbers)
+        return Examples(parts, None if self.labels is None else self.labels[np.sort(rows)])
 
     def batches(self, rows: np.ndarray, size: int = 32) -> Iterator[tuple[Inputs, np.ndarray]]:
         """The inputs of some examples, and which ones each batch holds; in an order that wastes little padding."""
@@ -126,7 +145,9 @@ def _taken_apart(batches: Sequence[Any], name: str) -> tuple[list[tuple[Inputs, 
             if isinstance(batch.get("labels"), Tensor):
                 labels.append(batch["labels"])
         elif not isinstance(batch, tuple | Tensor):
-            raise TypeError(f"{name}[{number}] is a {type(batch).__name__}: a dictionary, a tuple or a tensor is needed")
+            raise TypeError(
+                f"{name}[{number}] is a {type(batch).__name__}: a dictionary, a tuple or a tensor is needed"
+            )
         tensors = [value for value in _tensors(inputs) if value.dim()]
         if not tensors:
             raise ValueError(f"{name}[{number}] holds no tensor with a batch dimension")

@@ -30,6 +30,11 @@ class Trial:
     bound: float
     passed: bool
 
+    def __str__(self) -> str:
+        shares = ", ".join(f"{share:.0%} {name}" for name, share in self.shares.items())
+        verdict = "within budget" if self.passed else "not shown to be within budget"
+        return f"{shares}: {self.bytes / 1e6:.2f} MB, drop {self.drop:.4g}, below {self.bound:.4g}: {verdict}"
+
 
 @dataclass(frozen=True)
 class GateReport:
@@ -61,7 +66,7 @@ class GateReport:
         return next((trial for trial in reversed(self.trials) if trial.passed), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """For each group of layers what it loses in each scheme and which one it got, as the report of a run reads it."""
+        """What each group of layers loses in each scheme, and which one it got, as the report of a run reads it."""
         found: dict[str, dict[str, Any]] = {}
         for row in self.sensitivities:
             entry = found.setdefault(row.layer, {"layer": row.layer, "weights": row.weights, "losses": {}})
@@ -90,12 +95,7 @@ class GateReport:
             f"gate: {self.words}, at most {self.max_drop:g} with {self.confidence:.0%} confidence; chosen on "
             f"{self.chosen_on} examples, certified on {self.certified_on} others"
         ]
-        for trial in self.trials:
-            shares = ", ".join(f"{share:.0%} {name}" for name, share in trial.shares.items())
-            verdict = "within budget" if trial.passed else "not shown"
-            lines.append(
-                f"  {shares}: {trial.bytes / 1e6:.2f} MB, drop {trial.drop:.4g}, below {trial.bound:.4g}: {verdict}"
-            )
+        lines += [f"  {trial}" for trial in self.trials]
         for name, found in {**self.per_class, **self.per_slice}.items():
             lines.append(f"  {name}: {found.value:.4g} [{found.low:.4g}, {found.high:.4g}], {found.n} examples")
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""One converted model against its float original: the drop, what it stays below, and how many examples would show it."""
+"""One converted model against its float original: the drop, its bound, and how many examples would show it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class Judge:
         self, metric: Metric | Score, original: Answers, labels: np.ndarray | None, confidence: float, seed: int = 0
     ) -> None:
         if not original.finite:
-            raise ValueError("the float model gives NaN or infinite values on this data: nothing can be compared with it")
+            raise ValueError(
+                "the float model gives NaN or infinite values on this data: nothing can be compared with it"
+            )
         self.metric, self.original, self.labels = metric, original, labels
         self.confidence, self.seed = confidence, seed
         self.rows = np.sort(np.concatenate(original.rows))
@@ -130,5 +132,3 @@ class Judge:
         generator = np.random.Generator(np.random.PCG64(self.seed))
         draws = (index[generator.integers(0, len(index), len(index))] for _ in range(_RESAMPLES))
         return [self._scored(changed, drawn) for drawn in draws]
-
-

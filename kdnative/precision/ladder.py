@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from kdnative.convert import decide
-from kdnative.convert.attention import AttentionConverter
 from kdnative.convert.layers import LinearConverter
 from kdnative.convert.registry import converter_of
 from kdnative.formats.scheme import Scheme
@@ -69,15 +68,18 @@ class Ladder:
             if level == most - 1:
                 plan.check()  # what is most exact must be possible; layers may lack schemes of fewer bits
             for decision in plan.decisions:
-                wanted = selection.choose(decision.name).value
-                if decision.action == "kept" or decision.scheme is None or wanted is None:
+                name, wanted = decision.name, selection.choose(decision.name).value
+                if decision.action == "kept" or decision.scheme is None or wanted is None or name in (weights or {}):
                     continue
-                if _chooses(modules[decision.name]) and decision.name not in (weights or {}):
-                    if decision.scheme.plain == wanted.plain:
-                        options.setdefault(decision.name, {})[str(wanted)] = None
+                if isinstance(converter_of(modules[name]), LinearConverter) and decision.scheme.plain == wanted.plain:
+                    options.setdefault(name, {})[str(wanted)] = None
         if not options:
-            raise ValueError("there is nothing to choose for the gate: no linear layer of this model would be converted")
-        return cls({p: s[-1] if s else None for p, s in rungs.items()}, {n: tuple(found) for n, found in options.items()})
+            raise ValueError(
+                "there is nothing to choose for the gate: no linear layer of this model would be converted"
+            )
+        return cls(
+            {p: s[-1] if s else None for p, s in rungs.items()}, {n: tuple(found) for n, found in options.items()}
+        )
 
     def schemes(self) -> list[str]:
         """Every scheme that a layer may get, from the fewest bits up."""
@@ -122,9 +124,3 @@ def _rungs(given: Any) -> tuple[Scheme, ...]:
     if bits != sorted(bits):
         raise ValueError(f"schemes of a gate go from the fewest bits up, got {', '.join(map(str, found))}")
     return found
-
-
-def _chooses(module: nn.Module) -> bool:
-    """Whether a module's scheme is chosen: torch's attention has two linears of its own and keeps the most exact one."""
-    converter = converter_of(module)
-    return isinstance(converter, LinearConverter) and not isinstance(converter, AttentionConverter)

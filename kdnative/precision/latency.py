@@ -13,6 +13,7 @@ from kdnative.machine.timer import interleave, torch_threads
 from kdnative.nn import Linear
 from kdnative.precision.sensitivity import Sensitivity
 from kdnative.quantize import quantize_weight
+from kdnative.quantize.linears import linears_of
 
 __all__ = ["measure_latency"]
 
@@ -37,17 +38,15 @@ def measure_latency(
         repeats: samples of each.
 
     Raises:
-        ValueError: the model lacks a layer of the rows.
+        ValueError: the model lacks a layer of these rows.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    shapes: dict[str, tuple[int, int]] = {}
-    for name in {name for row in sensitivities for name in row.names}:
-        if name not in modules:
-            raise ValueError(f"the model has no module {name!r}: the sensitivities are of another model")
-        outputs, inputs = modules[name].weight.shape
-        shapes[name] = (inputs, outputs) if type(modules[name]).__name__ == "Conv1D" else (outputs, inputs)
+    sites = linears_of(model)
+    names = {name for row in sensitivities for name in row.names}
+    if missing := sorted(names - set(sites)):
+        raise ValueError(f"the model has no linear {missing[0]!r}: the sensitivities are of another model")
+    shapes = {name: tuple(sites[name].weight.shape) for name in names}
     single = [row for row in sensitivities if not row.change.startswith("sparsity")]
     cases = dict.fromkeys((shapes[name], row.change) for row in single for name in row.names)
     generator = torch.Generator().manual_seed(0)

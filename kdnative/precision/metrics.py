@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdnative.evaluate.metrics import divergences
 from kdnative.evaluate.predict import logits_of
 from kdnative.nn.modes import evaluating
 from kdnative.precision.examples import Examples, Inputs, call
@@ -78,8 +79,7 @@ def _lost(original: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def _divergence(original: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
-    p, q = original.double().log_softmax(-1), changed.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+    return divergences(original, changed)
 
 
 def _distance(original: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
@@ -140,7 +140,9 @@ def answers(
             output = call(model, inputs)
             kind, values, owners = _read(output, inputs) if read is None else ("own", read(output, inputs), None)
             if owners is None and len(values) != len(part):
-                raise ValueError(f"the model gave {list(values.shape)} for {len(part)} examples: one row each is needed")
+                raise ValueError(
+                    f"the model gave {list(values.shape)} for {len(part)} examples: one row each is needed"
+                )
             found.append((kind, values.detach().float().cpu(), owners))
             numbers.append(part)
     owned = [owners.cpu() for _, _, owners in found if owners is not None]

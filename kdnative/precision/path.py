@@ -32,16 +32,12 @@ def mixed_path(rows: Sequence[Sensitivity], minimise: str = "bytes") -> list[Ass
     return list(dict.fromkeys(found))
 
 
-def float_path(rows: Sequence[Sensitivity], safest: Assignment, bytes_each: int, minimise: str) -> list[Assignment]:
-    """Assignments that leave layers in float so that the rest loses an eighth, a quarter and a half as much."""
-    found = []
-    chosen = [row for row in rows if safest[row.names[0]] == row.change]
-    if minimise == "ms":  # float was not timed: a layer that stays is charged what its bytes are of the others'
-        minimise = "bytes"
-    options = [
-        *chosen,
-        *(replace(row, change=FLOAT, bytes=row.weights * bytes_each, loss=0.0, ms=None) for row in chosen),
-    ]
-    for share in (8, 4, 2):
-        found.append(assign(options, budget_loss=safest.loss / share, minimise=minimise))
-    return [each for each in dict.fromkeys(found) if set(each.values()) != {FLOAT}]
+def float_path(safest: Assignment, bytes_each: int) -> list[Assignment]:
+    """Assignments that leave layers in float so that the rest loses an eighth, a quarter and a half as much.
+
+    Args:
+        safest: the assignment that loses least. bytes_each: of a float weight.
+    """
+    floats = [replace(row, change=FLOAT, bytes=row.weights * bytes_each, loss=0.0, ms=None) for row in safest.rows]
+    found = [assign([*safest.rows, *floats], budget_loss=safest.loss / share) for share in (8, 4, 2)]
+    return [each for each in dict.fromkeys(found) if set(each.values()) != {FLOAT} and FLOAT in each.values()]

@@ -74,8 +74,8 @@ def sensitivity(
     """Measures the linear layers of a model under every scheme and sparsity, one at a time.
 
     A layer gets the dequantized weight, and, for schemes with 8-bit activations, its inputs are rounded to int8 per
-    token; everything else stays in floating point. Layers that read the very same tensor (queries, keys and values) move
-    together, as they do in a fused operator. The model is the same, bit for bit, afterwards.
+    token; everything else stays in floating point. Layers that read the very same tensor (queries, keys and values)
+    move together, as they do in a fused operator. The model is the same, bit for bit, afterwards.
 
     A layer that was trained for a scheme (`FakeQuantLinear`) is compared in that scheme: there it keeps its weights and
     ranges and loses nothing, and in any other its float weights are rounded.
@@ -85,8 +85,8 @@ def sensitivity(
         data: held-out examples: texts with ``tokenizer``, batches of the model's inputs, or a tokenized dataset. One or
             two hundred rank the layers well.
         schemes, sparsities: the changes; a sparsity is the share of weights set to 0, smallest first, within (0, 1).
-        weights: integer weights by scheme and name, such as ``{"w4a8-g64": kd.quantize.calibrate_(...)}``; those of other
-            layers are rounded to the nearest.
+        weights: integer weights by scheme and name, such as ``{"w4a8-g64": kd.quantize.calibrate_(...)}``; those of
+            other layers are rounded to the nearest.
         layers: patterns of module names.
         groups: names that move together; None: found by a forward.
         include_all: also change all chosen layers at once, per change.
@@ -102,8 +102,8 @@ def sensitivity(
         for that layer.
 
     Raises:
-        ValueError: no linear layer matches, a sparsity outside of (0, 1), data that can't be used, or a float model that
-            gives NaN.
+        ValueError: no linear layer matches, a sparsity outside of (0, 1), data that can't be used, or a float model
+            that gives NaN.
     """
     examples = Examples.of(data, tokenizer=tokenizer, labels=labels)
     changers = {str(s): rounding(s, (weights or {}).get(str(s), {})) for s in map(accepted, schemes)}
@@ -114,8 +114,7 @@ def sensitivity(
     rows = np.arange(len(examples))
     if groups is None:
         first, _ = next(examples.batches(rows, batch_size))
-        with torch.no_grad():
-            groups = joint(model, found, lambda: call(model, first))
+        groups = joint(model, found, lambda: call(model, first))
 
     def measured() -> Answers:
         return answers(model, examples, rows, read=read, batch_size=batch_size)

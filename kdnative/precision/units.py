@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os.path import commonprefix
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+
+from kdnative.quantize.linears import LinearSite
+from kdnative.quantize.watching import Identities, watched
 
 __all__ = ["joint", "title"]
 
 
-def joint(model: nn.Module, names: Iterable[str], run: Any) -> list[tuple[str, ...]]:
-    """Modules that read the very same input in a forward, together; all others alone. In the order of ``names``.
+def joint(model: nn.Module, sites: Mapping[str, LinearSite], run: Callable[[], object]) -> list[tuple[str, ...]]:
+    """Linears that read the very same tensors in a forward, together; all others alone. In the order of ``sites``.
 
     Every product that a fused operator has of several linears is of linears with one input, so what this finds is never
-    too little. A module that the forward does not call is alone.
+    too little. A linear that the forward does not call is alone.
 
     Args:
-        model: the one that has them.
-        names: of linears.
-        run: a function without arguments that calls the model once.
+        run: calls the model once.
     """
-    modules: Mapping[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-    seen: dict[str, Tensor] = {}
-    keys: dict[str, Any] = {}
-    handles = []
+    identities = Identities()
+    calls: dict[str, list[int]] = {name: [] for name in sites}
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if name not in seen and args and isinstance(args[0], Tensor):
-                x = args[0]
-                seen[name] = x  # kept, so that no other tensor gets its place in memory
-                keys[name] = (x.data_ptr(), x.shape, x.stride(), x._version)
-
-        return hook
-
-    names = list(names)
-    try:
-        for name in names:
-            handles.append(modules[name].register_forward_pre_hook(watch(name)))
+    with watched(model, sites, lambda name, x, _: calls[name].append(identities.of(x))):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    found: dict[Any, list[str]] = {}
-    for name in names:
-        found.setdefault(keys.get(name, name), []).append(name)
+    found: dict[object, list[str]] = {}
+    for name in sites:
+        found.setdefault(tuple(calls[name]) or name, []).append(name)
     return [tuple(group) for group in found.values()]
 
 
