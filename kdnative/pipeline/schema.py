@@ -176,7 +176,7 @@ class Recipe(Section):
             raise ValueError("convert.clip_search is true, but calibrate chooses the ranges: leave one of them out")
         if recover is not None and convert.gate is not None:
             raise ValueError(
-                "convert.gate chooses schemes, but recover trains the student for those that it has: set recover: null, "
+                "convert.gate chooses schemes, but recover trains the student for its own: set recover: null, "
                 "or leave the gate out"
             )
         if calibrated and recover is not None and convert.schemes not in (None, recover.schemes):

@@ -114,6 +114,9 @@ def _bought_nothing(step: Mapping, without: Sequence[str], seconds: Mapping) -> 
         if small:
             return f"Hard labels alone would have done: {cost} and bought nothing."
         return f"It isn't shown that distillation helped: {cost}. More test examples could tell."
+    if step["kind"] == "calibrated":  # it costs seconds, and the deciding measure notices less than it buys
+        cure = "give it more texts (calibrate.texts), or another method (calibrate.method)"
+        return f"{stage} made the student worse: {cure}." if verdict == COST else ""
     if step["kind"] == "trained":
         without = f"{stage}: null, with its schemes in convert.schemes, converts the student without it."
         if verdict == COST:

@@ -84,6 +84,12 @@ def test_quantization_aware_training_that_bought_nothing(value, half, words):
     assert finding.startswith(words)
 
 
+def test_calibration_is_blamed_for_harm_alone():
+    assert judged(step("calibrated", "calibrate", 0.0, 0.008))[1] == []
+    _, (finding,) = judged(step("calibrated", "calibrate", -0.02, 0.01))
+    assert finding.startswith("calibrate made the student worse: give it more texts")
+
+
 def test_pruning_that_made_nothing_smaller_or_faster():
     same = {"latency": [["distilled", "native"], ["distilled", "native"]], "size": ["distilled", "distilled"]}
     _, (finding,) = judged(step("changed", "prune", -0.01, 0.02, same))

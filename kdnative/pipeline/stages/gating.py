@@ -90,8 +90,8 @@ def check_budget(recipe: Recipe, examples: int) -> None:
     if examples < needed:
         raise PipelineError(
             f"convert.gate: a drop of {settings['max_drop']:g} can't be shown with {examples:,} validation examples: "
-            f"even a student that never differs needs about {needed:,}. Hold out more (data.split, data.validation), or "
-            "allow more (convert.gate.max_drop)"
+            f"even a student that never differs needs about {needed:,}. Hold out more (data.split, data.validation), "
+            "or allow more (convert.gate.max_drop)"
         )
 
 

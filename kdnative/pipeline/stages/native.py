@@ -31,7 +31,8 @@ def _convert(context: Context) -> dict[str, Any]:
     count = parameters(model)
     validation = tokenized(context, source, "validation")
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
-    options, schemes = conversion_options(context), recipe.convert.schemes or recipe.final_schemes()
+    options = conversion_options(context, trained=recipe.recover is not None)
+    schemes = recipe.convert.schemes or recipe.final_schemes()
     if recipe.convert.gate is None:
         report, gate = convert_(model.cpu(), schemes, **options), {}
     else:
@@ -68,16 +69,18 @@ def _warn(context: Context, agreement: float) -> None:
         )
 
 
-def conversion_options(context: Context, *, calibrated: bool = True) -> dict[str, Any]:
-    """How `convert` converts, for a student that `recover` has not trained as well.
+def conversion_options(context: Context, *, trained: bool = False, calibrated: bool = True) -> dict[str, Any]:
+    """How `convert` converts.
 
     Args:
+        trained: for the student that `recover` trained, whose layers have their weights.
         calibrated: with the weights of `calibrate`, if the recipe has it; else rounded to the nearest.
     """
     settings = context.recipe.convert
     options = {"keep": settings.keep, "embeddings": settings.embeddings, "clip_search": settings.clip_search}
-    found = student_calibration(context) if calibrated else None
-    if found is not None:
+    if trained:
+        return options
+    if calibrated and (found := student_calibration(context)) is not None:
         return {**options, "calibration": found}
     return options if settings.clip_search else {**options, "method": "rtn"}
 
