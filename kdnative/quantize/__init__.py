@@ -4,6 +4,7 @@ from kdnative.formats.weight import QuantizedWeight, pack_bits, unpack_bits
 from kdnative.quantize.fake import FakeQuantLinear
 from kdnative.quantize.qat import finish_qat_, prepare_qat_
 from kdnative.quantize.rtn import quantize_weight, search_clip
+from kdnative.quantize.ternary import ternary_weight
 
 __all__ = [
     "FakeQuantLinear",
@@ -13,5 +14,6 @@ __all__ = [
     "prepare_qat_",
     "quantize_weight",
     "search_clip",
+    "ternary_weight",
     "unpack_bits",
 ]

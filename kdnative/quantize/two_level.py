@@ -13,7 +13,7 @@ import torch
 
 from kdnative.formats.weight import MOST_GROUP_SCALE, QuantizedWeight, code_range
 
-__all__ = ["TwoLevel", "quantize_two_level"]
+__all__ = ["TwoLevel", "codes_of", "quantize_two_level"]
 
 _LOW, _HIGH = code_range(4)
 _INT8 = 127
@@ -84,13 +84,18 @@ def quantize_two_level(
     return TwoLevel(codes, scale, group_scale, zero, error)
 
 
-def _round(steps: torch.Tensor, low: torch.Tensor, group_scale: torch.Tensor, importance: torch.Tensor | None):
-    """Codes, group scale, zero point and error of the groups for given integer scales."""
-    zero = (_LOW - low / group_scale).round().clamp(_LOW, _HIGH)
+def codes_of(steps: torch.Tensor, zero: torch.Tensor, group_scale: torch.Tensor) -> torch.Tensor:
+    """The nearest codes, integer-valued fp32 [N, G, g], of weights in steps of their channel, with those of groups."""
     reach = (_INT8 / group_scale).floor()  # codes beyond would leave int8
     codes = (steps / group_scale[..., None]).round_() + zero[..., None]
     lowest, highest = (zero - reach).clamp(min=_LOW), (zero + reach).clamp(max=_HIGH)
-    codes = torch.minimum(torch.maximum(codes, lowest[..., None]), highest[..., None])
+    return torch.minimum(torch.maximum(codes, lowest[..., None]), highest[..., None])
+
+
+def _round(steps: torch.Tensor, low: torch.Tensor, group_scale: torch.Tensor, importance: torch.Tensor | None):
+    """Codes, group scale, zero point and error of the groups for given integer scales."""
+    zero = (_LOW - low / group_scale).round().clamp(_LOW, _HIGH)
+    codes = codes_of(steps, zero, group_scale)
     error = ((codes - zero[..., None]) * group_scale[..., None] - steps).square_()
     error = (error if importance is None else error * importance).sum(-1)
     return codes, group_scale, zero, error
