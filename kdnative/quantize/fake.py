@@ -222,7 +222,8 @@ class FakeQuantLinear(nn.Linear):
         """Sets a parameter or buffer, in place where an optimizer may hold it."""
         before = getattr(self, name, None)
         if before is not None and value is not None and before.shape == value.shape and not before.is_meta:
-            before.data.copy_(value)
+            with torch.no_grad():
+                before.copy_(value)
             return
         if name in self._parameters or name in self._buffers:
             delattr(self, name)
