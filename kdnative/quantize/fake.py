@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from kdnative.formats import arithmetic
 from kdnative.formats.scheme import NAMES, Scheme, refusal_of
-from kdnative.formats.weight import QuantizedWeight, code_range
+from kdnative.formats.weight import QuantizedWeight, checked_input_scale, code_range
 from kdnative.quantize import rtn
 from kdnative.quantize.grid import Grid, Rounded, grid_of, into_cells, round_to, searched
 from kdnative.quantize.native import native_linear
@@ -49,16 +49,16 @@ class FakeQuantLinear(nn.Linear):
             gradient too.
         ternary: codes -1, 0 and 1 alone, of a scheme of 2 bits: "channel" (one step for all groups of an output, scale
             [N, 1]) or "group". The steps start from `ternary_weight`, and clip None means "search".
-
-    ``input_scale`` (fp32 [K], of schemes with ``-is``) multiplies the input before it is quantized, and divides the
-    weight; it is 1 until `start_from_` or a state dict brings it, and is not learned.
+        input_scale: fp32 [K], finite and positive, what inputs are multiplied by before they are quantized; the codes
+            are those of ``weight / input_scale`` then, so that ``weight`` stays the weight of the plain layer. It is
+            kept as a buffer and not trained; the scheme becomes its ``-is`` form.
 
     Input [..., K] in fp32, bf16 or fp16 -> [..., N], in the dtype of the input or, under autocast, in autocast's. The
     forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
 
     Raises:
         ValueError: a shape that a converted layer of the scheme can't have, such as a group size that does not divide
-            `in_features`; an unknown `clip` or `ternary`.
+            `in_features`; an unknown `clip` or `ternary`; other input scales, or none for a scheme ``-is``.
         TypeError: an input of another dtype.
     """
 
@@ -76,11 +76,12 @@ class FakeQuantLinear(nn.Linear):
         scheme: Scheme | str = "w8a8",
         clip: str | None = None,
         ternary: str | None = None,
+        input_scale: Tensor | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self._configure(Scheme.parse(scheme), clip, ternary)
+        self._configure(Scheme.parse(scheme), clip, ternary, input_scale)
 
     @classmethod
     def from_float(
@@ -90,17 +91,22 @@ class FakeQuantLinear(nn.Linear):
         clip: str | None = None,
         *,
         ternary: str | None = None,
+        input_scale: Tensor | None = None,
         weight: QuantizedWeight | None = None,
     ) -> FakeQuantLinear:
         """A layer that shares the very parameters of `linear` (an optimizer that holds them goes on working).
 
         Args:
-            linear, scheme, clip, ternary: see `FakeQuantLinear`.
-            weight: an integer weight whose steps it takes, instead of a search; `start_from_` gives it the codes too.
+            linear, scheme, clip, ternary, input_scale: see `FakeQuantLinear`.
+            weight: an integer weight whose steps and input scales it takes, instead of a search; `start_from_` gives it
+                the codes too.
         """
-        layer = cls(linear.in_features, linear.out_features, False, scheme=scheme, device="meta")
+        plain = Scheme.parse(scheme).with_input_scales(False)
+        layer = cls(linear.in_features, linear.out_features, False, scheme=plain, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
-        layer._configure(layer.scheme, clip, ternary, weight)
+        if weight is not None:
+            input_scale = weight.input_scale
+        layer._configure(plain if input_scale is not None else Scheme.parse(scheme), clip, ternary, input_scale, weight)
         return layer.train(linear.training)
 
     def become(self, linear: nn.Linear) -> None:
@@ -129,7 +135,7 @@ class FakeQuantLinear(nn.Linear):
         self._take(grid_of(weight))
         if weight.input_scale is not None:
             self._put("input_scale", weight.input_scale.clone())
-        inside = into_cells(self._divided(), self.scheme, weight, self._largest)
+        inside = into_cells(self._divided().float(), self.scheme, weight, self._largest)
         self.weight.copy_(inside if self.input_scale is None else inside * self.input_scale)
         same = self._rounded().codes.view(self.weight.shape) == weight.qweight  # not where a short dtype moved it
         self.weight.copy_(torch.where(same, self.weight, weight.dequantize().to(self.weight.dtype)))
@@ -172,8 +178,21 @@ class FakeQuantLinear(nn.Linear):
         self.__class__ = nn.Linear
 
     def _configure(
-        self, scheme: Scheme, clip: str | None, ternary: str | None, weight: QuantizedWeight | None = None
+        self,
+        scheme: Scheme,
+        clip: str | None,
+        ternary: str | None,
+        input_scale: Tensor | None = None,
+        weight: QuantizedWeight | None = None,
     ) -> None:
+        device = self.weight.device
+        if input_scale is not None:
+            scheme = scheme.with_input_scales()
+            input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(device).clone()
+        elif scheme.input_scales and device.type == "meta":  # they come with the other values
+            input_scale = torch.empty(self.in_features, dtype=torch.float32, device=device)
+        elif scheme.input_scales:
+            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
         if clip not in _CLIP_MODES:
@@ -186,8 +205,7 @@ class FakeQuantLinear(nn.Linear):
         self.clip = "search" if ternary is not None and clip is None else clip
         for name in _GRID:
             self._put(name, None)
-        ones = torch.ones(self.in_features, dtype=torch.float32, device=self.weight.device)
-        self._put("input_scale", ones if scheme.input_scales else None)
+        self._put("input_scale", input_scale)
         if weight is None:
             self.refresh_clip()
         elif why := self._misfit(weight):
@@ -241,12 +259,11 @@ class FakeQuantLinear(nn.Linear):
         return None if self.ternary is None else 1
 
     def _divided(self) -> Tensor:
-        """What is rounded: the float weight, fp32, divided by the input scales."""
-        weight = self.weight.float()
-        return weight if self.input_scale is None else weight / self.input_scale.float()
+        """What the codes are of: the weight, or with input scales its quotient by them, fp32."""
+        return self.weight if self.input_scale is None else self.weight.float() / self.input_scale
 
     def _rounded(self) -> Rounded:
-        return round_to(self._divided().detach(), self.scheme, self._grid, self._largest)
+        return round_to(self._divided().detach().float(), self.scheme, self._grid, self._largest)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype not in _INPUT_TYPES:
@@ -258,11 +275,9 @@ class FakeQuantLinear(nn.Linear):
         kind = x.device.type
         compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
-            weight = self.weight
-            if self.input_scale is not None:
-                x, weight = x.float() * self.input_scale.float(), self._divided()
+            x = x if self.input_scale is None else x.float() * self.input_scale  # rounded once, as in the kernels
             settings = _Settings(self.zero, self.group_scale, self.scheme, self._largest, compute)
-            return _Linear.apply(x, weight, self.bias, self.scale, settings)
+            return _Linear.apply(x, self._divided(), self.bias, self.scale, settings)
 
     @torch.no_grad()
     def quantized(self) -> QuantizedWeight:
@@ -285,6 +300,8 @@ class FakeQuantLinear(nn.Linear):
         if self.scale is not None and prefix + "scale" not in state_dict and prefix + "weight" in state_dict:
             self.refresh_clip()
             missing = [key for key in missing if key.removeprefix(prefix) not in _GRID]
+        if prefix + "weight" in state_dict:  # nor has it input scales: those of this layer stay
+            missing = [key for key in missing if key != prefix + "input_scale"]
         missing_keys += missing
 
     def extra_repr(self) -> str:

@@ -66,7 +66,7 @@ class Rounded(NamedTuple):
             scheme.weight_bits,
             scheme.group_size,
             None if self.group_scale is None else self.group_scale.to(torch.uint8),
-            input_scale=None if input_scale is None else input_scale.float(),
+            input_scale=None if input_scale is None else input_scale.float().clone(),
         )
 
 

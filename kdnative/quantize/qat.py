@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -88,8 +87,6 @@ def prepare_qat_(
     made = {}
     for name, scheme in chosen.items():
         start = starts.get(name)
-        if start is not None and start.input_scale is not None:
-            scheme = replace(scheme, activation=replace(scheme.activation, input_scales=True))
         try:
             steps = "search" if start is not None and clip is None else clip
             made[name] = FakeQuantLinear.from_float(candidates[name], scheme, steps, ternary=ternary, weight=start)
