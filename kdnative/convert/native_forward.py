@@ -167,4 +167,6 @@ def _straight_through(exact: Any, plain: Any) -> Any:
     if isinstance(exact, (tuple, list)):
         parts = [_straight_through(*pair) for pair in zip(exact, plain or [None] * len(exact), strict=True)]
         return type(exact)(*parts) if hasattr(exact, "_fields") else type(exact)(parts)
+    for name, value in getattr(exact, "__dict__", {}).items():  # of a data class
+        setattr(exact, name, _straight_through(value, getattr(plain, name, None)))
     return exact
