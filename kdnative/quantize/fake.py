@@ -16,8 +16,8 @@ from kdnative.formats import arithmetic
 from kdnative.formats.scheme import NAMES, Scheme, refusal_of
 from kdnative.formats.weight import QuantizedWeight, checked_input_scale, code_range
 from kdnative.quantize import rtn
-from kdnative.quantize.grid import Grid, Rounded, grid_of, into_cells, round_to, searched
 from kdnative.quantize.native import native_linear
+from kdnative.quantize.steps import Rounded, Steps, into_cells, round_to, searched, steps_of
 from kdnative.quantize.ternary import refusal as ternary_refusal
 from kdnative.quantize.ternary import ternary_weight
 
@@ -26,7 +26,7 @@ __all__ = ["FakeQuantLinear"]
 _W8A8 = Scheme.parse("w8a8")
 _CLIP_MODES = (None, "search", "learn")
 _INPUT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-_GRID = ("scale", "zero", "group_scale")
+_STEPS = ("scale", "zero", "group_scale")
 
 
 class FakeQuantLinear(nn.Linear):
@@ -113,7 +113,7 @@ class FakeQuantLinear(nn.Linear):
         """Gives `linear` the class and the settings of this layer; its parameters, buffers and hooks stay its own."""
         linear.__class__ = FakeQuantLinear
         linear.scheme, linear.clip, linear.ternary = self.scheme, self.clip, self.ternary
-        for name in (*_GRID, "input_scale"):
+        for name in (*_STEPS, "input_scale"):
             linear._put(name, getattr(self, name))
 
     @torch.no_grad()
@@ -132,7 +132,7 @@ class FakeQuantLinear(nn.Linear):
         if why := self._misfit(weight):
             raise ValueError(why)
         weight = weight.to(self.weight.device)
-        self._take(grid_of(weight))
+        self._take(steps_of(weight))
         if weight.input_scale is not None:
             self._put("input_scale", weight.input_scale.clone())
         inside = into_cells(self._divided().float(), self.scheme, weight, self._largest)
@@ -173,7 +173,7 @@ class FakeQuantLinear(nn.Linear):
 
     def become_float(self) -> None:
         """Turns this object into an `nn.Linear`; the weight stays as it is."""
-        for name in (*_GRID, "input_scale", "clip", "ternary", "scheme"):
+        for name in (*_STEPS, "input_scale", "clip", "ternary", "scheme"):
             delattr(self, name)
         self.__class__ = nn.Linear
 
@@ -203,7 +203,7 @@ class FakeQuantLinear(nn.Linear):
             raise ValueError(why)
         self.scheme, self.ternary = scheme, ternary
         self.clip = "search" if ternary is not None and clip is None else clip
-        for name in _GRID:
+        for name in _STEPS:
             self._put(name, None)
         self._put("input_scale", input_scale)
         if weight is None:
@@ -211,7 +211,7 @@ class FakeQuantLinear(nn.Linear):
         elif why := self._misfit(weight):
             raise ValueError(why)
         else:
-            self._take(grid_of(weight))
+            self._take(steps_of(weight))
 
     @torch.no_grad()
     def refresh_clip(self) -> None:
@@ -219,22 +219,22 @@ class FakeQuantLinear(nn.Linear):
         if self.clip is not None:
             self._take(self.found())
 
-    def found(self) -> Grid:
+    def found(self) -> Steps:
         """The steps that a search, or the rule of ternary weights, finds for the current weight."""
         weight = self._divided()
         if self.ternary is not None and not weight.is_meta:
-            return grid_of(ternary_weight(weight, self.scheme, self.ternary))
+            return steps_of(ternary_weight(weight, self.scheme, self.ternary))
         return searched(weight, self.scheme)
 
-    def _take(self, grid: Grid) -> None:
+    def _take(self, steps: Steps) -> None:
         """Keeps steps as ``clip`` and ``ternary`` say."""
-        for name, value in self.kept(grid).items():
+        for name, value in self.kept(steps).items():
             self._put(name, value)
 
-    def kept(self, grid: Grid) -> dict[str, Tensor | None]:
-        """The parameter or buffers in which the layer keeps a grid, by their names."""
-        scale = grid.scale[:, :1].clone() if self.ternary == "channel" else grid.scale
-        return {**grid._asdict(), "scale": nn.Parameter(scale) if self.clip == "learn" else scale}
+    def kept(self, steps: Steps) -> dict[str, Tensor | None]:
+        """The parameter or buffers in which the layer keeps steps, by their names."""
+        scale = steps.scale[:, :1].clone() if self.ternary == "channel" else steps.scale
+        return {**steps._asdict(), "scale": nn.Parameter(scale) if self.clip == "learn" else scale}
 
     def _put(self, name: str, value: Tensor | None) -> None:
         """Sets a parameter or buffer, in place where an optimizer may hold it."""
@@ -251,8 +251,8 @@ class FakeQuantLinear(nn.Linear):
             self.register_buffer(name, value)
 
     @property
-    def _grid(self) -> Grid | None:
-        return None if self.scale is None else Grid(self.scale, self.zero, self.group_scale)
+    def _steps(self) -> Steps | None:
+        return None if self.scale is None else Steps(self.scale, self.zero, self.group_scale)
 
     @property
     def _largest(self) -> int | None:
@@ -263,7 +263,7 @@ class FakeQuantLinear(nn.Linear):
         return self.weight if self.input_scale is None else self.weight.float() / self.input_scale
 
     def _rounded(self) -> Rounded:
-        return round_to(self._divided().detach().float(), self.scheme, self._grid, self._largest)
+        return round_to(self._divided().detach().float(), self.scheme, self._steps, self._largest)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype not in _INPUT_TYPES:
@@ -286,9 +286,9 @@ class FakeQuantLinear(nn.Linear):
         Raises:
             ValueError: NaN or infinite values in the weight or its steps.
         """
-        rtn.checked(self.weight, "weight")
+        rtn.checked_matrix(self.weight, "weight")
         if self.scale is not None:
-            rtn.checked(self.scale, "scale")
+            rtn.checked_matrix(self.scale, "scale")
         return self._rounded().weight(self.scheme, self.input_scale)
 
     def _load_from_state_dict(
@@ -299,7 +299,7 @@ class FakeQuantLinear(nn.Linear):
         # A checkpoint of the float model has no steps: they are searched for the weight that it brings.
         if self.scale is not None and prefix + "scale" not in state_dict and prefix + "weight" in state_dict:
             self.refresh_clip()
-            missing = [key for key in missing if key.removeprefix(prefix) not in _GRID]
+            missing = [key for key in missing if key.removeprefix(prefix) not in _STEPS]
         if prefix + "weight" in state_dict:  # nor has it input scales: those of this layer stay
             missing = [key for key in missing if key != prefix + "input_scale"]
         missing_keys += missing
@@ -340,8 +340,8 @@ class _Linear(torch.autograd.Function):
         ctx, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None, settings: _Settings
     ) -> Tensor:
         scheme = settings.scheme
-        grid = None if scale is None else Grid(scale, settings.zero, settings.group_scale)
-        rounded = round_to(weight.float(), scheme, grid, settings.largest)
+        steps = None if scale is None else Steps(scale, settings.zero, settings.group_scale)
+        rounded = round_to(weight.float(), scheme, steps, settings.largest)
         codes, step, zero = rounded.codes, rounded.scale, rounded.zero
         if scheme.integer_scales:  # 8-bit weights, bit for bit, that happen to be stored in fewer
             codes, zero, scheme = rounded.decoded().flatten(1)[:, None], None, _W8A8

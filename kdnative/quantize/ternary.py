@@ -36,7 +36,7 @@ def ternary_weight(weight: Tensor, scheme: Scheme | str = "w2a8-g32", step: str 
     scheme = Scheme.parse(scheme)
     if why := refusal(scheme, step):
         raise ValueError(why)
-    w = rtn.checked(weight, "weight")
+    w = rtn.checked_matrix(weight, "weight")
     groups = rtn.grouped(w, scheme.group_size)
     sizes = groups.abs()
     over = (1, 2) if step == "channel" else (2,)

@@ -1,7 +1,7 @@
-"""Where the codes of a layer in training lie, and rounding to them: the steps of its channels or groups, once found.
+"""The steps of the channels or groups of a layer in training, once found, and rounding to their multiples.
 
-A grid comes from a search of the clipping range or from an integer weight that is there already, such as GPTQ's. It has
-nothing to do with the weight of the moment, so the codes of a given weight are the codes that training starts from.
+They come from a search of the clipping range, or from an integer weight that is there already, such as GPTQ's. They do
+not follow the weight of the moment, so that the codes of a given weight are the codes that training starts from.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight, code_range
 from kdnative.quantize import rtn, two_level
 
-__all__ = ["Grid", "Rounded", "grid_of", "into_cells", "round_to", "searched"]
+__all__ = ["Steps", "Rounded", "steps_of", "into_cells", "round_to", "searched"]
 
 _INSIDE = 0.49  # of a step, from its code: a weight nearer to the edge could round to the next one
 
 
-class Grid(NamedTuple):
+class Steps(NamedTuple):
     """The steps of ``w = (code - zero) [* group_scale] * scale``.
 
     Args:
@@ -35,7 +35,7 @@ class Grid(NamedTuple):
 
 
 class Rounded(NamedTuple):
-    """A weight on its grid.
+    """A weight as codes.
 
     Args:
         codes: integer-valued fp32 [N, G, g], zero points not subtracted.
@@ -70,51 +70,51 @@ class Rounded(NamedTuple):
         )
 
 
-def grid_of(weight: QuantizedWeight) -> Grid:
-    """The grid of an integer weight, without its input scales."""
+def steps_of(weight: QuantizedWeight) -> Steps:
+    """The steps of an integer weight, without its input scales."""
     n = weight.qweight.shape[0]
     per_channel = weight.zero is not None and weight.zero.dim() == 1
     zero = weight.zero[:, None] if weight.zero is not None and per_channel else weight.zero
-    return Grid(weight.scale.detach().reshape(n, -1).clone(), zero, weight.group_scale)
+    return Steps(weight.scale.detach().reshape(n, -1).clone(), zero, weight.group_scale)
 
 
-def searched(weight: Tensor, scheme: Scheme) -> Grid:
-    """The grid of the clipping ranges that `search_clip` finds for a weight [N, K]; of one without values, shapes."""
+def searched(weight: Tensor, scheme: Scheme) -> Steps:
+    """The steps of the clipping ranges that `search_clip` finds for a weight [N, K]; of one without values, shapes."""
     if not weight.is_meta:
-        return grid_of(rtn.quantize_weight(weight, scheme, clip_search=True))
+        return steps_of(rtn.quantize_weight(weight, scheme, clip_search=True))
     shape = weight.shape[0], scheme.groups(weight.shape[1])
 
     def empty(dtype: torch.dtype, shape: tuple[int, int] = shape) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
     if scheme.integer_scales:
-        return Grid(empty(torch.float32, (shape[0], 1)), empty(torch.int8), empty(torch.uint8))
-    return Grid(empty(torch.float32), None if scheme.symmetric else empty(torch.int8))
+        return Steps(empty(torch.float32, (shape[0], 1)), empty(torch.int8), empty(torch.uint8))
+    return Steps(empty(torch.float32), None if scheme.symmetric else empty(torch.int8))
 
 
-def round_to(weight: Tensor, scheme: Scheme, grid: Grid | None, largest: int | None = None) -> Rounded:
+def round_to(weight: Tensor, scheme: Scheme, steps: Steps | None, largest: int | None = None) -> Rounded:
     """Rounds to the nearest code.
 
     Args:
         weight: [N, K], fp32.
         scheme: of the weight.
-        grid: where codes lie; None: the range of a channel or group covers its largest weight, as
+        steps: of its groups; None: the range of a channel or group covers its largest weight, as
             `quantize_weight` has it.
         largest: magnitude of the largest code, where it is below that of the scheme (1: ternary).
     """
     groups = rtn.grouped(weight, scheme.group_size)
     bits = scheme.weight_bits
-    if grid is None and scheme.integer_scales:
+    if steps is None and scheme.integer_scales:
         two = two_level.quantize_two_level(groups)
         return Rounded(two.codes, two.scale[:, None], two.zero, two.group_scale)
-    if grid is None:
+    if steps is None:
         used = rtn.apply_clip(rtn.base_range(groups, bits, scheme.symmetric), bits)
         return Rounded(rtn.round_codes(groups, used, bits), used.scale, used.zero, None)
-    # A grid knows nothing of weights that are NaN or infinite, which must not be taken for large ones.
-    usable = torch.where(torch.isfinite(groups.sum(-1)), _usable(grid.scale, scheme), torch.nan)
-    zero = None if grid.zero is None else grid.zero.float()
-    if grid.group_scale is not None and zero is not None:
-        scale, group_scale = usable.amax(-1, keepdim=True), grid.group_scale.float()
+    # Steps know nothing of weights that are NaN or infinite, which must not be taken for large ones.
+    usable = torch.where(torch.isfinite(groups.sum(-1)), _usable(steps.scale, scheme), torch.nan)
+    zero = None if steps.zero is None else steps.zero.float()
+    if steps.group_scale is not None and zero is not None:
+        scale, group_scale = usable.amax(-1, keepdim=True), steps.group_scale.float()
         return Rounded(two_level.codes_of(groups / scale[..., None], zero, group_scale), scale, zero, group_scale)
     codes = rtn.round_codes(groups, rtn.Range(usable, zero), bits)
     return Rounded(codes if largest is None else codes.clamp_(-largest, largest), usable, zero, None)
@@ -128,11 +128,11 @@ def into_cells(weight: Tensor, scheme: Scheme, given: QuantizedWeight, largest: 
         scheme, largest: as for `round_to`.
         given: of that scheme.
     """
-    grid = grid_of(given)
+    steps = steps_of(given)
     groups = rtn.grouped(weight, scheme.group_size)
     codes = given.qweight.view(groups.shape).float()
-    step = grid.scale if grid.group_scale is None else grid.scale * grid.group_scale
-    zero = torch.zeros_like(step) if grid.zero is None else grid.zero.float()
+    step = steps.scale if steps.group_scale is None else steps.scale * steps.group_scale
+    zero = torch.zeros_like(step) if steps.zero is None else steps.zero.float()
     low, high = code_range(scheme.weight_bits) if largest is None else (-largest, largest)
     below = torch.where(codes == low, -torch.inf, codes - _INSIDE)  # the outer cells have no end
     above = torch.where(codes == high, torch.inf, codes + _INSIDE)
