@@ -106,6 +106,11 @@ class Training(Section):
         """Whether examples without a label are learned from."""
         return False
 
+    @property
+    def follows_teacher(self) -> bool:
+        """Whether the best epoch is the one closest to the teacher where `select_by` does not say."""
+        return False
+
     def learning(self) -> dict[str, Any]:
         """The keys that mean something to a model that is trained."""
         return dict(self)
@@ -259,8 +264,27 @@ class Recover(Distilling):
     schemes: Schemes = "w8a8"
     """One scheme, or `{pattern: scheme or null}`; the first pattern that fits a layer's name decides."""
     clip: Literal["search", "learn"] | None = None
-    """Ranges of the weights: null (all of them), `search` or `learn`."""
+    """Steps of the weights: null (those that `calibrate` found, else the whole range), `search`, or `learn` (LSQ, Esser
+    et al. 2020)."""
+    ternary: Literal["channel", "group"] | None = None
+    """Weights of 2 bits get the codes -1, 0 and 1 alone, with a step for each `channel` or `group` (Li et al. 2016)."""
+    forward: Literal["linears", "native"] = "linears"
+    """What runs in integers while it learns: its `linears`, or the whole `native` model, fused, with int8 embeddings;
+    on the CPU, without dropout, slower."""
+    select_by: str | None = None
+    """What makes an epoch the best, as for other trainings; null means the distance to the teacher where it learns from
+    one: a student that is good already goes backwards sooner than its accuracy shows."""
     _parse = field_validator("schemes")(_parse_schemes)
+
+    @property
+    def follows_teacher(self) -> bool:
+        return self.learns_from_teacher
+
+    @model_validator(mode="after")
+    def _two_bits(self):
+        if self.ternary is not None and not of_bits(2, self.schemes):
+            raise ValueError(f"ternary is {self.ternary!r}, but no scheme has 2 bits: give one such as w2a8-g32")
+        return self
 
 
 class Gate(Section):

@@ -169,3 +169,22 @@ def test_two_bits_that_are_rounded_on_purpose(tiny, tmp_path):
     ):
         recipe = coarse(tiny, **{"convert": {"schemes": "w2a8-g32"}, **sections})
         assert "w2a8-g32" in str(load_recipe(write_recipe(tmp_path / "r.yaml", recipe)).final_schemes())
+
+
+def test_recovery_within_the_native_model(finished, tiny, tmp_path):
+    """Ternary weights that learn their steps, in the forward of the model that `convert` makes."""
+    short = {"epochs": 1, "max_steps": 2, "amp": False}
+    settings = {"schemes": "w2a8-g32", "clip": "learn", "ternary": "channel", "forward": "native", **short}
+    run = go_on(finished, changed(tiny, recover=settings), tmp_path, until="convert")
+    student = kdnative.load(run.output("recover") / "model")
+    layers = [m for m in student.modules() if isinstance(m, FakeQuantLinear)]
+    assert layers and all(set(layer.quantized().qweight.unique().tolist()) <= {-1, 0, 1} for layer in layers)
+    assert all(isinstance(layer.scale, torch.nn.Parameter) for layer in layers)
+    assert run.metrics("recover")["steps"] == 2
+
+
+def test_recovery_keeps_the_epoch_that_is_closest_to_the_teacher(finished, tiny, tmp_path):
+    run = go_on(finished, changed(tiny, recover={"epochs": 2, "max_steps": None}), tmp_path, until="recover")
+    history = run.metrics("recover")["history"]
+    distances = [epoch["validation_kl"] for epoch in history]
+    assert run.metrics("recover")["best_epoch"] == distances.index(min(distances))
