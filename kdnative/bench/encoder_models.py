@@ -131,7 +131,7 @@ def converted(model: nn.Module, scheme: str) -> nn.Module:
     from kdnative import convert_
     from kdnative.nn import PackedEncoder
 
-    found = convert_(copy.deepcopy(model), scheme).model
+    found = convert_(copy.deepcopy(model), scheme, method="rtn").model
     if not any(isinstance(module, PackedEncoder) for module in found.modules()):
         raise ValueError(f"{type(model).__name__} is not an encoder that kdnative fuses: the suite measures those only")
     return found

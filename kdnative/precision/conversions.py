@@ -63,7 +63,7 @@ class Conversions:
                 raise ValueError(f"calibration={{scheme: Calibration}} lacks {', '.join(missing)}")
             return cls(model, ladder, calibration, own)
         if method == "rtn":
-            return cls(model, ladder, {}, own)
+            return cls(model, ladder, {}, {**own, "method": "rtn"})
         found = {}
         passed = {name: options[name] for name in _CALIBRATING[1:] if name in options}
         for scheme in ladder.schemes():
