@@ -94,8 +94,8 @@ def convert_(
     Raises:
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
             can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU; calibration
-            is missing (2 bits are not rounded to the nearest unasked), empty, of another model, or contradicts other arguments, see :func:`kdnative.calibrate_`. The
-            model is unchanged then.
+            is missing (2 bits are not rounded to the nearest unasked), empty, of another model, or contradicts other
+            arguments, see :func:`kdnative.calibrate_`. The model is unchanged then.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")

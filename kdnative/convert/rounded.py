@@ -10,6 +10,7 @@ from torch import nn
 from kdnative.convert.plan import Plan
 from kdnative.formats.scheme import Scheme
 from kdnative.quantize.linears import LinearSite, linears_of
+from kdnative.shown import listed
 
 __all__ = ["check_rounded", "quantized_linears"]
 
@@ -40,14 +41,14 @@ def check_rounded(plan: Plan, model: nn.Module, given: Collection[str]) -> None:
     schemes = {name: scheme for name, scheme in quantized_linears(plan, sites).items() if name not in given}
     if two := [name for name, scheme in schemes.items() if scheme.weight_bits == 2]:
         raise ValueError(
-            f"{two[0] or 'the model'} and {len(two) - 1} other layers would be rounded to the nearest in "
-            f"{schemes[two[0]]}, which loses most of a model at 2 bits: give calibration=[batch, ...] or texts (GPTQ, a "
-            "few seconds), train them (kdnative.quantize.prepare_qat_), or ask for it with method='rtn'"
+            f"{listed([name or 'the model' for name in two])}: {schemes[two[0]]} would be rounded to the nearest, "
+            "which loses most of a model at 2 bits: give calibration=[batch, ...] or texts (GPTQ, a few seconds), "
+            "train the layers (kdnative.quantize.prepare_qat_), or ask for it with method='rtn'"
         )
     if four := [scheme for scheme in schemes.values() if scheme.weight_bits == 4]:
         warnings.warn(
-            f"{len(four)} layers in {four[0]} are rounded to the nearest: embeddings lose a quarter of their nearest "
-            "neighbours so. calibration=[batch, ...] or texts chooses the weights by what the layers are given, in a few "
-            "seconds; method='rtn' says that this is meant",
+            f"{len(four)} layers in {four[0]} are rounded to the nearest, which costs an embedding model a quarter of "
+            "its nearest neighbours: calibration=[batch, ...] or texts chooses weights by what the layers are given, "
+            "in a few seconds; method='rtn' says that this is meant",
             stacklevel=3,
         )

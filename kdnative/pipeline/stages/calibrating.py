@@ -44,7 +44,7 @@ def calibrated(
         schemes, keep: as for `convert_`.
         file: name of the result.
     """
-    from kdnative.quantize import calibrate_
+    from kdnative.quantize import Calibration, calibrate_
 
     path, state = context.folder / file, context.folder / _STATE
     if not path.is_file():
@@ -58,7 +58,7 @@ def calibrated(
             state_path=state,
             progress=context.progress,
         )
-        found.save(path)
+        Calibration(found, found.rows).save(path)  # without the memory that it took, which interruptions change
         context.log.info("%s: %d layers calibrated with %s", context.stage, len(found), found.method)
     # Only now: what is left of a state whose removal was interrupted is not read any more.
     shutil.rmtree(state, ignore_errors=True)
