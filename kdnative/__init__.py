@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Scheme": "kdnative.formats.scheme",
+    "calibrate_": "kdnative.quantize",
+    "Calibration": "kdnative.quantize",
     "convert_": "kdnative.convert",
     "to_float_": "kdnative.convert",
     "ConversionReport": "kdnative.convert",
@@ -38,12 +40,14 @@ _PACKAGES = (
 )
 
 __all__ = [  # written out for type checkers; a test keeps it equal to the two tables above
+    "Calibration",
     "CheckpointError",
     "ConversionReport",
     "Gate",
     "GateError",
     "Scheme",
     "__version__",
+    "calibrate_",
     "convert_",
     "data",
     "distill",
@@ -70,6 +74,7 @@ if TYPE_CHECKING:
     from kdnative.formats.scheme import Scheme
     from kdnative.pipeline import run
     from kdnative.precision import Gate, GateError
+    from kdnative.quantize import Calibration, calibrate_
 
 
 def __getattr__(name: str):

@@ -75,7 +75,9 @@ def test_calibrated_weights_and_their_input_scales_are_used():
 
 def test_gptq_of_calibrate_loses_less_than_rounding():
     data, student = tokens(200), model(0, width=32).eval()
-    batches = [{"input_ids": torch.randint(1, 32, (16, 6)), "attention_mask": torch.ones(16, 6).long()} for _ in range(8)]
+    batches = [
+        {"input_ids": torch.randint(1, 32, (16, 6)), "attention_mask": torch.ones(16, 6).long()} for _ in range(8)
+    ]
     found = {"w2a8-g32": calibrate_(student, "w2a8-g32", batches, method="gptq")}
     gptq, rounded = (sensitivity(student, data, ["w2a8-g32"], weights=w, layers="hidden")[0] for w in (found, None))
     assert gptq.loss < rounded.loss
