@@ -172,8 +172,9 @@ class Recipe(Section):
         rounded = [scheme for scheme in of_bits(2, convert.schemes or self.final_schemes()) if scheme not in trained]
         if rounded and not calibrated and not convert.clip_search:
             raise ValueError(f"convert.schemes has {rounded[0]}, and neither calibrate nor recover. {TWO_BITS}")
-        if calibrated and convert.clip_search:
-            raise ValueError("convert.clip_search is true, but calibrate chooses the ranges: leave one of them out")
+        if convert.clip_search and (calibrated or convert.gate is not None):
+            other = "calibrate" if calibrated else "the gate"
+            raise ValueError(f"convert.clip_search is true, but {other} chooses the weights: leave one of them out")
         if recover is not None and convert.gate is not None:
             raise ValueError(
                 "convert.gate chooses schemes, but recover trains the student for its own: set recover: null, "

@@ -12,14 +12,13 @@ from torch import nn
 
 from kdnative.convert import convert_
 from kdnative.convert.report import ConversionReport
-from kdnative.formats.weight import QuantizedWeight
 from kdnative.precision.assigning import FLOAT
 from kdnative.precision.ladder import Ladder
 from kdnative.quantize import Calibration, calibrate_
 
 __all__ = ["Conversions"]
 
-_CALIBRATING = ("keep", "tokenizer", "sequential", "state_path", "progress")
+_CONVERTING = ("keep", "embeddings", "fuse", "rows", "weights")
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,12 @@ class Conversions:
     """How to convert a model.
 
     Attributes:
-        model: float. ladder: its schemes. calibrations: integer weights by scheme; none where weights are rounded to
-            the nearest. options: of `convert_`.
+        model: float. ladder: its schemes. calibrations: integer weights by scheme. options: of `convert_`.
     """
 
     model: nn.Module
     ladder: Ladder
-    calibrations: Mapping[str, Mapping[str, QuantizedWeight]]
+    calibrations: Mapping[str, Calibration]
     options: Mapping[str, Any]
 
     @classmethod
@@ -42,7 +40,6 @@ class Conversions:
         model: nn.Module,
         ladder: Ladder,
         calibration: Any,
-        method: Any,
         options: Mapping[str, Any],
         say: Callable[[str], None],
     ) -> Conversions:
@@ -50,26 +47,26 @@ class Conversions:
 
         Args:
             calibration: data as for `calibrate_`, or ``{scheme: Calibration}``.
-            method: as for `calibrate_`; "rtn" alone needs none. options: of `convert_` and of `calibrate_`.
+            options: those of `convert_`; ``method`` and ``tokenizer`` are for the calibration.
         """
-        own = {name: value for name, value in options.items() if name not in _CALIBRATING or name == "keep"}
+        own = {name: options[name] for name in _CONVERTING if name in options}
+        if options.get("clip_search"):
+            raise ValueError("clip_search=True is for rounding without data; with a gate, method='clip' is the search")
         if isinstance(calibration, Calibration):
             raise ValueError(
                 "a gate chooses among schemes, and a Calibration has the weights of one: give calibration={scheme: "
                 "Calibration, ...}, or the data itself"
             )
         if isinstance(calibration, Mapping):
-            if missing := [s for s in ladder.schemes() if s not in calibration]:
+            if missing := [scheme for scheme in ladder.schemes() if scheme not in calibration]:
                 raise ValueError(f"calibration={{scheme: Calibration}} lacks {', '.join(missing)}")
             return cls(model, ladder, calibration, own)
-        if method == "rtn":
-            return cls(model, ladder, {}, {**own, "method": "rtn"})
         found = {}
-        passed = {name: options[name] for name in _CALIBRATING[1:] if name in options}
         for scheme in ladder.schemes():
             say(f"calibrating {scheme}")
-            wanted = {f"re:{re.escape(n)}": scheme for n, schemes in ladder.options.items() if scheme in schemes}
-            found[scheme] = calibrate_(model, wanted, calibration, method=method, **passed)
+            wanted = {f"re:{re.escape(name)}": scheme for name, among in ladder.options.items() if scheme in among}
+            passed = {name: options[name] for name in ("method", "tokenizer") if name in options}
+            found[scheme] = calibrate_(model, wanted, calibration, **passed)
         return cls(model, ladder, found, own)
 
     def of_assignment(self, assignment: Mapping[str, str]) -> nn.Module:
@@ -81,9 +78,16 @@ class Conversions:
         return self._convert(self.model, assignment)
 
     def _convert(self, model: nn.Module, assignment: Mapping[str, str]) -> ConversionReport:
-        weights = dict(self.options.get("weights") or {})
-        for name, scheme in assignment.items():
-            if scheme != FLOAT and name in self.calibrations.get(scheme, {}):
-                weights[name] = self.calibrations[scheme][name]
-        options = {**self.options, "weights": weights or None}
-        return convert_(model, self.ladder.told(assignment), **options)
+        told = self.ladder.told(assignment)
+        return convert_(model, told, calibration=self._merged(assignment), **self.options)
+
+    def _merged(self, assignment: Mapping[str, str]) -> Calibration:
+        """The weights of every layer in its scheme: the assigned one, or the most exact that it may get."""
+        weights, rows = {}, []
+        for name, among in self.ladder.options.items():
+            scheme = assignment.get(name, among[-1])
+            if scheme != FLOAT:
+                found = self.calibrations[scheme]
+                weights[name] = found[name]
+                rows.append(next(row for row in found.rows if row.name == name))
+        return Calibration(weights, rows)

@@ -137,7 +137,6 @@ class Gate:
         schemes: Schemes = ("w4a8-g64", "w8a8"),
         *,
         calibration: Any = None,
-        method: Any = None,
         **options: Any,
     ) -> ConversionReport:
         """What ``kd.convert_(model, schemes, gate=self, ...)`` does.
@@ -147,7 +146,7 @@ class Gate:
             schemes: one scheme, several from the fewest bits up, or ``{pattern: one, several or None}``. One of fewer
                 than 8 bits means that one and 8 bits.
             calibration: data, or ``{scheme: Calibration}``; None: the choosing part of the gate's data.
-            method: of calibration; "rtn" calibrates nothing. options: of :func:`kdnative.convert_`.
+            options: others of :func:`kdnative.convert_`.
 
         Returns:
             The report of the conversion; its ``gate`` is a `GateReport`.
@@ -155,13 +154,13 @@ class Gate:
         Raises:
             GateError: no model within the budget can be shown. ValueError: what `convert_` refuses.
         """
-        examples = self._examples()
+        examples = self._examples(options.get("tokenizer"))
         choosing, certifying = self._split(len(examples))
         self._check_enough(len(examples), len(certifying))
         ladder = Ladder.of(model, schemes, **{name: options[name] for name in _DECIDING if name in options})
         if calibration is None:
             calibration = [inputs for inputs, _ in examples.batches(choosing, self.batch_size)]
-        conversions = Conversions.of(model, ladder, calibration, method, options, self._say)
+        conversions = Conversions.of(model, ladder, calibration, options, self._say)
         rows = self._sensitivities(model, examples, choosing, conversions)
         search = Search(
             conversions,
@@ -242,9 +241,10 @@ class Gate:
         each = next((p.element_size() for p in model.parameters()), 4)
         return Paths(mixed, float_path(mixed[0], each))
 
-    def _examples(self) -> Examples:
+    def _examples(self, tokenizer: Any) -> Examples:
+        tokenizer = self.tokenizer or tokenizer
         found = Examples.of(
-            self.data, tokenizer=self.tokenizer, labels=self.labels, max_length=self.max_length, name="data of the gate"
+            self.data, tokenizer=tokenizer, labels=self.labels, max_length=self.max_length, name="data of the gate"
         )
         if self.metric == "accuracy" and found.labels is None:
             raise ValueError("metric='accuracy' needs labels: give labels=, or labelled data; 'agreement' needs none")

@@ -149,7 +149,7 @@ def test_groups_that_do_not_divide_a_width_are_refused_before_anything_runs(tiny
         ({"calibrate": {"method": "gpqt"}}, "calibrate.method: unknown method 'gpqt'; did you mean 'gptq'?"),
         ({"calibrate": {"texts": 0}}, "calibrate.texts"),
         ({"calibrate": None, "convert": {"schemes": "w2a8-g32"}}, "convert.schemes has w2a8-g32, and neither"),
-        ({"calibrate": METHOD, "convert": {"schemes": "w8a8", "clip_search": True}}, "calibrate chooses the ranges"),
+        ({"calibrate": METHOD, "convert": {"schemes": "w8a8", "clip_search": True}}, "calibrate chooses the weights"),
         ({"recover": {"schemes": "w4a8-g32"}}, "calibrate is for the schemes of recover ('w4a8-g32')"),
         ({"compress_teacher": {"scheme": None, "calibrate": {}}}, "no weights for calibrate"),
         ({"compress_teacher": {"scheme": "w2a8-g32"}}, "scheme is w2a8-g32 without calibrate"),
