@@ -104,7 +104,7 @@ class FakeQuantLinear(nn.Linear):
         plain = Scheme.parse(scheme).with_input_scales(False)
         layer = cls(linear.in_features, linear.out_features, False, scheme=plain, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
-        if weight is not None:
+        if isinstance(weight, QuantizedWeight):  # what else it is will be refused
             input_scale = weight.input_scale
         layer._configure(plain if input_scale is not None else Scheme.parse(scheme), clip, ternary, input_scale, weight)
         return layer.train(linear.training)
