@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnative.data import Batches, Dataset, DataSplits, load_dataset
+from kdnative.data import Batches, DataSplits, load_dataset
 from kdnative.data.packages import cached
 from kdnative.distill import HardLabelLoss, TrainConfig, train
-from kdnative.evaluate import predict
 from kdnative.pipeline.models import load_for_task, load_tokenizer
 from kdnative.tasks import task_named
 
@@ -32,10 +31,6 @@ def splits() -> DataSplits:
     """The rated sentences: those that the classifier learns from, and two splits that it never sees."""
     return load_dataset(DATA)
 
-
-def held_out(data: DataSplits) -> Dataset:
-    """The texts that measure a classifier: validation and test, neither of which chose anything."""
-    return Dataset([*data.validation, *data.test], data.labels, "validation and test")
 
 
 def classifier(source: str, say: Callable[[str], None] = lambda line: None) -> Path:
@@ -70,8 +65,3 @@ def fine_tune(source: str, data: DataSplits, folder: Path, **changed: Any) -> nn
     tokenizer.save_pretrained(folder)
     return model
 
-
-def accuracy(model: nn.Module, tokenizer: Any, data: Dataset) -> float:
-    """The share of right answers."""
-    task = task_named(TASK)
-    return task.score(predict(model, task.encode(data, tokenizer, MAX_TOKENS), device="cpu"))
