@@ -95,7 +95,7 @@ def search_clip(
         fp32 [N, G] (G = 1 without groups), entries of `grid`.
     """
     scheme = Scheme.parse(scheme)
-    w = _checked(weight, "weight")
+    w = checked_matrix(weight, "weight")
     if not grid or not all(0 < factor <= 1 for factor in grid):
         raise ValueError(f"grid={list(grid)!r}: give at least one factor, each within (0, 1]")
     groups = grouped(w, scheme.group_size)
@@ -181,7 +181,7 @@ def _divide(values: torch.Tensor, divisor: int) -> torch.Tensor:
     return values / torch.full_like(values, divisor)
 
 
-def _checked(weight: torch.Tensor, name: str) -> torch.Tensor:
+def checked_matrix(weight: torch.Tensor, name: str) -> torch.Tensor:
     w = _matrix(weight, name)
     _require_finite(w, name, w)
     return w
