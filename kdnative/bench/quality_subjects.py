@@ -55,8 +55,13 @@ class Subject(ABC):
         """A model to change."""
         return copy.deepcopy(self.model)
 
-    def calibration(self, count: int) -> list[Inputs]:
+    def calibration(self, count: int, batch: int = _BATCH, whole: bool = False) -> list[Inputs]:
         """Batches of the first so many texts that calibrate.
+
+        Args:
+            count: texts.
+            batch: texts in one of them.
+            whole: one batch of all.
 
         Raises:
             ValueError: there are fewer.
@@ -64,7 +69,8 @@ class Subject(ABC):
         if count > len(self._calibration):
             raise ValueError(f"{count} texts to calibrate with are asked for, and there are {len(self._calibration)}")
         texts = self._calibration[:count]
-        return [self._encoded(texts[i : i + _BATCH]) for i in range(0, count, _BATCH)]
+        size = count if whole else batch
+        return [self._encoded(texts[i : i + size]) for i in range(0, count, size)]
 
     def answers(self, model: Runs) -> Tensor:
         """A model's answers to the texts that measure, float64 [N, ...] in the order of the texts."""
