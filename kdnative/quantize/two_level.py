@@ -13,7 +13,7 @@ import torch
 
 from kdnative.formats.weight import MOST_GROUP_SCALE, QuantizedWeight, code_range
 
-__all__ = ["TwoLevel", "quantize_two_level"]
+__all__ = ["TwoLevel", "code_bounds", "quantize_two_level"]
 
 _LOW, _HIGH = code_range(4)
 _INT8 = 127
@@ -84,12 +84,17 @@ def quantize_two_level(
     return TwoLevel(codes, scale, group_scale, zero, error)
 
 
+def code_bounds(group_scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lowest and the highest code of every group, [N, G]: others times the group's scale would leave int8."""
+    reach = (_INT8 / group_scale).floor()
+    return (zero - reach).clamp(min=_LOW), (zero + reach).clamp(max=_HIGH)
+
+
 def _round(steps: torch.Tensor, low: torch.Tensor, group_scale: torch.Tensor, importance: torch.Tensor | None):
     """Codes, group scale, zero point and error of the groups for given integer scales."""
     zero = (_LOW - low / group_scale).round().clamp(_LOW, _HIGH)
-    reach = (_INT8 / group_scale).floor()  # codes beyond would leave int8
     codes = (steps / group_scale[..., None]).round_() + zero[..., None]
-    lowest, highest = (zero - reach).clamp(min=_LOW), (zero + reach).clamp(max=_HIGH)
+    lowest, highest = code_bounds(group_scale, zero)
     codes = torch.minimum(torch.maximum(codes, lowest[..., None]), highest[..., None])
     error = ((codes - zero[..., None]) * group_scale[..., None] - steps).square_()
     error = (error if importance is None else error * importance).sum(-1)

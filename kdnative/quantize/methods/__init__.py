@@ -6,15 +6,17 @@ import difflib
 
 from kdnative.quantize.methods.base import Method
 from kdnative.quantize.methods.clip import Clip
+from kdnative.quantize.methods.gptq import GPTQ
 from kdnative.quantize.methods.rtn import RoundToNearest
 
-__all__ = ["METHODS", "Clip", "Method", "RoundToNearest", "method_named"]
+__all__ = ["METHODS", "GPTQ", "Clip", "Method", "RoundToNearest", "method_named"]
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         RoundToNearest(),
         Clip(),
+        GPTQ(),
     )
 }
 """Every method with its usual options."""
