@@ -12,6 +12,7 @@ EXTRAS = {
     "pydantic": "pipeline",
     "yaml": "pipeline",
     "tqdm": "pipeline",
+    "scipy": "pipeline",
     "accelerate": "pipeline",
     "datasets": "hub",
     "huggingface_hub": "hub",

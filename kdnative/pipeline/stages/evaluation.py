@@ -128,7 +128,7 @@ def _teacher_calibration(context: Context) -> dict[str, Any] | None:
 
 def _sensitivity(context: Context) -> dict[str, Any]:
     """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
-    from kdnative.evaluate import sensitivity
+    from kdnative.precision import sensitivity
 
     recipe, task, limit = context.recipe, context.task, context.settings.sensitivity
     if not limit:
@@ -136,8 +136,8 @@ def _sensitivity(context: Context) -> dict[str, Any]:
     model = load_model(context, recipe.student_before("convert"))
     examples = context.data.validation.head(limit)
     data = task.encode(examples, tokenizer(context, recipe.student_source), recipe.data.max_length)
-    found = sensitivity(model, data, device=context.device, score=task.score, divergence=task.divergence)
-    rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.divergence} for s in found]
+    found = sensitivity(model, data, include_all=True, device=context.device, score=task.score)
+    rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.loss} for s in found]
     return {"sensitivity": rows}
 
 
