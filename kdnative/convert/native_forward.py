@@ -59,9 +59,11 @@ def native_forward(
         ``model``.
 
     Raises:
-        ValueError: as `convert_`, or the model has pruning masks, before anything runs; later, when weights became NaN
-            or infinite.
+        ValueError: as `convert_`, or the model has pruning masks or a forward that somebody has put in place of its
+            own, before anything runs; later, when weights became NaN or infinite.
     """
+    if "forward" in vars(model):
+        raise ValueError("somebody has replaced the model's forward, which its native form would not have: undo that")
     if masked := [name for name, module in model.named_modules() if "weight_mask" in module._buffers]:
         raise ValueError(
             f"{masked[0]} has a pruning mask, with which it has no native form: make masks permanent first, with "
@@ -77,7 +79,6 @@ def native_forward(
         apply(twin, plan, build(plan, model, rows=rows))
         return twin
 
-    before = vars(model).get("forward")
     forward = model.forward
     native = _UpToDate(model, converted)
 
@@ -98,8 +99,6 @@ def native_forward(
     finally:
         stepped.remove()
         del model.forward
-        if before is not None:
-            model.forward = before
 
 
 class _UpToDate:

@@ -104,7 +104,7 @@ class FakeQuantLinear(nn.Linear):
         plain = Scheme.parse(scheme).with_input_scales(False)
         layer = cls(linear.in_features, linear.out_features, False, scheme=plain, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
-        if weight is not None:
+        if isinstance(weight, QuantizedWeight):  # what else it is will be refused
             input_scale = weight.input_scale
         layer._configure(plain if input_scale is not None else Scheme.parse(scheme), clip, ternary, input_scale, weight)
         return layer.train(linear.training)
@@ -191,10 +191,10 @@ class FakeQuantLinear(nn.Linear):
             input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(device).clone()
         elif scheme.input_scales and device.type == "meta":  # they come with the other values
             input_scale = torch.empty(self.in_features, dtype=torch.float32, device=device)
-        elif scheme.input_scales:
-            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
+        if scheme.input_scales and input_scale is None:
+            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:

@@ -8,8 +8,9 @@ from kdnative.quantize.methods.base import Method
 from kdnative.quantize.methods.clip import Clip
 from kdnative.quantize.methods.gptq import GPTQ
 from kdnative.quantize.methods.rtn import RoundToNearest
+from kdnative.quantize.methods.ternary import Ternary
 
-__all__ = ["METHODS", "GPTQ", "Clip", "Method", "RoundToNearest", "method_named"]
+__all__ = ["METHODS", "GPTQ", "Clip", "Method", "RoundToNearest", "Ternary", "method_named"]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -19,7 +20,7 @@ METHODS: dict[str, Method] = {
         GPTQ(),
     )
 }
-"""Every method with its usual options."""
+"""Every method with its usual options, but for `Ternary`, which is for schemes of 2 bits alone."""
 
 
 def method_named(name: str | Method) -> Method:

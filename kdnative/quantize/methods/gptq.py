@@ -51,10 +51,12 @@ class GPTQ(Method):
         return compensated(weight, scheme, statistics.second_moment, self)
 
 
-def compensated(weight: Tensor, scheme: Scheme, second_moment: Tensor, options: GPTQ) -> QuantizedWeight:
-    """GPTQ of a weight, fp32 [N, K], for inputs with a second moment [K, K]."""
+def compensated(
+    weight: Tensor, scheme: Scheme, second_moment: Tensor, options: GPTQ, grid: Grid | None = None
+) -> QuantizedWeight:
+    """GPTQ of a weight, fp32 [N, K], for inputs with a second moment [K, K]; in a given grid or a searched one."""
     importance = second_moment.diagonal().clamp(min=0)
-    grid = Grid.searched(weight, scheme, importance)
+    grid = Grid.searched(weight, scheme, importance) if grid is None else grid
     order = torch.arange(weight.shape[1], device=weight.device)
     if options.act_order:
         order = importance.argsort(descending=True, stable=True)
