@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
     from kdnative.ops.backends import accepted
-    from kdnative.pipeline.calibration_texts import batches_of, check_rounding, two_parts
+    from kdnative.pipeline.calibration_texts import Loss, batches_of, check_rounding, two_parts
     from kdnative.pipeline.models import load_whole
     from kdnative.quantize import calibrate_
 
@@ -214,14 +215,21 @@ def _convert(arguments: argparse.Namespace) -> int:
     model, tokenizer = load_whole(arguments.input)
     options: dict[str, Any] = {"keep": tuple(arguments.keep)}
     options["embeddings"] = None if arguments.float_embeddings else 8
+    measure = None
     if texts is not None:
         shown = {"method": arguments.method, "keep": options["keep"], "progress": sys.stderr.isatty()}
         options["calibration"] = calibrate_(model, scheme, batches_of(texts[0], model, tokenizer), **shown)
+        measure = Loss(model, batches_of(texts[1], model, tokenizer)) if len(texts[1]) else None
     elif arguments.method is not None:
         options["method"] = arguments.method
-    report = convert_(model, scheme, **options)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda text, *_, **__: print(f"kdnative: warning: {text}", file=sys.stderr)
+        report = convert_(model, scheme, **options)
+    loss = None if measure is None else measure(report.model)
     save(report.model, output, tokenizer=tokenizer)
     print(report)
+    if loss is not None:
+        print(f"loss on {len(texts[1])} other texts of {arguments.calibrate}: {loss}")
     print(f"saved: {output}")
     if inspect(output)["rebuild"] == "into":
         kind = type(report.model).__name__

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor, nn
+
 from kdnative.data import Batches, DataError, Dataset, tokenize
 from kdnative.data.columns import Columns
 from kdnative.data.transfer import read_texts
 from kdnative.pipeline.limits import positions
+from kdnative.precision.examples import Examples
+from kdnative.precision.metrics import METRICS, Answers, answers, drops, smooth
 from kdnative.quantize.methods import method_named
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from kdnative.formats.scheme import Scheme
 
-__all__ = ["batches_of", "check_rounding", "two_parts"]
+__all__ = ["Loss", "batches_of", "check_rounding", "two_parts"]
 
 _BATCH, _TOKENS = 32, 128
 
@@ -57,8 +60,8 @@ def two_parts(file: str | Path, column: str, count: int) -> tuple[Dataset, Datas
     return first, Dataset([example for example in both if example.id not in used])
 
 
-def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[Any]:
-    """The texts as a model's forward takes them, longest first; cut to 128 tokens, or to what the model reads.
+def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[dict[str, Tensor]]:
+    """The texts as inputs of a model, longest first; cut to 128 tokens, or to what the model reads.
 
     Raises:
         DataError: there is no tokenizer beside the model.
@@ -66,6 +69,37 @@ def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[Any]:
     if tokenizer is None:
         raise DataError("no tokenizer lies beside the model, so texts can't calibrate it: give batches in Python")
     limit = min(_TOKENS, positions(model) or _TOKENS) if hasattr(model, "config") else _TOKENS
-    batches = [batch.inputs for batch in Batches(tokenize(texts, tokenizer, limit), _BATCH)]
-    # sentence-transformers' models take one dictionary, those of transformers its entries.
-    return batches if hasattr(model, "config") else [(batch,) for batch in batches]
+    return [batch.inputs for batch in Batches(tokenize(texts, tokenizer, limit), _BATCH)]
+
+
+class Loss:
+    """How far a converted model is from the float one, on some batches.
+
+    Args:
+        model: in float; it answers now, and may be converted in place afterwards.
+        batches: of `batches_of`.
+    """
+
+    def __init__(self, model: nn.Module, batches: list[dict[str, Tensor]]) -> None:
+        self.examples = Examples.of(batches)
+        self.before = self._answers(model)
+
+    def __call__(self, model: nn.Module) -> str:
+        """The loss in words."""
+        after, kind = self._answers(model), self.before.kind
+        names = [smooth(kind).name, *(["agreement"] if kind == "classes" else [])]
+        values = [(METRICS[name].words, drops(METRICS[name], self.before, after, None).mean()) for name in names]
+        found = [f"{words} {value:.4g}" for words, value in values]
+        if kind == "embeddings" and len(self.examples) > 2:
+            same = _nearest(self.before) == _nearest(after)
+            found.append(f"{100 * same.mean():.1f} % keep their nearest neighbour")
+        return ", ".join(found)
+
+    def _answers(self, model: nn.Module) -> Answers:
+        return answers(model, self.examples, np.arange(len(self.examples)))
+
+
+def _nearest(found: Answers) -> np.ndarray:
+    """Of each embedding the number of the one with the largest cosine."""
+    vectors = nn.functional.normalize(found.joined(), dim=-1)
+    return (vectors @ vectors.T).fill_diagonal_(-2.0).argmax(1).numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ import kdnative
 from kdnative.cli import main
 from kdnative.data.columns import Columns
 from kdnative.data.transfer import read_texts
-from kdnative.pipeline.calibration_texts import two_parts
+from kdnative.pipeline.calibration_texts import Loss, batches_of, two_parts
 from kdnative.pipeline.models import load_any
 from tests.pipeline.conftest import sentences, write_model
 
@@ -34,7 +36,11 @@ def test_the_weights_are_those_of_the_same_call_in_python(capsys, model, texts, 
     out = tmp_path / "out"
     arguments = ["--scheme", "w4a8-g32", "--calibrate", str(texts), "--method", "gptq", "--texts", "20"]
     assert main(["convert", str(model), str(out), *arguments]) == 0
-    assert "gptq" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "gptq" in printed
+    assert re.search(
+        r"loss on 20 other texts of .*: mean of 1 - cosine [\d.e-]+, \d+\.\d % keep their nearest", printed
+    )
     plain, tokenizer = load_any(model)
     chosen = read_texts(texts, Columns(label=None)).head(20)
     batches = [b.inputs for b in kdnative.data.Batches(kdnative.data.tokenize(chosen, tokenizer, 64), 32)]
@@ -87,3 +93,57 @@ def test_refused_in_words(capsys, model, texts, tmp_path, arguments, words):
     assert main(["convert", str(model), str(tmp_path / "out"), *given]) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_four_bits_without_texts_warn(capsys, model, tmp_path):
+    assert main(["convert", str(model), str(tmp_path / "out"), "--scheme", "w4a8-g32"]) == 0
+    warned = capsys.readouterr().err
+    assert "kdnative: warning: 13 layers in w4a8-g32 are rounded to the nearest" in warned
+
+
+def test_the_loss_is_that_of_the_embeddings(model, texts):
+    """Against cosines and neighbours that are computed one by one."""
+    plain, tokenizer = load_any(model)
+    chosen = read_texts(texts, Columns(label=None)).head(12)
+    batches = batches_of(chosen, plain, tokenizer)
+    loss = Loss(plain, batches)
+
+    def embedded(model):
+        rows = []
+        with torch.no_grad():
+            for batch in batches:
+                hidden = model(**batch).last_hidden_state.double()
+                for i, mask in enumerate(batch["attention_mask"]):
+                    rows.append(hidden[i, mask.bool()].mean(0))
+        return rows
+
+    before = embedded(plain)
+    kdnative.convert_(plain, "w2a8-g32", method="rtn")
+    after = embedded(plain)
+
+    def cosine(a, b):
+        return float(a @ b / a.norm() / b.norm())
+
+    def nearest(rows):
+        return [max((j for j in range(12) if j != i), key=lambda j: cosine(rows[i], rows[j])) for i in range(12)]
+
+    moved = sum(1 - cosine(a, b) for a, b in zip(before, after, strict=True)) / 12
+    same = sum(a == b for a, b in zip(nearest(before), nearest(after), strict=True)) / 12
+    assert loss(plain) == f"mean of 1 - cosine {moved:.4g}, {100 * same:.1f} % keep their nearest neighbour"
+
+
+def test_a_model_that_takes_a_dictionary():
+    class SentenceTransformer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense = torch.nn.Linear(32, 16)
+
+        def forward(self, features):
+            return {"sentence_embedding": self.dense(features["x"])}
+
+    model, batches = SentenceTransformer(), [{"x": torch.randn(20, 32)}]
+    found = kdnative.calibrate_(model, "w8a8", batches, method="clip")
+    assert found.rows[0].rows == 20
+    loss = Loss(model, batches)
+    kdnative.convert_(model, "w8a8", calibration=found)
+    assert "1 - cosine" in loss(model)
