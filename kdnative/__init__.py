@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Scheme": "kdnative.formats.scheme",
+    "calibrate_": "kdnative.quantize",
+    "Calibration": "kdnative.quantize",
     "convert_": "kdnative.convert",
     "to_float_": "kdnative.convert",
     "ConversionReport": "kdnative.convert",
@@ -24,10 +26,12 @@ _LAZY = {
 _PACKAGES = ("data", "distill", "evaluate", "models", "nn", "ops", "pipeline", "prune", "quantize", "report")
 
 __all__ = [  # written out for type checkers; a test keeps it equal to the two tables above
+    "Calibration",
     "CheckpointError",
     "ConversionReport",
     "Scheme",
     "__version__",
+    "calibrate_",
     "convert_",
     "data",
     "distill",
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from kdnative.convert import ConversionReport, convert_, to_float_
     from kdnative.formats.scheme import Scheme
     from kdnative.pipeline import run
+    from kdnative.quantize import Calibration, calibrate_
 
 
 def __getattr__(name: str):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import nn
 
 from kdnative.convert.building import Built, build
+from kdnative.convert.calibrated import calibrated
 from kdnative.convert.deciding import decide
 from kdnative.convert.plan import Plan
 from kdnative.convert.report import ConversionReport, report_rows
@@ -15,6 +17,9 @@ from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn.saving import forbid_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.patterns import Selection
+from kdnative.quantize.calibrating import without_input_scales
+from kdnative.quantize.calibration import Calibration
+from kdnative.quantize.methods import Method
 
 __all__ = ["apply", "convert_"]
 
@@ -29,6 +34,10 @@ def convert_(
     clip_search: bool = False,
     rows: int = 32,
     weights: Mapping[str, QuantizedWeight] | None = None,
+    calibration: Iterable[Any] | Calibration | None = None,
+    method: str | Method | None = None,
+    tokenizer: Any = None,
+    gate: Any = None,
 ) -> ConversionReport:
     """Replace what can run on the integer kernels, in place, and put the model into eval mode.
 
@@ -64,6 +73,14 @@ def convert_(
         rows: rows of activations (batch * tokens) of a typical call, on which the gain of sparse kernels depends.
         weights: integer weights by the names of their layers, to be packed as they are; those of other layers are
             quantized. Each has the shape of its layer's weight, ``[N, K]``, and the bits and groups of its scheme.
+        calibration: batches of the model's inputs (dicts of keyword arguments, tuples of arguments, or tensors), texts,
+            or what :func:`kdnative.calibrate_` made of either: weights are chosen for the inputs that layers get there.
+            128 texts are usual. A layer whose weight comes with input scales gets them in its scheme (``w8a8-is``).
+        method: how weights are chosen, a name or a ``Method`` of :mod:`kdnative.quantize.methods`. None: rounded to the
+            nearest without calibration; with it, of each layer the usual method of its scheme ("smoothquant" for
+            ``w8a8``, else "gptq"). "hqq" and "rtn" need no calibration.
+        tokenizer: of transformers, for texts.
+        gate: a :class:`kdnative.Gate`: what the conversion may cost, and what happens where it costs more.
 
     Returns:
         The report; ``report.model is model``. A ``model`` that is itself an encoder or a single layer, such as a bare
@@ -72,8 +89,9 @@ def convert_(
 
     Raises:
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
-            can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU. The model is
-            unchanged then.
+            can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU; calibration
+            is missing, empty, of another model, or contradicts other arguments, see :func:`kdnative.calibrate_`. The
+            model is unchanged then.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
@@ -81,11 +99,35 @@ def convert_(
         raise ValueError(f"embeddings must be 8 or None, got {embeddings!r}")
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    selection = Selection(schemes, keep, Scheme.parse)
+    if gate is not None:
+        report: ConversionReport = gate.convert_(
+            model,
+            schemes,
+            keep=keep,
+            embeddings=embeddings,
+            fuse=fuse,
+            clip_search=clip_search,
+            rows=rows,
+            weights=weights,
+            calibration=calibration,
+            method=method,
+            tokenizer=tokenizer,
+        )
+        return report
+    calibrating = calibration is not None or method is not None
+    if clip_search and calibrating:
+        raise ValueError("clip_search=True is for rounding without data; with data, method='clip' is the search")
+    selection = Selection(schemes, keep, without_input_scales if calibrating else Scheme.parse)
     plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
     plan.check()
+    methods: dict[str, str] = {}
+    if calibrating:
+        made = calibrated(plan, model, calibration, method, tokenizer, weights or {})
+        weights, methods = {**(weights or {}), **made}, {row.name: row.method for row in made.rows}
+        plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
+        plan.check()
     built = build(plan, model, weights=weights, clip_search=clip_search, rows=rows)
-    report = ConversionReport(model, report_rows(plan, built, dict(walk(model))))
+    report = ConversionReport(model, report_rows(plan, built, dict(walk(model)), methods))
     apply(model, plan, built)
     return report
 

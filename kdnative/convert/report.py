@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -31,6 +31,7 @@ class ConversionRow:
         bytes_before: of the module's own tensors, in memory. A tensor that two modules share counts once.
         bytes_after: the same, now. For a fused encoder's parts their share of its buffer, and for the encoder itself
             what remains, so that sums over the rows are right.
+        method: that chose the weight, where calibration or ``method=`` did.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ConversionRow:
     shape: list[int] | None
     bytes_before: int
     bytes_after: int
+    method: str | None = None
 
 
 @dataclass
@@ -90,14 +92,25 @@ def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join([*cells, line[-1]]).rstrip()
 
 
-def report_rows(plan: Plan, built: Built, modules: Mapping[str, nn.Module]) -> list[ConversionRow]:
-    """One row for each decision, in the order of the plan; ``modules`` are those before the conversion."""
+def report_rows(
+    plan: Plan, built: Built, modules: Mapping[str, nn.Module], methods: Mapping[str, str]
+) -> list[ConversionRow]:
+    """One row for each decision, in the order of the plan.
+
+    Args:
+        plan, built: of the conversion.
+        modules: those before the conversion.
+        methods: of the layers that were calibrated.
+    """
     counted: set[int] = set()  # tensors whose bytes are in a row already: those of fused encoders go first
     rows: dict[str, ConversionRow] = {}
     for first in (True, False):
         for decision in plan.decisions:
             if (decision.action == "fused") == first:
-                rows[decision.name] = _row(decision, plan, built, modules, counted)
+                row = _row(decision, plan, built, modules, counted)
+                if (method := methods.get(decision.name)) is not None:
+                    row = replace(row, method=method, reason=f"{row.reason}; weights by {method}")
+                rows[decision.name] = row
     return [rows[decision.name] for decision in plan.decisions]
 
 

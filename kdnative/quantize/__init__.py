@@ -1,8 +1,9 @@
 """Weight quantization: plain integer weights from float ones, after training or during it."""
 
 from kdnative.formats.weight import QuantizedWeight, pack_bits, unpack_bits
+from kdnative.quantize.calibrated_layer import CalibratedLayer
 from kdnative.quantize.calibrating import calibrate_
-from kdnative.quantize.calibration import CalibratedLayer, Calibration
+from kdnative.quantize.calibration import Calibration
 from kdnative.quantize.fake import FakeQuantLinear
 from kdnative.quantize.qat import finish_qat_, prepare_qat_
 from kdnative.quantize.rtn import quantize_weight, search_clip

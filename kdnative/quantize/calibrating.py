@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight
+from kdnative.ops.backends import backend_for
+from kdnative.patterns import Selection
+from kdnative.quantize.calibrated_layer import CalibratedLayer
 from kdnative.quantize.calibration import Calibration
-from kdnative.quantize.methods.base import Method
+from kdnative.quantize.calibration_state import CalibrationState
+from kdnative.quantize.inputs import InputBatches
+from kdnative.quantize.linears import LinearSite, linears_of
+from kdnative.quantize.methods import Method, method_named
+from kdnative.quantize.output_error import output_error
+from kdnative.quantize.progress import Progress, progress_of
+from kdnative.quantize.rtn import quantize_weight
+from kdnative.quantize.statistics import Accumulator, Statistics
+from kdnative.quantize.watching import Enough, Group, find_groups, forward, watched
 
-__all__ = ["calibrate_"]
+__all__ = ["calibrate_", "calibrate_layers", "gather", "usual_method", "without_input_scales"]
+
+MOST_BYTES = 1 << 30
+"""Memory for statistics: where all layers need more, the data is run through the model several times."""
+
+FEW_EXAMPLES = 16
 
 
 def calibrate_(
@@ -29,5 +48,269 @@ def calibrate_(
     state_path: str | Path | None = None,
     progress: bool | Callable[[str, int, int], None] = False,
 ) -> Calibration:
-    """The signature; the body follows."""
-    raise NotImplementedError
+    """Quantizes every linear of a model for the inputs that it gets on calibration data.
+
+    The model is run on the data, in eval mode and without gradients, and keeps its weights: the result is for
+    ``kdnative.convert_(model, schemes, calibration=result)``. Linears that are given the very same tensor in every
+    call, such as queries, keys and values, are quantized together. Rows of padding are left out where the batch has an
+    ``attention_mask`` [B, T] and the layer's input is [B, T, K]; of inputs of other shapes every row counts.
+
+    Statistics of all layers are taken with the inputs of the float model, in one pass unless they need more than a
+    gigabyte. The order of the batches, and where they are cut, change them by rounding errors only.
+
+    Args:
+        model: float32, bfloat16 or float16. ``nn.Linear``, the ``Conv1D`` of GPT-2 and ``nn.MultiheadAttention`` are
+            calibrated; native layers and those trained for a scheme are left alone.
+        schemes: as for `kdnative.convert_`: one for all, or {pattern: scheme or None}.
+        calibration: batches of the model's inputs (dicts of keyword arguments, tuples of arguments, or tensors), or
+            texts. 128 texts are usual; a method without data needs none.
+        method: a name of `kdnative.quantize.methods.METHODS` or a `Method`. None: of each layer the usual one of its
+            scheme, see `usual_method`.
+        keep: patterns of layers to leave alone.
+        tokenizer: of transformers, for texts.
+        max_length: texts are cut to this many tokens.
+        batch_size: texts in a batch.
+        sequential: calibrate layer by layer in the order of execution, each on inputs that were computed with the
+            quantized weights of those before it (activations stay float). It costs a forward for each group of layers.
+        state_path: a folder that takes in the layers that are done. A calibration that was killed goes on there, and
+            gives the same bits as one that was not.
+        progress: True shows bars of tqdm; or it is called with what is being done, how much of it is done, and how much
+            there is.
+
+    Returns:
+        The integer weights by the names of their layers, and what is known of each.
+
+    Raises:
+        ValueError: no data where the method needs some; data that is empty, or all padding; a layer that never runs, or
+            is given NaN or infinite values; NaN or infinite weights; an unknown method; a pattern that matches nothing;
+            a scheme that has no kernel for a layer that a pattern other than ``*`` names; a state of something else.
+        TypeError: something that is no data.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"calibrate_ takes a torch.nn.Module, not {type(model).__name__}")
+    selection = Selection(schemes, keep, without_input_scales)
+    found = linears_of(model)
+    selection.check_used(list(found))
+    wanted: dict[str, Scheme] = {}
+    for name, site in found.items():
+        choice = selection.choose(name)
+        if choice.value is None:
+            continue
+        if (why := backend_for("cpu").refusal(choice.value, tuple(site.weight.shape))) is None:
+            wanted[name] = choice.value
+        elif choice.explicit:
+            raise ValueError(f"{name or 'the model'}: {why}")
+    if not wanted:
+        raise ValueError(f"no layer is left to calibrate; the model has {len(found)} linear layers in float")
+    batches = None if calibration is None else InputBatches(calibration, tokenizer, max_length, batch_size)
+    return calibrate_layers(
+        model,
+        wanted,
+        batches,
+        method=method,
+        sequential=sequential,
+        state_path=state_path,
+        progress=progress,
+    )
+
+
+def without_input_scales(scheme: str | Scheme) -> Scheme:
+    """A scheme as calibration starts from it: whether there are input scales follows from the method."""
+    return Scheme.parse(scheme).with_input_scales(False)
+
+
+def usual_method(scheme: Scheme) -> str:
+    """The method of a scheme where none is asked for.
+
+    "smoothquant" for 8 bits with int8 activations, whose rounding is most of the error; otherwise, and where zeros are
+    left out, "gptq".
+    """
+    smooth = scheme.weight_bits == 8 and scheme.activation_bits == 8 and scheme.sparsity is None
+    return "smoothquant" if smooth else "gptq"
+
+
+def calibrate_layers(
+    model: nn.Module,
+    schemes: Mapping[str, Scheme],
+    batches: InputBatches | None,
+    *,
+    method: str | Method | None = None,
+    sequential: bool = False,
+    state_path: str | Path | None = None,
+    progress: bool | Callable[[str, int, int], None] = False,
+) -> Calibration:
+    """`calibrate_` for layers that were chosen already, by their names in `linears_of`."""
+    sites = linears_of(model)
+    sites = {name: sites[name] for name in sites if name in schemes}
+    methods = {name: method_named(method or usual_method(scheme)) for name, scheme in schemes.items()}
+    if batches is None and (reading := {m.name for m in methods.values() if m.needs}):
+        raise ValueError(
+            f"method {', '.join(sorted(reading))} needs calibration data: give calibration=[batch, ...] or texts, or "
+            "use a method without data ('rtn', 'hqq')"
+        )
+    if batches is not None and 0 < batches.examples < FEW_EXAMPLES:
+        warnings.warn(
+            f"calibration has {batches.examples} example{'s'[: batches.examples > 1]}, which say little of the inputs "
+            "of a layer: 128 texts are usual",
+            stacklevel=3,
+        )
+    return _Pass(model, sites, schemes, methods, batches, sequential, state_path, progress).run()
+
+
+@dataclass
+class _Pass:
+    """One calibration."""
+
+    model: nn.Module
+    sites: dict[str, LinearSite]
+    schemes: Mapping[str, Scheme]
+    methods: Mapping[str, Method]
+    batches: InputBatches | None
+    sequential: bool
+    state_path: str | Path | None
+    shown: bool | Callable[[str, int, int], None]
+
+    def run(self) -> Calibration:
+        self.progress = progress_of(self.shown)
+        self.digests = {name: site.digest() for name, site in self.sites.items()}
+        state = None if self.state_path is None else CalibrationState(Path(self.state_path), self._origin())
+        self.done: dict[str, tuple[QuantizedWeight, CalibratedLayer]] = {} if state is None else state.read()
+        self.most_bytes, total = 0, len(self.sites)
+        self.parameters: dict[str, Tensor] = {}  # dequantized, for the layers behind them
+        if self.sequential:
+            self.parameters = {self.sites[name].path: self._dequantized(name) for name in self.done}
+        with self.progress:
+            for group, statistics in self._groups():
+                found = dict(self._quantized(group, statistics))
+                self.done |= found
+                if self.sequential:
+                    self.parameters |= {self.sites[name].path: self._dequantized(name) for name in found}
+                if state is not None:
+                    state.write(found)
+                self.progress("quantizing", len(self.done), total)
+        weights = {name: self.done[name][0] for name in self.sites}
+        return Calibration(weights, [self.done[name][1] for name in self.sites], self.most_bytes)
+
+    def _groups(self) -> Iterator[tuple[Group, Statistics | None]]:
+        """What is left to be quantized, and the statistics of its inputs."""
+        if all(name in self.done for name in self.sites):
+            return
+        if self.batches is None:
+            yield from ((Group((name,), ()), None) for name in self.sites if name not in self.done)
+            return
+        groups = find_groups(self.model, self.sites, self.batches)
+        left = [group for group in groups if any(name not in self.done for name in group.names)]
+        for several in [[group] for group in left] if self.sequential else self._passes(left):
+            needs = {group.names: self._needs(group) for group in several}
+            statistics = gather(
+                self.model,
+                self.sites,
+                self.batches,
+                needs,
+                self.parameters,
+                several[0] if self.sequential else None,
+                self.progress,
+            )
+            held = sum(Accumulator.bytes_of(self.sites[g.names[0]].inputs, needs[g.names]) for g in several)
+            self.most_bytes = max(self.most_bytes, held)
+            for group in several:
+                yield group, statistics.pop(group.names)
+
+    def _passes(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
+        """Groups whose statistics fit into memory together, in their order."""
+        some: list[Group] = []
+        held = 0
+        for group in groups:
+            size = Accumulator.bytes_of(self.sites[group.names[0]].inputs, self._needs(group))
+            if some and held + size > MOST_BYTES:
+                yield some
+                some, held = [], 0
+            some, held = [*some, group], held + size
+        if some:
+            yield some
+
+    def _needs(self, group: Group) -> frozenset[str]:
+        """What the methods of a group read, and the sample on which errors are measured."""
+        return frozenset({"sample"}).union(*(self.methods[name].needs for name in group.names))
+
+    def _quantized(
+        self, group: Group, statistics: Statistics | None
+    ) -> Iterator[tuple[str, tuple[QuantizedWeight, CalibratedLayer]]]:
+        """The weights of a group, those of one scheme together."""
+        kinds = dict.fromkeys((self.schemes[name], self.methods[name].name) for name in group.names)
+        for kind in kinds:
+            names = [name for name in group.names if (self.schemes[name], self.methods[name].name) == kind]
+            scheme, method = kind[0], self.methods[names[0]]
+            weights = [self.sites[name].weight for name in names]
+            try:
+                made = method.quantize(weights, scheme, statistics)
+            except ValueError as error:
+                raise ValueError(f"{', '.join(name or 'the model' for name in names)}: {error}") from error
+            for name, weight, quantized in zip(names, weights, made, strict=True):
+                yield name, (quantized, self._row(name, weight, quantized, statistics))
+
+    def _row(
+        self, name: str, weight: Tensor, quantized: QuantizedWeight, statistics: Statistics | None
+    ) -> CalibratedLayer:
+        scheme, method = self.schemes[name], self.methods[name]
+        before = after = None
+        rows = dead = 0
+        if statistics is not None:
+            assert statistics.sample is not None and statistics.largest is not None
+            rows, dead = statistics.rows, int((statistics.largest == 0).sum())
+            after = output_error(weight, quantized, scheme, statistics.sample)
+            before = output_error(weight, quantize_weight(weight, scheme), scheme, statistics.sample)
+        return CalibratedLayer(name, str(scheme), method.name, rows, dead, before, after, self.digests[name])
+
+    def _dequantized(self, name: str) -> Tensor:
+        return self.sites[name].as_parameter(self.done[name][0].dequantize())
+
+    def _origin(self) -> dict[str, str]:
+        """What a state must be of, by what it is called in an error."""
+        settings = {name: (str(self.schemes[name]), repr(self.methods[name])) for name in self.sites}
+        return CalibrationState.origin_of(self.model, self.batches, (self.sequential, settings))
+
+
+def gather(
+    model: nn.Module,
+    sites: Mapping[str, LinearSite],
+    batches: InputBatches,
+    needs: Mapping[tuple[str, ...], Collection[str]],
+    parameters: Mapping[str, Tensor] | None = None,
+    until: Group | None = None,
+    progress: Progress | None = None,
+) -> dict[tuple[str, ...], Statistics]:
+    """Statistics of inputs, in one pass over the batches.
+
+    Args:
+        model, sites, batches: the linears by name, and what the model is run on.
+        needs: the statistics that are wanted of each group of linears, by the names in it.
+        parameters: values that the model has in the place of its own, by the names of its parameters.
+        until: the last group that is wanted: a forward ends behind it.
+        progress: told of every batch.
+
+    Raises:
+        ValueError: NaN or infinite inputs, with the layer and the batch.
+    """
+    leaders = {names[0]: names for names in needs}
+    sums = {names: Accumulator(sites[names[0]].inputs, wanted) for names, wanted in needs.items()}
+
+    def on_input(name: str, _: Tensor, x: Tensor) -> None:
+        rows, keys = batch.rows_of(x, calls[name])
+        calls[name] += 1
+        if not sums[leaders[name]].add(rows, keys):
+            raise ValueError(
+                f"the inputs of {name or 'the model'} hold NaN or infinite values in batch {number} of calibration: "
+                "the float model already fails there, so leave the batch out or repair the model"
+            )
+        if until is not None and calls[name] == until.calls[number]:
+            raise Enough
+
+    with watched(model, {name: sites[name] for name in leaders}, on_input):
+        for number, batch in enumerate(batches.all):
+            calls = dict.fromkeys(leaders, 0)
+            if until is None or until.calls[number]:
+                forward(model, batch, parameters)
+            if progress is not None:
+                progress("reading the data", number + 1, len(batches))
+    return {names: accumulator.result() for names, accumulator in sums.items()}

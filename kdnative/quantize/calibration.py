@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdnative.formats.weight import QuantizedWeight
+from kdnative.quantize.calibrated_layer import CalibratedLayer
+from kdnative.quantize.calibration_file import read_layers, write_layers
 
-__all__ = ["CalibratedLayer", "Calibration"]
-
-
-@dataclass(frozen=True)
-class CalibratedLayer:
-    """What calibration did with one linear.
-
-    Args:
-        name: its path in the model.
-        scheme: that it was quantized for, as asked for; its weight may have input scales besides.
-        method: that made the weight.
-        rows: inputs that the method saw; 0 of a method without data.
-        dead: inputs of the layer that were 0 in every row.
-        error_before: relative error of the layer's output on a sample of its inputs, ``|y' - y|^2 / |y|^2`` with the
-            activations rounded as the scheme does, of a weight rounded to the nearest. None without data.
-        error_after: the same of the weight that was found.
-        digest: of the float weight, hexadecimal: a calibration is of these values and no others.
-    """
-
-    name: str
-    scheme: str
-    method: str
-    rows: int
-    dead: int
-    error_before: float | None
-    error_after: float | None
-    digest: str
+__all__ = ["Calibration"]
 
 
 class Calibration(Mapping[str, QuantizedWeight]):
@@ -42,12 +17,14 @@ class Calibration(Mapping[str, QuantizedWeight]):
 
     Attributes:
         rows: one `CalibratedLayer` each, in the order of the model.
-        statistics_bytes: most memory that statistics took at once.
+        statistics_bytes: most memory that statistics took at once, besides the model and its activations.
     """
 
     def __init__(
         self, weights: Mapping[str, QuantizedWeight], rows: Sequence[CalibratedLayer], statistics_bytes: int = 0
     ) -> None:
+        if [row.name for row in rows] != list(weights):
+            raise ValueError("a calibration has one row for each weight, in the same order")
         self._weights, self.rows, self.statistics_bytes = dict(weights), tuple(rows), statistics_bytes
 
     @property
@@ -64,11 +41,32 @@ class Calibration(Mapping[str, QuantizedWeight]):
     def __len__(self) -> int:
         return len(self._weights)
 
+    def __repr__(self) -> str:
+        return f"<Calibration of {len(self)} layers, {self.method}>"
+
+    def __str__(self) -> str:
+        lines = [("layer", "scheme", "method", "rows", "dead inputs", "error before", "error after")]
+        for row in self.rows:
+            errors = ("-" if e is None else f"{e:.2e}" for e in (row.error_before, row.error_after))
+            lines.append((row.name or "(model)", row.scheme, row.method, str(row.rows), str(row.dead), *errors))
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file, in one step."""
-        raise NotImplementedError
+        """Writes a safetensors file, in one step; its layout is that of `kdnative.quantize.calibration_file`."""
+        layers = {row.name: (self[row.name], row) for row in self.rows}
+        write_layers(path, layers, {"statistics_bytes": self.statistics_bytes})
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Reads what `save` wrote."""
-        raise NotImplementedError
+        """Reads what `save` wrote, and checks it as the file of a stranger.
+
+        Raises:
+            ValueError: it is damaged, or no calibration. OSError: it can't be read.
+        """
+        layers, extra = read_layers(path)
+        held = extra.get("statistics_bytes") if isinstance(extra, dict) else None
+        if type(held) is not int:
+            raise ValueError(f"{path} is no calibration, or damaged: statistics_bytes is {held!r}")
+        weights = {name: weight for name, (weight, _) in layers.items()}
+        return cls(weights, [row for _, row in layers.values()], held)

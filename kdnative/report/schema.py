@@ -211,6 +211,7 @@ class ConversionRow(TypedDict, total=False):
     reason: str
     bytes_before: int
     bytes_after: int
+    method: str | None  # of calibration, that chose its weight
 
 
 class LatencyRow(TypedDict):

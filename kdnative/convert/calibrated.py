@@ -1,0 +1,79 @@
+"""Integer weights that a conversion gets from calibration: from data, or from one that was made before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from torch import nn
+
+from kdnative.convert.plan import Plan
+from kdnative.formats.scheme import Scheme
+from kdnative.quantize.calibrating import calibrate_layers
+from kdnative.quantize.calibration import Calibration
+from kdnative.quantize.inputs import InputBatches
+from kdnative.quantize.linears import LinearSite, linears_of
+from kdnative.quantize.methods import Method
+from kdnative.shown import listed
+
+__all__ = ["calibrated"]
+
+
+def calibrated(
+    plan: Plan,
+    model: nn.Module,
+    calibration: Iterable[Any] | Calibration | None,
+    method: str | Method | None,
+    tokenizer: Any,
+    given: Collection[str],
+) -> Calibration:
+    """The weights of every linear that a plan quantizes.
+
+    Args:
+        plan: the layers, and their schemes.
+        model: the one that the plan is of, in float.
+        calibration, method, tokenizer: as for :func:`kdnative.convert_`.
+        given: layers whose weights are there already.
+
+    Raises:
+        ValueError, TypeError: see :func:`kdnative.convert_`.
+    """
+    sites = linears_of(model)
+    schemes = {
+        decision.name: decision.planned.dense if decision.action == "fused" else decision.planned
+        for decision in plan.decisions
+        if decision.action != "kept" and decision.scheme is not None and decision.name in sites
+    }
+    if isinstance(calibration, Calibration):
+        if method is not None:
+            words = f"this Calibration was made with {calibration.method!r}, so it takes no method="
+            raise ValueError(f"{words}{method!r}: give batches or texts, or make it with kdnative.calibrate_")
+        if twice := [name for name in calibration if name in given]:
+            raise ValueError(f"weights= and calibration= both have weights for {listed(twice)}: leave one of them out")
+        return _checked(calibration, {name: s for name, s in schemes.items() if name not in given}, sites)
+    schemes = {name: scheme for name, scheme in schemes.items() if name not in given}
+    if not schemes:
+        raise ValueError(
+            "there is nothing to calibrate: every linear stays in float, is native already, was trained for its scheme "
+            "or has its weight in weights=; leave calibration= and method= out"
+        )
+    batches = None if calibration is None else InputBatches(calibration, tokenizer)
+    return calibrate_layers(model, schemes, batches, method=method)
+
+
+def _checked(calibration: Calibration, schemes: dict[str, Scheme], sites: dict[str, LinearSite]) -> Calibration:
+    """What a calibration has for these layers, if it is of their very weights."""
+    rows = {row.name: row for row in calibration.rows}
+    if missing := [name for name in schemes if name not in rows]:
+        raise ValueError(
+            f"the calibration has no weights for {listed(missing)}: make it with the same schemes and keep, or leave "
+            "these layers in float with keep="
+        )
+    if other := [name for name in schemes if sites[name].digest() != rows[name].digest]:
+        raise ValueError(
+            f"the calibration is of another model, or of other values of this one: the weights of {listed(other)} are "
+            "not those that it saw. Calibrate again, on the model as it is now"
+        )
+    return Calibration(
+        {name: calibration[name] for name in rows if name in schemes}, [rows[name] for name in rows if name in schemes]
+    )
