@@ -135,8 +135,9 @@ def _plan(recipe: Recipe) -> str:
 def _rehearse(rehearsal: Rehearsal) -> None:
     recipe = rehearsal.recipe
     key = "recover" if recipe.recover is not None else "convert"
-    with rehearsal.blaming(f"{key}.schemes", {"calibrate"}):
-        rehearsal.check_conversion(rehearsal.student, recipe.calibrated_schemes(), recipe.convert.keep)
+    for name, schemes in (("convert.keep", "w8a8"), (f"{key}.schemes", recipe.calibrated_schemes())):
+        with rehearsal.blaming(name, {"calibrate"}):
+            rehearsal.check_conversion(rehearsal.student, schemes, recipe.convert.keep)
 
 
 CALIBRATE = Stage(
