@@ -128,7 +128,7 @@ def run(
     same = same_bits(model, measured, SAME_BITS)
     show(f"training forward on native outputs equals the converted model: {same['equal']} of {same['texts']} texts")
     rows = _rows(material, ways, measured, show)
-    result = {
+    result: dict[str, Any] = {
         "suite": "qat",
         "environment": where,
         "epochs": epochs,
