@@ -120,8 +120,8 @@ class FakeQuantLinear(nn.Linear):
     def start_from_(self, weight: QuantizedWeight) -> None:
         """Takes an integer weight over: the next forward computes with its very codes and scales.
 
-        The float weight keeps what rounds to these codes, and moves to just inside the edge of their cells where it did
-        not, so that it goes on saying how near the next code is.
+        The float weight stays where it rounds to these codes, and is moved into their cells where it does not, see
+        `kdnative.quantize.steps.into_cells`.
 
         Args:
             weight: [N, K], of the layer's scheme; of a ternary layer with codes -1, 0 and 1, and steps as it has them.
