@@ -42,7 +42,8 @@ def accepted(scheme: Scheme | str, device: torch.device | str = "cpu") -> Scheme
     """The scheme of a name that a user wrote, if linears of a device compute with it.
 
     Raises:
-        ValueError: there is no such scheme, or no kernel for it; or it has input scales, which nobody asks for. TypeError: neither a string nor a Scheme.
+        ValueError: there is no such scheme, or no kernel for it; or it has input scales, which nobody asks for.
+        TypeError: neither a string nor a Scheme.
     """
     scheme = Scheme.parse(scheme)
     if refusal := backend_for(device).refusal(scheme):
