@@ -104,9 +104,14 @@ def test_bad_scales(factors, error, words):
         FakeQuantLinear.from_float(nn.Linear(64, 8), "w8a8", input_scale=factors)
 
 
-def test_a_scheme_with_scales_needs_them():
-    with pytest.raises(ValueError, match=r"scheme w8a8-is has input scales: give them as input_scale, fp32 \[64\]"):
-        FakeQuantLinear(64, 8, scheme="w8a8-is")
+def test_a_scheme_with_scales_starts_at_one():
+    fake, plain = FakeQuantLinear(64, 8, scheme="w8a8-is"), FakeQuantLinear(64, 8)
+    plain.load_state_dict({"weight": fake.weight, "bias": fake.bias})
+    x = torch.randn(3, 64)
+    assert torch.equal(fake.input_scale, torch.ones(64)) and torch.equal(fake(x), plain(x))
+    fake.input_scale[3] = -1.0
+    with pytest.raises(ValueError, match="input_scale holds zero, negative"):
+        fake.quantized()
     given = FakeQuantLinear.from_float(nn.Linear(64, 8), "w8a8-is", input_scale=random_scales(64))
     assert str(given.scheme) == "w8a8-is"
     with pytest.raises(ValueError, match="have no place for them"):
