@@ -51,14 +51,15 @@ class FakeQuantLinear(nn.Linear):
             [N, 1]) or "group". The steps start from `ternary_weight`, and clip None means "search".
         input_scale: fp32 [K], finite and positive, what inputs are multiplied by before they are quantized; the codes
             are those of ``weight / input_scale`` then, so that ``weight`` stays the weight of the plain layer. It is
-            kept as a buffer and not trained; the scheme becomes its ``-is`` form.
+            kept as a buffer and not trained; the scheme becomes its ``-is`` form. None for a scheme ``-is``: 1, until
+            a state dict brings others.
 
     Input [..., K] in fp32, bf16 or fp16 -> [..., N], in the dtype of the input or, under autocast, in autocast's. The
     forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
 
     Raises:
         ValueError: a shape that a converted layer of the scheme can't have, such as a group size that does not divide
-            `in_features`; an unknown `clip` or `ternary`; other input scales, or none for a scheme ``-is``.
+            `in_features`; an unknown `clip` or `ternary`; other input scales.
         TypeError: an input of another dtype.
     """
 
@@ -189,12 +190,10 @@ class FakeQuantLinear(nn.Linear):
         if input_scale is not None:
             scheme = scheme.with_input_scales()
             input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(device).clone()
-        elif scheme.input_scales and device.type == "meta":  # they come with the other values
-            input_scale = torch.empty(self.in_features, dtype=torch.float32, device=device)
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
         if scheme.input_scales and input_scale is None:
-            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
+            input_scale = torch.ones(self.in_features, dtype=torch.float32, device=device)
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:
@@ -284,11 +283,13 @@ class FakeQuantLinear(nn.Linear):
         """The integer weight that the forward uses now, for `convert_` and for checkpoints.
 
         Raises:
-            ValueError: NaN or infinite values in the weight or its steps.
+            ValueError: NaN or infinite values in the weight or its steps; input scales that are not positive.
         """
         rtn.checked_matrix(self.weight, "weight")
         if self.scale is not None:
             rtn.checked_matrix(self.scale, "scale")
+        if self.input_scale is not None:
+            checked_input_scale(self.input_scale, self.in_features)
         return self._rounded().weight(self.scheme, self.input_scale)
 
     def _load_from_state_dict(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdnative.formats.scheme import Scheme
-from kdnative.formats.weight import QuantizedWeight, code_range
+from kdnative.formats.weight import MOST_GROUP_SCALE, QuantizedWeight, code_range
 from kdnative.quantize import rtn, two_level
 
 __all__ = ["Steps", "Rounded", "steps_of", "into_cells", "round_to", "searched"]
@@ -112,9 +112,11 @@ def round_to(weight: Tensor, scheme: Scheme, steps: Steps | None, largest: int |
         return Rounded(rtn.round_codes(groups, used, bits), used.scale, used.zero, None)
     # Steps know nothing of weights that are NaN or infinite, which must not be taken for large ones.
     usable = torch.where(torch.isfinite(groups.sum(-1)), _usable(steps.scale, scheme), torch.nan)
-    zero = None if steps.zero is None else steps.zero.float()
+    low, high = code_range(bits)
+    zero = None if steps.zero is None else steps.zero.float().clamp(low, high)  # a file may say anything
     if steps.group_scale is not None and zero is not None:
-        scale, group_scale = usable.amax(-1, keepdim=True), steps.group_scale.float()
+        group_scale = steps.group_scale.float().clamp(1, MOST_GROUP_SCALE)
+        scale = usable.amax(-1, keepdim=True)
         return Rounded(two_level.codes_of(groups / scale[..., None], zero, group_scale), scale, zero, group_scale)
     codes = rtn.round_codes(groups, rtn.Range(usable, zero), bits)
     return Rounded(codes if largest is None else codes.clamp_(-largest, largest), usable, zero, None)
