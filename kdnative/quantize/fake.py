@@ -285,9 +285,10 @@ class FakeQuantLinear(nn.Linear):
         Raises:
             ValueError: NaN or infinite values in the weight or its steps; input scales that are not positive.
         """
-        rtn.checked_matrix(self.weight, "weight")
-        if self.scale is not None:
-            rtn.checked_matrix(self.scale, "scale")
+        for name in ("weight", "scale"):
+            values = getattr(self, name)
+            if values is not None and not bool(torch.isfinite(values.sum())):  # the first look is cheap
+                rtn.checked_matrix(values, name)
         if self.input_scale is not None:
             checked_input_scale(self.input_scale, self.in_features)
         return self._rounded().weight(self.scheme, self.input_scale)
