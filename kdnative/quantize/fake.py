@@ -1,29 +1,23 @@
-"""A linear layer for quantization-aware training: its forward gives the bits that the integer kernel will give.
-
-Gradients pass through the rounding as if it were not there (straight-through estimator, Bengio et al. 2013); weights
-outside a clipped range get no gradient, and learned steps get the gradient of LSQ (Esser et al. 2020).
-"""
+"""A linear layer for quantization-aware training: its forward gives the bits that the integer kernel will give."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from kdnative.formats import arithmetic
 from kdnative.formats.scheme import NAMES, Scheme, refusal_of
-from kdnative.formats.weight import QuantizedWeight, checked_input_scale, code_range
+from kdnative.formats.weight import QuantizedWeight, checked_input_scale
 from kdnative.quantize import rtn
-from kdnative.quantize.native import native_linear
 from kdnative.quantize.steps import Rounded, Steps, into_cells, round_to, searched, steps_of
+from kdnative.quantize.straight_through import QuantizedProduct, Settings
 from kdnative.quantize.ternary import refusal as ternary_refusal
 from kdnative.quantize.ternary import ternary_weight
 
 __all__ = ["FakeQuantLinear"]
 
-_W8A8 = Scheme.parse("w8a8")
 _CLIP_MODES = (None, "search", "learn")
 _INPUT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _STEPS = ("scale", "zero", "group_scale")
@@ -51,14 +45,15 @@ class FakeQuantLinear(nn.Linear):
             [N, 1]) or "group". The steps start from `ternary_weight`, and clip None means "search".
         input_scale: fp32 [K], finite and positive, what inputs are multiplied by before they are quantized; the codes
             are those of ``weight / input_scale`` then, so that ``weight`` stays the weight of the plain layer. It is
-            kept as a buffer and not trained; the scheme becomes its ``-is`` form.
+            kept as a buffer and not trained; the scheme becomes its ``-is`` form. None for a scheme ``-is``: 1, until
+            a state dict brings others.
 
     Input [..., K] in fp32, bf16 or fp16 -> [..., N], in the dtype of the input or, under autocast, in autocast's. The
     forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
 
     Raises:
         ValueError: a shape that a converted layer of the scheme can't have, such as a group size that does not divide
-            `in_features`; an unknown `clip` or `ternary`; other input scales, or none for a scheme ``-is``.
+            `in_features`; an unknown `clip` or `ternary`; other input scales.
         TypeError: an input of another dtype.
     """
 
@@ -120,8 +115,8 @@ class FakeQuantLinear(nn.Linear):
     def start_from_(self, weight: QuantizedWeight) -> None:
         """Takes an integer weight over: the next forward computes with its very codes and scales.
 
-        The float weight keeps what rounds to these codes, and moves to just inside the edge of their cells where it did
-        not, so that it goes on saying how near the next code is.
+        The float weight stays where it rounds to these codes, and is moved into their cells where it does not, see
+        `kdnative.quantize.steps.into_cells`.
 
         Args:
             weight: [N, K], of the layer's scheme; of a ternary layer with codes -1, 0 and 1, and steps as it has them.
@@ -189,12 +184,10 @@ class FakeQuantLinear(nn.Linear):
         if input_scale is not None:
             scheme = scheme.with_input_scales()
             input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(device).clone()
-        elif scheme.input_scales and device.type == "meta":  # they come with the other values
-            input_scale = torch.empty(self.in_features, dtype=torch.float32, device=device)
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
         if scheme.input_scales and input_scale is None:
-            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
+            input_scale = torch.ones(self.in_features, dtype=torch.float32, device=device)
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:
@@ -276,19 +269,22 @@ class FakeQuantLinear(nn.Linear):
         compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
             x = x if self.input_scale is None else x.float() * self.input_scale  # rounded once, as in the kernels
-            settings = _Settings(self.zero, self.group_scale, self.scheme, self._largest, compute)
-            return _Linear.apply(x, self._divided(), self.bias, self.scale, settings)
+            settings = Settings(self.zero, self.group_scale, self.scheme, self._largest, compute)
+            return QuantizedProduct.apply(x, self._divided(), self.bias, self.scale, settings)
 
     @torch.no_grad()
     def quantized(self) -> QuantizedWeight:
         """The integer weight that the forward uses now, for `convert_` and for checkpoints.
 
         Raises:
-            ValueError: NaN or infinite values in the weight or its steps.
+            ValueError: NaN or infinite values in the weight or its steps; input scales that are not positive.
         """
-        rtn.checked_matrix(self.weight, "weight")
-        if self.scale is not None:
-            rtn.checked_matrix(self.scale, "scale")
+        for name in ("weight", "scale"):
+            values = getattr(self, name)
+            if values is not None and not bool(torch.isfinite(values.sum())):  # the first look is cheap
+                rtn.checked_matrix(values, name)
+        if self.input_scale is not None:
+            checked_input_scale(self.input_scale, self.in_features)
         return self._rounded().weight(self.scheme, self.input_scale)
 
     def _load_from_state_dict(
@@ -320,96 +316,3 @@ def _refusal(scheme: Scheme, shape: tuple[int, int]) -> str | None:
         scheme.groups(shape[1])  # raises when the groups do not divide
         return arithmetic.overflow(scheme, shape[1])
     return backend_for("cpu").refusal(scheme, shape)
-
-
-class _Settings(NamedTuple):
-    """What the forward needs besides the tensors that have gradients."""
-
-    zero: Tensor | None
-    group_scale: Tensor | None
-    scheme: Scheme
-    largest: int | None
-    compute: torch.dtype
-
-
-class _Linear(torch.autograd.Function):
-    """See `FakeQuantLinear`. Codes are kept for the backward, not floats: a quarter of the memory."""
-
-    @staticmethod
-    def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None, settings: _Settings
-    ) -> Tensor:
-        scheme = settings.scheme
-        steps = None if scale is None else Steps(scale, settings.zero, settings.group_scale)
-        rounded = round_to(weight.float(), scheme, steps, settings.largest)
-        codes, step, zero = rounded.codes, rounded.scale, rounded.zero
-        if scheme.integer_scales:  # 8-bit weights, bit for bit, that happen to be stored in fewer
-            codes, zero, scheme = rounded.decoded().flatten(1)[:, None], None, _W8A8
-        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-        if scheme.activation_bits == 8:
-            rows, row_scale = arithmetic.quantize_rows(rows)
-            y = native_linear(x, codes, step, zero, scheme, bias)
-        if zero is not None:
-            codes = rounded.decoded()
-        if scheme.activation_bits != 8:
-            row_scale = None
-            dequantized = (codes * step[..., None]).view(weight.shape)
-            y = torch.nn.functional.linear(rows.float(), dequantized, None if bias is None else bias.float())
-        elif y is None and scheme.group_size is None:
-            y = arithmetic.per_channel_linear(rows, row_scale, codes.view(weight.shape), step[:, 0], bias)
-        elif y is None:
-            y = arithmetic.grouped_linear(rows, row_scale, codes, step, bias)
-        ctx.compute, ctx.input_shape, ctx.input_type = settings.compute, x.shape, x.dtype
-        ctx.weight_type = weight.dtype
-        ctx.bias_type = None if bias is None else bias.dtype
-        ctx.largest_code = settings.largest or code_range(scheme.weight_bits)[1]
-        ctx.steps = None if scale is None else scale.shape[1]
-        clipped = weight if scale is not None and not settings.scheme.integer_scales else None
-        if row_scale is not None:
-            rows = rows.to(torch.int8)
-        ctx.save_for_backward(rows, row_scale, codes.to(torch.int8), step, clipped)
-        return y.view(*x.shape[:-1], weight.shape[0]).to(settings.compute)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        rows, row_scale, codes, step, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias, need_scale = ctx.needs_input_grad[:4]
-        grad_x = grad_weight = grad_bias = grad_scale = None
-        grad = grad.reshape(rows.shape[0], codes.shape[0])
-        compute = ctx.compute
-        with torch.autocast(grad.device.type, enabled=False):
-            if need_x:
-                dequantized = (codes * step[..., None]).flatten(1).to(compute)
-                grad_x = (grad.to(compute) @ dequantized).view(ctx.input_shape).to(ctx.input_type)
-            if need_weight or need_scale:
-                inputs = rows if row_scale is None else rows * row_scale[:, None]
-                grad_weight = grad.to(compute).t() @ inputs.to(compute)
-            if need_bias:
-                grad_bias = grad.sum(0, dtype=torch.float32).to(ctx.bias_type)
-            if weight is not None and grad_weight is not None:
-                grad_weight, grad_scale = _through_steps(
-                    grad_weight, weight, codes, step, ctx.steps == 1, ctx.largest_code
-                )
-        if need_weight:
-            grad_weight = grad_weight.to(ctx.weight_type)
-        return grad_x, grad_weight if need_weight else None, grad_bias, grad_scale if need_scale else None, None
-
-
-def _through_steps(
-    grad: Tensor, weight: Tensor, codes: Tensor, step: Tensor, one: bool, largest_code: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the weight and of its steps, from that of the dequantized weight.
-
-    A weight is clipped when its code is more than half a step away from it. Then the dequantized weight moves with the
-    step alone; otherwise with the weight, and with the step by the rounding error (LSQ, equation 3, and its gradient
-    scale 1 / sqrt(count * largest code)). ``one``: all groups of a channel have one step.
-    """
-    grad = grad.float().view_as(codes)
-    error = codes - weight.float().view_as(codes) / step[..., None]
-    inside = error.abs() <= 0.5
-    of_steps = (grad * torch.where(inside, error, codes.float())).sum(-1)
-    count = codes.shape[-1]
-    if one:
-        of_steps, count = of_steps.sum(-1, keepdim=True), weight.shape[1]
-    return (grad * inside).view_as(weight), of_steps / (max(count, 1) * largest_code) ** 0.5

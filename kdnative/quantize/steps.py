@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdnative.formats.scheme import Scheme
-from kdnative.formats.weight import QuantizedWeight, code_range
+from kdnative.formats.weight import MOST_GROUP_SCALE, QuantizedWeight, code_range
 from kdnative.quantize import rtn, two_level
 
 __all__ = ["Steps", "Rounded", "steps_of", "into_cells", "round_to", "searched"]
@@ -112,19 +112,25 @@ def round_to(weight: Tensor, scheme: Scheme, steps: Steps | None, largest: int |
         return Rounded(rtn.round_codes(groups, used, bits), used.scale, used.zero, None)
     # Steps know nothing of weights that are NaN or infinite, which must not be taken for large ones.
     usable = torch.where(torch.isfinite(groups.sum(-1)), _usable(steps.scale, scheme), torch.nan)
-    zero = None if steps.zero is None else steps.zero.float()
+    low, high = code_range(bits)
+    zero = None if steps.zero is None else steps.zero.float().clamp(low, high)  # a file may say anything
     if steps.group_scale is not None and zero is not None:
-        scale, group_scale = usable.amax(-1, keepdim=True), steps.group_scale.float()
+        group_scale = steps.group_scale.float().clamp(1, MOST_GROUP_SCALE)
+        scale = usable.amax(-1, keepdim=True)
         return Rounded(two_level.codes_of(groups / scale[..., None], zero, group_scale), scale, zero, group_scale)
     codes = rtn.round_codes(groups, rtn.Range(usable, zero), bits)
     return Rounded(codes if largest is None else codes.clamp_(-largest, largest), usable, zero, None)
 
 
 def into_cells(weight: Tensor, scheme: Scheme, given: QuantizedWeight, largest: int | None = None) -> Tensor:
-    """The weight nearest to ``weight`` [N, K] that rounds to the codes of ``given``, up to the rounding of floats.
+    """A weight that rounds to the codes of ``given``, up to the rounding of floats, and keeps what else it says.
+
+    A weight that rounds to its given code stays where it is: how far it is from the next code tells training how soon
+    it may change. One that does not is reflected at the edge of the code's cell, to be as far within as it was beyond,
+    but no further than the middle. At the edge itself, all of them would go back in the first steps.
 
     Args:
-        weight: fp32, divided by the input scales of ``given`` if it has some.
+        weight: fp32 [N, K], divided by the input scales of ``given`` if it has some.
         scheme, largest: as for `round_to`.
         given: of that scheme.
     """
@@ -134,10 +140,11 @@ def into_cells(weight: Tensor, scheme: Scheme, given: QuantizedWeight, largest: 
     step = steps.scale if steps.group_scale is None else steps.scale * steps.group_scale
     zero = torch.zeros_like(step) if steps.zero is None else steps.zero.float()
     low, high = code_range(scheme.weight_bits) if largest is None else (-largest, largest)
-    below = torch.where(codes == low, -torch.inf, codes - _INSIDE)  # the outer cells have no end
-    above = torch.where(codes == high, torch.inf, codes + _INSIDE)
-    moved = (groups / step[..., None] + zero[..., None]).clamp(below, above)
-    return ((moved - zero[..., None]) * step[..., None]).view(weight.shape)
+    off = groups / step[..., None] + zero[..., None] - codes
+    outside = ((off > 0) & (codes == high)) | ((off < 0) & (codes == low))  # the outer cells have no end
+    reflected = off.sign() * (1 - off.abs()).clamp(0, _INSIDE)
+    kept = torch.where((off.abs() <= _INSIDE) | outside, off, reflected)
+    return ((codes - zero[..., None] + kept) * step[..., None]).view(weight.shape)
 
 
 def _usable(scale: Tensor, scheme: Scheme) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from kdnative import ops
 from kdnative.formats import arithmetic, dense
-from kdnative.quantize import FakeQuantLinear, fake, quantize_weight
+from kdnative.quantize import FakeQuantLinear, quantize_weight, straight_through
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g128", "w2a8-g32-asym"]
 FLOAT_SCHEMES = ["w8a16", "w4a16-g64-asym", "w2a16-g32"]
@@ -15,7 +15,7 @@ FLOAT_SCHEMES = ["w8a16", "w4a16-g64-asym", "w2a16-g32"]
 @pytest.fixture
 def plain_torch(monkeypatch):
     """The forward through plain torch operations, as on a GPU."""
-    monkeypatch.setattr(fake, "native_linear", lambda *arguments: None)
+    monkeypatch.setattr(straight_through, "native_linear", lambda *arguments: None)
 
 
 def layer_and_input(text, m=7, n=40, k=256, dtype=torch.float32, **arguments):

@@ -73,7 +73,7 @@ def test_the_float_weight_moves_no_further_than_it_must(scheme):
     )
     if own.group_scale is not None:
         step = step * own.group_scale.float().repeat_interleave(32, 1)
-    assert ((moved - weight).abs() <= 0.0101 * step + 1e-6 * weight.abs()).all()  # to the edges of its own cells
+    assert ((moved - weight).abs() <= 0.0101 * step + 1e-6 * weight.abs()).all()  # off the edges of its own cells
     other = some_weight(weight, scheme)
     moved = into_cells(weight, scheme, other)
     assert torch.equal(round_to(moved, scheme, steps_of(other)).codes.flatten(1).to(torch.int8), other.qweight)
@@ -81,6 +81,18 @@ def test_the_float_weight_moves_no_further_than_it_must(scheme):
     stays = round_to(weight, scheme, steps_of(other)).codes.flatten(1).to(torch.int8) == other.qweight
     assert stays.any() and not stays.all()
     assert (moved[stays] - weight[stays]).abs().max() < 0.02 * float(step.max())
+
+
+def test_a_weight_of_another_code_is_reflected_at_the_edge_of_its_cell():
+    """Step 1, codes -2 .. 1; by hand."""
+    weight = torch.tensor([[0.2, 0.9, -0.7, 1.9, 0.1, -5.0, 0.5, 3.0] + [0.0] * 24])
+    codes = torch.tensor([[0, 0, 0, 0, 1, -2, 1, 1] + [0] * 24], dtype=torch.int8)
+    given = quantize_weight(weight, "w2a8-g32").changed(qweight=codes, scale=torch.ones(1, 1))
+    layer = nn.Linear(32, 1)
+    layer.weight.data = weight.clone()
+    prepare_qat_(layer, "w2a8-g32", weights={"": given})
+    expected = torch.tensor([[0.2, 0.1, -0.3, 0.0, 0.9, -5.0, 0.51, 3.0] + [0.0] * 24])
+    assert torch.allclose(layer.weight, expected, atol=1e-6)
 
 
 def test_steps_are_held_or_learned():
@@ -98,17 +110,16 @@ def test_steps_are_held_or_learned():
         assert not torch.equal(layer.quantized().qweight, given.qweight)
 
 
-def test_learned_steps_recover_more_than_held_ones():
-    """LSQ where the range was badly chosen: four times too wide."""
+def test_learned_steps_recover_what_held_ones_cannot():
+    """LSQ from ranges four times too narrow: held steps leave most weights clipped, whatever the weights become."""
     target, x = torch.randn(16, 64), torch.randn(256, 64)
     errors = {}
     for clip in ("search", "learn"):
-        layer = nn.Linear(64, 16, bias=False)
-        layer.weight.data = target.clone()
-        given = quantize_weight(target * 4, "w4a8-g32")
-        layer.weight.requires_grad_(False)
-        prepare_qat_(layer, "w4a8-g32", clip=clip, weights={"": given.changed(qweight=given.qweight // 4)})
-        layer.weight.requires_grad_(clip == "search")
+        layer = FakeQuantLinear(64, 16, bias=False, scheme="w4a8-g32", clip=clip)
+        with torch.no_grad():
+            layer.weight.copy_(target)
+            layer.refresh_clip()
+            layer.scale.div_(4)
         optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
         for _ in range(60):
             loss = (layer(x) - x @ target.t()).square().mean()
@@ -116,7 +127,7 @@ def test_learned_steps_recover_more_than_held_ones():
             loss.backward()
             optimizer.step()
         errors[clip] = loss.item()
-    assert errors["learn"] < 0.5 * errors["search"]
+    assert errors["learn"] < 0.2 * errors["search"]
 
 
 def test_a_step_that_is_driven_through_zero_stays_usable():
@@ -189,7 +200,7 @@ def test_weights_that_do_not_fit_leave_the_model_alone():
     refused("^0: .*codes of -2", ternary="group", weights={"0": good.changed(qweight=good.qweight - 1)})
     trits = good.changed(qweight=good.qweight.clamp(min=-1))
     refused("^0: .*a step for each group", ternary="channel", weights={"0": trits})
-    refused("^0: .*input scales: give them", scheme="w2a8-g32-is", weights={"0": good})
+    refused("^0: .*without input scales, and", scheme="w2a8-g32-is", weights={"0": good})
     shared = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     shared[1].weight = shared[0].weight
     two = quantize_weight(torch.randn(64, 64), "w2a8-g32")
