@@ -80,4 +80,4 @@ def compensated(
     sweep(columns, factor, nearest, options.block)
     values = torch.empty_like(columns)
     values[order] = columns
-    return grid.weight(values.t())
+    return grid.weight(values.t().contiguous())

@@ -32,7 +32,7 @@ class SmoothQuant(Method):
         weights: the method for the weights that result.
     """
 
-    alpha: float | Sequence[float] = 0.5
+    alpha: float | Sequence[float] = 0.6
     weights: Method = field(default_factory=RoundToNearest)
     name = "smoothquant"
     input_scales = True
