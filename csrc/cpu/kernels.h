@@ -99,11 +99,12 @@ constexpr int64_t panel_bytes(int64_t k_pad) { return 2 * kPanelRows * k_pad; }
 
 // The types of the kernels. A folder of an instruction set declares its kernels by them (instruction_sets.h).
 
-// Dynamic per-token symmetric int8: amax = max|x|, scale = amax / 127, q = rint(x * (127 / amax)), half to even.
-// A row with amax < 1e-30 gives q = 0 and scale = amax / 127; a row holding NaN or infinity gives q = 0 and scale =
-// NaN. q rows are ld_q apart, with zeros in columns [k, k_pad); group_sum may be nullptr.
-using QuantizeRowsFn = void(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, int64_t k_pad, int8_t* q,
-                            int64_t ld_q, float* scale, int32_t* group_sum);
+// Dynamic per-token symmetric int8: amax = max|v|, scale = amax / 127, q = rint(v * (127 / amax)), half to even, where
+// v[c] = x[c] * input_scale[c], rounded in fp32; input_scale, [k], may be nullptr: v is x. A row with amax < 1e-30
+// gives q = 0 and scale = amax / 127; a row of v holding NaN or infinity gives q = 0 and scale = NaN. q rows are ld_q
+// apart, with zeros in columns [k, k_pad); group_sum may be nullptr.
+using QuantizeRowsFn = void(const void* x, DType type, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k,
+                            int64_t k_pad, int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum);
 
 // Packed weights x quantized rows. gemm_two_level: 4-bit weights with integer group scales, which gives the bits of
 // gemm_w8a8 with the int8 weights group_scale * (u - zero).
@@ -112,9 +113,10 @@ using GemmFn = void(const PackedLinear& w, const QuantizedRows& a, const Epilogu
 // Of GemmRange::panel, what a GEMM needs.
 using PanelBytesFn = int64_t(int64_t k_pad);
 
-// out[r, c] = x[r, c] for c < k, fp32 or bf16 (nearest even), and 0 for the columns from there to ld_out.
-using ConvertRowsFn = void(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
-                           int64_t ld_out);
+// out[r, c] = x[r, c] for c < k, fp32 or bf16 (nearest even), and 0 for the columns from there to ld_out. With
+// input_scale, [k], it is x[r, c] * input_scale[c], rounded in fp32 and then to bf16; it may be nullptr.
+using ConvertRowsFn = void(const void* x, DType type, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k,
+                           void* out, DType out_type, int64_t ld_out);
 
 // Weights of 8, 4 or 2 bits, float activations. gemm_a16, with fp32 rows: over k in order, acc = fma(x[r, k], float(q -
 // zero), acc). 8 bits: acc * scale_w[c]. 4 and 2 bits: every group has an acc of its own, and sum = fma(acc, scale_w[g,

@@ -10,7 +10,8 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
   std::memcpy(&h, p, sizeof h);
   if (h.magic != kPackedMagic)
     return "the tensor is not a packed weight (wrong magic number); build it with kdnative.formats.dense.pack";
-  if (h.version != 1) return "the packed weight has an unknown version; pack it again with this release";
+  if (h.version != 1 && h.version != 2)
+    return "the packed weight has an unknown version; pack it again with this release";
   if (h.bits != 8 && h.bits != 4 && h.bits != 2) return "the packed weight has an unknown bit width";
   if (bits != 0 && h.bits != bits) return "the packed weight has another bit width than this operator expects";
   if (!is_padded(h.n, h.n_pad, kTileN) || !is_padded(h.k, h.k_pad, kTileK))
@@ -33,6 +34,8 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
   if (h.bits == 8 ? !inside(h.column_sum, n_pad * 4) : !inside(h.zero, groups * n_pad))
     return "the packed weight is damaged";
   if (h.bias != 0 && !inside(h.bias, n_pad * 4)) return "the packed weight is damaged";
+  const bool input_scales = h.version == 2;
+  if (input_scales ? !inside(h.input_scale, k_pad * 4) : h.input_scale != 0) return "the packed weight is damaged";
   const auto* base = static_cast<const uint8_t*>(p);
   *out = PackedLinear{h.bits,
                       h.group,
@@ -47,7 +50,8 @@ const char* parse_packed(const void* p, int64_t bytes, int32_t bits, PackedLinea
                       h.bits != 8 ? base + h.zero : nullptr,
                       h.bias != 0 ? reinterpret_cast<const float*>(base + h.bias) : nullptr,
                       h.symmetric != 0,
-                      two_levels ? base + h.group_scale : nullptr};
+                      two_levels ? base + h.group_scale : nullptr,
+                      input_scales ? reinterpret_cast<const float*>(base + h.input_scale) : nullptr};
   return nullptr;
 }
 

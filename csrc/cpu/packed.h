@@ -46,7 +46,8 @@ struct PackedHeader {  // the first 128 bytes
   int32_t symmetric;   // 1 when every zero is that of q = 0
   int32_t unused;
   int64_t group_scale;  // two levels: uint8 [ceil(k_pad / group)][n_pad], at most 17; otherwise 0
-  int32_t reserved[8];
+  int64_t input_scale;  // version 2: float [k_pad], what inputs are multiplied by; version 1: 0
+  int32_t reserved[6];
 };
 static_assert(sizeof(PackedHeader) == 128, "the header is 128 bytes on every machine");
 
@@ -60,6 +61,8 @@ struct PackedLinear {  // a header resolved to pointers
   const float* bias;  // nullptr when there is none
   bool symmetric;
   const uint8_t* group_scale;  // nullptr unless the weights have two levels
+  // [k_pad], for whoever prepares the rows that a product takes: GEMMs don't read it. nullptr when there is none.
+  const float* input_scale;
 };
 
 constexpr int64_t kMostInputs = 0x7fffffff / (127 * 127);  // beyond, sums of int8 products could leave int32

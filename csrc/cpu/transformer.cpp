@@ -131,7 +131,8 @@ void Group::compute(Step s, const TransformerLayer& l, int64_t begin, int64_t en
   const Matrix residual{x + begin * hidden, hidden}, heads = qkv_rows(l, begin, begin, worker);
   const Matrix attended = context_rows(l, begin, begin, worker), inner{ffn + at(widths.ffn, l.ffn_in.n), l.ffn_in.n};
   const auto quantize = [&](const Matrix& from) {
-    kernels.quantize_rows(from.data, DType::f32, from.stride, rows, w.k, w.k_pad, codes, ld_codes, scales, sums);
+    kernels.quantize_rows(from.data, DType::f32, from.stride, w.input_scale, rows, w.k, w.k_pad, codes, ld_codes,
+                          scales, sums);
   };
   const auto normalise = [&](const Norm& norm, const Matrix& to) {
     kernels.layer_norm(residual.data, hidden, norm.gamma, norm.beta, model.eps, rows, hidden, to.data, to.stride);

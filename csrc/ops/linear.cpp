@@ -91,7 +91,8 @@ struct IntegerProblem : Problem {
     panels = c.take<int8_t>(cpu::panel_bytes(kernels, w) == 0 ? 0 : cpu::panel_bytes(kernels, w) * thread_count());
   }
   void prepare(int64_t begin, int64_t end) const {
-    quantize_range(kernels, x, begin, end, w.k_pad, q, cpu::quantized_row_bytes(w.k_pad), scale, group_sum);
+    quantize_range(kernels, x, w.input_scale, begin, end, w.k_pad, q, cpu::quantized_row_bytes(w.k_pad), scale,
+                   group_sum);
   }
   void multiply(cpu::GemmRange range, int64_t worker) const {
     range.panel = panels + worker * cpu::panel_bytes(kernels, w);
@@ -100,7 +101,8 @@ struct IntegerProblem : Problem {
 };
 
 // Float activations: rows that are not dense, or not of the type that the kernel takes, are copied first; so are rows
-// that lie whole pages apart, since a block of them would share few sets of the nearest cache.
+// that lie whole pages apart, since a block of them would share few sets of the nearest cache, and rows that input
+// scales multiply.
 struct FloatProblem : Problem {
   static constexpr int64_t kSmallest = kSmallWork / 4;  // a float product takes about four times as long
   cpu::FloatRows rows;
@@ -114,7 +116,7 @@ struct FloatProblem : Problem {
   void carve(Carver& c) {
     const int64_t size = element_size(rows.type), width = rows.type == DType::bf16 ? w.k_pad : x.k;
     const bool pages_apart = x.rows >= 8 && x.row_stride * size % 4096 == 0;
-    if (x.uniform && x.type == rows.type && x.k == width && !pages_apart) return;
+    if (w.input_scale == nullptr && x.uniform && x.type == rows.type && x.k == width && !pages_apart) return;
     rows.ld = (width + 15) / 16 * 16 + 64 / size;
     copies = true;
     rows.x = copy = c.take<uint8_t>(x.rows * rows.ld * size);
@@ -123,7 +125,7 @@ struct FloatProblem : Problem {
     if (!copies) return;
     const int64_t row_bytes = rows.ld * element_size(rows.type);
     for_dense_rows(x, begin, end, [&](int64_t r, int64_t count, const uint8_t* data, int64_t ld) {
-      kernels.convert_rows(data, x.type, ld, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
+      kernels.convert_rows(data, x.type, ld, w.input_scale, count, x.k, copy + r * row_bytes, rows.type, rows.ld);
     });
   }
   void multiply(const cpu::GemmRange& range, int64_t) const {
@@ -220,7 +222,7 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   stage.tasks = parts.count();
   cpu::run_team(pool, std::max(stage.tasks, int64_t{1}), &stage, 1, [&](int64_t, int64_t part, int64_t) {
     const int64_t first = parts.begin(part), last = parts.end(part);
-    quantize_range(kernels, rows, first, last, k_pad, padded, k_pad, scale_data, nullptr);
+    quantize_range(kernels, rows, nullptr, first, last, k_pad, padded, k_pad, scale_data, nullptr);
     for (int64_t r = first; padded != q_data && r < last; ++r)
       std::memcpy(q_data + r * rows.k, padded + r * k_pad, static_cast<size_t>(rows.k));
   });
@@ -296,11 +298,11 @@ Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n) {
   return Tensor::empty(rows.ndim + 1, sizes, x.dtype());
 }
 
-void quantize_range(const Kernels& kernels, const RowSource& x, int64_t begin, int64_t end, int64_t k_pad, int8_t* q,
-                    int64_t ld_q, float* scale, int32_t* group_sum) {
+void quantize_range(const Kernels& kernels, const RowSource& x, const float* input_scale, int64_t begin, int64_t end,
+                    int64_t k_pad, int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum) {
   const int64_t groups = k_pad / 32;
   for_dense_rows(x, begin, end, [&](int64_t r, int64_t rows, const uint8_t* data, int64_t ld) {
-    kernels.quantize_rows(data, x.type, ld, rows, x.k, k_pad, q + r * ld_q, ld_q, scale + r,
+    kernels.quantize_rows(data, x.type, ld, input_scale, rows, x.k, k_pad, q + r * ld_q, ld_q, scale + r,
                           group_sum ? group_sum + r * groups : nullptr);
   });
 }

@@ -25,9 +25,10 @@ struct RowSource {
 // Checks the input of an operator; errors start with the operator's name.
 RowSource rows_of(const Tensor& x, const char* op);
 
-// q (rows ld_q bytes apart), scale and group_sum (may be nullptr) for rows [begin, end) of the source.
-void quantize_range(const cpu::Kernels& kernels, const RowSource& x, int64_t begin, int64_t end, int64_t k_pad,
-                    int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum);
+// q (rows ld_q bytes apart), scale and group_sum (may be nullptr) for rows [begin, end) of the source, times
+// input_scale unless that is nullptr.
+void quantize_range(const cpu::Kernels& kernels, const RowSource& x, const float* input_scale, int64_t begin,
+                    int64_t end, int64_t k_pad, int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum);
 
 // The buffer of a packed weight: uint8, dense, on the CPU and aligned. `builder` is what makes one.
 void require_packed(const Tensor& packed, const char* op, const char* builder);

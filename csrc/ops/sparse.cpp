@@ -83,7 +83,7 @@ bool multiply_rows(const cpu::Kernels& kernels, const cpu::SparseLinear& w, cons
   share_out(
       rows.rows, w.layer, blocks ? cpu::kPanelRows : kernels.tile_rows, kSmallWork, true,
       [&](int64_t begin, int64_t end) {
-        quantize_range(kernels, rows, begin, end, k_pad, q, a.ld, scale, nullptr);
+        quantize_range(kernels, rows, nullptr, begin, end, k_pad, q, a.ld, scale, nullptr);
         if (blocks) kernels.arrange_rows(a, begin, end, work);
       },
       [&](const GemmRange& range, int64_t worker) {

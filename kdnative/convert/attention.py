@@ -41,6 +41,7 @@ class AttentionConverter(LinearConverter):
         assert isinstance(site.module, nn.MultiheadAttention)
         if words := torch_attention.why_not(site.module):
             return Refusal(words)
+        scheme = site.with_given(scheme)
         return unsupported(site, scheme, self.layer(site.module)) or scheme
 
     def build(self, module: nn.Module, decision: Decision, weights: Weights) -> Native:

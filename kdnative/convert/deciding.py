@@ -62,7 +62,7 @@ def decide(
             other than the CPU and meta; ``weights`` do not fit.
     """
     check_parameters(model)
-    around = Surroundings.of(model, selection, embeddings, values, frozenset(weights or ()))
+    around = Surroundings.of(model, selection, embeddings, values, weights)
     selection.check_used(
         [n for n, m in around.modules.items() if converter_of(m) is not None or isinstance(m, _NATIVE)]
     )

@@ -17,6 +17,7 @@ from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn.saving import forbid_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.patterns import Selection
+from kdnative.quantize.calibrating import without_input_scales
 from kdnative.quantize.calibration import Calibration
 from kdnative.quantize.methods import Method
 
@@ -113,13 +114,14 @@ def convert_(
             tokenizer=tokenizer,
         )
         return report
-    if clip_search and (calibration is not None or method is not None):
+    calibrating = calibration is not None or method is not None
+    if clip_search and calibrating:
         raise ValueError("clip_search=True is for rounding without data; with data, method='clip' is the search")
-    selection = Selection(schemes, keep, Scheme.parse)
+    selection = Selection(schemes, keep, without_input_scales if calibrating else Scheme.parse)
     plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
     plan.check()
     methods: dict[str, str] = {}
-    if calibration is not None or method is not None:
+    if calibrating:
         made = calibrated(plan, model, calibration, method, tokenizer, weights or {})
         weights, methods = {**(weights or {}), **made}, {row.name: row.method for row in made.rows}
         plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)

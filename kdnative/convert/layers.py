@@ -30,6 +30,7 @@ class LinearConverter(Converter):
     """Exact classes; a subclass may compute something else."""
 
     def decide(self, site: Site, scheme: Scheme) -> Scheme | Refusal:
+        scheme = site.with_given(scheme)
         return self.plain(site) or unsupported(site, scheme, self.layer(site.module)) or scheme
 
     def plain(self, site: Site) -> Refusal | None:
@@ -85,7 +86,8 @@ def unsupported(site: Site, scheme: Scheme, layer: nn.Module) -> Refusal | None:
     outputs, inputs = layer.weight.shape
     if why := backend_for("cpu").refusal(scheme, (outputs, inputs)):
         return Refusal(why)
-    if scheme.activation.kind == "static" or (scheme.input_scales and site.name not in site.around.given):
+    brought = site.name in site.around.given or getattr(site.module, "input_scale", None) is not None
+    if scheme.activation.kind == "static" or (scheme.input_scales and not brought):
         return Refusal(f"{scheme} needs the ranges of its inputs, which calibration finds", needs="ranges")
     return None
 
@@ -111,11 +113,12 @@ class FakeQuantConverter(LinearConverter):
         if why := self.plain(site):
             return why
         own: Scheme = site.module.scheme
-        if scheme.dense == own.dense:
+        if scheme.plain == own.plain:
             own = own.with_sparsity(scheme.sparsity or own.sparsity)
         elif site.choice.explicit:
             words = f"it was trained for {own}, but {scheme} is asked for"
             return Refusal(f"{words}: ask for the same, or for no scheme of its own, or train it for the other")
+        own = site.with_given(own)
         return unsupported(site, own, site.module) or own
 
     def apart(self, site: Site) -> Refusal | None:
@@ -127,7 +130,7 @@ class FakeQuantConverter(LinearConverter):
 
     def note(self, site: Site) -> str:
         own, asked = site.module.scheme, site.choice.value
-        other = asked is not None and asked.dense != own.dense
+        other = asked is not None and asked.plain != own.plain
         kept = f"; it keeps the {own} that it was trained for, {asked} is not applied" if other else ""
         return kept + super().note(site)
 

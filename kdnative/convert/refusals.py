@@ -82,7 +82,7 @@ def native_already(module: nn.Module) -> Refusal:
 def native_in_another_scheme(module: nn.Module, asked: Scheme) -> Refusal | None:
     """Why a native module can't get the scheme that is asked for; None where it has it."""
     own = schemes_of(module)
-    if not own or own == {asked.dense}:
+    if not own or {scheme.plain for scheme in own} == {asked.plain}:
         return None
     words = "and its float weights are gone: convert the float model instead"
     return Refusal(f"it is native already, in {in_words(own)}, {words}")

@@ -36,14 +36,14 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def fused_bytes(name: str, part: nn.Module, weight: QuantizedWeight | None) -> int:
-    """Bytes of a part inside an encoder's buffer, without padding: int8 tables, float32 vectors, weights by scheme."""
+    """Bytes of a part inside an encoder's buffer, without padding: int8 tables, float32 vectors, weights by scheme.
+
+    Linears that run as one product count its input scales each.
+    """
     if isinstance(part, nn.Embedding) and not hf.stays_in_float(name):
         return part.weight.numel() + 4 * part.num_embeddings
     if weight is None and not hasattr(part, "weight"):
         return 0  # factors, which are in the weights now
     if weight is None:
         return 4 * sum(p.numel() for p in part.parameters(recurse=False))
-    codes = weight.qweight.numel() * weight.bits // 8
-    zeros = 0 if weight.zero is None else weight.zero.numel()
-    zeros += 0 if weight.group_scale is None else weight.group_scale.numel()
-    return codes + 4 * weight.scale.numel() + zeros + (0 if part.bias is None else 4 * part.out_features)
+    return weight.bytes() + (0 if part.bias is None else 4 * part.out_features)

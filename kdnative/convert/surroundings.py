@@ -9,6 +9,7 @@ from torch import nn
 
 from kdnative.convert.refusals import Refusal, bypassed, held_elsewhere, owners_of, storage
 from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn.tree import walk
 from kdnative.patterns import Choice, Selection, within
 
@@ -24,7 +25,7 @@ class Surroundings:
         selection: the schemes that were asked for.
         embeddings: 8, or None where tables stay in float.
         values: whether every weight must have values.
-        given: names of layers whose integer weights are there already.
+        given: integer weights that are there already, by the names of their layers.
         held: who holds a module besides its parent, by the module's id.
         owners: the modules that hold a parameter, by its storage.
         names: of modules, by their ids.
@@ -35,7 +36,7 @@ class Surroundings:
     selection: Selection[Scheme]
     embeddings: int | None
     values: bool
-    given: frozenset[str]
+    given: Mapping[str, QuantizedWeight]
     held: Mapping[int, list[str]]
     owners: Mapping[tuple[str, int], list[str]]
     names: Mapping[int, str]
@@ -48,12 +49,12 @@ class Surroundings:
         selection: Selection[Scheme],
         embeddings: int | None = 8,
         values: bool = False,
-        given: frozenset[str] = frozenset(),
+        given: Mapping[str, QuantizedWeight] | None = None,
     ) -> Surroundings:
         modules = dict(walk(model))
         names = {id(module): name for name, module in modules.items()}
         held, owners = held_elsewhere(modules), owners_of(modules)
-        return cls(modules, selection, embeddings, values, given, held, owners, names)
+        return cls(modules, selection, embeddings, values, given or {}, held, owners, names)
 
     def site(self, name: str) -> Site:
         return Site(name, self.modules[name], self.selection.choose(name), self)
@@ -93,6 +94,12 @@ class Site:
     def in_whole_encoder(self) -> bool:
         """Whether it is in an encoder of torch that is to become one operator."""
         return any(within(self.name, encoder) for encoder in self.around.whole)
+
+    def with_given(self, scheme: Scheme) -> Scheme:
+        """What a scheme becomes by the weight that the layer is given: one with input scales, where it brings these."""
+        weight = self.around.given.get(self.name)
+        brings = getattr(weight, "input_scale", None) is not None  # whether it is a weight at all is checked later
+        return scheme.with_input_scales() if brings else scheme
 
     def others_with(self, layer: nn.Module) -> list[str]:
         """The other modules that hold the weight of ``layer``, which is this module or stands for it."""

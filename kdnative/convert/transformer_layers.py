@@ -63,9 +63,7 @@ def layer_spec(layer: Layer, hidden: int, gated: bool, scheme_of: SchemeOf) -> d
 def joint_scheme(linears: Sequence[Named], scheme_of: SchemeOf) -> Scheme:
     """The scheme of one product that gives the outputs of all ``linears``."""
     schemes = [scheme_of(name, linear) for name, linear in linears]
-    if any(scheme.input_scales for scheme in schemes):
-        raise Unsupported(f"{linears[0][0]} has input scales, by which no fused operator multiplies")
-    if len({(s.weight_bits, s.group_size, s.integer_scales) for s in schemes}) > 1:
+    if len({(s.weight_bits, s.group_size, s.integer_scales, s.input_scales) for s in schemes}) > 1:
         raise Unsupported(f"{', '.join(name for name, _ in linears)} have different schemes, but run as one product")
     return next((scheme for scheme in schemes if not scheme.symmetric), schemes[0]).dense
 
@@ -159,7 +157,11 @@ def fill_linear(native: Linear, linears: Sequence[Named], weight_of: WeightOf) -
         torch.zeros(x.out_features, dtype=torch.float32, device="cpu") if x.bias is None else x.bias.detach().float()
         for _, x in linears
     ]
-    native.pack_(QuantizedWeight.joined(weights), torch.cat(biases))
+    try:
+        joined = QuantizedWeight.joined(weights)
+    except ValueError as error:
+        raise ValueError(f"{', '.join(name for name, _ in linears)}, which run as one product: {error}") from None
+    native.pack_(joined, torch.cat(biases))
 
 
 @torch.no_grad()

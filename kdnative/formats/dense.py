@@ -17,8 +17,8 @@ from kdnative.formats.scheme import WeightFormat
 from kdnative.formats.weight import QuantizedWeight
 
 MAGIC = 0x4B444E31
-VERSIONS = {1: "without input scales", 2: "with"}
-"""Kernels that know no input scales refuse version 2 rather than compute without them."""
+VERSIONS = {1: "without", 2: "with"}
+"""Two, so that kernels which know no input scales refuse weights with them rather than compute without."""
 TILE_N = 32
 TILE_K = 64
 GROUPS = (32, 64, 128)
@@ -75,7 +75,8 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
 
     Args:
         weight: ``qweight`` int8 ``[N, K]``, ``scale`` float32 ``[N]`` (8 bits) or ``[N, G]`` (4 and 2 bits), ``zero``
-            int8 ``[N, G]`` or None; with ``group_scale`` uint8 ``[N, G]`` the scale is float32 ``[N]``.
+            int8 ``[N, G]`` or None; with ``group_scale`` uint8 ``[N, G]`` the scale is float32 ``[N]``. ``input_scale``
+            float32 ``[K]`` or None.
         bias: float ``[N]`` or None.
 
     Returns:
@@ -218,6 +219,9 @@ def read_header(packed: Tensor) -> np.void:
         raise ValueError(f"a damaged packed weight: {bits} bits and {header['k']} inputs in groups of {group}")
     if header["group_scale"] and bits != 4:
         raise ValueError(f"a damaged packed weight: {bits} bits have no integer group scales")
+    if (header["version"] == 2) != bool(header["input_scale"]):
+        kind = VERSIONS[int(header["version"])]
+        raise ValueError(f"a damaged packed weight: version {header['version']} is {kind} input scales")
     return header
 
 

@@ -117,8 +117,10 @@ class Scheme:
     ``w8a8+mask`` store and multiply only what the weight has besides zeros, and compute exactly what ``w8a8`` computes
     (:mod:`kdnative.prune` makes such zeros; :mod:`kdnative.convert.sparse_crossover` knows when they pay).
 
-    ``au8`` (static uint8 activations), ``-agG`` (groups of activations) and ``-is`` (input scales) are formats whose
-    kernels are still to come.
+    ``-is``: inputs are multiplied by a vector first, which calibration finds. Nobody asks for it: a layer whose weight
+    brings such a vector gets the ``-is`` form of the scheme that was asked for. Sparse schemes have none.
+
+    ``au8`` (static uint8 activations) and ``-agG`` (groups of activations) are formats whose kernels are still to come.
 
     Args:
         weight, activation: the two formats.
@@ -197,7 +199,11 @@ class Scheme:
     @property
     def plain(self) -> Scheme:
         """The dense scheme without input scales."""
-        return replace(self.dense, activation=replace(self.activation, input_scales=False))
+        return self.dense.with_input_scales(False)
+
+    def with_input_scales(self, present: bool = True) -> Scheme:
+        """The scheme that multiplies inputs by a vector, or does not."""
+        return replace(self, activation=replace(self.activation, input_scales=present))
 
     def with_sparsity(self, sparsity: str | None) -> Scheme:
         """The scheme that leaves out other zeros, and computes the same."""
@@ -274,8 +280,8 @@ def refusal_of(text: str, allowed: Iterable[str]) -> str:
         reason = f"scheme {text!r} has static uint8 activations, and linears have no kernel for these: only a8 and a16"
     elif match and match["ag"] is not None:
         reason = f"scheme {text!r} has groups of activations, and there is no kernel for that: a8 has a scale per token"
-    elif match and match["inputs"] is not None:
-        reason = f"scheme {text!r} has input scales, and there is no kernel that multiplies by them"
+    elif match and match["inputs"] is not None and match["sparse"] is not None:
+        reason = f"scheme {text!r} has input scales, and weights that are stored without zeros have no place for them"
     elif match and match["w"] in ("2", "4") and match["g"] is None:
         reason = f"scheme {text!r} has no group size: {match['w']}-bit weights need one"
     elif match and match["sparse"] is not None:

@@ -15,7 +15,7 @@ from kdnative.formats.scheme import WeightFormat
 MOST_GROUP_SCALE = 17
 """Largest integer group scale: 15 * 17 = 255, so that a 4-bit code times its group scale stays within a byte."""
 
-__all__ = ["MOST_GROUP_SCALE", "QuantizedWeight", "code_range", "pack_bits", "unpack_bits"]
+__all__ = ["MOST_GROUP_SCALE", "QuantizedWeight", "checked_input_scale", "code_range", "pack_bits", "unpack_bits"]
 
 
 def code_range(bits: int) -> tuple[int, int]:
@@ -35,8 +35,8 @@ class QuantizedWeight:
 
     With two levels of scales ``w = (qweight - zero) * group_scale * scale``: `scale` is one per output channel, and
     ``(qweight - zero) * group_scale`` is within [-127, 127]. With a code book ``w = codebook[index] * scale``, where
-    ``index = qweight + 2^(bits - 1)``. Of input scales ``w`` is a multiple too, ``w = ... * input_scale``, as the layer
-    multiplies its input by them.
+    ``index = qweight + 2^(bits - 1)``. Of input scales ``w`` is a multiple too, ``w = ... * input_scale``: the layer
+    multiplies its input by them, quantizes that, and multiplies it by the rest of ``w``.
 
     Groups run along the inputs of an output, flattened: those of a convolution are ``in_channels * height * width``.
 
@@ -99,11 +99,7 @@ class QuantizedWeight:
         if self.codebook is not None:
             self._check_codebook(self.codebook)
         if self.input_scale is not None:
-            _expect("input_scale", self.input_scale, torch.float32)
-            if list(self.input_scale.shape) != [k]:
-                raise ValueError(f"input_scale has shape {list(self.input_scale.shape)}; one factor per input is [{k}]")
-            if not _all_positive(self.input_scale):
-                raise ValueError("input_scale holds zero, negative, infinite or NaN values")
+            checked_input_scale(self.input_scale, k)
 
     @classmethod
     def unchecked(
@@ -129,11 +125,15 @@ class QuantizedWeight:
         """One weight whose outputs are those of all ``weights`` one after the other; not checked again.
 
         Raises:
-            ValueError: they differ in bits, group size or number of scale levels, or have code books or input scales,
-                which belong to one weight.
+            ValueError: they differ in bits, group size, number of scale levels or input scales, as they are multiplied
+                by the same quantized inputs; or have code books, which belong to one weight.
         """
-        if any(w.codebook is not None or w.input_scale is not None for w in weights):
-            raise ValueError("weights with code books or input scales can't be joined")
+        if any(w.codebook is not None for w in weights):
+            raise ValueError("weights with code books can't be joined")
+        inputs = weights[0].input_scale
+        for other in (w.input_scale for w in weights[1:]):
+            if (other is None) != (inputs is None) or (inputs is not None and not torch.equal(inputs, other)):
+                raise ValueError("weights that are joined must have the same input scales, as they read the same input")
         if len({(w.bits, w.group_size, w.group_scale is None) for w in weights}) != 1:
             raise ValueError("weights that are joined must have the same bits, group size and levels of scales")
         zero = group_scale = None
@@ -143,7 +143,7 @@ class QuantizedWeight:
         if weights[0].group_scale is not None:
             group_scale = torch.cat([w.group_scale for w in weights if w.group_scale is not None])
         codes, scale = (torch.cat([getattr(w, name) for w in weights]) for name in ("qweight", "scale"))
-        return cls.unchecked(codes, scale, zero, weights[0].bits, weights[0].group_size, group_scale)
+        return cls.unchecked(codes, scale, zero, weights[0].bits, weights[0].group_size, group_scale, None, inputs)
 
     def _check_group_scale(self, group_scale: torch.Tensor, shape: list[int]) -> None:
         _expect("group_scale", group_scale, torch.uint8)
@@ -241,6 +241,16 @@ def groups_of(k: int, group_size: int) -> int:
             "or a scheme without groups"
         )
     return k // group_size
+
+
+def checked_input_scale(input_scale: torch.Tensor, in_features: int) -> torch.Tensor:
+    """The same; TypeError unless it is fp32, ValueError unless it is [K], finite and positive."""
+    _expect("input_scale", input_scale, torch.float32)
+    if list(input_scale.shape) != [in_features]:
+        raise ValueError(f"input_scale has shape {list(input_scale.shape)}; one factor per input is [{in_features}]")
+    if not input_scale.is_meta and not _all_positive(input_scale):
+        raise ValueError("input_scale holds zero, negative, infinite or NaN values")
+    return input_scale
 
 
 def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:

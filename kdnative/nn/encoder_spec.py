@@ -121,9 +121,8 @@ def _check_layer(number: int, layer: dict[str, Any], spec: dict[str, Any]) -> No
                 f"scheme {layer[name]} of {name} keeps float activations, but a fused encoder computes with int8 "
                 "ones: use an a8 scheme, or convert_(model, ..., fuse=False)"
             )
-        if scheme.sparsity is not None or scheme.input_scales:
-            what = "input scales" if scheme.input_scales else "no zeros"
-            raise ValueError(f"scheme {layer[name]} of {name} has {what}, but a fused encoder takes {scheme.plain}")
+        if scheme.sparsity is not None:
+            raise ValueError(f"scheme {layer[name]} of {name} has no zeros, but a fused encoder takes {scheme.dense}")
         try:
             scheme.groups(inputs)
         except ValueError as error:

@@ -26,7 +26,7 @@ from kdnative.quantize.rtn import quantize_weight
 from kdnative.quantize.statistics import Accumulator, Statistics
 from kdnative.quantize.watching import Enough, Group, find_groups, forward, watched
 
-__all__ = ["calibrate_", "calibrate_layers", "gather", "usual_method"]
+__all__ = ["calibrate_", "calibrate_layers", "gather", "usual_method", "without_input_scales"]
 
 MOST_BYTES = 1 << 30
 """Memory for statistics: where all layers need more, the data is run through the model several times."""
@@ -88,7 +88,7 @@ def calibrate_(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"calibrate_ takes a torch.nn.Module, not {type(model).__name__}")
-    selection = Selection(schemes, keep, Scheme.parse)
+    selection = Selection(schemes, keep, without_input_scales)
     found = linears_of(model)
     selection.check_used(list(found))
     wanted: dict[str, Scheme] = {}
@@ -112,6 +112,11 @@ def calibrate_(
         state_path=state_path,
         progress=progress,
     )
+
+
+def without_input_scales(scheme: str | Scheme) -> Scheme:
+    """A scheme as calibration starts from it: whether there are input scales follows from the method."""
+    return Scheme.parse(scheme).with_input_scales(False)
 
 
 def usual_method(scheme: Scheme) -> str:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from kdnative.formats import arithmetic
 from kdnative.formats.scheme import NAMES, Scheme, refusal_of
-from kdnative.formats.weight import QuantizedWeight, code_range
+from kdnative.formats.weight import QuantizedWeight, checked_input_scale, code_range
 from kdnative.quantize import rtn
 from kdnative.quantize.native import native_linear
 from kdnative.quantize.two_level import quantize_two_level
@@ -42,17 +42,21 @@ class FakeQuantLinear(nn.Linear):
             channel or group found by `search_clip`; the factors stay as they are until `refresh_clip()`. "learn": they
             start there and are trained with the weights. Both keep them under the name ``clip_factor``, fp32 [N, G].
             Schemes with integer scales (``-int``) can't learn them, and give clipped weights their gradient too.
+        input_scale: fp32 [K], finite and positive, what inputs are multiplied by before they are quantized; the codes
+            are those of ``weight / input_scale`` then, so that ``weight`` stays the weight of the plain layer. It is
+            kept as a buffer and not trained; the scheme becomes its ``-is`` form.
 
     Input [..., K] in fp32, bf16 or fp16 -> [..., N], in the dtype of the input or, under autocast, in autocast's. The
     forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
 
     Raises:
         ValueError: a shape that a converted layer of the scheme can't have, such as a group size that does not divide
-            `in_features`; an unknown `clip`.
+            `in_features`; an unknown `clip`; other input scales, or none for a scheme ``-is``.
         TypeError: an input of another dtype.
     """
 
     clip_factor: Tensor | None
+    input_scale: Tensor | None
 
     def __init__(
         self,
@@ -62,24 +66,28 @@ class FakeQuantLinear(nn.Linear):
         *,
         scheme: Scheme | str = "w8a8",
         clip: str | None = None,
+        input_scale: Tensor | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self._configure(Scheme.parse(scheme), clip)
+        self._configure(Scheme.parse(scheme), clip, input_scale)
 
     @classmethod
-    def from_float(cls, linear: nn.Linear, scheme: Scheme | str, clip: str | None = None) -> FakeQuantLinear:
+    def from_float(
+        cls, linear: nn.Linear, scheme: Scheme | str, clip: str | None = None, input_scale: Tensor | None = None
+    ) -> FakeQuantLinear:
         """A layer that shares the very parameters of `linear` (an optimizer that holds them goes on working)."""
-        layer = cls(linear.in_features, linear.out_features, False, scheme=scheme, device="meta")
+        plain = Scheme.parse(scheme) if input_scale is None else Scheme.parse(scheme).with_input_scales(False)
+        layer = cls(linear.in_features, linear.out_features, False, scheme=plain, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
-        layer._configure(layer.scheme, clip)
+        layer._configure(plain, clip, input_scale)
         return layer.train(linear.training)
 
     def become(self, linear: nn.Linear) -> None:
         """Gives `linear` the class and the settings of this layer; its parameters, buffers and hooks stay its own."""
         linear.__class__ = FakeQuantLinear
-        linear._configure(self.scheme, None)
+        linear._configure(self.scheme, None, self.input_scale)
         linear.clip, linear.clip_factor = self.clip, self.clip_factor
 
     @torch.no_grad()
@@ -92,10 +100,15 @@ class FakeQuantLinear(nn.Linear):
 
     def become_float(self) -> None:
         """Turns this object into an `nn.Linear`; the weight stays as it is."""
-        del self.clip_factor, self.clip, self.scheme
+        del self.clip_factor, self.input_scale, self.clip, self.scheme
         self.__class__ = nn.Linear
 
-    def _configure(self, scheme: Scheme, clip: str | None) -> None:
+    def _configure(self, scheme: Scheme, clip: str | None, input_scale: Tensor | None = None) -> None:
+        if input_scale is not None:
+            scheme = scheme.with_input_scales()
+            input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(self.weight.device)
+        elif scheme.input_scales:
+            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
         if clip not in _CLIP_MODES:
@@ -103,6 +116,7 @@ class FakeQuantLinear(nn.Linear):
         if clip == "learn" and scheme.integer_scales:
             raise ValueError(f"clip='learn' has no gradient for the integer scales of {scheme}; use None or 'search'")
         self.scheme, self.clip = scheme, clip
+        self.register_buffer("input_scale", input_scale)
         self.register_buffer("clip_factor", None if clip is None else self.searched_clip())
         if clip == "learn":
             self.clip_factor = nn.Parameter(self.clip_factor)
@@ -111,7 +125,11 @@ class FakeQuantLinear(nn.Linear):
         if self.weight.is_meta:
             groups = self.scheme.groups(self.in_features)
             return torch.ones(self.out_features, groups, dtype=torch.float32, device="meta")
-        return rtn.search_clip(self.weight, self.scheme)
+        return rtn.search_clip(self._divided(), self.scheme)
+
+    def _divided(self) -> Tensor:
+        """What the codes are of: the weight, or with input scales its quotient by them, fp32."""
+        return self.weight if self.input_scale is None else self.weight.float() / self.input_scale
 
     @torch.no_grad()
     def refresh_clip(self) -> None:
@@ -129,13 +147,15 @@ class FakeQuantLinear(nn.Linear):
         kind = x.device.type
         compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
-            return _Linear.apply(x, self.weight, self.bias, self.clip_factor, self.scheme, compute)
+            x = x if self.input_scale is None else x.float() * self.input_scale  # rounded once, as in the kernels
+            return _Linear.apply(x, self._divided(), self.bias, self.clip_factor, self.scheme, compute)
 
     @torch.no_grad()
     def quantized(self) -> QuantizedWeight:
         """The integer weight that the forward uses now, for `convert_` and for checkpoints."""
         clip = None if self.clip_factor is None else _usable(self.clip_factor)
-        return rtn.quantize_weight(self.weight, self.scheme, clip=clip)
+        weight = rtn.quantize_weight(self._divided(), self.scheme, clip=clip)
+        return weight if self.input_scale is None else weight.changed(input_scale=self.input_scale.clone())
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -147,6 +167,8 @@ class FakeQuantLinear(nn.Linear):
         if self.clip_factor is not None and factor not in state_dict and prefix + "weight" in state_dict:
             self.refresh_clip()
             missing = [key for key in missing if key != factor]
+        if prefix + "weight" in state_dict:  # nor has it input scales: those of this layer stay
+            missing = [key for key in missing if key != prefix + "input_scale"]
         missing_keys += missing
 
     def extra_repr(self) -> str:
@@ -156,7 +178,7 @@ class FakeQuantLinear(nn.Linear):
 
 def _refusal(scheme: Scheme, shape: tuple[int, int]) -> str | None:
     """Why a layer ``(N, K)`` trained for a scheme could not be converted: it is better said before the training."""
-    if scheme.input_scales or scheme.activation.group_size is not None or scheme.activation.kind == "static":
+    if scheme.activation.group_size is not None or scheme.activation.kind == "static":
         return refusal_of(str(scheme), NAMES)
     try:
         from kdnative.ops.backends import backend_for

@@ -7,12 +7,12 @@
 namespace kdnative::cpu::KDNATIVE_ISA {
 namespace {
 
-template <DType type>
-inline void convert_rows_of(const void* x, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
-                            int64_t ld_out) {
+template <typename Inputs>
+inline void convert_inputs(const Inputs& in, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
+                           int64_t ld_out) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < ld_out; c += Vec::width) {
-      const Vec v = c + Vec::width <= k ? load_as<type>(x, r * ld_x + c) : load_as<type>(x, r * ld_x + c, k - c);
+      const Vec v = c + Vec::width <= k ? in.load(r * ld_x, c) : in.load(r * ld_x, c, k - c);
       if (c + Vec::width <= ld_out) {
         store_as(out_type, out, r * ld_out + c, v);
       } else {
@@ -22,13 +22,24 @@ inline void convert_rows_of(const void* x, int64_t ld_x, int64_t rows, int64_t k
   }
 }
 
+template <DType type>
+inline void convert_typed(const void* x, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k, void* out,
+                          DType out_type, int64_t ld_out) {
+  const auto run = [&](const auto& in) { convert_inputs(in, ld_x, rows, k, out, out_type, ld_out); };
+  if (input_scale == nullptr) {
+    run(Inputs<type, false>{x, nullptr});
+  } else {
+    run(Inputs<type, true>{x, input_scale});
+  }
+}
+
 }  // namespace
 
-void convert_rows(const void* x, DType type, int64_t ld_x, int64_t rows, int64_t k, void* out, DType out_type,
-                  int64_t ld_out) {
-  (type == DType::f32    ? convert_rows_of<DType::f32>
-   : type == DType::bf16 ? convert_rows_of<DType::bf16>
-                         : convert_rows_of<DType::f16>)(x, ld_x, rows, k, out, out_type, ld_out);
+void convert_rows(const void* x, DType type, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k, void* out,
+                  DType out_type, int64_t ld_out) {
+  (type == DType::f32    ? convert_typed<DType::f32>
+   : type == DType::bf16 ? convert_typed<DType::bf16>
+                         : convert_typed<DType::f16>)(x, ld_x, input_scale, rows, k, out, out_type, ld_out);
 }
 
 void gemm_a16(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& range) {

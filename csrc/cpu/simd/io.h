@@ -21,6 +21,26 @@ inline Vec load_as(const void* p, int64_t i, int64_t n) {
   if constexpr (type == DType::f16) return Vec::load_f16(static_cast<const uint16_t*>(p) + i, n);
 }
 
+// Where the inputs of a product come from: rows of x, and with input scales the rows times these.
+template <DType type, bool scaled>
+struct Inputs {
+  const void* x;
+  const float* scale;  // [k]; not read unless scaled
+
+  // Elements [c, c + Vec::width) of the row that begins at element `first` of x.
+  Vec load(int64_t first, int64_t c) const {
+    const Vec v = load_as<type>(x, first + c);
+    if constexpr (scaled) return v * Vec::load(scale + c);
+    return v;
+  }
+  // The first n of them, which may be none, and zeros.
+  Vec load(int64_t first, int64_t c, int64_t n) const {
+    const Vec v = load_as<type>(x, first + c, n);
+    if constexpr (scaled) return v * Vec::load(scale + c, n);
+    return v;
+  }
+};
+
 inline void store_as(DType type, void* p, int64_t i, Vec v) {
   switch (type) {
     case DType::f32:

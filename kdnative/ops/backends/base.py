@@ -17,7 +17,8 @@ class Backend:
 
     Args:
         name: for messages.
-        schemes: the names of those that linears compute with, in the order in which errors list them.
+        schemes: the names of those that linears compute with, in the order in which errors list them. Dense ones have
+            their form with input scales too, which calibration makes of them: nobody asks for it by name.
         fused: whether there are kernels for whole encoders.
         is_fallback: whether it stands in for kernels that a device does not have.
     """
@@ -28,6 +29,8 @@ class Backend:
 
     def supports(self, scheme: Scheme) -> bool:
         """Whether linears of some shape compute with the scheme."""
+        if scheme.input_scales and scheme.sparsity is None:
+            scheme = scheme.plain
         return str(scheme) in self._known
 
     def refusal(self, scheme: Scheme, shape: tuple[int, int] | None = None) -> str | None:

@@ -1,7 +1,6 @@
 """Plain torch on any device: slow, and with int8 activations the same bits as the kernels (`kdnative.ops.reference`).
 
-It computes the linears of devices without kernels, and of the CPU under ``KDNATIVE_BACKEND=reference``. It knows
-formats before there are kernels for them: input scales.
+It computes the linears of devices without kernels, and of the CPU under ``KDNATIVE_BACKEND=reference``.
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ def _not_fused(name: str, packed: Tensor, *arguments: object) -> Tensor:
     )
 
 
-REFERENCE = Backend(
-    "reference", [*NAMES, *(f"{name}-is" for name in NAMES if "+" not in name)], fused=False, is_fallback=True
-)
+REFERENCE = Backend("reference", NAMES, fused=False, is_fallback=True)
 
 
 class _NoFloat64(Backend):
