@@ -107,10 +107,10 @@ class FakeQuantLinear(nn.Linear):
         if input_scale is not None:
             scheme = scheme.with_input_scales()
             input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(self.weight.device)
-        elif scheme.input_scales:
-            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
+        if scheme.input_scales and input_scale is None:
+            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:
