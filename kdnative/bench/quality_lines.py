@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kdnative.bench.quality_cases import Case
@@ -68,3 +68,53 @@ def goals_of(result: Mapping[str, Any], row: Row) -> str:
         found for found in result.get("goals", ()) if all(found[key] == row[key] for key in ("model", "case", "way"))
     ]
     return "; ".join(f"{found['goal']}: {'met' if found['met'] else '**missed**'}" for found in mine)
+
+
+def tables(
+    result: Mapping[str, Any], rows_of: Callable[[Sequence[str], Sequence[Sequence[Any]]], list[str]]
+) -> list[str]:
+    """A Markdown table for each case.
+
+    Args:
+        rows_of: lays out a table, `kdnative.bench.table.rows_of`.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in result["rows"]:
+        found.setdefault((row["model"], row["case"]), []).append(row)
+    lines = []
+    for (model, case), rows in found.items():
+        about = result["models"][model]
+        lines += [
+            "",
+            f"{model}, {case}, {about['texts']:,} texts{_float_figure(about)}:",
+            "",
+            *_table(result, rows, rows_of),
+        ]
+    return [*lines[1:], "", _LEGEND]
+
+
+_LEGEND = (
+    "In brackets 95 % bootstrap intervals over texts; behind a comma, of errors the ratio to the first row and of "
+    "shares the difference to it in points, paired. Time and memory are those of choosing the weights, without packing."
+)
+
+
+def _float_figure(about: Mapping[str, Any]) -> str:
+    if "accuracy" in about:
+        return f", accuracy of fp32 {100 * about['accuracy']:.1f} %"
+    return f", perplexity of fp32 {about['perplexity']:.4g}" if "perplexity" in about else ""
+
+
+def _table(result: Mapping[str, Any], rows: Sequence[Row], rows_of: Callable[..., list[str]]) -> list[str]:
+    shown = list(dict.fromkeys(name for row in rows for name in row.get("figures", ())))
+    head = ["way", *(FIGURES[name].name for name in shown), "s", "MB", "texts", "goals"]
+    table = []
+    for row in rows:
+        name = row["way"] + (f" ({row['note']})" if row["note"] else "")
+        if "figures" not in row:
+            table.append([name, f"not run: {row['reason']}", *[""] * (len(head) - 2)])
+            continue
+        memory = "-" if row["peak"] is None else f"{row['peak'] / 1e6:.0f}"
+        cells = [cell(row, figure) for figure in shown]
+        table.append([name, *cells, f"{row['seconds']:.1f}", memory, row["texts"] or "-", goals_of(result, row)])
+    return rows_of(head, table)
