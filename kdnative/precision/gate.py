@@ -33,6 +33,7 @@ _DECIDING = ("keep", "embeddings", "fuse", "weights")
 _LEAST = 50  # certifying examples: of fewer a mean says next to nothing, however equal they are
 _MOST_CHOOSING = 512
 _MOST_SENSITIVITY = 128
+_MOST_CALIBRATION = 256
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class Gate:
         self._check_enough(len(examples), len(certifying))
         ladder = Ladder.of(model, schemes, **{name: options[name] for name in _DECIDING if name in options})
         if calibration is None:
-            calibration = [inputs for inputs, _ in examples.batches(choosing, self.batch_size)]
+            some = choosing[:_MOST_CALIBRATION]
+            calibration = [inputs for inputs, _ in examples.batches(some, self.batch_size)]
         conversions = Conversions.of(model, ladder, calibration, options, self._say)
         rows = self._sensitivities(model, examples, choosing, conversions)
         search = Search(
@@ -215,8 +217,7 @@ class Gate:
         if self.sensitivities is not None:
             return list(self.sensitivities)
         ladder = conversions.ladder
-        order = np.random.Generator(np.random.PCG64(self.seed + 1)).permutation(choosing)
-        part = examples.part(np.sort(order[:_MOST_SENSITIVITY]))
+        part = examples.part(choosing[-_MOST_SENSITIVITY:])  # the first of them calibrate
         sites = linears(model, list(ladder.options))
         first, _ = next(part.batches(np.arange(len(part)), self.batch_size))
         groups = ladder.groups(joint(model, sites, lambda: call(model, first)))
@@ -257,7 +258,7 @@ class Gate:
         """Numbers of the choosing and of the certifying examples, by chance."""
         order = np.random.Generator(np.random.PCG64(self.seed)).permutation(count)
         first = min(_MOST_CHOOSING, max(1, round(self.choosing * count)))
-        return np.sort(order[:first]), np.sort(order[first:])
+        return order[:first], order[first:]
 
     def _say(self, text: str) -> None:
         if self.show is not None:
