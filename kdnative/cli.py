@@ -64,6 +64,7 @@ _SUITES = (
     "model",
     "memory",
     "accuracy",
+    "quality",
     "qat",
     "overhead",
     "soak",
