@@ -55,7 +55,20 @@ _SERVED = (
     "kdnative.convert_ in Python."
 )
 # The modules of kdnative.bench that are commands.
-_SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "texts", "table", "readme")
+_SUITES = (
+    "gemm",
+    "sparse",
+    "encoder",
+    "model",
+    "memory",
+    "accuracy",
+    "gate",
+    "overhead",
+    "soak",
+    "texts",
+    "table",
+    "readme",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
