@@ -3,14 +3,13 @@
 import torch
 from torch import nn
 
+from kdnative.convert.refusals import too_small
 from kdnative.quantize import quantize_weight
-
-_TOGETHER = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "q", "k", "v")
 
 
 def random_scales(k):
-    """Factors between 1 / e^2 and e^2."""
-    return (torch.rand(k) * 4 - 2).exp()
+    """Factors between 1/2 and 2."""
+    return torch.exp2(torch.rand(k) * 2 - 1)
 
 
 def scaled(weight, scheme, factors):
@@ -19,14 +18,15 @@ def scaled(weight, scheme, factors):
 
 
 def scaled_weights(model, scheme="w8a8"):
-    """A weight with input scales for every linear, by name: one vector for queries, keys and values."""
+    """A weight with input scales for every linear that becomes native, by name.
+
+    Linears side by side, which may read the same, share their scales.
+    """
     shared, weights = {}, {}
     for name, linear in model.named_modules():
-        if not isinstance(linear, nn.Linear):
-            continue
-        parent, _, own = name.rpartition(".")
-        key = parent if own in _TOGETHER else name
-        if key not in shared:
-            shared[key] = random_scales(linear.in_features)
-        weights[name] = scaled(linear.weight, scheme, shared[key])
+        if isinstance(linear, nn.Linear) and not too_small(*linear.weight.shape):
+            place = name.rpartition(".")[0], linear.in_features
+            if place not in shared:
+                shared[place] = random_scales(linear.in_features)
+            weights[name] = scaled(linear.weight, scheme, shared[place])
     return weights

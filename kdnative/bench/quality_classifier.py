@@ -32,7 +32,6 @@ def splits() -> DataSplits:
     return load_dataset(DATA)
 
 
-
 def classifier(source: str, say: Callable[[str], None] = lambda line: None) -> Path:
     """The folder of the fine-tuned classifier; trained here when there is none in the cache yet.
 
@@ -64,4 +63,3 @@ def fine_tune(source: str, data: DataSplits, folder: Path, **changed: Any) -> nn
     model.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model
-

@@ -230,4 +230,3 @@ def _same_length(subject: Subject, examples: int) -> list[Inputs]:
     """Texts one by one, padded to one length, as auto-round wants them."""
     (batch,) = subject.calibration(examples, whole=True)
     return [{name: value[i : i + 1] for name, value in batch.items()} for i in range(examples)]
-

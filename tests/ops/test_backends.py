@@ -13,7 +13,7 @@ from kdnative.formats.layouts import Dense, Sparse
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.nn import Linear
 from kdnative.ops import schemas
-from kdnative.ops.backends import backend_for
+from kdnative.ops.backends import accepted, backend_for
 from kdnative.ops.backends.reference import REFERENCE
 from kdnative.patterns import Selection
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
@@ -53,6 +53,8 @@ def test_dense_schemes_have_a_form_with_input_scales_that_is_not_listed(backend)
         assert (backend.refusal(scheme, (8, 256)) is None) == (scheme.sparsity is None)
         if scheme.sparsity is None:
             assert backend.operator(scheme) == backend.operator(Scheme.parse(name))
+    with pytest.raises(ValueError, match="scheme w8a8-is is what calibration makes of w8a8: ask for that"):
+        accepted("w8a8-is")
     assert "divisible by its group size 64" in backend.refusal(Scheme.parse("w4a8-g64-is"), (8, 96))
 
 
