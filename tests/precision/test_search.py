@@ -76,9 +76,9 @@ def test_refusals_say_whether_more_examples_would_help():
     report = SimpleNamespace(words="share", confidence=0.95)
     made, _ = search(0)
     assert made.find(Paths([rung(0.5)], []), CHOOSING, CERTIFYING) is None
-    text, _, needed = made.refusal(report, 1000 / 1200)
+    text, _, needed = made.refusal(report, lambda n: 2 * n)
     assert needed is None and text.startswith("no assignment of these schemes keeps the budget of 0.02")
     made, _ = search(1)
     assert made.find(Paths([rung(0.016)], []), CHOOSING, CERTIFYING) is None
-    text, _, needed = made.refusal(report, 0.5)
+    text, _, needed = made.refusal(report, lambda n: 2 * n)
     assert needed > 1000 and "can't be shown with 2000 examples" in text and f"needs about {2 * needed}." in text
