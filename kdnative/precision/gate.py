@@ -122,7 +122,7 @@ class Gate:
 
     @property
     def least_examples(self) -> int:
-        """So many the data must have: with fewer, not even a model that never differs could be shown to keep the budget."""
+        """With fewer not even a model that never differs could be shown to keep the budget."""
         return self._total(self._least())
 
     def convert_(
