@@ -53,6 +53,8 @@ class Gate:
     order was fixed before the second part was looked at, repeated tests don't spoil the confidence (fixed sequence
     testing: Maurer, Hothorn and Lehmacher, 1995; "Learn then Test", Angelopoulos and others, 2021).
 
+    The confidence is that of one call. Who calls again with other seeds until one passes has tested several times.
+
     Where all layers in the most exact scheme seem to lose too much already, the worst of them stay in float, at the
     cost
     of speed: fused encoders are taken apart then.
