@@ -65,6 +65,7 @@ _SUITES = (
     "memory",
     "accuracy",
     "quality",
+    "gate",
     "qat",
     "overhead",
     "soak",

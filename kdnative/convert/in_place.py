@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -27,7 +27,7 @@ __all__ = ["apply", "convert_"]
 
 def convert_(
     model: nn.Module,
-    schemes: str | Scheme | Mapping[str, str | Scheme | None] = "w8a8",
+    schemes: str | Scheme | Sequence[str | Scheme] | Mapping[str, Any] = "w8a8",
     *,
     keep: Iterable[str] = (),
     embeddings: int | None = 8,
@@ -67,7 +67,8 @@ def convert_(
         model: float32, bfloat16 or float16, on the CPU.
         schemes: a scheme for all linears, or ``{pattern: scheme or None}``; the first pattern that matches a module's
             name, or the name of a module that contains it, wins. Patterns are globs, or regular expressions after
-            ``re:``. Linears that no pattern matches stay in float.
+            ``re:``. Linears that no pattern matches stay in float. With a gate a list of schemes, from the fewest bits
+            up, may stand for each.
         keep: patterns of modules that stay in float.
         embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
         fuse: False converts known encoders and layers linear by linear too (those of torch stay, it reads their weights

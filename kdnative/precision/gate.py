@@ -53,6 +53,8 @@ class Gate:
     order was fixed before the second part was looked at, repeated tests don't spoil the confidence (fixed sequence
     testing: Maurer, Hothorn and Lehmacher, 1995; "Learn then Test", Angelopoulos and others, 2021).
 
+    The confidence is that of one call. Who calls again with other seeds until one passes has tested several times.
+
     Where all layers in the most exact scheme seem to lose too much already, the worst of them stay in float, at the
     cost
     of speed: fused encoders are taken apart then.
@@ -120,17 +122,10 @@ class Gate:
         if self.batch_size < 1 or self.latency_rows < 1:
             raise ValueError("batch_size and latency_rows must be at least 1")
 
-    def examples(self) -> Examples:
-        """The data, with its labels."""
-        found = Examples.of(
-            self.data, tokenizer=self.tokenizer, labels=self.labels, max_length=self.max_length, name="data of the gate"
-        )
-        if self.metric == "accuracy" and found.labels is None:
-            raise ValueError("metric='accuracy' needs labels: give labels=, or labelled data; 'agreement' needs none")
-        for name, chosen in (self.slices or {}).items():
-            if len(chosen) != len(found):
-                raise ValueError(f"slice {name!r} has {len(chosen)} values for {len(found)} examples of the gate")
-        return found
+    @property
+    def least_examples(self) -> int:
+        """With fewer not even a model that never differs could be shown to keep the budget."""
+        return self._total(self._least())
 
     def convert_(
         self,
@@ -175,7 +170,7 @@ class Gate:
         report = self._report(search.judge.metric, len(choosing), len(certifying))
         report = replace(report, sensitivities=rows, trials=search.trials)
         if found is None:
-            raise GateError(*search.refusal(report, len(certifying) / len(examples)))
+            raise GateError(*search.refusal(report, self._total))
         assignment, answered = found
         slices = {name: np.asarray(chosen, bool) for name, chosen in (self.slices or {}).items()}
         converted = conversions.apply(assignment)
@@ -194,18 +189,24 @@ class Gate:
     def _metric(self, original: Answers) -> Metric | Score:
         return metric_named(self.metric, original.kind) if isinstance(self.metric, str) else self.metric
 
+    def _least(self) -> int:
+        """Certifying examples that show the budget where nothing changes."""
+        if self.metric not in ("agreement", "accuracy"):
+            return _LEAST
+        confidence = self.confidence if self.metric == "agreement" else (1 + self.confidence) / 2
+        return max(1, examples_for_none(self.max_drop, confidence))
+
+    def _total(self, certifying: int) -> int:
+        """How many examples there must be for so many to certify."""
+        return certifying + min(_MOST_CHOOSING, max(1, math.ceil(certifying * self.choosing / (1 - self.choosing))))
+
     def _check_enough(self, count: int, certifying: int) -> None:
         """GateError where even a model that never differs could not be shown to keep the budget."""
-        least = _LEAST
-        if self.metric in ("agreement", "accuracy"):
-            confidence = self.confidence if self.metric == "agreement" else (1 + self.confidence) / 2
-            least = max(1, examples_for_none(self.max_drop, confidence))
-        if certifying < least:
-            needed = math.ceil(least / (1 - self.choosing))
+        if certifying < (least := self._least()):
             metric = metric_named(self.metric) if isinstance(self.metric, str) else self.metric
             raise GateError(
                 f"a budget of {self.max_drop:g} can't be shown with {count} examples, {certifying} of which certify: "
-                f"even a model that never differs needs about {needed}. The model is unchanged",
+                f"even a model that never differs needs about {self.least_examples}. The model is unchanged",
                 self._report(metric, count - certifying, certifying),
                 least,
             )
@@ -249,6 +250,8 @@ class Gate:
         )
         if self.metric == "accuracy" and found.labels is None:
             raise ValueError("metric='accuracy' needs labels: give labels=, or labelled data; 'agreement' needs none")
+        if self.metric == "accuracy" and bool((found.labels < 0).any()):
+            raise ValueError("metric='accuracy' needs a label for every example; 'agreement' needs none")
         for name, chosen in (self.slices or {}).items():
             if len(chosen) != len(found):
                 raise ValueError(f"slice {name!r} has {len(chosen)} values for {len(found)} examples of the gate")

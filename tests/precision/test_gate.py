@@ -97,6 +97,7 @@ def test_no_assignment_within_the_budget_is_an_error_and_the_model_is_as_it_was(
 
 def test_too_few_examples_are_refused_before_anything_is_converted(monkeypatch):
     monkeypatch.setattr("kdnative.precision.conversions.convert_", None)
+    assert Gate(max_drop=0.01, data=[]).least_examples == 399
     with pytest.raises(GateError, match=r"with 100 examples, 75 of which certify: .* needs about 399") as refused:
         kd.convert_(network(), LADDER, gate=Gate(max_drop=0.01, data=vectors(100)))
     assert refused.value.examples_needed == 299
