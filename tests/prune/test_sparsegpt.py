@@ -122,7 +122,9 @@ def test_masks_of_a_model_are_held_and_convert(network, pattern, sparsity):
     finalize_masks_(network)
     expected = network(x[:8]).detach()
     for layer in (network[0], network[2]):
-        layouts.Sparse(pattern).pack(quantize_weight(layer.weight, "w8a8"))  # refuses what is not of the pattern
+        layouts.Sparse(pattern).pack(
+            quantize_weight(layer.weight, "w8a8"), layer.bias
+        )  # refuses what is not of the pattern
     kd.convert_(network, f"w8a8+{pattern}")
     assert torch.allclose(network(x[:8]), expected, atol=0.05 * float(expected.abs().max()))
 
