@@ -9,7 +9,7 @@ from torch import nn
 
 from kdnative.convert.fuse import refusal
 from kdnative.convert.last_parameter import linears_to_keep
-from kdnative.convert.layers import LinearConverter
+from kdnative.convert.layers import LinearConverter, needs_ranges
 from kdnative.convert.plan import Decision, Plan, Region
 from kdnative.convert.refusals import Refusal, check_parameters, native_already, native_in_another_scheme
 from kdnative.convert.registry import (
@@ -223,11 +223,15 @@ def full_name(names: Mapping[int, str], root: str, inner: str, linear: nn.Module
 
 
 def _check_schemes(selection: Selection[Scheme], plan: Plan) -> None:
-    """ValueError for a scheme that nothing gets because there are no kernels for it at all."""
+    """ValueError for a scheme that nothing gets because there are no kernels for it at all, or no input scales."""
     used = {decision.scheme for decision in plan.decisions if decision.action != "kept"}
-    for scheme in filter(None, selection.values.values()):
-        if scheme not in used and (why := backend_for("cpu").refusal(scheme)):
+    for pattern, scheme in selection.values.items():
+        if scheme is None or scheme in used:
+            continue
+        if why := backend_for("cpu").refusal(scheme):
             raise ValueError(why)
+        if scheme.input_scales and pattern == "*":  # a pattern for some names is in Plan.impossible()
+            raise ValueError(str(needs_ranges(scheme)))
 
 
 def _check_given(weights: Mapping[str, QuantizedWeight], plan: Plan, around: Surroundings) -> None:

@@ -19,7 +19,7 @@ from kdnative.ops.backends import backend_for
 from kdnative.patterns import Choice, Selection
 from kdnative.quantize import FakeQuantLinear
 
-__all__ = ["EmbeddingConverter", "FakeQuantConverter", "LinearConverter", "unsupported"]
+__all__ = ["EmbeddingConverter", "FakeQuantConverter", "LinearConverter", "needs_ranges", "unsupported"]
 
 
 @converts(nn.Linear)
@@ -88,8 +88,14 @@ def unsupported(site: Site, scheme: Scheme, layer: nn.Module) -> Refusal | None:
         return Refusal(why)
     brought = site.name in site.around.given or getattr(site.module, "input_scale", None) is not None
     if scheme.activation.kind == "static" or (scheme.input_scales and not brought):
-        return Refusal(f"{scheme} needs the ranges of its inputs, which calibration finds", needs="ranges")
+        return needs_ranges(scheme)
     return None
+
+
+def needs_ranges(scheme: Scheme) -> Refusal:
+    """Why there is no layer of a scheme before calibration."""
+    words = f"{scheme} needs the ranges of its inputs, which calibration finds"
+    return Refusal(f"{words}: ask for {scheme.plain} and give calibration data", needs="ranges")
 
 
 @converts(when=hf.is_conv1d)

@@ -132,7 +132,8 @@ class QuantizedWeight:
             raise ValueError("weights with code books can't be joined")
         inputs = weights[0].input_scale
         for other in (w.input_scale for w in weights[1:]):
-            if (other is None) != (inputs is None) or (inputs is not None and not torch.equal(inputs, other)):
+            same = inputs is other or (inputs is not None and other is not None and torch.equal(inputs, other))
+            if not same:
                 raise ValueError("weights that are joined must have the same input scales, as they read the same input")
         if len({(w.bits, w.group_size, w.group_scale is None) for w in weights}) != 1:
             raise ValueError("weights that are joined must have the same bits, group size and levels of scales")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdnative.formats.scheme import Scheme
@@ -25,6 +26,7 @@ from kdnative.quantize.progress import Progress, progress_of
 from kdnative.quantize.rtn import quantize_weight
 from kdnative.quantize.statistics import Accumulator, Statistics
 from kdnative.quantize.watching import Enough, Group, find_groups, forward, watched
+from kdnative.shown import listed
 
 __all__ = ["calibrate_", "calibrate_layers", "gather", "in_passes", "usual_method", "without_input_scales"]
 
@@ -148,6 +150,8 @@ def calibrate_layers(
             f"method {', '.join(sorted(reading))} needs calibration data: give calibration=[batch, ...] or texts, or "
             "use a method without data ('rtn', 'hqq')"
         )
+    if bad := [name for name, site in sites.items() if not bool(torch.isfinite(site.weight).all())]:
+        raise ValueError(f"NaN or infinite values in the weights of {listed(bad)}: repair the checkpoint")
     if batches is not None and 0 < batches.examples < FEW_EXAMPLES:
         warnings.warn(
             f"calibration has {batches.examples} example{'s'[: batches.examples > 1]}, which say little of the inputs "
@@ -316,4 +320,4 @@ def gather(
                 forward(model, batch, parameters)
             if progress is not None:
                 progress("reading the data", number + 1, len(batches))
-    return {names: accumulator.result() for names, accumulator in sums.items()}
+    return {names: sums.pop(names).result() for names in needs}  # each sum is let go before the next is turned

@@ -44,14 +44,15 @@ class FakeQuantLinear(nn.Linear):
             Schemes with integer scales (``-int``) can't learn them, and give clipped weights their gradient too.
         input_scale: fp32 [K], finite and positive, what inputs are multiplied by before they are quantized; the codes
             are those of ``weight / input_scale`` then, so that ``weight`` stays the weight of the plain layer. It is
-            kept as a buffer and not trained; the scheme becomes its ``-is`` form.
+            kept as a buffer and not trained; the scheme becomes its ``-is`` form. None for a scheme ``-is``: 1, until
+            a state dict brings others.
 
     Input [..., K] in fp32, bf16 or fp16 -> [..., N], in the dtype of the input or, under autocast, in autocast's. The
     forward is exact in both cases; the matrix products of the backward run in autocast's dtype.
 
     Raises:
         ValueError: a shape that a converted layer of the scheme can't have, such as a group size that does not divide
-            `in_features`; an unknown `clip`; other input scales, or none for a scheme ``-is``.
+            `in_features`; an unknown `clip`; other input scales.
         TypeError: an input of another dtype.
     """
 
@@ -107,10 +108,10 @@ class FakeQuantLinear(nn.Linear):
         if input_scale is not None:
             scheme = scheme.with_input_scales()
             input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(self.weight.device)
-        elif scheme.input_scales:
-            raise ValueError(f"scheme {scheme} has input scales: give them as input_scale, fp32 [{self.in_features}]")
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
+        if scheme.input_scales and input_scale is None:
+            input_scale = torch.ones(self.in_features, dtype=torch.float32, device=self.weight.device)
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:
@@ -155,7 +156,9 @@ class FakeQuantLinear(nn.Linear):
         """The integer weight that the forward uses now, for `convert_` and for checkpoints."""
         clip = None if self.clip_factor is None else _usable(self.clip_factor)
         weight = rtn.quantize_weight(self._divided(), self.scheme, clip=clip)
-        return weight if self.input_scale is None else weight.changed(input_scale=self.input_scale.clone())
+        if self.input_scale is None:
+            return weight
+        return weight.changed(input_scale=checked_input_scale(self.input_scale, self.in_features).clone())
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

@@ -23,6 +23,7 @@ from kdnative.machine.environment import child_environment
 from kdnative.nn import Embedding, Encoder, Linear
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.checkpoints import assert_same, edit, ids, mlp, names, output, weights_file
+from tests.input_scales import random_scales, scaled_weights
 from tests.small_models import bert
 
 # -- round trips -------------------------------------------------------------------------------------------------------
@@ -149,6 +150,32 @@ def test_quantization_aware_student(tmp_path):
         assert_same(model, loaded)
         assert [str(m.scheme) for m in loaded.modules() if isinstance(m, FakeQuantLinear)]
         shutil.rmtree(tmp_path / "m")
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32-asym", "w4a16-g64"])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_input_scales(tmp_path, scheme, fuse):
+    model = bert()
+    convert_(
+        model, scheme, weights={k: w for k, w in scaled_weights(model, scheme).items() if k != "classifier"}, fuse=fuse
+    )
+    save(model, tmp_path / "m")
+    for loaded in (load(tmp_path / "m"), load(tmp_path / "m", into=bert(seed=5))):
+        assert_same(model, loaded)
+    assert sum(name.endswith("input_scale") for name in model.state_dict()) == (
+        9 if fuse and "16" not in scheme else 13
+    )
+    found = {row["scheme"] for row in inspect(tmp_path / "m")["modules"]}
+    assert found == {None, "int8", f"{scheme}-is"}
+
+
+def test_a_student_trained_with_input_scales(tmp_path):
+    model = nn.Sequential(FakeQuantLinear.from_float(nn.Linear(64, 32), "w4a8-g32", input_scale=random_scales(64)))
+    save(model.eval(), tmp_path / "m")
+    loaded, x = load(tmp_path / "m"), torch.randn(3, 64)
+    assert torch.equal(loaded[0].input_scale, model[0].input_scale)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
 
 
 def test_tied_weights_are_stored_once_and_tied_again(tmp_path):

@@ -15,6 +15,7 @@ from kdnative.checkpoint.manifest import digest_of
 from kdnative.checkpoint.weights import open_checkpoint
 from kdnative.convert import convert_
 from tests.checkpoints import edit, mlp, names, revouch, weights_file
+from tests.input_scales import scaled_weights
 from tests.small_models import bert
 
 
@@ -247,6 +248,21 @@ def test_tensors_that_are_not_those_of_the_model(saved):
         load(saved)
     rewrite(saved, lambda t: t.update({"1.scale": torch.full((256, 1), torch.nan)}))
     with pytest.raises(CheckpointError, match="1: scale"):
+        load(saved)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_input_scales_that_are_none(tmp_path, value):
+    model = nn.Sequential(nn.Linear(64, 32))
+    saved = save(convert_(model, weights=scaled_weights(model)).model, tmp_path / "m")
+    rewrite(saved, lambda t: t["0.input_scale"].__setitem__(5, value))
+    with pytest.raises(CheckpointError, match="0: input_scale holds zero, negative, infinite or NaN values"):
+        load(saved)
+    rewrite(saved, lambda t: t.update({"0.input_scale": torch.ones(63)}))
+    with pytest.raises(CheckpointError, match=r"0.input_scale has shape \[63\], the model needs \[64\]"):
+        load(saved)
+    rewrite(saved, lambda t: t.pop("0.input_scale"))
+    with pytest.raises(CheckpointError, match="0.input_scale is missing"):
         load(saved)
 
 

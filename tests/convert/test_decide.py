@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+import re
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 from torch import nn
 
-from kdnative.convert import Decision, Refusal, apply, build, convert_, decide, deciding, encoders, layers
+from kdnative.convert import Decision, Refusal, apply, build, convert_, decide, encoders
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Encoder, EncoderLayer, Linear
 from kdnative.ops.backends.reference import REFERENCE
@@ -201,23 +202,25 @@ def test_backends_without_fused_operators_get_layers(model, monkeypatch):
 
 
 def test_schemes_without_kernels():
-    for text in ("w8au8", "w8a8-is", "w8a8-ag32", "w4a8-g48"):
-        with pytest.raises(ValueError, match=rf"scheme '{text}'.*Allowed: w8a8, "):
+    for text in ("w8au8", "w8a8-is+4x1", "w8a8-ag32", "w4a8-g48"):
+        with pytest.raises(ValueError, match=rf"scheme '{re.escape(text)}'.*Allowed: w8a8, "):
             convert_(mlp(), text)
         with pytest.raises(ValueError, match="Allowed: w8a8, "):
             convert_(mlp(), {"1": text, "*": "w8a8"})
 
 
-def test_schemes_that_need_ranges_first(monkeypatch):
-    """On a device whose linears multiply their inputs by a vector: SmoothQuant finds it from their ranges."""
-    monkeypatch.setattr(layers, "backend_for", lambda device: REFERENCE)
-    monkeypatch.setattr(deciding, "backend_for", lambda device: REFERENCE)
+def test_schemes_that_need_ranges_first():
+    """SmoothQuant finds the vector that inputs are multiplied by from their ranges."""
     plan = decide(bert(), wanted({"*query": "w8a8-is", "*": "w8a8"}))
     queries = [name for name, _ in bert().named_modules() if name.endswith("query")]
     assert {"bert", *queries} <= {d.name for d in plan.needing("ranges")}
     assert plan["bert.encoder.layer.0.output.dense"].refusal is None
-    assert plan[queries[0]].refusal.reason == "w8a8-is needs the ranges of its inputs, which calibration finds"
+    words = "w8a8-is needs the ranges of its inputs, which calibration finds: ask for w8a8 and give calibration data"
+    assert plan[queries[0]].refusal.reason == words
     assert [d.name for d in plan.impossible()] == queries
+    for schemes in ("w8a8-is", {"*query": "w8a8-is", "*": "w8a8"}):
+        with pytest.raises(ValueError, match=words):
+            convert_(bert(), schemes)
     scaled = quantize_weight(torch.randn(64, 64), "w8a8")
     given = {queries[0]: replace(scaled, input_scale=torch.rand(64) + 0.5)}
     plan = decide(bert(), wanted({"*query": "w8a8-is", "*": "w8a8"}), weights=given)

@@ -8,7 +8,8 @@ from kdnative.convert import convert_
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn import Encoder, EncoderLayer, Linear
-from kdnative.quantize import quantize_weight
+from kdnative.quantize import FakeQuantLinear, quantize_weight
+from tests.input_scales import random_scales, scaled
 from tests.small_models import bert, rows
 
 IDS = torch.arange(2, 24).view(2, 11)
@@ -68,7 +69,40 @@ def test_a_factor_can_not_go_into_given_weights():
     assert type(other.get_submodule(layers[0])) is EncoderLayer
 
 
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32-asym", "w8a16", "w4a16-g64"])
+def test_a_weight_that_brings_input_scales_gives_its_layer_the_scheme_for_them(scheme):
+    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 32))
+    given = scaled(torch.randn(96, 64), scheme, random_scales(64))
+    found = rows(convert_(model, {"0": scheme, "*": "w8a8"}, weights={"0": given}))
+    assert (found["0"].scheme, found["2"].scheme) == (f"{scheme}-is", "w8a8")
+    assert str(model[0].scheme) == f"{scheme}-is" and torch.equal(model[0].quantized().input_scale, given.input_scale)
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        want = Linear.from_quantized(given, model[0].bias.detach().clone(), f"{scheme}-is")(x)
+        assert torch.equal(model[0](x), want)
+    again = rows(convert_(model, {"0": scheme, "2": "w8a8"}))  # it has what is asked for
+    assert again["0"].action == "kept" and "already native" in again["0"].reason
+    with pytest.raises(ValueError, match=f"native already, in {scheme}-is, and its float weights are gone"):
+        convert_(model, {"0": "w2a8-g32"})
+
+
+def test_a_trained_layer_may_be_given_a_weight_with_input_scales():
+    model = nn.Sequential(FakeQuantLinear(64, 96))
+    convert_(model, weights={"0": scaled(torch.randn(96, 64), "w8a8", random_scales(64))})
+    assert str(model[0].scheme) == "w8a8-is"
+
+
+def test_sparse_schemes_take_no_input_scales():
+    model = nn.Sequential(nn.Linear(64, 96))
+    given = scaled(torch.randn(96, 64), "w8a8", random_scales(64))
+    with pytest.raises(ValueError, match="0: .*'w8a8-is[+]4x1' has input scales, and weights that are stored without"):
+        convert_(model, {"0": "w8a8+4x1"}, weights={"0": given})
+    with pytest.raises(ValueError, match="0: it stays in float .*have no place for them"):
+        convert_(model, "w8a8+4x1", weights={"0": given})
+
+
 WRONG = {
+    "no scales": ({"0": codes(96, 64)}, "w8a8-is", r"\n  0: it has 8 bits, no groups, .* which is not w8a8-is"),
     "absent": ({"2": codes(64, 64)}, "w8a8", r"\n  2: there is no linear layer of that name"),
     "no linear": ({"1": codes(64, 64)}, "w8a8", r"\n  1: there is no linear layer of that name"),
     "shape": ({"0": codes(64, 96)}, "w8a8", r"\n  0: it has shape \[64, 96\], and the layer \[96, 64\]"),

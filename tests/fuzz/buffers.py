@@ -15,11 +15,12 @@ from kdnative.formats.scheme import Scheme
 from kdnative.nn import encoder_format
 from kdnative.quantize import quantize_weight
 from tests.fuzz.words import NUMBERS
+from tests.input_scales import random_scales, scaled_weights
 from tests.nn import encoder_models
 
 __all__ = ["Buffer", "hostile", "make_buffers"]
 
-_DENSE = ("w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g32-int", "w2a8-g32", "w2a8-g64-asym")
+_DENSE = ("w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g32-int", "w2a8-g32", "w2a8-g64-asym", "w8a8-is", "w4a8-g32-is")
 _SPARSE = ("w8a8+4x1", "w8a8+2:4", "w8a8+mask")
 _SHAPES = ((1, 64), (31, 128), (40, 192), (130, 64))
 _FIELDS = {  # names, offsets and widths of the numbers in the headers that buffers begin with
@@ -63,7 +64,8 @@ def make_buffers() -> list[Buffer]:
             scheme, weight = Scheme.parse(name), torch.randn(n, k)
             bias = torch.randn(n) if n % 2 else None
             if scheme.sparsity is None:
-                packed = dense.pack(quantize_weight(weight, scheme), bias)
+                plain = quantize_weight(weight, scheme)
+                packed = dense.pack(plain.changed(input_scale=random_scales(k) if scheme.input_scales else None), bias)
             else:
                 weight *= (torch.arange(k) % 4 < 2) * (torch.rand(-(-n // 4), k) < 0.6).repeat_interleave(4, 0)[:n]
                 packed = sparse.pack(quantize_weight(weight, scheme.dense), bias, scheme.sparsity)
@@ -86,8 +88,13 @@ def _encoders() -> dict[str, nn.Module]:
         "mpnet": models.native(models.mpnet(**small)),
         "modernbert": models.native(models.modernbert(**small)),
         "nomic": models.native(models.nomic(**small)),
+        "bert-is": _scaled(models.bert(**sizes, layers=1)),
         "layers": kdnative.convert_(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()).model,
     }
+
+
+def _scaled(model: nn.Module) -> nn.Module:
+    return kdnative.convert_(model, weights=scaled_weights(model)).model
 
 
 def _of_encoder(name: str, module: nn.Module) -> Buffer:

@@ -103,6 +103,7 @@ CHECKPOINTS: list[tuple[str, str, Callable[[Manifest], None]]] = [  # what, of w
     ("a linear of half a feature", "w8a8", config("Linear", in_features=0.5)),
     ("a linear of an unknown scheme", "w8a8", config("Linear", scheme="w9a9")),
     ("a linear whose scheme is a number", "w8a8", config("Linear", scheme=8)),
+    ("a linear without its input scales", "w8a8", config("Linear", scheme="w8a8-is")),
     ("a linear of an unknown dtype", "w8a8", config("Linear", dtype="nn")),
     ("a table of many rows", "w8a8", config("Embedding", num_embeddings=10**10, embedding_dim=1)),
     ("an encoder without eps", "bert", config("Encoder", eps=...)),

@@ -16,6 +16,7 @@ import kdnative
 from kdnative import nn as native
 from kdnative.prune import mask_
 from tests.fuzz.checkpoint_files import Checkpoint
+from tests.input_scales import scaled_weights
 from tests.nn.encoder_models import small
 from tests.small_models import bert
 
@@ -70,7 +71,7 @@ class Kind:
         build: the float model.
         call: one forward.
         scheme, options: of `kdnative.convert_`; ``zeros`` is a pattern of `kdnative.prune.mask_`, and then every linear
-            is converted, whether that pays or not.
+            is converted, whether that pays or not. ``scaled``: weights have input scales.
     """
 
     build: Callable[[], nn.Module]
@@ -78,10 +79,12 @@ class Kind:
     scheme: str = "w8a8"
     options: dict[str, Any] = field(default_factory=dict)
     zeros: str | None = None
+    scaled: bool = False
 
     def convert(self, model: nn.Module) -> nn.Module:
         if self.zeros is None:
-            return kdnative.convert_(model, self.scheme, **self.options).model
+            weights = scaled_weights(model, self.scheme) if self.scaled else None
+            return kdnative.convert_(model, self.scheme, **self.options, weights=weights).model
         mask_(model, **({} if self.zeros == "2:4" else {"sparsity": 0.6}), pattern=self.zeros)
         for name, layer in list(model.named_children()):
             if isinstance(layer, nn.Linear):
@@ -111,12 +114,14 @@ KINDS = {
     "w8a16": _rows(scheme="w8a16"),
     "w4a16": _rows(scheme="w4a16-g32"),
     "w2a16": _rows(scheme="w2a16-g32"),
+    "w8a8-is": _rows(scaled=True),
     "4x1": _rows(scheme="w8a8+4x1", zeros="4x1"),
     "2:4": _rows(scheme="w8a8+2:4", zeros="2:4"),
     "mask": _rows(scheme="w8a8+mask", zeros="unstructured"),
     "embedding": _words(lambda: nn.Sequential(nn.Embedding(30, 16)), options={"embeddings": 8}),
     "bert": _tokens(partial(bert, kind="BertModel", **_TINY_BERT)),
     "bert-w4a8": _tokens(partial(bert, kind="BertModel", **_TINY_BERT), scheme="w4a8-g32"),
+    "bert-is": _tokens(partial(bert, kind="BertModel", **_TINY_BERT), scaled=True),
     "bert-head": _tokens(partial(bert, **_TINY_BERT)),
     "bert-not-fused": _tokens(partial(bert, **_TINY_BERT), options={"fuse": False}),
     "bert-tied": _tokens(partial(bert, kind="BertForMaskedLM", **_TINY_BERT), options={"embeddings": None}),

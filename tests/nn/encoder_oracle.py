@@ -140,6 +140,8 @@ def _norm(state, name, x, eps):
 
 
 def _linear(state, name, scheme, x):
+    x = x * state.get(name + ".input_scale", 1.0)
+    scheme = scheme.removesuffix("-is")
     amax = np.abs(x).max(-1, keepdims=True)
     a = np.rint(x * np.divide(127, amax, out=np.zeros_like(amax), where=amax > 0)) * (amax / 127)
     codes, scale, zero = state[name + ".qweight"], state[name + ".scale"], state.get(name + ".zero")

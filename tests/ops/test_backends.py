@@ -13,7 +13,8 @@ from kdnative.formats.layouts import Dense, Sparse
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.nn import Linear
 from kdnative.ops import schemas
-from kdnative.ops.backends import backend_for
+from kdnative.ops.backends import accepted, backend_for
+from kdnative.ops.backends.reference import REFERENCE
 from kdnative.patterns import Selection
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 
@@ -42,6 +43,19 @@ def test_the_cpu_takes_every_documented_scheme():
         assert cpu.supports(scheme) and cpu.refusal(scheme) is None and cpu.refusal(scheme, (8, 256)) is None
         assert cpu.layout(scheme) == (Sparse(scheme.sparsity) if scheme.sparsity else Dense())
         assert cpu.operator(scheme) in schemas.OPERATORS
+
+
+@pytest.mark.parametrize("backend", [backend_for("cpu"), REFERENCE], ids=lambda backend: backend.name)
+def test_dense_schemes_have_a_form_with_input_scales_that_is_not_listed(backend):
+    for name in NAMES:
+        scheme = Scheme.parse(name).with_input_scales()
+        assert backend.supports(scheme) == (scheme.sparsity is None) and str(scheme) not in backend.schemes
+        assert (backend.refusal(scheme, (8, 256)) is None) == (scheme.sparsity is None)
+        if scheme.sparsity is None:
+            assert backend.operator(scheme) == backend.operator(Scheme.parse(name))
+    with pytest.raises(ValueError, match="scheme w8a8-is is what calibration makes of w8a8: ask for that"):
+        accepted("w8a8-is")
+    assert "divisible by its group size 64" in backend.refusal(Scheme.parse("w4a8-g64-is"), (8, 96))
 
 
 @pytest.mark.parametrize("text", ["w4a8", "w2a8-asym", "w4a16"])
@@ -73,7 +87,7 @@ def test_sparse_schemes_without_a_kernel(text):
     [
         ("w8au8", "static uint8 activations, and linears have no kernel"),
         ("w8a8-ag64", "groups of activations, and there is no kernel"),
-        ("w4a8-g64-is", "input scales, and there is no kernel.*did you mean 'w4a8-g64"),
+        ("w8a8-is+4x1", "has input scales, and weights that are stored without zeros have no place for them"),
     ],
 )
 def test_formats_whose_kernels_are_to_come(text, words):

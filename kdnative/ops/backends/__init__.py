@@ -39,14 +39,17 @@ def backend_for(device: torch.device | str) -> Backend:
 
 
 def accepted(scheme: Scheme | str, device: torch.device | str = "cpu") -> Scheme:
-    """The scheme of a name, if linears of a device compute with it.
+    """The scheme of a name that a user wrote, if linears of a device compute with it.
 
     Raises:
-        ValueError: there is no such scheme, or no kernel for it. TypeError: neither a string nor a Scheme.
+        ValueError: there is no such scheme, or no kernel for it; or it has input scales, which nobody asks for.
+        TypeError: neither a string nor a Scheme.
     """
     scheme = Scheme.parse(scheme)
     if refusal := backend_for(device).refusal(scheme):
         raise ValueError(refusal)
+    if scheme.input_scales:
+        raise ValueError(f"scheme {scheme} is what calibration makes of {scheme.plain}: ask for that")
     return scheme
 
 

@@ -111,7 +111,10 @@ void check_convert(const Kernels& t) {
       std::memcpy(x.get() + j * size, size == 4 ? static_cast<const void*>(&value) : &half, size);
     }
     std::memset(out.get(), 0xcd, out.size);
-    t.convert_rows(x.get(), type, ld_x, rows, k, out.get(), out_type, ld);
+    const bool scaled = random_int(0, 1) > 0;
+    Buffer<float> factors(k);
+    for (int64_t j = 0; j < k; ++j) factors[j] = random_factor();
+    t.convert_rows(x.get(), type, ld_x, scaled ? factors.get() : nullptr, rows, k, out.get(), out_type, ld);
     for (int64_t j = 0; j < rows * ld; ++j) {
       float wanted = 0.0f;
       if (j % ld < k) {
@@ -120,6 +123,7 @@ void check_convert(const Kernels& t) {
         std::memcpy(&half, at, 2);
         std::memcpy(&wanted, at, size == 4 ? 4 : 2);
         if (type != DType::f32) wanted = type == DType::bf16 ? bf16_to_float(half) : f16_to_float(half);
+        if (scaled) wanted *= factors[j % ld];
       }
       uint16_t got_half;
       float got;

@@ -1,4 +1,5 @@
-// quantize_rows against plain loops: the exact bits, also of ties, zeros, NaN and infinity.
+// quantize_rows against plain loops: the exact bits, also of ties, zeros, NaN and infinity, with input scales and
+// without.
 #include "checks.h"
 
 namespace harness {
@@ -34,7 +35,13 @@ void check_quantize(const Kernels& t) {
     std::memset(sums.get(), 99, sums.size * sizeof(int32_t));
     const bool with_sums = random_int(0, 3) > 0;
     const void* data = type == DType::f32 ? static_cast<const void*>(x.get()) : half.get();
-    t.quantize_rows(data, type, ld, rows, k, k_pad, q.get(), ld_q, scale.get(), with_sums ? sums.get() : nullptr);
+    const bool scaled = random_int(0, 1) > 0;
+    Buffer<float> factors(k);
+    for (int64_t j = 0; j < k; ++j) factors[j] = random_factor();
+    t.quantize_rows(data, type, ld, scaled ? factors.get() : nullptr, rows, k, k_pad, q.get(), ld_q, scale.get(),
+                    with_sums ? sums.get() : nullptr);
+    for (int64_t r = 0; r < rows && scaled; ++r)
+      for (int64_t j = 0; j < k; ++j) x[r * ld + j] *= factors[j];
     for (int64_t r = 0; r < rows; ++r) {
       float amax = 0.0f;
       bool finite = true;
@@ -54,9 +61,9 @@ void check_quantize(const Kernels& t) {
         same = same && (!with_sums || sums[r * (k_pad / 32) + g] == sum);
       }
       for (int64_t j = k_pad; j < ld_q; ++j) same = same && q[r * ld_q + j] == 99;
-      check(
-          same, t.isa,
-          "quantize_rows k=" + std::to_string(k) + " type=" + std::to_string(i % 3) + " kind=" + std::to_string(kind));
+      check(same, t.isa,
+            "quantize_rows k=" + std::to_string(k) + " type=" + std::to_string(i % 3) +
+                " kind=" + std::to_string(kind) + (scaled ? " with input scales" : ""));
     }
   }
 }

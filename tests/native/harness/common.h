@@ -25,6 +25,8 @@ inline bool stop_at_first = false;  // failed check
 
 inline int64_t random_int(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(rng); }
 inline float random_float(float scale) { return std::uniform_real_distribution<float>(-scale, scale)(rng); }
+// A factor between 2^-5 and 2^5.
+inline float random_factor() { return std::exp2(random_float(5.0f)); }
 inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 inline void check(bool ok, const char* isa, const std::string& what) {

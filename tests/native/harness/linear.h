@@ -54,7 +54,8 @@ struct Layer {
               groups,      data.get(),
               scale.get(), sums.get(),
               zero.get(),  with_bias ? bias.get() : nullptr,
-              symmetric,   two_levels ? group_scale.get() : nullptr};
+              symmetric,   two_levels ? group_scale.get() : nullptr,
+              nullptr};
   }
   int64_t n_pad, k_pad, groups;
   std::vector<int> weight;

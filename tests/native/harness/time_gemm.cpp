@@ -44,7 +44,7 @@ void time_gemms(const Kernels& t) {
       Buffer<int32_t> sums(m * w8.k_pad / 32);
       for (int64_t i = 0; i < x.size; ++i) x[i] = std::normal_distribution<float>()(rng);
       const auto quantize = [&] {
-        t.quantize_rows(x.get(), DType::f32, s[1], m, s[1], w8.k_pad, q.get(), ld_q, scale.get(), sums.get());
+        t.quantize_rows(x.get(), DType::f32, s[1], nullptr, m, s[1], w8.k_pad, q.get(), ld_q, scale.get(), sums.get());
       };
       const auto linear = [&](Layer& w, Activation act) {
         return microseconds([&] {
