@@ -84,7 +84,9 @@ def test_inverse_factor(k):
     factor = inverse_factor(h, 0.03).double()
     damped = h.double() + 0.03 * h.double().diagonal().mean() * torch.eye(k)
     assert torch.equal(factor, factor.triu())
-    assert torch.allclose(factor.t() @ factor, torch.linalg.inv(damped), rtol=1e-4, atol=1e-6 / float(h.diagonal().mean()))
+    assert torch.allclose(
+        factor.t() @ factor, torch.linalg.inv(damped), rtol=1e-4, atol=1e-6 / float(h.diagonal().mean())
+    )
 
 
 def test_dead_inputs_are_of_mean_size_and_independent():
