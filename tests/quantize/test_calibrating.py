@@ -183,8 +183,9 @@ def test_other_floats(dtype):
 def test_dead_inputs_and_a_single_row():
     x = rows(1)
     x[:, :32] = 0
-    with pytest.warns(UserWarning, match="calibration has 1 example, which say"):
+    with pytest.warns(UserWarning, match="calibration has 1 example, which says little") as caught:
         found = calibrate_(network(64, 32), "w4a8-g32", [x], method="gptq")
+    assert caught[0].filename == __file__
     assert found.rows[0].dead == 32 and bool(torch.isfinite(found["0"].dequantize()).all())
 
 
