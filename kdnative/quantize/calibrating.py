@@ -150,6 +150,8 @@ def calibrate_layers(
             f"method {', '.join(sorted(reading))} needs calibration data: give calibration=[batch, ...] or texts, or "
             "use a method without data ('rtn', 'hqq')"
         )
+    if empty := [name for name, site in sites.items() if site.weight.is_meta]:
+        raise ValueError(f"the weights of {listed(empty)} are on the meta device and have no values")
     if bad := [name for name, site in sites.items() if not bool(torch.isfinite(site.weight).all())]:
         raise ValueError(f"NaN or infinite values in the weights of {listed(bad)}: repair the checkpoint")
     return _Pass(model, sites, schemes, methods, batches, sequential, state_path, progress).run()
