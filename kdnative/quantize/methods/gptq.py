@@ -77,4 +77,4 @@ def compensated(weight: Tensor, scheme: Scheme, second_moment: Tensor, options: 
     sweep(columns, factor, nearest, options.block)
     values = torch.empty_like(columns)
     values[order] = columns
-    return grid.weight(values.t())
+    return grid.weight(values.t().contiguous())

@@ -75,6 +75,5 @@ def best_of(divisors: Iterable[Tensor], weight: Tensor, scheme: Scheme, sample: 
         rounded = quantize_weight(weight * divisor, scheme).dequantize()
         error = output_error(right, sample, rounded, 1 / divisor, scheme)
         if error < least:
-            assert sample is not None
-    least, best = error, divisor
+            least, best = error, divisor
     return best
