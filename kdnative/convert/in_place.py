@@ -12,6 +12,7 @@ from kdnative.convert.calibrated import calibrated
 from kdnative.convert.deciding import decide
 from kdnative.convert.plan import Plan
 from kdnative.convert.report import ConversionReport, report_rows
+from kdnative.convert.rounded import check_rounded
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn.saving import forbid_save_pretrained
@@ -56,6 +57,9 @@ def convert_(
 
     A FakeQuantLinear that stays in float becomes an ``nn.Linear`` with the values of its integer weights.
 
+    Layers of 4 and 2 bits want ``calibration``. Rounded to the nearest, 4 bits warn and 2 bits are refused, unless
+    ``method="rtn"`` or ``clip_search`` says that this is meant.
+
     Models of transformers read their device and dtype from a parameter: where none would be left, the last linear stays
     in float, unless a pattern other than ``*`` asks for it.
 
@@ -90,8 +94,8 @@ def convert_(
     Raises:
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
             can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU; calibration
-            is missing, empty, of another model, or contradicts other arguments, see :func:`kdnative.calibrate_`. The
-            model is unchanged then.
+            is missing (2 bits are not rounded to the nearest unasked), empty, of another model, or contradicts other
+            arguments, see :func:`kdnative.calibrate_`. The model is unchanged then.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
@@ -126,6 +130,8 @@ def convert_(
         weights, methods = {**(weights or {}), **made}, {row.name: row.method for row in made.rows}
         plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
         plan.check()
+    elif not clip_search:
+        check_rounded(plan, model, weights or {})
     built = build(plan, model, weights=weights, clip_search=clip_search, rows=rows)
     report = ConversionReport(model, report_rows(plan, built, dict(walk(model)), methods))
     apply(model, plan, built)

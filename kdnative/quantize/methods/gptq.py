@@ -53,16 +53,19 @@ class GPTQ(Method):
         return compensated(weight, scheme, statistics.second_moment, self)
 
 
-def compensated(weight: Tensor, scheme: Scheme, second_moment: Tensor, options: GPTQ) -> QuantizedWeight:
-    """GPTQ of a weight, fp32 [N, K], for inputs with a second moment [K, K]."""
+def compensated(
+    weight: Tensor, scheme: Scheme, second_moment: Tensor, options: GPTQ, grid: Grid | None = None
+) -> QuantizedWeight:
+    """GPTQ of a weight, fp32 [N, K], for inputs with a second moment [K, K]; in a given grid or a searched one."""
     order = torch.arange(weight.shape[1], device=weight.device)
     if options.act_order:
         order = second_moment.diagonal().argsort(descending=True, stable=True)
         second_moment = second_moment[order][:, order]
     factor = inverse_factor(second_moment, options.damping)
-    importance = torch.empty_like(factor[0])
-    importance[order] = factor.diagonal() ** -2
-    grid = Grid.searched(weight, scheme, importance)
+    if grid is None:
+        importance = torch.empty_like(factor[0])
+        importance[order] = factor.diagonal() ** -2
+        grid = Grid.searched(weight, scheme, importance)
     columns = weight.t()[order].contiguous()
     kept = None if scheme.sparsity is None else columns != 0
     step, low, high = (values.t().contiguous() for values in (grid.step, grid.low, grid.high))
