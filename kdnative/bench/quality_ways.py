@@ -19,8 +19,8 @@ from kdnative.bench.quality_subjects import Runs, Subject
 ROUND = "rtn"
 """Round to nearest: what every other way is compared with."""
 CALIBRATED = ("clip", "hqq", "smoothquant", "gptq", "awq", "awq+gptq")
-SEQUENTIAL = "gptq, layer by layer"
-MIXED = "gptq, 10 % in 8 bits"
+SEQUENTIAL = "gptq layer by layer"
+MIXED = "gptq + 10 % in 8 bits"
 _SHARE, _HIGH = 0.1, "w8a8"
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
@@ -180,7 +180,7 @@ def ways(examples: int, methods: Sequence[str] | None = None, counts: Sequence[i
     found += [Way(name, calibrated(name, examples)) for name in CALIBRATED]
     found += [Way(MIXED, mixed(examples))]
     found += [Way(SEQUENTIAL, calibrated("gptq", examples, sequential=True))]
-    found += [Way(f"gptq, {count} texts", calibrated("gptq", count)) for count in counts if count != examples]
+    found += [Way(f"gptq {count} texts", calibrated("gptq", count)) for count in counts if count != examples]
     if methods is not None:
         if unknown := sorted(set(methods) - {way.name for way in found} - {ROUND}):
             raise ValueError(f"no way called {unknown[0]!r}; there are {ROUND}, {', '.join(way.name for way in found)}")
