@@ -196,7 +196,7 @@ def openvino_runs(subject: Subject, model: Any, scheme: Scheme) -> Runs:
 
 
 def _autoround(scheme: Scheme, examples: int) -> list[Way]:
-    if scheme.activation_bits != 16:
+    if scheme.activation_bits != 16 or scheme.weight_bits == 8:  # at 8 bits there is nothing to tune
         return []
 
     def make(subject: Subject, text: str, cost: Cost) -> Runs:

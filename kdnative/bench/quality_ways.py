@@ -180,9 +180,9 @@ def ways(examples: int, methods: Sequence[str] | None = None, counts: Sequence[i
     found += [Way(name, calibrated(name, examples)) for name in CALIBRATED]
     found += [Way(MIXED, mixed(examples))]
     found += [Way(SEQUENTIAL, calibrated("gptq", examples, sequential=True))]
-    found += [Way(f"gptq {count} texts", calibrated("gptq", count)) for count in counts if count != examples]
     if methods is not None:
         if unknown := sorted(set(methods) - {way.name for way in found} - {ROUND}):
             raise ValueError(f"no way called {unknown[0]!r}; there are {ROUND}, {', '.join(way.name for way in found)}")
         found = [way for way in found if way.name in methods]
+    found += [Way(f"gptq {count} texts", calibrated("gptq", count)) for count in counts if count != examples]
     return [Way(ROUND, rounded), *found]
