@@ -86,7 +86,7 @@ def _resident() -> int | None:
 
 def rounded(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
     """To the nearest code."""
-    return _converted(subject.copy(), subject.schemes(scheme), cost)
+    return _converted(subject.copy(), subject.schemes(scheme), cost, method="rtn")
 
 
 def clip_search(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
@@ -159,7 +159,7 @@ def sparse_ways(pattern: str, examples: int) -> list[Way]:
         with counted(cost):
             mask_(model, SPARSE[pattern], pattern, modules=_LAYERS, **options)
         finalize_masks_(model)
-        return _converted(model, scheme, Cost())
+        return _converted(model, scheme, Cost(), method="rtn")
 
     def sparsegpt(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
         cost.examples = examples
