@@ -13,7 +13,7 @@ from kdnative.pipeline.folder import PipelineError, RunFolder
 from kdnative.pipeline.limits import check_mask_token
 from kdnative.pipeline.rehearsed_models import Rehearsal, may_be_asked, refusing
 from kdnative.pipeline.schema import Recipe
-from kdnative.pipeline.sections import Distilling, Training
+from kdnative.pipeline.sections import Distilling, Training, of_bits
 from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.gating import check_budget
 from kdnative.pipeline.stages.training import class_weights, tokenizer
@@ -59,6 +59,11 @@ def rehearse(
             check_budget(recipe, len(shared.data.validation))
         if trained:
             notes = [*shared.task.notes(shared.data), *unread_texts(recipe.data, shared.task)]
+        if "recover" in pending and (four := of_bits(4, recipe.recover.schemes)):
+            notes.append(
+                f"recover trains for {four[0]}: at 4 bits GPTQ alone is closer to the float student than an epoch of "
+                "training (calibrate: {}, recover: null)"
+            )
     if pending - {"report"}:
         rehearsal = Rehearsal(recipe, now, pending, labels)
         rehearsal.go_through()

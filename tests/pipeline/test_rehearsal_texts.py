@@ -28,7 +28,7 @@ def without_mask(tiny, folder: Path) -> str:
 
 @pytest.mark.parametrize("stage", ["train_teacher", "train_baseline", "distil", "prune", "recover"])
 def test_hidden_tokens_need_a_mask_token(tiny, tmp_path, stage):
-    recipe = changed(tiny, teacher={"source": without_mask(tiny, tmp_path / "model")})
+    recipe = changed(tiny, teacher={"source": without_mask(tiny, tmp_path / "model")}, recover={"schemes": "w8a8"})
     assert rehearsed(recipe, tmp_path) == []
     path = write_recipe(tmp_path / "r.yaml", changed(recipe, **{stage: {"mask_tokens": 0.2}}))
     with pytest.raises(PipelineError, match=rf"^{stage}\.mask_tokens: the tokenizer of .*model has no mask token"):
@@ -69,4 +69,10 @@ def test_classes_without_an_example_to_learn_from(tiny, tmp_path):
     assert missing, "the test has lost its object: the hash puts every class into the training split"
     log = (folder / "log.txt").read_text(encoding="utf-8")
     assert f"the training split has no example of {len(missing)} of the 14 classes ({missing[0]!r}" in log
-    assert rehearsed(tiny, tmp_path) == []
+    assert rehearsed(changed(tiny, recover={"schemes": "w8a8"}), tmp_path) == []
+
+
+def test_training_for_4_bits_is_advised_against(tiny, tmp_path):
+    (note,) = rehearsed(changed(tiny, recover={"schemes": {"*.dense": "w4a8-g64", "*": "w8a8"}}), tmp_path)
+    assert note.startswith("recover trains for w4a8-g64: at 4 bits GPTQ alone is closer")
+    assert rehearsed(changed(tiny, recover=None), tmp_path) == []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from kdnative.data import Batches
-from kdnative.pipeline.sections import Calibrate
+from kdnative.pipeline.sections import Calibrate, of_bits
 from kdnative.pipeline.stages.base import Context, Stage
 from kdnative.pipeline.stages.training import load_model, tokenizer
 
@@ -77,6 +77,11 @@ def calibration_of(folder: Path, file: str = CALIBRATION) -> Calibration:
     from kdnative.quantize import Calibration
 
     return Calibration.load(folder / file)
+
+
+def to_the_nearest(schemes: Any) -> dict[str, str]:
+    """The argument of `convert_` that says that rounding is meant, for schemes that want to be asked."""
+    return {"method": "rtn"} if of_bits(2, schemes) or of_bits(4, schemes) else {}
 
 
 def with_calibration(recipe: Recipe) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from torch import nn
 from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.sections import Evaluate
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.calibrating import with_calibration
+from kdnative.pipeline.stages.calibrating import to_the_nearest, with_calibration
 from kdnative.pipeline.stages.native import NATIVE, conversion_options, final_schemes
 from kdnative.pipeline.stages.student import BASELINE
 from kdnative.pipeline.stages.teacher import TEACHER
@@ -112,7 +112,7 @@ def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, 
             last = row
     native = answers[NATIVE.key]
     trained = recipe.student_before("convert")
-    if recipe.calibrate is not None:
+    if recipe.calibrate is not None and _any_integers(context):
         nearest = _untrained(context, last, calibrated=False)
         calibrated = native if trained in rows else _untrained(context, last)
         add("calibrated", "calibrate", "the same conversion, rounded to the nearest", nearest, calibrated)
@@ -121,6 +121,14 @@ def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, 
     bought = {"latency": [[NATIVE.key, "fp32"], [NATIVE.key, "native"]], "size": [last.key, NATIVE.key]}
     add("converted", "convert", f"the float student ({last.name})", answers[last.key], native, bought)
     return found
+
+
+def _any_integers(context: Context) -> bool:
+    """Whether a gate, if there is one, has left any linear to be rounded."""
+    from kdnative.precision import FLOAT
+
+    gate = context.run.metrics("convert").get("gate")
+    return gate is None or set(gate["assignment"].values()) != {FLOAT}
 
 
 def _untrained(context: Context, row: Row, *, calibrated: bool = True) -> Predictions:
@@ -159,7 +167,8 @@ def converted(context: Context, model: nn.Module) -> nn.Module:
     """A float model on native kernels, rounded to the nearest and without further training."""
     from kdnative import convert_
 
-    return convert_(model.cpu(), context.recipe.evaluate.native_schemes, method="rtn").model
+    schemes = context.recipe.evaluate.native_schemes
+    return convert_(model.cpu(), schemes, **to_the_nearest(schemes)).model
 
 
 def scheme_text(schemes: Any) -> str:

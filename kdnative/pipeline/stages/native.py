@@ -8,7 +8,7 @@ from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.sections import Convert, of_bits
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.calibrating import student_calibration, with_calibration
+from kdnative.pipeline.stages.calibrating import student_calibration, to_the_nearest, with_calibration
 from kdnative.pipeline.stages.gating import plan_of, through_the_gate
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
@@ -82,7 +82,9 @@ def conversion_options(context: Context, *, trained: bool = False, calibrated: b
         return options
     if calibrated and (found := student_calibration(context)) is not None:
         return {**options, "calibration": found}
-    return options if settings.clip_search else {**options, "method": "rtn"}
+    if settings.gate is not None:  # which calibrates unless it is told not to, and chooses schemes of any bits
+        return {**options, "method": "rtn"}
+    return options if settings.clip_search else {**options, **to_the_nearest(context.recipe.final_schemes())}
 
 
 def _rehearse(rehearsal: Rehearsal) -> None:

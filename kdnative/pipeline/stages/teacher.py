@@ -14,7 +14,7 @@ from kdnative.evaluate.temperature import HIGHEST, LOWEST, fit_temperature
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.sections import CompressTeacher, TeacherTraining
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.calibrating import calibrated
+from kdnative.pipeline.stages.calibrating import calibrated, to_the_nearest
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
@@ -114,7 +114,7 @@ def _rounding(context: Context, teacher: nn.Module, source: str) -> dict[str, An
     """How `convert_` is to round the teacher's weights: as `compress_teacher.calibrate` says."""
     settings = context.settings
     if settings.calibrate is None:
-        return {"method": "rtn"}
+        return to_the_nearest(settings.scheme)
     return {"calibration": calibrated(context, teacher, source, settings.scheme, settings.calibrate)}
 
 
@@ -160,7 +160,7 @@ def for_hidden_states(
     if scheme is None or device != "cpu" or ops.isa() == "reference":
         return teacher
     if calibration is None:
-        return convert_(teacher, scheme, method="rtn").model
+        return convert_(teacher, scheme, **to_the_nearest(scheme)).model
     return convert_(teacher, scheme, calibration=calibration).model
 
 
