@@ -175,6 +175,11 @@ class Recipe(Section):
         if convert.clip_search and (calibrated or convert.gate is not None):
             other = "calibrate" if calibrated else "the gate"
             raise ValueError(f"convert.clip_search is true, but {other} chooses the weights: leave one of them out")
+        if calibrated and recover is not None and recover.ternary and self.calibrate.method is not None:
+            raise ValueError(
+                f"calibrate.method is {self.calibrate.method!r}, but recover.ternary has a method of its own: leave "
+                "calibrate.method out"
+            )
         if recover is not None and convert.gate is not None:
             raise ValueError(
                 "convert.gate chooses schemes, but recover trains the student for its own: set recover: null, "

@@ -267,7 +267,8 @@ class Recover(Distilling):
     """Steps of the weights: null (those that `calibrate` found, else the whole range), `search`, or `learn` (LSQ, Esser
     et al. 2020)."""
     ternary: Literal["channel", "group"] | None = None
-    """Weights of 2 bits get the codes -1, 0 and 1 alone, with a step for each `channel` or `group` (Li et al. 2016)."""
+    """Weights of 2 bits get the codes -1, 0 and 1 alone, with a step for each `channel` or `group` (Li et al.
+    2016); `calibrate` then finds these."""
     forward: Literal["linears", "native"] = "linears"
     """What runs in integers while it learns: its `linears`, or the whole `native` model, fused, with int8 embeddings;
     on the CPU, without dropout, slower."""

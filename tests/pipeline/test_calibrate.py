@@ -152,6 +152,11 @@ def test_groups_that_do_not_divide_a_width_are_refused_before_anything_runs(tiny
         ({"calibrate": METHOD, "convert": {"schemes": "w8a8", "clip_search": True}}, "calibrate chooses the weights"),
         ({"recover": {"schemes": "w4a8-g32"}}, "calibrate is for the schemes of recover ('w4a8-g32')"),
         ({"compress_teacher": {"scheme": None, "calibrate": {}}}, "no weights for calibrate"),
+        (
+            {"recover": {"schemes": "w2a8-g32", "ternary": "group"}, "convert": {"schemes": None}},
+            "leave calibrate.method out",
+        ),
+        ({"calibrate": None, "recover": {"schemes": "w8a8", "ternary": "group"}}, "no scheme has 2 bits"),
         ({"compress_teacher": {"scheme": "w2a8-g32"}}, "scheme is w2a8-g32 without calibrate"),
     ],
 )
@@ -175,7 +180,9 @@ def test_recovery_within_the_native_model(finished, tiny, tmp_path):
     """Ternary weights that learn their steps, in the forward of the model that `convert` makes."""
     short = {"epochs": 1, "max_steps": 2, "amp": False}
     settings = {"schemes": "w2a8-g32", "clip": "learn", "ternary": "channel", "forward": "native", **short}
-    run = go_on(finished, changed(tiny, recover=settings), tmp_path, until="convert")
+    calibrate = {"texts": 24, "batch_size": 8}
+    run = go_on(finished, changed(tiny, calibrate=calibrate, recover=settings), tmp_path, until="evaluate")
+    assert run.metrics("calibrate")["method"] == "ternary"
     student = kdnative.load(run.output("recover") / "model")
     layers = [m for m in student.modules() if isinstance(m, FakeQuantLinear)]
     assert layers and all(set(layer.quantized().qweight.unique().tolist()) <= {-1, 0, 1} for layer in layers)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kdnative.pipeline.rehearsed_models import Rehearsal
     from kdnative.pipeline.schema import Recipe
     from kdnative.quantize import Calibration
+    from kdnative.quantize.methods import Method
 
 CALIBRATION = "calibration.safetensors"
 _STATE = "calibration.state"  # a folder, of a calibration under way
@@ -34,6 +35,7 @@ def calibrated(
     settings: Calibrate,
     *,
     keep: Iterable[str] = (),
+    method: Method | None = None,
     file: str = CALIBRATION,
 ) -> Calibration:
     """Calibrates a float model on training texts, going on where an interrupted attempt was, and saves the result.
@@ -42,6 +44,7 @@ def calibrated(
         model: in float, on the CPU; it stays as it is.
         source: where the model, and with it its tokenizer, comes from.
         schemes, keep: as for `convert_`.
+        method: instead of that of the settings.
         file: name of the result.
     """
     from kdnative.quantize import Calibration, calibrate_
@@ -52,7 +55,7 @@ def calibrated(
             model,
             schemes,
             calibration_batches(context, source, settings),
-            method=settings.method,
+            method=method or settings.method,
             keep=keep,
             sequential=settings.sequential,
             state_path=state,
@@ -109,7 +112,8 @@ def _calibrate(context: Context) -> dict[str, Any]:
     model = load_model(context, recipe.student_before("calibrate"))
     if recipe.convert.gate is None:
         schemes, keep = recipe.calibrated_schemes(), recipe.convert.keep if recipe.recover is None else ()
-        found = [calibrated(context, model, recipe.student_source, schemes, context.settings, keep=keep)]
+        how: dict[str, Any] = {"keep": keep, "method": _ternary(recipe)}
+        found = [calibrated(context, model, recipe.student_source, schemes, context.settings, **how)]
         names = sorted({row.scheme for row in found[0].rows})
     else:
         wanted = _by_scheme(recipe, model)
@@ -117,6 +121,14 @@ def _calibrate(context: Context) -> dict[str, Any]:
         found = [calibrated(context, model, source, s, settings, file=_file_of(name)) for name, s in wanted.items()]
     rows = [asdict(row) for one in found for row in one.rows]
     return {"method": ", ".join(dict.fromkeys(one.method for one in found)), "schemes": names, "layers": rows}
+
+
+def _ternary(recipe: Recipe) -> Method | None:
+    """The method of weights that `recover` goes on with in three codes alone."""
+    from kdnative.quantize.methods import Ternary
+
+    step = None if recipe.recover is None else recipe.recover.ternary
+    return None if step is None else Ternary(step)
 
 
 def _by_scheme(recipe: Recipe, model: nn.Module) -> dict[str, dict[str, str]]:
