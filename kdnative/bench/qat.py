@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 
 from kdnative.bench.options import add_output, add_threads, names, positive
-from kdnative.bench.qat_ways import BATCH, FLOAT_TRAINED, HEAD, WAYS, Material, Way
+from kdnative.bench.qat_ways import BATCH, FLOAT_TRAINED, HEAD, TWO, WAYS, Material, Way
 from kdnative.bench.quality_classifier import DATA, MAX_TOKENS, TASK, classifier, splits
 from kdnative.bench.quality_figures import Bootstrap, Losses, classifier_losses
 from kdnative.bench.quality_texts import held_out
@@ -43,7 +44,7 @@ from kdnative.tasks import task_named
 MODEL = "package:minilm-l6"
 CALIBRATION = 128
 SAME_BITS = 1000
-MOST_MORE = {"w2a8-g32": 0.015, "ternary": 0.02}  # nats that training may leave, against fp32 trained as long
+MOST_MORE, MOST_MORE_TERNARY = 0.015, 0.02  # nats that training may leave, against fp32 trained as long
 MOST_POINTS = 0.01
 
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=MODEL, help=f"encoder to fine-tune first (default: {MODEL})")
     parser.add_argument("--classifier", metavar="FOLDER", help="fine-tuned classifier with tokenizer, instead")
     parser.add_argument("--epochs", type=positive, default=1, help="of every training, at most (default: 1)")
+    parser.add_argument("--lr", type=float, help="peak learning rate of trainings at 2 bits (default: 1e-4)")
     parser.add_argument("--seed", type=int, default=0, help="of every training (default: 0)")
     parser.add_argument("--limit", type=positive, help="use so many texts of each split, for a quick try")
     parser.add_argument(
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_output(parser, rounds=None)
     options = parser.parse_args(argv)
     wanted = _chosen(parser, options.ways)
+    if options.lr is not None:
+        wanted = [replace(way, lr=options.lr) if way.lr and way.scheme == TWO else way for way in wanted]
     folder = Path(options.classifier) if options.classifier else classifier(options.model, print)
     with torch_threads(options.threads):
         result = run(
@@ -195,9 +199,9 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     kl = {row["name"]: row["figures"]["kl"][0] for row in rows}
     for row in rows:
-        if row["scheme"] != "w2a8-g32" or not row["trained"] or row["against"] is None:
+        if row["scheme"] != TWO or not row["trained"] or row["against"] is None:
             continue
-        limit = MOST_MORE["ternary" if row["name"].startswith("ternary") else "w2a8-g32"]
+        limit = MOST_MORE_TERNARY if row["name"].startswith("ternary") else MOST_MORE
         against = row["against"]
         found.append(
             goal(f"{row['name']}, KL above fp32 trained as long < {limit}", against["kl"][0], limit, at_least=False)
@@ -217,14 +221,14 @@ def same_bits(model: nn.Module, data: TokenizedDataset, count: int) -> dict[str,
         model: float; not changed. data: the texts. count: how many of them, at most.
     """
     model = copy.deepcopy(model).train()
-    prepare_qat_(model, "w2a8-g32", keep=[HEAD], clip="learn")
+    prepare_qat_(model, TWO, keep=[HEAD], clip="learn")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     texts = equal = 0
-    with native_forward(model, "w2a8-g32", keep=[HEAD]):
+    with native_forward(model, TWO, keep=[HEAD]):
         for batch in Batches(data, BATCH):
             logits = model(**batch.inputs).logits
             if texts % (8 * BATCH) == 0:  # the weights that follow are new ones
-                native = convert_(_without_forward(model), "w2a8-g32", keep=[HEAD]).model
+                native = convert_(_without_forward(model), TWO, keep=[HEAD]).model
             with torch.no_grad():
                 wanted = native(**batch.inputs).logits
             texts, equal = texts + len(batch), equal + int((logits == wanted).all(-1).sum())

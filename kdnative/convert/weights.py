@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn import Embedding
 from kdnative.quantize import FakeQuantLinear, quantize_weight
 
-__all__ = ["Weights", "mismatch"]
+__all__ = ["Weights"]
 
 
 class Weights:
@@ -40,7 +39,9 @@ class Weights:
         if layer.bias is not None and not bool(torch.isfinite(layer.bias).all()):
             raise ValueError(f"{name}: the bias holds NaN or infinite values")
         if name in self.given:
-            return self.given[name]
+            constant = getattr(layer, "constant", None)  # of a stand-in for the layer that the weight was made for
+            given = self.given[name]
+            return given if constant is None else given.changed(scale=given.scale * constant)
         if type(layer) is FakeQuantLinear:
             return layer.quantized()
         return quantize_weight(layer.weight.detach(), scheme, clip_search=self.clip_search)
@@ -56,30 +57,3 @@ class Weights:
         table = Embedding(weight.shape[0], weight.shape[1], embedding.padding_idx, dtype=weight.dtype).eval()
         table.qweight, table.scale = first.qweight, first.scale
         return table
-
-
-def mismatch(weight: QuantizedWeight, layer: nn.Module, scheme: Scheme) -> str | None:
-    """Why a given weight can't be that of a layer which gets ``scheme``; None when it can."""
-    if not isinstance(weight, QuantizedWeight):
-        return f"a QuantizedWeight is needed, not {type(weight).__name__}"
-    if weight.qweight.shape != layer.weight.shape:
-        return f"it has shape {list(weight.qweight.shape)}, and the layer {list(layer.weight.shape)}"
-    if weight.codebook is not None:
-        return "it has a code book, and no kernel looks codes up"
-    wanted = scheme.dense.weight
-    if weight.zero is None and not wanted.integer_scales:  # points of 0 go without saying
-        wanted = replace(wanted, symmetric=True)
-    if weight.format != wanted or (weight.input_scale is not None) != scheme.input_scales:
-        return f"it has {_in_words(weight)}, which is not {scheme}"
-    return None
-
-
-def _in_words(weight: QuantizedWeight) -> str:
-    parts: Iterable[str] = (
-        f"{weight.bits} bits",
-        "no groups" if weight.group_size is None else f"groups of {weight.group_size}",
-        "no zero points" if weight.zero is None else "zero points",
-        "" if weight.group_scale is None else "integer scales of groups",
-        "" if weight.input_scale is None else "input scales",
-    )
-    return ", ".join(filter(None, parts))

@@ -66,6 +66,7 @@ def sparsify(
     factor = inverse_factor(second_moment.to(weight.device), damping)
     columns = weight.detach().float().t().clone(memory_format=torch.contiguous_format)
     kept = torch.ones_like(columns, dtype=torch.bool) if mask is None else mask.t().clone()
+    columns *= kept  # an optimizer may have moved what is removed already
     pivots = factor.diagonal()[:, None]
     width = shape.columns if shape.n_of_m else max(shape.columns, BLOCK // shape.columns * shape.columns)
     block = max(BLOCK // width, 1) * width

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.formats import arithmetic
+from kdnative.formats.fitting import mismatch
 from kdnative.formats.scheme import NAMES, Scheme, refusal_of
 from kdnative.formats.weight import QuantizedWeight, checked_input_scale
 from kdnative.quantize import rtn
@@ -139,17 +140,8 @@ class FakeQuantLinear(nn.Linear):
         """Why the layer can't start from an integer weight, in words; None where it can."""
         if self.clip is None:
             return "clip=None derives the steps from the largest weights: use clip='search' or 'learn'"
-        if not isinstance(weight, QuantizedWeight):
-            return f"a QuantizedWeight is needed, not {type(weight).__name__}"
-        if weight.qweight.shape != self.weight.shape:
-            return f"the integer weight has shape {list(weight.qweight.shape)}, and the layer {list(self.weight.shape)}"
-        if weight.codebook is not None:
-            return "the integer weight has a code book, and no kernel looks codes up"
-        brings = "with" if weight.input_scale is not None else "without"
-        has = "with" if self.scheme.input_scales else "without"
-        if weight.format != self.scheme.dense.weight or brings != has:
-            wanted = f"{self.scheme.dense.weight} {has} input scales"
-            return f"the integer weight is {weight.format} {brings} input scales, and {self.scheme} has {wanted}"
+        if why := mismatch(weight, self.weight.shape, self.scheme):
+            return f"the integer weight does not fit: {why}"
         if self.ternary is None or weight.qweight.numel() == 0:
             return None
         if int(weight.qweight.min()) < -1:
@@ -221,6 +213,8 @@ class FakeQuantLinear(nn.Linear):
 
     def _take(self, steps: Steps) -> None:
         """Keeps steps as ``clip`` and ``ternary`` say."""
+        if steps.zero is None and not self.scheme.symmetric:  # points of 0 go without saying
+            steps = steps._replace(zero=torch.zeros_like(steps.scale, dtype=torch.int8))
         for name, value in self.kept(steps).items():
             self._put(name, value)
 

@@ -95,6 +95,13 @@ def test_a_weight_of_another_code_is_reflected_at_the_edge_of_its_cell():
     assert torch.allclose(layer.weight, expected, atol=1e-6)
 
 
+def test_a_weight_without_zero_points_fits_schemes_that_have_some():
+    layer = nn.Linear(64, 8)
+    given = some_weight(layer.weight, "w4a8-g32")
+    prepare_qat_(layer, "w4a8-g32-asym", weights={"": given})
+    assert not layer.zero.any() and torch.equal(layer.quantized().qweight, given.qweight)
+
+
 def test_steps_are_held_or_learned():
     x = torch.randn(64, 64)
     for clip in ("search", "learn"):
@@ -190,17 +197,18 @@ def refused(words, scheme="w2a8-g32", **options):
 
 
 def test_weights_that_do_not_fit_leave_the_model_alone():
-    good = quantize_weight(torch.randn(32, 64), "w2a8-g32")
-    refused("'2' and 1 others, which is no linear layer that is quantized", weights={"2": good, "3": good, "0": good})
-    refused("'1', which is no linear layer that is quantized", weights={"1": good}, keep=["1"])
+    good, four = (quantize_weight(torch.randn(32, 64), scheme) for scheme in ("w2a8-g32", "w4a8-g32"))
+    stray = "which is no linear layer that is quantized"
+    refused(f"'2' and 1 others, {stray}", weights={"2": good, "3": good, "0": good})
+    refused(f"'1', {stray}", weights={"1": good}, keep=["1"])
     refused(r"^1: .*shape \[32, 64\], and the layer \[8, 32\]", weights={"0": good, "1": good})
-    refused("^0: .*bits=4", weights={"0": quantize_weight(torch.randn(32, 64), "w4a8-g32")})
+    refused("^0: .*4 bits, groups of 32, no zero points, which is not w2a8-g32", weights={"0": four})
     refused("^0: .*a QuantizedWeight is needed, not Tensor", weights={"0": torch.randn(32, 64)})
     refused("^0: .*code book", weights={"0": good.changed(codebook=torch.arange(4.0))})
     refused("^0: .*codes of -2", ternary="group", weights={"0": good.changed(qweight=good.qweight - 1)})
     trits = good.changed(qweight=good.qweight.clamp(min=-1))
     refused("^0: .*a step for each group", ternary="channel", weights={"0": trits})
-    refused("^0: .*without input scales, and", scheme="w2a8-g32-is", weights={"0": good})
+    refused("^0: .*which is not w2a8-g32-is", scheme="w2a8-g32-is", weights={"0": good})
     shared = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     shared[1].weight = shared[0].weight
     two = quantize_weight(torch.randn(64, 64), "w2a8-g32")

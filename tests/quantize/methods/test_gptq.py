@@ -11,7 +11,7 @@ SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g32-asym", "w4a8-g32-int", "w2a8-g32"]
 
 
 def textbook(weight, second_moment, quantized, damping, order):
-    """GPTQ's loop in float64 with an explicit inverse at every column, on the ranges of ``quantized``: values [N, K]."""
+    """GPTQ's loop in float64 with an explicit inverse at every column, on the ranges of ``quantized``; values."""
     n, k = weight.shape
     h = second_moment.double() + damping * second_moment.double().diagonal().mean() * torch.eye(k).double()
     w, size = weight.double().clone(), quantized.group_size or k
@@ -84,7 +84,9 @@ def test_inverse_factor(k):
     factor = inverse_factor(h, 0.03).double()
     damped = h.double() + 0.03 * h.double().diagonal().mean() * torch.eye(k)
     assert torch.equal(factor, factor.triu())
-    assert torch.allclose(factor.t() @ factor, torch.linalg.inv(damped), rtol=1e-4, atol=1e-6 / float(h.diagonal().mean()))
+    assert torch.allclose(
+        factor.t() @ factor, torch.linalg.inv(damped), rtol=1e-4, atol=1e-6 / float(h.diagonal().mean())
+    )
 
 
 def test_dead_inputs_are_of_mean_size_and_independent():
