@@ -14,7 +14,6 @@ from kdnative.convert.report import ConversionReport
 from kdnative.data.batches import UNLABELLED
 from kdnative.extras import require
 from kdnative.precision.bounds import examples_for_none
-from kdnative.precision.changing import linears
 from kdnative.precision.conversions import Conversions
 from kdnative.precision.examples import Examples, call
 from kdnative.precision.gate_report import GateError, GateReport
@@ -26,6 +25,7 @@ from kdnative.precision.path import float_path, mixed_path
 from kdnative.precision.search import Paths, Search
 from kdnative.precision.sensitivity import Sensitivity, sensitivity
 from kdnative.precision.units import joint
+from kdnative.quantize.linears import linears_of
 
 __all__ = ["Gate"]
 
@@ -215,25 +215,28 @@ class Gate:
         self, model: nn.Module, examples: Examples, choosing: np.ndarray, conversions: Conversions
     ) -> list[Sensitivity]:
         """What each group of layers loses in each scheme that it may get, on some of the choosing examples."""
-        if self.sensitivities is not None:
-            return list(self.sensitivities)
         ladder = conversions.ladder
+        if self.sensitivities is not None:
+            may = [row for row in self.sensitivities if ladder.allows(row.names, row.change)]
+            if not may:
+                raise ValueError("sensitivities= has no row of a layer and scheme that this conversion may choose")
+            return may
         part = examples.part(choosing[-_MOST_SENSITIVITY:])  # the first of them calibrate
-        sites = linears(model, list(ladder.options))
+        sites = linears_of(model)
         first, _ = next(part.batches(np.arange(len(part)), self.batch_size))
-        groups = ladder.groups(joint(model, sites, lambda: call(model, first)))
+        groups = joint(model, {name: sites[name] for name in ladder.options}, lambda: call(model, first))
         self._say(f"measuring {len(groups)} groups of layers on {len(part)} examples")
         rows = sensitivity(
             model,
             part,
             ladder.schemes(),
             weights=conversions.calibrations,
-            groups=list(groups),
+            groups=groups,
             read=self.read,
             batch_size=self.batch_size,
             device="cpu",
         )
-        rows = [row for row in rows if row.change in groups[row.names]]
+        rows = [row for row in rows if ladder.allows(row.names, row.change)]
         if self.minimise == "ms":
             return measure_latency(rows, model, rows=self.latency_rows)
         return rows

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from kdnative.convert import decide
-from kdnative.convert.layers import LinearConverter
-from kdnative.convert.registry import converter_of
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.nn.tree import walk
 from kdnative.patterns import Selection
 from kdnative.precision.assigning import FLOAT
+from kdnative.quantize.linears import linears_of
 
 __all__ = ["Ladder", "Schemes"]
 
@@ -60,18 +58,20 @@ class Ladder:
         rungs = {p: _rungs(s) for p, s in schemes.items()} if isinstance(schemes, Mapping) else {"*": _rungs(schemes)}
         most = max((len(found) for found in rungs.values()), default=0)
         options: dict[str, dict[str, None]] = {}
-        modules = dict(walk(model))
+        sites = linears_of(model)  # those trained for a scheme are none
         for level in range(most):
             asked = {p: s[min(level, len(s) - 1)] if s else None for p, s in rungs.items()}
             selection = Selection(asked, keep, Scheme.parse)
-            plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
-            if level == most - 1:
-                plan.check()  # what is most exact must be possible; layers may lack schemes of fewer bits
+            last = level == most - 1  # what is most exact must be possible; layers may lack schemes of fewer bits
+            given = weights if last else None
+            plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=given)
+            if last:
+                plan.check()
             for decision in plan.decisions:
                 name, wanted = decision.name, selection.choose(decision.name).value
                 if decision.action == "kept" or decision.scheme is None or wanted is None or name in (weights or {}):
                     continue
-                if isinstance(converter_of(modules[name]), LinearConverter) and decision.scheme.plain == wanted.plain:
+                if name in sites and decision.scheme.plain == wanted.plain:
                     options.setdefault(name, {})[str(wanted)] = None
         if not options:
             raise ValueError(
@@ -86,15 +86,9 @@ class Ladder:
         found = {scheme for options in self.options.values() for scheme in options}
         return sorted(found, key=lambda s: (Scheme.parse(s).weight_bits, Scheme.parse(s).activation_bits, s))
 
-    def groups(self, joint: Sequence[Sequence[str]]) -> dict[tuple[str, ...], tuple[str, ...]]:
-        """Groups of linears that move together, and the schemes that all of a group may get."""
-        found = {}
-        for names in joint:
-            chosen = [self.options[name] for name in names]
-            shared = tuple(s for s in chosen[0] if all(s in others for others in chosen))
-            if shared:
-                found[tuple(names)] = shared
-        return found
+    def allows(self, names: Iterable[str], scheme: str) -> bool:
+        """Whether all of these linears may get a scheme."""
+        return all(scheme in self.options.get(name, ()) for name in names)
 
     def told(self, assignment: Mapping[str, str]) -> dict[str, Scheme | None]:
         """What `convert_` is told: a pattern for each layer whose scheme differs, and `base` for the rest."""

@@ -203,6 +203,9 @@ def test_sensitivities_can_be_given_and_calibrations_too():
     report = kd.convert_(net, schemes, gate=gate, calibration=made)
     assert list(report.gate.sensitivities) == rows
     assert {row.method for row in report.rows if row.scheme} == {"gptq"}
+    other = Gate(max_drop=0.2, data=data, sensitivities=[row for row in rows if row.names == ("9",)])
+    with pytest.raises(ValueError, match="no row of a layer and scheme"):
+        kd.convert_(network(), schemes, gate=other, calibration=made)
     with pytest.raises(ValueError, match=r"lacks w8a8"):
         kd.convert_(network(), schemes, gate=gate, calibration={"w4a8-g32": made["w4a8-g32"]})
     with pytest.raises(ValueError, match="a Calibration has the weights of one"):
@@ -272,3 +275,19 @@ def test_bad_arguments():
         broken[4].bias[0] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
         convert(net=broken)
+
+
+def test_layers_that_were_trained_for_a_scheme_keep_it():
+    net = network()
+    kd.quantize.prepare_qat_(net, {"2": "w4a8-g32"})
+    trained = net[2].quantized().qweight
+    report = kd.convert_(net, LADDER, gate=Gate(max_drop=0.3, data=vectors(400)), method="rtn")
+    assert set(report.gate.assignment) == {"0", "4"}
+    assert str(net[2].scheme) == "w4a8-g32" and torch.equal(net[2].quantized().qweight, trained)
+
+
+def test_weights_that_are_given_are_no_part_of_the_choice():
+    net = network()
+    given = {"0": kd.quantize.quantize_weight(net[0].weight, "w8a8")}
+    report = kd.convert_(net, LADDER, gate=Gate(max_drop=0.9, data=vectors(400)), weights=given, method="rtn")
+    assert set(report.gate.assignment) == {"2", "4"} and str(net[0].scheme) == "w8a8"
