@@ -201,7 +201,8 @@ class KnownLayerConverter(_PackedConverter):
         plain = {id(parameter) for parameter in site.module.parameters()}
 
         def of(name: str, linear: nn.Linear) -> Scheme:
-            if f"{site.name}.{name}".strip(".") in site.around.given and id(linear.weight) not in plain:
+            taken_in = id(linear.weight) in plain or getattr(linear, "constant", None) is not None
+            if f"{site.name}.{name}".strip(".") in site.around.given and not taken_in:
                 raise Unsupported(f"{name} has a factor behind it, which its given weights can't take in")
             return scheme_of(name, linear)
 
@@ -241,20 +242,31 @@ def _without_factors(source: LayerSource, values: bool) -> Layer:
         return layer
     # x sigmoid(1.702 x), the "quick GELU" of CLIP, is silu(1.702 x) / 1.702: the factors go into the linears.
     factor = torch.tensor(QUICK_GELU, dtype=torch.float64)
-    name, linear = _scaled(layer.ffn_out, 1 / factor, values)
+    name, linear = _scaled(layer.ffn_out, 1 / factor, values, constant=source.ffn_scale is None)
     linear.bias = layer.ffn_out[1].bias
-    ffn_in = [_scaled(named, factor, values) for named in layer.ffn_in]
+    ffn_in = [_scaled(named, factor, values, constant=True) for named in layer.ffn_in]
     return replace(layer, ffn_in=ffn_in, ffn_out=(name, linear), activation=nn.SiLU())
 
 
+class _Scaled(nn.Linear):
+    """A linear with a factor in its outputs; ``constant`` is that factor where weights of the original can take it."""
+
+    constant: float | None = None
+
+
 @torch.no_grad()
-def _scaled(named: Named, factor: Tensor, values: bool) -> Named:
-    """A linear whose outputs are ``factor`` (of all, or ``[N]``) times those of the given one, in float32."""
+def _scaled(named: Named, factor: Tensor, values: bool, constant: bool = False) -> Named:
+    """A linear whose outputs are ``factor`` (of all, or ``[N]``) times those of the given one, in float32.
+
+    With ``constant``, ``factor`` is a positive number that follows from the class of the model: weights that were given
+    for the original linear, without it, are multiplied by it.
+    """
     name, linear = named
     if type(linear) not in (nn.Linear, NonDynamicallyQuantizableLinear):
         raise Unsupported(f"{name} has a factor behind it, which a {type(linear).__name__} can't take in")
     bias = linear.bias is not None
-    scaled = nn.Linear(linear.in_features, linear.out_features, bias, device="meta", dtype=torch.float32)
+    scaled = _Scaled(linear.in_features, linear.out_features, bias, device="meta", dtype=torch.float32)
+    scaled.constant = float(factor) if constant else None
     if not values:
         return name, scaled
     factor = factor.double()

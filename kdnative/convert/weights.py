@@ -39,7 +39,9 @@ class Weights:
         if layer.bias is not None and not bool(torch.isfinite(layer.bias).all()):
             raise ValueError(f"{name}: the bias holds NaN or infinite values")
         if name in self.given:
-            return self.given[name]
+            constant = getattr(layer, "constant", None)  # of a stand-in for the layer that the weight was made for
+            given = self.given[name]
+            return given if constant is None else given.changed(scale=given.scale * constant)
         if type(layer) is FakeQuantLinear:
             return layer.quantized()
         return quantize_weight(layer.weight.detach(), scheme, clip_search=self.clip_search)

@@ -4,6 +4,7 @@ from kdnative.prune.mask import finalize_masks_, mask_, masked_modules, sparsity
 from kdnative.prune.report import PruneReport, PruneRow
 from kdnative.prune.schedule import MaskSchedule
 from kdnative.prune.sizes import evenly_spaced
+from kdnative.prune.sparsegpt import sparsify
 from kdnative.prune.structured import shrink_shapes_, structured_, student_from
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "mask_",
     "masked_modules",
     "shrink_shapes_",
+    "sparsify",
     "sparsity_report",
     "structured_",
     "student_from",

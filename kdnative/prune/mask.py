@@ -1,4 +1,4 @@
-"""Magnitude masks: zeros in weights whose shapes stay, kept at zero through training.
+"""Masks: zeros in weights whose shapes stay, kept at zero through training.
 
 A mask is a bool buffer ``weight_mask`` beside the weight (so `state_dict` and `copy.deepcopy` carry it) and a forward
 pre-hook that puts the zeros back after every optimizer step. Patterns: unstructured (Han et al. 2015), N:M (Mishra et
@@ -7,20 +7,21 @@ al. 2021), blocks (Gray et al. 2017; 4x1 as in Elsen et al. 2020).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdnative.patterns import Selection
+from kdnative.prune.pattern import ALREADY_PRUNED, Pattern, keep_largest, keep_n_of_m
 from kdnative.prune.report import PruneReport, PruneRow
+from kdnative.prune.sparsegpt import second_moments, sparsify
 
 __all__ = ["finalize_masks_", "mask_", "masked_modules", "sparsity_report"]
 
 _BUFFER = "weight_mask"
-_ALREADY_PRUNED = -1.0  # below every magnitude: what a mask has removed stays removed
+_METHODS = ("magnitude", "sparsegpt")
 
 
 def mask_(
@@ -31,9 +32,12 @@ def mask_(
     scope: str = "layer",
     modules: str | Iterable[str] = "*",
     keep: str | Iterable[str] = (),
+    method: str = "magnitude",
+    calibration: Iterable[Any] | None = None,
+    tokenizer: Any = None,
 ) -> PruneReport:
-    """Sets the smallest weights of linear layers to zero and keeps them there, in place. Calling it again with a higher
-    sparsity only adds zeros.
+    """Sets the least important weights of linear layers to zero and keeps them there, in place. Calling it again with
+    a higher sparsity only adds zeros.
 
     Args:
         model: any module; its `nn.Linear` layers (and subclasses such as FakeQuantLinear) can be masked.
@@ -45,6 +49,10 @@ def mask_(
         scope: "layer" removes the same share from each layer, "global" ranks the blocks of all layers together.
         modules: patterns of the layers to mask, as in `convert_`.
         keep: patterns of layers to leave alone.
+        method: "magnitude"; or "sparsegpt", which looks at the inputs of each layer, removes what the rest can make up
+            for, and changes the rest so that it does (see `kdnative.prune.sparsify`).
+        calibration: for "sparsegpt": batches of the model's inputs, or texts, as in `kdnative.quantize.calibrate_`.
+        tokenizer: of transformers, for texts.
 
     Returns:
         One row per masked layer. Per layer ("layer") or in all ("global") exactly ``floor(sparsity * blocks + 0.5)``
@@ -54,23 +62,69 @@ def mask_(
         ValueError: an impossible argument, no layer that matches, NaN weights, or in_features that M does not divide.
             The model is then unchanged.
     """
-    shape = _Pattern.parse(pattern)
+    shape = Pattern.parse(pattern)
     sparsity = shape.checked_sparsity(sparsity)
     if scope not in ("layer", "global"):
         raise ValueError(f"scope={scope!r}; allowed are 'layer' and 'global'")
+    if method not in _METHODS:
+        raise ValueError(f"method={method!r}; allowed are {' and '.join(map(repr, _METHODS))}")
     layers = _select(model, modules, keep)
+    if method == "sparsegpt":
+        if scope != "layer":
+            raise ValueError("method='sparsegpt' makes up for zeros layer by layer: it needs scope='layer'")
+        masks = _reconstructed(model, layers, pattern, sparsity, calibration, tokenizer)
+    elif calibration is not None:
+        raise ValueError("calibration= is for method='sparsegpt'; magnitudes need no data")
+    else:
+        masks = _by_magnitude(layers, shape, sparsity, scope)
+    for name, layer in layers.items():
+        _attach(layer, masks[name])
+    return sparsity_report(model, layers)
+
+
+def _by_magnitude(layers: Mapping[str, nn.Linear], shape: Pattern, sparsity: float, scope: str) -> dict[str, Tensor]:
     scores = {name: _scores(name, layer, shape) for name, layer in layers.items()}
     if shape.n_of_m:
-        kept = {name: _keep_n_of_m(s, shape.n) for name, s in scores.items()}
+        kept = {name: keep_n_of_m(s, shape.n) for name, s in scores.items()}
     elif scope == "layer":
-        kept = {name: _keep_largest(s.flatten(), sparsity).view_as(s) for name, s in scores.items()}
+        kept = {name: _keep_share(s.flatten(), sparsity).view_as(s) for name, s in scores.items()}
     else:
-        every = _keep_largest(torch.cat([s.flatten().cpu() for s in scores.values()]), sparsity)
+        every = _keep_share(torch.cat([s.flatten().cpu() for s in scores.values()]), sparsity)
         parts = every.split([s.numel() for s in scores.values()])
         kept = {n: part.view_as(s).to(s.device) for (n, s), part in zip(scores.items(), parts, strict=True)}
+    return {name: shape.expand(kept[name], layer.weight.shape) for name, layer in layers.items()}
+
+
+def _keep_share(scores: Tensor, sparsity: float) -> Tensor:
+    return keep_largest(scores, int(sparsity * scores.numel() + 0.5))
+
+
+@torch.no_grad()
+def _reconstructed(
+    model: nn.Module,
+    layers: Mapping[str, nn.Linear],
+    pattern: str,
+    sparsity: float,
+    calibration: Iterable[Any] | None,
+    tokenizer: Any,
+) -> dict[str, Tensor]:
+    """The masks of SparseGPT; the weights become those that make up for the zeros."""
+    if calibration is None:
+        raise ValueError(
+            "method='sparsegpt' needs calibration=: batches of the model's inputs, or texts and tokenizer="
+        )
     for name, layer in layers.items():
-        _attach(layer, shape.expand(kept[name], layer.weight.shape))
-    return sparsity_report(model, layers)
+        _check_weight(name, layer, Pattern.parse(pattern))
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, second_moment in second_moments(model, layers, calibration, tokenizer):
+        layer = layers[name]
+        try:
+            found[name] = sparsify(layer.weight, second_moment, pattern, sparsity, mask=layer._buffers.get(_BUFFER))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    for name, (weight, _) in found.items():  # only now that nothing can go wrong any more
+        layers[name].weight.data.copy_(weight)
+    return {name: mask for name, (_, mask) in found.items()}
 
 
 def finalize_masks_(model: nn.Module) -> list[str]:
@@ -106,53 +160,6 @@ def sparsity_report(model: nn.Module, names: Iterable[str] | None = None) -> Pru
     return PruneReport(rows)
 
 
-@dataclass(frozen=True)
-class _Pattern:
-    """Blocks of `rows` outputs x `columns` inputs; with `n_of_m`, `n` of `columns` inputs stay (and rows is 1)."""
-
-    rows: int = 1
-    columns: int = 1
-    n: int = 0
-    n_of_m: bool = False
-
-    @staticmethod
-    def parse(text: str) -> _Pattern:
-        if text == "unstructured":
-            return _Pattern()
-        if (match := re.fullmatch(r"(\d+):(\d+)", text)) and 0 < int(match[1]) < int(match[2]):
-            return _Pattern(1, int(match[2]), int(match[1]), True)
-        if (match := re.fullmatch(r"(\d+)x(\d+)", text)) and int(match[1]) and int(match[2]):
-            return _Pattern(int(match[1]), int(match[2]))
-        raise ValueError(
-            f"pattern={text!r}; allowed are 'unstructured', N:M with 0 < N < M such as '2:4', and RxC such as '4x1'"
-        )
-
-    def checked_sparsity(self, sparsity: float | None) -> float:
-        if self.n_of_m:
-            fixed = 1 - self.n / self.columns
-            if sparsity is not None and abs(sparsity - fixed) > 1e-9:
-                raise ValueError(
-                    f"sparsity={sparsity}, but pattern {self.n}:{self.columns} always removes {fixed:.4g}: leave it out"
-                )
-            return fixed
-        if sparsity is None or not 0 <= sparsity < 1:
-            raise ValueError(f"sparsity={sparsity}; a share of the weights, 0 <= sparsity < 1, is needed")
-        return float(sparsity)
-
-    def blocks(self, values: Tensor) -> Tensor:
-        """[N, K] -> [N / rows, rows, K / columns, columns], padded with zeros at the edges."""
-        n, k = values.shape
-        padded = nn.functional.pad(values, (0, -k % self.columns, 0, -n % self.rows))
-        return padded.unflatten(1, (-1, self.columns)).unflatten(0, (-1, self.rows))
-
-    def expand(self, kept: Tensor, shape: torch.Size) -> Tensor:
-        """The mask [N, K] from what is kept: blocks [N / rows, K / columns], or for N:M [N, K / M, M]."""
-        if self.n_of_m:
-            return kept.reshape(shape)
-        mask = kept.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
-        return mask[: shape[0], : shape[1]].contiguous()
-
-
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
@@ -169,42 +176,32 @@ def _select(model: nn.Module, modules: str | Iterable[str], keep: str | Iterable
     return chosen
 
 
-def _scores(name: str, layer: nn.Linear, shape: _Pattern) -> Tensor:
+def _scores(name: str, layer: nn.Linear, shape: Pattern) -> Tensor:
     """How much each block matters; for N:M the magnitude of every weight, [N, K / M, M]."""
-    if not isinstance(layer.weight, nn.Parameter):
-        raise ValueError(f"{name}.weight is computed from other tensors (a parametrization): make that permanent first")
+    _check_weight(name, layer, shape)
     weight = layer.weight.detach().float()
-    if bool(weight.isnan().any()):
-        raise ValueError(f"{name}.weight holds NaN: it can't be ranked")
-    if shape.n_of_m and weight.shape[1] % shape.columns:
-        raise ValueError(
-            f"{name} has {weight.shape[1]} input features, which pattern {shape.n}:{shape.columns} does not divide; "
-            "leave it out with keep=, or take another pattern"
-        )
     mask = layer._buffers.get(_BUFFER)
     alive = torch.ones_like(weight) if mask is None else mask.float()
     if shape.n_of_m:
-        return torch.where(alive > 0, weight.abs(), _ALREADY_PRUNED).unflatten(1, (-1, shape.columns))
+        return torch.where(alive > 0, weight.abs(), ALREADY_PRUNED).unflatten(1, (-1, shape.columns))
     if shape.rows * shape.columns == 1:
-        return torch.where(alive > 0, weight.abs(), _ALREADY_PRUNED)
+        return torch.where(alive > 0, weight.abs(), ALREADY_PRUNED)
     size = shape.blocks(torch.ones_like(weight)).sum((1, 3))
     square = shape.blocks((weight * alive).double().square()).sum((1, 3))  # float64: fp32 weights can't overflow it
     dead = shape.blocks(alive).sum((1, 3)) == 0
-    return torch.where(dead, _ALREADY_PRUNED, (square / size).sqrt()).float()
+    return torch.where(dead, ALREADY_PRUNED, (square / size).sqrt()).float()
 
 
-def _keep_largest(scores: Tensor, sparsity: float) -> Tensor:
-    """Which to keep, bool; removes exactly floor(sparsity * count + 0.5), or more where more was pruned before."""
-    kept = scores != _ALREADY_PRUNED
-    count = int(sparsity * scores.numel() + 0.5)
-    kept[scores.topk(count, largest=False, sorted=False).indices] = False
-    return kept
-
-
-def _keep_n_of_m(scores: Tensor, n: int) -> Tensor:
-    kept = torch.zeros_like(scores, dtype=torch.bool)
-    kept.scatter_(-1, scores.topk(n, dim=-1).indices, True)
-    return kept & (scores != _ALREADY_PRUNED)
+def _check_weight(name: str, layer: nn.Linear, shape: Pattern) -> None:
+    if not isinstance(layer.weight, nn.Parameter):
+        raise ValueError(f"{name}.weight is computed from other tensors (a parametrization): make that permanent first")
+    if bool(layer.weight.isnan().any()):
+        raise ValueError(f"{name}.weight holds NaN: it can't be ranked")
+    if shape.n_of_m and layer.weight.shape[1] % shape.columns:
+        raise ValueError(
+            f"{name} has {layer.weight.shape[1]} input features, which pattern {shape.n}:{shape.columns} does not "
+            "divide; leave it out with keep=, or take another pattern"
+        )
 
 
 def _attach(layer: nn.Linear, mask: Tensor) -> None:

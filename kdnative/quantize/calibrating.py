@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdnative.formats.scheme import Scheme
@@ -25,8 +26,9 @@ from kdnative.quantize.progress import Progress, progress_of
 from kdnative.quantize.rtn import quantize_weight
 from kdnative.quantize.statistics import Accumulator, Statistics
 from kdnative.quantize.watching import Enough, Group, find_groups, forward, watched
+from kdnative.shown import listed
 
-__all__ = ["calibrate_", "calibrate_layers", "gather", "usual_method", "without_input_scales"]
+__all__ = ["calibrate_", "calibrate_layers", "gather", "in_passes", "usual_method", "without_input_scales"]
 
 MOST_BYTES = 1 << 30
 """Memory for statistics: where all layers need more, the data is run through the model several times."""
@@ -148,6 +150,8 @@ def calibrate_layers(
             f"method {', '.join(sorted(reading))} needs calibration data: give calibration=[batch, ...] or texts, or "
             "use a method without data ('rtn', 'hqq')"
         )
+    if bad := [name for name, site in sites.items() if not bool(torch.isfinite(site.weight).all())]:
+        raise ValueError(f"NaN or infinite values in the weights of {listed(bad)}: repair the checkpoint")
     if batches is not None and 0 < batches.examples < FEW_EXAMPLES:
         warnings.warn(
             f"calibration has {batches.examples} example{'s'[: batches.examples > 1]}, which say little of the inputs "
@@ -200,7 +204,7 @@ class _Pass:
             return
         groups = find_groups(self.model, self.sites, self.batches)
         left = [group for group in groups if any(name not in self.done for name in group.names)]
-        for several in [[group] for group in left] if self.sequential else self._passes(left):
+        for several in [[group] for group in left] if self.sequential else in_passes(left, self._bytes):
             needs = {group.names: self._needs(group) for group in several}
             statistics = gather(
                 self.model,
@@ -211,23 +215,12 @@ class _Pass:
                 several[0] if self.sequential else None,
                 self.progress,
             )
-            held = sum(Accumulator.bytes_of(self.sites[g.names[0]].inputs, needs[g.names]) for g in several)
-            self.most_bytes = max(self.most_bytes, held)
+            self.most_bytes = max(self.most_bytes, sum(map(self._bytes, several)))
             for group in several:
                 yield group, statistics.pop(group.names)
 
-    def _passes(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
-        """Groups whose statistics fit into memory together, in their order."""
-        some: list[Group] = []
-        held = 0
-        for group in groups:
-            size = Accumulator.bytes_of(self.sites[group.names[0]].inputs, self._needs(group))
-            if some and held + size > MOST_BYTES:
-                yield some
-                some, held = [], 0
-            some, held = [*some, group], held + size
-        if some:
-            yield some
+    def _bytes(self, group: Group) -> int:
+        return Accumulator.bytes_of(self.sites[group.names[0]].inputs, self._needs(group))
 
     def _needs(self, group: Group) -> frozenset[str]:
         """What the methods of a group read, and the sample on which errors are measured."""
@@ -269,6 +262,20 @@ class _Pass:
         """What a state must be of, by what it is called in an error."""
         settings = {name: (str(self.schemes[name]), repr(self.methods[name])) for name in self.sites}
         return CalibrationState.origin_of(self.model, self.batches, (self.sequential, settings))
+
+
+def in_passes(groups: Sequence[Group], bytes_of: Callable[[Group], int]) -> Iterator[list[Group]]:
+    """Groups whose statistics fit into memory together, in their order."""
+    some: list[Group] = []
+    held = 0
+    for group in groups:
+        size = bytes_of(group)
+        if some and held + size > MOST_BYTES:
+            yield some
+            some, held = [], 0
+        some, held = [*some, group], held + size
+    if some:
+        yield some
 
 
 def gather(
@@ -313,4 +320,4 @@ def gather(
                 forward(model, batch, parameters)
             if progress is not None:
                 progress("reading the data", number + 1, len(batches))
-    return {names: accumulator.result() for names, accumulator in sums.items()}
+    return {names: sums.pop(names).result() for names in needs}  # each sum is let go before the next is turned

@@ -26,7 +26,7 @@ class InputBatch:
     """One call of the model.
 
     Args:
-        args, kwargs: of the call.
+        args, kwargs: of the call. A dict among them, such as sentence-transformers takes, is copied for each call.
         masks: bool [B, T], True where there is a token: the distinct masks of the batch.
         examples: int64 [B], a hash of each example's values without its padding; empty if the batch holds no tensor.
     """
@@ -50,10 +50,10 @@ class InputBatch:
             args, kwargs = (given,), {}
         else:
             raise TypeError(f"batch {number} of calibration is a {type(given).__name__} ({shown(given)}): {_HOW}")
-        tensors = {str(i): v for i, v in (*enumerate(args), *kwargs.items()) if isinstance(v, Tensor)}
+        tensors = _tensors({**{str(i): value for i, value in enumerate(args)}, **kwargs})
         if not tensors or any(0 in tensor.shape for tensor in tensors.values()):
             raise ValueError(f"batch {number} of calibration holds no values: {_HOW}")
-        named = (tensors[name] for name in _MASKS if name in tensors)
+        named = (tensor for name, tensor in tensors.items() if name in _MASKS)
         masks = _distinct(mask.detach().cpu() != 0 for mask in named if mask.dim() == 2)
         if any(not bool(mask.any()) for mask in masks):
             raise ValueError(
@@ -137,9 +137,10 @@ class InputBatches:
         digest = hashlib.sha256()
         for batch in self.all:
             for name, value in (*enumerate(batch.args), *batch.kwargs.items()):
-                if isinstance(value, Tensor):
-                    digest.update(f"{name} {value.dtype} {list(value.shape)}".encode() + bytes_of(value))
-                else:
+                held = _tensors({str(name): value})
+                for inner, tensor in held.items():
+                    digest.update(f"{name} {inner} {tensor.dtype} {list(tensor.shape)}".encode() + bytes_of(tensor))
+                if not held:
                     digest.update(f"{name} {value!r}".encode())
         return digest.hexdigest()
 
@@ -155,6 +156,17 @@ def _tokenized(texts: Sequence[str], tokenizer: Any, max_length: int, batch_size
     options = {"truncation": True, "max_length": max_length, "padding": batch_size > 1, "return_tensors": "pt"}
     cuts = range(0, len(order), batch_size)
     return [dict(tokenizer([texts[i] for i in order[cut : cut + batch_size]], **options)) for cut in cuts]
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors among some values, and those in dicts among them."""
+    found: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, Mapping):
+            found |= {str(inner): tensor for inner, tensor in value.items() if isinstance(tensor, Tensor)}
+    return found
 
 
 def _distinct(masks: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -195,4 +207,6 @@ def bytes_of(tensor: Tensor) -> bytes:
 
 
 def _on(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):  # a copy: models may write into it
+        return {name: _on(inner, device) for name, inner in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value

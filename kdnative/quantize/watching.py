@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdnative.quantize.inputs import InputBatch, InputBatches
 from kdnative.quantize.linears import LinearSite
+from kdnative.shown import listed
 
 __all__ = ["Enough", "Group", "OnInput", "find_groups", "forward", "watched"]
 
@@ -166,7 +167,7 @@ def find_groups(model: nn.Module, sites: Mapping[str, LinearSite], batches: Inpu
                 seen[name].append(tuple(calls.get(name, ())))
     if never := [name for name in sites if not any(seen[name])]:
         raise ValueError(
-            f"{_some(never)} never ran on the calibration data: give batches that reach every layer, or leave these "
+            f"{listed(never)} never ran on the calibration data: give batches that reach every layer, or leave these "
             "layers in float with keep="
         )
     groups: dict[tuple[tuple[int, ...], ...], list[str]] = {}
@@ -177,8 +178,3 @@ def find_groups(model: nn.Module, sites: Mapping[str, LinearSite], batches: Inpu
         Group(tuple(sorted(names, key=places.__getitem__)), tuple(len(numbers) for numbers in key))
         for key, names in groups.items()
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    first = ", ".join(name or "the model" for name in names[:5])
-    return first if len(names) <= 5 else f"{first} and {len(names) - 5} more"

@@ -12,8 +12,10 @@ import kdnative
 from kdnative.convert import convert_
 from kdnative.nn import Encoder, Linear, TransformerEncoder
 from kdnative.quantize import FakeQuantLinear, calibrate_, quantize_weight
+from kdnative.quantize.inputs import InputBatches
 from tests.quantize.recording import Recording, assert_same_weights
 from tests.quantize.test_calibrating import cut, gpt2, llama, network, rows, t5, texts
+from tests.quantize.test_inputs import Words
 from tests.small_models import bert
 from tests.small_models import rows as rows_by_name
 
@@ -79,6 +81,14 @@ def test_input_scales_come_into_the_schemes(fuse):
     assert (type(model.bert) is Encoder) == fuse
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, exact, rtol=0.05, atol=0.02)
+
+
+def test_texts():
+    model, other = bert(), bert()
+    lines = [" ".join(map(str, range(5 + i, 9 + 2 * i))) for i in range(20)]
+    convert_(model, "w4a8-g32", calibration=lines, tokenizer=Words())
+    convert_(other, "w4a8-g32", calibration=[batch.kwargs for batch in InputBatches(lines, Words()).all])
+    same_state(model, other)
 
 
 def test_input_scales_may_be_asked_for_by_name():

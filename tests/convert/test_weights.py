@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdnative.convert import convert_
+from kdnative.convert import convert_, to_float_
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn import Encoder, EncoderLayer, Linear
@@ -55,18 +55,52 @@ def test_attention_of_torch():
     assert torch.equal(torch.cat([linear.quantized().qweight for linear in projections]), given.qweight)
 
 
-def test_a_factor_can_not_go_into_given_weights():
+def vision(kind, **changes):
     transformers = pytest.importorskip("transformers", "5.0")
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, image_size=32, patch_size=8)).eval()
-    layers = [name for name, module in model.named_modules() if type(module).__name__ == "CLIPEncoderLayer"]
-    found = rows(convert_(model, weights={f"{layers[0]}.mlp.fc1": codes(128, 64)}))
-    assert "mlp.fc1 has a factor behind it, which its given weights can't take in" in found[layers[0]].reason
-    assert type(model.get_submodule(f"{layers[0]}.mlp.fc1")) is Linear
+    config = getattr(transformers, f"{kind}Config")(**sizes, image_size=32, patch_size=8, **changes)
+    torch.manual_seed(0)
+    return getattr(transformers, "CLIPVisionModel" if kind == "CLIPVision" else f"{kind}Model")(config).eval()
+
+
+def layers_of(model):
+    kinds = ("CLIPEncoderLayer", "Dinov2Layer")
+    return [name for name, module in model.named_modules() if type(module).__name__ in kinds]
+
+
+def test_a_factor_can_not_go_into_given_weights():
+    """Factors that the model has learned; they may be negative."""
+    model = vision("Dinov2")
+    layers = layers_of(model)
+    found = rows(convert_(model, weights={f"{layers[0]}.mlp.fc2": codes(64, 256)}))
+    assert "mlp.fc2 has a factor behind it, which its given weights can't take in" in found[layers[0]].reason
+    assert type(model.get_submodule(f"{layers[0]}.mlp.fc2")) is Linear
     assert type(model.get_submodule(layers[1])) is EncoderLayer
-    other = transformers.CLIPVisionModel(model.config)
-    convert_(other, weights={f"{layers[0]}.self_attn.q_proj": codes(64, 64)})
+    other = vision("Dinov2")
+    convert_(other, weights={f"{layers[0]}.mlp.fc1": codes(256, 64)})
     assert type(other.get_submodule(layers[0])) is EncoderLayer
+
+
+def test_the_factor_of_an_activation_goes_into_the_scales_of_given_weights():
+    """CLIP's: as if the model had had these weights in float."""
+    model, expected = vision("CLIPVision"), vision("CLIPVision")
+    first = layers_of(model)[0]
+    given = {f"{first}.mlp.fc1": codes(128, 64), f"{first}.mlp.fc2": codes(64, 128)}
+    for name, weight in given.items():
+        expected.get_submodule(name).weight.data.copy_(weight.dequantize())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        exact = expected(images).last_hidden_state
+    convert_(model, weights=given)
+    convert_(expected)
+    assert type(model.get_submodule(first)) is EncoderLayer
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert (model(images).last_hidden_state - exact).norm() < 0.05 * exact.norm()
+    to_float_(model)
+    for name, weight in given.items():
+        torch.testing.assert_close(model.get_submodule(name).weight.detach(), weight.dequantize(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32-asym", "w8a16", "w4a16-g64"])

@@ -111,6 +111,15 @@ def test_padding_is_not_counted():
         assert torch.equal(again.statistics_of(weights[0]).largest, statistics.largest)
 
 
+def test_every_call_of_a_linear_counts():
+    method = Recording()
+    layer = nn.Linear(64, 64)
+    calibrate_(nn.Sequential(layer, nn.ReLU(), layer), "w8a8", [rows()], method=method)
+    both = torch.cat([rows(), torch.relu(layer(rows())).detach()])
+    assert method.seen[0][2].rows == 80 and len(method.seen[0][2].sample) == 80
+    torch.testing.assert_close(method.seen[0][2].mean_square, both.square().mean(0))
+
+
 def test_queries_keys_and_values_are_quantized_together_and_schemes_apart():
     method, start = Recording(), "bert.encoder.layer.0.attention.self."
     calibrate_(bert(), {f"{start}key": "w4a8-g32", "*layer.0*": "w8a8"}, [texts()], method=method)
@@ -230,12 +239,12 @@ def test_inputs_that_are_not_finite(value):
 
 def test_weights_that_are_not_finite_and_layers_that_never_run():
     model = network(64, 32, 16)
-    model[2].weight.data[3, 4] = float("nan")
-    with pytest.raises(ValueError, match=r"2: weight\[3, 4\] is nan"):
+    model[0].weight.data[3, 4] = model[2].weight.data[5, 6] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite values in the weights of '0', '2'"):
         calibrate_(model, "w8a8", [rows()], method="rtn")
     model = nn.ModuleDict({"a": nn.Linear(64, 32), "b": nn.Linear(64, 32)})
     model.forward = lambda x: model["a"](x)
-    with pytest.raises(ValueError, match="b never ran"):
+    with pytest.raises(ValueError, match="'b' never ran"):
         calibrate_(model, "w8a8", [rows()], method="rtn")
     assert list(calibrate_(model, "w8a8", [rows()], method="rtn", keep="b")) == ["a"]
 

@@ -135,6 +135,24 @@ def test_texts_of_a_tokenizer_without_padding():
     assert [batch.kwargs["input_ids"].tolist() for batch in found] == [[[1, 2]], [[3]]]
 
 
+def test_a_dict_among_the_arguments():
+    """As sentence-transformers has it, whose models write into it."""
+
+    def changing(features):
+        seen.append(sorted(features))
+        features["more"] = 1
+
+    model, seen, batch = torch.nn.Identity(), [], padded(examples())
+    model.forward = changing
+    found = InputBatch.of((batch,), 0)
+    for _ in range(2):
+        found.call(model, torch.device("cpu"))
+    assert seen == [["attention_mask", "input_ids"]] * 2
+    assert len(found.rows_of(activation(batch), 0)[0]) == sum(LENGTHS)
+    first, second = InputBatches([(batch,)]), InputBatches([(padded(examples()[:3]),)])
+    assert first.digest() != second.digest() != InputBatches([(padded(examples()[1:]),)]).digest()
+
+
 def test_the_digest_is_that_of_the_values():
     first = InputBatches([padded(examples())]).digest()
     assert InputBatches([padded(examples())]).digest() == first

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import difflib
 
+from kdnative.quantize.methods.awq import AWQ
 from kdnative.quantize.methods.base import Method
 from kdnative.quantize.methods.clip import Clip
 from kdnative.quantize.methods.gptq import GPTQ
+from kdnative.quantize.methods.hqq import HQQ
 from kdnative.quantize.methods.rtn import RoundToNearest
+from kdnative.quantize.methods.smoothquant import SmoothQuant
 from kdnative.quantize.methods.ternary import Ternary
 
-__all__ = ["METHODS", "GPTQ", "Clip", "Method", "RoundToNearest", "Ternary", "method_named"]
+__all__ = [
+    "AWQ",
+    "GPTQ",
+    "HQQ",
+    "METHODS",
+    "Clip",
+    "Method",
+    "RoundToNearest",
+    "SmoothQuant",
+    "Ternary",
+    "method_named",
+]
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         RoundToNearest(),
         Clip(),
+        SmoothQuant(),
         GPTQ(),
+        AWQ(),
+        AWQ(weights=GPTQ()),
+        HQQ(),
     )
 }
 """Every method with its usual options, but for `Ternary`, which is for schemes of 2 bits alone."""

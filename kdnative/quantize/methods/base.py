@@ -23,12 +23,15 @@ class Method(ABC):
     """One way to choose codes and scales. Its instances are frozen dataclasses, whose fields are the options.
 
     Attributes:
-        name: what users call it.
         input_scales: whether its weights may have input scales.
     """
 
-    name: ClassVar[str]
     input_scales: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What users call it."""
 
     @property
     def needs(self) -> frozenset[str]:

@@ -18,7 +18,9 @@ __all__ = ["BLOCK", "DAMPING", "inverse_factor", "sweep"]
 BLOCK = 128
 """Columns that are brought up to date one by one; those behind them follow in one matrix product a block."""
 
-DAMPING = 0.01
+DAMPING = 0.05
+"""The papers' 0.01 is for thousands of rows an input; of 128 texts, 0.05 is better on texts that were not seen."""
+
 _MOST_DAMPING = 1.0
 
 

@@ -14,16 +14,18 @@ from kdnative.quantize.methods.compensation import BLOCK, DAMPING, inverse_facto
 from kdnative.quantize.methods.grid import Grid
 from kdnative.quantize.statistics import Statistics
 
-__all__ = ["GPTQ", "compensated"]
+__all__ = ["GPTQ"]
 
 
 @dataclass(frozen=True)
 class GPTQ(Method):
     """The least squared error of the layer's output that rounding in order can reach.
 
-    The range of every group is settled before, by the clip search weighted with the mean square of each input: ranges
-    that cover every weight are much worse, at 2 bits worse than no GPTQ. In schemes that leave zeros out (``+4x1``)
-    weights that are 0 stay 0, and the others make up for them as well.
+    The range of every group is settled before, by a clip search in which a column counts as much as an error in it will
+    cost: the variance of its input that the columns after it can't make up for. Ranges that cover every weight are much
+    worse, at 2 bits worse than no GPTQ; the mean square of the input as the weight of a column is a little worse.
+
+    In schemes that leave zeros out (``+4x1``) weights that are 0 stay 0, and the others make up for them as well.
 
     Args:
         damping: what is added to the diagonal of the second moment, as a share of its mean, within (0, 1].
@@ -48,32 +50,31 @@ class GPTQ(Method):
 
     def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
         assert statistics is not None and statistics.second_moment is not None
-        return compensated(weight, scheme, statistics.second_moment, self)
+        second_moment = statistics.second_moment
+        order = torch.arange(weight.shape[1], device=weight.device)
+        if self.act_order:
+            order = second_moment.diagonal().argsort(descending=True, stable=True)
+            second_moment = second_moment[order][:, order]
+        factor = inverse_factor(second_moment, self.damping)
+        importance = torch.empty_like(factor[0])
+        importance[order] = factor.diagonal() ** -2
+        grid = self._grid(weight, scheme, importance)
+        columns = weight.t()[order].contiguous()
+        kept = None if scheme.sparsity is None else columns != 0
+        step, low, high = (values.t().contiguous() for values in (grid.step, grid.low, grid.high))
+        size = scheme.group_size or weight.shape[1]
+        groups = (order // size).tolist()
 
+        def nearest(j: int) -> Tensor:
+            g = groups[j]
+            value = (columns[j] / step[g]).round_().clamp_(low[g], high[g]).mul_(step[g])
+            return value if kept is None else value.mul_(kept[j])
 
-def compensated(
-    weight: Tensor, scheme: Scheme, second_moment: Tensor, options: GPTQ, grid: Grid | None = None
-) -> QuantizedWeight:
-    """GPTQ of a weight, fp32 [N, K], for inputs with a second moment [K, K]; in a given grid or a searched one."""
-    importance = second_moment.diagonal().clamp(min=0)
-    grid = Grid.searched(weight, scheme, importance) if grid is None else grid
-    order = torch.arange(weight.shape[1], device=weight.device)
-    if options.act_order:
-        order = importance.argsort(descending=True, stable=True)
-        second_moment = second_moment[order][:, order]
-    factor = inverse_factor(second_moment, options.damping)
-    columns = weight.t()[order].contiguous()
-    kept = None if scheme.sparsity is None else columns != 0
-    step, low, high = (values.t().contiguous() for values in (grid.step, grid.low, grid.high))
-    size = scheme.group_size or weight.shape[1]
-    groups = (order // size).tolist()
+        sweep(columns, factor, nearest, self.block)
+        values = torch.empty_like(columns)
+        values[order] = columns
+        return grid.weight(values.t().contiguous())
 
-    def nearest(j: int) -> Tensor:
-        g = groups[j]
-        value = (columns[j] / step[g]).round_().clamp_(low[g], high[g]).mul_(step[g])
-        return value if kept is None else value.mul_(kept[j])
-
-    sweep(columns, factor, nearest, options.block)
-    values = torch.empty_like(columns)
-    values[order] = columns
-    return grid.weight(values.t())
+    def _grid(self, weight: Tensor, scheme: Scheme, importance: Tensor) -> Grid:
+        """What the weights may become; an error in a column counts as much as ``importance``, [K], says."""
+        return Grid.searched(weight, scheme, importance)

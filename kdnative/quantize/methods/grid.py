@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -60,13 +61,33 @@ class Grid:
         """The ranges that `search_clip` finds."""
         return cls.of(weight, scheme, rtn.search_clip(weight, scheme, importance=importance), importance)
 
-    def rounded(self, weight: Tensor) -> Tensor:
-        """The nearest allowed values, fp32 [N, K]."""
-        return (self._steps(weight) * self.step[..., None]).view(weight.shape)
+    def steps(self, groups: Tensor) -> Tensor:
+        """The nearest allowed whole numbers of steps of a grouped weight, fp32 [N, G, K / G]."""
+        steps = (groups / self.step[..., None]).round_()
+        return torch.minimum(torch.maximum(steps, self.low[..., None]), self.high[..., None])
+
+    def shifted(self, by: Tensor) -> Grid:
+        """The same steps around other zero points, as far as these are codes; ``by``: integer-valued fp32 [N, G]."""
+        assert self.zero is not None
+        lowest, highest = code_range(self.scheme.weight_bits)
+        zero = (self.zero + by).clamp(lowest, highest)
+        if self.group_scale is None:
+            return dataclasses.replace(self, zero=zero, low=lowest - zero, high=highest - zero)
+        low, high = code_bounds(self.group_scale, zero)
+        return dataclasses.replace(self, zero=zero, low=low - zero, high=high - zero)
+
+    def where(self, chosen: Tensor, other: Grid) -> Grid:
+        """The chosen groups of this one, bool [N, G], and the rest of another that has the same scales of channels."""
+        changes = {
+            name: torch.where(chosen, value, getattr(other, name))
+            for name in ("step", "low", "high", "zero", "group_scale")
+            if (value := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, **changes)
 
     def weight(self, values: Tensor) -> QuantizedWeight:
         """The plain form of the nearest allowed values of ``values``, fp32 [N, K]."""
-        codes = self._steps(values)
+        codes = self.steps(rtn.grouped(values, self.scheme.group_size))
         if self.zero is not None:
             codes += self.zero[..., None]
         codes = codes.to(torch.int8).view(values.shape)
@@ -80,8 +101,3 @@ class Grid:
         if group_size is None:
             return QuantizedWeight.unchecked(codes, self.step[:, 0], None if zero is None else zero[:, 0], bits, None)
         return QuantizedWeight.unchecked(codes, self.step, zero, bits, group_size)
-
-    def _steps(self, values: Tensor) -> Tensor:
-        """Whole numbers of steps, [N, G, K / G]."""
-        steps = (rtn.grouped(values, self.scheme.group_size) / self.step[..., None]).round_()
-        return torch.minimum(torch.maximum(steps, self.low[..., None]), self.high[..., None])

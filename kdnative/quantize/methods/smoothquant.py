@@ -1,0 +1,59 @@
+"""SmoothQuant: inputs with outliers are made smaller and their weights larger (Xiao et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight
+from kdnative.quantize.methods.base import Method
+from kdnative.quantize.methods.rtn import RoundToNearest
+from kdnative.quantize.methods.scaling import best_of, normalized, with_input_scales
+from kdnative.quantize.statistics import Statistics
+
+__all__ = ["SmoothQuant"]
+
+_SMALLEST = 1e-4  # of the largest weight: what a column without weights counts as
+
+
+@dataclass(frozen=True)
+class SmoothQuant(Method):
+    """Input j is divided by ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``, and its weights multiplied by it.
+
+    Both maxima are over all linears that read the input; s has the geometric mean 1. The paper folds 1 / s into the
+    layer before; here it is a vector in the quantizing step, since the output of a post-norm feeds the residual too.
+
+    Args:
+        alpha: how much of the range goes from the inputs to the weights, within [0, 1]; or several, of which the one
+            with the least error of the output on a sample of the inputs is taken.
+        weights: the method for the weights that result.
+    """
+
+    alpha: float | Sequence[float] = 0.6
+    weights: Method = field(default_factory=RoundToNearest)
+    name = "smoothquant"
+    input_scales = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", self.alpha if isinstance(self.alpha, float | int) else tuple(self.alpha))
+        if not self._alphas or not all(0 <= alpha <= 1 for alpha in self._alphas):
+            raise ValueError(f"alpha={self.alpha}; one number within [0, 1] or several are needed")
+
+    @property
+    def _alphas(self) -> tuple[float, ...]:
+        return self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.weights.needs | {"largest"} | ({"sample"} if len(self._alphas) > 1 else set())
+
+    def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
+        assert statistics is not None and statistics.largest is not None
+        widest = weight.abs().amax(0)
+        widest = widest.clamp(min=_SMALLEST * float(widest.max()))
+        divisors = (normalized(statistics.largest**alpha / widest ** (1 - alpha)) for alpha in self._alphas)
+        chosen = next(divisors) if len(self._alphas) == 1 else best_of(divisors, weight, scheme, statistics.sample)
+        return with_input_scales(self.weights, weight, scheme, statistics, chosen)
