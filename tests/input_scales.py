@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from kdnative.convert.refusals import too_small
 from kdnative.quantize import quantize_weight
 
 
@@ -17,10 +18,13 @@ def scaled(weight, scheme, factors):
 
 
 def scaled_weights(model, scheme="w8a8"):
-    """A weight with input scales for every linear, by name: those side by side, which may read the same, share them."""
+    """A weight with input scales for every linear that becomes native, by name.
+
+    Linears side by side, which may read the same, share their scales.
+    """
     shared, weights = {}, {}
     for name, linear in model.named_modules():
-        if isinstance(linear, nn.Linear):
+        if isinstance(linear, nn.Linear) and not too_small(*linear.weight.shape):
             place = name.rpartition(".")[0], linear.in_features
             if place not in shared:
                 shared[place] = random_scales(linear.in_features)

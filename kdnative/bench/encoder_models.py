@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.extras import require
+from kdnative.formats import QuantizedWeight, Scheme
 
 RANDOM = {  # layers, hidden size, heads, FFN width
     "random-minilm": (6, 384, 12, 1536),
@@ -125,13 +126,28 @@ def load_encoders(sources: Sequence[str]) -> dict[str, nn.Module]:
 def converted(model: nn.Module, scheme: str) -> nn.Module:
     """A copy of the model whose encoder is one native operator.
 
+    A scheme such as ``w8a8-is`` is for timings: its input scales are 1, as others cost the same.
+
     Raises:
         ValueError: the scheme is unknown, or the library can't fuse this encoder: the suites measure the fused one.
     """
     from kdnative import convert_
     from kdnative.nn import PackedEncoder
 
-    found = convert_(copy.deepcopy(model), scheme).model
+    asked = Scheme.parse(scheme)
+    weights = _with_input_scales(model, asked) if asked.input_scales else None
+    found = convert_(copy.deepcopy(model), asked.plain if asked.input_scales else asked, weights=weights).model
     if not any(isinstance(module, PackedEncoder) for module in found.modules()):
         raise ValueError(f"{type(model).__name__} is not an encoder that kdnative fuses: the suite measures those only")
     return found
+
+
+def _with_input_scales(model: nn.Module, scheme: Scheme) -> dict[str, QuantizedWeight]:
+    from kdnative.quantize import quantize_weight
+
+    weights = {}
+    for name, linear in model.named_modules():
+        if isinstance(linear, nn.Linear):
+            ones = torch.ones(linear.in_features)
+            weights[name] = quantize_weight(linear.weight.detach(), scheme).changed(input_scale=ones)
+    return weights

@@ -154,6 +154,15 @@ def test_encoders_of_other_parts(peers_of_torch, monkeypatch, name):
     assert not any(isinstance(module, PackedEncoder) for module in models[name].modules())
 
 
+def test_input_scales_are_timed_with_scales_that_change_nothing():
+    pytest.importorskip("transformers")
+    model = encoder_models.load_encoder("random-tiny")
+    scaled, plain = (encoder_models.converted(model, scheme) for scheme in ("w8a8-is", "w8a8"))
+    assert {layer["qkv"] for layer in scaled.spec["layers"]} == {"w8a8-is"}
+    ids = torch.arange(4, 20).view(2, 8)
+    assert torch.equal(scaled(ids).last_hidden_state, plain(ids).last_hidden_state)
+
+
 def test_what_depends_on_threads_is_built_again():
     encoder = Encoder(None)
     made = []

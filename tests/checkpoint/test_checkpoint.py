@@ -156,9 +156,7 @@ def test_quantization_aware_student(tmp_path):
 @pytest.mark.parametrize("fuse", [True, False])
 def test_input_scales(tmp_path, scheme, fuse):
     model = bert()
-    convert_(
-        model, scheme, weights={k: w for k, w in scaled_weights(model, scheme).items() if k != "classifier"}, fuse=fuse
-    )
+    convert_(model, scheme, weights=scaled_weights(model, scheme), fuse=fuse)
     save(model, tmp_path / "m")
     for loaded in (load(tmp_path / "m"), load(tmp_path / "m", into=bert(seed=5))):
         assert_same(model, loaded)

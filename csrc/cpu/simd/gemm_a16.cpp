@@ -22,24 +22,11 @@ inline void convert_inputs(const Inputs& in, int64_t ld_x, int64_t rows, int64_t
   }
 }
 
-template <DType type>
-inline void convert_typed(const void* x, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k, void* out,
-                          DType out_type, int64_t ld_out) {
-  const auto run = [&](const auto& in) { convert_inputs(in, ld_x, rows, k, out, out_type, ld_out); };
-  if (input_scale == nullptr) {
-    run(Inputs<type, false>{x, nullptr});
-  } else {
-    run(Inputs<type, true>{x, input_scale});
-  }
-}
-
 }  // namespace
 
 void convert_rows(const void* x, DType type, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k, void* out,
                   DType out_type, int64_t ld_out) {
-  (type == DType::f32    ? convert_typed<DType::f32>
-   : type == DType::bf16 ? convert_typed<DType::bf16>
-                         : convert_typed<DType::f16>)(x, ld_x, input_scale, rows, k, out, out_type, ld_out);
+  with_inputs(x, type, input_scale, [&](const auto& in) { convert_inputs(in, ld_x, rows, k, out, out_type, ld_out); });
 }
 
 void gemm_a16(const PackedLinear& w, const FloatRows& a, const Epilogue& e, const GemmRange& range) {

@@ -41,6 +41,28 @@ struct Inputs {
   }
 };
 
+// f(Inputs) of rows of some type, times input scales unless these are nullptr.
+template <DType type, typename F>
+inline void with_inputs(const void* x, const float* scale, const F& f) {
+  if (scale == nullptr) {
+    f(Inputs<type, false>{x, nullptr});
+  } else {
+    f(Inputs<type, true>{x, scale});
+  }
+}
+
+template <typename F>
+inline void with_inputs(const void* x, DType type, const float* scale, const F& f) {
+  switch (type) {
+    case DType::f32:
+      return with_inputs<DType::f32>(x, scale, f);
+    case DType::bf16:
+      return with_inputs<DType::bf16>(x, scale, f);
+    case DType::f16:
+      return with_inputs<DType::f16>(x, scale, f);
+  }
+}
+
 inline void store_as(DType type, void* p, int64_t i, Vec v) {
   switch (type) {
     case DType::f32:

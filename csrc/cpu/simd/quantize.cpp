@@ -72,29 +72,12 @@ inline void quantize_inputs(const Inputs& in, int64_t ld_x, int64_t rows, int64_
   }
 }
 
-template <DType type>
-inline void quantize_typed(const void* x, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k,
-                           int64_t k_pad, int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum) {
-  const auto run = [&](const auto& in) { quantize_inputs(in, ld_x, rows, k, k_pad, q, ld_q, scale, group_sum); };
-  if (input_scale == nullptr) {
-    run(Inputs<type, false>{x, nullptr});
-  } else {
-    run(Inputs<type, true>{x, input_scale});
-  }
-}
-
 }  // namespace
 
 void quantize_rows(const void* x, DType type, int64_t ld_x, const float* input_scale, int64_t rows, int64_t k,
                    int64_t k_pad, int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum) {
-  switch (type) {
-    case DType::f32:
-      return quantize_typed<DType::f32>(x, ld_x, input_scale, rows, k, k_pad, q, ld_q, scale, group_sum);
-    case DType::bf16:
-      return quantize_typed<DType::bf16>(x, ld_x, input_scale, rows, k, k_pad, q, ld_q, scale, group_sum);
-    case DType::f16:
-      return quantize_typed<DType::f16>(x, ld_x, input_scale, rows, k, k_pad, q, ld_q, scale, group_sum);
-  }
+  with_inputs(x, type, input_scale,
+              [&](const auto& in) { quantize_inputs(in, ld_x, rows, k, k_pad, q, ld_q, scale, group_sum); });
 }
 
 }  // namespace kdnative::cpu::KDNATIVE_ISA
