@@ -57,7 +57,10 @@ def calibrated(
             "there is nothing to calibrate: every linear stays in float, is native already, was trained for its scheme "
             "or has its weight in weights=; leave calibration= and method= out"
         )
-    batches = None if calibration is None else InputBatches(calibration, tokenizer)
+    batches = None
+    if calibration is not None:
+        batches = InputBatches(calibration, tokenizer)
+        batches.warn_if_few(stacklevel=4)
     return calibrate_layers(model, schemes, batches, method=method)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,6 @@ __all__ = ["calibrate_", "calibrate_layers", "gather", "in_passes", "usual_metho
 
 MOST_BYTES = 1 << 30
 """Memory for statistics: where all layers need more, the data is run through the model several times."""
-
-FEW_EXAMPLES = 16
 
 
 def calibrate_(
@@ -104,7 +101,10 @@ def calibrate_(
             raise ValueError(f"{name or 'the model'}: {why}")
     if not wanted:
         raise ValueError(f"no layer is left to calibrate; the model has {len(found)} linear layers in float")
-    batches = None if calibration is None else InputBatches(calibration, tokenizer, max_length, batch_size)
+    batches = None
+    if calibration is not None:
+        batches = InputBatches(calibration, tokenizer, max_length, batch_size)
+        batches.warn_if_few()
     return calibrate_layers(
         model,
         wanted,
@@ -150,14 +150,10 @@ def calibrate_layers(
             f"method {', '.join(sorted(reading))} needs calibration data: give calibration=[batch, ...] or texts, or "
             "use a method without data ('rtn', 'hqq')"
         )
+    if empty := [name for name, site in sites.items() if site.weight.is_meta]:
+        raise ValueError(f"the weights of {listed(empty)} are on the meta device and have no values")
     if bad := [name for name, site in sites.items() if not bool(torch.isfinite(site.weight).all())]:
         raise ValueError(f"NaN or infinite values in the weights of {listed(bad)}: repair the checkpoint")
-    if batches is not None and 0 < batches.examples < FEW_EXAMPLES:
-        warnings.warn(
-            f"calibration has {batches.examples} example{'s'[: batches.examples > 1]}, which say little of the inputs "
-            "of a layer: 128 texts are usual",
-            stacklevel=3,
-        )
     return _Pass(model, sites, schemes, methods, batches, sequential, state_path, progress).run()
 
 

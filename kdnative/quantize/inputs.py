@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from kdnative.shown import shown
 
 __all__ = ["InputBatch", "InputBatches", "bytes_of"]
+
+FEW_EXAMPLES = 16
+"""Fewer are worth a warning."""
 
 _MASKS = ("attention_mask", "decoder_attention_mask")
 _HOW = (
@@ -131,6 +135,14 @@ class InputBatches:
     def examples(self) -> int:
         """How many there are, by the first dimension of each batch."""
         return sum(len(batch.examples) for batch in self.all)
+
+    def warn_if_few(self, stacklevel: int = 3) -> None:
+        """UserWarning where there is too little data to say much; ``stacklevel`` as for ``warnings.warn``."""
+        if 0 < (count := self.examples) < FEW_EXAMPLES:
+            few = f"{count} example{'s'[: count > 1]}, which say{'s'[: count == 1]}"
+            warnings.warn(
+                f"calibration has {few} little of a layer's inputs: 128 texts are usual", stacklevel=stacklevel
+            )
 
     def digest(self) -> str:
         """SHA-256 of all values in their order, hexadecimal."""

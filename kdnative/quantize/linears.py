@@ -65,8 +65,13 @@ def linears_of(model: nn.Module) -> dict[str, LinearSite]:
     """
     found: dict[str, LinearSite] = {}
     projections: set[int] = set()  # of torch's attentions: those that are watched
+    inside: set[int] = set()  # of native modules, which come from packages above this one
     for name, module in model.named_modules():
         kind = type(module)
+        if hasattr(kind, "plain_shapes"):
+            inside.update(map(id, module.modules()))
+        if id(module) in inside:
+            continue
         if kind is nn.MultiheadAttention and module.in_proj_weight is not None:
             found[name] = LinearSite(name, module, "in_proj_weight")
             projections.add(id(module.out_proj))

@@ -10,9 +10,11 @@ from torch import nn
 
 import kdnative
 from kdnative.convert import convert_
-from kdnative.nn import Encoder, Linear, TransformerEncoder
+from kdnative.nn import Encoder, EncoderLayer, Linear, TransformerEncoder
 from kdnative.quantize import FakeQuantLinear, calibrate_, quantize_weight
 from kdnative.quantize.inputs import InputBatches
+from tests.nn.encoder_models import batch, electra, gte, jina, modernbert, mpnet, nomic, roberta
+from tests.nn.test_encoder_layer import layer
 from tests.quantize.recording import Recording, assert_same_weights
 from tests.quantize.test_calibrating import cut, gpt2, llama, network, rows, t5, texts
 from tests.quantize.test_inputs import Words
@@ -41,10 +43,11 @@ def same_state(first, second):
 
 @pytest.mark.parametrize("scheme", ["w4a8-g32", "w2a8-g32-asym", "w4a16-g32"])
 @pytest.mark.parametrize("fuse", [True, False])
-def test_one_call_is_calibrate_and_convert(scheme, fuse):
+def test_one_call_is_calibrate_and_convert(scheme, fuse, tmp_path):
     model, data = bert(), cut(texts(), 7)
     steps = copy.deepcopy(model)
-    found = kdnative.calibrate_(steps, scheme, data, method="gptq")
+    kdnative.calibrate_(steps, scheme, data, method="gptq").save(tmp_path / "calibration")
+    found = kdnative.Calibration.load(tmp_path / "calibration")
     report = convert_(model, scheme, calibration=data, fuse=fuse)
     convert_(steps, scheme, calibration=found, fuse=fuse)
     same_state(model, steps)
@@ -81,6 +84,35 @@ def test_input_scales_come_into_the_schemes(fuse):
     assert (type(model.bert) is Encoder) == fuse
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, exact, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("make", [roberta, electra, mpnet, modernbert, nomic, gte, jina])
+def test_fused_encoders_have_one_vector_for_each_product(make):
+    """What runs as one product was given the same tensor, so that its input scales are the same."""
+    model = make()
+    ids, _, _ = batch(model, 20, 12)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        exact = model(**inputs).last_hidden_state
+    report = convert_(model, "w8a8", calibration=[inputs], method=Scaling())
+    assert type(model) is Encoder and "w8a8-is" in {row.scheme for row in report.rows}
+    with torch.no_grad():
+        assert (model(**inputs).last_hidden_state - exact).norm() < 0.04 * exact.norm()
+
+
+KINDS = ["ViTLayer", "CLIPEncoderLayer", "BartEncoderLayer", "WhisperEncoderLayer", "Wav2Vec2EncoderLayer", "BertLayer"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_layers_have_one_vector_for_each_product(kind):
+    model, x = layer(kind), rows(20 * 9, 48).view(20, 9, 48)
+    mask = torch.ones(20, 1, 9, 9, dtype=torch.bool)
+    with torch.no_grad():
+        exact = model(x, mask)
+    convert_(model, "w8a8", calibration=[(x, mask)], method=Scaling())
+    assert type(model) is EncoderLayer and model.spec["layers"][0]["qkv"] == "w8a8-is"
+    with torch.no_grad():
+        assert (model(x, mask) - exact).norm() < 0.04 * exact.norm()
 
 
 def test_texts():
@@ -158,6 +190,12 @@ def test_given_weights_go_before():
     assert [row.method for row in report.rows] == [None, "gptq"]
 
 
+def test_a_single_example():
+    with pytest.warns(UserWarning, match="calibration has 1 example") as caught:
+        convert_(network(64, 64), "w4a8-g32", calibration=[rows(1)])
+    assert caught[0].filename == __file__
+
+
 def test_a_method_without_data():
     model = network(64, 64)
     expected = quantize_weight(model[0].weight, "w4a8-g32")
@@ -189,7 +227,7 @@ CALIBRATED = {"calibration": calibrate_(network(64, 64), "w8a8", [rows()], metho
         ({**CALIBRATED, "schemes": "w4a8-g32"}, "0: it has 8 bits.*not w4a8-g32"),
         ({"calibration": [rows()], "keep": "0"}, "nothing to calibrate"),
         ({"calibration": [rows(), rows() * float("nan")]}, "batch 1"),
-        ({"calibration": [torch.ones(3, 2)]}, "shapes cannot be multiplied"),
+        ({"calibration": [torch.ones(20, 2)]}, "shapes cannot be multiplied"),
     ],
 )
 def test_mistakes_in_words_and_an_unchanged_model(options, words):

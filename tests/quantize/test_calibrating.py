@@ -111,6 +111,21 @@ def test_padding_is_not_counted():
         assert torch.equal(again.statistics_of(weights[0]).largest, statistics.largest)
 
 
+def test_errors_that_no_number_tells(tmp_path):
+    """The output is 0, or too large for float32: the calibration is as good, and can be saved."""
+    model = network(64, 16)
+    nn.init.ones_(model[0].weight)
+    x = torch.ones(20, 64)
+    x[:, ::2] = -1
+    found = calibrate_(model, "w8a8", [x], method="rtn")
+    assert found.rows[0].error_after == 0
+    assert output_error(model[0].weight, quantize_weight(torch.rand(16, 64), "w8a8"), Scheme.parse("w8a8"), x) is None
+    nn.init.normal_(model[0].weight, std=20)
+    found = calibrate_(model, "w8a8", [rows() * 5e37], method="rtn")
+    assert found.rows[0].error_after is None
+    found.save(tmp_path / "file")
+
+
 def test_every_call_of_a_linear_counts():
     method = Recording()
     layer = nn.Linear(64, 64)
@@ -183,8 +198,9 @@ def test_other_floats(dtype):
 def test_dead_inputs_and_a_single_row():
     x = rows(1)
     x[:, :32] = 0
-    with pytest.warns(UserWarning, match="calibration has 1 example, which say"):
+    with pytest.warns(UserWarning, match="calibration has 1 example, which says little") as caught:
         found = calibrate_(network(64, 32), "w4a8-g32", [x], method="gptq")
+    assert caught[0].filename == __file__
     assert found.rows[0].dead == 32 and bool(torch.isfinite(found["0"].dequantize()).all())
 
 
@@ -242,6 +258,8 @@ def test_weights_that_are_not_finite_and_layers_that_never_run():
     model[0].weight.data[3, 4] = model[2].weight.data[5, 6] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite values in the weights of '0', '2'"):
         calibrate_(model, "w8a8", [rows()], method="rtn")
+    with pytest.raises(ValueError, match="'0', '2' are on the meta device"):
+        calibrate_(model.to("meta"), "w8a8", [rows()], method="rtn")
     model = nn.ModuleDict({"a": nn.Linear(64, 32), "b": nn.Linear(64, 32)})
     model.forward = lambda x: model["a"](x)
     with pytest.raises(ValueError, match="'b' never ran"):

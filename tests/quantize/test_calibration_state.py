@@ -1,5 +1,10 @@
 """A calibration that was killed goes on, and gives the same bits."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +47,26 @@ def test_it_goes_on_with_the_same_bits(tmp_path, sequential, layers):
     assert found.rows == whole.rows
     assert [what for what in told if what[0] == "quantizing"] == [("quantizing", i, 3) for i in range(layers + 1, 4)]
     assert len(list((tmp_path / "state").iterdir())) == 3
+
+
+SCRIPT = """
+import os, signal, sys
+from kdnative.quantize import calibrate_
+from tests.quantize.test_calibration_state import DATA, model
+
+def tell(what, done, total):
+    if (what, done) == ("quantizing", 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+calibrate_(model(), "w4a8-g32", DATA, method="gptq", state_path=sys.argv[1], progress=tell)
+"""
+
+
+def test_a_process_that_is_killed(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
+    assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.glob("*.safetensors"))) == 2
+    found = calibrate_(model(), "w4a8-g32", DATA, method="gptq", state_path=tmp_path)
+    assert_same_weights(found, calibrate_(model(), "w4a8-g32", DATA, method="gptq"))
 
 
 def test_what_is_done_is_not_done_again(tmp_path):
