@@ -17,6 +17,8 @@ EXTRAS = {
     "datasets": "hub",
     "huggingface_hub": "hub",
     "sentence_transformers": "embedders",
+    "auto_round": "bench",
+    "gguf": "bench",
     "nncf": "bench",
     "onnx": "bench",
     "onnxruntime": "bench",

@@ -1,6 +1,6 @@
 """What a quantized model loses, text by text, and intervals of that: the bootstrap over texts (Efron, 1979).
 
-Differences and ratios are paired: both models answer the same resampled texts, so what a text alone contributes cancels.
+Differences and ratios are paired: both models answer the same resampled texts, so what a text alone brings cancels.
 """
 
 from __future__ import annotations

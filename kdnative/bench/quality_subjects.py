@@ -1,4 +1,4 @@
-"""What ``kdnative bench quality`` quantizes: an embedder or a classifier, with the texts that calibrate and measure it."""
+"""What ``kdnative bench quality`` quantizes, with the texts that calibrate and measure it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Subject(ABC):
     task: str
     deciding: str
     """The figure that methods are ranked by."""
+    unit = "texts"
 
     def __init__(
         self,
@@ -54,6 +55,14 @@ class Subject(ABC):
     def copy(self) -> nn.Module:
         """A model to change."""
         return copy.deepcopy(self.model)
+
+    def schemes(self, scheme: str) -> Any:
+        """What `convert_` is asked for where a case has this scheme."""
+        return scheme
+
+    def about(self) -> dict[str, Any]:
+        """What the result says of the float model."""
+        return {}
 
     def calibration(self, count: int, batch: int = _BATCH, whole: bool = False) -> list[Inputs]:
         """Batches of the first so many texts that calibrate.
@@ -150,9 +159,9 @@ class Classifier(Subject):
     def compare(self, found: Tensor) -> Losses:
         return classifier_losses(self.exact, found, self.labels)
 
-    def accuracy(self) -> np.ndarray:
-        """1 where the float model's class is right, for each text."""
-        return self.compare(self.exact)["accuracy"]
+    def about(self) -> dict[str, Any]:
+        """Its ``accuracy``."""
+        return {"accuracy": float(self.compare(self.exact)["accuracy"].mean())}
 
 
 def load_embedder(source: str, texts: Sequence[str], calibration: Sequence[str]) -> Embedder:

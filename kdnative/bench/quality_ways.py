@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ ROUND = "rtn"
 CALIBRATED = ("clip", "hqq", "smoothquant", "gptq", "awq", "awq+gptq")
 SEQUENTIAL = "gptq, layer by layer"
 MIXED = "gptq, 10 % in 8 bits"
-_SHARE = 0.1  # of the weights
+_SHARE, _HIGH = 0.1, "w8a8"
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
@@ -72,6 +74,9 @@ def counted(cost: Cost) -> Iterator[None]:
 
 def _resident() -> int | None:
     """Memory of the process now, with the record of its peak begun anew; None where there is no such record."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # memory that was freed and kept would hide what is allocated
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         _RESET_PEAK.write_text("5")
         return sizes()["resident"]
@@ -81,12 +86,12 @@ def _resident() -> int | None:
 
 def rounded(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
     """To the nearest code."""
-    return _converted(subject.copy(), scheme, cost)
+    return _converted(subject.copy(), subject.schemes(scheme), cost)
 
 
 def clip_search(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
     """Ranges by the error of the weights alone."""
-    return _converted(subject.copy(), scheme, cost, clip_search=True)
+    return _converted(subject.copy(), subject.schemes(scheme), cost, clip_search=True)
 
 
 def _converted(model: nn.Module, scheme: Any, cost: Cost, **options: Any) -> nn.Module:
@@ -106,12 +111,61 @@ def calibrated(method: str, examples: int, sequential: bool = False) -> Callable
 
         data = subject.calibration(examples) if method_named(method).needs else None
         cost.examples = examples if data else 0
-        model = subject.copy()
+        model, schemes = subject.copy(), subject.schemes(scheme)
         with counted(cost):
-            found = calibrate_(model, scheme, data, method=method, sequential=sequential)
-        return convert_(model, scheme, calibration=found).model
+            found = calibrate_(model, schemes, data, method=method, sequential=sequential)
+        return convert_(model, schemes, calibration=found).model
 
     return make
+
+
+def mixed(examples: int, share: float = _SHARE) -> Callable[[Subject, str, Cost], nn.Module]:
+    """Eight bits for the layers that lose most at the model's output, up to a share of the weights' way to 8 bits.
+
+    The texts that calibrate also say what each layer loses; what is measured stays unseen.
+    """
+
+    def make(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
+        from kdnative import convert_
+        from kdnative.precision import assign, sensitivity
+        from kdnative.quantize import calibrate_
+
+        data, model = subject.calibration(examples), subject.copy()
+        cost.examples = examples
+        with counted(cost):
+            low = calibrate_(model, scheme, data, method="gptq")
+            rows = sensitivity(model, data, (scheme, _HIGH), weights={scheme: low}, layers=list(low), device="cpu")
+            bytes_of = {c: sum(row.bytes for row in rows if row.change == c) for c in (scheme, _HIGH)}
+            budget = (1 - share) * bytes_of[scheme] + share * bytes_of[_HIGH]
+            chosen = dict(assign(rows, budget_bytes=budget))
+            found = calibrate_(model, chosen, data)
+        return convert_(model, chosen, calibration=found).model
+
+    return make
+
+
+SPARSE = {"2:4": None, "4x1": 0.5}
+"""Patterns of zeros, with the share of zeros where it does not follow from the pattern."""
+_LAYERS = "*layer*"  # the linear layers of the encoder, without the head
+
+
+def sparse_ways(pattern: str, examples: int) -> list[Way]:
+    """Zeros in one shot, chosen by magnitude and by SparseGPT, then rounded to the nearest."""
+
+    def make(subject: Subject, scheme: str, cost: Cost, **options: Any) -> nn.Module:
+        from kdnative.prune import finalize_masks_, mask_
+
+        model = subject.copy()
+        with counted(cost):
+            mask_(model, SPARSE[pattern], pattern, modules=_LAYERS, **options)
+        finalize_masks_(model)
+        return _converted(model, scheme, Cost())
+
+    def sparsegpt(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
+        cost.examples = examples
+        return make(subject, scheme, cost, method="sparsegpt", calibration=subject.calibration(examples))
+
+    return [Way("magnitude", make), Way("sparsegpt", sparsegpt)]
 
 
 def ways(examples: int, methods: Sequence[str] | None = None, counts: Sequence[int] = ()) -> list[Way]:
@@ -124,6 +178,7 @@ def ways(examples: int, methods: Sequence[str] | None = None, counts: Sequence[i
     """
     found = [Way("clip search", clip_search)]
     found += [Way(name, calibrated(name, examples)) for name in CALIBRATED]
+    found += [Way(MIXED, mixed(examples))]
     found += [Way(SEQUENTIAL, calibrated("gptq", examples, sequential=True))]
     found += [Way(f"gptq, {count} texts", calibrated("gptq", count)) for count in counts if count != examples]
     if methods is not None:

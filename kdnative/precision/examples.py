@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdnative.data.batches import Batches, TokenizedDataset, tokenize
 from kdnative.data.texts import from_texts
 from kdnative.data.types import DataError
+from kdnative.quantize.inputs import takes_dictionary
 
 __all__ = ["Examples", "Inputs", "call"]
 
@@ -25,7 +26,7 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     if parameter is not None and parameter.device.type != "cpu":
         inputs = _each(inputs, lambda tensor: tensor.to(parameter.device))
     if isinstance(inputs, Mapping):
-        if any(kind.__name__ == "SentenceTransformer" for kind in type(model).__mro__):
+        if takes_dictionary(model):
             return model(dict(inputs))
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)

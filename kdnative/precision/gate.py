@@ -33,6 +33,7 @@ _DECIDING = ("keep", "embeddings", "fuse", "weights")
 _LEAST = 50  # certifying examples: of fewer a mean says next to nothing, however equal they are
 _MOST_CHOOSING = 512
 _MOST_SENSITIVITY = 128
+_MOST_CALIBRATION = 256
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Gate:
     at the full confidence, until the first that is not shown to be within budget; the one before it is returned. As the
     order was fixed before the second part was looked at, repeated tests don't spoil the confidence (fixed sequence
     testing: Maurer, Hothorn and Lehmacher, 1995; "Learn then Test", Angelopoulos and others, 2021).
+
+    The confidence is that of one call. Who calls again with other seeds until one passes has tested several times.
 
     Where all layers in the most exact scheme seem to lose too much already, the worst of them stay in float, at the
     cost
@@ -119,17 +122,10 @@ class Gate:
         if self.batch_size < 1 or self.latency_rows < 1:
             raise ValueError("batch_size and latency_rows must be at least 1")
 
-    def examples(self) -> Examples:
-        """The data, with its labels."""
-        found = Examples.of(
-            self.data, tokenizer=self.tokenizer, labels=self.labels, max_length=self.max_length, name="data of the gate"
-        )
-        if self.metric == "accuracy" and found.labels is None:
-            raise ValueError("metric='accuracy' needs labels: give labels=, or labelled data; 'agreement' needs none")
-        for name, chosen in (self.slices or {}).items():
-            if len(chosen) != len(found):
-                raise ValueError(f"slice {name!r} has {len(chosen)} values for {len(found)} examples of the gate")
-        return found
+    @property
+    def least_examples(self) -> int:
+        """With fewer not even a model that never differs could be shown to keep the budget."""
+        return self._total(self._least())
 
     def convert_(
         self,
@@ -159,7 +155,8 @@ class Gate:
         self._check_enough(len(examples), len(certifying))
         ladder = Ladder.of(model, schemes, **{name: options[name] for name in _DECIDING if name in options})
         if calibration is None:
-            calibration = [inputs for inputs, _ in examples.batches(choosing, self.batch_size)]
+            some = choosing[:_MOST_CALIBRATION]
+            calibration = [inputs for inputs, _ in examples.batches(some, self.batch_size)]
         conversions = Conversions.of(model, ladder, calibration, options, self._say)
         rows = self._sensitivities(model, examples, choosing, conversions)
         search = Search(
@@ -173,7 +170,7 @@ class Gate:
         report = self._report(search.judge.metric, len(choosing), len(certifying))
         report = replace(report, sensitivities=rows, trials=search.trials)
         if found is None:
-            raise GateError(*search.refusal(report, len(certifying) / len(examples)))
+            raise GateError(*search.refusal(report, self._total))
         assignment, answered = found
         slices = {name: np.asarray(chosen, bool) for name, chosen in (self.slices or {}).items()}
         converted = conversions.apply(assignment)
@@ -192,18 +189,24 @@ class Gate:
     def _metric(self, original: Answers) -> Metric | Score:
         return metric_named(self.metric, original.kind) if isinstance(self.metric, str) else self.metric
 
+    def _least(self) -> int:
+        """Certifying examples that show the budget where nothing changes."""
+        if self.metric not in ("agreement", "accuracy"):
+            return _LEAST
+        confidence = self.confidence if self.metric == "agreement" else (1 + self.confidence) / 2
+        return max(1, examples_for_none(self.max_drop, confidence))
+
+    def _total(self, certifying: int) -> int:
+        """How many examples there must be for so many to certify."""
+        return certifying + min(_MOST_CHOOSING, max(1, math.ceil(certifying * self.choosing / (1 - self.choosing))))
+
     def _check_enough(self, count: int, certifying: int) -> None:
         """GateError where even a model that never differs could not be shown to keep the budget."""
-        least = _LEAST
-        if self.metric in ("agreement", "accuracy"):
-            confidence = self.confidence if self.metric == "agreement" else (1 + self.confidence) / 2
-            least = max(1, examples_for_none(self.max_drop, confidence))
-        if certifying < least:
-            needed = math.ceil(least / (1 - self.choosing))
+        if certifying < (least := self._least()):
             metric = metric_named(self.metric) if isinstance(self.metric, str) else self.metric
             raise GateError(
                 f"a budget of {self.max_drop:g} can't be shown with {count} examples, {certifying} of which certify: "
-                f"even a model that never differs needs about {needed}. The model is unchanged",
+                f"even a model that never differs needs about {self.least_examples}. The model is unchanged",
                 self._report(metric, count - certifying, certifying),
                 least,
             )
@@ -215,8 +218,7 @@ class Gate:
         if self.sensitivities is not None:
             return list(self.sensitivities)
         ladder = conversions.ladder
-        order = np.random.Generator(np.random.PCG64(self.seed + 1)).permutation(choosing)
-        part = examples.part(np.sort(order[:_MOST_SENSITIVITY]))
+        part = examples.part(choosing[-_MOST_SENSITIVITY:])  # the first of them calibrate
         sites = linears(model, list(ladder.options))
         first, _ = next(part.batches(np.arange(len(part)), self.batch_size))
         groups = ladder.groups(joint(model, sites, lambda: call(model, first)))
@@ -248,6 +250,8 @@ class Gate:
         )
         if self.metric == "accuracy" and found.labels is None:
             raise ValueError("metric='accuracy' needs labels: give labels=, or labelled data; 'agreement' needs none")
+        if self.metric == "accuracy" and bool((found.labels < 0).any()):
+            raise ValueError("metric='accuracy' needs a label for every example; 'agreement' needs none")
         for name, chosen in (self.slices or {}).items():
             if len(chosen) != len(found):
                 raise ValueError(f"slice {name!r} has {len(chosen)} values for {len(found)} examples of the gate")
@@ -257,7 +261,7 @@ class Gate:
         """Numbers of the choosing and of the certifying examples, by chance."""
         order = np.random.Generator(np.random.PCG64(self.seed)).permutation(count)
         first = min(_MOST_CHOOSING, max(1, round(self.choosing * count)))
-        return np.sort(order[:first]), np.sort(order[first:])
+        return order[:first], order[first:]
 
     def _say(self, text: str) -> None:
         if self.show is not None:

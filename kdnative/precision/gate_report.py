@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -75,8 +76,8 @@ class GateReport:
         return list(found.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {
+        """As JSON can hold it; None for what is not finite."""
+        found = {
             "metric": self.metric,
             "words": self.words,
             "max_drop": self.max_drop,
@@ -89,6 +90,7 @@ class GateReport:
             "per_class": {name: found._asdict() for name, found in self.per_class.items()},
             "per_slice": {name: found._asdict() for name, found in self.per_slice.items()},
         }
+        return _finite(found)
 
     def __str__(self) -> str:
         lines = [
@@ -112,3 +114,12 @@ class GateError(ValueError):
     def __init__(self, text: str, report: GateReport, examples_needed: int | None = None) -> None:
         super().__init__(text)
         self.report, self.examples_needed = report, examples_needed
+
+
+def _finite(value: Any) -> Any:
+    """The same with None in the place of numbers that JSON can't hold."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

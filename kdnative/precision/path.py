@@ -11,25 +11,24 @@ from kdnative.precision.sensitivity import Sensitivity
 
 __all__ = ["float_path", "mixed_path"]
 
-MOST_RUNGS = 8
+RUNGS = 8
 MOST_RATIO = 128.0
-"""Losses that differ by more are told apart by noise."""
+"""Smaller losses than this part of the largest are told apart by noise."""
 
 
 def mixed_path(rows: Sequence[Sensitivity], minimise: str = "bytes") -> list[Assignment]:
-    """From the assignment that loses least down to the cheapest one, each the exact optimum of its budget of loss.
+    """From the assignment that loses least to the cheapest one, each the exact optimum of its budget of loss.
 
-    Budgets grow by equal factors, at least by 2, from the least loss to that of the cheapest assignment.
+    Budgets grow by equal factors between the two; equal assignments are left out, so there are at most eight.
     """
     cheapest = assign(rows, budget_loss=math.inf, minimise=minimise)
-    least = sum(min(row.loss for row in rows if row.names == names) for names in {row.names for row in rows})
-    top = max(cheapest.loss, least)
-    safest = assign(rows, budget_loss=least * (1 + 1e-6), minimise=minimise)
-    floor = max(least, top / MOST_RATIO)
-    steps = 1 if floor <= 0 else min(MOST_RUNGS - 1, max(1, math.floor(math.log2(max(top / floor, 1)))))
-    budgets = [floor * (top / floor) ** (k / steps) for k in range(1, steps)] if floor > 0 else []
-    found = [safest, *(assign(rows, budget_loss=budget, minimise=minimise) for budget in budgets), cheapest]
-    return list(dict.fromkeys(found))
+    least: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        least[row.names] = min(row.loss, least.get(row.names, math.inf))
+    low, high = sum(least.values()), cheapest.loss
+    floor = max(low, high / MOST_RATIO)
+    budgets = [low] if high <= low else [low, *(floor * (high / floor) ** (k / (RUNGS - 1)) for k in range(1, RUNGS))]
+    return list(dict.fromkeys(assign(rows, budget_loss=budget * (1 + 1e-9), minimise=minimise) for budget in budgets))
 
 
 def float_path(safest: Assignment, bytes_each: int) -> list[Assignment]:

@@ -79,11 +79,11 @@ class Search:
             accepted = assignment, answered
         return accepted
 
-    def refusal(self, report: GateReport, share: float) -> tuple[str, GateReport, int | None]:
+    def refusal(self, report: GateReport, total: Callable[[int], int]) -> tuple[str, GateReport, int | None]:
         """Why there is no model, for a `GateError`.
 
         Args:
-            share: of the examples that certify.
+            total: how many examples there must be for so many to certify.
         """
         assert self.last is not None
         needed = self.judge.examples_needed(self.last, self.max_drop)
@@ -98,7 +98,7 @@ class Search:
             )
         else:
             text = (
-                f"a budget of {self.max_drop:g} can't be shown with {round(self.last.n / share)} examples: {seen}; it "
-                f"needs about {round(needed / share)}."
+                f"a budget of {self.max_drop:g} can't be shown with {total(self.last.n)} examples: {seen}; it "
+                f"needs about {total(needed)}."
             )
         return f"{text} The model is unchanged", report, needed

@@ -241,3 +241,13 @@ def test_other_schemes_round_the_float_weights_and_are_compared_with_the_integer
     expected = divergence(predict(exact, tokens(40), device="cpu"), predict(now, tokens(40), device="cpu"))
     (row,) = [r for r in rows if r.layer == "hidden"]
     assert row.loss == pytest.approx(expected, rel=1e-5) and row.loss
+
+
+def test_bfloat16_and_weights_that_are_not_contiguous():
+    data, student = tokens(40), model(0, width=32).eval()
+    exact = {row.layer: row.loss for row in sensitivity(student, data, ["w2a8-g32"])}
+    with torch.no_grad():
+        student.hidden.weight = nn.Parameter(student.hidden.weight.t().contiguous().t())
+    assert {row.layer: row.loss for row in sensitivity(student, data, ["w2a8-g32"])} == pytest.approx(exact, rel=1e-4)
+    found = {row.layer: row.loss for row in sensitivity(student.bfloat16(), data, ["w2a8-g32"])}
+    assert found == pytest.approx(exact, rel=0.3)
