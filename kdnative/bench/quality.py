@@ -159,7 +159,8 @@ def _case(
     subject: Subject, case: Case, bootstrap: Bootstrap, slow_peers: bool, show: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """The rows of one case; each is shown as soon as it is measured."""
-    rows, losses = [], {}
+    rows: list[dict[str, Any]] = []
+    losses: dict[str, Losses] = {}
     for way in case.ways:
         row: dict[str, Any] = {
             "model": f"{subject.name} {subject.task}",

@@ -74,4 +74,6 @@ def _fitting(bits: int, activations: int) -> list[str] | None:
     """The ways that say something of a scheme; None: all."""
     if bits == 8:
         return ["smoothquant", "gptq", "awq", "hqq"] if activations == 8 else ["gptq", "hqq"]
-    return None if activations == 8 else ["clip", "hqq", "gptq", "awq", "awq+gptq"]
+    if bits == 4 and activations == 8:
+        return None
+    return ["clip search", "clip", "hqq", "gptq", "awq", "awq+gptq"]

@@ -58,7 +58,7 @@ def fine_tune(source: str, data: DataSplits, folder: Path, **changed: Any) -> nn
     torch.manual_seed(TRAINING["seed"])  # the head is drawn
     model = load_for_task(source, task, data.train)
     encoded = task.encode(data.train, tokenizer, MAX_TOKENS)
-    batches = Batches(encoded, BATCH, shuffle=True, seed=TRAINING["seed"])
+    batches: Any = Batches(encoded, BATCH, shuffle=True, seed=TRAINING["seed"])
     train(model, batches, HardLabelLoss(), TrainConfig(**{**TRAINING, "device": "cpu", **changed}))
     model.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -11,6 +11,7 @@ from kdnative.bench.quality_decoder import WINDOW, load_decoder
 from kdnative.bench.quality_subjects import Subject, load_classifier, load_embedder, short_name
 from kdnative.bench.quality_texts import calibration_texts, embedder_texts, held_out, texts_of, unique
 from kdnative.data import Dataset
+from kdnative.extras import require
 
 _WINDOWS = 32
 _TOKENS = 8192  # that calibrate a language model
@@ -35,12 +36,13 @@ def subjects(
         calibration: texts that may calibrate.
         say: told what takes long.
     """
+    require("transformers", "this benchmark").utils.logging.disable_progress_bar()
     data = splits()
     calibrating = calibration_texts(data, calibration)
     measuring = embedder_texts(data, texts)
     found: list[Subject] = [load_embedder(source, measuring, calibrating) for source in embedders]
     rows = _different(held_out(data), set(calibrating))
-    labels = [int(example.label) for example in rows]
+    labels = [int(label) for example in rows if (label := example.label) is not None]
     for source in classifiers:
         folder = source if _is_classifier(source) else str(classifier(source, say))
         found.append(load_classifier(folder, short_name(source), texts_of(rows), labels, calibrating))

@@ -140,7 +140,7 @@ def _nncf(scheme: Scheme, examples: int) -> list[Way]:
         note = "static ranges of activations"
         found.append(Way("nncf int8", static, ours=False, packages=("nncf", "openvino"), note=note))
     if scheme.weight_bits == 4:
-        found.append(way("awq, scale estimation", data=True, awq=True, scale_estimation=True))
+        found.append(way("awq + scale estimation", data=True, awq=True, scale_estimation=True))
         if scheme.activation_bits == 16:  # its weights are the same with int8 activations
             found.append(way("gptq", data=True, slow=True, gptq=True))
     return found
@@ -196,7 +196,7 @@ def openvino_runs(subject: Subject, model: Any, scheme: Scheme) -> Runs:
 
 
 def _autoround(scheme: Scheme, examples: int) -> list[Way]:
-    if scheme.activation_bits != 16:
+    if scheme.activation_bits != 16 or scheme.weight_bits == 8:  # at 8 bits there is nothing to tune
         return []
 
     def make(subject: Subject, text: str, cost: Cost) -> Runs:

@@ -28,7 +28,7 @@ class Subject(ABC):
         name: shown in tables.
         model: fp32, in evaluation mode; never changed.
         tokenizer: of transformers.
-        texts: that measure.
+        texts: that measure: texts, or of a language model token ids.
         calibration: that calibrate, none of them among the former.
         max_tokens: longer texts are cut.
     """
@@ -43,8 +43,8 @@ class Subject(ABC):
         name: str,
         model: nn.Module,
         tokenizer: Any,
-        texts: Sequence[str],
-        calibration: Sequence[str],
+        texts: Sequence[Any],
+        calibration: Sequence[Any],
         max_tokens: int = 128,
     ) -> None:
         if shared := set(texts) & set(calibration):
@@ -121,7 +121,7 @@ class Subject(ABC):
         parts = [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
         return [(rows, self._encoded([self.texts[i] for i in rows])) for rows in parts]
 
-    def _encoded(self, texts: Sequence[str]) -> Inputs:
+    def _encoded(self, texts: Sequence[Any]) -> Inputs:
         options = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
         return dict(self.tokenizer(list(texts), **options))
 

@@ -25,13 +25,18 @@ def embedder_texts(data: DataSplits, count: int) -> list[str]:
 
 
 def calibration_texts(data: DataSplits, count: int) -> list[str]:
-    """The first texts of the training split."""
-    return unique(texts_of(data.train))[:count]
+    """Texts of the whole training split: those that lie together there are of the same few reviews."""
+    return mixed_up(texts_of(data.train))[:count]
 
 
 def texts_of(examples: Iterable) -> list[str]:
     """The texts of examples."""
     return [str(example["text"]) for example in examples]
+
+
+def mixed_up(texts: Iterable[str]) -> list[str]:
+    """Each text once, in an order that depends on nothing but the texts."""
+    return sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
 def unique(texts: Iterable[str]) -> list[str]:
@@ -53,7 +58,7 @@ def first_sentences(count: int) -> list[str]:
     found = {sentence for text in docstrings() if _SHORTEST <= len(sentence := first_sentence(text)) <= _LONGEST}
     if len(found) < count:
         raise ValueError(f"the standard library here has {len(found)} different docstrings, but {count} are needed")
-    return sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())[:count]
+    return mixed_up(found)[:count]
 
 
 def first_sentence(text: str) -> str:

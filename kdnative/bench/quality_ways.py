@@ -19,8 +19,8 @@ from kdnative.bench.quality_subjects import Runs, Subject
 ROUND = "rtn"
 """Round to nearest: what every other way is compared with."""
 CALIBRATED = ("clip", "hqq", "smoothquant", "gptq", "awq", "awq+gptq")
-SEQUENTIAL = "gptq, layer by layer"
-MIXED = "gptq, 10 % in 8 bits"
+SEQUENTIAL = "gptq layer by layer"
+MIXED = "gptq + 10 % in 8 bits"
 _SHARE, _HIGH = 0.1, "w8a8"
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
@@ -86,7 +86,7 @@ def _resident() -> int | None:
 
 def rounded(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
     """To the nearest code."""
-    return _converted(subject.copy(), subject.schemes(scheme), cost)
+    return _converted(subject.copy(), subject.schemes(scheme), cost, method="rtn")
 
 
 def clip_search(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
@@ -159,7 +159,7 @@ def sparse_ways(pattern: str, examples: int) -> list[Way]:
         with counted(cost):
             mask_(model, SPARSE[pattern], pattern, modules=_LAYERS, **options)
         finalize_masks_(model)
-        return _converted(model, scheme, Cost())
+        return _converted(model, scheme, Cost(), method="rtn")
 
     def sparsegpt(subject: Subject, scheme: str, cost: Cost) -> nn.Module:
         cost.examples = examples
@@ -180,9 +180,9 @@ def ways(examples: int, methods: Sequence[str] | None = None, counts: Sequence[i
     found += [Way(name, calibrated(name, examples)) for name in CALIBRATED]
     found += [Way(MIXED, mixed(examples))]
     found += [Way(SEQUENTIAL, calibrated("gptq", examples, sequential=True))]
-    found += [Way(f"gptq, {count} texts", calibrated("gptq", count)) for count in counts if count != examples]
     if methods is not None:
         if unknown := sorted(set(methods) - {way.name for way in found} - {ROUND}):
             raise ValueError(f"no way called {unknown[0]!r}; there are {ROUND}, {', '.join(way.name for way in found)}")
         found = [way for way in found if way.name in methods]
+    found += [Way(f"gptq {count} texts", calibrated("gptq", count)) for count in counts if count != examples]
     return [Way(ROUND, rounded), *found]

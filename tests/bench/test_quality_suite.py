@@ -187,7 +187,7 @@ def test_cases():
     found = cases_of("embedder", ["w8a8", "2:4", "w4a8-g64"], 128, counts=[32], peers=True)
     assert [case.name for case in found] == ["w8a8", "w4a8-g64"]
     four = [way.name for way in found[1].ways]
-    assert four[0] == "rtn" and {"awq+gptq", "gptq, 32 texts", "torchao hqq", "nncf awq, scale estimation"} <= set(four)
+    assert four[0] == "rtn" and {"awq+gptq", "gptq 32 texts", "torchao hqq", "nncf awq + scale estimation"} <= set(four)
     assert {way.name for way in found[0].ways} >= {"smoothquant", "torchao smoothquant", "nncf int8"}
     assert [case.name for case in cases_of("classifier", ["2:4"], 128)] == ["2:4"]
     with pytest.raises(ValueError, match="no way called 'gtpq'; there are rtn, clip search"):

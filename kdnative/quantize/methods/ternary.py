@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from kdnative.formats.scheme import Scheme
-from kdnative.quantize.methods.gptq import GPTQ
+from kdnative.formats.weight import QuantizedWeight
+from kdnative.quantize.methods.gptq import GPTQ, compensated
 from kdnative.quantize.methods.grid import Grid
+from kdnative.quantize.statistics import Statistics
 from kdnative.quantize.ternary import ternary_weight
 
 __all__ = ["Ternary"]
@@ -30,7 +32,8 @@ class Ternary(GPTQ):
     step: str = "channel"
     name = "ternary"
 
-    def _grid(self, weight: Tensor, scheme: Scheme, importance: Tensor) -> Grid:
+    def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
+        assert statistics is not None and statistics.second_moment is not None
         scale = ternary_weight(weight, scheme, self.step).scale
         ones = torch.ones_like(scale)
-        return Grid(scheme, scale, -ones, ones)
+        return compensated(weight, scheme, statistics.second_moment, self, Grid(scheme, scale, -ones, ones))
