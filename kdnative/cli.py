@@ -243,7 +243,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     loss = None if measure is None else measure(report.model)
     save(report.model, output, tokenizer=tokenizer)
     print(report)
-    if loss is not None:
+    if texts is not None and loss is not None:
         print(f"loss on {len(texts[1])} other texts of {arguments.calibrate}: {loss}")
     print(f"saved: {output}")
     if inspect(output)["rebuild"] == "into":

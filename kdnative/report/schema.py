@@ -118,7 +118,7 @@ class StepRow(TypedDict, total=False):
     """What one step of the pipeline bought: the run with it against the run without it."""
 
     stage: str  # required
-    kind: str  # "distilled", "changed", "trained" or "converted"
+    kind: str  # "distilled", "changed", "calibrated", "trained" or "converted"
     against: str  # required: what it is compared with, in words
     difference: Estimate  # required: of the deciding measure, paired over the test examples
     n: int  # test examples
@@ -172,6 +172,7 @@ class Summary(TypedDict, total=False):
     goals: list[GoalRow]
     case: LatencyCase
     data: dict[str, Any]  # source, labels, "sizes": texts labelled, unlabelled, of validation and test
+    gate: dict[str, Any] | None  # of convert, see kdnative/precision/gate_report.py
     examples: list[ExampleRow]
     notes: list[str]  # anything a reader must know, in words
 
