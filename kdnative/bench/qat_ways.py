@@ -134,7 +134,7 @@ class Material:
         key = way.scheme, way.start
         if key not in self._calibrated:
             begun = time.perf_counter()
-            method = Ternary("channel") if way.ternary else "gptq"
+            method = Ternary(step="channel") if way.ternary else "gptq"
             found = calibrate_(self.model, way.scheme, self.calibration, method=method, keep=[HEAD])
             self._calibrated[key] = found, time.perf_counter() - begun
         return self._calibrated[key]

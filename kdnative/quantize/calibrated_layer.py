@@ -18,7 +18,8 @@ class CalibratedLayer:
         rows: inputs that the method saw; 0 of a method without data.
         dead: inputs of the layer that were 0 in every row.
         error_before: relative error of the layer's output on a sample of its inputs, ``|y' - y|^2 / |y|^2`` with the
-            activations rounded as the scheme does, of a weight rounded to the nearest. None without data.
+            activations rounded as the scheme does, of a weight rounded to the nearest. None without data, and where y
+            is 0.
         error_after: the same of the weight that was found.
         digest: of the float weight, hexadecimal: a calibration is of these values and no others.
     """

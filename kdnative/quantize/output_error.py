@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ __all__ = ["output_error"]
 
 
 @torch.no_grad()
-def output_error(weight: Tensor, quantized: QuantizedWeight, scheme: Scheme, inputs: Tensor) -> float:
+def output_error(weight: Tensor, quantized: QuantizedWeight, scheme: Scheme, inputs: Tensor) -> float | None:
     """``|y' - y|^2 / |y|^2`` over some inputs, y' with the activations rounded as the scheme does.
 
     Args:
@@ -23,7 +25,8 @@ def output_error(weight: Tensor, quantized: QuantizedWeight, scheme: Scheme, inp
         inputs: fp32 [M, K].
 
     Returns:
-        0 where both outputs are the same, such as those of no inputs; infinity where only y is 0.
+        0 where both outputs are the same, such as those of no inputs. None where y alone is 0, or float32 can't hold
+        the outputs.
     """
     quantized = quantized.to("cpu")
     exact = inputs @ weight.float().cpu().t()
@@ -35,4 +38,5 @@ def output_error(weight: Tensor, quantized: QuantizedWeight, scheme: Scheme, inp
         inputs = codes * scale[:, None]
     difference = (inputs @ quantized.dequantize().t() - exact).double().square().sum()
     size = exact.double().square().sum()
-    return float(difference / size) if bool(difference) else 0.0
+    error = float(difference / size) if bool(difference) else 0.0
+    return error if math.isfinite(error) else None

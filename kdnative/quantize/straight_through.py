@@ -34,7 +34,7 @@ class Settings(NamedTuple):
 
 
 class QuantizedProduct(torch.autograd.Function):
-    """See `kdnative.quantize.FakeQuantLinear`. Codes are kept for the backward, not floats, in a quarter of the memory."""
+    """See `kdnative.quantize.FakeQuantLinear`. The backward keeps codes, not floats: a quarter of the memory."""
 
     @staticmethod
     def forward(

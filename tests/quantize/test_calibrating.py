@@ -111,6 +111,21 @@ def test_padding_is_not_counted():
         assert torch.equal(again.statistics_of(weights[0]).largest, statistics.largest)
 
 
+def test_errors_that_no_number_tells(tmp_path):
+    """The output is 0, or too large for float32: the calibration is as good, and can be saved."""
+    model = network(64, 16)
+    nn.init.ones_(model[0].weight)
+    x = torch.ones(20, 64)
+    x[:, ::2] = -1
+    found = calibrate_(model, "w8a8", [x], method="rtn")
+    assert found.rows[0].error_after == 0
+    assert output_error(model[0].weight, quantize_weight(torch.rand(16, 64), "w8a8"), Scheme.parse("w8a8"), x) is None
+    nn.init.normal_(model[0].weight, std=20)
+    found = calibrate_(model, "w8a8", [rows() * 5e37], method="rtn")
+    assert found.rows[0].error_after is None
+    found.save(tmp_path / "file")
+
+
 def test_every_call_of_a_linear_counts():
     method = Recording()
     layer = nn.Linear(64, 64)

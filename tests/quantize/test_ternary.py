@@ -91,7 +91,7 @@ def test_compensated_codes_have_less_error_at_the_output(step):
     moment = (inputs.double().t() @ inputs.double() / 400).float()
     statistics = Statistics(400, moment, moment.diagonal().clone(), inputs.abs().amax(0), None)
     plain = ternary_weight(weight, "w2a8-g32", step)
-    (found,) = Ternary(step).quantize([weight], "w2a8-g32", statistics)
+    (found,) = Ternary(step=step).quantize([weight], "w2a8-g32", statistics)
     assert torch.equal(found.scale, plain.scale) and set(found.qweight.unique().tolist()) <= {-1, 0, 1}
 
     def error(w):
