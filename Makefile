@@ -65,8 +65,8 @@ recipe-keys: $(VENV)/dev.stamp
 build: $(VENV)/dev.stamp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 
-# Every suite, its result as JSON in the folder of this processor, such as benchmarks/results/zen4. One and a half hours;
-# the soak test ends it.
+# Every suite, its result as JSON in the folder of this processor, such as benchmarks/results/zen4. Two hours; the soak
+# test ends it.
 RESULTS ?= benchmarks/results/$(shell $(BIN)/python -m kdnative.machine.environment)
 bench: $(VENV)/bench.stamp
 	$(BIN)/kdnative bench gemm --json $(RESULTS)/cpu_gemm.json
@@ -75,6 +75,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/kdnative bench sparse --json $(RESULTS)/cpu_sparse.json
 	$(BIN)/kdnative bench memory --json $(RESULTS)/memory.json
 	$(BIN)/kdnative bench accuracy --json $(RESULTS)/accuracy.json
+	$(BIN)/kdnative bench quality --threads 2 --json $(RESULTS)/quality.json
 	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
 	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 

@@ -21,14 +21,30 @@ _LAZY = {
     "load": "kdnative.checkpoint",
     "inspect": "kdnative.checkpoint",
     "CheckpointError": "kdnative.checkpoint",
+    "Gate": "kdnative.precision",
+    "GateError": "kdnative.precision",
     "run": "kdnative.pipeline",
 }
-_PACKAGES = ("data", "distill", "evaluate", "models", "nn", "ops", "pipeline", "prune", "quantize", "report")
+_PACKAGES = (
+    "data",
+    "distill",
+    "evaluate",
+    "models",
+    "nn",
+    "ops",
+    "pipeline",
+    "precision",
+    "prune",
+    "quantize",
+    "report",
+)
 
 __all__ = [  # written out for type checkers; a test keeps it equal to the two tables above
     "Calibration",
     "CheckpointError",
     "ConversionReport",
+    "Gate",
+    "GateError",
     "Scheme",
     "__version__",
     "calibrate_",
@@ -42,6 +58,7 @@ __all__ = [  # written out for type checkers; a test keeps it equal to the two t
     "nn",
     "ops",
     "pipeline",
+    "precision",
     "prune",
     "quantize",
     "report",
@@ -51,11 +68,12 @@ __all__ = [  # written out for type checkers; a test keeps it equal to the two t
 ]
 
 if TYPE_CHECKING:
-    from kdnative import data, distill, evaluate, models, nn, ops, pipeline, prune, quantize, report
+    from kdnative import data, distill, evaluate, models, nn, ops, pipeline, precision, prune, quantize, report
     from kdnative.checkpoint import CheckpointError, inspect, load, save
     from kdnative.convert import ConversionReport, convert_, to_float_
     from kdnative.formats.scheme import Scheme
     from kdnative.pipeline import run
+    from kdnative.precision import Gate, GateError
     from kdnative.quantize import Calibration, calibrate_
 
 

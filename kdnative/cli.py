@@ -10,8 +10,10 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kdnative import __version__
 from kdnative.shown import printable
@@ -55,7 +57,22 @@ _SERVED = (
     "kdnative.convert_ in Python."
 )
 # The modules of kdnative.bench that are commands.
-_SUITES = ("gemm", "sparse", "encoder", "model", "memory", "accuracy", "overhead", "soak", "texts", "table", "readme")
+_SUITES = (
+    "gemm",
+    "sparse",
+    "encoder",
+    "model",
+    "memory",
+    "accuracy",
+    "quality",
+    "gate",
+    "qat",
+    "overhead",
+    "soak",
+    "texts",
+    "table",
+    "readme",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,6 +202,14 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("output", metavar="OUT", help="folder to write")
     sub.add_argument("--scheme", default="w8a8", help="such as w8a8 or w4a8-g64 (default: w8a8)")
     sub.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="modules to leave in float")
+    sub.add_argument("--calibrate", metavar="FILE", help="texts to calibrate on: .txt (one a line), .csv, .tsv, .jsonl")
+    sub.add_argument("--column", default="text", metavar="NAME", help="column of the texts in FILE (default: text)")
+    sub.add_argument("--texts", type=int, default=128, metavar="N", help="how many of them (default: 128)")
+    sub.add_argument(
+        "--method",
+        help="how weights are rounded: smoothquant, gptq, awq, awq+gptq, clip; without FILE hqq, or rtn, to the "
+        "nearest (default with FILE: gptq at 4 and 2 bits, smoothquant at 8; without: rtn, but not at 2 bits)",
+    )
     sub.add_argument("--float-embeddings", action="store_true", help="leave embeddings in float (default: int8)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
 
@@ -192,17 +217,34 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
     from kdnative.ops.backends import accepted
+    from kdnative.pipeline.calibration_texts import Loss, batches_of, check_rounding, two_parts
     from kdnative.pipeline.models import load_whole
+    from kdnative.quantize import calibrate_
 
     scheme = accepted(arguments.scheme)
+    check_rounding(scheme, arguments.method, arguments.calibrate, arguments.texts)
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
+    texts = two_parts(arguments.calibrate, arguments.column, arguments.texts) if arguments.calibrate else None
     model, tokenizer = load_whole(arguments.input)
-    embeddings = None if arguments.float_embeddings else 8
-    report = convert_(model, scheme, keep=tuple(arguments.keep), embeddings=embeddings)
+    options: dict[str, Any] = {"keep": tuple(arguments.keep)}
+    options["embeddings"] = None if arguments.float_embeddings else 8
+    measure = None
+    if texts is not None:
+        shown = {"method": arguments.method, "keep": options["keep"], "progress": sys.stderr.isatty()}
+        options["calibration"] = calibrate_(model, scheme, batches_of(texts[0], model, tokenizer), **shown)
+        measure = Loss(model, batches_of(texts[1], model, tokenizer)) if len(texts[1]) else None
+    elif arguments.method is not None:
+        options["method"] = arguments.method
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda text, *_, **__: print(f"kdnative: warning: {text}", file=sys.stderr)
+        report = convert_(model, scheme, **options)
+    loss = None if measure is None else measure(report.model)
     save(report.model, output, tokenizer=tokenizer)
     print(report)
+    if texts is not None and loss is not None:
+        print(f"loss on {len(texts[1])} other texts of {arguments.calibrate}: {loss}")
     print(f"saved: {output}")
     if inspect(output)["rebuild"] == "into":
         kind = type(report.model).__name__

@@ -282,7 +282,7 @@ def test_doctor_needs_no_extra():
     """What is missing is what doctor is for."""
     code = (
         "import sys\n"
-        "for name in ('accelerate', 'transformers', 'pydantic', 'yaml', 'tqdm'): sys.modules[name] = None\n"
+        "for name in ('accelerate', 'transformers', 'pydantic', 'scipy', 'yaml', 'tqdm'): sys.modules[name] = None\n"
         "from kdnative.cli import main\n"
         "sys.exit(main(['doctor', '--json']))\n"
     )

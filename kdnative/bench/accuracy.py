@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kdnative.bench.encoder_models import NAMES, converted, load_encoder
 from kdnative.bench.options import add_output, add_threads, names, positive
+from kdnative.bench.quality_figures import pooled
 from kdnative.bench.results import goal, goal_line, start_line
 from kdnative.evaluate import spearman
 from kdnative.machine.environment import environment, write_result
@@ -145,7 +146,5 @@ def embed(model: nn.Module, tokenizer: Any, texts: Sequence[str], max_tokens: in
             max_length=max_tokens,
             return_tensors="pt",
         )
-        hidden = model(**batch).last_hidden_state.double()
-        mask = batch["attention_mask"].double()[:, :, None]
-        rows.append((hidden * mask).sum(1) / mask.sum(1))
-    return nn.functional.normalize(torch.cat(rows), dim=1)
+        rows.append(pooled(model(**batch).last_hidden_state, batch["attention_mask"]))
+    return torch.cat(rows)

@@ -135,8 +135,8 @@ def converted(model: nn.Module, scheme: str) -> nn.Module:
     from kdnative.nn import PackedEncoder
 
     asked = Scheme.parse(scheme)
-    weights = _with_input_scales(model, asked) if asked.input_scales else None
-    found = convert_(copy.deepcopy(model), asked.plain if asked.input_scales else asked, weights=weights).model
+    how: dict[str, Any] = {"method": "rtn"} if not asked.input_scales else {"weights": _with_input_scales(model, asked)}
+    found = convert_(copy.deepcopy(model), asked.plain if asked.input_scales else asked, **how).model
     if not any(isinstance(module, PackedEncoder) for module in found.modules()):
         raise ValueError(f"{type(model).__name__} is not an encoder that kdnative fuses: the suite measures those only")
     return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdnative.bench import accuracy, encoder, gemm, memory, model_peers, overhead, soak, sparse, texts
+from kdnative.bench import accuracy, encoder, gemm, memory, model_peers, overhead, quality_lines, soak, sparse, texts
 from kdnative.bench.options import names, numbers
 from kdnative.bench.results import (
     LEGEND,
@@ -266,6 +266,7 @@ _TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu_sparse": ("sparse", _sparse, ()),
     "memory": ("memory", _memory, ()),
     "accuracy": ("accuracy", _accuracy, ()),
+    "quality": ("quality", lambda result: quality_lines.tables(result, rows_of), ()),
     "soak": ("soak", _soak, ()),
     "overhead": ("overhead", _overhead, ()),
     "texts": ("texts", _texts, ("summary",)),

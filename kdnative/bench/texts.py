@@ -236,7 +236,7 @@ def _ours(scheme: str) -> Candidate[Texts]:
     def make(case: Texts) -> Any:
         from kdnative import convert_
 
-        return convert_(copy.deepcopy(case.model), scheme).model
+        return convert_(copy.deepcopy(case.model), scheme, method="rtn").model
 
     return _candidate(f"kdnative {scheme}", kind_of(scheme), make, scheme=scheme)
 

@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 _QAT = "kdnative.quantize.FakeQuantLinear"
+_QAT_KINDS = {
+    "clip": (lambda v: v in (None, "search", "learn"), "a kind of clip"),
+    "ternary": (lambda v: v in (None, "channel", "group"), "a kind of ternary"),
+}
 _ATTENTION = "kdnative.nn.MultiheadAttention"
 ROOTS = {**NATIVE, _ATTENTION: MultiheadAttention}
 """What a whole model may become."""
@@ -239,7 +243,7 @@ def entry_of(module: nn.Module) -> dict[str, Any]:
     if cls is MultiheadAttention:
         return {"class": _ATTENTION, "config": module.spec}
     if cls is FakeQuantLinear:
-        config = {key: getattr(module, key) for key in ("in_features", "out_features", "clip")}
+        config = {key: getattr(module, key) for key in ("in_features", "out_features", "clip", "ternary")}
         return {"class": _QAT, "config": {**config, "bias": module.bias is not None, "scheme": str(module.scheme)}}
     if getattr(nn, cls.__name__, None) is cls:
         entry: dict[str, Any] = {"class": f"torch.nn.{cls.__name__}"}
@@ -283,7 +287,7 @@ def _make(entry: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
         if name == _QAT:
             kinds = {"in_features": SIZE, "out_features": SIZE, "scheme": SCHEME, "bias": FLAG}
-            check_config(name, config, kinds, {"clip": (lambda v: v in (None, "search", "learn"), "a kind of clip")})
+            check_config(name, config, kinds, _QAT_KINDS)
             return FakeQuantLinear(**config)
         if name == _ATTENTION:
             return _make_attention(config)

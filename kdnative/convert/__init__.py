@@ -4,6 +4,7 @@ from kdnative.convert import attention, encoders, layers  # noqa: F401  (they re
 from kdnative.convert.building import Built, build
 from kdnative.convert.deciding import decide
 from kdnative.convert.in_place import apply, convert_
+from kdnative.convert.native_forward import native_forward
 from kdnative.convert.plan import Decision, Plan, Region
 from kdnative.convert.refusals import Refusal
 from kdnative.convert.registry import Converter, Native, RegionConverter, converts
@@ -30,5 +31,6 @@ __all__ = [
     "convert_",
     "converts",
     "decide",
+    "native_forward",
     "to_float_",
 ]

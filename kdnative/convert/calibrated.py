@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdnative.convert.plan import Plan
+from kdnative.convert.rounded import quantized_linears
 from kdnative.formats.scheme import Scheme
 from kdnative.quantize.calibrating import calibrate_layers
 from kdnative.quantize.calibration import Calibration
@@ -39,11 +40,7 @@ def calibrated(
         ValueError, TypeError: see :func:`kdnative.convert_`.
     """
     sites = linears_of(model)
-    schemes = {
-        decision.name: decision.planned.dense if decision.action == "fused" else decision.planned
-        for decision in plan.decisions
-        if decision.action != "kept" and decision.scheme is not None and decision.name in sites
-    }
+    schemes = quantized_linears(plan, sites)
     if isinstance(calibration, Calibration):
         if method is not None:
             words = f"this Calibration was made with {calibration.method!r}, so it takes no method="

@@ -21,7 +21,7 @@ from kdnative.convert.registry import (
 )
 from kdnative.convert.sizes import own_tensors
 from kdnative.convert.surroundings import Site, Surroundings
-from kdnative.convert.weights import mismatch
+from kdnative.formats.fitting import mismatch
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.models.layer import Unsupported
@@ -244,7 +244,7 @@ def _check_given(weights: Mapping[str, QuantizedWeight], plan: Plan, around: Sur
             wrong.append(f"  {name}: there is no linear layer of that name")
         elif decision.action == "kept":
             wrong.append(f"  {name}: it stays in float ({decision.refusal})")
-        elif why := mismatch(weight, converter.layer(around.modules[name]), decision.planned):
+        elif why := mismatch(weight, converter.layer(around.modules[name]).weight.shape, decision.planned):
             wrong.append(f"  {name}: {why}")
     if wrong:
         raise ValueError("nothing was converted; these weights don't fit:\n" + "\n".join(wrong))

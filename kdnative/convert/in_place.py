@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from kdnative.convert.calibrated import calibrated
 from kdnative.convert.deciding import decide
 from kdnative.convert.plan import Plan
 from kdnative.convert.report import ConversionReport, report_rows
+from kdnative.convert.rounded import check_rounded
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn.saving import forbid_save_pretrained
@@ -26,7 +27,7 @@ __all__ = ["apply", "convert_"]
 
 def convert_(
     model: nn.Module,
-    schemes: str | Scheme | Mapping[str, str | Scheme | None] = "w8a8",
+    schemes: str | Scheme | Sequence[str | Scheme] | Mapping[str, Any] = "w8a8",
     *,
     keep: Iterable[str] = (),
     embeddings: int | None = 8,
@@ -56,6 +57,9 @@ def convert_(
 
     A FakeQuantLinear that stays in float becomes an ``nn.Linear`` with the values of its integer weights.
 
+    Layers of 4 and 2 bits want ``calibration``. Rounded to the nearest, 4 bits warn and 2 bits are refused, unless
+    ``method="rtn"`` or ``clip_search`` says that this is meant.
+
     Models of transformers read their device and dtype from a parameter: where none would be left, the last linear stays
     in float, unless a pattern other than ``*`` asks for it.
 
@@ -63,7 +67,8 @@ def convert_(
         model: float32, bfloat16 or float16, on the CPU.
         schemes: a scheme for all linears, or ``{pattern: scheme or None}``; the first pattern that matches a module's
             name, or the name of a module that contains it, wins. Patterns are globs, or regular expressions after
-            ``re:``. Linears that no pattern matches stay in float.
+            ``re:``. Linears that no pattern matches stay in float. With a gate a list of schemes, from the fewest bits
+            up, may stand for each.
         keep: patterns of modules that stay in float.
         embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
         fuse: False converts known encoders and layers linear by linear too (those of torch stay, it reads their weights
@@ -90,8 +95,8 @@ def convert_(
     Raises:
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
             can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU; calibration
-            is missing, empty, of another model, or contradicts other arguments, see :func:`kdnative.calibrate_`. The
-            model is unchanged then.
+            is missing (2 bits are not rounded to the nearest unasked), empty, of another model, or contradicts other
+            arguments, see :func:`kdnative.calibrate_`. The model is unchanged then.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
@@ -126,6 +131,8 @@ def convert_(
         weights, methods = {**(weights or {}), **made}, {row.name: row.method for row in made.rows}
         plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
         plan.check()
+    elif not clip_search:
+        check_rounded(plan, model, weights or {})
     built = build(plan, model, weights=weights, clip_search=clip_search, rows=rows)
     report = ConversionReport(model, report_rows(plan, built, dict(walk(model)), methods))
     apply(model, plan, built)

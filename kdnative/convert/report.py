@@ -49,11 +49,13 @@ class ConversionRow:
 class ConversionReport:
     """Every module with parameters, in the order of the model.
 
-    ``model`` is the converted model, the object given to `convert_`.
+    ``model`` is the converted model, the object given to `convert_`; ``gate`` what a gate found, if there was one
+    (:class:`kdnative.precision.GateReport`).
     """
 
     model: nn.Module
     rows: list[ConversionRow] = field(default_factory=list)
+    gate: Any = None
 
     @property
     def totals(self) -> dict[str, int]:
@@ -67,7 +69,8 @@ class ConversionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Rows and totals as JSON can hold them (without the model)."""
-        return {"rows": [asdict(row) for row in self.rows], "totals": self.totals}
+        found = {"rows": [asdict(row) for row in self.rows], "totals": self.totals}
+        return found if self.gate is None else {**found, "gate": self.gate.to_dict()}
 
     def __str__(self) -> str:
         header = ("module", "kind", "shape", "action", "scheme", "kB before", "kB after", "reason")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn import Embedding
 from kdnative.quantize import FakeQuantLinear, quantize_weight
 
-__all__ = ["Weights", "mismatch"]
+__all__ = ["Weights"]
 
 
 class Weights:
@@ -58,30 +57,3 @@ class Weights:
         table = Embedding(weight.shape[0], weight.shape[1], embedding.padding_idx, dtype=weight.dtype).eval()
         table.qweight, table.scale = first.qweight, first.scale
         return table
-
-
-def mismatch(weight: QuantizedWeight, layer: nn.Module, scheme: Scheme) -> str | None:
-    """Why a given weight can't be that of a layer which gets ``scheme``; None when it can."""
-    if not isinstance(weight, QuantizedWeight):
-        return f"a QuantizedWeight is needed, not {type(weight).__name__}"
-    if weight.qweight.shape != layer.weight.shape:
-        return f"it has shape {list(weight.qweight.shape)}, and the layer {list(layer.weight.shape)}"
-    if weight.codebook is not None:
-        return "it has a code book, and no kernel looks codes up"
-    wanted = scheme.dense.weight
-    if weight.zero is None and not wanted.integer_scales:  # points of 0 go without saying
-        wanted = replace(wanted, symmetric=True)
-    if weight.format != wanted or (weight.input_scale is not None) != scheme.input_scales:
-        return f"it has {_in_words(weight)}, which is not {scheme}"
-    return None
-
-
-def _in_words(weight: QuantizedWeight) -> str:
-    parts: Iterable[str] = (
-        f"{weight.bits} bits",
-        "no groups" if weight.group_size is None else f"groups of {weight.group_size}",
-        "no zero points" if weight.zero is None else "zero points",
-        "" if weight.group_scale is None else "integer scales of groups",
-        "" if weight.input_scale is None else "input scales",
-    )
-    return ", ".join(filter(None, parts))

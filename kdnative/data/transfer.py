@@ -11,7 +11,7 @@ from kdnative.data.columns import Columns
 from kdnative.data.tables import SUFFIXES, Row, check_file, decode, read_rows
 from kdnative.data.types import LABEL, TEXT, DataError, Dataset, DataSplits, Example, text_hash
 
-__all__ = ["TEXT_SUFFIXES", "add_texts", "keep_labels"]
+__all__ = ["TEXT_SUFFIXES", "add_texts", "keep_labels", "read_texts"]
 
 TEXT_SUFFIXES = (".txt", *SUFFIXES)
 
@@ -80,8 +80,7 @@ def add_texts(
     seen = {text_hash(e.texts) for e in found.train} | held_out
     examples, notes = list(found.train), list(found.notes)
     for number, file in enumerate(files, 1):
-        rows = _read(Path(file), columns, empty)
-        texts = Dataset([Example({**row.texts, LABEL: None}, f"unlabelled {number}:{row.line}") for row in rows])
+        texts = read_texts(file, columns, empty, name=f"unlabelled {number}")
         added = held = 0
         for e in texts.head(limit):
             digest = text_hash(e.texts)
@@ -96,6 +95,20 @@ def add_texts(
             f"in the validation or test split and {repeated:,} that are there already"
         )
     return replace(found, train=Dataset(examples, found.train.labels, found.train.name), notes=tuple(notes))
+
+
+def read_texts(file: str | Path, columns: Columns, empty: str = "error", *, name: str = "texts") -> Dataset:
+    """The texts of a file, without labels: a data set for `tokenize`.
+
+    Args:
+        file, columns, empty: as for `add_texts`.
+        name: what the ids of the examples begin with; a line number follows.
+
+    Raises:
+        DataError: as `add_texts`; or the file has no texts.
+    """
+    rows = _read(Path(file), columns, empty)
+    return Dataset([Example({**row.texts, LABEL: None}, f"{name}:{row.line}") for row in rows])
 
 
 def _read(path: Path, columns: Columns, empty: str) -> list[Row]:

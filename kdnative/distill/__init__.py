@@ -19,12 +19,13 @@ from kdnative.distill.terms import (
     uniform_layer_map,
 )
 from kdnative.distill.topk import TopK
-from kdnative.distill.validation import Validation
+from kdnative.distill.validation import Fidelity, Validation
 
 __all__ = [
     "Callback",
     "DistillationLoss",
     "EpochLog",
+    "Fidelity",
     "HardLabelLoss",
     "HiddenStateLoss",
     "History",

@@ -1,8 +1,7 @@
-"""Measuring classifiers: metrics with intervals, comparisons of two models, sensitivity of single layers."""
+"""Measuring classifiers: metrics with intervals, comparisons of two models."""
 
 from kdnative.evaluate.calibration import Bin, calibration_error, chance_error, reliability
 from kdnative.evaluate.intervals import Interval, agreement, examples_needed, paired_difference, paired_ratio, wilson
-from kdnative.evaluate.layers import Sensitivity, sensitivity
 from kdnative.evaluate.metrics import Metrics, evaluate, macro_f1, measure
 from kdnative.evaluate.predict import Predictions, logits_of, predict
 from kdnative.evaluate.targets import TargetMetrics, correlation, measure_targets, pearson, spearman
@@ -12,7 +11,6 @@ __all__ = [
     "Interval",
     "Metrics",
     "Predictions",
-    "Sensitivity",
     "TargetMetrics",
     "agreement",
     "correlation",
@@ -29,7 +27,6 @@ __all__ = [
     "pearson",
     "predict",
     "reliability",
-    "sensitivity",
     "spearman",
     "wilson",
 ]

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdnative.data.batches import Batches, TokenizedDataset
 from kdnative.evaluate.calibration import calibration_error
 from kdnative.evaluate.intervals import Interval, bootstrap_counts, wilson
 from kdnative.evaluate.predict import Predictions, predict
 
-__all__ = ["Metrics", "evaluate", "macro_f1", "measure"]
+__all__ = ["Metrics", "accuracy", "divergences", "evaluate", "macro_f1", "mean_divergence", "measure"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,22 @@ def measure(predictions: Predictions, *, bins: int = 15, resamples: int = 2000, 
         intervals={"accuracy": accuracy, "macro_f1": f1},
         predictions=predictions,
     )
+
+
+def accuracy(predictions: Predictions) -> float:
+    """Share of the examples whose class is right."""
+    return float((predictions.classes == predictions.labels).double().mean())
+
+
+def divergences(original: Tensor, changed: Tensor) -> Tensor:
+    """``KL(original || changed)`` of two classifiers' distributions, from logits [N, C]; fp64 [N], in nats."""
+    log_p, log_q = original.double().log_softmax(-1), changed.double().log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def mean_divergence(original: Tensor, changed: Tensor) -> float:
+    """The mean of `divergences`."""
+    return float(divergences(original, changed).mean())
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:

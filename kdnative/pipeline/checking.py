@@ -48,6 +48,7 @@ class Checked:
         for stage in recipe.active_stages():
             named = {name: self.steps[name] for name, _ in recipe.sections_of(stage) if name in self.steps}
             told = [f"{counted(epochs, 'epoch')}, {counted(steps, 'step')}" for epochs, steps in named.values()]
+            told += [plan] if (plan := stage.plan(recipe)) else []
             lines.append(f"  {stage.name:<18}{'; '.join(told)}".rstrip())
         lines.append(f"  in all {counted(sum(steps for _, steps in self.steps.values()), 'optimizer step')}")
         lines += [f"note: {note}" for note in self.notes]

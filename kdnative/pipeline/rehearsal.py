@@ -15,6 +15,7 @@ from kdnative.pipeline.rehearsed_models import Rehearsal, may_be_asked, refusing
 from kdnative.pipeline.schema import Recipe
 from kdnative.pipeline.sections import Distilling, Training
 from kdnative.pipeline.stages import Context, Shared, Stage
+from kdnative.pipeline.stages.gating import check_budget
 from kdnative.pipeline.stages.training import class_weights, tokenizer
 from kdnative.pipeline.unread import unread_texts
 from kdnative.pipeline.vocabulary import id_table
@@ -54,6 +55,8 @@ def rehearse(
         if "compress_teacher" in pending and (top_k := recipe.compress_teacher.top_k) is not None:
             with refusing("compress_teacher.", "; null keeps the logits of all classes"):
                 TopK.of(torch.zeros(1, len(labels)), top_k)
+        if "convert" in pending and recipe.convert.gate is not None:
+            check_budget(recipe, len(shared.data.validation))
         if trained:
             notes = [*shared.task.notes(shared.data), *unread_texts(recipe.data, shared.task)]
     if pending - {"report"}:

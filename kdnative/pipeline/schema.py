@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from kdnative.pipeline.sections import Distilling, Schemes, Section, Shape, Training
+from kdnative.pipeline.sections import TWO_BITS, Distilling, Schemes, Section, Shape, Training, of_bits
 from kdnative.pipeline.values import NotNegative, Positive, Seed, Threads, Tokens
 from kdnative.shown import shown
 from kdnative.tasks import Task, task_named
@@ -165,6 +165,29 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_from_one_place(self):
+        """That a calibration is of the schemes that the student ends in, and that 2 bits are rounded on purpose."""
+        calibrated, recover, convert = self.calibrate is not None, self.recover, self.convert
+        trained = [] if recover is None else of_bits(2, recover.schemes)
+        rounded = [scheme for scheme in of_bits(2, convert.schemes or self.final_schemes()) if scheme not in trained]
+        if rounded and not calibrated and not convert.clip_search:
+            raise ValueError(f"convert.schemes has {rounded[0]}, and neither calibrate nor recover. {TWO_BITS}")
+        if convert.clip_search and (calibrated or convert.gate is not None):
+            other = "calibrate" if calibrated else "the gate"
+            raise ValueError(f"convert.clip_search is true, but {other} chooses the weights: leave one of them out")
+        if recover is not None and convert.gate is not None:
+            raise ValueError(
+                "convert.gate chooses schemes, but recover trains the student for its own: set recover: null, "
+                "or leave the gate out"
+            )
+        if calibrated and recover is not None and convert.schemes not in (None, recover.schemes):
+            raise ValueError(
+                f"calibrate is for the schemes of recover ({shown(recover.schemes)}), and convert.schemes has others "
+                f"({shown(convert.schemes)}): leave convert.schemes out, or set recover: null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _means_something_to_the_task(self):
         task = task_named(self.task)
         if not task.pair and self.data.text_pair is not None:
@@ -199,8 +222,17 @@ class Recipe(Section):
         before = names[: names.index(name)]
         return [stage.name for stage in self.active_stages() if stage.student and stage.name in before][-1]
 
+    def calibrated_schemes(self) -> Schemes:
+        """Schemes that the student is calibrated for: those of the stage that takes the weights first."""
+        return self.recover.schemes if self.recover is not None else self.final_schemes()
+
     def final_schemes(self) -> Schemes:
-        """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8."""
+        """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8.
+
+        Of several that a gate chooses among, the one with most bits.
+        """
+        if isinstance(self.convert.schemes, list):
+            return self.convert.schemes[-1]
         if self.convert.schemes is not None:
             return self.convert.schemes
         return self.recover.schemes if self.recover is not None else "w8a8"

@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from kdnative.formats.scheme import Scheme
 from kdnative.machine.speedup import LEAST_SAMPLES
 from kdnative.ops.backends import accepted
 from kdnative.pipeline.values import (
     Batches,
     Count,
     Epochs,
+    Float,
     Fraction,
     Kept,
     Layers,
@@ -27,6 +29,7 @@ from kdnative.pipeline.values import (
     Tokens,
     at_most,
 )
+from kdnative.quantize.methods import method_named
 from kdnative.shown import shown
 
 
@@ -103,6 +106,11 @@ class Training(Section):
         """Whether examples without a label are learned from."""
         return False
 
+    @property
+    def follows_teacher(self) -> bool:
+        """Whether the best epoch is the one closest to the teacher where `select_by` does not say."""
+        return False
+
     def learning(self) -> dict[str, Any]:
         """The keys that mean something to a model that is trained."""
         return dict(self)
@@ -118,12 +126,12 @@ class Training(Section):
 class TeacherTraining(Training):
     """How the teacher learns."""
 
-    calibrate: bool = False
+    fit_temperature: bool = False
     """Divide the teacher's logits by the temperature that fits its confidence to the validation split (Guo et al.
     2017); its answers stay the same, and its soft labels claim no more than it knows."""
 
     def learning(self) -> dict[str, Any]:
-        return {key: value for key, value in super().learning().items() if key != "calibrate"}
+        return {key: value for key, value in super().learning().items() if key != "fit_temperature"}
 
 
 class Distilling(Training):
@@ -167,11 +175,62 @@ class Prune(Shape, Distilling):
     """Training batches for `taylor`."""
 
 
+class Calibrate(Section):
+    """How weights are rounded by what the layers are given: some training texts go through the float model first."""
+
+    method: str | None = None
+    """`smoothquant`, `gptq`, `awq`, `awq+gptq`, `clip`, `hqq` (needs no texts) or `rtn` (to the nearest); null means
+    `gptq` for layers of 4 and 2 bits, `smoothquant` for the others."""
+    texts: Annotated[Positive, at_most(100_000, " texts")] = 128
+    """Training texts to look at, with a label or without."""
+    batch_size: Sentences = 32
+    """Sentences per forward pass."""
+    sequential: bool = False
+    """Layer by layer: each is calibrated behind layers that are rounded already; slower."""
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method):
+        return None if method is None else method_named(method).name
+
+
+Schemes = str | dict[str, str | None]
+
+
+def _parse_schemes(schemes: Schemes | list[str] | None) -> Schemes | list[str] | None:
+    if isinstance(schemes, list):
+        found = [accepted(text) for text in schemes]
+        bits = [scheme.weight.bits for scheme in found]
+        if not found or bits != sorted(bits) or len(set(found)) < len(found):
+            raise ValueError(f"give each scheme once, from the fewest bits up, got {shown(schemes)}")
+        return [str(scheme) for scheme in found]
+    if isinstance(schemes, dict):
+        if not schemes:
+            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
+        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
+    return None if schemes is None else str(accepted(schemes))
+
+
+TWO_BITS = (
+    "Rounding to the nearest loses most of a model at 2 bits: add calibrate: {} (GPTQ, a few seconds), or ask for it "
+    "with calibrate: {method: rtn}"
+)
+
+
+def of_bits(bits: int, schemes: Schemes | list[str] | None) -> list[str]:
+    """Those of a recipe's schemes whose weights have so many bits."""
+    given = schemes.values() if isinstance(schemes, dict) else schemes if isinstance(schemes, list) else [schemes]
+    return sorted({text for text in given if text is not None and Scheme.parse(text).weight.bits == bits})
+
+
 class CompressTeacher(Section):
     """The form of the teacher that labels the training split."""
 
     scheme: str | None = "w8a8"
     """Scheme of the native teacher; with null the float teacher computes the soft labels and hidden states."""
+    calibrate: Calibrate | None = None
+    """How the native teacher's weights are calibrated (keys of the section `calibrate`); null rounds them to the
+    nearest."""
     batch_size: Sentences = 64
     """Sentences per forward pass."""
     top_k: Positive | None = None
@@ -188,16 +247,13 @@ class CompressTeacher(Section):
     def _known(cls, scheme):
         return None if scheme is None else str(accepted(scheme))
 
-
-Schemes = str | dict[str, str | None]
-
-
-def _parse_schemes(schemes: Schemes | None) -> Schemes | None:
-    if isinstance(schemes, dict):
-        if not schemes:
-            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
-        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
-    return None if schemes is None else str(accepted(schemes))
+    @model_validator(mode="after")
+    def _rounded_on_purpose(self):
+        if self.scheme is None and self.calibrate is not None:
+            raise ValueError("scheme is null, so there are no weights for calibrate: leave one of them out")
+        if self.calibrate is None and (coarse := of_bits(2, self.scheme)):
+            raise ValueError(f"scheme is {coarse[0]} without calibrate. {TWO_BITS}")
+        return self
 
 
 class Recover(Distilling):
@@ -208,15 +264,53 @@ class Recover(Distilling):
     schemes: Schemes = "w8a8"
     """One scheme, or `{pattern: scheme or null}`; the first pattern that fits a layer's name decides."""
     clip: Literal["search", "learn"] | None = None
-    """Ranges of the weights: null (all of them), `search` or `learn`."""
+    """Steps of the weights: null (those that `calibrate` found, else the whole range), `search`, or `learn` (LSQ, Esser
+    et al. 2020)."""
+    ternary: Literal["channel", "group"] | None = None
+    """Weights of 2 bits get the codes -1, 0 and 1 alone, with a step for each `channel` or `group` (Li et al. 2016)."""
+    forward: Literal["linears", "native"] = "linears"
+    """What runs in integers while it learns: its `linears`, or the whole `native` model, fused, with int8 embeddings;
+    on the CPU, without dropout, slower."""
+    select_by: str | None = None
+    """What makes an epoch the best, as for other trainings; null means the distance to the teacher where it learns from
+    one: a student that is good already goes backwards sooner than its accuracy shows."""
     _parse = field_validator("schemes")(_parse_schemes)
+
+    @property
+    def follows_teacher(self) -> bool:
+        return self.learns_from_teacher
+
+    @model_validator(mode="after")
+    def _two_bits(self):
+        if self.ternary is not None and not of_bits(2, self.schemes):
+            raise ValueError(f"ternary is {self.ternary!r}, but no scheme has 2 bits: give one such as w2a8-g32")
+        return self
+
+
+class Gate(Section):
+    """A budget of quality: layers get more bits until the native student is shown to keep it."""
+
+    metric: Literal["agreement", "accuracy", "kl", "mse"] | None = None
+    """What may drop, from the float student to the native one: `agreement` (the share of answers that change),
+    `accuracy`, `kl` (nats) or, of numbers, `mse`; null means `agreement`, of numbers `mse`."""
+    max_drop: PositiveFloat
+    """The budget, in the unit of the metric; shares are fractions: 98 % agreement is 0.02."""
+    confidence: Annotated[Float, Field(gt=0.5, lt=1.0)] = 0.95
+    """That the budget is kept, over the texts that the validation split is a sample of."""
+    choosing: Annotated[Float, Field(gt=0.0, lt=1.0)] = 0.25
+    """Share of the validation split by which layers are chosen; the rest shows that the budget is kept."""
+    minimise: Literal["bytes", "ms"] = "bytes"
+    """What is made small: the `bytes` of the weights, or `ms`, the measured latency of the layers."""
 
 
 class Convert(Section):
     """How the student's modules become packed native ones."""
 
-    schemes: Schemes | None = None
-    """One scheme, or `{pattern: scheme or null}`; null means those of `recover`, else w8a8."""
+    schemes: Schemes | list[str] | None = None
+    """One scheme, or `{pattern: scheme or null}`; for a gate a list from the fewest bits up; null means those of
+    `recover`, else w8a8."""
+    gate: Gate | None = None
+    """What the native student may lose; null measures the loss and sets no bound."""
     embeddings: Literal[8] | None = 8
     """8: int8 tables; null: float, which also keeps the encoder from being fused."""
     keep: list[str] = []
@@ -224,6 +318,14 @@ class Convert(Section):
     clip_search: bool = False
     """Search clipping ranges for layers that `recover` has not trained."""
     _parse = field_validator("schemes")(_parse_schemes)
+
+    @model_validator(mode="after")
+    def _chooses_or_not(self):
+        if isinstance(self.schemes, list) and self.gate is None:
+            raise ValueError(
+                f"schemes is {shown(self.schemes)}, and only a gate chooses among several: give one scheme"
+            )
+        return self
 
 
 class Evaluate(Section):

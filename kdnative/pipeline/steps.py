@@ -19,7 +19,7 @@ __all__ = ["BAD_CALIBRATION", "HELPED", "COST", "OPEN", "findings", "steps"]
 HELPED, COST, OPEN = "helped", "cost", "no difference"
 BAD_CALIBRATION = 0.1  # ECE on the validation split; fine-tuned encoders are usually within 0.02 and 0.06
 _LEAST_EFFECT = 0.005  # of the deciding measure: half a point; smaller effects are not worth asking about
-_CALIBRATE = " Or set train_teacher.calibrate: true, which fits a temperature."
+_FIT_TEMPERATURE = " Or set train_teacher.fit_temperature: true, which fits a temperature."
 _WORTH = 0.01  # a gain that is certainly smaller than this is nothing
 _LEAST_SAVING = 1.02  # a model file that is less than 2 % smaller counts as the same
 
@@ -114,6 +114,9 @@ def _bought_nothing(step: Mapping, without: Sequence[str], seconds: Mapping) -> 
         if small:
             return f"Hard labels alone would have done: {cost} and bought nothing."
         return f"It isn't shown that distillation helped: {cost}. More test examples could tell."
+    if step["kind"] == "calibrated":  # it costs seconds, and the deciding measure notices less than it buys
+        cure = "give it more texts (calibrate.texts), or another method (calibrate.method)"
+        return f"{stage} made the student worse: {cure}." if verdict == COST else ""
     if step["kind"] == "trained":
         without = f"{stage}: null, with its schemes in convert.schemes, converts the student without it."
         if verdict == COST:
@@ -156,5 +159,5 @@ def _badly_calibrated(evaluated: Mapping, with_temperature: bool) -> str:
     return (
         f"The teacher is badly calibrated: its confidence misses its accuracy by {100 * found['ece']:.0f} points on "
         f"{found['n']:,} validation texts (expected calibration error; the limit is {100 * BAD_CALIBRATION:.0f}). "
-        f"Students inherit that. {cure}{'' if with_temperature else _CALIBRATE}"
+        f"Students inherit that. {cure}{'' if with_temperature else _FIT_TEMPERATURE}"
     )

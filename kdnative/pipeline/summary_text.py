@@ -16,6 +16,7 @@ _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for
 def format_summary(summary: Mapping[str, Any]) -> str:
     """The table, what each step bought, and the goals."""
     blocks = [_table(summary), [_texts(summary["data"]["sizes"])], _steps(summary), [_gain(summary["gain"])]]
+    blocks.append(_gate(summary.get("gate")))
     blocks.append([_goal(goal) for goal in summary["goals"]])
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -61,6 +62,19 @@ def _cells(row: Mapping[str, Any], deciding: Measure, others: Sequence[Measure])
 
 def _value(found: Any) -> float | None:
     return found["value"] if isinstance(found, Mapping) else found
+
+
+def _gate(gate: Mapping[str, Any] | None) -> list[str]:
+    """What the gate was shown, and which schemes the layers got for it."""
+    if gate is None:
+        return []
+    passed = next(trial for trial in reversed(gate["trials"]) if trial["passed"])
+    schemes = ", ".join(f"{share:.0%} of the weights in {scheme}" for scheme, share in passed["shares"].items())
+    return [
+        f"gate: {gate['words']} {passed['drop']:.4g}, with {gate['confidence']:.0%} confidence below "
+        f"{passed['bound']:.4g} (allowed: {gate['max_drop']:g}), on {gate['certified_on']:,} validation examples that "
+        f"chose nothing; {schemes}"
+    ]
 
 
 def _texts(sizes: Mapping[str, int]) -> str:

@@ -52,6 +52,8 @@ class Edits:
             scheme.groups(len(kept))  # a ValueError in words when the groups do not fit any more
         self._replace(linear, "weight", linear.weight.detach().index_select(1, kept.to(linear.weight.device)))
         self.set(linear, "in_features", len(kept))
+        if getattr(linear, "input_scale", None) is not None:
+            self.set(linear, "input_scale", linear.input_scale.index_select(0, kept.to(linear.input_scale.device)))
         self._renew_clip(linear)
 
     def keep_units(self, outputs: Outputs, kept: Tensor) -> None:
@@ -116,10 +118,10 @@ class Edits:
         self.set(module, attribute, nn.Parameter(value.contiguous(), requires_grad=old.requires_grad))
 
     def _renew_clip(self, linear: nn.Linear) -> None:
-        """Clipping factors of a FakeQuantLinear belong to the weight they were found for."""
-        if getattr(linear, "clip_factor", None) is not None:
-            factor = linear.searched_clip()
-            self.set(linear, "clip_factor", nn.Parameter(factor) if linear.clip == "learn" else factor)
+        """The steps of a FakeQuantLinear belong to the weight they were found for."""
+        if getattr(linear, "clip", None) is not None:
+            for name, value in linear.kept(linear.found()).items():
+                self.set(linear, name, value)
 
 
 def _rebuilt(container: nn.ModuleList | nn.Sequential, layers: list[nn.Module]) -> nn.ModuleList | nn.Sequential:

@@ -8,6 +8,7 @@ from kdnative.quantize.fake import FakeQuantLinear
 from kdnative.quantize.qat import finish_qat_, prepare_qat_
 from kdnative.quantize.rtn import quantize_weight, search_clip
 from kdnative.quantize.statistics import Statistics
+from kdnative.quantize.ternary import ternary_weight
 
 __all__ = [
     "CalibratedLayer",
@@ -21,5 +22,6 @@ __all__ = [
     "prepare_qat_",
     "quantize_weight",
     "search_clip",
+    "ternary_weight",
     "unpack_bits",
 ]

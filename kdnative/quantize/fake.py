@@ -1,8 +1,4 @@
-"""A linear layer for quantization-aware training: its forward gives the bits that the integer kernel will give.
-
-Gradients pass through the rounding as if it were not there (straight-through estimator, Bengio et al. 2013); weights
-outside a clipped range get no gradient, and a learned range gets the gradient of LSQ (Esser et al. 2020).
-"""
+"""A linear layer for quantization-aware training: its forward gives the bits that the integer kernel will give."""
 
 from __future__ import annotations
 
@@ -10,21 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from kdnative.formats import arithmetic
+from kdnative.formats.fitting import mismatch
 from kdnative.formats.scheme import NAMES, Scheme, refusal_of
-from kdnative.formats.weight import QuantizedWeight, checked_input_scale, code_range
+from kdnative.formats.weight import QuantizedWeight, checked_input_scale
 from kdnative.quantize import rtn
-from kdnative.quantize.native import native_linear
-from kdnative.quantize.two_level import quantize_two_level
+from kdnative.quantize.steps import Rounded, Steps, into_cells, round_to, searched, steps_of
+from kdnative.quantize.straight_through import QuantizedProduct, Settings
+from kdnative.quantize.ternary import refusal as ternary_refusal
+from kdnative.quantize.ternary import ternary_weight
 
 __all__ = ["FakeQuantLinear"]
 
-_W8A8 = Scheme.parse("w8a8")
 _CLIP_MODES = (None, "search", "learn")
 _INPUT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-_SMALLEST_CLIP = 0.05  # keeps a learned factor away from 0, where the scale would vanish
+_STEPS = ("scale", "zero", "group_scale")
 
 
 class FakeQuantLinear(nn.Linear):
@@ -38,10 +35,15 @@ class FakeQuantLinear(nn.Linear):
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
         scheme: a `Scheme` or its text, such as "w8a8" or "w4a8-g64".
-        clip: how the range of a channel or group is chosen. None: it covers every weight. "search": a shrink factor per
-            channel or group found by `search_clip`; the factors stay as they are until `refresh_clip()`. "learn": they
-            start there and are trained with the weights. Both keep them under the name ``clip_factor``, fp32 [N, G].
-            Schemes with integer scales (``-int``) can't learn them, and give clipped weights their gradient too.
+        clip: how the step of a channel or group is chosen. None: its range covers the largest weight, in every forward.
+            "search": `search_clip` finds it once, or `start_from_` brings it; it stays as it is until `refresh_clip()`.
+            "learn": it starts there, and is a parameter that is trained with the weights (LSQ, Esser et al. 2020; its
+            gradient is divided by sqrt(weights of a step * largest code)). Both keep it under the name ``scale``, fp32
+            [N, G], beside ``zero`` int8 [N, G] and ``group_scale`` uint8 [N, G] where the scheme has them, which are
+            not learned. Schemes with integer scales (``-int``) can't learn steps, and give clipped weights their
+            gradient too.
+        ternary: codes -1, 0 and 1 alone, of a scheme of 2 bits: "channel" (one step for all groups of an output, scale
+            [N, 1]) or "group". The steps start from `ternary_weight`, and clip None means "search".
         input_scale: fp32 [K], finite and positive, what inputs are multiplied by before they are quantized; the codes
             are those of ``weight / input_scale`` then, so that ``weight`` stays the weight of the plain layer. It is
             kept as a buffer and not trained; the scheme becomes its ``-is`` form. None for a scheme ``-is``: 1, until
@@ -52,11 +54,13 @@ class FakeQuantLinear(nn.Linear):
 
     Raises:
         ValueError: a shape that a converted layer of the scheme can't have, such as a group size that does not divide
-            `in_features`; an unknown `clip`; other input scales.
+            `in_features`; an unknown `clip` or `ternary`; other input scales.
         TypeError: an input of another dtype.
     """
 
-    clip_factor: Tensor | None
+    scale: Tensor | None
+    zero: Tensor | None
+    group_scale: Tensor | None
     input_scale: Tensor | None
 
     def __init__(
@@ -67,29 +71,84 @@ class FakeQuantLinear(nn.Linear):
         *,
         scheme: Scheme | str = "w8a8",
         clip: str | None = None,
+        ternary: str | None = None,
         input_scale: Tensor | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self._configure(Scheme.parse(scheme), clip, input_scale)
+        self._configure(Scheme.parse(scheme), clip, ternary, input_scale)
 
     @classmethod
     def from_float(
-        cls, linear: nn.Linear, scheme: Scheme | str, clip: str | None = None, input_scale: Tensor | None = None
+        cls,
+        linear: nn.Linear,
+        scheme: Scheme | str,
+        clip: str | None = None,
+        *,
+        ternary: str | None = None,
+        input_scale: Tensor | None = None,
+        weight: QuantizedWeight | None = None,
     ) -> FakeQuantLinear:
-        """A layer that shares the very parameters of `linear` (an optimizer that holds them goes on working)."""
-        plain = Scheme.parse(scheme) if input_scale is None else Scheme.parse(scheme).with_input_scales(False)
+        """A layer that shares the very parameters of `linear` (an optimizer that holds them goes on working).
+
+        Args:
+            linear, scheme, clip, ternary, input_scale: see `FakeQuantLinear`.
+            weight: an integer weight whose steps and input scales it takes, instead of a search; `start_from_` gives it
+                the codes too.
+        """
+        plain = Scheme.parse(scheme).with_input_scales(False)
         layer = cls(linear.in_features, linear.out_features, False, scheme=plain, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
-        layer._configure(plain, clip, input_scale)
+        if isinstance(weight, QuantizedWeight):  # what else it is will be refused
+            input_scale = weight.input_scale
+        layer._configure(plain if input_scale is not None else Scheme.parse(scheme), clip, ternary, input_scale, weight)
         return layer.train(linear.training)
 
     def become(self, linear: nn.Linear) -> None:
         """Gives `linear` the class and the settings of this layer; its parameters, buffers and hooks stay its own."""
         linear.__class__ = FakeQuantLinear
-        linear._configure(self.scheme, None, self.input_scale)
-        linear.clip, linear.clip_factor = self.clip, self.clip_factor
+        linear.scheme, linear.clip, linear.ternary = self.scheme, self.clip, self.ternary
+        for name in (*_STEPS, "input_scale"):
+            linear._put(name, getattr(self, name))
+
+    @torch.no_grad()
+    def start_from_(self, weight: QuantizedWeight) -> None:
+        """Takes an integer weight over: the next forward computes with its very codes and scales.
+
+        The float weight stays where it rounds to these codes, and is moved into their cells where it does not, see
+        `kdnative.quantize.steps.into_cells`.
+
+        Args:
+            weight: [N, K], of the layer's scheme; of a ternary layer with codes -1, 0 and 1, and steps as it has them.
+
+        Raises:
+            ValueError: it does not fit, or the layer has clip None, which derives its steps from the float weight.
+        """
+        if why := self._misfit(weight):
+            raise ValueError(why)
+        weight = weight.to(self.weight.device)
+        self._take(steps_of(weight))
+        if weight.input_scale is not None:
+            self._put("input_scale", weight.input_scale.clone())
+        inside = into_cells(self._divided().float(), self.scheme, weight, self._largest)
+        self.weight.copy_(inside if self.input_scale is None else inside * self.input_scale)
+        same = self._rounded().codes.view(self.weight.shape) == weight.qweight  # not where a short dtype moved it
+        self.weight.copy_(torch.where(same, self.weight, weight.dequantize().to(self.weight.dtype)))
+
+    def _misfit(self, weight: QuantizedWeight) -> str | None:
+        """Why the layer can't start from an integer weight, in words; None where it can."""
+        if self.clip is None:
+            return "clip=None derives the steps from the largest weights: use clip='search' or 'learn'"
+        if why := mismatch(weight, self.weight.shape, self.scheme):
+            return f"the integer weight does not fit: {why}"
+        if self.ternary is None or weight.qweight.numel() == 0:
+            return None
+        if int(weight.qweight.min()) < -1:
+            return "the integer weight has codes of -2, and the layer is ternary"
+        if self.ternary == "channel" and bool((weight.scale != weight.scale[:, :1]).any()):
+            return "the integer weight has a step for each group, and ternary='channel' one for an output"
+        return None
 
     @torch.no_grad()
     def plain(self) -> nn.Linear:
@@ -101,42 +160,97 @@ class FakeQuantLinear(nn.Linear):
 
     def become_float(self) -> None:
         """Turns this object into an `nn.Linear`; the weight stays as it is."""
-        del self.clip_factor, self.input_scale, self.clip, self.scheme
+        for name in (*_STEPS, "input_scale", "clip", "ternary", "scheme"):
+            delattr(self, name)
         self.__class__ = nn.Linear
 
-    def _configure(self, scheme: Scheme, clip: str | None, input_scale: Tensor | None = None) -> None:
+    def _configure(
+        self,
+        scheme: Scheme,
+        clip: str | None,
+        ternary: str | None,
+        input_scale: Tensor | None = None,
+        weight: QuantizedWeight | None = None,
+    ) -> None:
+        device = self.weight.device
         if input_scale is not None:
             scheme = scheme.with_input_scales()
-            input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(self.weight.device)
+            input_scale = checked_input_scale(input_scale.detach(), self.in_features).to(device).clone()
         if refusal := _refusal(scheme, (self.out_features, self.in_features)):
             raise ValueError(refusal)
         if scheme.input_scales and input_scale is None:
-            input_scale = torch.ones(self.in_features, dtype=torch.float32, device=self.weight.device)
+            input_scale = torch.ones(self.in_features, dtype=torch.float32, device=device)
         if clip not in _CLIP_MODES:
             raise ValueError(f"clip={clip!r}; allowed are None, 'search' and 'learn'")
         if clip == "learn" and scheme.integer_scales:
             raise ValueError(f"clip='learn' has no gradient for the integer scales of {scheme}; use None or 'search'")
-        self.scheme, self.clip = scheme, clip
-        self.register_buffer("input_scale", input_scale)
-        self.register_buffer("clip_factor", None if clip is None else self.searched_clip())
-        if clip == "learn":
-            self.clip_factor = nn.Parameter(self.clip_factor)
+        if ternary is not None and (why := ternary_refusal(scheme, ternary)):
+            raise ValueError(why)
+        self.scheme, self.ternary = scheme, ternary
+        self.clip = "search" if ternary is not None and clip is None else clip
+        for name in _STEPS:
+            self._put(name, None)
+        self._put("input_scale", input_scale)
+        if weight is None:
+            self.refresh_clip()
+        elif why := self._misfit(weight):
+            raise ValueError(why)
+        else:
+            self._take(steps_of(weight))
 
-    def searched_clip(self) -> Tensor:
-        if self.weight.is_meta:
-            groups = self.scheme.groups(self.in_features)
-            return torch.ones(self.out_features, groups, dtype=torch.float32, device="meta")
-        return rtn.search_clip(self._divided(), self.scheme)
+    @torch.no_grad()
+    def refresh_clip(self) -> None:
+        """Finds the steps again for the current weight; nothing to do when ``clip`` is None."""
+        if self.clip is not None:
+            self._take(self.found())
+
+    def found(self) -> Steps:
+        """The steps that a search, or the rule of ternary weights, finds for the current weight."""
+        weight = self._divided()
+        if self.ternary is not None and not weight.is_meta:
+            return steps_of(ternary_weight(weight, self.scheme, self.ternary))
+        return searched(weight, self.scheme)
+
+    def _take(self, steps: Steps) -> None:
+        """Keeps steps as ``clip`` and ``ternary`` say."""
+        if steps.zero is None and not self.scheme.symmetric:  # points of 0 go without saying
+            steps = steps._replace(zero=torch.zeros_like(steps.scale, dtype=torch.int8))
+        for name, value in self.kept(steps).items():
+            self._put(name, value)
+
+    def kept(self, steps: Steps) -> dict[str, Tensor | None]:
+        """The parameter or buffers in which the layer keeps steps, by their names."""
+        scale = steps.scale[:, :1].clone() if self.ternary == "channel" else steps.scale
+        return {**steps._asdict(), "scale": nn.Parameter(scale) if self.clip == "learn" else scale}
+
+    def _put(self, name: str, value: Tensor | None) -> None:
+        """Sets a parameter or buffer, in place where an optimizer may hold it."""
+        before = getattr(self, name, None)
+        if before is not None and value is not None and before.shape == value.shape and not before.is_meta:
+            with torch.no_grad():
+                before.copy_(value)
+            return
+        if name in self._parameters or name in self._buffers:
+            delattr(self, name)
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, value)
+
+    @property
+    def _steps(self) -> Steps | None:
+        return None if self.scale is None else Steps(self.scale, self.zero, self.group_scale)
+
+    @property
+    def _largest(self) -> int | None:
+        return None if self.ternary is None else 1
 
     def _divided(self) -> Tensor:
         """What the codes are of: the weight, or with input scales its quotient by them, fp32."""
         return self.weight if self.input_scale is None else self.weight.float() / self.input_scale
 
-    @torch.no_grad()
-    def refresh_clip(self) -> None:
-        """Searches the shrink factors again for the current weight; nothing to do when ``clip`` is None."""
-        if self.clip_factor is not None:
-            self.clip_factor.copy_(self.searched_clip())
+    def _rounded(self) -> Rounded:
+        return round_to(self._divided().detach().float(), self.scheme, self._steps, self._largest)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype not in _INPUT_TYPES:
@@ -149,34 +263,41 @@ class FakeQuantLinear(nn.Linear):
         compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
             x = x if self.input_scale is None else x.float() * self.input_scale  # rounded once, as in the kernels
-            return _Linear.apply(x, self._divided(), self.bias, self.clip_factor, self.scheme, compute)
+            settings = Settings(self.zero, self.group_scale, self.scheme, self._largest, compute)
+            return QuantizedProduct.apply(x, self._divided(), self.bias, self.scale, settings)
 
     @torch.no_grad()
     def quantized(self) -> QuantizedWeight:
-        """The integer weight that the forward uses now, for `convert_` and for checkpoints."""
-        clip = None if self.clip_factor is None else _usable(self.clip_factor)
-        weight = rtn.quantize_weight(self._divided(), self.scheme, clip=clip)
-        if self.input_scale is None:
-            return weight
-        return weight.changed(input_scale=checked_input_scale(self.input_scale, self.in_features).clone())
+        """The integer weight that the forward uses now, for `convert_` and for checkpoints.
+
+        Raises:
+            ValueError: NaN or infinite values in the weight or its steps; input scales that are not positive.
+        """
+        for name in ("weight", "scale"):
+            values = getattr(self, name)
+            if values is not None and not bool(torch.isfinite(values.sum())):  # the first look is cheap
+                rtn.checked_matrix(values, name)
+        if self.input_scale is not None:
+            checked_input_scale(self.input_scale, self.in_features)
+        return self._rounded().weight(self.scheme, self.input_scale)
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ) -> None:
         missing: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
-        factor = prefix + "clip_factor"
-        # A checkpoint of the float model has no factors: they are searched for the weight that it brings.
-        if self.clip_factor is not None and factor not in state_dict and prefix + "weight" in state_dict:
+        # A checkpoint of the float model has no steps: they are searched for the weight that it brings.
+        if self.scale is not None and prefix + "scale" not in state_dict and prefix + "weight" in state_dict:
             self.refresh_clip()
-            missing = [key for key in missing if key != factor]
+            missing = [key for key in missing if key.removeprefix(prefix) not in _STEPS]
         if prefix + "weight" in state_dict:  # nor has it input scales: those of this layer stay
             missing = [key for key in missing if key != prefix + "input_scale"]
         missing_keys += missing
 
     def extra_repr(self) -> str:
         clip = "" if self.clip is None else f", clip={self.clip}"
-        return f"{super().extra_repr()}, scheme={self.scheme}{clip}"
+        ternary = "" if self.ternary is None else f", ternary={self.ternary}"
+        return f"{super().extra_repr()}, scheme={self.scheme}{clip}{ternary}"
 
 
 def _refusal(scheme: Scheme, shape: tuple[int, int]) -> str | None:
@@ -189,89 +310,3 @@ def _refusal(scheme: Scheme, shape: tuple[int, int]) -> str | None:
         scheme.groups(shape[1])  # raises when the groups do not divide
         return arithmetic.overflow(scheme, shape[1])
     return backend_for("cpu").refusal(scheme, shape)
-
-
-def _usable(clip: Tensor) -> Tensor:
-    return clip.detach().float().clamp(_SMALLEST_CLIP, 1.0)
-
-
-class _Linear(torch.autograd.Function):
-    """See `FakeQuantLinear`. Codes are kept for the backward, not floats: a quarter of the memory."""
-
-    @staticmethod
-    def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, clip: Tensor | None, scheme: Scheme, compute: torch.dtype
-    ) -> Tensor:
-        groups = rtn.grouped(weight.float(), scheme.group_size)
-        usable = None if clip is None else _usable(clip)
-        if scheme.integer_scales:  # 8-bit weights, bit for bit, that happen to be stored in fewer
-            two = quantize_two_level(groups, usable)
-            scheme, clip = _W8A8, None
-            codes, used = two.decoded()[:, None], rtn.Range(two.scale[:, None], None)
-        else:
-            full = rtn.base_range(groups, scheme.weight_bits, scheme.symmetric)
-            used = rtn.apply_clip(full, scheme.weight_bits, usable)
-            codes = rtn.round_codes(groups, used, scheme.weight_bits)
-        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-        if scheme.activation_bits == 8:
-            rows, row_scale = arithmetic.quantize_rows(rows)
-            y = native_linear(x, codes, used.scale, used.zero, scheme, bias)
-        if used.zero is not None:
-            codes -= used.zero[..., None]
-        if scheme.activation_bits != 8:
-            row_scale = None
-            dequantized = (codes * used.scale[..., None]).view(weight.shape)
-            y = torch.nn.functional.linear(rows.float(), dequantized, None if bias is None else bias.float())
-        elif y is None and scheme.group_size is None:
-            y = arithmetic.per_channel_linear(rows, row_scale, codes.view(weight.shape), used.scale[:, 0], bias)
-        elif y is None:
-            y = arithmetic.grouped_linear(rows, row_scale, codes, used.scale, bias)
-        ctx.compute, ctx.input_shape, ctx.input_type = compute, x.shape, x.dtype
-        ctx.weight_type = weight.dtype
-        ctx.bias_type = None if bias is None else bias.dtype
-        ctx.largest_code = code_range(scheme.weight_bits)[1]
-        clipped = (None, None) if clip is None else (weight, full.scale)
-        if row_scale is not None:
-            rows = rows.to(torch.int8)
-        ctx.save_for_backward(rows, row_scale, codes.to(torch.int8), used.scale, *clipped)
-        return y.view(*x.shape[:-1], weight.shape[0]).to(compute)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        rows, row_scale, codes, scale, weight, full_scale = ctx.saved_tensors
-        need_x, need_weight, need_bias, need_clip = ctx.needs_input_grad[:4]
-        grad_x = grad_weight = grad_bias = grad_clip = None
-        grad = grad.reshape(rows.shape[0], codes.shape[0])
-        compute = ctx.compute
-        with torch.autocast(grad.device.type, enabled=False):
-            if need_x:
-                dequantized = (codes * scale[..., None]).flatten(1).to(compute)
-                grad_x = (grad.to(compute) @ dequantized).view(ctx.input_shape).to(ctx.input_type)
-            if need_weight or need_clip:
-                inputs = rows if row_scale is None else rows * row_scale[:, None]
-                grad_weight = grad.to(compute).t() @ inputs.to(compute)
-            if need_bias:
-                grad_bias = grad.sum(0, dtype=torch.float32).to(ctx.bias_type)
-            if weight is not None and grad_weight is not None:
-                grad_weight, grad_clip = _through_clip(grad_weight, weight, codes, scale, full_scale, ctx.largest_code)
-        if need_weight:
-            grad_weight = grad_weight.to(ctx.weight_type)
-        return grad_x, grad_weight if need_weight else None, grad_bias, grad_clip if need_clip else None, None, None
-
-
-def _through_clip(
-    grad: Tensor, weight: Tensor, codes: Tensor, scale: Tensor, full_scale: Tensor, largest_code: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the weight and of its shrink factors, from that of the dequantized weight.
-
-    A weight is clipped when its code is more than half a step away from it. Then the dequantized weight moves with the
-    scale alone; otherwise with the weight, and with the scale by the rounding error (LSQ, equation 3, and its gradient
-    scale 1 / sqrt(count * largest code)).
-    """
-    grad = grad.float().view_as(codes)
-    error = codes - weight.float().view_as(codes) / scale[..., None]
-    inside = error.abs() <= 0.5
-    per_scale = (grad * torch.where(inside, error, codes.float())).sum(-1)
-    grad_clip = per_scale * full_scale / (codes.shape[-1] * largest_code) ** 0.5
-    return (grad * inside).view_as(weight), grad_clip

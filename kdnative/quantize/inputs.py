@@ -98,7 +98,15 @@ class InputBatch:
     def call(self, model: nn.Module, device: torch.device) -> Any:
         """The model's answer, tensors on its device."""
         args = (_on(value, device) for value in self.args)
-        return model(*args, **{name: _on(value, device) for name, value in self.kwargs.items()})
+        kwargs = {name: _on(value, device) for name, value in self.kwargs.items()}
+        if kwargs and takes_dictionary(model):
+            return model(*args, kwargs)
+        return model(*args, **kwargs)
+
+
+def takes_dictionary(model: nn.Module) -> bool:
+    """Whether a model takes its inputs as one dictionary, as a SentenceTransformer does."""
+    return any(kind.__name__ == "SentenceTransformer" for kind in type(model).__mro__)
 
 
 class InputBatches:

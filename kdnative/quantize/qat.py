@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 from kdnative.formats.scheme import Scheme
+from kdnative.formats.weight import QuantizedWeight
 from kdnative.patterns import Selection
 from kdnative.quantize.fake import FakeQuantLinear
+from kdnative.quantize.ternary import ternary_weight
 
 __all__ = ["finish_qat_", "prepare_qat_"]
+
+_log = logging.getLogger(__name__)
+
+_FOUR_BITS = (
+    "calibration with GPTQ takes seconds and keeps them closer to the float model than an epoch of quantization-aware "
+    "training (kdnative bench qat): convert_(model, scheme, calibration=..., method='gptq')"
+)
 
 
 def prepare_qat_(
@@ -20,12 +30,18 @@ def prepare_qat_(
     *,
     keep: Iterable[str] = (),
     clip: str | None = None,
+    ternary: str | None = None,
+    weights: Mapping[str, QuantizedWeight] | None = None,
 ) -> list[str]:
     """Turns every `nn.Linear` into a `FakeQuantLinear`, in place: the same objects, parameters, hooks and masks.
 
     A model trained so gives the very bits of the one that ``convert_(model, fuse=False, embeddings=None)`` makes of it,
     for schemes with ``a8``. What `convert_` makes by default differs from it a little: embedding tables become int8, a
-    fused encoder computes norms and attention in its own order, with bfloat16 factors on some processors.
+    fused encoder computes norms and attention in its own order, with bfloat16 factors on some processors. To train on
+    the outputs of that model, run the training within `kdnative.convert.native_forward`.
+
+    At 2 bits training is worth its time, best from calibrated weights (``weights``). At 4 bits it is not: GPTQ alone is
+    closer to the float model than an epoch of training makes it (``kdnative bench qat``), which is logged as a warning.
 
     Args:
         model: any module. Left alone are subclasses of `nn.Linear` (their owners read the weights directly), layers
@@ -33,14 +49,21 @@ def prepare_qat_(
         schemes: one scheme for all, or {pattern: scheme}, the patterns of `convert_`: the first that matches decides;
             None, or no match, leaves a layer in float.
         keep: patterns of layers to leave in float whatever `schemes` says.
-        clip: how weight ranges are chosen, see `FakeQuantLinear`.
+        clip: how the steps of weights are chosen, see `FakeQuantLinear`. With ``weights`` and ``ternary`` they are kept
+            ("search", also for None) or learned ("learn").
+        ternary: codes of -1, 0 and 1 alone: "channel" (one step for an output) or "group" (one for each group). They
+            start from `ternary_weight`, unless ``weights`` brings them.
+        weights: integer weights by the names of layers, such as a `Calibration`: the first forward computes with their
+            very codes and scales. Layers without one start from a search. One with input scales makes the layer's
+            scheme its ``-is`` form.
 
     Returns:
         The names of the layers that changed, in the order of `named_modules`.
 
     Raises:
         ValueError: a pattern matches no linear layer, a scheme does not fit a layer (both named), or no layer is left
-            to quantize; or a module that is native already is asked for. The model is then unchanged.
+            to quantize; a module that is native already is asked for; or ``weights`` do not fit. The model is then
+            unchanged.
     """
     selection = Selection(schemes, keep, Scheme.parse)
     # Native modules come from packages above this one, which know what plain tensors they have.
@@ -60,16 +83,48 @@ def prepare_qat_(
     chosen = {name: scheme for name in candidates if (scheme := selection.choose(name).value) is not None}
     if not chosen:
         raise ValueError(f"no layer is left to quantize; the model has {len(candidates)} linear layers in float")
+    starts = _starts(candidates, chosen, ternary, weights or {})
     made = {}
     for name, scheme in chosen.items():
+        start = starts.get(name)
         try:
-            made[name] = FakeQuantLinear.from_float(candidates[name], scheme, clip)
+            steps = "search" if start is not None and clip is None else clip
+            made[name] = FakeQuantLinear.from_float(candidates[name], scheme, steps, ternary=ternary, weight=start)
         except ValueError as error:
             raise ValueError(f"{name or 'the model'}: {error}") from error
     for name, layer in made.items():
         layer.become(candidates[name])
+    for name, start in starts.items():
+        candidates[name].start_from_(start)
+    if any(scheme.weight_bits == 4 for scheme in chosen.values()):
+        _log.warning("4-bit weights: %s", _FOUR_BITS)
     _set_fast_path(model, allowed=False)
     return list(made)
+
+
+def _starts(
+    candidates: Mapping[str, nn.Linear],
+    chosen: Mapping[str, Scheme],
+    ternary: str | None,
+    weights: Mapping[str, QuantizedWeight],
+) -> dict[str, QuantizedWeight]:
+    """The integer weights from which layers start, by their names."""
+    if stray := [name for name in weights if name not in chosen]:
+        others = f" and {len(stray) - 1} others" if len(stray) > 1 else ""
+        raise ValueError(f"weights has one for {stray[0]!r}{others}, which is no linear layer that is quantized")
+    starts = {name: weights[name] for name in chosen if name in weights}
+    first: dict[int, str] = {}
+    for name in starts:
+        other = first.setdefault(id(candidates[name].weight), name)
+        if other != name:
+            raise ValueError(f"{name} and {other} share one float weight, which can't start from two integer ones")
+    if ternary is not None:
+        for name, scheme in chosen.items():
+            try:
+                starts.setdefault(name, ternary_weight(candidates[name].weight, scheme, ternary))
+            except ValueError as error:
+                raise ValueError(f"{name or 'the model'}: {error}") from error
+    return starts
 
 
 @torch.no_grad()

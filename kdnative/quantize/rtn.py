@@ -58,12 +58,14 @@ def base_range(groups: torch.Tensor, bits: int, symmetric: bool) -> Range:
 
 def apply_clip(full: Range, bits: int, clip: torch.Tensor | float | None = None) -> Range:
     """Shrinks a range by `clip` (a factor, or [N, G] factors). Never returns a scale that is 0 or that overflows."""
-    low, high = code_range(bits)
     scale = full.scale if clip is None else full.scale * clip
-    # The largest code times the scale must stay finite, even where rounding made the scale a hair too large.
-    steps = high if full.zero is None else high - low
-    limit = torch.finfo(torch.float32).max / steps * (1 - 2**-20)
-    return Range(torch.where(scale < TINY, 1.0, scale.clamp(max=limit)), full.zero)
+    return Range(torch.where(scale < TINY, 1.0, scale.clamp(max=largest_scale(bits, full.zero is None))), full.zero)
+
+
+def largest_scale(bits: int, symmetric: bool) -> float:
+    """The largest code times the scale must stay finite, even where rounding made the scale a hair too large."""
+    low, high = code_range(bits)
+    return torch.finfo(torch.float32).max / (high if symmetric else high - low) * (1 - 2**-20)
 
 
 def round_codes(groups: torch.Tensor, r: Range, bits: int) -> torch.Tensor:

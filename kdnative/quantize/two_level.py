@@ -13,7 +13,7 @@ import torch
 
 from kdnative.formats.weight import MOST_GROUP_SCALE, QuantizedWeight, code_range
 
-__all__ = ["TwoLevel", "code_bounds", "quantize_two_level"]
+__all__ = ["TwoLevel", "code_bounds", "codes_of", "quantize_two_level"]
 
 _LOW, _HIGH = code_range(4)
 _INT8 = 127
@@ -90,12 +90,17 @@ def code_bounds(group_scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Te
     return (zero - reach).clamp(min=_LOW), (zero + reach).clamp(max=_HIGH)
 
 
+def codes_of(steps: torch.Tensor, zero: torch.Tensor, group_scale: torch.Tensor) -> torch.Tensor:
+    """The nearest codes, integer-valued fp32 [N, G, g], of weights in steps of their channel, with those of groups."""
+    codes = (steps / group_scale[..., None]).round_() + zero[..., None]
+    lowest, highest = code_bounds(group_scale, zero)
+    return torch.minimum(torch.maximum(codes, lowest[..., None]), highest[..., None])
+
+
 def _round(steps: torch.Tensor, low: torch.Tensor, group_scale: torch.Tensor, importance: torch.Tensor | None):
     """Codes, group scale, zero point and error of the groups for given integer scales."""
     zero = (_LOW - low / group_scale).round().clamp(_LOW, _HIGH)
-    codes = (steps / group_scale[..., None]).round_() + zero[..., None]
-    lowest, highest = code_bounds(group_scale, zero)
-    codes = torch.minimum(torch.maximum(codes, lowest[..., None]), highest[..., None])
+    codes = codes_of(steps, zero, group_scale)
     error = ((codes - zero[..., None]) * group_scale[..., None] - steps).square_()
     error = (error if importance is None else error * importance).sum(-1)
     return codes, group_scale, zero, error

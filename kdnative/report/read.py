@@ -14,6 +14,9 @@ _ROW_KEYS = ("key", "name")
 _MEASURE_KEYS = ("key", "name", "percent")
 _GOAL_KEYS = ("name", "target", "value", "met")
 _STEP_KEYS = ("stage", "against", "difference", "verdict")
+_GATE_KEYS = ("words", "max_drop", "confidence", "chosen_on", "certified_on", "layers", "trials")
+_LAYER_KEYS = ("layer", "weights", "losses", "scheme")
+_TRIAL_KEYS = ("shares", "bytes", "drop", "bound", "passed")
 _EXAMPLE_KEYS = ("texts", "label", "teacher", "student")
 # Keys of metrics.json that the report understands, and what each of their rows must have.
 METRIC_ROWS = {
@@ -103,6 +106,10 @@ def read_run(folder: str | Path) -> Run:
             run.metrics[stage] = _read(place / "metrics.json")
             for key, needed in METRIC_ROWS.items():
                 _check_rows(place / "metrics.json", key, run.metrics[stage].get(key, []), needed)
+            if gate := run.metrics[stage].get("gate"):
+                _check_rows(place / "metrics.json", "gate", [gate], _GATE_KEYS)
+                _check_rows(place / "metrics.json", "gate.layers", gate["layers"], _LAYER_KEYS)
+                _check_rows(place / "metrics.json", "gate.trials", gate["trials"], _TRIAL_KEYS)
     return run
 
 

@@ -12,6 +12,7 @@
         conversion   list[ConversionRow]     what became of each module
         latency      list[LatencyRow]        a grid over batch and length
         sensitivity  list[SensitivityRow]    what each layer loses alone
+        gate         GateFindings            how a conversion with a gate was chosen
 
 Only ``summary.json`` is required. What a run does not have is left out of the report and named as left out.
 Fractions are in [0, 1], times in milliseconds unless the name says seconds, sizes in bytes. A number that could not be
@@ -117,7 +118,7 @@ class StepRow(TypedDict, total=False):
     """What one step of the pipeline bought: the run with it against the run without it."""
 
     stage: str  # required
-    kind: str  # "distilled", "changed", "trained" or "converted"
+    kind: str  # "distilled", "changed", "calibrated", "trained" or "converted"
     against: str  # required: what it is compared with, in words
     difference: Estimate  # required: of the deciding measure, paired over the test examples
     n: int  # test examples
@@ -171,6 +172,7 @@ class Summary(TypedDict, total=False):
     goals: list[GoalRow]
     case: LatencyCase
     data: dict[str, Any]  # source, labels, "sizes": texts labelled, unlabelled, of validation and test
+    gate: dict[str, Any] | None  # of convert, see kdnative/precision/gate_report.py
     examples: list[ExampleRow]
     notes: list[str]  # anything a reader must know, in words
 
@@ -233,3 +235,39 @@ class SensitivityRow(TypedDict, total=False):
     scheme: str
     drop: float  # of the deciding measure; positive is a loss
     divergence: float  # how far the outputs moved, in the unit that the task names
+
+
+class GateTrial(TypedDict):
+    """One conversion that a gate tested."""
+
+    shares: dict[str, float]  # of the weights, by scheme
+    bytes: int
+    predicted: float  # sum of the layers' losses
+    drop: float | None  # null: it gave NaN
+    bound: float | None
+    passed: bool
+
+
+class GateLayer(TypedDict):
+    """Linears that move together."""
+
+    layer: str
+    weights: int
+    losses: dict[str, float | None]  # by scheme, in the unit of the gate's loss
+    scheme: str | None  # that it got; "float" where it stays
+
+
+class GateFindings(TypedDict, total=False):
+    """What :meth:`kdnative.precision.GateReport.to_dict` returns. All but the parts is required."""
+
+    metric: str
+    words: str
+    max_drop: float
+    confidence: float
+    chosen_on: int
+    certified_on: int
+    layers: list[GateLayer]
+    assignment: dict[str, str]
+    trials: list[GateTrial]
+    per_class: dict[str, dict[str, float]]  # value, low, high, n
+    per_slice: dict[str, dict[str, float]]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from html import escape
 
 from kdnative.report import figures, outcome, words
+from kdnative.report.precision import precision
 from kdnative.report.read import Run
 from kdnative.report.tables import Cell, details, facts, table
 
@@ -144,6 +145,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("latency", "Latency over batch size and length", latency),
     ("training", "Training", training),
     ("modules", "Modules", conversion),
+    ("precision", "Mixed precision", precision),
     ("sensitivity", "Sensitivity of the layers", sensitivity),
     ("stages", "Time", stages),
     ("data", "Data", data),

@@ -23,7 +23,7 @@ from kdnative.evaluate import (
     paired_ratio,
     reliability,
 )
-from kdnative.evaluate.layers import accuracy, mean_divergence
+from kdnative.evaluate.metrics import accuracy, mean_divergence
 from kdnative.shown import listed
 from kdnative.tasks.base import Measure, Task, Trained, estimate
 from kdnative.tasks.heads import fit_head, mismatch

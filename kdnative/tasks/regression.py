@@ -32,7 +32,7 @@ class TextRegression(Task):
     )
     selectable = {"pearson": "max", "spearman": "max", "rmse": "min", "loss": "min", "teacher_mse": "min"}
     from_teacher = "teacher_mse"
-    lacks = dict.fromkeys(("calibrate", "class_weights", "label_smoothing", "top_k"), _NO_CLASSES)
+    lacks = dict.fromkeys(("fit_temperature", "class_weights", "label_smoothing", "top_k"), _NO_CLASSES)
     numbers = True
     divergence_unit = "mean squared difference"
 

@@ -33,7 +33,7 @@ from tests.small_models import bert
 def test_mlp(tmp_path, scheme):
     model = mlp().eval()
     if scheme:
-        convert_(model, scheme)
+        convert_(model, scheme, method="rtn")
     assert save(model, tmp_path / "a" / "b") == tmp_path / "a" / "b"
     loaded = load(tmp_path / "a" / "b")
     assert_same(model, loaded)

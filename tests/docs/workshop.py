@@ -73,6 +73,8 @@ def given(name: str):
         return name
     if name == "inputs":
         return {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+    if name == "texts":
+        return [text for text, _ in sentences(256, 3)]
     if name in ("data", "batches"):
         import kdnative as kd
 

@@ -1,4 +1,4 @@
-"""Metrics and intervals against scikit-learn, formulas and counting; sensitivity against a hand-made change."""
+"""Metrics and intervals against scikit-learn, formulas and counting."""
 
 from __future__ import annotations
 
@@ -26,12 +26,9 @@ from kdnative.evaluate import (
     paired_difference,
     paired_ratio,
     predict,
-    sensitivity,
     wilson,
 )
 from kdnative.evaluate.predict import fast_bf16, select_device
-from kdnative.formats.scheme import Scheme
-from kdnative.quantize import quantize_weight
 from tests.distill.tiny import model, tokens
 
 
@@ -229,68 +226,3 @@ def test_evaluate_is_measure_of_predict():
     unlabelled = tokens(10, labelled=False)
     with pytest.raises(ValueError, match="no labels"):
         evaluate(student, unlabelled, device="cpu")
-
-
-class TestSensitivity:
-    def test_rows_are_what_the_change_by_hand_gives(self):
-        data, student = tokens(60), model(0, width=32)
-        student.eval()
-        before = {name: p.detach().clone() for name, p in student.named_parameters()}
-        rows = sensitivity(student, data, ["w4a8-g32", "w2a8-g32"], sparsities=[0.5], device="cpu")
-        assert [(r.layer, r.change) for r in rows] == [
-            (layer, change)
-            for change in ("w4a8-g32", "w2a8-g32", "sparsity 0.50")
-            for layer in ("hidden", "classifier", "(all)")
-        ]
-        assert all(torch.equal(p, before[name]) for name, p in student.named_parameters()), "weights are put back"
-
-        original = predict(student, data, device="cpu")
-        changed = model(0, width=32)
-        with torch.no_grad():
-            changed.hidden.weight.copy_(quantize_weight(changed.hidden.weight, Scheme.parse("w2a8-g32")).dequantize())
-        now = predict(changed, data, device="cpu")
-        p, q = original.logits.double().softmax(-1), now.logits.double().softmax(-1)
-        row = next(r for r in rows if (r.layer, r.change) == ("hidden", "w2a8-g32"))
-        assert row.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-9)
-        assert row.score == float((now.classes == now.labels).double().mean())
-        assert row.score_change == pytest.approx(
-            row.score - float((original.classes == original.labels).double().mean())
-        )
-        assert row.weights == 1024 and row.divergence > next(r for r in rows if r.change == "w4a8-g32").divergence > 0
-
-    def test_sparsity_removes_the_smallest(self):
-        data, student = tokens(20), model(0)
-        seen = []
-        student.hidden.register_forward_pre_hook(lambda m, _: seen.append(m.weight.detach().clone()))
-        (row,) = sensitivity(student, data, [], sparsities=[0.25], layers="hidden", device="cpu")
-        weight = student.hidden.weight.detach()
-        assert int((seen[-1] == 0).sum()) == 16 and row.weights == 64
-        assert weight.abs()[seen[-1] == 0].max() <= weight.abs()[seen[-1] != 0].min()
-
-    def test_groups_that_do_not_fit_are_left_out(self):
-        rows = sensitivity(model(0, width=32), tokens(8), ["w4a8-g64", "w8a8"], device="cpu", include_all=False)
-        assert [r.change for r in rows] == ["w8a8", "w8a8"]
-
-    def test_unlabelled_data_gives_the_divergence_only(self):
-        (row,) = sensitivity(model(0, width=32), tokens(8, labelled=False), ["w4a8-g32"], layers=["hid*"], device="cpu")
-        assert row.score is None and row.score_change is None and row.divergence > 0
-
-    def test_weights_come_back_after_an_error(self):
-        student = model(0, width=32)
-        before, calls = student.hidden.weight.detach().clone(), []
-
-        def fail_later(module, args):
-            calls.append(1)
-            if len(calls) > 1:
-                raise RuntimeError("out of memory")
-
-        student.register_forward_pre_hook(fail_later)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            sensitivity(student, tokens(8), ["w2a8-g32"], device="cpu")
-        assert torch.equal(student.hidden.weight, before)
-
-    def test_bad_arguments(self):
-        with pytest.raises(ValueError, match="no linear layer"):
-            sensitivity(model(0), tokens(8), layers="decoder*", device="cpu")
-        with pytest.raises(ValueError, match="sparsity 1.0"):
-            sensitivity(model(0), tokens(8), [], sparsities=[1.0], device="cpu")

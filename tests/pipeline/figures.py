@@ -14,6 +14,7 @@ SECONDS = {
     "distil": 40.0,
     "prune": 30.0,
     "recover": 30.0,
+    "calibrate": 3.0,
     "convert": 1.0,
 }
 

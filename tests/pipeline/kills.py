@@ -52,7 +52,8 @@ def kill_and_compare(place: Path, kills: int, seed: int) -> dict:
         ``kills`` and ``runs`` there were, and under ``stages`` how often each was under way when a run was killed.
     """
     model, data = write_model(place / "model"), write_data(place / "data.tsv")
-    recipe = write_recipe(place / "tiny.yaml", tiny_recipe(model, data))
+    calibrating = {**tiny_recipe(model, data), "calibrate": {"method": "gptq", "texts": 24, "batch_size": 8}}
+    recipe = write_recipe(place / "tiny.yaml", calibrating)
     rng, reference = random.Random(seed), place / "reference"
     started, calls = time.monotonic(), place / "calls"
     assert _wait(_start(recipe, reference, count_into=calls)) == 0
@@ -145,6 +146,7 @@ def content(folder: Path) -> dict:
             continue
         found[name] = _without_times(json.loads(file.read_text())) if file.suffix == ".json" else file.read_bytes()
     assert {"summary.json", "stages/compress_teacher/soft_labels.safetensors"} <= set(found)
+    assert "stages/calibrate/calibration.safetensors" in found
     assert sum(name.startswith("stages/convert/model/") for name in found) > 1
     for name in ("benchmark/stage.json", "report/stage.json", "report/origin.json"):  # digests of times
         found.pop(f"stages/{name}")

@@ -77,7 +77,7 @@ def test_a_head_of_classes_has_no_number(tiny, teacher, tmp_path):
 
 def test_it_can_be_calibrated(tiny, finished, teacher, tmp_path):
     """The head is the teacher's, divided by the temperature: the same answers, and a likelier confidence."""
-    found = run(recipe_with(tiny, teacher, train_teacher={"calibrate": True}), tmp_path)
+    found = run(recipe_with(tiny, teacher, train_teacher={"fit_temperature": True}), tmp_path)
     before, after = (kdnative.load(folder.output("train_teacher") / "model") for folder in (finished, found))
     figures = found.metrics("train_teacher")["calibration"]
     torch.testing.assert_close(after.classifier.weight * figures["temperature"], before.classifier.weight)

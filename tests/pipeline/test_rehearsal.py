@@ -234,7 +234,7 @@ def test_a_teacher_that_is_no_classifier(tiny, tmp_path):
         {"compress_teacher": {"top_k": 2}},
         {"prune": {"ffn": 0.0}, "recover": {"schemes": {"*.output.dense": "w4a8-g32"}}},
         {"convert": {"keep": ["*embeddings*", "classifier", "bert.pooler"]}},
-        {"convert": {"schemes": {"*.word_embeddings": None, "re:.*query": "w8a8", "*": "w2a8-g64"}}},
+        {"convert": {"schemes": {"*.word_embeddings": None, "re:.*query": "w8a8", "*": "w4a8-g64"}}},
         {
             "recover": {"schemes": "w8a8"},
             "convert": {"schemes": {"*": "w4a8-g64"}},

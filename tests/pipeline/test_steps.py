@@ -84,6 +84,12 @@ def test_quantization_aware_training_that_bought_nothing(value, half, words):
     assert finding.startswith(words)
 
 
+def test_calibration_is_blamed_for_harm_alone():
+    assert judged(step("calibrated", "calibrate", 0.0, 0.008))[1] == []
+    _, (finding,) = judged(step("calibrated", "calibrate", -0.02, 0.01))
+    assert finding.startswith("calibrate made the student worse: give it more texts")
+
+
 def test_pruning_that_made_nothing_smaller_or_faster():
     same = {"latency": [["distilled", "native"], ["distilled", "native"]], "size": ["distilled", "distilled"]}
     _, (finding,) = judged(step("changed", "prune", -0.01, 0.02, same))
@@ -126,8 +132,8 @@ def test_a_badly_calibrated_teacher(ece, chance, accuracy, words):
     else:
         assert found[0].startswith("The teacher is badly calibrated: its confidence misses its accuracy by 35 points")
         assert words in found[0] and found[0].endswith(
-            "Or set train_teacher.calibrate: true, which fits a temperature."
+            "Or set train_teacher.fit_temperature: true, which fits a temperature."
         )
         calibrated = {"calibration": {"temperature": 0.5}}
         (again,) = summary(evaluated(teacher=teacher), trained=calibrated)["findings"]
-        assert words in again and "train_teacher.calibrate" not in again
+        assert words in again and "train_teacher.fit_temperature" not in again

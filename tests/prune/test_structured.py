@@ -191,7 +191,7 @@ def test_fake_quant_layers_shrink_too(model):
     structured_(model, heads=0.5, ffn=0.5, example_inputs=INPUTS, calibration=[BATCH])
     linears = [m for _, *linears in parts(model) for m in linears]
     assert all(
-        isinstance(m, FakeQuantLinear) and m.clip_factor.shape == (m.out_features, m.in_features // 32) for m in linears
+        isinstance(m, FakeQuantLinear) and m.scale.shape == (m.out_features, m.in_features // 32) for m in linears
     )
     assert linears[0].quantized().qweight.shape == (64, 128)
 

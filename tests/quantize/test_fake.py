@@ -6,7 +6,7 @@ from torch import nn
 
 from kdnative import ops
 from kdnative.formats import arithmetic, dense
-from kdnative.quantize import FakeQuantLinear, fake, quantize_weight
+from kdnative.quantize import FakeQuantLinear, quantize_weight, straight_through
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g128", "w2a8-g32-asym"]
 FLOAT_SCHEMES = ["w8a16", "w4a16-g64-asym", "w2a16-g32"]
@@ -15,7 +15,7 @@ FLOAT_SCHEMES = ["w8a16", "w4a16-g64-asym", "w2a16-g32"]
 @pytest.fixture
 def plain_torch(monkeypatch):
     """The forward through plain torch operations, as on a GPU."""
-    monkeypatch.setattr(fake, "native_linear", lambda *arguments: None)
+    monkeypatch.setattr(straight_through, "native_linear", lambda *arguments: None)
 
 
 def layer_and_input(text, m=7, n=40, k=256, dtype=torch.float32, **arguments):
@@ -123,39 +123,44 @@ def test_gradients_are_those_of_the_dequantized_layer(text):
     assert torch.allclose(layer.bias.grad.double(), upstream.double().sum(0), atol=1e-5)
 
 
-def test_clipped_weights_get_no_gradient():
-    layer, x = layer_and_input("w4a8-g64", clip="search")
+@pytest.mark.parametrize("clip", ["search", "learn"])
+def test_clipped_weights_get_no_gradient(clip):
+    layer, x = layer_and_input("w4a8-g64", clip=clip)
     with torch.no_grad():
-        layer.clip_factor.fill_(0.5)
+        layer.scale.mul_(0.5)
     layer(x).backward(torch.randn(7, 40))
-    qw = layer.quantized()
-    steps = layer.weight.detach().view(40, 4, 64) / qw.scale[..., None]
+    steps = layer.weight.detach().view(40, 4, 64) / layer.scale.detach()[..., None]
     clipped = ((steps > 7.5) | (steps < -8.5)).view(40, 256)
     assert clipped.any()
     assert (layer.weight.grad[clipped] == 0).all() and (layer.weight.grad[~clipped] != 0).all()
 
 
-def test_gradient_of_a_learned_range():
-    layer, x = layer_and_input("w4a8-g64-asym", clip="learn")
+@pytest.mark.parametrize(
+    ("text", "ternary", "largest"),
+    [("w4a8-g64", None, 7), ("w4a8-g64-asym", None, 7), ("w8a8", None, 127), ("w2a8-g32", None, 1)]
+    + [("w2a8-g32", "group", 1), ("w2a8-g32", "channel", 1)],
+)
+def test_gradient_of_learned_steps(text, ternary, largest):
+    layer, x = layer_and_input(text, clip="learn", ternary=ternary)
     with torch.no_grad():
-        layer.clip_factor.uniform_(0.5, 0.9)
+        layer.scale.mul_(torch.empty_like(layer.scale).uniform_(0.5, 0.9))
     upstream = torch.randn(7, 40)
     layer(x).backward(upstream)
     # The straight-through gradient by autograd, in float64: round passes gradients, clamp stops them.
-    qw = layer.quantized()
-    weight = layer.weight.detach().double().view(40, 4, 64)
-    factor = layer.clip_factor.detach().double().requires_grad_()
-    full = (qw.scale.double() / layer.clip_factor.detach().double())[..., None]
-    scale = full * factor[..., None]
-    zero = qw.zero.double()[..., None]
-    steps = weight / scale + zero
+    scale = layer.scale.detach().double().requires_grad_()
+    groups = layer.scheme.groups(256)
+    weight = layer.weight.detach().double().view(40, groups, -1)
+    zero = 0 if layer.zero is None else layer.zero.double()[..., None]
+    steps = weight / scale[..., None] + zero
     rounded = steps + (steps.round() - steps).detach()
-    w_hat = (rounded.clamp(-8, 7) - zero) * scale
+    high = 2 ** (layer.scheme.weight_bits - 1) - 1
+    low = -1 if ternary else -127 if high == 127 else -high - 1
+    w_hat = (rounded.clamp(low, high) - zero) * scale[..., None]
     codes, row_scale = arithmetic.quantize_rows(x)
     y = (codes.double() * row_scale.double()[:, None]) @ w_hat.view(40, 256).t()
     y.backward(upstream.double())
-    expected = factor.grad / (64 * 7) ** 0.5
-    assert torch.allclose(layer.clip_factor.grad.double(), expected, rtol=1e-3, atol=1e-4)
+    count = 256 * 40 // layer.scale.numel()
+    assert torch.allclose(layer.scale.grad.double(), scale.grad / (count * largest) ** 0.5, rtol=1e-3, atol=1e-4)
 
 
 def test_only_the_wanted_gradients():

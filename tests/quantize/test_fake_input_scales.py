@@ -70,7 +70,7 @@ def test_exact_gradients_by_hand():
 def test_learned_ranges_train():
     fake = layer("w2a8-g32", clip="learn")
     fake(torch.randn(8, 64)).square().sum().backward()
-    assert fake.clip_factor.grad.abs().sum() > 0 and fake.weight.grad.abs().sum() > 0
+    assert fake.scale.grad.abs().sum() > 0 and fake.weight.grad.abs().sum() > 0
 
 
 def test_state_dicts_copies_and_the_way_back():

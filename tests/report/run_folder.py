@@ -163,6 +163,27 @@ def sensitivity() -> list[dict]:
     ]
 
 
+def gate() -> dict:
+    """Three groups of layers: the last one is sensitive and stays in 8 bits; the third trial fails."""
+    losses = {"encoder.layer.0.{query,key,value}": 1e-4, "encoder.layer.0.output.dense": 4e-4, "pooler <x>": 3e-3}
+    layers = [
+        {"layer": name, "weights": 147456, "losses": {"w4a8-g64": loss, "w8a8": loss / 50},
+         "scheme": "w8a8" if loss > 1e-3 else "w4a8-g64"}
+        for name, loss in losses.items()
+    ]  # fmt: skip
+    trials = [
+        {"shares": {"w4a8-g64": share, "w8a8": 1 - share}, "bytes": 450_000 - int(share * 2e5), "predicted": 1e-3,
+         "drop": drop, "bound": bound, "passed": bound < 0.02}
+        for share, drop, bound in ((0.0, 0.004, 0.008), (2 / 3, 0.01, 0.016), (1.0, 0.026, 0.035))
+    ]  # fmt: skip
+    part = {"value": 0.012, "low": 0.004, "high": 0.03, "n": 400}
+    return {
+        "metric": "agreement", "words": "share of answers that changed", "max_drop": 0.02, "confidence": 0.95,
+        "chosen_on": 256, "certified_on": 769, "layers": layers, "assignment": {}, "trials": trials,
+        "per_class": {"of class negative": part}, "per_slice": {},
+    }  # fmt: skip
+
+
 def engines() -> dict:
     """The student in other engines: medians of 12, 4, 1 and 0.5 ms."""
     rows = [
@@ -192,7 +213,7 @@ def make_run(folder: Path) -> Path:
         "train_baseline": {"history": history(0.7, 270)},
         "distil": {"history": history(1.4, 270)},
         "evaluate": {"sensitivity": sensitivity()},
-        "convert": {"conversion": conversion()},
+        "convert": {"conversion": conversion(), "gate": gate()},
         "benchmark": {"latency": latency(), "environment": {"cpu": "a processor", "threads": 2, "isa": "amx"}},
     }
     write(

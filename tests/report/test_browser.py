@@ -35,14 +35,14 @@ def test_what_a_reader_looks_for_is_there_and_visible(page):
     assert headings == [
         "Goals", "Did it help?", "Models", "Where the speed comes from", "Quality, latency and size", "Calibration",
         "Where student and teacher disagree", "Latency over batch size and length", "Training", "Modules",
-        "Sensitivity of the layers", "Time", "Data", "Machine", "Recipe",
+        "Mixed precision", "Sensitivity of the layers", "Time", "Data", "Machine", "Recipe",
     ]  # fmt: skip
     verdicts = page.evaluate("[...document.querySelectorAll('.card .verdict')].map((v) => v.innerText)")
     assert verdicts == ["≈ open: 1,050 examples can't tell", "✓ met", "✗ missed", "? not measured"]
     rows = page.evaluate("[...document.querySelectorAll('#models tbody tr')].map((r) => r.cells[0].innerText)")
     assert rows == list(NAMES.values())
     assert page.evaluate("[...document.querySelectorAll('svg')].every((s) => s.getBoundingClientRect().height > 100)")
-    assert page.evaluate("document.querySelectorAll('svg').length") == 8
+    assert page.evaluate("document.querySelectorAll('svg').length") == 9
     # Text from the run is text, never markup.
     assert '2 outputs: float is as fast <&">' in page.evaluate("document.querySelector('#modules').innerText")
 

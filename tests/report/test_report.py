@@ -66,7 +66,7 @@ def test_page_is_whole_and_self_contained(run_folder):
 def test_every_picture_has_words(run_folder):
     source = report.build(run_folder).read_text(encoding="utf-8")
     pictures = re.findall(r"<svg.*?</svg>", source, flags=re.S)
-    assert len(pictures) == 8
+    assert len(pictures) == 9
     for picture in pictures:
         assert re.search(r"<title id=[^>]+>[^<]+</title>", picture)
         assert re.search(r"<desc id=[^>]+>[^<]{20,}</desc>", picture)
@@ -118,7 +118,8 @@ def test_a_summary_alone_is_enough_and_the_rest_is_named_as_absent(tmp_path):
     text = " ".join(structure(report.build(tmp_path)).text)
     assert "only model" in text and "This recipe sets no goals." in text
     absent = "Goals, Did it help?, Where the speed comes from, Quality, latency and size, Calibration, "
-    absent += "Where student and teacher disagree, Latency over batch size and length, Training, Modules, Sensitivity"
+    absent += "Where student and teacher disagree, Latency over batch size and length, Training, Modules, "
+    absent += "Mixed precision, Sensitivity"
     assert f"Not part of this run: {absent}" in text
 
 
@@ -200,3 +201,52 @@ def test_an_old_report_survives_a_failing_write(run_folder, monkeypatch):
         report.build(run_folder)
     assert (run_folder / "report.html").read_bytes() == before
     assert not [name for name in os.listdir(run_folder) if name.endswith(".tmp")]
+
+
+def test_a_gate_shows_its_trials_its_layers_and_which_one_got_more_bits(run_folder):
+    page = report.build(run_folder).read_text(encoding="utf-8")
+    section = page[page.index('<section id="precision"') :].partition("</section>")[0]
+    assert "chosen on 256 examples; each conversion was tested on 769 other examples" in section
+    trials = re.findall(r"<tr.*?</tr>", section[: section.index("<figure>")])[1:]
+    assert [re.findall(r"within budget|not shown", trial)[0] for trial in trials] == ["within budget"] * 2 + [
+        "not shown"
+    ]
+    assert [' class="strong"' in trial for trial in trials] == [False, True, False]
+    assert "67 % w4a8-g64, 33 % w8a8" in trials[1]
+    drawn = r'<text class="name"[^>]*>(.*?)</text>.*?<rect class="bar (s\d)".*?<text class="value"[^>]*>(.*?)</text>'
+    bars = re.findall(drawn, section, re.DOTALL)
+    assert [bar[0] for bar in bars] == [  # the worst first, and the one with more bits in another colour
+        "pooler &lt;x&gt;", "encoder.layer.0.output.dense", "encoder.layer.0.{query,key,value}"]  # fmt: skip
+    assert bars[0][2] == "3.00e-03, got w8a8" and len({bar[1] for bar in bars[1:]} - {bars[0][1]}) == 1
+    assert "loss in w4a8-g64" in section and "of class negative" in section
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda gate: gate.pop("trials"), r"gate\[0\] lacks trials"),
+        (lambda gate: gate["layers"][0].pop("losses"), r"gate.layers\[0\] lacks losses"),
+        (lambda gate: gate.update(trials={}), "'gate.trials' must be a list"),
+    ],
+)
+def test_a_damaged_gate_is_refused(run_folder, change, text):
+    path = run_folder / "stages" / "convert" / "metrics.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content["gate"])
+    write(path, content)
+    with pytest.raises(report.ReportError, match=text):
+        report.build(run_folder)
+
+
+def test_what_a_gate_reports_is_what_the_page_reads(run_folder):
+    from kdnative.precision import GateReport, Sensitivity, Trial
+
+    rows = [
+        Sensitivity(("a",), "a", scheme, 100, 50, loss) for scheme, loss in (("w4a8-g64", float("inf")), ("w8a8", 0.1))
+    ]
+    trial = Trial({"w8a8": 1.0}, 50, 0.1, 0.01, 0.02, True)
+    made = GateReport("kl", "mean KL", 0.05, 0.9, 10, 90, rows, {"a": "w8a8"}, [trial])
+    path = run_folder / "stages" / "convert" / "metrics.json"
+    write(path, {"gate": json.loads(json.dumps(made.to_dict(), allow_nan=False))})
+    page = report.build(run_folder).read_text(encoding="utf-8")
+    assert "Budget: mean KL at most 0.05 with 90 % confidence" in page

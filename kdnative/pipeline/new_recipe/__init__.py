@@ -254,8 +254,9 @@ def _settings(data: Path, source: Settings, chosen: Settings, teacher: LookedAt,
         "compress_teacher.scheme": Chosen("w8a8", "int8 weights and activations."),
         "distil.hard_weight": Chosen(0.5, "The labels count half as much as the teacher's answers."),
         "distil.hidden_weight": Chosen(1.0, "Imitates the hidden states, too: the student is a part of the teacher."),
+        "calibrate": Chosen(None, ""),
         "recover": Chosen(None, ""),
-        "convert.schemes": Chosen("w8a8", "w8a8 is fastest for most sizes; w4a8-g64 makes the file smaller."),
+        "convert.schemes": Chosen("w8a8", "Fastest for most sizes; w4a8-g64, with calibrate: {}, is smaller."),
         "goals.kept": Chosen(0.95, f"The share of the teacher's {task.deciding.name} that the student should keep."),
     }
     return found

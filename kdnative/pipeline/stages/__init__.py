@@ -13,6 +13,7 @@ from pydantic import Field, create_model
 from kdnative.pipeline.schema import Recipe
 from kdnative.pipeline.stages.base import ABSENT, Context, Row, Shared, Stage
 from kdnative.pipeline.stages.benchmark import BENCHMARK
+from kdnative.pipeline.stages.calibrating import CALIBRATE
 from kdnative.pipeline.stages.evaluation import EVALUATE
 from kdnative.pipeline.stages.native import CONVERT
 from kdnative.pipeline.stages.report import REPORT
@@ -27,6 +28,7 @@ _STAGES = [
     TRAIN_BASELINE,
     DISTIL,
     PRUNE,
+    CALIBRATE,
     RECOVER,
     CONVERT,
     EVALUATE,

@@ -156,6 +156,7 @@ class Stage:
         student: whether its model is the student that later stages start from.
         new: whether its model starts as a new student.
         row: the row of the final table that shows its model.
+        plan: what it would do for a recipe, in a few words, where its settings and epochs do not say it.
         version: of its code; another one where the same settings make something else from now on. None: runs do not
             share its output through the store, as the clock decides it, or nobody counts the versions of its code.
         rehearse: what it does to models without values, to learn before anything runs what can't work.
@@ -176,5 +177,6 @@ class Stage:
     student: bool = False
     new: bool = False
     row: Row | None = None
+    plan: Callable[[Recipe], str] = lambda recipe: ""
     version: int | None = None
     rehearse: Callable[[Rehearsal], None] = lambda rehearsal: None

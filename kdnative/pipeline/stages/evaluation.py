@@ -9,7 +9,8 @@ from torch import nn
 from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.sections import Evaluate
 from kdnative.pipeline.stages.base import Context, Row, Stage
-from kdnative.pipeline.stages.native import NATIVE
+from kdnative.pipeline.stages.calibrating import with_calibration
+from kdnative.pipeline.stages.native import NATIVE, conversion_options, final_schemes
 from kdnative.pipeline.stages.student import BASELINE
 from kdnative.pipeline.stages.teacher import TEACHER
 from kdnative.pipeline.stages.training import MODEL, load_model, tokenized, tokenizer
@@ -72,9 +73,10 @@ def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, 
     """What each step changed in the deciding measure, paired over the test examples, beside what it is compared with.
 
     A step is compared with the run as it would be without it. Its "kind" says how: "distilled" with hard labels,
-    "changed" (pruned) with the student before it, "trained" (for its integer weights) with the same conversion of the
-    student that did without, "converted" with the last float student. "bought" names the rows whose latency and size a
-    step changed, and "without" the stages that the run without it does without.
+    "changed" (pruned) with the student before it, "calibrated" with the same conversion rounded to the nearest,
+    "trained" (for its integer weights) with the same conversion of the student that did without, "converted" with the
+    last float student. "bought" names the rows whose latency and size a step changed, and "without" the stages that the
+    run without it does without.
     """
     recipe = context.recipe
     # A student that is cut from the fine-tuned teacher needs that one with hard labels alone, too.
@@ -110,13 +112,25 @@ def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, 
             last = row
     native = answers[NATIVE.key]
     trained = recipe.student_before("convert")
+    if recipe.calibrate is not None:
+        nearest = _untrained(context, last, calibrated=False)
+        calibrated = native if trained in rows else _untrained(context, last)
+        add("calibrated", "calibrate", "the same conversion, rounded to the nearest", nearest, calibrated)
     if trained not in rows:
-        untrained = converted(context, load_model(context, row_stages(recipe)[last]), final=True)
-        before = _answers(context, untrained, recipe.student_source, native=True)
-        add("trained", trained, "the same conversion without it", before, native)
+        add("trained", trained, "the same conversion without it", _untrained(context, last), native)
     bought = {"latency": [[NATIVE.key, "fp32"], [NATIVE.key, "native"]], "size": [last.key, NATIVE.key]}
     add("converted", "convert", f"the float student ({last.name})", answers[last.key], native, bought)
     return found
+
+
+def _untrained(context: Context, row: Row, *, calibrated: bool = True) -> Predictions:
+    """The answers of a float student in the schemes of convert, without training for them."""
+    from kdnative import convert_
+
+    model = load_model(context, row_stages(context.recipe)[row]).cpu()
+    options = conversion_options(context, calibrated=calibrated)
+    native = convert_(model, final_schemes(context), **options).model
+    return _answers(context, native, context.recipe.student_source, native=True)
 
 
 def _teacher_calibration(context: Context) -> dict[str, Any] | None:
@@ -128,7 +142,7 @@ def _teacher_calibration(context: Context) -> dict[str, Any] | None:
 
 def _sensitivity(context: Context) -> dict[str, Any]:
     """What the final student loses layer by layer, on some validation examples; nothing when none are asked for."""
-    from kdnative.evaluate import sensitivity
+    from kdnative.precision import sensitivity
 
     recipe, task, limit = context.recipe, context.task, context.settings.sensitivity
     if not limit:
@@ -136,20 +150,16 @@ def _sensitivity(context: Context) -> dict[str, Any]:
     model = load_model(context, recipe.student_before("convert"))
     examples = context.data.validation.head(limit)
     data = task.encode(examples, tokenizer(context, recipe.student_source), recipe.data.max_length)
-    found = sensitivity(model, data, device=context.device, score=task.score, divergence=task.divergence)
-    rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.divergence} for s in found]
+    found = sensitivity(model, data, include_all=True, device=context.device, score=task.score)
+    rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.loss} for s in found]
     return {"sensitivity": rows}
 
 
-def converted(context: Context, model: nn.Module, *, final: bool = False) -> nn.Module:
-    """A float model on native kernels, without further training; `final`: in the schemes of convert."""
+def converted(context: Context, model: nn.Module) -> nn.Module:
+    """A float model on native kernels, rounded to the nearest and without further training."""
     from kdnative import convert_
 
-    recipe, settings = context.recipe, context.recipe.convert
-    if not final:
-        return convert_(model.cpu(), recipe.evaluate.native_schemes).model
-    options = {"keep": settings.keep, "embeddings": settings.embeddings, "clip_search": settings.clip_search}
-    return convert_(model.cpu(), recipe.final_schemes(), **options).model
+    return convert_(model.cpu(), context.recipe.evaluate.native_schemes, method="rtn").model
 
 
 def scheme_text(schemes: Any) -> str:
@@ -164,13 +174,17 @@ def measured(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*row_stages(recipe).values(), recipe.student_before("convert"))))
 
 
+def _read(recipe: Recipe) -> tuple[str, ...]:
+    return (*measured(recipe), *with_calibration(recipe))
+
+
 EVALUATE = Stage(
     "evaluate",
     _evaluate,
     does="Measures all models on the test split, as they are and on native kernels.",
     section=Evaluate,
     default=Evaluate(),
-    needs=measured,
+    needs=_read,
     uses=("data", "teacher", "student", "convert"),
     version=3,
 )

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
-from kdnative.pipeline.sections import Convert
+from kdnative.pipeline.sections import Convert, of_bits
 from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.calibrating import student_calibration, with_calibration
+from kdnative.pipeline.stages.gating import plan_of, through_the_gate
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
     compared,
@@ -23,27 +25,64 @@ if TYPE_CHECKING:
 def _convert(context: Context) -> dict[str, Any]:
     from kdnative import convert_
 
-    recipe, settings = context.recipe, context.settings
+    recipe = context.recipe
     source = recipe.student_source
     model = load_model(context, recipe.student_before("convert"))
     count = parameters(model)
     validation = tokenized(context, source, "validation")
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
-    report = convert_(
-        model.cpu(),
-        recipe.final_schemes(),
-        keep=settings.keep,
-        embeddings=settings.embeddings,
-        clip_search=settings.clip_search,
-    )
+    options = conversion_options(context, trained=recipe.recover is not None)
+    schemes = recipe.convert.schemes or recipe.final_schemes()
+    if recipe.convert.gate is None:
+        report, gate = convert_(model.cpu(), schemes, **options), {}
+    else:
+        report, gate = through_the_gate(context, model.cpu(), schemes, options)
     after = predict(report.model, validation, batch_size=VALIDATION_BATCH, device="cpu")
     context.log.info("convert: every module and what became of it\n%s", report)
+    changed = compared(context, before, after)
+    _warn(context, changed["agreement"])
     return {
         "bytes": save_model(context, report.model, source),
         "parameters": count,
         "conversion": report.to_dict()["rows"],
-        "validation": compared(context, before, after),
+        "validation": changed,
+        **gate,
     }
+
+
+def final_schemes(context: Context) -> Any:
+    """Schemes of the final student, of a gate those that it chose, once `convert` is finished."""
+    gated = context.recipe.convert.gate is not None
+    return context.run.metrics("convert")["schemes"] if gated else context.recipe.final_schemes()
+
+
+def _warn(context: Context, agreement: float) -> None:
+    """Of 4 bits that nobody chose by their inputs: what that cost, and the cure."""
+    recipe = context.recipe
+    rounded = of_bits(4, recipe.final_schemes())
+    if rounded and recipe.calibrate is None and recipe.recover is None and recipe.convert.gate is None:
+        context.log.warning(
+            "convert: weights in %s are rounded to the nearest; on the validation split the native student agrees with "
+            "the float one by %.1f %%. calibrate: {} chooses them by what the layers are given, in seconds",
+            rounded[0],
+            100 * agreement,
+        )
+
+
+def conversion_options(context: Context, *, trained: bool = False, calibrated: bool = True) -> dict[str, Any]:
+    """How `convert` converts.
+
+    Args:
+        trained: for the student that `recover` trained, whose layers have their weights.
+        calibrated: with the weights of `calibrate`, if the recipe has it; else rounded to the nearest.
+    """
+    settings = context.recipe.convert
+    options = {"keep": settings.keep, "embeddings": settings.embeddings, "clip_search": settings.clip_search}
+    if trained:
+        return options
+    if calibrated and (found := student_calibration(context)) is not None:
+        return {**options, "calibration": found}
+    return options if settings.clip_search else {**options, "method": "rtn"}
 
 
 def _rehearse(rehearsal: Rehearsal) -> None:
@@ -60,9 +99,10 @@ CONVERT = Stage(
     does="Swaps the student's modules for packed native ones: the final student.",
     section=Convert,
     default=Convert(),
-    needs=lambda recipe: (recipe.student_before("convert"),),
+    needs=lambda recipe: (recipe.student_before("convert"), *with_calibration(recipe)),
     uses=("data", "teacher", "student", "recover"),  # where it has no schemes, it takes those of `recover`
     version=1,
     row=NATIVE,
+    plan=plan_of,
     rehearse=_rehearse,
 )

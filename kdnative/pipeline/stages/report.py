@@ -10,6 +10,7 @@ from kdnative.pipeline.runlog import FILE_ONLY
 from kdnative.pipeline.sections import Report
 from kdnative.pipeline.stages.base import Context, Stage
 from kdnative.pipeline.stages.evaluation import scheme_text
+from kdnative.pipeline.stages.gating import shares
 from kdnative.pipeline.summary import build_summary
 from kdnative.pipeline.summary_text import format_summary
 
@@ -18,14 +19,16 @@ def _report(context: Context) -> dict[str, Any]:
     """Writes the summary into the run's folder, and the report where the recipe asks for it."""
     recipe, run = context.recipe, context.run
     stages = [stage.name for stage in recipe.active_stages() if stage.name != context.stage]
+    gate = run.metrics("convert").get("gate")
     summary = build_summary(
         context.task,
         recipe.goals,
         metrics={name: run.metrics(name) for name in stages},
         seconds={name: run.record(name)["seconds"] for name in stages},
         data=_data(context),
-        scheme=scheme_text(recipe.final_schemes()),
+        scheme=scheme_text(recipe.final_schemes()) if gate is None else f"by the gate: {shares(gate)}",
     )
+    summary["gate"] = gate
     summary["examples"] = _examples(context)
     write_json(run.path / "summary.json", summary)
     text = format_summary(summary)

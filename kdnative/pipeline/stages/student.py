@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,6 +13,7 @@ from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.sections import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.calibrating import calibration_of, student_calibration, with_calibration
 from kdnative.pipeline.stages.pruning import cut, shaped
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
@@ -52,12 +55,21 @@ def _prune(context: Context) -> dict[str, Any]:
 
 def _recover(context: Context) -> dict[str, Any]:
     """Quantization-aware distillation: forward in the integer arithmetic of the kernels, learning from the teacher."""
+    from kdnative.convert import native_forward
     from kdnative.quantize import prepare_qat_
 
     model = load_model(context, context.recipe.student_before("recover"))
-    quantized = prepare_qat_(model, context.settings.schemes, clip=context.settings.clip)
+    settings = context.settings
+    weights = student_calibration(context)
+    quantized = prepare_qat_(model, settings.schemes, clip=settings.clip, ternary=settings.ternary, weights=weights)
     context.log.info("recover: %d linear layers run in integer arithmetic from here on", len(quantized))
-    return {**_learn(context, model), "quantized_layers": quantized}
+    if settings.forward == "linears":
+        return {**_learn(context, model), "quantized_layers": quantized}
+    inner = replace(context, device="cpu")  # where native kernels run
+    options = {"keep": context.recipe.convert.keep, "embeddings": context.recipe.convert.embeddings}
+    metrics = _learn(inner, model, native_forward(model, context.recipe.final_schemes(), **options))
+    context.earlier_seconds = inner.earlier_seconds
+    return {**metrics, "quantized_layers": quantized}
 
 
 def _rehearse_distil(rehearsal: Rehearsal) -> None:
@@ -75,7 +87,7 @@ def _rehearse_recover(rehearsal: Rehearsal) -> None:
     settings = rehearsal.recipe.recover
     rehearsal.check_hidden("recover", "recover", settings, rehearsal.student)
     with rehearsal.blaming("recover.schemes", {"recover"}):
-        prepare_qat_(rehearsal.student, settings.schemes, clip=settings.clip)
+        prepare_qat_(rehearsal.student, settings.schemes, clip=settings.clip, ternary=settings.ternary)
 
 
 def _new_student(context: Context) -> nn.Module:
@@ -89,10 +101,11 @@ def _new_student(context: Context) -> nn.Module:
     return shaped(context, model)
 
 
-def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
+def _learn(context: Context, model: nn.Module, forward: AbstractContextManager | None = None) -> dict[str, Any]:
     """Trains with the recipe's distillation loss, on the cached soft labels and the teacher's hidden states.
 
-    Where tokens are hidden, the teacher has to label what is left, and runs with every batch.
+    `forward`: what to train within. Where tokens are hidden, the teacher has to label what is left, and runs with every
+    batch.
     """
     source, settings = context.recipe.student_source, context.settings
     labels_batches = settings.soft_weight and settings.mask_tokens
@@ -103,7 +116,8 @@ def _learn(context: Context, model: nn.Module) -> dict[str, Any]:
         soft_labels = SoftLabels.load(context.input("compress_teacher") / SOFT_LABELS, dataset=labelled)
     loss = distillation_loss(context, model, teacher)
     answers = _answers(context) if asks_teacher(context) else None
-    metrics = fit(context, model, loss, source, soft_labels=soft_labels, teacher=teacher, answers=answers)
+    with forward or nullcontext():
+        metrics = fit(context, model, loss, source, soft_labels=soft_labels, teacher=teacher, answers=answers)
     metrics["bytes"] = save_model(context, model, source)
     return metrics
 
@@ -120,8 +134,12 @@ def _answers(context: Context) -> Predictions:
 
 def _running_teacher(context: Context) -> nn.Module:
     """The teacher for the hidden states and labels of single batches, on the student's token ids."""
-    scheme = context.recipe.compress_teacher.scheme
-    teacher = for_hidden_states(load_model(context, "train_teacher"), scheme, context.device)
+    settings = context.recipe.compress_teacher
+    # What was calibrated for the pruned teacher doesn't fit the whole one, which hidden states come from.
+    fits = settings.calibrate is not None and settings.prune is None
+    calibration = calibration_of(context.input("compress_teacher")) if fits else None
+    whole = load_model(context, "train_teacher")
+    teacher = for_hidden_states(whole, settings.scheme, context.device, calibration)
     ours, theirs = context.recipe.student_source, context.recipe.teacher.source
     if ours == theirs:
         return teacher
@@ -187,7 +205,12 @@ RECOVER = Stage(
     section=Recover,
     default=Recover(),
     optional=True,
-    needs=lambda recipe: ("train_teacher", "compress_teacher", recipe.student_before("recover")),
+    needs=lambda recipe: (
+        "train_teacher",
+        "compress_teacher",
+        recipe.student_before("recover"),
+        *with_calibration(recipe),
+    ),
     uses=_STUDENT,
     version=2,
     student=True,

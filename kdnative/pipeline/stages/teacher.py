@@ -14,6 +14,7 @@ from kdnative.evaluate.temperature import HIGHEST, LOWEST, fit_temperature
 from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.sections import CompressTeacher, TeacherTraining
 from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.calibrating import calibrated
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
@@ -31,6 +32,7 @@ from kdnative.tasks.heads import scale_logits
 
 if TYPE_CHECKING:
     from kdnative.pipeline.rehearsed_models import Rehearsal
+    from kdnative.quantize import Calibration
 
 SOFT_LABELS = "soft_labels.safetensors"
 TEACHER = Row("teacher", "teacher")
@@ -40,7 +42,7 @@ def _train_teacher(context: Context) -> dict[str, Any]:
     source, fine_tuned = context.recipe.teacher.source, context.recipe.teacher.fine_tuned
     model = load_for_task(source, context.task, context.data.train, fine_tuned=fine_tuned)
     metrics = as_it_is(context, model, source) if fine_tuned else fit(context, model, hard_loss(context), source)
-    if context.settings.calibrate:
+    if context.settings.fit_temperature:
         metrics["calibration"] = _calibrated(context, model, source)
     metrics["bytes"] = save_model(context, model, source)
     return {**metrics, "data": context.data.sizes}
@@ -70,7 +72,7 @@ def _calibrated(context: Context, model: nn.Module, source: str) -> dict[str, fl
     if temperature in (LOWEST, HIGHEST):
         context.log.warning(
             "%s: the temperature ends at a bound, as the validation split can't tell a better one: set "
-            "train_teacher.calibrate to false, or hold out more examples",
+            "train_teacher.fit_temperature to false, or hold out more examples",
             context.section,
         )
     return {"temperature": temperature, **errors}
@@ -94,7 +96,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     if settings.prune is not None:
         metrics |= _pruned(context, teacher.cpu(), source)
     if settings.scheme is not None:
-        report = convert_(teacher.cpu(), settings.scheme)
+        report = convert_(teacher.cpu(), settings.scheme, **_rounding(context, teacher.cpu(), source))
         teacher, device = report.model, "cpu"
         metrics["conversion"] = report.to_dict()["rows"]
     if compressed:
@@ -106,6 +108,14 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
     labels = SoftLabels.compute(teacher, train, batch_size=settings.batch_size, device=device, **top)
     labels.save(context.folder / SOFT_LABELS)
     return {**metrics, "examples": len(labels)}
+
+
+def _rounding(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]:
+    """How `convert_` is to round the teacher's weights: as `compress_teacher.calibrate` says."""
+    settings = context.settings
+    if settings.calibrate is None:
+        return {"method": "rtn"}
+    return {"calibration": calibrated(context, teacher, source, settings.scheme, settings.calibrate)}
 
 
 def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]:
@@ -134,17 +144,24 @@ def _rehearse_compression(rehearsal: Rehearsal) -> None:
         rehearsal.check_hidden(section, "compress_teacher", settings, pruned)
 
 
-def for_hidden_states(teacher: nn.Module, scheme: str | None, device: str) -> nn.Module:
+def for_hidden_states(
+    teacher: nn.Module, scheme: str | None, device: str, calibration: Calibration | None = None
+) -> nn.Module:
     """The fine-tuned teacher in the form that gives hidden states fastest.
 
     On a CPU with fast kernels that is the native one, like the teacher of the soft labels. Elsewhere, and with
     ``scheme=None``, it stays in float.
+
+    Args:
+        calibration: its weights; without, they are rounded to the nearest.
     """
     from kdnative import convert_, ops
 
     if scheme is None or device != "cpu" or ops.isa() == "reference":
         return teacher
-    return convert_(teacher, scheme).model
+    if calibration is None:
+        return convert_(teacher, scheme, method="rtn").model
+    return convert_(teacher, scheme, calibration=calibration).model
 
 
 TRAIN_TEACHER = Stage(

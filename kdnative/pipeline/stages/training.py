@@ -190,15 +190,20 @@ def as_it_is(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
 
 def asks_teacher(context: Context) -> bool:
     """Whether the stage needs the teacher's answers to the validation split."""
-    return context.settings.select_by == context.task.from_teacher
+    return context.settings.select_best and _measure(context) == context.task.from_teacher
 
 
 def _select_by(context: Context) -> tuple[str, str] | None:
     """The measure that makes an epoch the best, and whether most or least of it is better."""
     if not context.settings.select_best:
         return None
-    name = context.settings.select_by or context.task.deciding.key
+    name = _measure(context)
     return name, context.task.selectable[name]
+
+
+def _measure(context: Context) -> str:
+    usual = context.task.from_teacher if context.settings.follows_teacher else context.task.deciding.key
+    return context.settings.select_by or usual
 
 
 def _batches(context: Context, source: str, split: str) -> Batches | MaskedBatches:

@@ -11,8 +11,20 @@ from kdnative.quantize.methods.gptq import GPTQ
 from kdnative.quantize.methods.hqq import HQQ
 from kdnative.quantize.methods.rtn import RoundToNearest
 from kdnative.quantize.methods.smoothquant import SmoothQuant
+from kdnative.quantize.methods.ternary import Ternary
 
-__all__ = ["AWQ", "GPTQ", "HQQ", "METHODS", "Clip", "Method", "RoundToNearest", "SmoothQuant", "method_named"]
+__all__ = [
+    "AWQ",
+    "GPTQ",
+    "HQQ",
+    "METHODS",
+    "Clip",
+    "Method",
+    "RoundToNearest",
+    "SmoothQuant",
+    "Ternary",
+    "method_named",
+]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -26,7 +38,7 @@ METHODS: dict[str, Method] = {
         HQQ(),
     )
 }
-"""Every method with its usual options."""
+"""Every method with its usual options, but for `Ternary`, which is for schemes of 2 bits alone."""
 
 
 def method_named(name: str | Method) -> Method:

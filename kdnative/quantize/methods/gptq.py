@@ -14,7 +14,7 @@ from kdnative.quantize.methods.compensation import BLOCK, DAMPING, inverse_facto
 from kdnative.quantize.methods.grid import Grid
 from kdnative.quantize.statistics import Statistics
 
-__all__ = ["GPTQ"]
+__all__ = ["GPTQ", "compensated"]
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,34 @@ class GPTQ(Method):
 
     def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
         assert statistics is not None and statistics.second_moment is not None
-        second_moment = statistics.second_moment
-        order = torch.arange(weight.shape[1], device=weight.device)
-        if self.act_order:
-            order = second_moment.diagonal().argsort(descending=True, stable=True)
-            second_moment = second_moment[order][:, order]
-        factor = inverse_factor(second_moment, self.damping)
+        return compensated(weight, scheme, statistics.second_moment, self)
+
+
+def compensated(
+    weight: Tensor, scheme: Scheme, second_moment: Tensor, options: GPTQ, grid: Grid | None = None
+) -> QuantizedWeight:
+    """GPTQ of a weight, fp32 [N, K], for inputs with a second moment [K, K]; in a given grid or a searched one."""
+    order = torch.arange(weight.shape[1], device=weight.device)
+    if options.act_order:
+        order = second_moment.diagonal().argsort(descending=True, stable=True)
+        second_moment = second_moment[order][:, order]
+    factor = inverse_factor(second_moment, options.damping)
+    if grid is None:
         importance = torch.empty_like(factor[0])
         importance[order] = factor.diagonal() ** -2
         grid = Grid.searched(weight, scheme, importance)
-        columns = weight.t()[order].contiguous()
-        kept = None if scheme.sparsity is None else columns != 0
-        step, low, high = (values.t().contiguous() for values in (grid.step, grid.low, grid.high))
-        size = scheme.group_size or weight.shape[1]
-        groups = (order // size).tolist()
+    columns = weight.t()[order].contiguous()
+    kept = None if scheme.sparsity is None else columns != 0
+    step, low, high = (values.t().contiguous() for values in (grid.step, grid.low, grid.high))
+    size = scheme.group_size or weight.shape[1]
+    groups = (order // size).tolist()
 
-        def nearest(j: int) -> Tensor:
-            g = groups[j]
-            value = (columns[j] / step[g]).round_().clamp_(low[g], high[g]).mul_(step[g])
-            return value if kept is None else value.mul_(kept[j])
+    def nearest(j: int) -> Tensor:
+        g = groups[j]
+        value = (columns[j] / step[g]).round_().clamp_(low[g], high[g]).mul_(step[g])
+        return value if kept is None else value.mul_(kept[j])
 
-        sweep(columns, factor, nearest, self.block)
-        values = torch.empty_like(columns)
-        values[order] = columns
-        return grid.weight(values.t().contiguous())
+    sweep(columns, factor, nearest, options.block)
+    values = torch.empty_like(columns)
+    values[order] = columns
+    return grid.weight(values.t().contiguous())

@@ -1,0 +1,171 @@
+"""A training whose forward is the native model: its outputs, with the gradients of the float model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from kdnative.convert.building import build
+from kdnative.convert.deciding import decide
+from kdnative.convert.in_place import apply
+from kdnative.formats.scheme import Scheme
+from kdnative.nn.modes import evaluating
+from kdnative.patterns import Selection
+
+__all__ = ["native_forward"]
+
+
+@contextmanager
+def native_forward(
+    model: nn.Module,
+    schemes: str | Scheme | Mapping[str, str | Scheme | None] = "w8a8",
+    *,
+    keep: Iterable[str] = (),
+    embeddings: int | None = 8,
+    fuse: bool = True,
+    rows: int = 32,
+) -> Iterator[nn.Module]:
+    """Within it a model gives the outputs of the native model that `convert_` makes of it, and learns from them.
+
+    Every call runs twice: through the model as it is, and through the native model of its weights at that moment, with
+    fused operators and int8 tables. What is returned has the values of the native model, bit for bit, and the gradients
+    of the float one (a straight-through estimator, Bengio et al. 2013, around the whole model). So the loss sees what
+    quantization does to embeddings, norms and attention too, which the layers of `prepare_qat_` alone do not show.
+    Prepare the model first: a layer that is an ``nn.Linear`` still is quantized in the forward, and its gradient is
+    that of the float layer.
+
+    The native model is packed anew after a step of any optimizer of torch, and when a parameter or buffer was changed
+    in another way (not through ``.data``, which leaves no trace); validation and accumulated batches share one. Without
+    gradients only the native model runs.
+
+    Dropout is off, as is everything else that differs in training mode (gradient checkpointing too): the native model
+    has none. The model stays the same object, with the same parameters, state dict and mode; nothing is left of this
+    afterwards, and ``convert_`` with the same arguments then gives the outputs of the last forward. Terms of a loss
+    that ask for the head of the model (`kdnative.distill.outputs.head_of`) are refused in words.
+
+    Args:
+        model: float32, on the CPU, as for `convert_`; usually one that `prepare_qat_` has changed.
+        schemes, keep, embeddings, fuse, rows: those of the later `convert_`.
+
+    Yields:
+        ``model``.
+
+    Raises:
+        ValueError: as `convert_`, or the model has pruning masks or a forward that somebody has put in place of its
+            own, before anything runs; later, when weights became NaN or infinite.
+    """
+    if "forward" in vars(model):
+        raise ValueError("somebody has replaced the model's forward, which its native form would not have: undo that")
+    if masked := [name for name, module in model.named_modules() if "weight_mask" in module._buffers]:
+        raise ValueError(
+            f"{masked[0]} has a pruning mask, with which it has no native form: make masks permanent first, with "
+            "kdnative.prune.finalize_masks_"
+        )
+    plan = decide(model, Selection(schemes, keep, Scheme.parse), embeddings=embeddings, fuse=fuse, values=True)
+    plan.check()
+
+    shell = _copy_sharing_tensors(model)  # before anybody watches the model with hooks, as losses of hidden states do
+
+    def converted() -> nn.Module:
+        twin = _copy_sharing_tensors(shell)
+        apply(twin, plan, build(plan, model, rows=rows))
+        return twin
+
+    forward = model.forward
+    native = _UpToDate(model, converted)
+
+    @functools.wraps(forward)
+    def both(*args: Any, **kwargs: Any) -> Any:
+        plain = None
+        if torch.is_grad_enabled():
+            with _in_evaluation_mode(model):
+                plain = forward(*args, **kwargs)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            exact = native.model().forward(*args, **kwargs)  # hooks of the model itself run around both
+        return _straight_through(exact, plain)
+
+    stepped = register_optimizer_step_post_hook(native.forget)
+    model.forward = both
+    try:
+        yield model
+    finally:
+        stepped.remove()
+        del model.forward
+
+
+class _UpToDate:
+    """The native form of a model, made again when a tensor of it has changed."""
+
+    def __init__(self, model: nn.Module, convert: Any) -> None:
+        self.source, self.convert = model, convert
+        self._made: tuple[list[tuple[Tensor, int]], nn.Module] | None = None
+
+    def forget(self, *_: Any) -> None:
+        """After a step: fused optimizers change parameters without counting it as a version."""
+        self._made = None
+
+    def model(self) -> nn.Module:
+        now = [(tensor, tensor._version) for tensor in chain(self.source.parameters(), self.source.buffers())]
+        if self._made is None or not _same(self._made[0], now):
+            self._made = None  # so that there are never two of them in memory
+            self._made = now, self.convert()
+        return self._made[1]
+
+
+def _same(before: list[tuple[Tensor, int]], now: list[tuple[Tensor, int]]) -> bool:
+    return len(before) == len(now) and all(
+        old is new and then == version for (old, then), (new, version) in zip(before, now, strict=True)
+    )
+
+
+def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
+    """The modules again, on the very parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
+
+
+@contextmanager
+def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients; each module's own mode comes back."""
+    with evaluating(model), torch.enable_grad():
+        yield
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The first tensor's values, the second's gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, exact: Tensor, plain: Tensor) -> Tensor:
+        ctx.plain_type = plain.dtype
+        return exact.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad.to(ctx.plain_type)
+
+
+def _straight_through(exact: Any, plain: Any) -> Any:
+    """Two outputs of one structure as one, tensor by tensor; what is no float tensor is that of the native model."""
+    if isinstance(exact, Tensor):
+        if not isinstance(plain, Tensor) or not plain.requires_grad:
+            return exact.clone()  # nobody may take it for the output of a part of the native model
+        if exact.shape != plain.shape:
+            raise RuntimeError(f"the model gives {list(plain.shape)} and its native form {list(exact.shape)}")
+        return _StraightThrough.apply(exact, plain)  # type: ignore[no-untyped-call]
+    if isinstance(exact, MutableMapping):  # the outputs of transformers are dicts, of which values may be replaced
+        for name in exact:
+            exact[name] = _straight_through(exact[name], None if plain is None else plain.get(name))
+        return exact
+    if isinstance(exact, (tuple, list)):
+        parts = [_straight_through(*pair) for pair in zip(exact, plain or [None] * len(exact), strict=True)]
+        return type(exact)(*parts) if hasattr(exact, "_fields") else type(exact)(parts)
+    for name, value in getattr(exact, "__dict__", {}).items():  # of a data class
+        setattr(exact, name, _straight_through(value, getattr(plain, name, None)))
+    return exact

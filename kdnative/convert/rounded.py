@@ -1,0 +1,54 @@
+"""Linears whose weights a conversion would round to the nearest: fine at 8 bits, a loss at 4, ruin at 2."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+
+from torch import nn
+
+from kdnative.convert.plan import Plan
+from kdnative.formats.scheme import Scheme
+from kdnative.quantize.linears import LinearSite, linears_of
+from kdnative.shown import listed
+
+__all__ = ["check_rounded", "quantized_linears"]
+
+
+def quantized_linears(plan: Plan, sites: Collection[str]) -> dict[str, Scheme]:
+    """The scheme of every linear whose float weight a plan quantizes.
+
+    Args:
+        sites: names of the linears with float weights, see `linears_of`.
+    """
+    return {
+        decision.name: decision.planned.dense if decision.action == "fused" else decision.planned
+        for decision in plan.decisions
+        if decision.action != "kept" and decision.scheme is not None and decision.name in sites
+    }
+
+
+def check_rounded(plan: Plan, model: nn.Module, given: Collection[str]) -> None:
+    """Refuses 2 bits and warns of 4 where nobody said how to round them.
+
+    Args:
+        given: layers whose integer weights are there already.
+
+    Raises:
+        ValueError: a layer of 2 bits.
+    """
+    sites: dict[str, LinearSite] = linears_of(model)
+    schemes = {name: scheme for name, scheme in quantized_linears(plan, sites).items() if name not in given}
+    if two := [name for name, scheme in schemes.items() if scheme.weight_bits == 2]:
+        raise ValueError(
+            f"{listed([name or 'the model' for name in two])}: {schemes[two[0]]} would be rounded to the nearest, "
+            "which loses most of a model at 2 bits: give calibration=[batch, ...] or texts (GPTQ, a few seconds), "
+            "train the layers (kdnative.quantize.prepare_qat_), or ask for it with method='rtn'"
+        )
+    if four := [scheme for scheme in schemes.values() if scheme.weight_bits == 4]:
+        warnings.warn(
+            f"{len(four)} layers in {four[0]} are rounded to the nearest, which costs an embedding model a quarter of "
+            "its nearest neighbours: calibration=[batch, ...] or texts chooses weights by what the layers are given, "
+            "in a few seconds; method='rtn' says that this is meant",
+            stacklevel=3,
+        )

@@ -1,0 +1,105 @@
+"""`kdnative convert --calibrate FILE`: texts of a file as batches of a model's inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from kdnative.data import Batches, DataError, Dataset, tokenize
+from kdnative.data.columns import Columns
+from kdnative.data.transfer import read_texts
+from kdnative.pipeline.limits import positions
+from kdnative.precision.examples import Examples
+from kdnative.precision.metrics import METRICS, Answers, answers, drops, smooth
+from kdnative.quantize.methods import method_named
+
+if TYPE_CHECKING:
+    from kdnative.formats.scheme import Scheme
+
+__all__ = ["Loss", "batches_of", "check_rounding", "two_parts"]
+
+_BATCH, _TOKENS = 32, 128
+
+
+def check_rounding(scheme: Scheme, method: str | None, file: str | None, texts: int) -> None:
+    """Refuses what can't be done without texts, before anything is loaded.
+
+    Raises:
+        ValueError: an unknown method, one that needs texts where there is no file, or 2 bits without a word on how to
+            round.
+    """
+    if texts < 1:
+        raise ValueError(f"--texts must be at least 1, got {texts}")
+    found = None if method is None else method_named(method)
+    if file is not None:
+        return
+    if found is not None and found.needs:
+        raise ValueError(f"--method {found.name} looks at what layers are given: add --calibrate FILE with some texts")
+    if found is None and scheme.weight.bits == 2:
+        raise ValueError(
+            f"rounding to the nearest loses most of a model in {scheme}: add --calibrate FILE with some texts (GPTQ), "
+            "or ask for it with --method rtn"
+        )
+
+
+def two_parts(file: str | Path, column: str, count: int) -> tuple[Dataset, Dataset]:
+    """So many texts to calibrate on, and at most as many others to measure on; chosen by a hash of the text.
+
+    Raises:
+        DataError: the file can't be read, has no such column or no texts.
+    """
+    texts = read_texts(file, Columns(text=column, label=None), "drop")
+    if not len(texts):
+        raise DataError(f"{file}: no texts")
+    both = texts.head(2 * count)
+    first = both.head(count)
+    used = {example.id for example in first}
+    return first, Dataset([example for example in both if example.id not in used])
+
+
+def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[dict[str, Tensor]]:
+    """The texts as inputs of a model, longest first; cut to 128 tokens, or to what the model reads.
+
+    Raises:
+        DataError: there is no tokenizer beside the model.
+    """
+    if tokenizer is None:
+        raise DataError("no tokenizer lies beside the model, so texts can't calibrate it: give batches in Python")
+    limit = min(_TOKENS, positions(model) or _TOKENS) if hasattr(model, "config") else _TOKENS
+    return [batch.inputs for batch in Batches(tokenize(texts, tokenizer, limit), _BATCH)]
+
+
+class Loss:
+    """How far a converted model is from the float one, on some batches.
+
+    Args:
+        model: in float; it answers now, and may be converted in place afterwards.
+        batches: of `batches_of`.
+    """
+
+    def __init__(self, model: nn.Module, batches: list[dict[str, Tensor]]) -> None:
+        self.examples = Examples.of(batches)
+        self.before = self._answers(model)
+
+    def __call__(self, model: nn.Module) -> str:
+        """The loss in words."""
+        after, kind = self._answers(model), self.before.kind
+        names = [smooth(kind).name, *(["agreement"] if kind == "classes" else [])]
+        values = [(METRICS[name].words, drops(METRICS[name], self.before, after, None).mean()) for name in names]
+        found = [f"{words} {value:.4g}" for words, value in values]
+        if kind == "embeddings" and len(self.examples) > 2:
+            same = _nearest(self.before) == _nearest(after)
+            found.append(f"{100 * same.mean():.1f} % keep their nearest neighbour")
+        return ", ".join(found)
+
+    def _answers(self, model: nn.Module) -> Answers:
+        return answers(model, self.examples, np.arange(len(self.examples)))
+
+
+def _nearest(found: Answers) -> np.ndarray:
+    """Of each embedding the number of the one with the largest cosine."""
+    vectors = nn.functional.normalize(found.joined(), dim=-1)
+    return (vectors @ vectors.T).fill_diagonal_(-2.0).argmax(1).numpy()

@@ -1,0 +1,104 @@
+"""From the safest assignment to the smallest that is shown to be within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from kdnative.precision.assigning import Assignment
+from kdnative.precision.conversions import Conversions
+from kdnative.precision.gate_report import GateReport, Trial
+from kdnative.precision.judging import Drop, Judge
+from kdnative.precision.metrics import Answers
+
+__all__ = ["Paths", "Search"]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Assignments by what they lose, least first.
+
+    Attributes:
+        mixed: with every layer in one of the schemes. floats: that leave the worst layers in float.
+    """
+
+    mixed: Sequence[Assignment]
+    floats: Sequence[Assignment]
+
+
+@dataclass
+class Search:
+    """Tests assignments in a fixed order, each at the full confidence, and ends at the first failure.
+
+    Args:
+        conversions: how to convert. run: a model's answers to the examples of these numbers.
+        judge_of: compares with the float model's answers. max_drop: the budget. say: takes lines of progress.
+    """
+
+    conversions: Conversions
+    run: Callable[[nn.Module, np.ndarray], Answers]
+    judge_of: Callable[[Answers], Judge]
+    max_drop: float
+    say: Callable[[str], None]
+    trials: list[Trial] = field(default_factory=list)
+    last: Drop | None = None
+
+    def find(self, paths: Paths, choosing: np.ndarray, certifying: np.ndarray) -> tuple[Assignment, Answers] | None:
+        """The last assignment that passed, and the answers of its model; None where the first one fails.
+
+        Whether it begins with assignments that leave layers in float is decided on the choosing examples: the order of
+        tests must not depend on those that they are made with.
+        """
+        model = self.conversions.model
+        self.judge = self.judge_of(self.run(model, certifying))
+        sequence = list(paths.mixed)
+        if paths.floats:
+            first = self.judge_of(self.run(model, choosing))
+            guess = first.drop(self.run(self.conversions.of_assignment(sequence[0]), choosing))
+            foreseen = first.foreseen(guess, len(certifying))
+            if foreseen > self.max_drop:
+                self.say(
+                    f"all layers in the most exact scheme seem to lose too much ({guess.value:.4g}): some stay float"
+                )
+                sequence = [*paths.floats, *sequence]
+        accepted = None
+        for assignment in sequence:
+            answered = self.run(self.conversions.of_assignment(assignment), certifying)
+            self.last = self.judge.drop(answered)
+            passed = self.last.bound <= self.max_drop
+            trial = Trial(
+                assignment.shares(), assignment.bytes, assignment.loss, self.last.value, self.last.bound, passed
+            )
+            self.trials.append(trial)
+            self.say(str(trial))
+            if not passed:
+                break
+            accepted = assignment, answered
+        return accepted
+
+    def refusal(self, report: GateReport, total: Callable[[int], int]) -> tuple[str, GateReport, int | None]:
+        """Why there is no model, for a `GateError`.
+
+        Args:
+            total: how many examples there must be for so many to certify.
+        """
+        assert self.last is not None
+        needed = self.judge.examples_needed(self.last, self.max_drop)
+        seen = (
+            f"the most exact conversion that was tested has {report.words} {self.last.value:.4g}, below "
+            f"{self.last.bound:.4g} with {report.confidence:.0%} confidence, on {self.last.n} examples"
+        )
+        if needed is None:
+            text = (
+                f"no assignment of these schemes keeps the budget of {self.max_drop:g}: {seen}. Allow more, or give "
+                "more exact schemes (a16), keep= for the worst layers, or calibration data that is more like this."
+            )
+        else:
+            text = (
+                f"a budget of {self.max_drop:g} can't be shown with {total(self.last.n)} examples: {seen}; it "
+                f"needs about {total(needed)}."
+            )
+        return f"{text} The model is unchanged", report, needed

@@ -1,0 +1,105 @@
+"""The gate in recipes: what it chooses, what the summary says, and a budget that can't be met."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import kdnative
+from kdnative.pipeline import PipelineError, RecipeError, RunFolder, check, load_recipe
+from tests.pipeline.conftest import changed, write_recipe
+from tests.pipeline.test_calibrate import METHOD, go_on
+
+SCHEMES = ["w2a8-g32", "w4a8-g32", "w8a8"]
+
+
+def gated(tiny: dict, schemes=SCHEMES, calibrate=METHOD, **gate) -> dict:
+    return changed(tiny, calibrate=calibrate, recover=None, convert={"schemes": schemes, "gate": gate})
+
+
+@pytest.fixture(scope="module")
+def passed(finished, tiny, tmp_path_factory) -> RunFolder:
+    """A whole run through a gate that allows half of the answers to change."""
+    place = tmp_path_factory.mktemp("gated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNATIVE_STORE", str(place / "store"))
+        return go_on(finished, gated(tiny, max_drop=0.5), place)
+
+
+def test_the_student_is_the_one_that_the_gate_chose(passed):
+    figures = passed.metrics("convert")
+    gate = figures["gate"]
+    assert [trial["passed"] for trial in gate["trials"]].count(True) >= 1
+    assert gate["chosen_on"] + gate["certified_on"] == 16  # of the validation split
+    chosen = set(gate["assignment"].values())
+    assert chosen <= {*SCHEMES, "float"}
+    files = {file.name for file in passed.output("calibrate").glob("*.safetensors")}
+    assert files == {f"calibration-{scheme}.safetensors" for scheme in SCHEMES}
+    model = kdnative.load(passed.output("prune") / "model")
+    weights = {}
+    for name, scheme in gate["assignment"].items():
+        file = passed.output("calibrate") / f"calibration-{scheme}.safetensors"
+        weights[name] = kdnative.quantize.Calibration.load(file)[name]
+    kdnative.convert_(model, figures["schemes"], weights=weights)
+    student = kdnative.load(passed.output("convert") / "model")
+    ids = torch.tensor([[2, 6, 7, 8, 3]])
+    with torch.no_grad():
+        answers = [m(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for m in (student, model)]
+    assert torch.equal(*answers)
+
+
+def test_the_summary_says_what_the_gate_answered(passed):
+    text = (passed.path / "summary.txt").read_text(encoding="utf-8")
+    assert "gate: share of answers that changed" in text and "(allowed: 0.5)" in text and "of the weights in w" in text
+    summary = json.loads((passed.path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["gate"]["certified_on"] == passed.metrics("convert")["gate"]["certified_on"]
+    assert [step["stage"] for step in summary["steps"]] == ["distil", "prune", "calibrate", "convert"]
+    assert any("by the gate: " in note for note in summary["notes"])
+
+
+def test_a_budget_that_nothing_keeps_ends_the_stage_in_words(finished, tiny, tmp_path, monkeypatch):
+    from kdnative.precision import gate
+
+    monkeypatch.setattr(gate, "_LEAST", 2)
+    with pytest.raises(PipelineError, match=r"convert\.gate: "):
+        go_on(finished, gated(tiny, metric="kl", max_drop=1e-12), tmp_path)
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    assert run.record("calibrate") is not None and run.record("convert") is None
+    assert not (run.partial("convert") / "model").exists() and not (run.path / "summary.json").exists()
+
+
+def test_check_lists_it_and_refuses_what_few_examples_cannot_show(tiny, tmp_path):
+    text = str(check(write_recipe(tmp_path / "r.yaml", gated(tiny, max_drop=0.3)), runs=tmp_path / "runs"))
+    assert "  convert           gate: agreement may drop by 0.3\n" in text
+    path = write_recipe(tmp_path / "r.yaml", gated(tiny, max_drop=0.01))
+    # ln(0.05) / ln(0.99) = 298.07 examples without a change, three quarters of the split
+    with pytest.raises(PipelineError, match="can't be shown with 16 validation examples: .* needs about 399"):
+        check(path, runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"convert": {"schemes": SCHEMES}}, "only a gate chooses among several"),
+        ({"convert": {"schemes": ["w8a8", "w4a8-g32"], "gate": {"max_drop": 0.1}}}, "from the fewest bits up"),
+        ({"convert": {"schemes": [], "gate": {"max_drop": 0.1}}}, "give each scheme once"),
+        ({"convert": {"gate": {}}}, "convert.gate.max_drop is missing"),
+        ({"convert": {"gate": {"max_drop": -1}}}, "convert.gate.max_drop"),
+        ({"convert": {"gate": {"max_drop": 0.1, "metrik": "kl"}}}, "did you mean 'metric'?"),
+        ({"convert": {"gate": {"max_drop": 0.1, "metric": "cosine"}}}, "convert.gate.metric"),
+        ({"convert": {"gate": {"max_drop": 0.1}}, "recover": {"schemes": "w8a8"}}, "set recover: null"),
+        ({"convert": {"schemes": SCHEMES, "gate": {"max_drop": 0.1}}, "calibrate": None}, "has w2a8-g32, and neither"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tiny, tmp_path, sections, words):
+    recipe = changed(tiny, **{"calibrate": METHOD, "recover": None, **sections})
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write_recipe(tmp_path / "r.yaml", recipe))
+    assert words in str(caught.value)
+
+
+def test_a_share_of_one_is_no_budget(tiny, tmp_path):
+    with pytest.raises(PipelineError, match=r"convert\.gate: max_drop=1"):
+        check(write_recipe(tmp_path / "r.yaml", gated(tiny, max_drop=1.0)), runs=tmp_path / "runs")
