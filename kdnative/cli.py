@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -217,7 +216,7 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
     from kdnative.ops.backends import accepted
-    from kdnative.pipeline.calibration_texts import Loss, batches_of, check_rounding, two_parts
+    from kdnative.pipeline.calibration_texts import Loss, batches_of, check_rounding, rounding_warning, two_parts
     from kdnative.pipeline.models import load_whole
     from kdnative.quantize import calibrate_
 
@@ -237,9 +236,10 @@ def _convert(arguments: argparse.Namespace) -> int:
         measure = Loss(model, batches_of(texts[1], model, tokenizer)) if len(texts[1]) else None
     elif arguments.method is not None:
         options["method"] = arguments.method
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda text, *_, **__: print(f"kdnative: warning: {text}", file=sys.stderr)
-        report = convert_(model, scheme, **options)
+    elif warning := rounding_warning(scheme):
+        print(f"kdnative: warning: {warning}", file=sys.stderr)
+        options["method"] = "rtn"
+    report = convert_(model, scheme, **options)
     loss = None if measure is None else measure(report.model)
     save(report.model, output, tokenizer=tokenizer)
     print(report)

@@ -19,7 +19,7 @@ from kdnative.quantize.methods import method_named
 if TYPE_CHECKING:
     from kdnative.formats.scheme import Scheme
 
-__all__ = ["Loss", "batches_of", "check_rounding", "two_parts"]
+__all__ = ["Loss", "batches_of", "check_rounding", "rounding_warning", "two_parts"]
 
 _BATCH, _TOKENS = 32, 128
 
@@ -43,6 +43,16 @@ def check_rounding(scheme: Scheme, method: str | None, file: str | None, texts: 
             f"rounding to the nearest loses most of a model in {scheme}: add --calibrate FILE with some texts (GPTQ), "
             "or ask for it with --method rtn"
         )
+
+
+def rounding_warning(scheme: Scheme) -> str:
+    """What to know of weights that are rounded to the nearest for want of texts; empty where that is fine."""
+    if scheme.weight.bits > 4:
+        return ""
+    return (
+        f"weights in {scheme} are rounded to the nearest, which costs an embedding model a quarter of its nearest "
+        "neighbours: --calibrate FILE with some texts chooses them by what the layers are given, in seconds"
+    )
 
 
 def two_parts(file: str | Path, column: str, count: int) -> tuple[Dataset, Dataset]:
