@@ -128,7 +128,7 @@ def _ternary(recipe: Recipe) -> Method | None:
     from kdnative.quantize.methods import Ternary
 
     step = None if recipe.recover is None else recipe.recover.ternary
-    return None if step is None else Ternary(step)
+    return None if step is None else Ternary(step=step)
 
 
 def _by_scheme(recipe: Recipe, model: nn.Module) -> dict[str, dict[str, str]]:
