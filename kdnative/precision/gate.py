@@ -67,8 +67,8 @@ class Gate:
             of them; higher is better, and the drop is the float model's less the converted one's.
         max_drop: the budget, above 0, in the unit of the metric; shares are fractions (99 % agreement is 0.01).
         data: examples that neither training nor calibration saw: texts with ``tokenizer``, batches of the model's
-            inputs, or a tokenized dataset. 1,000 to 10,000 for budgets of a few percent: `GateError` says how many are
-            needed.
+            inputs, or a tokenized dataset. Of language models the logits of all tokens are held in memory. 1,000 to
+            10,000 for budgets of a few percent: `GateError` says how many are needed.
         tokenizer: of transformers. max_length: of texts, in tokens. labels: [N], where the data has none of its own.
         confidence: of the one-sided bound. Exact for agreement and accuracy (Clopper and Pearson), a studentized
             bootstrap over examples for means, and a percentile bootstrap for functions that give one score.

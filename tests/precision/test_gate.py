@@ -170,7 +170,7 @@ def test_a_function_of_the_users(whole):
     assert report.accepted.bound <= 0.1 and report.metric == "own" and 0 < report.accepted.drop < report.accepted.bound
 
 
-def test_embedders_regressions_and_language_models_have_their_metrics():
+def test_embedders_and_regressions_have_their_metrics():
     data = [{"input_ids": torch.randint(5, 200, (25, 8)), "attention_mask": torch.ones(25, 8).long()} for _ in range(6)]
     report = kd.convert_(
         bert(kind="BertModel", add_pooling_layer=False),
@@ -183,6 +183,29 @@ def test_embedders_regressions_and_language_models_have_their_metrics():
     assert kd.convert_(net, LADDER, gate=Gate("mse", max_drop=0.01, data=vectors(200))).gate.metric == "mse"
     with pytest.raises(ValueError, match="does not fit a model that gives values: use cosine or mse"):
         kd.convert_(network(classes=1), LADDER, gate=Gate(max_drop=0.1, data=vectors(200)))
+
+
+@pytest.mark.parametrize("metric", ["kl", "agreement"])
+def test_language_models_are_compared_token_by_token(metric):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=64, vocab_size=96, n_positions=16)
+    net = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        net.transformer.wte.weight.mul_(20)
+    exact = copy.deepcopy(net)
+    ids, mask = torch.randint(1, 96, (120, 10)), torch.ones(120, 10).long()
+    mask[::2, 6:] = 0
+    data = [{"input_ids": i, "attention_mask": m} for i, m in zip(ids.split(20), mask.split(20), strict=True)]
+    gate = Gate(metric, max_drop=0.3, data=data)
+    found = kd.convert_(net, ["w4a8-g32", "w8a8"], gate=gate, method="rtn").gate
+    _, certifying = gate._split(120)
+    with torch.no_grad():
+        p, q = (m(input_ids=ids, attention_mask=mask).logits.double().log_softmax(-1)[certifying] for m in (exact, net))
+    each = (p.exp() * (p - q)).sum(-1) if metric == "kl" else (p.argmax(-1) != q.argmax(-1)).double()
+    kept = mask[certifying].double()
+    assert found.accepted.drop == pytest.approx(float(((each * kept).sum(1) / kept.sum(1)).mean()), rel=1e-3)
+    assert found.accepted.drop < found.accepted.bound <= 0.3 and not found.per_class
 
 
 def test_a_mapping_of_patterns_and_layers_that_lack_a_scheme():
