@@ -22,6 +22,10 @@ _FURTHEST = 100.0
 factor that blows it up on other data, and with it the range of every token."""
 
 
+_ROWS = 256
+"""Rows of the sample on which scales are compared; 512 take longer and choose no better."""
+
+
 def normalized(strength: Tensor) -> Tensor:
     """What inputs are divided by, from how strong each is, [K]: geometric mean 1, and 1 where the strength is 0."""
     alive = strength > 0
@@ -69,6 +73,7 @@ def output_error(right: Tensor, sample: Tensor, rounded: Tensor, factor: Tensor,
 def best_of(divisors: Iterable[Tensor], weight: Tensor, scheme: Scheme, sample: Tensor | None) -> Tensor:
     """The divisors of the inputs with the least `output_error` of weights rounded to the nearest; ties: the first."""
     assert sample is not None
+    sample = sample[:_ROWS]
     right = sample @ weight.t()
     least, best = torch.inf, torch.ones_like(weight[0])
     for divisor in divisors:

@@ -28,7 +28,8 @@ class SmoothQuant(Method):
 
     Args:
         alpha: how much of the range goes from the inputs to the weights, within [0, 1]; or several, of which the one
-            with the least error of the output on a sample of the inputs is taken.
+            with the least error of the layer's output on a sample of its inputs is taken. The paper has 0.5; 0.6 was
+            better in MiniLM and no worse in MPNet, where a choice for each layer made the model worse.
         weights: the method for the weights that result.
     """
 

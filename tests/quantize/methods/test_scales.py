@@ -45,7 +45,7 @@ def test_smoothquant_helps_int8_activations():
 
 
 def test_smoothquant_takes_the_best_of_several_alphas():
-    x, weight = inputs(300, K), weights(32, K)
+    x, weight = inputs(256, K), weights(32, K)
     known, alphas = statistics(x), (0.1, 0.5, 0.9)
     errors = {}
     for alpha in alphas:
@@ -58,7 +58,7 @@ def test_smoothquant_takes_the_best_of_several_alphas():
 
 @pytest.mark.parametrize("scheme", ["w4a8-g32", "w4a16-g32", "w2a8-g32"])
 def test_awq_takes_the_alpha_of_the_least_error(scheme):
-    x, weight = inputs(300, K), weights(16, K)
+    x, weight = inputs(256, K), weights(16, K)
     errors = []
     for step in range(20):
         s = x.double().square().mean(0).sqrt() ** (step / 20)
