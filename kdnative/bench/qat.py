@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=MODEL, help=f"encoder to fine-tune first (default: {MODEL})")
     parser.add_argument("--classifier", metavar="FOLDER", help="fine-tuned classifier with tokenizer, instead")
     parser.add_argument("--epochs", type=positive, default=1, help="of every training, at most (default: 1)")
-    parser.add_argument("--lr", type=float, help="peak learning rate of trainings at 2 bits (default: 1e-4)")
+    parser.add_argument("--lr", type=float, help="peak learning rate of trainings at 2 bits (default: 2e-4)")
     parser.add_argument("--seed", type=int, default=0, help="of every training (default: 0)")
     parser.add_argument("--limit", type=positive, help="use so many texts of each split, for a quick try")
     parser.add_argument(

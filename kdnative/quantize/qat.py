@@ -12,7 +12,6 @@ from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.patterns import Selection
 from kdnative.quantize.fake import FakeQuantLinear
-from kdnative.quantize.ternary import ternary_weight
 
 __all__ = ["finish_qat_", "prepare_qat_"]
 
@@ -51,8 +50,8 @@ def prepare_qat_(
         keep: patterns of layers to leave in float whatever `schemes` says.
         clip: how the steps of weights are chosen, see `FakeQuantLinear`. With ``weights`` and ``ternary`` they are kept
             ("search", also for None) or learned ("learn").
-        ternary: codes of -1, 0 and 1 alone: "channel" (one step for an output) or "group" (one for each group). They
-            start from `ternary_weight`, unless ``weights`` brings them.
+        ternary: layers of 2 bits get the codes -1, 0 and 1 alone: "channel" (one step for an output) or "group" (one
+            for each group). Steps start from `ternary_weight`, unless ``weights`` brings such codes and steps.
         weights: integer weights by the names of layers, such as a `Calibration`: the first forward computes with their
             very codes and scales. Layers without one start from a search. One with input scales makes the layer's
             scheme its ``-is`` form.
@@ -83,13 +82,16 @@ def prepare_qat_(
     chosen = {name: scheme for name in candidates if (scheme := selection.choose(name).value) is not None}
     if not chosen:
         raise ValueError(f"no layer is left to quantize; the model has {len(candidates)} linear layers in float")
-    starts = _starts(candidates, chosen, ternary, weights or {})
+    if ternary is not None and not any(scheme.weight_bits == 2 for scheme in chosen.values()):
+        raise ValueError(f"ternary={ternary!r}, but no layer gets a scheme of 2 bits: ask for one such as w2a8-g32")
+    codes = {name: ternary if scheme.weight_bits == 2 else None for name, scheme in chosen.items()}
+    starts = _starts(candidates, chosen, weights or {})
     made = {}
     for name, scheme in chosen.items():
         start = starts.get(name)
         try:
             steps = "search" if start is not None and clip is None else clip
-            made[name] = FakeQuantLinear.from_float(candidates[name], scheme, steps, ternary=ternary, weight=start)
+            made[name] = FakeQuantLinear.from_float(candidates[name], scheme, steps, ternary=codes[name], weight=start)
         except ValueError as error:
             raise ValueError(f"{name or 'the model'}: {error}") from error
     for name, layer in made.items():
@@ -105,7 +107,6 @@ def prepare_qat_(
 def _starts(
     candidates: Mapping[str, nn.Linear],
     chosen: Mapping[str, Scheme],
-    ternary: str | None,
     weights: Mapping[str, QuantizedWeight],
 ) -> dict[str, QuantizedWeight]:
     """The integer weights from which layers start, by their names."""
@@ -118,12 +119,6 @@ def _starts(
         other = first.setdefault(id(candidates[name].weight), name)
         if other != name:
             raise ValueError(f"{name} and {other} share one float weight, which can't start from two integer ones")
-    if ternary is not None:
-        for name, scheme in chosen.items():
-            try:
-                starts.setdefault(name, ternary_weight(candidates[name].weight, scheme, ternary))
-            except ValueError as error:
-                raise ValueError(f"{name or 'the model'}: {error}") from error
     return starts
 
 

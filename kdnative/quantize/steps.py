@@ -15,9 +15,7 @@ from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import MOST_GROUP_SCALE, QuantizedWeight, code_range
 from kdnative.quantize import rtn, two_level
 
-__all__ = ["Steps", "Rounded", "steps_of", "into_cells", "round_to", "searched"]
-
-_INSIDE = 0.49  # of a step, from its code: a weight nearer to the edge could round to the next one
+__all__ = ["Steps", "Rounded", "steps_of", "round_to", "searched"]
 
 
 class Steps(NamedTuple):
@@ -120,31 +118,6 @@ def round_to(weight: Tensor, scheme: Scheme, steps: Steps | None, largest: int |
         return Rounded(two_level.codes_of(groups / scale[..., None], zero, group_scale), scale, zero, group_scale)
     codes = rtn.round_codes(groups, rtn.Range(usable, zero), bits)
     return Rounded(codes if largest is None else codes.clamp_(-largest, largest), usable, zero, None)
-
-
-def into_cells(weight: Tensor, scheme: Scheme, given: QuantizedWeight, largest: int | None = None) -> Tensor:
-    """A weight that rounds to the codes of ``given``, up to the rounding of floats, and keeps what else it says.
-
-    A weight that rounds to its given code stays where it is: how far it is from the next code tells training how soon
-    it may change. One that does not is reflected at the edge of the code's cell, to be as far within as it was beyond,
-    but no further than the middle. At the edge itself, all of them would go back in the first steps.
-
-    Args:
-        weight: fp32 [N, K], divided by the input scales of ``given`` if it has some.
-        scheme, largest: as for `round_to`.
-        given: of that scheme.
-    """
-    steps = steps_of(given)
-    groups = rtn.grouped(weight, scheme.group_size)
-    codes = given.qweight.view(groups.shape).float()
-    step = steps.scale if steps.group_scale is None else steps.scale * steps.group_scale
-    zero = torch.zeros_like(step) if steps.zero is None else steps.zero.float()
-    low, high = code_range(scheme.weight_bits) if largest is None else (-largest, largest)
-    off = groups / step[..., None] + zero[..., None] - codes
-    outside = ((off > 0) & (codes == high)) | ((off < 0) & (codes == low))  # the outer cells have no end
-    reflected = off.sign() * (1 - off.abs()).clamp(0, _INSIDE)
-    kept = torch.where((off.abs() <= _INSIDE) | outside, off, reflected)
-    return ((codes - zero[..., None] + kept) * step[..., None]).view(weight.shape)
 
 
 def _usable(scale: Tensor, scheme: Scheme) -> Tensor:

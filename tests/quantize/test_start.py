@@ -9,7 +9,6 @@ from torch import nn
 
 from kdnative import convert_, load, save
 from kdnative.quantize import FakeQuantLinear, calibrate_, prepare_qat_, quantize_weight
-from kdnative.quantize.steps import into_cells, round_to, steps_of
 from tests.small_models import bert
 
 SCHEMES = ["w8a8", "w8a16", "w4a8-g32", "w4a8-g64-asym", "w2a8-g32", "w2a8-g32-asym", "w4a8-g32-int"]
@@ -38,6 +37,7 @@ def test_the_first_forward_has_the_codes_and_scales_of_the_given_weight(scheme, 
     parameter = layer.weight
     assert prepare_qat_(layer, scheme, clip=clip, weights={"": given}) == [""]
     assert layer.weight is parameter and same(layer.quantized(), given)
+    assert torch.equal(layer.weight, given.dequantize().to(dtype))
     x = torch.randn(5, 128).to(dtype)
     converted = convert_(copy.deepcopy(nn.Sequential(layer)), "w8a8").model
     with torch.no_grad():
@@ -52,47 +52,13 @@ def test_weights_with_input_scales(scheme):
     given = some_weight(layer.weight / factors, scheme).changed(input_scale=factors)
     prepare_qat_(layer, scheme, weights={"": given})
     assert str(layer.scheme) == f"{scheme}-is" and same(layer.quantized(), given)
-    assert torch.allclose(layer.weight, given.dequantize(), atol=0.6 * float(given.scale.amax() * factors.amax()))
+    assert torch.equal(layer.weight, given.dequantize())
     x = torch.randn(5, 96)
     converted = convert_(copy.deepcopy(nn.Sequential(layer)), scheme).model
     with torch.no_grad():
         assert torch.equal(layer(x), converted(x))
     layer(x).sum().backward()
     assert (layer.weight.grad != 0).any() and layer.input_scale.grad is None
-
-
-@pytest.mark.parametrize("scheme", ["w8a8", "w4a8-g32", "w4a8-g64-asym", "w2a8-g32", "w4a8-g32-int"])
-def test_the_float_weight_moves_no_further_than_it_must(scheme):
-    weight = torch.randn(16, 128)
-    weight[0], weight[1, 0] = 0, 50.0  # a dead channel and an outlier
-    own = quantize_weight(weight, scheme, clip_search=True)
-    scheme = FakeQuantLinear(128, 16, scheme=scheme, device="meta").scheme
-    moved = into_cells(weight, scheme, own)
-    step = (own.scale[:, None] if own.scale.dim() == 1 else own.scale).repeat_interleave(
-        128 if own.scale.dim() == 1 else scheme.group_size, 1
-    )
-    if own.group_scale is not None:
-        step = step * own.group_scale.float().repeat_interleave(32, 1)
-    assert ((moved - weight).abs() <= 0.0101 * step + 1e-6 * weight.abs()).all()  # off the edges of its own cells
-    other = some_weight(weight, scheme)
-    moved = into_cells(weight, scheme, other)
-    assert torch.equal(round_to(moved, scheme, steps_of(other)).codes.flatten(1).to(torch.int8), other.qweight)
-    # A weight whose nearest code is the given one stays where it is, but for the last hundredth of its cell.
-    stays = round_to(weight, scheme, steps_of(other)).codes.flatten(1).to(torch.int8) == other.qweight
-    assert stays.any() and not stays.all()
-    assert (moved[stays] - weight[stays]).abs().max() < 0.02 * float(step.max())
-
-
-def test_a_weight_of_another_code_is_reflected_at_the_edge_of_its_cell():
-    """Step 1, codes -2 .. 1; by hand."""
-    weight = torch.tensor([[0.2, 0.9, -0.7, 1.9, 0.1, -5.0, 0.5, 3.0] + [0.0] * 24])
-    codes = torch.tensor([[0, 0, 0, 0, 1, -2, 1, 1] + [0] * 24], dtype=torch.int8)
-    given = quantize_weight(weight, "w2a8-g32").changed(qweight=codes, scale=torch.ones(1, 1))
-    layer = nn.Linear(32, 1)
-    layer.weight.data = weight.clone()
-    prepare_qat_(layer, "w2a8-g32", weights={"": given})
-    expected = torch.tensor([[0.2, 0.1, -0.3, 0.0, 0.9, -5.0, 0.51, 3.0] + [0.0] * 24])
-    assert torch.allclose(layer.weight, expected, atol=1e-6)
 
 
 def test_a_weight_without_zero_points_fits_schemes_that_have_some():

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -46,23 +48,23 @@ def test_zeros_tiny_and_huge_weights():
 
 @pytest.mark.parametrize("step", ["channel", "group"])
 @pytest.mark.parametrize("clip", [None, "search", "learn"])
-def test_training_starts_from_its_codes_and_gives_the_bits_of_the_kernel(step, clip, isa):
+def test_training_starts_from_its_steps_and_gives_the_bits_of_the_kernel(step, clip, isa):
     layer = nn.Linear(96, 40)
     wanted = ternary_weight(layer.weight, "w2a8-g32", step)
-    before = layer.weight.detach().clone()
     prepare_qat_(layer, "w2a8-g32", clip=clip, ternary=step)
     found = layer.quantized()
-    assert torch.equal(found.qweight, wanted.qweight) and torch.equal(found.scale, wanted.scale)
+    assert torch.equal(found.scale, wanted.scale) and (found.qweight == wanted.qweight).float().mean() > 0.8
+    nearest = (layer.weight.detach().view(40, 3, 32) / wanted.scale[..., None]).round().clamp(-1, 1)
+    assert torch.equal(found.qweight.float(), nearest.view(40, 96))
     assert layer.scale.shape == (40, 1 if step == "channel" else 3)
     assert isinstance(layer.scale, nn.Parameter) == (clip == "learn")
-    assert (layer.weight != before).float().mean() < 0.1  # only weights beyond the edge of their cells have moved
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.03)
     x = torch.randn(9, 96)
     for _ in range(3):
         layer(x).square().sum().backward()
         optimizer.step()
     found = layer.quantized()
-    assert not torch.equal(found.qweight, wanted.qweight) and set(found.qweight.unique().tolist()) == {-1, 0, 1}
+    assert set(found.qweight.unique().tolist()) == {-1, 0, 1}
     assert torch.equal(layer(x).detach(), ops.linear(x, dense.pack(found, layer.bias), 2, 40))
 
 
@@ -74,6 +76,15 @@ def test_a_ternary_model_becomes_native_bit_for_bit():
         report = convert_(model, "w2a8-g32", fuse=False, embeddings=None)
         assert torch.equal(model(inputs).logits, trained)
     assert {str(row.scheme) for row in report.rows if row.action == "converted"} == {"w2a8-g32"}
+
+
+def test_layers_of_more_bits_are_what_they_are_without():
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 8))
+    plain = copy.deepcopy(model)
+    prepare_qat_(model, {"0": "w2a8-g32", "1": "w8a8"}, ternary="group")
+    prepare_qat_(plain, {"1": "w8a8"})
+    assert (model[0].ternary, model[1].ternary, model[1].clip) == ("group", None, None)
+    assert torch.equal(model[1].quantized().qweight, plain[1].quantized().qweight)
 
 
 def test_finished_weights_are_ternary():
@@ -112,7 +123,11 @@ def test_compensated_codes_have_less_error_at_the_output(step):
         (lambda: ternary_weight(torch.ones(4, 32), "w2a8-g32", "row"), "'channel' .* and 'group'"),
         (lambda: ternary_weight(torch.full((4, 32), torch.nan)), "NaN"),
         (lambda: FakeQuantLinear(32, 4, scheme="w8a8", ternary="channel"), "stored in 2 bits"),
-        (lambda: prepare_qat_(nn.Sequential(nn.Linear(32, 4)), "w8a8", ternary="group"), "^0: .*stored in 2 bits"),
+        (
+            lambda: prepare_qat_(nn.Sequential(nn.Linear(32, 4)), "w8a8", ternary="group"),
+            "no layer gets a scheme of 2 bits",
+        ),
+        (lambda: prepare_qat_(nn.Linear(32, 4), "w2a8-g32-asym", ternary="group"), "^the model: .*without zero points"),
         (lambda: prepare_qat_(nn.Linear(32, 4), "w2a8-g32", ternary="always"), "allowed are 'channel'"),
     ],
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
+from kdnative.quantize.methods.base import Method
 from kdnative.quantize.methods.gptq import GPTQ, compensated
 from kdnative.quantize.methods.grid import Grid
 from kdnative.quantize.statistics import Statistics
@@ -18,22 +19,28 @@ __all__ = ["Ternary"]
 
 
 @dataclass(frozen=True)
-class Ternary(GPTQ):
+class Ternary(Method):
     """The steps of ternary weight networks (Li, Zhang and Liu 2016), the codes of GPTQ (Frantar et al. 2023).
 
     Codes are -1, 0 and 1 alone, of a scheme of 2 bits such as ``w2a8-g32``. It is where training starts from,
-    ``prepare_qat_(model, "w2a8-g32", ternary=step, weights=calibrate_(..., method=Ternary(step=step)))``.
+    ``prepare_qat_(model, "w2a8-g32", ternary=step, weights=calibrate_(..., method=Ternary(step)))``.
 
     Args:
-        damping, act_order, block: as for `GPTQ`.
         step: "channel": all groups of an output share a step. "group": each has its own.
+        damping: as for `GPTQ`.
     """
 
     step: str = "channel"
+    damping: float = GPTQ.damping
     name = "ternary"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"second_moment"})
 
     def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
         assert statistics is not None and statistics.second_moment is not None
         scale = ternary_weight(weight, scheme, self.step).scale
         ones = torch.ones_like(scale)
-        return compensated(weight, scheme, statistics.second_moment, self, Grid(scheme, scale, -ones, ones))
+        grid = Grid(scheme, scale, -ones, ones)
+        return compensated(weight, scheme, statistics.second_moment, GPTQ(self.damping), grid)
