@@ -4,8 +4,8 @@ A classifier is fine-tuned on rated movie sentences. Each trial draws two thirds
 gate, with budgets of agreement, and measures the returned model on the last third. A refusal is no failure: the gate
 says that it can't show the budget with so few texts. Beside each model stands the one with 8 bits everywhere.
 
-The result, as JSON: ``{"suite": "gate", "environment", "model", "schemes", "texts", "case", "eight_bits", "trials"}``. A
-trial has ``seed``, ``budget``, ``refused`` (the words, or null), ``needed`` (texts, or null) and, of a returned model,
+The result, as JSON: ``{"suite": "gate", "environment", "model", "schemes", "texts", "case", "eight_bits", "trials"}``.
+A trial has ``seed``, ``budget``, ``refused`` (the words, or null), ``needed`` (texts, or null) and, of a model,
 ``bound``, ``held_out`` (the share of held-out answers that changed), ``held_out_texts``, ``shares`` (of the weights, by
 scheme), ``bytes`` (of the model in memory) and ``samples`` and ``eight_bits_samples`` (seconds, interleaved).
 """
