@@ -4,8 +4,8 @@ A classifier is fine-tuned on rated movie sentences. Each trial draws two thirds
 gate, with budgets of agreement, and measures the returned model on the last third. A refusal is no failure: the gate
 says that it can't show the budget with so few texts. Beside each model stands the one with 8 bits everywhere.
 
-The result, as JSON: ``{"suite": "gate", "environment", "model", "schemes", "texts", "eight_bits", "trials"}``. A trial
-has ``seed``, ``budget``, ``refused`` (the words, or null), ``needed`` (texts, or null) and, of a returned one,
+The result, as JSON: ``{"suite": "gate", "environment", "model", "schemes", "texts", "case", "eight_bits", "trials"}``.
+A trial has ``seed``, ``budget``, ``refused`` (the words, or null), ``needed`` (texts, or null) and, of a model,
 ``bound``, ``held_out`` (the share of held-out answers that changed), ``held_out_texts``, ``shares`` (of the weights, by
 scheme), ``bytes`` (of the model in memory) and ``samples`` and ``eight_bits_samples`` (seconds, interleaved).
 """
@@ -33,7 +33,7 @@ BUDGETS = (0.01, 0.02, 0.05)
 SCHEMES = ("w4a8-g64", "w8a8")
 _CALIBRATION = 128  # texts
 _SHARE = 2 / 3  # of the texts, for the gate
-_CASE = (8, 32)  # sequences and tokens of the latency
+_CASE = {"batch": 1, "tokens": 32}  # of the latency, as in recipes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,6 +135,7 @@ def run(
         "environment": where,
         "schemes": list(schemes),
         "texts": len(texts),
+        "case": _CASE,
         "eight_bits": {"scheme": schemes[-1], "bytes": runs.eight.totals["bytes_after"]},
         "trials": trials,
     }
@@ -194,8 +195,8 @@ class _Trials:
             }
 
     def _times(self, model: nn.Module) -> dict[str, list[float]]:
-        batch, tokens = _CASE
-        rows = latency_grid({"": model, "eight_bits_": self.eight.model}, [batch], [tokens], repeats=9)
+        models = {"": model, "eight_bits_": self.eight.model}
+        rows = latency_grid(models, [_CASE["batch"]], [_CASE["tokens"]], repeats=9)
         return {f"{row['model']}samples": row["samples"] for row in rows}
 
     def _classes(self, model: nn.Module, rows: np.ndarray) -> np.ndarray:
