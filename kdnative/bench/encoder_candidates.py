@@ -30,6 +30,10 @@ Prepare = Callable[[Encoder, Inputs, bool], Prepared]
 """Makes an engine ready for one batch; the flag says that it will get no other shape."""
 
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""The order of positional inputs."""
+
+
 class Positional(nn.Module):
     """A model with positional inputs and one output, as exporters want it."""
 
@@ -38,8 +42,7 @@ class Positional(nn.Module):
         self.model, self.output = model, output
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        return getattr(self.model(**dict(zip(names, inputs, strict=False))), self.output)
+        return getattr(self.model(**dict(zip(INPUTS, inputs, strict=False))), self.output)
 
 
 def candidates(schemes: Sequence[str], peers: bool = True, compiled: bool = False) -> list[Candidate[EncoderCase]]:

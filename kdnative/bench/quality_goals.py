@@ -54,7 +54,7 @@ class Goal:
         return f"{name} {sign} {100 * self.limit:g} %" if self.at_least else f"{name} {sign} {self.limit:g}"
 
 
-_EIGHT, _FOUR, _ZEROS = ("smoothquant",), ("gptq", "awq+gptq"), ("sparsegpt",)
+_EIGHT, _FOUR, _ZEROS = ("smoothquant", "awq+gptq"), ("gptq", "awq+gptq"), ("sparsegpt",)
 GOALS = (
     Goal("embedder", "w8a8", _EIGHT, "distance", 0.0015),
     Goal("embedder", "w8a8", _EIGHT, "neighbour", 0.95),

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kdnative.bench.quality_cases import WINDOWS
 from kdnative.bench.quality_classifier import classifier, splits
-from kdnative.bench.quality_decoder import WINDOW, load_decoder
+from kdnative.bench.quality_decoder import load_decoder
 from kdnative.bench.quality_subjects import Subject, load_classifier, load_embedder, short_name
 from kdnative.bench.quality_texts import calibration_texts, embedder_texts, held_out, texts_of, unique
 from kdnative.data import Dataset
 from kdnative.extras import require
 
-_WINDOWS = 32
-_TOKENS = 8192  # that calibrate a language model
+_WINDOWS = 32  # that measure a language model
 
 
 def subjects(
@@ -47,7 +47,7 @@ def subjects(
         folder = source if _is_classifier(source) else str(classifier(source, say))
         found.append(load_classifier(folder, short_name(source), texts_of(rows), labels, calibrating))
     if decoder is not None:
-        found.append(load_decoder(decoder, _WINDOWS, _TOKENS // WINDOW))
+        found.append(load_decoder(decoder, _WINDOWS, WINDOWS))
     return found
 
 

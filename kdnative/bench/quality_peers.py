@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kdnative.bench.encoder_candidates import Positional
+from kdnative.bench.encoder_candidates import INPUTS, Positional
 from kdnative.bench.encoder_models import apart
 from kdnative.bench.quality_subjects import Inputs, Runs, Subject
 from kdnative.bench.quality_ways import Cost, Way, counted
@@ -167,7 +167,8 @@ def openvino_model(subject: Subject) -> Any:
     """The float model for OpenVINO."""
     import openvino as ov
 
-    example = subject.calibration(2)[0]
+    given = subject.calibration(2)[0]
+    example = {name: given[name] for name in INPUTS if name in given}  # tokenizers have another order
     wrapped = Positional(subject.model, _OUTPUTS[subject.task])
     with apart():
         model = ov.convert_model(wrapped, example_input=tuple(example.values()))
