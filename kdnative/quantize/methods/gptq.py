@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from torch import Tensor
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.quantize.methods.base import Method
-from kdnative.quantize.methods.compensation import BLOCK, DAMPING, inverse_factor, sweep
+from kdnative.quantize.methods.compensation import BLOCK, inverse_factor, sweep
 from kdnative.quantize.methods.grid import Grid
 from kdnative.quantize.statistics import Statistics
 
-__all__ = ["GPTQ", "compensated"]
+__all__ = ["GPTQ", "compensated", "usual_damping"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,20 @@ class GPTQ(Method):
     In schemes that leave zeros out (``+4x1``) weights that are 0 stay 0, and the others make up for them as well.
 
     Args:
-        damping: what is added to the diagonal of the second moment, as a share of its mean, within (0, 1].
+        damping: what is added to the diagonal of the second moment, as a share of its mean, within (0, 1]. None: K / 4
+            of the rows that calibration saw, within [0.01, 1]: the fewer rows for each input, the more the moment is
+            chance. The paper has 0.01, for many more rows.
         act_order: begin with the columns of the largest inputs. Groups stay those of the scheme.
         block: columns that are brought up to date one by one.
     """
 
-    damping: float = DAMPING
+    damping: float | None = None
     act_order: bool = False
     block: int = BLOCK
     name = "gptq"
 
     def __post_init__(self) -> None:
-        if not 0 < self.damping <= 1:
+        if self.damping is not None and not 0 < self.damping <= 1:
             raise ValueError(f"damping={self.damping}; a share of the mean diagonal within (0, 1] is needed")
         if self.block < 1:
             raise ValueError(f"block={self.block}; it counts columns, 1 or more")
@@ -50,7 +52,8 @@ class GPTQ(Method):
 
     def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
         assert statistics is not None and statistics.second_moment is not None
-        return compensated(weight, scheme, statistics.second_moment, self)
+        damping = self.damping or usual_damping(weight.shape[1], statistics.rows)
+        return compensated(weight, scheme, statistics.second_moment, replace(self, damping=damping))
 
 
 def compensated(
@@ -61,6 +64,7 @@ def compensated(
     if options.act_order:
         order = second_moment.diagonal().argsort(descending=True, stable=True)
         second_moment = second_moment[order][:, order]
+    assert options.damping is not None
     factor = inverse_factor(second_moment, options.damping)
     if grid is None:
         importance = torch.empty_like(factor[0])
@@ -81,3 +85,8 @@ def compensated(
     values = torch.empty_like(columns)
     values[order] = columns
     return grid.weight(values.t().contiguous())
+
+
+def usual_damping(inputs: int, rows: int) -> float:
+    """See `GPTQ`."""
+    return min(max(inputs / (4 * rows), 0.01), 1.0)

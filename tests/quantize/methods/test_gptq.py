@@ -5,6 +5,7 @@ from kdnative import Scheme
 from kdnative.quantize import quantize_weight, search_clip
 from kdnative.quantize.methods import GPTQ
 from kdnative.quantize.methods.compensation import inverse_factor
+from kdnative.quantize.methods.gptq import usual_damping
 from tests.quantize.methods.correlated import inputs, statistics, weights
 
 SCHEMES = ["w8a8", "w4a8-g32", "w4a8-g32-asym", "w4a8-g32-int", "w2a8-g32"]
@@ -108,3 +109,13 @@ def test_scale_of_the_inputs_does_not_matter():
     x = inputs(200, 64)
     found = [GPTQ().quantize([weights(4, 64)], "w4a8-g32", statistics(x * size))[0] for size in (1.0, 1e-12, 1e12)]
     assert all((other.qweight != found[0].qweight).float().mean() < 0.01 for other in found[1:])
+
+
+def test_the_usual_damping_follows_from_the_rows():
+    assert [usual_damping(64, rows) for rows in (1, 64, 160, 10**6)] == [1.0, 0.25, 0.1, 0.01]
+    known = statistics(inputs(160, 64))
+    usual, same, other = (
+        method.quantize([weights(4, 64)], "w4a8-g32", known)[0]
+        for method in (GPTQ(), GPTQ(damping=0.1), GPTQ(damping=0.01))
+    )
+    assert torch.equal(usual.qweight, same.qweight) and not torch.equal(usual.qweight, other.qweight)
