@@ -27,7 +27,7 @@ __all__ = ["apply", "convert_"]
 
 def convert_(
     model: nn.Module,
-    schemes: str | Scheme | Sequence[str | Scheme] | Mapping[str, Any] = "w8a8",
+    schemes: str | Scheme | Sequence[str | Scheme] | Mapping[str, Any] | None = None,
     *,
     keep: Iterable[str] = (),
     embeddings: int | None = 8,
@@ -68,7 +68,7 @@ def convert_(
         schemes: a scheme for all linears, or ``{pattern: scheme or None}``; the first pattern that matches a module's
             name, or the name of a module that contains it, wins. Patterns are globs, or regular expressions after
             ``re:``. Linears that no pattern matches stay in float. With a gate a list of schemes, from the fewest bits
-            up, may stand for each.
+            up, may stand for each. None: ``w8a8``, with a gate ``["w4a8-g64", "w8a8"]``.
         keep: patterns of modules that stay in float.
         embeddings: 8 for int8 tables, None to leave embeddings in float (a fused encoder needs 8).
         fuse: False converts known encoders and layers linear by linear too (those of torch stay, it reads their weights
@@ -84,7 +84,7 @@ def convert_(
         method: how weights are chosen, a name or a ``Method`` of :mod:`kdnative.quantize.methods`. None: rounded to the
             nearest without calibration; with it, of each layer the usual method of its scheme ("smoothquant" for
             ``w8a8``, else "gptq"). "hqq" and "rtn" need no calibration.
-        tokenizer: of transformers, for texts.
+        tokenizer: of transformers, for texts, which are cut to 128 tokens here (`calibrate_` takes ``max_length=``).
         gate: a :class:`kdnative.Gate`: what the conversion may cost, and what happens where it costs more.
 
     Returns:
@@ -96,7 +96,8 @@ def convert_(
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
             can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU; calibration
             is missing (2 bits are not rounded to the nearest unasked), empty, of another model, or contradicts other
-            arguments, see :func:`kdnative.calibrate_`. The model is unchanged then.
+            arguments, see :func:`kdnative.calibrate_`; several schemes without a gate. The model is unchanged then.
+        TypeError: the model is no module, or the gate no gate.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
@@ -105,9 +106,14 @@ def convert_(
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
     if gate is not None:
+        if not callable(getattr(gate, "convert_", None)):
+            raise TypeError(
+                f"gate is a {type(gate).__name__}: give a kdnative.Gate, such as kdnative.Gate('agreement', "
+                "max_drop=0.02, data=texts, tokenizer=tokenizer)"
+            )
         report: ConversionReport = gate.convert_(
             model,
-            schemes,
+            *(() if schemes is None else (schemes,)),
             keep=keep,
             embeddings=embeddings,
             fuse=fuse,
@@ -119,6 +125,10 @@ def convert_(
             tokenizer=tokenizer,
         )
         return report
+    schemes = "w8a8" if schemes is None else schemes
+    for asked in schemes.values() if isinstance(schemes, Mapping) else [schemes]:
+        if isinstance(asked, list | tuple):
+            raise ValueError(f"schemes has {asked!r}, and only a gate chooses among several: give one, or gate=")
     calibrating = calibration is not None or method is not None
     if clip_search and calibrating:
         raise ValueError("clip_search=True is for rounding without data; with data, method='clip' is the search")

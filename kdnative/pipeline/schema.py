@@ -13,7 +13,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from kdnative.pipeline.sections import TWO_BITS, Distilling, Schemes, Section, Shape, Training, of_bits
+from kdnative.pipeline.sections import (
+    GATE_SCHEMES,
+    TWO_BITS,
+    Distilling,
+    Schemes,
+    Section,
+    Shape,
+    Training,
+    check_scales_inputs,
+    of_bits,
+)
 from kdnative.pipeline.values import NotNegative, Positive, Seed, Threads, Tokens
 from kdnative.shown import shown
 from kdnative.tasks import Task, task_named
@@ -168,10 +178,28 @@ class Recipe(Section):
     def _weights_from_one_place(self):
         """That a calibration is of the schemes that the student ends in, and that 2 bits are rounded on purpose."""
         calibrated, recover, convert = self.calibrate is not None, self.recover, self.convert
-        trained = [] if recover is None else of_bits(2, recover.schemes)
-        rounded = [scheme for scheme in of_bits(2, convert.schemes or self.final_schemes()) if scheme not in trained]
-        if rounded and not calibrated and not convert.clip_search:
-            raise ValueError(f"convert.schemes has {rounded[0]}, and neither calibrate nor recover. {TWO_BITS}")
+        if recover is not None and convert.gate is not None:
+            raise ValueError(
+                "convert.gate chooses schemes, but recover trains the student for its own: set recover: null, "
+                "or leave the gate out"
+            )
+        schemes = self.schemes_to_convert()
+        if recover is not None and convert.schemes not in (None, recover.schemes):
+            two = [scheme for scheme in of_bits(2, schemes) if scheme not in of_bits(2, recover.schemes)]
+            if calibrated or (two and not convert.clip_search):
+                raise ValueError(
+                    f"convert.schemes is {shown(convert.schemes)}, but recover trains the student for "
+                    f"{shown(recover.schemes)}: give recover.schemes these and leave convert.schemes out, or write "
+                    "recover: null and calibrate: {}"
+                )
+        if recover is None and not calibrated and not convert.clip_search:
+            if two := of_bits(2, schemes):
+                raise ValueError(f"convert.schemes has {two[0]}, and neither calibrate nor recover. {TWO_BITS}")
+            if convert.gate is not None and (four := of_bits(4, schemes)):
+                raise ValueError(
+                    f"convert.gate may choose {four[0]}, and nothing says how to round it: add calibrate: {{}} (GPTQ on "
+                    "training texts, a few seconds), or calibrate: {method: rtn} to round to the nearest"
+                )
         if convert.clip_search and (calibrated or convert.gate is not None):
             other = "calibrate" if calibrated else "the gate"
             raise ValueError(f"convert.clip_search is true, but {other} chooses the weights: leave one of them out")
@@ -180,16 +208,8 @@ class Recipe(Section):
                 f"calibrate.method is {self.calibrate.method!r}, but recover.ternary has a method of its own: leave "
                 "calibrate.method out"
             )
-        if recover is not None and convert.gate is not None:
-            raise ValueError(
-                "convert.gate chooses schemes, but recover trains the student for its own: set recover: null, "
-                "or leave the gate out"
-            )
-        if calibrated and recover is not None and convert.schemes not in (None, recover.schemes):
-            raise ValueError(
-                f"calibrate is for the schemes of recover ({shown(recover.schemes)}), and convert.schemes has others "
-                f"({shown(convert.schemes)}): leave convert.schemes out, or set recover: null"
-            )
+        if calibrated:
+            check_scales_inputs("calibrate", self.calibrate.method, schemes if recover is None else recover.schemes)
         return self
 
     @model_validator(mode="after")
@@ -230,6 +250,12 @@ class Recipe(Section):
     def calibrated_schemes(self) -> Schemes:
         """Schemes that the student is calibrated for: those of the stage that takes the weights first."""
         return self.recover.schemes if self.recover is not None else self.final_schemes()
+
+    def schemes_to_convert(self) -> Schemes | list[str]:
+        """What ``convert`` is told: one scheme or patterns, or several that a gate chooses among."""
+        if self.convert.schemes is None and self.convert.gate is not None:
+            return list(GATE_SCHEMES)
+        return self.convert.schemes or self.final_schemes()
 
     def final_schemes(self) -> Schemes:
         """Schemes of the final student: those of ``convert``, else those it was trained for, else w8a8.

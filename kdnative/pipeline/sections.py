@@ -180,7 +180,7 @@ class Calibrate(Section):
 
     method: str | None = None
     """`smoothquant`, `gptq`, `awq`, `awq+gptq`, `clip`, `hqq` (needs no texts) or `rtn` (to the nearest); null means
-    `gptq` for layers of 4 and 2 bits, `smoothquant` for the others."""
+    `smoothquant` for w8a8, else `gptq`."""
     texts: Annotated[Positive, at_most(100_000, " texts")] = 128
     """Training texts to look at, with a label or without."""
     batch_size: Sentences = 32
@@ -219,8 +219,25 @@ TWO_BITS = (
 
 def of_bits(bits: int, schemes: Schemes | list[str] | None) -> list[str]:
     """Those of a recipe's schemes whose weights have so many bits."""
+    return sorted({str(scheme) for scheme in _each(schemes) if scheme.weight.bits == bits})
+
+
+def _each(schemes: Schemes | list[str] | None) -> list[Scheme]:
     given = schemes.values() if isinstance(schemes, dict) else schemes if isinstance(schemes, list) else [schemes]
-    return sorted({text for text in given if text is not None and Scheme.parse(text).weight.bits == bits})
+    return [Scheme.parse(text) for text in given if text is not None]
+
+
+GATE_SCHEMES = ("w4a8-g64", "w8a8")  # what a gate chooses among where nothing is said, as in `kdnative.Gate`
+
+
+def check_scales_inputs(key: str, method: str | None, schemes: Schemes | list[str] | None) -> None:
+    """ValueError for a method with a vector of input scales where a scheme leaves zeros out: it has no place for it."""
+    sparse = [scheme for scheme in _each(schemes) if scheme.sparsity is not None]
+    if method is not None and sparse and method_named(method).input_scales:
+        raise ValueError(
+            f"{key}.method is {method!r}, which scales inputs, and the sparse scheme {sparse[0]} has no place for that: "
+            "use gptq, clip or rtn, or leave the method out"
+        )
 
 
 class CompressTeacher(Section):
@@ -253,6 +270,8 @@ class CompressTeacher(Section):
             raise ValueError("scheme is null, so there are no weights for calibrate: leave one of them out")
         if self.calibrate is None and (coarse := of_bits(2, self.scheme)):
             raise ValueError(f"scheme is {coarse[0]} without calibrate. {TWO_BITS}")
+        if self.calibrate is not None:
+            check_scales_inputs("calibrate", self.calibrate.method, self.scheme)
         return self
 
 
@@ -289,7 +308,8 @@ class Recover(Distilling):
 
 
 class Gate(Section):
-    """A budget of quality: layers get more bits until the native student is shown to keep it."""
+    """A budget of quality: the layers that lose least get fewer bits, as long as the native student is shown to keep
+    it."""
 
     metric: Literal["agreement", "accuracy", "kl", "mse"] | None = None
     """What may drop, from the float student to the native one: `agreement` (the share of answers that change),
@@ -299,9 +319,11 @@ class Gate(Section):
     confidence: Annotated[Float, Field(gt=0.5, lt=1.0)] = 0.95
     """That the budget is kept, over the texts that the validation split is a sample of."""
     choosing: Annotated[Float, Field(gt=0.0, lt=1.0)] = 0.25
-    """Share of the validation split by which layers are chosen; the rest shows that the budget is kept."""
+    """Share of the validation split by which schemes are chosen, at most 512 texts; the rest shows that the budget is
+    kept."""
     minimise: Literal["bytes", "ms"] = "bytes"
-    """What is made small: the `bytes` of the weights, or `ms`, the measured latency of the layers."""
+    """What is made small: the `bytes` of the weights, or `ms`, the latency of the layers, measured in the benchmark's
+    case."""
 
 
 class Convert(Section):
@@ -309,7 +331,7 @@ class Convert(Section):
 
     schemes: Schemes | list[str] | None = None
     """One scheme, or `{pattern: scheme or null}`; for a gate a list from the fewest bits up; null means those of
-    `recover`, else w8a8."""
+    `recover`, else w8a8, for a gate w4a8-g64 and w8a8."""
     gate: Gate | None = None
     """What the native student may lose; null measures the loss and sets no bound."""
     embeddings: Literal[8] | None = 8

@@ -33,7 +33,10 @@ class RunState:
 
     def origin(self, stage: Stage) -> dict:
         """Everything that decides the stage's result, but for device and threads: a run may move to another machine."""
-        sections = self.recipe.model_dump(mode="json", include={"seed", "task", stage.name, *stage.uses})
+        include: dict[str, Any] = dict.fromkeys(("seed", "task", stage.name, *stage.uses), True)
+        if stage.times(self.recipe):
+            include["benchmark"] = {"batch", "tokens"}
+        sections = self.recipe.model_dump(mode="json", include=include)
         records = {name: self.records[name] for name in stage.needs(self.recipe)}
         origin: dict[str, Any] = {
             "settings": sections,

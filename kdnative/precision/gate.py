@@ -153,6 +153,8 @@ class Gate:
         examples = self._examples(options.get("tokenizer"))
         choosing, certifying = self._split(len(examples))
         self._check_enough(len(examples), len(certifying))
+        # One answer tells whether the metric fits, before minutes of calibration.
+        self._metric(answers(model, examples, choosing[:1], read=self.read, batch_size=self.batch_size))
         ladder = Ladder.of(model, schemes, **{name: options[name] for name in _DECIDING if name in options})
         if calibration is None:
             some = choosing[:_MOST_CALIBRATION]

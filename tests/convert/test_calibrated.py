@@ -257,3 +257,16 @@ def test_the_gate_converts():
     (given, schemes), options = gate.given
     assert given is model and schemes == ["w4a8-g32", "w8a8"] and "gate" not in options
     assert (options["calibration"], options["method"], options["keep"]) == (data, "gptq", "2")
+    assert convert_(model, gate=gate) == "its report"
+    assert gate.given[0] == (model,)  # its own schemes
+
+
+def test_a_gate_that_is_none_and_several_schemes_without_one():
+    model = network(64, 64)
+    with pytest.raises(TypeError, match=r"gate is a float: give a kdnative\.Gate"):
+        convert_(model, gate=0.02)
+    for schemes in (["w4a8-g32", "w8a8"], {"0": ("w4a8-g32", "w8a8")}):
+        with pytest.raises(ValueError, match="only a gate chooses among several"):
+            convert_(model, schemes)
+    assert type(model[0]) is nn.Linear
+    assert {row.scheme for row in convert_(model).rows} - {None} == {"w8a8"}

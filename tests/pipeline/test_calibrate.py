@@ -150,7 +150,20 @@ def test_groups_that_do_not_divide_a_width_are_refused_before_anything_runs(tiny
         ({"calibrate": {"texts": 0}}, "calibrate.texts"),
         ({"calibrate": None, "convert": {"schemes": "w2a8-g32"}}, "convert.schemes has w2a8-g32, and neither"),
         ({"calibrate": METHOD, "convert": {"schemes": "w8a8", "clip_search": True}}, "calibrate chooses the weights"),
-        ({"recover": {"schemes": "w4a8-g32"}}, "calibrate is for the schemes of recover ('w4a8-g32')"),
+        ({"recover": {"schemes": "w4a8-g32"}}, "but recover trains the student for 'w4a8-g32'"),
+        (  # with `calibrate` and without: the same words, so that neither sends to the other
+            {"recover": {"schemes": "w8a8"}, "calibrate": None, "convert": {"schemes": "w2a8-g32"}},
+            "leave convert.schemes out, or write recover: null and calibrate: {}",
+        ),
+        (
+            {"recover": {"schemes": "w8a8"}, "convert": {"schemes": "w2a8-g32"}},
+            "leave convert.schemes out, or write recover: null and calibrate: {}",
+        ),
+        ({"calibrate": {"method": "awq"}, "convert": {"schemes": {"*": "w8a8+4x1"}}}, "calibrate.method is 'awq'"),
+        (
+            {"compress_teacher": {"scheme": "w8a8+4x1", "calibrate": {"method": "smoothquant"}}},
+            "the sparse scheme w8a8+4x1 has no place for that",
+        ),
         ({"compress_teacher": {"scheme": None, "calibrate": {}}}, "no weights for calibrate"),
         (
             {"recover": {"schemes": "w2a8-g32", "ternary": "group"}, "convert": {"schemes": None}},

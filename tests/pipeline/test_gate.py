@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 import kdnative
 from kdnative.pipeline import PipelineError, RecipeError, RunFolder, check, load_recipe
+from kdnative.pipeline.stages import Shared, gating
+from kdnative.pipeline.state import RunState
 from tests.pipeline.conftest import changed, write_recipe
 from tests.pipeline.test_calibrate import METHOD, go_on
 
@@ -74,8 +77,7 @@ def test_check_lists_it_and_refuses_what_few_examples_cannot_show(tiny, tmp_path
     text = str(check(write_recipe(tmp_path / "r.yaml", gated(tiny, max_drop=0.3)), runs=tmp_path / "runs"))
     assert "  convert           gate: agreement may drop by 0.3\n" in text
     path = write_recipe(tmp_path / "r.yaml", gated(tiny, max_drop=0.01))
-    # ln(0.05) / ln(0.99) = 298.07 examples without a change, three quarters of the split
-    with pytest.raises(PipelineError, match="can't be shown with 16 validation examples: .* needs about 399"):
+    with pytest.raises(PipelineError, match="can't be shown with 16 validation examples"):
         check(path, runs=tmp_path / "runs")
 
 
@@ -91,6 +93,7 @@ def test_check_lists_it_and_refuses_what_few_examples_cannot_show(tiny, tmp_path
         ({"convert": {"gate": {"max_drop": 0.1, "metric": "cosine"}}}, "convert.gate.metric"),
         ({"convert": {"gate": {"max_drop": 0.1}}, "recover": {"schemes": "w8a8"}}, "set recover: null"),
         ({"convert": {"schemes": SCHEMES, "gate": {"max_drop": 0.1}}, "calibrate": None}, "has w2a8-g32, and neither"),
+        ({"convert": {"gate": {"max_drop": 0.1}}, "calibrate": None}, "may choose w4a8-g64, and nothing says how"),
     ],
 )
 def test_what_contradicts_itself_is_refused(tiny, tmp_path, sections, words):
@@ -98,6 +101,42 @@ def test_what_contradicts_itself_is_refused(tiny, tmp_path, sections, words):
     with pytest.raises(RecipeError) as caught:
         load_recipe(write_recipe(tmp_path / "r.yaml", recipe))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "needed"),
+    [
+        ("agreement", 399),  # ln(0.05) / ln(0.99) = 298.07: 299, three quarters of the split
+        ("accuracy", 491),  # half of the error for each side, ln(0.025) / ln(0.99) = 367.04: 368
+        ("kl", 67),  # 50 certify
+    ],
+)
+def test_each_metric_has_a_least_number_of_examples(tiny, tmp_path, metric, needed):
+    path = write_recipe(tmp_path / "r.yaml", gated(tiny, metric=metric, max_drop=0.01))
+    with pytest.raises(PipelineError, match=rf"convert\.gate: .*16 validation examples: .* needs about {needed}\. "):
+        check(path, runs=tmp_path / "runs")
+
+
+def test_a_metric_of_other_answers_is_refused_before_anything_runs(tiny, tmp_path):
+    path = write_recipe(tmp_path / "r.yaml", gated(tiny, metric="mse", max_drop=0.3))
+    with pytest.raises(PipelineError, match=r"convert\.gate: metric='mse' does not fit .* classes: use agreement"):
+        check(path, runs=tmp_path / "runs")
+
+
+def test_latencies_are_those_of_the_benchmark(tiny, tmp_path):
+    recipe = gated(tiny, max_drop=0.3, minimise="ms")
+    recipe["benchmark"] = {**recipe.get("benchmark", {}), "batch": 3, "tokens": 7}
+    found = load_recipe(write_recipe(tmp_path / "r.yaml", recipe))
+    assert gating._settings(found)["latency_rows"] == 21
+    shared, stages = Shared(found), {stage.name: stage for stage in found.active_stages()}
+    settings = RunState(found, RunFolder(tmp_path / "runs"), shared).origin(stages["convert"])["settings"]
+    assert settings["benchmark"] == {"batch": 3, "tokens": 7}
+
+
+def test_without_schemes_a_gate_chooses_among_those_of_the_api(tiny, tmp_path):
+    recipe = gated(tiny, schemes=None, max_drop=0.3)
+    assert load_recipe(write_recipe(tmp_path / "r.yaml", recipe)).schemes_to_convert() == ["w4a8-g64", "w8a8"]
+    assert inspect.signature(kdnative.Gate.convert_).parameters["schemes"].default == ("w4a8-g64", "w8a8")
 
 
 def test_a_share_of_one_is_no_budget(tiny, tmp_path):

@@ -149,6 +149,7 @@ class Stage:
         does: what it does, a sentence: the description of its section.
         needs: the stages whose output it reads, given the recipe (stages may be left out of a recipe).
         uses: recipe sections besides its own that change its result.
+        times: whether the benchmark's case changes it, too.
         uses_data: whether the data set changes its result.
         sources: the models from outside of the run that it starts from, as the recipe names them.
         results: names of the files that it writes into the run's folder, beside its own.
@@ -170,6 +171,7 @@ class Stage:
     does: str = ""
     needs: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     uses: tuple[str, ...] = ()
+    times: Callable[[Recipe], bool] = lambda recipe: False
     uses_data: bool = True
     sources: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     results: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()

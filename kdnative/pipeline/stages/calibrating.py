@@ -136,8 +136,7 @@ def _by_scheme(recipe: Recipe, model: nn.Module) -> dict[str, dict[str, str]]:
     from kdnative.precision.ladder import Ladder
 
     settings = recipe.convert
-    schemes = settings.schemes or recipe.final_schemes()
-    ladder = Ladder.of(model, schemes, keep=settings.keep, embeddings=settings.embeddings)
+    ladder = Ladder.of(model, recipe.schemes_to_convert(), keep=settings.keep, embeddings=settings.embeddings)
     return {
         scheme: {f"re:{re.escape(name)}": scheme for name, options in ladder.options.items() if scheme in options}
         for scheme in ladder.schemes()
@@ -146,7 +145,7 @@ def _by_scheme(recipe: Recipe, model: nn.Module) -> dict[str, dict[str, str]]:
 
 def _plan(recipe: Recipe) -> str:
     settings = recipe.calibrate
-    return f"{settings.method or 'gptq or smoothquant, by bits'}, {settings.texts:,} training texts"
+    return f"{settings.method or 'smoothquant for w8a8, else gptq'}, {settings.texts:,} training texts"
 
 
 def _rehearse(rehearsal: Rehearsal) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +60,10 @@ def _told(found: GateReport, recipe: Recipe) -> dict[str, str | None]:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """The arguments of `kdnative.precision.Gate` that a recipe has, with the task's metric where it names none."""
-    found = dict(recipe.convert.gate)
+    """The arguments of `kdnative.precision.Gate` that a recipe has, with the task's metric where it names none.
+
+    Latencies are those of the benchmark's case."""
+    found = {**dict(recipe.convert.gate), "latency_rows": recipe.benchmark.batch * recipe.benchmark.tokens}
     found["metric"] = found["metric"] or ("mse" if task_named(recipe.task).numbers else "agreement")
     return found
 
@@ -74,19 +75,17 @@ def check_budget(recipe: Recipe, examples: int) -> None:
         examples: of the validation split.
 
     Raises:
-        PipelineError: a budget that is none, or that so few examples can't show.
+        PipelineError: a budget that is none, a metric of other answers than the task's, or too few examples.
     """
     from kdnative.precision import Gate
-    from kdnative.precision.bounds import examples_for_none
+    from kdnative.precision.metrics import metric_named
 
     settings = _settings(recipe)
     try:
-        Gate(data=None, **settings)
+        metric_named(settings["metric"], "values" if task_named(recipe.task).numbers else "classes")
+        needed = Gate(data=None, **settings).least_examples
     except ValueError as error:
         raise PipelineError(f"convert.gate: {error}") from error
-    if settings["metric"] not in ("agreement", "accuracy"):
-        return
-    needed = math.ceil(examples_for_none(settings["max_drop"], settings["confidence"]) / (1 - settings["choosing"]))
     if examples < needed:
         raise PipelineError(
             f"convert.gate: a drop of {settings['max_drop']:g} can't be shown with {examples:,} validation examples: "

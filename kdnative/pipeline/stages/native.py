@@ -32,7 +32,7 @@ def _convert(context: Context) -> dict[str, Any]:
     validation = tokenized(context, source, "validation")
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
     options = conversion_options(context, trained=recipe.recover is not None)
-    schemes = recipe.convert.schemes or recipe.final_schemes()
+    schemes = recipe.schemes_to_convert()
     if recipe.convert.gate is None:
         report, gate = convert_(model.cpu(), schemes, **options), {}
     else:
@@ -82,7 +82,7 @@ def conversion_options(context: Context, *, trained: bool = False, calibrated: b
         return options
     if calibrated and (found := student_calibration(context)) is not None:
         return {**options, "calibration": found}
-    if settings.gate is not None:  # which calibrates unless it is told not to, and chooses schemes of any bits
+    if settings.gate is not None:  # of 8 bits, or a row that is compared: else the gate would calibrate by itself
         return {**options, "method": "rtn"}
     return options if settings.clip_search else {**options, **to_the_nearest(context.recipe.final_schemes())}
 
@@ -103,6 +103,7 @@ CONVERT = Stage(
     default=Convert(),
     needs=lambda recipe: (recipe.student_before("convert"), *with_calibration(recipe)),
     uses=("data", "teacher", "student", "recover"),  # where it has no schemes, it takes those of `recover`
+    times=lambda recipe: recipe.convert.gate is not None and recipe.convert.gate.minimise == "ms",
     version=1,
     row=NATIVE,
     plan=plan_of,

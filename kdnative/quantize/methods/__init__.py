@@ -53,6 +53,11 @@ def method_named(name: str | Method) -> Method:
         raise TypeError(f"a method is a name such as 'gptq' or a Method, not {type(name).__name__}")
     if name in METHODS:
         return METHODS[name]
+    if name.strip().lower() == Ternary.name:
+        raise ValueError(
+            "method 'ternary' needs to know where the steps are: give kdnative.quantize.methods.Ternary(step='channel') "
+            "or step='group'; in a recipe recover.ternary"
+        )
     near = next(iter(difflib.get_close_matches(name.strip().lower(), METHODS, n=1, cutoff=0.5)), None)
-    hint = "" if near is None else f"; did you mean {near!r}?"
+    hint = "." if near is None else f"; did you mean {near!r}?"
     raise ValueError(f"unknown method {name!r}{hint} Allowed: {', '.join(METHODS)}")

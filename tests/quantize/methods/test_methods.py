@@ -127,6 +127,10 @@ def test_names():
     assert method_named(own) is own
     with pytest.raises(ValueError, match="did you mean 'gptq'.*rtn, clip"):
         method_named("gtpq")
+    with pytest.raises(ValueError, match=r"unknown method 'xyzzy'\. Allowed: rtn, clip"):
+        method_named("xyzzy")
+    with pytest.raises(ValueError, match=r"Ternary\(step='channel'\) .*recover\.ternary"):
+        method_named("ternary")
     with pytest.raises(TypeError, match="a name such as 'gptq'"):
         method_named(3)
 
