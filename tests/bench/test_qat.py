@@ -72,7 +72,9 @@ def test_texts_that_stop_a_training_measure_nothing(monkeypatch):
         return []
 
     def part(first, count):
-        return Dataset([Example({"text": str(first + i), "label": i % 2}, str(first + i)) for i in range(count)], ("a", "b"))
+        return Dataset(
+            [Example({"text": str(first + i), "label": i % 2}, str(first + i)) for i in range(count)], ("a", "b")
+        )
 
     monkeypatch.setattr(qat, "splits", lambda: DataSplits(part(10, 40), part(100, 20), part(150, 9)))
     monkeypatch.setattr(qat, "load_tokenizer", lambda source: Words())
