@@ -25,7 +25,7 @@ Z80 = 0.8416212335729143  # its 80 % quantile
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % interval, from n examples."""
+    """A value with its interval, of 95 % where its maker does not say otherwise, from n examples."""
 
     value: float
     low: float

@@ -15,6 +15,8 @@ __all__ = ["FLOAT", "Assignment", "assign"]
 FLOAT = "float"
 """The change that is none: the layer stays in floating point."""
 
+_TIGHTENINGS = 8
+
 
 @dataclass(frozen=True)
 class Assignment(Mapping[str, str]):
@@ -70,8 +72,9 @@ def assign(
     """One scheme for each group of layers.
 
     Under a budget of bytes or of milliseconds it minimises the summed loss; under one of loss, which may be infinite,
-    it minimises bytes or milliseconds, and among equals the loss. Solved exactly by branch and bound
-    (:func:`scipy.optimize.milp`, HiGHS): the losses of single layers add up well enough at the model's output.
+    it minimises bytes or milliseconds, and among equals the loss. Solved by branch and bound
+    (:func:`scipy.optimize.milp`, HiGHS), with the budget kept exactly; the solver's own tolerance, a millionth of the
+    largest value or so, is made up for. The losses of single layers add up well enough at the model's output.
 
     Args:
         sensitivities: rows of :func:`kdnative.precision.sensitivity`, one for each group and scheme that it may get; a
@@ -93,20 +96,24 @@ def assign(
     ((limited, budget),) = given.items()
     if not budget >= 0:
         raise ValueError(f"budget_{limited}={budget}: a budget is at least 0")
-    groups = _groups(sensitivities)
+    groups = groups_of(sensitivities)
     options = [row for rows in groups for row in rows]
     values = {name: _values(options, name) for name in {"loss", limited, "loss" if limited != "loss" else minimise}}
-    least = sum(min(_values(rows, limited)) for rows in groups)
-    if least > budget * (1 + 1e-12):
+    smallest = np.concatenate([_one(_values(rows, limited)) for rows in groups])
+    least = _total(values[limited], smallest)
+    if least > budget:
         raise ValueError(f"budget_{limited}={budget:.6g} can't be met: the smallest possible is {least:.6g}")
     goal = values["loss"] if limited != "loss" else values[minimise]
-    chosen = _solve([len(rows) for rows in groups], goal, values[limited], budget)
+    sizes = [len(rows) for rows in groups]
+    chosen = _within(sizes, goal, values[limited], budget, smallest)
     if limited == "loss":  # of all assignments that cost as little the one that loses least
-        chosen = _solve([len(rows) for rows in groups], values["loss"], goal, float(goal[chosen].sum()))
+        better = _within(sizes, values["loss"], goal, _total(goal, chosen), chosen)
+        # The solver may have stopped short of the least loss by its tolerance.
+        chosen = better if _total(values["loss"], better) <= _total(values["loss"], chosen) else chosen
     return Assignment(tuple(row for row, taken in zip(options, chosen, strict=True) if taken))
 
 
-def _groups(sensitivities: Sequence[Sensitivity]) -> list[list[Sensitivity]]:
+def groups_of(sensitivities: Sequence[Sensitivity]) -> list[list[Sensitivity]]:
     """The options of each group, in the order of the first rows."""
     found: dict[tuple[str, ...], list[Sensitivity]] = {}
     for row in sensitivities:
@@ -135,8 +142,40 @@ def _values(rows: Sequence[Sensitivity], name: str) -> np.ndarray:
     return np.array([max(0.0, float(getattr(row, name))) for row in rows])
 
 
-def _solve(sizes: Sequence[int], goal: np.ndarray, limited: np.ndarray, budget: float) -> np.ndarray:
-    """bool [options]: one of each group, with the least sum of ``goal`` and a sum of ``limited`` within the budget."""
+def _one(values: np.ndarray) -> np.ndarray:
+    """bool: where the first least value is."""
+    return np.arange(len(values)) == values.argmin()
+
+
+def _total(values: np.ndarray, chosen: np.ndarray) -> float:
+    """Summed in order, as an `Assignment` does."""
+    return float(sum(values[chosen].tolist()))
+
+
+def _within(
+    sizes: Sequence[int], goal: np.ndarray, limited: np.ndarray, budget: float, fallback: np.ndarray
+) -> np.ndarray:
+    """`_solve` within the exact budget: where the solver's answer is above it, its budget is tightened.
+
+    Args:
+        fallback: an answer within the budget, where tightening finds none.
+    """
+    allowed = budget
+    for _ in range(_TIGHTENINGS):
+        chosen = _solve(sizes, goal, limited, allowed)
+        if chosen is None:
+            break
+        if (excess := _total(limited, chosen) - budget) <= 0:
+            return chosen
+        allowed -= 2 * excess
+    return fallback
+
+
+def _solve(sizes: Sequence[int], goal: np.ndarray, limited: np.ndarray, budget: float) -> np.ndarray | None:
+    """bool [options]: one of each group, with the least sum of ``goal`` and a sum of ``limited`` within the budget.
+
+    Within it by the solver's tolerance; None where there is none.
+    """
     require("scipy", "the assignment of schemes")
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -150,7 +189,7 @@ def _solve(sizes: Sequence[int], goal: np.ndarray, limited: np.ndarray, budget: 
     scale, unit = goal.max() or 1.0, limited.max() or 1.0
     constraints = [LinearConstraint(one_each, 1, 1)]
     if np.isfinite(budget):
-        constraints.append(LinearConstraint(limited[None] / unit, -np.inf, budget / unit * (1 + 1e-9)))
+        constraints.append(LinearConstraint(limited[None] / unit, -np.inf, budget / unit))
     found = milp(
         goal / scale,
         integrality=np.ones(count),
@@ -158,6 +197,4 @@ def _solve(sizes: Sequence[int], goal: np.ndarray, limited: np.ndarray, budget: 
         constraints=constraints,
         options={"mip_rel_gap": 0.0},
     )
-    if found.x is None:
-        raise ValueError(f"no assignment was found: {found.message}")
-    return found.x > 0.5
+    return None if found.x is None else found.x > 0.5

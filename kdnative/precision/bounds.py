@@ -79,7 +79,7 @@ def upper_bound(
 
 
 def unseen(values: np.ndarray, confidence: float, most: float | None = None) -> float:
-    """What values that n examples did not show can add to their mean: a share of them at ``most``, or the largest seen."""
+    """What values that n examples did not show can add to their mean: a share at ``most``, or at the largest seen."""
     largest = max(0.0, float(values.max())) if most is None else most
     return share_high(0, len(values), confidence) * largest
 

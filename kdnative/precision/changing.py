@@ -20,8 +20,8 @@ from kdnative.quantize.linears import LinearSite, linears_of
 
 __all__ = ["Change", "Changer", "Trained", "change_of", "changed", "linears", "masking", "rounding", "untrained"]
 
-Trained = Mapping[str, "tuple[Scheme, Tensor]"]
-"""Layers that were trained for a scheme: that, and their float weight."""
+Trained = Mapping[str, "tuple[Scheme, QuantizedWeight, Tensor]"]
+"""Layers that were trained for a scheme: that, their integer weight, and their float one."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ Changer = Callable[[str, Tensor], "Change | None"]
 """The name of a layer and its weight [N, K] to its change; None where the change does not apply."""
 
 
-def untrained(model: nn.Module) -> tuple[nn.Module, dict[str, tuple[Scheme, Tensor]]]:
-    """The model with plain linears, and which were trained for a scheme: that and their float weights."""
+def untrained(model: nn.Module) -> tuple[nn.Module, dict[str, tuple[Scheme, QuantizedWeight, Tensor]]]:
+    """The model with plain linears, and which were trained for a scheme: that, their integer and float weights."""
     trained = {
-        name: (module.scheme, module.weight.detach())
+        name: (module.scheme, module.quantized(), module.weight.detach())
         for name, module in model.named_modules()
         if isinstance(module, FakeQuantLinear)
     }
@@ -94,12 +94,12 @@ def _before(change: Callable[[Tensor], Tensor], site: LinearSite) -> Callable[..
 
 
 def change_of(changer: Changer, change: str, name: str, site: LinearSite, trained: Trained) -> Change | None:
-    """What becomes of a layer; one that was trained for this very scheme stays as it is."""
+    """What becomes of a layer; one that was trained for this very scheme keeps its weight."""
     if name not in trained:
         return changer(name, site.weight)
-    own, floats = trained[name]
+    own, quantized, floats = trained[name]
     if not change.startswith("sparsity") and _stored(own) == _stored(Scheme.parse(change)):
-        return Change(site.weight, 0)
+        return _quantized(quantized, Scheme.parse(change))
     return changer(name, floats)
 
 
@@ -114,11 +114,15 @@ def rounding(scheme: Scheme, given: Mapping[str, QuantizedWeight]) -> Changer:
     def rounded(name: str, weight: Tensor) -> Change | None:
         if scheme.group_size is not None and weight.shape[1] % scheme.group_size:
             return None
-        quantized = given[name] if name in given else quantize_weight(weight, scheme)
-        inputs = partial(_int8, quantized.input_scale) if scheme.activation.kind == "dynamic" else None
-        return Change(quantized.dequantize(), quantized.bytes(), inputs)
+        return _quantized(given[name] if name in given else quantize_weight(weight, scheme), scheme)
 
     return rounded
+
+
+def _quantized(weight: QuantizedWeight, scheme: Scheme) -> Change:
+    """Integer weights, and int8 inputs where the scheme has them."""
+    inputs = partial(_int8, weight.input_scale) if scheme.activation.kind == "dynamic" else None
+    return Change(weight.dequantize(), weight.bytes(), inputs)
 
 
 def _int8(factor: Tensor | None, x: Tensor) -> Tensor:

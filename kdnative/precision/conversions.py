@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,8 @@ class Conversions:
             if missing := [scheme for scheme in ladder.schemes() if scheme not in calibration]:
                 raise ValueError(f"calibration={{scheme: Calibration}} lacks {', '.join(missing)}")
             return cls(model, ladder, calibration, own)
+        if isinstance(calibration, Iterator):
+            calibration = list(calibration)  # every scheme reads it
         found = {}
         for scheme in ladder.schemes():
             say(f"calibrating {scheme}")

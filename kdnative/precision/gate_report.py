@@ -10,7 +10,12 @@ from typing import Any
 from kdnative.evaluate.intervals import Interval
 from kdnative.precision.sensitivity import Sensitivity
 
-__all__ = ["GateError", "GateReport", "Trial"]
+__all__ = ["GateError", "GateReport", "Trial", "percent"]
+
+
+def percent(share: float) -> str:
+    """With all its digits: 0.995 as ``99.5%``."""
+    return f"{100 * share:.6g}%"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class GateReport:
         chosen_on, certified_on: numbers of examples, of two parts of the data that share none.
         sensitivities: what each group of layers loses in each scheme, on (some of) the first part.
         assignment: the scheme of each layer. trials: in the order in which they were tested.
-        per_class, per_slice: drop of the returned model with two-sided intervals, on the second part.
+        per_class, per_slice: drop of the returned model on the second part, with intervals of this confidence.
     """
 
     metric: str
@@ -94,7 +99,7 @@ class GateReport:
 
     def __str__(self) -> str:
         lines = [
-            f"gate: {self.words}, at most {self.max_drop:g} with {self.confidence:.0%} confidence; chosen on "
+            f"gate: {self.words}, at most {self.max_drop:g} with {percent(self.confidence)} confidence; chosen on "
             f"{self.chosen_on} examples, certified on {self.certified_on} others"
         ]
         lines += [f"  {trial}" for trial in self.trials]

@@ -26,19 +26,20 @@ def measure_latency(
     threads: int | None = None,
     repeats: int = 9,
 ) -> list[Sensitivity]:
-    """The same rows with ``ms``: what their layers take natively, for so many rows of activations at once.
+    """The same rows with ``ms``: the median that their layers take natively, for so many rows of activations at once.
 
     Layers of one shape and scheme are measured once, all of them interleaved, with random weights: time does not depend
-    on values. In a fused operator a layer takes about as long as alone.
+    on values. Each is measured alone and without input scales; a row of several layers has their sum. Fused operators
+    run some layers as one product, so these numbers rank schemes, and their sum is not the latency of the model.
 
     Args:
-        sensitivities: of schemes; rows for all layers at once, or of sparsities, stay without.
+        sensitivities: of schemes, or "float"; rows of sparsities stay without.
         model: that they are of, before conversion.
         rows: rows of activations (batch * tokens) of a typical call. threads: of torch; None leaves them.
         repeats: samples of each.
 
     Raises:
-        ValueError: the model lacks a layer of these rows.
+        ValueError: the model lacks a layer of these rows, or ``rows`` is below 1.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")

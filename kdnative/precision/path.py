@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kdnative.precision.assigning import FLOAT, Assignment, assign
+from kdnative.precision.assigning import FLOAT, Assignment, assign, groups_of
 from kdnative.precision.sensitivity import Sensitivity
 
 __all__ = ["float_path", "mixed_path"]
@@ -17,18 +17,18 @@ MOST_RATIO = 128.0
 
 
 def mixed_path(rows: Sequence[Sensitivity], minimise: str = "bytes") -> list[Assignment]:
-    """From the assignment that loses least to the cheapest one, each the exact optimum of its budget of loss.
+    """From the assignment that loses least to the cheapest one, those between the optimum of their budget of loss.
 
     Budgets grow by equal factors between the two; equal assignments are left out, so there are at most eight.
     """
     cheapest = assign(rows, budget_loss=math.inf, minimise=minimise)
-    least: dict[tuple[str, ...], float] = {}
-    for row in rows:
-        least[row.names] = min(row.loss, least.get(row.names, math.inf))
-    low, high = sum(least.values()), cheapest.loss
+    # Group by group: a solver tells losses apart only as far as its tolerance goes.
+    safest = Assignment(tuple(min(group, key=lambda r: (r.loss, getattr(r, minimise))) for group in groups_of(rows)))
+    low, high = safest.loss, cheapest.loss
     floor = max(low, high / MOST_RATIO)
-    budgets = [low] if high <= low else [low, *(floor * (high / floor) ** (k / (RUNGS - 1)) for k in range(1, RUNGS))]
-    return list(dict.fromkeys(assign(rows, budget_loss=budget * (1 + 1e-9), minimise=minimise) for budget in budgets))
+    budgets = [floor * (high / floor) ** (k / (RUNGS - 1)) for k in range(1, RUNGS)] if high > low else []
+    found = [assign(rows, budget_loss=budget * (1 + 1e-9), minimise=minimise) for budget in budgets]
+    return list(dict.fromkeys([safest, *found]))
 
 
 def float_path(safest: Assignment, bytes_each: int) -> list[Assignment]:

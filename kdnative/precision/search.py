@@ -10,7 +10,7 @@ from torch import nn
 
 from kdnative.precision.assigning import Assignment
 from kdnative.precision.conversions import Conversions
-from kdnative.precision.gate_report import GateReport, Trial
+from kdnative.precision.gate_report import GateReport, Trial, percent
 from kdnative.precision.judging import Drop, Drops, Judge
 from kdnative.precision.metrics import Answers
 
@@ -92,13 +92,13 @@ class Search:
         assert self.last is not None
         needed = self.judge.examples_needed(self.last, self.max_drop)
         seen = (
-            f"the most exact conversion that was tested has {report.words} {self.last.value:.4g}, below "
-            f"{self.last.bound:.4g} with {report.confidence:.0%} confidence, on {self.last.n} examples"
+            f"the conversion that is expected to lose least has {report.words} {self.last.value:.4g}, below "
+            f"{self.last.bound:.4g} with {percent(report.confidence)} confidence, on {self.last.n} examples"
         )
         if needed is None:
             text = (
-                f"no assignment of these schemes keeps the budget of {self.max_drop:g}: {seen}. Allow more, or give "
-                "more exact schemes (a16), keep= for the worst layers, or calibration data that is more like this."
+                f"the budget of {self.max_drop:g} is exceeded: {seen}; no other was tested. Allow more, or give more "
+                "exact schemes (a16), keep= for the worst layers, or calibration data that is more like this."
             )
         else:
             text = (

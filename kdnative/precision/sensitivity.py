@@ -6,7 +6,8 @@ layers add up well enough for :func:`kdnative.precision.assign` to choose scheme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,10 +20,11 @@ from kdnative.evaluate.predict import Predictions, select_device
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.ops.backends import accepted
-from kdnative.precision.changing import change_of, changed, linears, masking, rounding, untrained
+from kdnative.precision.changing import Changer, Trained, change_of, changed, linears, masking, rounding, untrained
 from kdnative.precision.examples import Examples, call
 from kdnative.precision.metrics import Answers, Metric, answers, drops, metric_named, smooth
 from kdnative.precision.units import joint, title
+from kdnative.quantize.linears import LinearSite
 
 __all__ = ["ALL", "Sensitivity", "sensitivity"]
 
@@ -75,10 +77,10 @@ def sensitivity(
 
     A layer gets the dequantized weight, and, for schemes with 8-bit activations, its inputs are rounded to int8 per
     token; everything else stays in floating point. Layers that read the very same tensor (queries, keys and values)
-    move together, as they do in a fused operator. The model is the same, bit for bit, afterwards.
+    move together, as they do in a fused operator. The model is the same, bit for bit, and where it was, afterwards.
 
     A layer that was trained for a scheme (`FakeQuantLinear`) is compared in that scheme: there it keeps its weights and
-    ranges and loses nothing, and in any other its float weights are rounded.
+    ranges and loses what rounding its inputs costs, and in any other its float weights are rounded.
 
     Args:
         model: of floats.
@@ -109,8 +111,27 @@ def sensitivity(
     changers = {str(s): rounding(s, (weights or {}).get(str(s), {})) for s in map(accepted, schemes)}
     changers |= {f"sparsity {share:.2f}": masking(share) for share in sparsities}
     model, trained = untrained(model)
-    model.to(select_device(device))
     found = linears(model, [layers] if isinstance(layers, str) else list(layers))
+    with _on(model, select_device(device)):
+        return _measured(
+            model, trained, found, examples, changers, groups, include_all, metric, score, read, batch_size
+        )
+
+
+def _measured(
+    model: nn.Module,
+    trained: Trained,
+    found: Mapping[str, LinearSite],
+    examples: Examples,
+    changers: Mapping[str, Changer],
+    groups: Sequence[Sequence[str]] | None,
+    include_all: bool,
+    metric: str | Metric,
+    score: Callable[[Predictions], float] | None,
+    read: Callable[[Any, Any], Tensor] | None,
+    batch_size: int,
+) -> list[Sensitivity]:
+    """The rows of `sensitivity`, of a model where it is to run."""
     rows = np.arange(len(examples))
     if groups is None:
         first, _ = next(examples.batches(rows, batch_size))
@@ -145,6 +166,17 @@ def sensitivity(
             moved = None if after is None or before is None else after - before
             made.append(Sensitivity(names, layer, change, *sizes, loss, after, moved))
     return made
+
+
+@contextmanager
+def _on(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The model on a device for a while."""
+    home = next(model.parameters()).device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)
 
 
 def _scored(score: Callable[[Predictions], float] | None, labels: np.ndarray | None, found: Answers) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdnative.formats.scheme import Scheme
 from kdnative.report import words
 from kdnative.report.charts import Bar, bar_chart
 from kdnative.report.read import Run
@@ -20,13 +21,14 @@ def precision(run: Run) -> str | None:
 
 def _gate(gate: Mapping[str, Any]) -> str:
     said = (
-        f"Budget: {gate['words']} at most {gate['max_drop']:g} with {words.percent(gate['confidence'], 0)} confidence. "
+        f"Budget: {gate['words']} at most {gate['max_drop']:g} with {_confidence(gate)} confidence. "
         f"Layers were ranked and schemes chosen on {words.counted(gate['chosen_on'], 'example')}; each conversion was "
         f"tested on {words.counted(gate['certified_on'], 'other example')}, from the one that loses least on, until "
         "one was not shown to be within the budget."
     )
     layers = gate["layers"]
-    chart = f"<figure>{_bars(layers)}</figure>" if layers else ""
+    bars = _bars(layers)
+    chart = f"<figure>{bars}</figure>" if bars else ""
     return caption(said) + _trials(gate) + chart + details("Layers as a table", _layers(layers)) + _parts(gate)
 
 
@@ -50,16 +52,20 @@ def _trials(gate: Mapping[str, Any]) -> str:
 
 
 def _schemes(layers: list[dict[str, Any]]) -> list[str]:
-    """All schemes, the one that loses most first."""
-    total: dict[str, float] = {}
-    for layer in layers:
-        for scheme, loss in layer["losses"].items():
-            total[scheme] = total.get(scheme, 0.0) + (loss or 0.0)
-    return sorted(total, key=lambda scheme: -total[scheme])
+    """All schemes, from the fewest bits up."""
+
+    def bits(name: str) -> tuple[float, int, str]:
+        scheme = Scheme.parse(name)
+        return scheme.weight_bits, scheme.activation_bits, name
+
+    return sorted({scheme for layer in layers for scheme in layer["losses"]}, key=bits)
 
 
 def _bars(layers: list[dict[str, Any]]) -> str:
-    """The loss of each layer in the scheme of fewest bits that it may get, coloured by the scheme that it got."""
+    """The loss of each layer in the scheme of fewest bits that it may get, coloured by the scheme that it got.
+
+    Empty where none of them is finite.
+    """
     schemes = _schemes(layers)
     colours = {scheme: number % 6 for number, scheme in enumerate([*schemes, "float"])}
     bars = []
@@ -71,6 +77,8 @@ def _bars(layers: list[dict[str, Any]]) -> str:
         got = layer["scheme"]
         text = f"{loss:.2e}, got {got or words.DASH}"
         bars.append(Bar(layer["layer"], loss, text, colours.get(got, 6), f"{layer['layer']}: {loss:.2e} in {coarsest}"))
+    if not bars:
+        return ""
     bars.sort(key=lambda bar: -bar.value)
     return bar_chart(
         "What each layer loses in the fewest bits, and which scheme it got",
@@ -109,8 +117,13 @@ def _parts(gate: Mapping[str, Any]) -> str:
         ]
         for name, part in found.items()
     ]
-    columns = ["part", "drop", f"{words.percent(gate['confidence'], 0)} interval", "examples"]
+    columns = ["part", "drop", f"{_confidence(gate)} interval", "examples"]
     return table("The drop in parts of the examples that certify", columns, lines, numeric=(1, 2, 3))
+
+
+def _confidence(gate: Mapping[str, Any]) -> str:
+    """With all its digits, as ``99.5 %``."""
+    return f"{100 * gate['confidence']:.6g} %"
 
 
 def _loss(value: float | None) -> str:

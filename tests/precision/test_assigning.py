@@ -129,6 +129,30 @@ def test_tiny_and_equal_losses():
     assert set(assign(rows, budget_loss=0).values()) == {"w8a8"}
 
 
+@pytest.mark.parametrize("limited", ["loss", "bytes", "ms"])
+def test_budgets_hold_to_the_last_bit(limited):
+    """Small differences beside large values, which a solver's tolerance takes for equal."""
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        rows = [row("large", "w8a8", 1e3, ms=1e3, bytes=10**10)]
+        for i in range(12):
+            for change, part in (("w4a8-g64", 1.0), ("w8a8", 0.5)):
+                small = 1e-5 * part * float(generator.uniform(0.5, 1))
+                rows.append(row(f"l{i}", change, small, ms=2e-5 - small, bytes=int(1e9 * (2e-5 - small))))
+        ends = ([r for r in rows if r.layer == "large" or r.change == s] for s in ("w4a8-g64", "w8a8"))
+        sums = [total(each, limited) for each in ends]
+        for share in (0.0, 0.25, 0.5, 0.75):
+            budget = min(sums) + share * abs(sums[1] - sums[0])
+            assert total(assign(rows, **{f"budget_{limited}": budget}).rows, limited) <= budget
+
+
+def test_the_safest_assignment_has_the_least_loss_of_every_layer():
+    """However small beside those of other layers."""
+    rows = [row("a", "w4a8-g64", 1e6), row("a", "w8a8", 1e5)]
+    rows += [row(f"l{i}", change, loss) for i in range(9) for change, loss in (("w4a8-g64", 2e-9), ("w8a8", 1e-9))]
+    assert set(mixed_path(rows)[0].values()) == {"w8a8"}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_paths_go_from_the_least_loss_to_the_cheapest(seed):
     rows = random_rows(seed, groups=12)

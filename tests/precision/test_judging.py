@@ -68,6 +68,81 @@ def test_a_model_that_gives_nan_has_lost_everything():
         Judge(METRICS["kl"], answered(b), None, 0.95)
 
 
+def test_a_drop_that_is_infinite_or_no_number_is_foreseen_on_any_number_of_examples():
+    a, b = two()
+    b[3, 1] = math.inf
+    for metric in (METRICS["agreement"], METRICS["kl"], METRICS["accuracy"]):
+        judge = Judge(metric, answered(a), np.zeros(50, int), 0.95)
+        assert judge.foreseen(judge.drop(answered(b)), 1000) == math.inf
+        assert judge.examples_needed(judge.drop(answered(b)), 0.1) is None
+    nothing = Judge(lambda outputs, labels: math.nan, answered(a), None, 0.95)
+    assert nothing.drop(answered(a)) == Drop(math.inf, math.inf, 50)
+
+
+def right(outputs, labels):
+    return (outputs.argmax(-1) == labels).double()
+
+
+def test_one_score_of_a_model_that_never_differs_is_not_known_to_be_the_same():
+    """As many answers as can differ unseen count as other ones: about as for agreement, where the bound is exact."""
+    a, _ = two(400, classes=2)
+    judge = Judge(lambda o, y: float(right(o, y).mean()), answered(a), a.argmax(1).numpy(), 0.95)
+    drop, exact = judge.drop(answered(a.clone())), share_high(0, 400, 0.95)
+    assert drop.value == 0 and 0.6 * exact < drop.bound < 2 * exact
+    with pytest.raises(ValueError, match="gives the same score for any examples and answers"):
+        Judge(lambda outputs, labels: 0.75, answered(a), None, 0.95).drop(answered(a))
+
+
+def test_scores_of_examples_that_never_differ_are_bounded_by_the_span_of_scores():
+    a, _ = two(400, classes=2)
+    labels = a.argmax(1).numpy()
+    labels[0] = 1 - labels[0]
+    drop = Judge(lambda o, y: 5 * right(o, y), answered(a), labels, 0.95).drop(answered(a.clone()))
+    assert drop.value == 0 and drop.bound == pytest.approx(5 * share_high(0, 400, 0.95)) == drop.unseen
+
+
+def test_yes_and_no_are_told_by_the_metric_and_not_by_the_values():
+    """Divergences that happen to be 0, and shares of tokens that happen to be 0 or 1, are no counts of examples."""
+    a, b = two(400)
+    labels = a.argmax(1).numpy()
+    same = {name: Judge(metric, answered(a), labels, 0.95).drop(answered(a.clone())).bound
+            for name, metric in METRICS.items()}  # fmt: skip
+    assert same["agreement"] == share_high(0, 400, 0.95) and same["kl"] == pytest.approx(0, abs=1e-9)
+    assert same["accuracy"] == pytest.approx(share_high(0, 400, 0.975)), "a difference, even where nothing differs"
+    owners = [torch.arange(400)]
+    tokens = Judge(METRICS["agreement"], answered(a, "tokens", owners, [np.arange(400)]), None, 0.95)
+    assert tokens.kind == "mean" and tokens.least(0.5) == 300 and tokens.least(0.001) == 2995
+    classes = Judge(METRICS["accuracy"], answered(a), labels, 0.95)
+    assert (classes.kind, classes.least(0.05)) == ("difference", 72)
+    changed = b.clone()
+    changed[:] = a
+    changed[:4] = a[:4].roll(1, dims=1)  # of one token each: 4 of 400 examples
+    drop = tokens.drop(answered(changed, "tokens", owners, [np.arange(400)]))
+    assert drop.value == 0.01 and drop.bound > drop.unseen + 0.01 and drop.unseen == share_high(0, 400, 0.95)
+
+
+@pytest.mark.parametrize("shape", [(3,), (50, 1), (1,)])
+def test_a_function_gives_one_score_or_one_for_each_example(shape):
+    a, b = two()
+    judge = Judge(lambda outputs, labels: torch.zeros(shape), answered(a), None, 0.95)
+    with pytest.raises(ValueError, match=r"for 50 examples: one score, or one for each example \[N\]"):
+        judge.drop(answered(b))
+
+
+def test_parts_that_a_function_cant_score_are_left_out():
+    a, b = two(40)
+    labels = np.arange(40) % 2
+
+    def score(outputs, labels):
+        if len(labels.unique()) < 2:
+            raise ZeroDivisionError("one class alone")
+        return float((outputs[:, 0] * (2 * labels - 1)).mean())
+
+    parts = {"even": labels == 0, "all": np.ones(40, bool), "one": np.arange(40) == 3}
+    found = Judge(score, answered(a), labels, 0.95).intervals(answered(b), parts)
+    assert list(found) == ["all"] and found["all"].low <= found["all"].value <= found["all"].high
+
+
 @pytest.mark.parametrize(("changed", "most"), [(0, 0.001), (3, 0.005), (8, 0.012)])
 def test_examples_needed_for_agreement_are_the_least_that_do(changed, most):
     a, b = two(1000)

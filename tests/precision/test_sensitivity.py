@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -182,6 +183,18 @@ def test_weights_come_back_after_an_error():
     assert student.hidden.weight is before and not student.hidden._forward_pre_hooks
 
 
+def test_the_model_goes_back_to_its_device_even_after_an_error(monkeypatch):
+    """Asked for another device, with moves that are recorded and not made."""
+    monkeypatch.setattr(sys.modules["kdnative.precision.sensitivity"], "select_device", torch.device)
+    student, seen = model(0, width=32), []
+    student.to = lambda device: seen.append(torch.device(device).type) or student
+    sensitivity(student, tokens(8), ["w2a8-g32"], device="cuda")
+    assert seen == ["cuda", "cpu"]
+    with pytest.raises(ValueError, match="does not fit a model that gives classes"):
+        sensitivity(student, tokens(8), ["w2a8-g32"], device="cuda", metric="cosine")
+    assert seen == ["cuda", "cpu"] * 2
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="no linear layer"):
         sensitivity(model(0), tokens(8), layers="decoder*", device="cpu")
@@ -218,7 +231,7 @@ def recovered(clip):
 
 
 @pytest.mark.parametrize("clip", [None, "search", "learn"])
-def test_a_layer_loses_nothing_in_its_own_scheme(clip):
+def test_in_its_own_scheme_a_layer_keeps_its_weight_and_its_inputs_are_rounded(clip):
     student = recovered(clip)
     if clip is not None:
         again = quantize_weight(student.hidden.quantized().dequantize(), "w4a8-g32").dequantize()
@@ -226,7 +239,13 @@ def test_a_layer_loses_nothing_in_its_own_scheme(clip):
     before = copy.deepcopy(student.state_dict())
     found = sensitivity(student, tokens(40), ["w4a8-g32", "w8a8"], include_all=True, device="cpu")
     rows = {(r.layer, r.change): r for r in found}
-    assert rows["hidden", "w4a8-g32"].loss == 0.0 < rows["hidden", "w8a8"].loss
+    now = copy.deepcopy(student)
+    finish_qat_(now)
+    exact = predict(now, tokens(40), device="cpu")
+    now.hidden.register_forward_pre_hook(lambda _, args: (int8(args[0]),))
+    own = rows["hidden", "w4a8-g32"]
+    assert own.loss == pytest.approx(divergence(exact, predict(now, tokens(40), device="cpu")), rel=1e-5)
+    assert 0 < own.loss < rows["hidden", "w8a8"].loss and own.bytes == student.hidden.quantized().bytes()
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert list(rows) == [(n, s) for s in ("w4a8-g32", "w8a8") for n in ("hidden", "classifier", "(all)")]
 
