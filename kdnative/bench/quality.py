@@ -13,7 +13,8 @@ the number of ``texts`` and, of a classifier, the ``accuracy`` of each float mod
 - ``figures``, ``to_baseline``: for each figure (`kdnative.bench.quality_figures.FIGURES`) value, low and high: itself,
   and against the first way of its case, as a ratio of errors or a difference of shares;
 - ``seconds``, ``peak``, ``texts``: what quantizing took in time and memory, and the number of texts that calibrated;
-- ``peer``, ``to_peer``, ``deciding``: of our best way in a case with peers: the best of them, and the ratio to it.
+- ``peer``, ``to_peer``, ``deciding``: of our way that was settled to be held against peers, in a case with some: the
+  best of them, and the ratio to it.
 """
 
 from __future__ import annotations
@@ -216,17 +217,17 @@ def _as_told(way: Way):
 def _beside_peers(
     subject: Subject, case: Case, bootstrap: Bootstrap, rows: list[dict[str, Any]], losses: dict[str, Losses]
 ) -> None:
-    """Writes into the row of our best way how it compares with the best peer."""
+    """Writes into the row of the case's own way how it compares with the best peer; both have the same texts."""
 
     def error(row: dict[str, Any]) -> float:
         return row["figures"][subject.deciding][0]
 
-    ours = [row for row in rows if row["ours"] and "figures" in row]
+    ours = [row for row in rows if row["way"] == case.beside and "figures" in row]
     others = [row for row in rows if not row["ours"] and "figures" in row]
     if ours and others:
-        best, peer = min(ours, key=error), min(others, key=error)
-        ratio = against(bootstrap, losses[peer["way"]], losses[best["way"]])[subject.deciding]
-        best |= {"peer": peer["way"], "to_peer": _numbers(ratio), "deciding": subject.deciding}
+        own, peer = ours[0], min(others, key=error)
+        ratio = against(bootstrap, losses[peer["way"]], losses[own["way"]])[subject.deciding]
+        own |= {"peer": peer["way"], "to_peer": _numbers(ratio), "deciding": subject.deciding}
 
 
 def _plain(found: dict[str, Interval]) -> dict[str, list[float]]:

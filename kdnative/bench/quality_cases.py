@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kdnative.bench.quality_peers import peers as peers_of
 from kdnative.bench.quality_ways import SPARSE, Way, sparse_ways, ways
+from kdnative.formats.scheme import Scheme
 from kdnative.ops.backends import accepted
 
 _SPARSE_SCHEME = "w8a8"
@@ -20,11 +21,14 @@ class Case:
         name: of a table.
         scheme: of the native models.
         ways: the first one is the baseline.
+        beside: the one of ours that is held against the best peer. It is settled before anything is measured: the best
+            of several on the texts that measure would be too good.
     """
 
     name: str
     scheme: str
     ways: tuple[Way, ...]
+    beside: str | None = None
 
 
 def cases_of(
@@ -63,8 +67,15 @@ def cases_of(
         more = counts if scheme.weight_bits == 4 and scheme.activation_bits == 8 else ()
         ours = ways(examples, methods or _fitting(scheme.weight_bits, scheme.activation_bits), more)
         others = peers_of(name, examples) if peers else []
-        found.append(Case(name, name, (*ours, *others)))
+        found.append(Case(name, name, (*ours, *others), _beside(scheme)))
     return found
+
+
+def _beside(scheme: Scheme) -> str:
+    """What the documentation advises for a scheme."""
+    if scheme.weight_bits == 4:
+        return "awq+gptq"
+    return "smoothquant" if scheme.weight_bits == 8 and scheme.activation_bits == 8 else "gptq"
 
 
 WINDOWS = 32  # that calibrate a language model, at most

@@ -59,7 +59,8 @@ def cost(row: Row) -> str:
 def goal_text(found: Mapping[str, Any]) -> str:
     """A goal and the verdict, with whose it is."""
     met = "met" if found["met"] else "MISSED"
-    return f"{found['model']}, {found['case']}, {found['way']}: {found['goal']}: {found['value']:.4g}, {met}"
+    memory = f", peak {found['peak'] / 1e6:.0f} MB" if found.get("peak") is not None else ""
+    return f"{found['model']}, {found['case']}, {found['way']}: {found['goal']}: {found['value']:.4g}{memory}, {met}"
 
 
 def goals_of(result: Mapping[str, Any], row: Row) -> str:
