@@ -235,8 +235,8 @@ def check_scales_inputs(key: str, method: str | None, schemes: Schemes | list[st
     sparse = [scheme for scheme in _each(schemes) if scheme.sparsity is not None]
     if method is not None and sparse and method_named(method).input_scales:
         raise ValueError(
-            f"{key}.method is {method!r}, which scales inputs, and the sparse scheme {sparse[0]} has no place for that: "
-            "use gptq, clip or rtn, or leave the method out"
+            f"{key}.method is {method!r}, which scales inputs, and the sparse scheme {sparse[0]} has no place for "
+            "that: use gptq, clip or rtn, or leave the method out"
         )
 
 
