@@ -357,7 +357,8 @@ class Evaluate(Section):
     batch_size: Sentences = 64
     """Sentences per forward pass."""
     native_schemes: Schemes = "w8a8"
-    """What the models of the float rows are converted to for their native figures."""
+    """What the models of the float rows are converted to for their native figures, rounded to the nearest at any number
+    of bits."""
     sensitivity: Count = 0
     """Validation examples for the table of which layer of the student loses what in w8a8 and w4a8-g64; 0: no table."""
     _parse = field_validator("native_schemes")(_parse_schemes)
