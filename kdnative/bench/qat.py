@@ -2,15 +2,15 @@
 
 A classifier, fine-tuned on all movie sentences with a label, is calibrated with GPTQ at 2 and 4 bits and with ternary
 codes, and trained for some epochs from there, learning from its own soft labels and the labels of its training texts.
-Everything is measured on the native model, on validation and test: the divergence from the classifier in nats,
-agreement of classes, accuracy; each with its 95 % interval over texts, and against the float model that was trained as
-long. Training is stopped by the divergence on validation. The forward of the training on native outputs is compared
-with the converted model, bit for bit.
+The divergence from the classifier on one half of validation stops the training and chooses its epoch. Everything is
+measured on the native model, on texts that chose nothing, the other half and test: the divergence in nats, agreement of
+classes, accuracy; each with its 95 % interval over texts, and against the float model that was trained as long. The
+forward of the training on native outputs is compared with the converted model, bit for bit.
 
-The result, as JSON: ``{"suite": "qat", "environment", "model", "data", "epochs", "seed", "texts", "training_texts",
-"same_bits": {"texts", "equal"}, "rows", "goals"}``; a row has ``name``, ``scheme`` (None: fp32), ``trained``,
-``seconds``, ``epochs``, ``best``, ``figures`` and ``against`` (both ``{name: [value, low, high]}``, the second the
-difference to the float model trained as long; None without that row).
+The result, as JSON: ``{"suite": "qat", "environment", "model", "data", "epochs", "seed", "texts", "stopping_texts",
+"training_texts", "same_bits": {"texts", "equal"}, "rows", "goals"}``; a row has ``name``, ``scheme`` (None: fp32),
+``trained``, ``seconds``, ``epochs``, ``best``, ``figures`` and ``against`` (both ``{name: [value, low, high]}``, the
+second the difference to the float model trained as long; None without that row).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kdnative.bench.options import add_output, add_threads, names, positive
 from kdnative.bench.qat_ways import BATCH, FLOAT_TRAINED, HEAD, TWO, WAYS, Material, Way
 from kdnative.bench.quality_classifier import DATA, MAX_TOKENS, TASK, classifier, splits
 from kdnative.bench.quality_figures import Bootstrap, Losses, classifier_losses
-from kdnative.bench.quality_texts import held_out
+from kdnative.bench.quality_texts import stopping_and_measuring
 from kdnative.bench.results import goal, goal_line, start_line
 from kdnative.convert import convert_, native_forward
 from kdnative.data import Batches, Dataset, TokenizedDataset
@@ -123,7 +123,7 @@ def run(
 
     where = environment(threads)
     show(start_line(where))
-    train, validation, measured = encoded(data.train), encoded(data.validation), encoded(held_out(data))
+    train, validation, measured = map(encoded, (data.train, *stopping_and_measuring(data)))
     soft_labels = SoftLabels.compute(model, train, batch_size=BATCH, device="cpu", amp="auto")
     exact = predict(model, validation, batch_size=BATCH, device="cpu").logits
     few = Dataset(list(data.train)[:CALIBRATION], data.train.labels, f"{CALIBRATION} of {data.train.name}")
@@ -138,6 +138,7 @@ def run(
         "epochs": epochs,
         "seed": seed,
         "texts": len(measured),
+        "stopping_texts": len(validation),
         "training_texts": len(train),
         "same_bits": same,
         "rows": rows,

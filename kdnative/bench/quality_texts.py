@@ -45,8 +45,19 @@ def unique(texts: Iterable[str]) -> list[str]:
 
 
 def held_out(data: DataSplits) -> Dataset:
-    """The texts that measure a classifier: validation and test, neither of which chose anything."""
+    """The texts that measure a classifier where validation chooses nothing: validation and test."""
     return Dataset([*data.validation, *data.test], data.labels, "validation and test")
+
+
+def stopping_and_measuring(data: DataSplits) -> tuple[Dataset, Dataset]:
+    """The texts that stop a training, and others that measure what it made.
+
+    Returns:
+        Every other text of validation; the rest of it and test. Validation lies in the order of its classes.
+    """
+    validation = list(data.validation)
+    stopping = Dataset(validation[::2], data.labels, "half of validation")
+    return stopping, Dataset([*validation[1::2], *data.test], data.labels, "other half of validation, and test")
 
 
 def first_sentences(count: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdnative.convert.report import ConversionReport
 from kdnative.data.batches import UNLABELLED
 from kdnative.extras import require
-from kdnative.precision.bounds import examples_for_none
+from kdnative.precision.bounds import least_examples
 from kdnative.precision.conversions import Conversions
 from kdnative.precision.examples import Examples, call
 from kdnative.precision.gate_report import GateError, GateReport
@@ -30,7 +30,6 @@ from kdnative.quantize.linears import linears_of
 __all__ = ["Gate"]
 
 _DECIDING = ("keep", "embeddings", "fuse", "weights")
-_LEAST = 50  # certifying examples: of fewer a mean says next to nothing, however equal they are
 _MOST_CHOOSING = 512
 _MOST_SENSITIVITY = 128
 _MOST_CALIBRATION = 256
@@ -56,8 +55,7 @@ class Gate:
     The confidence is that of one call. Who calls again with other seeds until one passes has tested several times.
 
     Where all layers in the most exact scheme seem to lose too much already, the worst of them stay in float, at the
-    cost
-    of speed: fused encoders are taken apart then.
+    cost of speed: fused encoders are taken apart then.
 
     Args:
         metric: what may drop. "agreement": the share of examples whose class changes (tokens, in language models),
@@ -67,11 +65,16 @@ class Gate:
             of them; higher is better, and the drop is the float model's less the converted one's.
         max_drop: the budget, above 0, in the unit of the metric; shares are fractions (99 % agreement is 0.01).
         data: examples that neither training nor calibration saw: texts with ``tokenizer``, batches of the model's
-            inputs, or a tokenized dataset. Of language models the logits of all tokens are held in memory. 1,000 to
-            10,000 for budgets of a few percent: `GateError` says how many are needed.
+            inputs, or a tokenized dataset. 1,000 to 10,000 for budgets of a few percent: `GateError` says how many are
+            needed. Of language models the logits of all tokens are held for two models at once, and more than 4 GB for
+            one are refused; "agreement" holds the class of each token alone.
         tokenizer: of transformers. max_length: of texts, in tokens. labels: [N], where the data has none of its own.
-        confidence: of the one-sided bound. Exact for agreement and accuracy (Clopper and Pearson), a studentized
-            bootstrap over examples for means, and a percentile bootstrap for functions that give one score.
+        confidence: of the one-sided bound. It is exact for agreement of classes and for accuracy (Clopper and Pearson),
+            which have a case or none in each example. For all else it is approximate, and needs 300 examples that
+            certify: for means a studentized bootstrap over examples plus what they can't show, the share that may be
+            unseen times the largest drop that there can be (agreement of tokens 1, cosine 2), or else the largest that
+            was seen; for functions that give one score a percentile bootstrap in which as many answers as may differ
+            unseen are those of other examples.
         choosing: share of the examples in the first part, at most 512 of them.
         slices: ``{name: N times true or false}``; the report says the drop in each, and in each class.
         minimise: "bytes" of the weights, or "ms", the summed latency of the layers, which is measured.
@@ -105,6 +108,8 @@ class Gate:
 
     def __post_init__(self) -> None:
         require("scipy", "a gate")
+        if isinstance(self.data, Iterator):
+            object.__setattr__(self, "data", list(self.data))  # a gate may convert several models
         most = math.inf
         if isinstance(self.metric, str):
             most = metric_named(self.metric).most or math.inf
@@ -124,8 +129,14 @@ class Gate:
 
     @property
     def least_examples(self) -> int:
-        """With fewer not even a model that never differs could be shown to keep the budget."""
-        return self._total(self._least())
+        """With fewer not even a model that never differs could be shown to keep the budget.
+
+        A language model needs more for agreement, 300 that certify: a share of the tokens of a text is no yes or no.
+        """
+        if not isinstance(self.metric, str):
+            return self._total(least_examples("mean", self.max_drop, self.confidence))
+        metric = metric_named(self.metric)
+        return self._total(least_examples(metric.counts, self.max_drop, self.confidence, metric.most))
 
     def convert_(
         self,
@@ -152,9 +163,8 @@ class Gate:
         """
         examples = self._examples(options.get("tokenizer"))
         choosing, certifying = self._split(len(examples))
-        self._check_enough(len(examples), len(certifying))
-        # One answer tells whether the metric fits, before minutes of calibration.
-        self._metric(answers(model, examples, choosing[:1], read=self.read, batch_size=self.batch_size))
+        # One answer tells whether metric, labels and examples fit, before minutes of calibration.
+        self._check(self._judge(self._answers(model, examples, choosing[:1]), examples), examples, len(certifying))
         ladder = Ladder.of(model, schemes, **{name: options[name] for name in _DECIDING if name in options})
         if calibration is None:
             some = choosing[:_MOST_CALIBRATION]
@@ -163,8 +173,8 @@ class Gate:
         rows = self._sensitivities(model, examples, choosing, conversions)
         search = Search(
             conversions,
-            lambda model, chosen: answers(model, examples, chosen, read=self.read, batch_size=self.batch_size),
-            lambda original: Judge(self._metric(original), original, examples.labels, self.confidence, self.seed),
+            lambda model, chosen: self._answers(model, examples, chosen),
+            lambda original: self._judge(original, examples),
             self.max_drop,
             self._say,
         )
@@ -175,41 +185,49 @@ class Gate:
             raise GateError(*search.refusal(report, self._total))
         assignment, answered = found
         slices = {name: np.asarray(chosen, bool) for name, chosen in (self.slices or {}).items()}
-        converted = conversions.apply(assignment)
-        converted.gate = replace(
+        report = replace(
             report,
             assignment=dict(assignment),
             per_class=search.judge.intervals(answered, _classes(search.judge, examples)),
             per_slice=search.judge.intervals(answered, slices),
         )
+        converted = conversions.apply(assignment)  # the last step: an error before it leaves the model alone
+        converted.gate = report
         return converted
 
     def _report(self, metric: Metric | Score, chosen_on: int, certified_on: int) -> GateReport:
         name, words = (metric.name, metric.words) if isinstance(metric, Metric) else ("own", "score lost")
         return GateReport(name, words, self.max_drop, self.confidence, chosen_on, certified_on)
 
-    def _metric(self, original: Answers) -> Metric | Score:
-        return metric_named(self.metric, original.kind) if isinstance(self.metric, str) else self.metric
+    def _answers(self, model: nn.Module, examples: Examples, rows: np.ndarray) -> Answers:
+        agreement = self.metric == "agreement"
+        return answers(model, examples, rows, read=self.read, batch_size=self.batch_size, classes=agreement)
 
-    def _least(self) -> int:
-        """Certifying examples that show the budget where nothing changes."""
-        if self.metric not in ("agreement", "accuracy"):
-            return _LEAST
-        confidence = self.confidence if self.metric == "agreement" else (1 + self.confidence) / 2
-        return max(1, examples_for_none(self.max_drop, confidence))
+    def _judge(self, original: Answers, examples: Examples) -> Judge:
+        metric = metric_named(self.metric, original.kind) if isinstance(self.metric, str) else self.metric
+        return Judge(metric, original, examples.labels, self.confidence, self.seed)
 
     def _total(self, certifying: int) -> int:
         """How many examples there must be for so many to certify."""
         return certifying + min(_MOST_CHOOSING, max(1, math.ceil(certifying * self.choosing / (1 - self.choosing))))
 
-    def _check_enough(self, count: int, certifying: int) -> None:
-        """GateError where even a model that never differs could not be shown to keep the budget."""
-        if certifying < (least := self._least()):
-            metric = metric_named(self.metric) if isinstance(self.metric, str) else self.metric
+    def _check(self, judge: Judge, examples: Examples, certifying: int) -> None:
+        """Refuses labels of no class, and too few examples to show the budget for a model that never differs.
+
+        Args:
+            judge: of one example.
+        """
+        if self.metric == "accuracy" and judge.original.kind == "classes":
+            classes, labels = judge.original.classes, examples.labels
+            assert labels is not None
+            if wrong := labels[(labels < 0) | (labels >= classes)].tolist():
+                raise ValueError(f"the label {wrong[0]} is none of the model's {classes} classes, 0 to {classes - 1}")
+        least, count = judge.least(self.max_drop), len(examples)
+        if certifying < least:
             raise GateError(
                 f"a budget of {self.max_drop:g} can't be shown with {count} examples, {certifying} of which certify: "
-                f"even a model that never differs needs about {self.least_examples}. The model is unchanged",
-                self._report(metric, count - certifying, certifying),
+                f"even a model that never differs needs about {self._total(least)}. The model is unchanged",
+                self._report(judge.metric, count - certifying, certifying),
                 least,
             )
 
@@ -280,8 +298,9 @@ def _classes(judge: Judge, examples: Examples) -> dict[str, np.ndarray]:
     classes = np.full(len(examples), -1)
     classes[judge.rows] = judge.original.joined().argmax(-1).numpy()
     how = "said to be"
-    if examples.labels is not None and np.issubdtype(examples.labels.dtype, np.integer):
-        classes, how = examples.labels, "of class"
+    labels = examples.labels
+    if labels is not None and np.issubdtype(labels.dtype, np.integer) and labels.max() < judge.original.classes:
+        classes, how = labels, "of class"
     names = examples.label_names
     found = {}
     for number in sorted(set(classes[judge.rows].tolist()) - {-1, UNLABELLED}):

@@ -30,25 +30,29 @@ class Answers:
     Attributes:
         kind: "classes" (logits [B, C]), "tokens" (logits [B, T, V] of a language model), "embeddings" [B, H], "values"
             (predictions [B, ...]) or "own" (what the user's function reads).
-        outputs: fp32, for each batch; of tokens those that are no padding, [tokens, V].
+        outputs: fp32, for each batch; of tokens those that are no padding, [tokens, V], or their classes, int64
+            [tokens].
         owners: of a token, which example of its batch it belongs to; None for other kinds.
         rows: numbers of the examples of each batch.
+        finite: no output was NaN or infinite.
     """
 
     kind: str
     outputs: list[Tensor]
     owners: list[Tensor] | None
     rows: list[np.ndarray]
+    finite: bool = True
+
+    @property
+    def classes(self) -> int:
+        """How many there are, in logits."""
+        return self.outputs[0].shape[-1]
 
     def joined(self) -> Tensor:
         """[N, ...] in the order of the examples' numbers."""
         if self.owners is not None:
             raise ValueError("a function that scores whole outputs needs one row an example, not tokens")
         return torch.cat(self.outputs)[torch.from_numpy(np.argsort(np.concatenate(self.rows), kind="stable"))]
-
-    @property
-    def finite(self) -> bool:
-        return all(bool(torch.isfinite(each).all()) for each in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Metric:
     Attributes:
         kinds: of answers that it is made for. words: what its mean is, for reports.
         drops: original and changed outputs [B, ...] and labels to fp64 [B]; higher is worse.
-        labelled: it needs labels. most: the largest mean that there can be; None: no end.
+        labelled: it needs labels. most: the largest drop that there can be; None: no end.
+        counts: what drops of whole examples are, for `kdnative.precision.bounds.upper_bound`.
     """
 
     name: str
@@ -67,10 +72,12 @@ class Metric:
     drops: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     labelled: bool = False
     most: float | None = 1.0
+    counts: str = "mean"
 
 
 def _changed_class(original: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
-    return (original.argmax(-1) != changed.argmax(-1)).double()
+    before, after = (each.argmax(-1) if each.is_floating_point() else each for each in (original, changed))
+    return (before != after).double()
 
 
 def _lost(original: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
@@ -90,12 +97,15 @@ def _square(original: Tensor, changed: Tensor, labels: Tensor | None) -> Tensor:
     return (original.double() - changed.double()).square().flatten(1).mean(1)
 
 
+MOST_BYTES = 4_000_000_000
+"""Of one model's logits of tokens."""
+
 _CHOICES = ("classes", "tokens", "own")
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("agreement", _CHOICES, "share of answers that changed", _changed_class),
-        Metric("accuracy", ("classes", "own"), "accuracy lost", _lost, labelled=True),
+        Metric("agreement", _CHOICES, "share of answers that changed", _changed_class, counts="share"),
+        Metric("accuracy", ("classes", "own"), "accuracy lost", _lost, labelled=True, counts="difference"),
         Metric("kl", _CHOICES, "mean KL(original || changed), nats", _divergence, most=None),
         Metric("cosine", ("embeddings", "values", "own"), "mean of 1 - cosine", _distance, most=2.0),
         Metric("mse", ("embeddings", "values", "own"), "mean squared difference", _square, most=None),
@@ -124,7 +134,13 @@ def smooth(kind: str) -> Metric:
 
 
 def answers(
-    model: nn.Module, examples: Examples, rows: np.ndarray, *, read: Read | None = None, batch_size: int = 32
+    model: nn.Module,
+    examples: Examples,
+    rows: np.ndarray,
+    *,
+    read: Read | None = None,
+    batch_size: int = 32,
+    classes: bool = False,
 ) -> Answers:
     """Runs a model over some examples.
 
@@ -132,9 +148,14 @@ def answers(
         model: put into eval mode meanwhile.
         rows: numbers of the examples. read: what to take of the output; None: logits, the embedding of a sentence, or
             the mean of the last hidden state over the tokens that are no padding.
+        classes: keep of tokens the class alone, which agreement compares.
+
+    Raises:
+        ValueError: outputs that are not one row an example, or logits of tokens that take more than 4 GB.
     """
     found: list[tuple[str, Tensor, Tensor | None]] = []
     numbers: list[np.ndarray] = []
+    finite, held = True, 0
     with evaluating(model):
         for inputs, part in examples.batches(rows, batch_size):
             output = call(model, inputs)
@@ -143,10 +164,25 @@ def answers(
                 raise ValueError(
                     f"the model gave {list(values.shape)} for {len(part)} examples: one row each is needed"
                 )
-            found.append((kind, values.detach().float().cpu(), owners))
+            values = values.detach().float().cpu()
+            finite = finite and bool(torch.isfinite(values).all())
+            if owners is not None:
+                values = values.argmax(-1) if classes else values
+                held += values.nbytes
+                _check_size(held, len(rows))
+            found.append((kind, values, owners))
             numbers.append(part)
     owned = [owners.cpu() for _, _, owners in found if owners is not None]
-    return Answers(found[0][0], [values for _, values, _ in found], owned or None, numbers)
+    return Answers(found[0][0], [values for _, values, _ in found], owned or None, numbers, finite)
+
+
+def _check_size(held: int, examples: int) -> None:
+    """Two models' logits of all tokens are held at once."""
+    if held > MOST_BYTES:
+        raise ValueError(
+            f"the logits of all tokens of {examples} examples take more than {MOST_BYTES / 1e9:.0f} GB: give fewer or "
+            "shorter examples, or metric='agreement', which holds the class of each token alone"
+        )
 
 
 def _read(output: Any, inputs: Inputs) -> tuple[str, Tensor, Tensor | None]:
@@ -183,9 +219,24 @@ def drops(metric: Metric, original: Answers, changed: Answers, labels: np.ndarra
     return torch.cat(found).numpy()[np.argsort(np.concatenate(original.rows), kind="stable")]
 
 
-def score_drops(score: Score, original: Answers, changed: Answers, labels: Tensor | None) -> np.ndarray | None:
-    """The drop of every example by a function of the user's; None where it gives one score for all of them."""
-    before, after = (score(found.joined(), labels) for found in (original, changed))
-    if isinstance(before, Tensor) and before.dim() == 1 and isinstance(after, Tensor):
-        return (before.double() - after.double()).cpu().numpy()
-    return None
+def score_drops(
+    score: Score, original: Answers, changed: Answers, labels: Tensor | None
+) -> tuple[np.ndarray, float] | None:
+    """The drop of every example by a function of the user's, and the largest drop between any two scores it gave.
+
+    None where it gives one score for all examples.
+
+    Raises:
+        ValueError: it gives neither one score nor one for each example.
+    """
+    before, after = (torch.as_tensor(score(found.joined(), labels)).double().cpu() for found in (original, changed))
+    n = sum(map(len, original.rows))
+    if {before.dim(), after.dim()} == {0}:
+        return None
+    if before.shape != (n,) or after.shape != (n,):
+        raise ValueError(
+            f"the function of metric= gave {list(before.shape)} and {list(after.shape)} for {n} examples: one score, "
+            "or one for each example [N], is needed"
+        )
+    span = torch.cat([before, after]).max() - torch.cat([before, after]).min()
+    return (before - after).numpy(), float(span)

@@ -11,7 +11,7 @@ from torch import nn
 from kdnative.precision.assigning import Assignment
 from kdnative.precision.conversions import Conversions
 from kdnative.precision.gate_report import GateReport, Trial
-from kdnative.precision.judging import Drop, Judge
+from kdnative.precision.judging import Drop, Drops, Judge
 from kdnative.precision.metrics import Answers
 
 __all__ = ["Paths", "Search"]
@@ -46,8 +46,10 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     last: Drop | None = None
 
-    def find(self, paths: Paths, choosing: np.ndarray, certifying: np.ndarray) -> tuple[Assignment, Answers] | None:
-        """The last assignment that passed, and the answers of its model; None where the first one fails.
+    def find(
+        self, paths: Paths, choosing: np.ndarray, certifying: np.ndarray
+    ) -> tuple[Assignment, Answers | Drops] | None:
+        """The last assignment that passed, and what its model answered or lost; None where the first one fails.
 
         Whether it begins with assignments that leave layers in float is decided on the choosing examples: the order of
         tests must not depend on those that they are made with.
@@ -55,18 +57,11 @@ class Search:
         model = self.conversions.model
         self.judge = self.judge_of(self.run(model, certifying))
         sequence = list(paths.mixed)
-        if paths.floats:
-            first = self.judge_of(self.run(model, choosing))
-            guess = first.drop(self.run(self.conversions.of_assignment(sequence[0]), choosing))
-            foreseen = first.foreseen(guess, len(certifying))
-            if foreseen > self.max_drop:
-                self.say(
-                    f"all layers in the most exact scheme seem to lose too much ({guess.value:.4g}): some stay float"
-                )
-                sequence = [*paths.floats, *sequence]
+        if paths.floats and self._seems_too_much(sequence[0], choosing, len(certifying)):
+            sequence = [*paths.floats, *sequence]
         accepted = None
         for assignment in sequence:
-            answered = self.run(self.conversions.of_assignment(assignment), certifying)
+            answered = self.judge.reduced(self.run(self.conversions.of_assignment(assignment), certifying))
             self.last = self.judge.drop(answered)
             passed = self.last.bound <= self.max_drop
             trial = Trial(
@@ -78,6 +73,15 @@ class Search:
                 break
             accepted = assignment, answered
         return accepted
+
+    def _seems_too_much(self, assignment: Assignment, choosing: np.ndarray, certifying: int) -> bool:
+        """Whether so many certifying examples are unlikely to show that an assignment keeps the budget."""
+        first = self.judge_of(self.run(self.conversions.model, choosing))
+        guess = first.drop(self.run(self.conversions.of_assignment(assignment), choosing))
+        too_much = first.foreseen(guess, certifying) > self.max_drop
+        if too_much:
+            self.say(f"all layers in the most exact scheme seem to lose too much ({guess.value:.4g}): some stay float")
+        return too_much
 
     def refusal(self, report: GateReport, total: Callable[[int], int]) -> tuple[str, GateReport, int | None]:
         """Why there is no model, for a `GateError`.

@@ -1,17 +1,19 @@
 """The suite of training beside calibration, in miniature."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
 from kdnative.bench import qat
 from kdnative.bench.qat_ways import FLOAT_TRAINED, WAYS, Material
-from kdnative.data import Batches
+from kdnative.data import Batches, Dataset, DataSplits, Example
 from kdnative.distill import SoftLabels
 from kdnative.evaluate import predict
 from kdnative.formats.weight import unpack_bits
 from kdnative.nn import Encoder
+from tests.bench.test_gate_suite import Words
 from tests.distill.tiny import tokens
 from tests.small_models import bert
 
@@ -59,6 +61,29 @@ def test_the_forward_of_training_is_compared_bit_for_bit(monkeypatch):
 
     monkeypatch.setattr(qat, "convert_", other)
     assert qat.same_bits(model, tokens(70), 64)["equal"] == 0
+
+
+def test_texts_that_stop_a_training_measure_nothing(monkeypatch):
+    """The suite's own split: ids of the texts are told apart by their first token."""
+    seen = []
+
+    def rows(material, ways, measured, show):
+        seen.extend((material.validation, measured))
+        return []
+
+    def part(first, count):
+        return Dataset(
+            [Example({"text": str(first + i), "label": i % 2}, str(first + i)) for i in range(count)], ("a", "b")
+        )
+
+    monkeypatch.setattr(qat, "splits", lambda: DataSplits(part(10, 40), part(100, 20), part(150, 9)))
+    monkeypatch.setattr(qat, "load_tokenizer", lambda source: Words())
+    monkeypatch.setattr(qat, "load_for_task", lambda *_, **__: bert(num_labels=2))
+    monkeypatch.setattr(qat, "_rows", rows)
+    result = qat.run(Path("nowhere"), threads=1)
+    stopping, measuring = ({int(b) for batch in Batches(d, 8) for b in batch.inputs["input_ids"][:, 0]} for d in seen)
+    assert stopping | measuring == {*range(100, 120), *range(150, 159)} and not stopping & measuring
+    assert result["texts"] == 19 and result["stopping_texts"] == 10
 
 
 def row(name, scheme, kl, points, trained=True):

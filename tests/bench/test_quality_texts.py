@@ -40,6 +40,12 @@ def test_embedders_get_halves_of_two_domains_that_calibrate_nothing(monkeypatch)
     assert texts.texts_of(texts.held_out(data)) == ["v", "t", "u", "t"]
 
 
+def test_what_stops_a_training_measures_nothing():
+    data = DataSplits(train=part("c"), validation=part("v", "w", "x", name="v"), test=part("t", "u"))
+    stopping, measuring = map(texts.texts_of, texts.stopping_and_measuring(data))
+    assert stopping == ["v", "x"] and measuring == ["w", "t", "u"]
+
+
 def test_windows_of_tokens():
     assert texts.chunks(range(10), 3, 5) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert texts.chunks(range(10), 3, 1) == [[0, 1, 2]] and texts.chunks(range(2), 3, 1) == []

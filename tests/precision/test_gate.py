@@ -101,7 +101,7 @@ def test_too_few_examples_are_refused_before_anything_is_converted(monkeypatch):
     with pytest.raises(GateError, match=r"with 100 examples, 75 of which certify: .* needs about 399") as refused:
         kd.convert_(network(), LADDER, gate=Gate(max_drop=0.01, data=vectors(100)))
     assert refused.value.examples_needed == 299
-    with pytest.raises(GateError, match="even a model that never differs needs about 67"):
+    with pytest.raises(GateError, match="even a model that never differs needs about 400"):
         kd.convert_(network(), LADDER, gate=Gate("kl", max_drop=0.1, data=vectors(50, batch=10)))
 
 
@@ -171,7 +171,9 @@ def test_a_function_of_the_users(whole):
 
 
 def test_embedders_and_regressions_have_their_metrics():
-    data = [{"input_ids": torch.randint(5, 200, (25, 8)), "attention_mask": torch.ones(25, 8).long()} for _ in range(6)]
+    data = [
+        {"input_ids": torch.randint(5, 200, (25, 8)), "attention_mask": torch.ones(25, 8).long()} for _ in range(16)
+    ]
     report = kd.convert_(
         bert(kind="BertModel", add_pooling_layer=False),
         ["w4a8-g32", "w8a8"],
@@ -180,7 +182,7 @@ def test_embedders_and_regressions_have_their_metrics():
     assert report.gate.accepted.bound <= 0.05
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
-    assert kd.convert_(net, LADDER, gate=Gate("mse", max_drop=0.01, data=vectors(200))).gate.metric == "mse"
+    assert kd.convert_(net, LADDER, gate=Gate("mse", max_drop=0.01, data=vectors(400))).gate.metric == "mse"
     with pytest.raises(ValueError, match="does not fit a model that gives values: use cosine or mse"):
         lines = []  # nothing was done before
         kd.convert_(network(classes=1), LADDER, gate=Gate(max_drop=0.1, data=vectors(200), show=lines.append))
@@ -196,12 +198,12 @@ def test_language_models_are_compared_token_by_token(metric):
     with torch.no_grad():
         net.transformer.wte.weight.mul_(20)
     exact = copy.deepcopy(net)
-    ids, mask = torch.randint(1, 96, (120, 10)), torch.ones(120, 10).long()
+    ids, mask = torch.randint(1, 96, (400, 10)), torch.ones(400, 10).long()
     mask[::2, 6:] = 0
     data = [{"input_ids": i, "attention_mask": m} for i, m in zip(ids.split(20), mask.split(20), strict=True)]
     gate = Gate(metric, max_drop=0.3, data=data)
     found = kd.convert_(net, ["w4a8-g32", "w8a8"], gate=gate, method="rtn").gate
-    _, certifying = gate._split(120)
+    _, certifying = gate._split(400)
     with torch.no_grad():
         p, q = (m(input_ids=ids, attention_mask=mask).logits.double().log_softmax(-1)[certifying] for m in (exact, net))
     each = (p.exp() * (p - q)).sum(-1) if metric == "kl" else (p.argmax(-1) != q.argmax(-1)).double()

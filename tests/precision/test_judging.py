@@ -15,7 +15,7 @@ from kdnative.precision.metrics import METRICS, Answers, drops
 
 def answered(outputs, kind="classes", owners=None, rows=None):
     rows = [np.arange(len(outputs))] if rows is None else rows
-    return Answers(kind, [outputs], owners, rows)
+    return Answers(kind, [outputs], owners, rows, bool(torch.isfinite(outputs).all()))
 
 
 def two(n=50, classes=4, seed=0):
