@@ -65,7 +65,7 @@ recipe-keys: $(VENV)/dev.stamp
 build: $(VENV)/dev.stamp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 
-# Every suite, its result as JSON in the folder of this processor, such as benchmarks/results/zen4. Two hours; the soak
+# Every suite, its result as JSON in the folder of this processor, such as benchmarks/results/zen4. Some hours; the soak
 # test ends it.
 RESULTS ?= benchmarks/results/$(shell $(BIN)/python -m kdnative.machine.environment)
 bench: $(VENV)/bench.stamp
@@ -76,6 +76,8 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/kdnative bench memory --json $(RESULTS)/memory.json
 	$(BIN)/kdnative bench accuracy --json $(RESULTS)/accuracy.json
 	$(BIN)/kdnative bench quality --threads 2 --json $(RESULTS)/quality.json
+	$(BIN)/kdnative bench gate --json $(RESULTS)/gate.json
+	$(BIN)/kdnative bench qat --threads 2 --json $(RESULTS)/qat.json
 	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
 	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 

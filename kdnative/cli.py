@@ -202,12 +202,13 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--scheme", default="w8a8", help="such as w8a8 or w4a8-g64 (default: w8a8)")
     sub.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="modules to leave in float")
     sub.add_argument("--calibrate", metavar="FILE", help="texts to calibrate on: .txt (one a line), .csv, .tsv, .jsonl")
-    sub.add_argument("--column", default="text", metavar="NAME", help="column of the texts in FILE (default: text)")
-    sub.add_argument("--texts", type=int, default=128, metavar="N", help="how many of them (default: 128)")
+    sub.add_argument("--column", metavar="NAME", help="column of the texts in FILE (default: text)")
+    words = "how many of them (default: 128); as many others, if FILE has them, measure the loss"
+    sub.add_argument("--texts", type=int, metavar="N", help=words)
     sub.add_argument(
         "--method",
         help="how weights are rounded: smoothquant, gptq, awq, awq+gptq, clip; without FILE hqq, or rtn, to the "
-        "nearest (default with FILE: gptq at 4 and 2 bits, smoothquant at 8; without: rtn, but not at 2 bits)",
+        "nearest (default with FILE: smoothquant for w8a8, else gptq; without: rtn, but not at 2 bits)",
     )
     sub.add_argument("--float-embeddings", action="store_true", help="leave embeddings in float (default: int8)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
@@ -221,11 +222,13 @@ def _convert(arguments: argparse.Namespace) -> int:
     from kdnative.quantize import calibrate_
 
     scheme = accepted(arguments.scheme)
-    check_rounding(scheme, arguments.method, arguments.calibrate, arguments.texts)
+    check_rounding(scheme, arguments.method, arguments.calibrate, arguments.column, arguments.texts)
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
-    texts = two_parts(arguments.calibrate, arguments.column, arguments.texts) if arguments.calibrate else None
+    texts = None
+    if arguments.calibrate:
+        texts = two_parts(arguments.calibrate, arguments.column or "text", arguments.texts or 128)
     model, tokenizer = load_whole(arguments.input)
     options: dict[str, Any] = {"keep": tuple(arguments.keep)}
     options["embeddings"] = None if arguments.float_embeddings else 8
@@ -245,6 +248,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     print(report)
     if texts is not None and loss is not None:
         print(f"loss on {len(texts[1])} other texts of {arguments.calibrate}: {loss}")
+    elif texts is not None:
+        print(
+            f"loss: not measured, as all {len(texts[0])} texts of {arguments.calibrate} calibrate; give more, or fewer "
+            "to calibrate with --texts"
+        )
     print(f"saved: {output}")
     if inspect(output)["rebuild"] == "into":
         kind = type(report.model).__name__

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdnative.bench import plots
+from kdnative.bench import plots, study_tables
 from kdnative.bench.model_peers import gain_lines
 from kdnative.bench.results import Row, against_peers, legend, median
 from kdnative.bench.run_figures import student_table
@@ -171,12 +171,32 @@ def _gain(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def _quality(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    """Our ways in ``cases`` (parted by commas) of the first model of a ``task``."""
+    task, cases = _task(result, options), options.get("cases", "w8a8,w4a8-g64,w2a8-g32").split(",")
+    return [caption(result, "quality"), "", *study_tables.quality(result, rows_of, task, cases)]
+
+
+def _quality_texts(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    """GPTQ in a ``case`` with several numbers of texts."""
+    task, case = _task(result, options), options.get("case", "w4a8-g64")
+    return [caption(result, "quality"), "", *study_tables.counts(result, rows_of, task, case)]
+
+
+def _task(result: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    if result["suite"] != "quality":
+        raise ValueError(f"this table needs a result of kdnative bench quality, got the suite {result['suite']!r}")
+    return options.get("task", "embedder")
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], list[str]]] = {
     "suite": _suite,
     "encoders-short": _encoders_short,
     "student": _student,
     "seeds": _seeds,
     "gain": _gain,
+    "quality": _quality,
+    "quality-texts": _quality_texts,
 }
 _CHARTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "encoder": plots.encoder_plot,

@@ -9,7 +9,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdnative.bench import accuracy, encoder, gemm, memory, model_peers, overhead, quality_lines, soak, sparse, texts
+from kdnative.bench import (
+    accuracy,
+    encoder,
+    gemm,
+    memory,
+    model_peers,
+    overhead,
+    quality_lines,
+    soak,
+    sparse,
+    study_tables,
+    texts,
+)
 from kdnative.bench.options import names, numbers
 from kdnative.bench.results import (
     LEGEND,
@@ -267,6 +279,8 @@ _TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
     "memory": ("memory", _memory, ()),
     "accuracy": ("accuracy", _accuracy, ()),
     "quality": ("quality", lambda result: quality_lines.tables(result, rows_of), ()),
+    "gate": ("gate", lambda result: study_tables.gate(result, rows_of), ()),
+    "qat": ("qat", lambda result: study_tables.qat(result, rows_of), ()),
     "soak": ("soak", _soak, ()),
     "overhead": ("overhead", _overhead, ()),
     "texts": ("texts", _texts, ("summary",)),

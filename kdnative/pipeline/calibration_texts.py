@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from kdnative.data import Batches, DataError, Dataset, tokenize
 from kdnative.data.columns import Columns
+from kdnative.data.sniff import read_sheet
+from kdnative.data.tables import SUFFIXES
 from kdnative.data.transfer import read_texts
 from kdnative.pipeline.limits import positions
 from kdnative.precision.examples import Examples
 from kdnative.precision.metrics import METRICS, Answers, answers, drops, smooth
 from kdnative.quantize.methods import method_named
+from kdnative.shown import listed
 
 if TYPE_CHECKING:
     from kdnative.formats.scheme import Scheme
@@ -24,18 +27,21 @@ __all__ = ["Loss", "batches_of", "check_rounding", "rounding_warning", "two_part
 _BATCH, _TOKENS = 32, 128
 
 
-def check_rounding(scheme: Scheme, method: str | None, file: str | None, texts: int) -> None:
+def check_rounding(scheme: Scheme, method: str | None, file: str | None, column: str | None, texts: int | None) -> None:
     """Refuses what can't be done without texts, before anything is loaded.
 
     Raises:
-        ValueError: an unknown method, one that needs texts where there is no file, or 2 bits without a word on how to
-            round.
+        ValueError: an unknown method, one that needs texts where there is no file, options of a file that is not
+            there, or 2 bits without a word on how to round.
     """
-    if texts < 1:
+    if texts is not None and texts < 1:
         raise ValueError(f"--texts must be at least 1, got {texts}")
     found = None if method is None else method_named(method)
     if file is not None:
         return
+    for option, value in (("--column", column), ("--texts", texts)):
+        if value is not None:
+            raise ValueError(f"{option} {value} is about the texts of a file: add --calibrate FILE, or leave it out")
     if found is not None and found.needs:
         raise ValueError(f"--method {found.name} looks at what layers are given: add --calibrate FILE with some texts")
     if found is None and scheme.weight.bits == 2:
@@ -58,10 +64,21 @@ def rounding_warning(scheme: Scheme) -> str:
 def two_parts(file: str | Path, column: str, count: int) -> tuple[Dataset, Dataset]:
     """So many texts to calibrate on, and at most as many others to measure on; chosen by a hash of the text.
 
+    Args:
+        file: .txt with one text a line, .jsonl, or a table, separated by whatever fits all of its rows.
+
     Raises:
         DataError: the file can't be read, has no such column or no texts.
     """
-    texts = read_texts(file, Columns(text=column, label=None), "drop")
+    delimiter = None
+    if Path(file).suffix.lower() in SUFFIXES:
+        sheet = read_sheet(file)
+        if column not in sheet.columns:
+            twice = " once" if column in sheet.repeated else ""
+            names = listed(sheet.columns) or "none"
+            raise DataError(f"{file} has no column {column!r}{twice}: name that of the texts with --column, of {names}")
+        delimiter = sheet.delimiter
+    texts = read_texts(file, Columns(text=column, label=None, delimiter=delimiter), "drop")
     if not len(texts):
         raise DataError(f"{file}: no texts")
     both = texts.head(2 * count)

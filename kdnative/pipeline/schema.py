@@ -197,8 +197,8 @@ class Recipe(Section):
                 raise ValueError(f"convert.schemes has {two[0]}, and neither calibrate nor recover. {TWO_BITS}")
             if convert.gate is not None and (four := of_bits(4, schemes)):
                 raise ValueError(
-                    f"convert.gate may choose {four[0]}, and nothing says how to round it: add calibrate: {{}} (GPTQ on "
-                    "training texts, a few seconds), or calibrate: {method: rtn} to round to the nearest"
+                    f"convert.gate may choose {four[0]}, and nothing says how to round it: add calibrate: {{}} (GPTQ "
+                    "on training texts, a few seconds), or calibrate: {method: rtn} to round to the nearest"
                 )
         if convert.clip_search and (calibrated or convert.gate is not None):
             other = "calibrate" if calibrated else "the gate"

@@ -235,8 +235,8 @@ def check_scales_inputs(key: str, method: str | None, schemes: Schemes | list[st
     sparse = [scheme for scheme in _each(schemes) if scheme.sparsity is not None]
     if method is not None and sparse and method_named(method).input_scales:
         raise ValueError(
-            f"{key}.method is {method!r}, which scales inputs, and the sparse scheme {sparse[0]} has no place for that: "
-            "use gptq, clip or rtn, or leave the method out"
+            f"{key}.method is {method!r}, which scales inputs, and the sparse scheme {sparse[0]} has no place for "
+            "that: use gptq, clip or rtn, or leave the method out"
         )
 
 
@@ -357,7 +357,8 @@ class Evaluate(Section):
     batch_size: Sentences = 64
     """Sentences per forward pass."""
     native_schemes: Schemes = "w8a8"
-    """What the models of the float rows are converted to for their native figures."""
+    """What the models of the float rows are converted to for their native figures, rounded to the nearest at any number
+    of bits."""
     sensitivity: Count = 0
     """Validation examples for the table of which layer of the student loses what in w8a8 and w4a8-g64; 0: no table."""
     _parse = field_validator("native_schemes")(_parse_schemes)

@@ -118,7 +118,8 @@ def _bought_nothing(step: Mapping, without: Sequence[str], seconds: Mapping) -> 
         cure = "give it more texts (calibrate.texts), or another method (calibrate.method)"
         return f"{stage} made the student worse: {cure}." if verdict == COST else ""
     if step["kind"] == "trained":
-        without = f"{stage}: null, with its schemes in convert.schemes, converts the student without it."
+        schemes = "with its schemes in convert.schemes and, below 8 bits, calibrate: {}"
+        without = f"{stage}: null, {schemes}, converts the student without it."
         if verdict == COST:
             return f"{stage} made the student worse: {without}"
         return f"{stage} bought nothing: {without}" if small else f"It isn't shown that {stage} helped: {without}"

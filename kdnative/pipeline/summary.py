@@ -58,7 +58,8 @@ def build_summary(
             "intervals are 95 %",
             f"{deciding} against the teacher is the paired difference on the same test examples",
             f"native {deciding} and native latency of the float models are of that model converted to "
-            f"{evaluated['native_schemes']} without further training; the last row is the final student ({scheme})",
+            f"{evaluated['native_schemes']}, rounded to the nearest and without further training; the last row is the "
+            f"final student ({scheme})",
             "a speed-up is the ratio of the median times, with its 95 % bootstrap interval over the rounds; that of a "
             "row is the teacher in torch fp32 over the row's model on native kernels",
         ],

@@ -73,7 +73,7 @@ def _gate(gate: Mapping[str, Any] | None) -> list[str]:
     return [
         f"gate: {gate['words']} {passed['drop']:.4g}, with {gate['confidence']:.0%} confidence below "
         f"{passed['bound']:.4g} (allowed: {gate['max_drop']:g}), on {gate['certified_on']:,} validation examples that "
-        f"chose nothing; {schemes}"
+        f"chose no scheme; {schemes}"
     ]
 
 

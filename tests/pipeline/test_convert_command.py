@@ -60,11 +60,14 @@ def test_methods_without_data(model, tmp_path, scheme, method):
     assert torch.equal(*answers)
 
 
-def test_a_column_of_a_file(model, tmp_path):
-    file = tmp_path / "rows.csv"
-    file.write_text("id,review\n" + "".join(f"{i},{text}\n" for i, (text, _) in enumerate(sentences(20, 4))))
+@pytest.mark.parametrize(("name", "between"), [("rows.csv", ","), ("rows.csv", ";"), ("rows.tsv", "\t")])
+def test_a_column_of_a_file(capsys, model, tmp_path, name, between):
+    file = tmp_path / name
+    rows = [f"{i}{between}{text}\n" for i, (text, _) in enumerate(sentences(20, 4))]
+    file.write_text(f"id{between}review\n" + "".join(rows))
     arguments = ["convert", str(model), str(tmp_path / "out"), "--calibrate", str(file), "--column", "review"]
     assert main(arguments) == 0  # w8a8: SmoothQuant
+    assert "loss: not measured, as all 20 texts of" in capsys.readouterr().out
 
 
 def test_two_parts_share_no_text(texts):
@@ -82,7 +85,9 @@ def test_two_parts_share_no_text(texts):
         (["--calibrate", "absent.txt"], "absent.txt"),
         (["--calibrate", "TEXTS", "--texts", "0"], "--texts must be at least 1, got 0"),
         (["--calibrate", "EMPTY"], "no texts"),
-        (["--calibrate", "TABLE"], "text"),
+        (["--calibrate", "TABLE"], "has no column 'text': name that of the texts with --column, of 'id', 'review'"),
+        (["--column", "review"], "--column review is about the texts of a file: add --calibrate FILE"),
+        (["--texts", "64"], "--texts 64 is about the texts of a file"),
     ],
 )
 def test_refused_in_words(capsys, model, texts, tmp_path, arguments, words):

@@ -63,9 +63,9 @@ def test_the_summary_says_what_the_gate_answered(passed):
 
 
 def test_a_budget_that_nothing_keeps_ends_the_stage_in_words(finished, tiny, tmp_path, monkeypatch):
-    from kdnative.precision import gate
+    from kdnative.precision import bounds
 
-    monkeypatch.setattr(gate, "_LEAST", 2)
+    monkeypatch.setattr(bounds, "LEAST_OF_MEANS", 2)
     with pytest.raises(PipelineError, match=r"convert\.gate: "):
         go_on(finished, gated(tiny, metric="kl", max_drop=1e-12), tmp_path)
     run = RunFolder(tmp_path / "runs" / "tiny")
@@ -108,7 +108,7 @@ def test_what_contradicts_itself_is_refused(tiny, tmp_path, sections, words):
     [
         ("agreement", 399),  # ln(0.05) / ln(0.99) = 298.07: 299, three quarters of the split
         ("accuracy", 491),  # half of the error for each side, ln(0.025) / ln(0.99) = 367.04: 368
-        ("kl", 67),  # 50 certify
+        ("kl", 400),  # 300 certify
     ],
 )
 def test_each_metric_has_a_least_number_of_examples(tiny, tmp_path, metric, needed):

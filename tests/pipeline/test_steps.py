@@ -73,7 +73,8 @@ def test_distillation_that_helped_and_one_without_a_baseline():
         (
             0.0,
             0.008,
-            "recover bought nothing: recover: null, with its schemes in convert.schemes, converts the student",
+            "recover bought nothing: recover: null, with its schemes in convert.schemes and, below 8 bits, "
+            "calibrate: {}, converts the student",
         ),
         (0.01, 0.03, "It isn't shown that recover helped: recover: null"),
         (-0.02, 0.01, "recover made the student worse: recover: null"),
