@@ -144,7 +144,9 @@ def _by_scheme(recipe: Recipe, model: nn.Module) -> dict[str, dict[str, str]]:
 
 
 def _plan(recipe: Recipe) -> str:
-    settings = recipe.calibrate
+    settings, ternary = recipe.calibrate, _ternary(recipe)
+    if ternary is not None:
+        return f"{ternary.name}, {settings.texts:,} training texts"
     return f"{settings.method or 'smoothquant for w8a8, else gptq'}, {settings.texts:,} training texts"
 
 
