@@ -103,8 +103,8 @@ class GateReport:
     def __str__(self) -> str:
         about = "" if self.exact else " (approximate)"
         lines = [
-            f"gate: {self.words}, at most {self.max_drop:g} with {percent(self.confidence)} confidence{about}; chosen on "
-            f"{self.chosen_on} examples, certified on {self.certified_on} others"
+            f"gate: {self.words}, at most {self.max_drop:g} with {percent(self.confidence)} confidence{about}; "
+            f"chosen on {self.chosen_on} examples, certified on {self.certified_on} others"
         ]
         lines += [f"  {trial}" for trial in self.trials]
         for name, found in {**self.per_class, **self.per_slice}.items():
