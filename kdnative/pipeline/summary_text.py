@@ -71,7 +71,7 @@ def _gate(gate: Mapping[str, Any] | None) -> list[str]:
     passed = next(trial for trial in reversed(gate["trials"]) if trial["passed"])
     schemes = ", ".join(f"{share:.0%} of the weights in {scheme}" for scheme, share in passed["shares"].items())
     return [
-        f"gate: {gate['words']} {passed['drop']:.4g}, with {gate['confidence']:.0%} confidence below "
+        f"gate: {gate['words']} {passed['drop']:.4g}, with {100 * gate['confidence']:.6g} % confidence below "
         f"{passed['bound']:.4g} (allowed: {gate['max_drop']:g}), on {gate['certified_on']:,} validation examples that "
         f"chose no scheme; {schemes}"
     ]

@@ -179,7 +179,7 @@ class Gate:
             self._say,
         )
         found = search.find(self._paths(model, rows), choosing, certifying)
-        report = self._report(search.judge.metric, len(choosing), len(certifying))
+        report = self._report(search.judge, len(choosing), len(certifying))
         report = replace(report, sensitivities=rows, trials=search.trials)
         if found is None:
             raise GateError(*search.refusal(report, self._total))
@@ -195,9 +195,11 @@ class Gate:
         converted.gate = report
         return converted
 
-    def _report(self, metric: Metric | Score, chosen_on: int, certified_on: int) -> GateReport:
-        name, words = (metric.name, metric.words) if isinstance(metric, Metric) else ("own", "score lost")
-        return GateReport(name, words, self.max_drop, self.confidence, chosen_on, certified_on)
+    def _report(self, judge: Judge, chosen_on: int, certified_on: int) -> GateReport:
+        own = not isinstance(judge.metric, Metric)
+        name, words = ("own", "score lost") if own else (judge.metric.name, judge.metric.words)
+        exact = judge.kind != "mean"
+        return GateReport(name, words, self.max_drop, self.confidence, chosen_on, certified_on, exact=exact)
 
     def _answers(self, model: nn.Module, examples: Examples, rows: np.ndarray) -> Answers:
         agreement = self.metric == "agreement"
@@ -227,7 +229,7 @@ class Gate:
             raise GateError(
                 f"a budget of {self.max_drop:g} can't be shown with {count} examples, {certifying} of which certify: "
                 f"even a model that never differs needs about {self._total(least)}. The model is unchanged",
-                self._report(judge.metric, count - certifying, certifying),
+                self._report(judge, count - certifying, certifying),
                 least,
             )
 

@@ -49,6 +49,7 @@ class GateReport:
     Attributes:
         metric: its name. words: what its mean is. max_drop, confidence: of the gate.
         chosen_on, certified_on: numbers of examples, of two parts of the data that share none.
+        exact: whether bounds hold for any data, as those of shares do; others are approximate.
         sensitivities: what each group of layers loses in each scheme, on (some of) the first part.
         assignment: the scheme of each layer. trials: in the order in which they were tested.
         per_class, per_slice: drop of the returned model on the second part, with intervals of this confidence.
@@ -65,6 +66,7 @@ class GateReport:
     trials: Sequence[Trial] = ()
     per_class: Mapping[str, Interval] = field(default_factory=dict)
     per_slice: Mapping[str, Interval] = field(default_factory=dict)
+    exact: bool = True
 
     @property
     def accepted(self) -> Trial | None:
@@ -87,6 +89,7 @@ class GateReport:
             "words": self.words,
             "max_drop": self.max_drop,
             "confidence": self.confidence,
+            "exact": self.exact,
             "chosen_on": self.chosen_on,
             "certified_on": self.certified_on,
             "layers": self.rows(),
@@ -98,9 +101,10 @@ class GateReport:
         return _finite(found)
 
     def __str__(self) -> str:
+        about = "" if self.exact else " (approximate)"
         lines = [
-            f"gate: {self.words}, at most {self.max_drop:g} with {percent(self.confidence)} confidence; chosen on "
-            f"{self.chosen_on} examples, certified on {self.certified_on} others"
+            f"gate: {self.words}, at most {self.max_drop:g} with {percent(self.confidence)} confidence{about}; "
+            f"chosen on {self.chosen_on} examples, certified on {self.certified_on} others"
         ]
         lines += [f"  {trial}" for trial in self.trials]
         for name, found in {**self.per_class, **self.per_slice}.items():

@@ -20,8 +20,9 @@ def precision(run: Run) -> str | None:
 
 
 def _gate(gate: Mapping[str, Any]) -> str:
+    about = "" if gate.get("exact", True) else " (approximate, as of means it has to be)"
     said = (
-        f"Budget: {gate['words']} at most {gate['max_drop']:g} with {_confidence(gate)} confidence. "
+        f"Budget: {gate['words']} at most {gate['max_drop']:g} with {_confidence(gate)} confidence{about}. "
         f"Layers were ranked and schemes chosen on {words.counted(gate['chosen_on'], 'example')}; each conversion was "
         f"tested on {words.counted(gate['certified_on'], 'other example')}, from the one that loses least on, until "
         "one was not shown to be within the budget."

@@ -266,6 +266,7 @@ class GateFindings(TypedDict, total=False):
     confidence: float
     chosen_on: int
     certified_on: int
+    exact: bool  # bounds hold for any data; without it they do
     layers: list[GateLayer]
     assignment: dict[str, str]
     trials: list[GateTrial]
