@@ -198,7 +198,7 @@ class _Pass:
         if self.batches is None:
             yield from ((Group((name,), ()), None) for name in self.sites if name not in self.done)
             return
-        groups = find_groups(self.model, self.sites, self.batches)
+        groups = find_groups(self.model, self.sites, self.batches, self.progress)
         left = [group for group in groups if any(name not in self.done for name in group.names)]
         for several in [[group] for group in left] if self.sequential else in_passes(left, self._bytes):
             needs = {group.names: self._needs(group) for group in several}

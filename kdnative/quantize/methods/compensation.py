@@ -32,14 +32,16 @@ def inverse_factor(second_moment: Tensor, damping: float = DAMPING) -> Tensor:
 
     Args:
         second_moment: H, [K, K], symmetric, finite.
-        damping: what is added to the diagonal, as a share of its mean; positive.
+        damping: what is added to the diagonal, as a share of its mean, within (0, 1].
 
     Returns:
         fp32 [K, K].
 
     Raises:
-        ValueError: not positive definite even so, which no second moment is.
+        ValueError: not positive definite even so, which no second moment is; another damping.
     """
+    if not 0 < damping <= _MOST_DAMPING:
+        raise ValueError(f"damping={damping}; a share of the mean diagonal within (0, 1] is needed")
     h = second_moment.double()
     diagonal = h.diagonal()
     mean = float(diagonal.mean()) if len(h) else 1.0

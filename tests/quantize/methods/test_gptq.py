@@ -105,6 +105,12 @@ def test_a_matrix_that_is_not_positive_definite_is_damped_more():
         inverse_factor(h, 0.01)
 
 
+@pytest.mark.parametrize("damping", [0.0, -0.1, 1.5, float("nan")])
+def test_a_damping_that_is_none(damping):
+    with pytest.raises(ValueError, match=r"within \(0, 1\]"):
+        inverse_factor(torch.eye(4), damping)
+
+
 def test_scale_of_the_inputs_does_not_matter():
     x = inputs(200, 64)
     found = [GPTQ().quantize([weights(4, 64)], "w4a8-g32", statistics(x * size))[0] for size in (1.0, 1e-12, 1e12)]
