@@ -65,8 +65,8 @@ def mask_(
 
     Returns:
         One row per masked layer, and one, "shared", for each that "sparsegpt" has left alone. Per layer ("layer") or in
-        all ("global") exactly ``floor(sparsity * blocks + 0.5)`` blocks are removed, ties broken arbitrarily; fewer only
-        where more had been removed before.
+        all ("global") exactly ``floor(sparsity * blocks + 0.5)`` blocks are removed, ties broken arbitrarily; fewer
+        only where more had been removed before.
 
     Raises:
         ValueError: an impossible argument, no layer that matches, NaN weights, in_features that M does not divide, or a

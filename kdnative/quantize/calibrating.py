@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,10 @@ def calibrate_(
     ``kdnative.convert_(model, schemes, calibration=result)``. Linears that are given the very same tensor in every
     call, such as queries, keys and values, are quantized together. Rows of padding are left out where the batch has an
     ``attention_mask`` [B, T] and the layer's input is [B, T, K]; of inputs of other shapes every row counts.
+
+    A tenth of the examples, chosen by a hash of their values, is held out: methods do not see it, and the errors in the
+    rows of the result are measured on it. There is a warning where methods that make up for errors saw fewer rows than
+    a layer has inputs, and where a layer is worse on what was held out than one that is rounded to the nearest.
 
     Statistics of all layers are taken with the inputs of the float model, in one pass unless they need more than a
     gigabyte. The order of the batches, and where they are cut, change them by rounding errors only.
@@ -140,8 +145,12 @@ def calibrate_layers(
     sequential: bool = False,
     state_path: str | Path | None = None,
     progress: bool | Callable[[str, int, int], None] = False,
+    stacklevel: int = 3,
 ) -> Calibration:
-    """`calibrate_` for layers that were chosen already, by their names in `linears_of`."""
+    """`calibrate_` for layers that were chosen already, by their names in `linears_of`.
+
+    ``stacklevel``: of warnings, as for ``warnings.warn``.
+    """
     sites = linears_of(model)
     sites = {name: sites[name] for name in sites if name in schemes}
     methods = {name: method_named(method or usual_method(scheme)) for name, scheme in schemes.items()}
@@ -154,7 +163,21 @@ def calibrate_layers(
         raise ValueError(f"the weights of {listed(empty)} are on the meta device and have no values")
     if bad := [name for name, site in sites.items() if not bool(torch.isfinite(site.weight).all())]:
         raise ValueError(f"NaN or infinite values in the weights of {listed(bad)}: repair the checkpoint")
-    return _Pass(model, sites, schemes, methods, batches, sequential, state_path, progress).run()
+    found = _Pass(model, sites, schemes, methods, batches, sequential, state_path, progress).run()
+    making_up = [row for row in found.rows if "second_moment" in methods[row.name].needs]
+    if few := [row.name or "the model" for row in making_up if row.rows < sites[row.name].inputs]:
+        warnings.warn(
+            f"calibration has fewer rows than inputs for {listed(few)}, so the weights may fit these rows and no "
+            "others: give more data",
+            stacklevel=stacklevel,
+        )
+    if worse := [row.name or "the model" for row in found.rows if row.is_worse]:
+        warnings.warn(
+            f"on data that was held out, {listed(worse)} would have less error if rounded to the nearest: give more "
+            "data, or use another method",
+            stacklevel=stacklevel,
+        )
+    return found
 
 
 @dataclass
@@ -219,8 +242,8 @@ class _Pass:
         return Accumulator.bytes_of(self.sites[group.names[0]].inputs, self._needs(group))
 
     def _needs(self, group: Group) -> frozenset[str]:
-        """What the methods of a group read, and the sample on which errors are measured."""
-        return frozenset({"sample"}).union(*(self.methods[name].needs for name in group.names))
+        """What the methods of a group read, and the rows on which errors are measured."""
+        return frozenset({"held"}).union(*(self.methods[name].needs for name in group.names))
 
     def _quantized(
         self, group: Group, statistics: Statistics | None
@@ -245,10 +268,11 @@ class _Pass:
         before = after = None
         rows = dead = 0
         if statistics is not None:
-            assert statistics.sample is not None and statistics.largest is not None
+            assert statistics.held is not None and statistics.largest is not None
             rows, dead = statistics.rows, int((statistics.largest == 0).sum())
-            after = output_error(weight, quantized, scheme, statistics.sample)
-            before = output_error(weight, quantize_weight(weight, scheme), scheme, statistics.sample)
+            if len(statistics.held):
+                after = output_error(weight, quantized, scheme, statistics.held)
+                before = output_error(weight, quantize_weight(weight, scheme), scheme, statistics.held)
         return CalibratedLayer(name, str(scheme), method.name, rows, dead, before, after, self.digests[name])
 
     def _dequantized(self, name: str) -> Tensor:
@@ -299,9 +323,10 @@ def gather(
     sums = {names: Accumulator(sites[names[0]].inputs, wanted) for names, wanted in needs.items()}
 
     def on_input(name: str, _: Tensor, x: Tensor) -> None:
-        rows, keys = batch.rows_of(x, calls[name])
+        rows, keys, held = batch.rows_of(x, calls[name])
         calls[name] += 1
-        if not sums[leaders[name]].add(rows, keys):
+        sums_of = sums[leaders[name]]
+        if not sums_of.add(rows, keys, held if "held" in sums_of.needs else None):
             raise ValueError(
                 f"the inputs of {name or 'the model'} hold NaN or infinite values in batch {number} of calibration: "
                 "the float model already fails there, so leave the batch out or repair the model"

@@ -103,8 +103,9 @@ class Method(ABC):
                 )
             if not bool(torch.isfinite(values).all()):
                 raise ValueError(
-                    f"{name} of the layer's inputs holds NaN or infinite values: the model gives such activations on "
-                    "the calibration data, so look for the first layer that does"
+                    f"{name} of the layer's inputs holds NaN or infinite values: on the calibration data the model "
+                    "gives such activations, or some above 1e19, whose squares are too large for float32. Look for the "
+                    "first layer that does"
                 )
         return Statistics(rows=statistics.rows, **found)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.quantize.methods.base import Method
-from kdnative.quantize.methods.gptq import GPTQ, compensated
+from kdnative.quantize.methods.gptq import GPTQ, compensated, usual_damping
 from kdnative.quantize.methods.grid import Grid
 from kdnative.quantize.statistics import Statistics
 from kdnative.quantize.ternary import ternary_weight
@@ -31,7 +31,7 @@ class Ternary(Method):
     """
 
     step: str = "channel"
-    damping: float = GPTQ.damping
+    damping: float | None = None
     name = "ternary"
 
     @property
@@ -43,4 +43,5 @@ class Ternary(Method):
         scale = ternary_weight(weight, scheme, self.step).scale
         ones = torch.ones_like(scale)
         grid = Grid(scheme, scale, -ones, ones)
-        return compensated(weight, scheme, statistics.second_moment, GPTQ(self.damping), grid)
+        damping = self.damping or usual_damping(weight.shape[1], statistics.rows)
+        return compensated(weight, scheme, statistics.second_moment, GPTQ(damping), grid)
