@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ def calibrate_(
     found = linears_of(model)
     selection.check_used(list(found))
     wanted: dict[str, Scheme] = {}
+    refused = ""
     for name, site in found.items():
         choice = selection.choose(name)
         if choice.value is None:
@@ -104,8 +106,10 @@ def calibrate_(
             wanted[name] = choice.value
         elif choice.explicit:
             raise ValueError(f"{name or 'the model'}: {why}")
+        else:
+            refused = refused or f", and {name or 'it'} can't be quantized: {why}"
     if not wanted:
-        raise ValueError(f"no layer is left to calibrate; the model has {len(found)} linear layers in float")
+        raise ValueError(f"no layer is left to calibrate; the model has {len(found)} linear layers in float{refused}")
     batches = None
     if calibration is not None:
         batches = InputBatches(calibration, tokenizer, max_length, batch_size)
@@ -250,14 +254,21 @@ class _Pass:
     ) -> Iterator[tuple[str, tuple[QuantizedWeight, CalibratedLayer]]]:
         """The weights of a group, those of one scheme together."""
         kinds = dict.fromkeys((self.schemes[name], self.methods[name].name) for name in group.names)
+        scales: dict[
+            tuple[Scheme, str], Tensor | None
+        ] = {}  # schemes that differ in zero points alone may be one product
         for kind in kinds:
             names = [name for name in group.names if (self.schemes[name], self.methods[name].name) == kind]
             scheme, method = kind[0], self.methods[names[0]]
+            product = (dataclasses.replace(scheme, weight=dataclasses.replace(scheme.weight, symmetric=True)), kind[1])
+            if product in scales:
+                method = method.settled(scales[product])
             weights = [self.sites[name].weight for name in names]
             try:
                 made = method.quantize(weights, scheme, statistics)
             except ValueError as error:
                 raise ValueError(f"{', '.join(name or 'the model' for name in names)}: {error}") from error
+            scales.setdefault(product, made[0].input_scale)
             for name, weight, quantized in zip(names, weights, made, strict=True):
                 yield name, (quantized, self._row(name, weight, quantized, statistics))
 

@@ -257,3 +257,11 @@ def test_the_gate_converts():
     (given, schemes), options = gate.given
     assert given is model and schemes == ["w4a8-g32", "w8a8"] and "gate" not in options
     assert (options["calibration"], options["method"], options["keep"]) == (data, "gptq", "2")
+
+
+@pytest.mark.parametrize("method", ["awq", "smoothquant"])
+def test_one_product_of_weights_with_and_without_zero_points(method):
+    schemes = {"*query": "w4a8-g32-asym", "*": "w4a8-g32"}
+    ids = torch.randint(1, 200, (40, 8), generator=torch.Generator().manual_seed(0))
+    report = convert_(bert(), schemes, calibration=[{"input_ids": ids}], method=method)
+    assert not any("not fused" in row.reason for row in report.rows)

@@ -264,6 +264,8 @@ def test_what_is_left_alone():
         calibrate_(model, {"3": "w4a8-g32", "*": "w8a8"}, [rows()], method="rtn")
     with pytest.raises(ValueError, match="no layer is left to calibrate; the model has 3 linear layers"):
         calibrate_(model, {"*": None}, [rows()])
+    with pytest.raises(ValueError, match="no layer is left to .* in float, and 0 can't be quantized: .*48"):
+        calibrate_(network(48, 48), "w4a8-g32", [rows(size=48)])
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,13 @@ class Method(ABC):
         parts = [slice(end - len(matrix), end) for matrix, end in zip(matrices, ends, strict=True)]
         return [_of_its_own(whole.outputs(part)) for part in parts] if len(parts) > 1 else [whole]
 
+    def settled(self, input_scale: Tensor | None) -> Method:
+        """The same method, with input scales that were found for other linears of the same input; None: they have none.
+
+        Linears that run as one product need the same vector, also where their schemes differ in zero points.
+        """
+        return self
+
     @abstractmethod
     def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
         """All the linears' weights below each other, fp32 [N, K], and the statistics that the method needs."""
