@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.prune.pattern import ALREADY_PRUNED, Pattern, keep_largest, keep_n_of_m
-from kdnative.quantize.calibrating import gather, in_passes
+from kdnative.quantize.gathering import gather, in_passes
 from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.linears import linears_of
 from kdnative.quantize.methods.compensation import BLOCK, DAMPING, inverse_factor, sweep

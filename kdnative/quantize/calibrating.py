@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,18 @@ from kdnative.patterns import Selection
 from kdnative.quantize.calibrated_layer import CalibratedLayer
 from kdnative.quantize.calibration import Calibration
 from kdnative.quantize.calibration_state import CalibrationState
+from kdnative.quantize.gathering import gather, in_passes
 from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.linears import LinearSite, linears_of
-from kdnative.quantize.methods import Method, method_named
+from kdnative.quantize.methods import Method, compensation, method_named
 from kdnative.quantize.output_error import output_error
-from kdnative.quantize.progress import Progress, progress_of
+from kdnative.quantize.progress import progress_of
 from kdnative.quantize.rtn import quantize_weight
 from kdnative.quantize.statistics import Accumulator, Statistics
-from kdnative.quantize.watching import Enough, Group, find_groups, forward, watched
+from kdnative.quantize.watching import Group, find_groups
 from kdnative.shown import listed
 
-__all__ = ["calibrate_", "calibrate_layers", "gather", "in_passes", "usual_method", "without_input_scales"]
-
-MOST_BYTES = 1 << 30
-"""Memory for statistics: where all layers need more, the data is run through the model several times."""
+__all__ = ["calibrate_", "calibrate_layers", "usual_method", "without_input_scales"]
 
 
 def calibrate_(
@@ -238,12 +236,17 @@ class _Pass:
                 several[0] if self.sequential else None,
                 self.progress,
             )
-            self.most_bytes = max(self.most_bytes, sum(map(self._bytes, several)))
+            working = max(self._bytes_at_work(group) for group in several)
+            self.most_bytes = max(self.most_bytes, sum(map(self._bytes, several)) + working)
             for group in several:
                 yield group, statistics.pop(group.names)
 
     def _bytes(self, group: Group) -> int:
         return Accumulator.bytes_of(self.sites[group.names[0]].inputs, self._needs(group))
+
+    def _bytes_at_work(self, group: Group) -> int:
+        needed = "second_moment" in self._needs(group)
+        return compensation.bytes_of(self.sites[group.names[0]].inputs) if needed else 0
 
     def _needs(self, group: Group) -> frozenset[str]:
         """What the methods of a group read, and the rows on which errors are measured."""
@@ -293,63 +296,3 @@ class _Pass:
         """What a state must be of, by what it is called in an error."""
         settings = {name: (str(self.schemes[name]), repr(self.methods[name])) for name in self.sites}
         return CalibrationState.origin_of(self.model, self.batches, (self.sequential, settings))
-
-
-def in_passes(groups: Sequence[Group], bytes_of: Callable[[Group], int]) -> Iterator[list[Group]]:
-    """Groups whose statistics fit into memory together, in their order."""
-    some: list[Group] = []
-    held = 0
-    for group in groups:
-        size = bytes_of(group)
-        if some and held + size > MOST_BYTES:
-            yield some
-            some, held = [], 0
-        some, held = [*some, group], held + size
-    if some:
-        yield some
-
-
-def gather(
-    model: nn.Module,
-    sites: Mapping[str, LinearSite],
-    batches: InputBatches,
-    needs: Mapping[tuple[str, ...], Collection[str]],
-    parameters: Mapping[str, Tensor] | None = None,
-    until: Group | None = None,
-    progress: Progress | None = None,
-) -> dict[tuple[str, ...], Statistics]:
-    """Statistics of inputs, in one pass over the batches.
-
-    Args:
-        model, sites, batches: the linears by name, and what the model is run on.
-        needs: the statistics that are wanted of each group of linears, by the names in it.
-        parameters: values that the model has in the place of its own, by the names of its parameters.
-        until: the last group that is wanted: a forward ends behind it.
-        progress: told of every batch.
-
-    Raises:
-        ValueError: NaN or infinite inputs, with the layer and the batch.
-    """
-    leaders = {names[0]: names for names in needs}
-    sums = {names: Accumulator(sites[names[0]].inputs, wanted) for names, wanted in needs.items()}
-
-    def on_input(name: str, _: Tensor, x: Tensor) -> None:
-        rows, keys, held = batch.rows_of(x, calls[name])
-        calls[name] += 1
-        sums_of = sums[leaders[name]]
-        if not sums_of.add(rows, keys, held if "held" in sums_of.needs else None):
-            raise ValueError(
-                f"the inputs of {name or 'the model'} hold NaN or infinite values in batch {number} of calibration: "
-                "the float model already fails there, so leave the batch out or repair the model"
-            )
-        if until is not None and calls[name] == until.calls[number]:
-            raise Enough
-
-    with watched(model, {name: sites[name] for name in leaders}, on_input):
-        for number, batch in enumerate(batches.all):
-            calls = dict.fromkeys(leaders, 0)
-            if until is None or until.calls[number]:
-                forward(model, batch, parameters)
-            if progress is not None:
-                progress("reading the data", number + 1, len(batches))
-    return {names: sums.pop(names).result() for names in needs}  # each sum is let go before the next is turned

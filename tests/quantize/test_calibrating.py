@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdnative.formats.scheme import Scheme
-from kdnative.quantize import FakeQuantLinear, calibrate_, calibrating, quantize_weight
+from kdnative.quantize import FakeQuantLinear, calibrate_, gathering, quantize_weight
 from kdnative.quantize.calibrating import usual_method
 from kdnative.quantize.methods import GPTQ
 from kdnative.quantize.output_error import output_error
@@ -212,10 +212,11 @@ def test_layers_that_do_not_fit_into_memory_together(monkeypatch):
     """They take several passes, and give the same bits."""
     model, told = bert(), []
     whole = calibrate_(model, "w4a8-g32", [texts()], method="gptq")
-    monkeypatch.setattr(calibrating, "MOST_BYTES", 600_000)
+    monkeypatch.setattr(gathering, "MOST_BYTES", 600_000)
     parts = calibrate_(model, "w4a8-g32", [texts()], method="gptq", progress=lambda *what: told.append(what))
     assert_same_weights(parts, whole)
-    assert parts.statistics_bytes <= 600_000 < whole.statistics_bytes
+    working = 28 * 128**2  # of the factors of the widest layer
+    assert parts.statistics_bytes <= 600_000 + working < whole.statistics_bytes
     assert 1 < told.count(("reading the data", 1, 1)) < 10 and told[-1] == ("quantizing", 14, 14)
 
 

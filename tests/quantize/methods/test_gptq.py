@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -88,6 +91,28 @@ def test_inverse_factor(k):
     assert torch.allclose(
         factor.t() @ factor, torch.linalg.inv(damped), rtol=1e-4, atol=1e-6 / float(h.diagonal().mean())
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_the_factor():
+    """Of the process, in a fresh one: a peak is never taken back."""
+    script = """
+import re, torch
+from pathlib import Path
+from kdnative.quantize.methods.compensation import bytes_of, inverse_factor
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+x = torch.randn(2000, 1536)
+moment = x.t() @ x
+inverse_factor(moment[:32, :32])
+before = peak()
+inverse_factor(moment)
+grown = peak() - before
+assert 0 < grown <= bytes_of(1536), grown / 1536**2
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_dead_inputs_are_of_mean_size_and_independent():
