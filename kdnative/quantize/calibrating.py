@@ -52,7 +52,8 @@ def calibrate_(
     The model is run on the data, in eval mode and without gradients, and keeps its weights: the result is for
     ``kdnative.convert_(model, schemes, calibration=result)``. Linears that are given the very same tensor in every
     call, such as queries, keys and values, are quantized together. Rows of padding are left out where the batch has an
-    ``attention_mask`` [B, T] and the layer's input is [B, T, K]; of inputs of other shapes every row counts.
+    ``attention_mask`` or torch's ``src_key_padding_mask`` [B, T] and the layer's input is [B, T, K]; of inputs of other
+    shapes every row counts.
 
     A tenth of the examples, chosen by a hash of their values, is held out: methods do not see it, and the errors in the
     rows of the result are measured on it. There is a warning where methods that make up for errors saw fewer rows than

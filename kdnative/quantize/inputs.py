@@ -22,6 +22,7 @@ _ONE_IN = 10
 """One of so many examples is held out."""
 
 _MASKS = ("attention_mask", "decoder_attention_mask")
+_PADDING = "key_padding_mask"  # of torch: src_key_padding_mask and others, in which padding is True, or -inf
 _HOW = (
     "give calibration=[batch, ...], where a batch is a dict of the model's keyword arguments, a tuple of its arguments "
     "or a tensor; or a list of texts and tokenizer="
@@ -62,12 +63,9 @@ class InputBatch:
         tensors = _tensors({**{str(i): value for i, value in enumerate(args)}, **kwargs})
         if not tensors or any(0 in tensor.shape for tensor in tensors.values()):
             raise ValueError(f"batch {number} of calibration holds no values: {_HOW}")
-        named = (tensor for name, tensor in tensors.items() if name in _MASKS)
-        masks = _distinct(mask.detach().cpu() != 0 for mask in named if mask.dim() == 2)
+        masks = _distinct(mask for name, tensor in tensors.items() if (mask := _mask(name, tensor)) is not None)
         if any(not bool(mask.any()) for mask in masks):
-            raise ValueError(
-                f"batch {number} of calibration is nothing but padding: its attention_mask is 0 everywhere"
-            )
+            raise ValueError(f"batch {number} of calibration is nothing but padding, as its mask says")
         return cls(args, kwargs, masks, _hashes(tensors, masks))
 
     def rows_of(self, x: Tensor, call: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,6 +205,14 @@ def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
         elif isinstance(value, Mapping):
             found |= {str(inner): tensor for inner, tensor in value.items() if isinstance(tensor, Tensor)}
     return found
+
+
+def _mask(name: str, tensor: Tensor) -> Tensor | None:
+    """bool [B, T], True where there is a token; None of what is no mask."""
+    if tensor.dim() != 2 or not (name in _MASKS or name.endswith(_PADDING)):
+        return None
+    zero = tensor.detach().cpu() == 0
+    return zero if name.endswith(_PADDING) else ~zero
 
 
 def _distinct(masks: Iterable[Tensor]) -> tuple[Tensor, ...]:

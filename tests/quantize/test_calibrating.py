@@ -148,6 +148,18 @@ def test_padding_is_not_counted():
         assert torch.equal(again.statistics_of(weights[0]).largest, statistics.largest)
 
 
+@pytest.mark.parametrize("additive", [False, True])
+def test_padding_of_torch(additive):
+    """Its mask is True, or minus infinity, where there is padding."""
+    layer, method = nn.TransformerEncoderLayer(64, 4, 96, batch_first=True), Recording()
+    padding = torch.arange(6) >= torch.randint(1, 7, (30, 1), generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(30, 6).masked_fill(padding, -torch.inf) if additive else padding
+    batch = {"src": rows(180).view(30, 6, 64), "src_key_padding_mask": mask}
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    calibrate_(model, "w8a8", [batch], method=method)
+    assert {statistics.rows for _, _, statistics in method.seen} == {int((~padding)[seen_of(batch)].sum())}
+
+
 def test_errors_that_no_number_tells(tmp_path):
     """The output is 0, or too large for float32: the calibration is as good, and can be saved."""
     model = network(64, 16)
