@@ -59,6 +59,10 @@ def calibrate_(
     rows of the result are measured on it. There is a warning where methods that make up for errors saw fewer rows than
     a layer has inputs, and where a layer is worse on what was held out than one that is rounded to the nearest.
 
+    Weights are found for the linears as they are. A layer that has factors behind its linears (LayerScale, as in
+    DINOv2) is not fused with them, as the fused operator has the factors in its weights; its linears are native by
+    themselves.
+
     Statistics of all layers are taken with the inputs of the float model, in one pass unless they need more than a
     gigabyte. The order of the batches, and where they are cut, change them by rounding errors only.
 
