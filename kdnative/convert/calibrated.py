@@ -58,7 +58,7 @@ def calibrated(
     if calibration is not None:
         batches = InputBatches(calibration, tokenizer)
         batches.warn_if_few(stacklevel=4)
-    return calibrate_layers(model, schemes, batches, method=method)
+    return calibrate_layers(model, schemes, batches, method=method, stacklevel=4)
 
 
 def _checked(calibration: Calibration, schemes: dict[str, Scheme], sites: dict[str, LinearSite]) -> Calibration:

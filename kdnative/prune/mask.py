@@ -7,16 +7,20 @@ al. 2021), blocks (Gray et al. 2017; 4x1 as in Elsen et al. 2020).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdnative.convert.refusals import owners_of, storage
 from kdnative.patterns import Selection
 from kdnative.prune.pattern import ALREADY_PRUNED, Pattern, keep_largest, keep_n_of_m
 from kdnative.prune.report import PruneReport, PruneRow
 from kdnative.prune.sparsegpt import second_moments, sparsify
+from kdnative.quantize.inputs import InputBatches
+from kdnative.quantize.progress import Progress, progress_of
 
 __all__ = ["finalize_masks_", "mask_", "masked_modules", "sparsity_report"]
 
@@ -35,6 +39,9 @@ def mask_(
     method: str = "magnitude",
     calibration: Iterable[Any] | None = None,
     tokenizer: Any = None,
+    max_length: int = 128,
+    batch_size: int = 32,
+    progress: bool | Callable[[str, int, int], None] = False,
 ) -> PruneReport:
     """Sets the least important weights of linear layers to zero and keeps them there, in place. Calling it again with
     a higher sparsity only adds zeros.
@@ -50,17 +57,20 @@ def mask_(
         modules: patterns of the layers to mask, as in `convert_`.
         keep: patterns of layers to leave alone.
         method: "magnitude"; or "sparsegpt", which looks at the inputs of each layer, removes what the rest can make up
-            for, and changes the rest so that it does (see `kdnative.prune.sparsify`).
+            for, and changes the rest so that it does (see `kdnative.prune.sparsify`). It can't make up in a weight
+            that another module holds too, such as an output layer that is tied to the embedding: ``*`` leaves these
+            alone.
         calibration: for "sparsegpt": batches of the model's inputs, or texts, as in `kdnative.quantize.calibrate_`.
-        tokenizer: of transformers, for texts.
+        tokenizer, max_length, batch_size, progress: for "sparsegpt", as in `kdnative.quantize.calibrate_`.
 
     Returns:
-        One row per masked layer. Per layer ("layer") or in all ("global") exactly ``floor(sparsity * blocks + 0.5)``
-        blocks are removed, ties broken arbitrarily; fewer only where more had been removed before.
+        One row per masked layer, and one, "shared", for each that "sparsegpt" has left alone. Per layer ("layer") or in
+        all ("global") exactly ``floor(sparsity * blocks + 0.5)`` blocks are removed, ties broken arbitrarily; fewer
+        only where more had been removed before.
 
     Raises:
-        ValueError: an impossible argument, no layer that matches, NaN weights, or in_features that M does not divide.
-            The model is then unchanged.
+        ValueError: an impossible argument, no layer that matches, NaN weights, in_features that M does not divide, or a
+            shared weight that a pattern other than ``*`` names for "sparsegpt". The model is then unchanged.
     """
     shape = Pattern.parse(pattern)
     sparsity = shape.checked_sparsity(sparsity)
@@ -68,18 +78,26 @@ def mask_(
         raise ValueError(f"scope={scope!r}; allowed are 'layer' and 'global'")
     if method not in _METHODS:
         raise ValueError(f"method={method!r}; allowed are {' and '.join(map(repr, _METHODS))}")
-    layers = _select(model, modules, keep)
+    layers, left_alone = _select(model, modules, keep, shared=method != "sparsegpt")
     if method == "sparsegpt":
         if scope != "layer":
             raise ValueError("method='sparsegpt' makes up for zeros layer by layer: it needs scope='layer'")
-        masks = _reconstructed(model, layers, pattern, sparsity, calibration, tokenizer)
+        if calibration is None:
+            raise ValueError(
+                "method='sparsegpt' needs calibration=: batches of the model's inputs, or texts and tokenizer="
+            )
+        batches = InputBatches(calibration, tokenizer, max_length, batch_size)
+        batches.warn_if_few()
+        masks = _reconstructed(model, layers, pattern, sparsity, batches, progress_of(progress))
     elif calibration is not None:
         raise ValueError("calibration= is for method='sparsegpt'; magnitudes need no data")
     else:
         masks = _by_magnitude(layers, shape, sparsity, scope)
     for name, layer in layers.items():
         _attach(layer, masks[name])
-    return sparsity_report(model, layers)
+    report = sparsity_report(model, [name for name in _linears(model) if name in layers or name in left_alone])
+    report.rows = [dataclasses.replace(row, what="shared") if row.name in left_alone else row for row in report]
+    return report
 
 
 def _by_magnitude(layers: Mapping[str, nn.Linear], shape: Pattern, sparsity: float, scope: str) -> dict[str, Tensor]:
@@ -105,23 +123,21 @@ def _reconstructed(
     layers: Mapping[str, nn.Linear],
     pattern: str,
     sparsity: float,
-    calibration: Iterable[Any] | None,
-    tokenizer: Any,
+    batches: InputBatches,
+    progress: Progress,
 ) -> dict[str, Tensor]:
     """The masks of SparseGPT; the weights become those that make up for the zeros."""
-    if calibration is None:
-        raise ValueError(
-            "method='sparsegpt' needs calibration=: batches of the model's inputs, or texts and tokenizer="
-        )
     for name, layer in layers.items():
         _check_weight(name, layer, Pattern.parse(pattern))
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, second_moment in second_moments(model, layers, calibration, tokenizer):
-        layer = layers[name]
-        try:
-            found[name] = sparsify(layer.weight, second_moment, pattern, sparsity, mask=layer._buffers.get(_BUFFER))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+    with progress:
+        for name, second_moment in second_moments(model, layers, batches, progress):
+            layer = layers[name]
+            try:
+                found[name] = sparsify(layer.weight, second_moment, pattern, sparsity, mask=layer._buffers.get(_BUFFER))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            progress("removing weights", len(found), len(layers))
     for name, (weight, _) in found.items():  # only now that nothing can go wrong any more
         layers[name].weight.data.copy_(weight)
     return {name: mask for name, (_, mask) in found.items()}
@@ -164,16 +180,34 @@ def _linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def _select(model: nn.Module, modules: str | Iterable[str], keep: str | Iterable[str]) -> dict[str, nn.Linear]:
+def _select(
+    model: nn.Module, modules: str | Iterable[str], keep: str | Iterable[str], shared: bool
+) -> tuple[dict[str, nn.Linear], set[str]]:
+    """The layers to mask by name; and those that are left alone, unless ``shared``, as others hold their weight too."""
     patterns = (modules,) if isinstance(modules, str) else tuple(modules)
     selection = Selection(dict.fromkeys(patterns, True), keep)
     layers = _linears(model)
     selection.check_used(list(layers))
     chosen = {name: layer for name, layer in layers.items() if selection.choose(name).value}
     chosen = {name: layer for name, layer in chosen.items() if layer.weight.numel()}
-    if not chosen:
-        raise ValueError(f"no layer to mask: the model has {len(layers)} linear layers, and all are empty or kept")
-    return chosen
+    left_alone = {} if shared else _shared(model, chosen)
+    for name, other in left_alone.items():
+        if selection.choose(name).explicit:
+            raise ValueError(
+                f"{name} shares its weight with {other}, which would have to make up for zeros that it knows nothing "
+                "of: leave it out, or mask by magnitude"
+            )
+    if not chosen.keys() - left_alone:
+        counts = f"the model has {len(layers)} linear layers, and all are empty, kept or share their weights"
+        raise ValueError(f"no layer to mask: {counts}")
+    return {name: layer for name, layer in chosen.items() if name not in left_alone}, set(left_alone)
+
+
+def _shared(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, str]:
+    """The layers whose weight another module holds too, and that one's name."""
+    owners = owners_of(dict(model.named_modules()))
+    others = {name: [o for o in owners.get(storage(layer.weight), ()) if o != name] for name, layer in layers.items()}
+    return {name: other[0] for name, other in others.items() if other}
 
 
 def _scores(name: str, layer: nn.Linear, shape: Pattern) -> Tensor:

@@ -14,7 +14,8 @@ class PruneRow:
 
     Args:
         name: its path in the model before pruning.
-        what: "mask" (zeros in place), "heads", "ffn" or "layer" (really smaller).
+        what: "mask" (zeros in place), "heads", "ffn" or "layer" (really smaller); "shared" (left alone, since another
+            module holds the weight too).
         shape_before, shape_after: of the weight [out, in]; None for a whole layer, and after its removal.
         parameters_before, parameters_after: for masks of the weight alone, counting after only those that are kept.
     """
@@ -71,7 +72,7 @@ class PruneReport:
             return "nothing was pruned"
         width = max(len(row.name) for row in self.rows)
         lines = [
-            f"{row.name:<{width}}  {row.what:<5}  {_shape(row.shape_before):>11} -> {_shape(row.shape_after):<11}"
+            f"{row.name:<{width}}  {row.what:<6}  {_shape(row.shape_before):>11} -> {_shape(row.shape_after):<11}"
             f"{row.parameters_before:>12,} -> {row.parameters_after:>11,}  {row.sparsity:6.1%}"
             for row in self.rows
         ]

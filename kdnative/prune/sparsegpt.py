@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from kdnative.prune.pattern import ALREADY_PRUNED, Pattern, keep_largest, keep_n_of_m
-from kdnative.quantize.calibrating import gather, in_passes
+from kdnative.quantize.gathering import gather, in_passes
 from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.linears import linears_of
 from kdnative.quantize.methods.compensation import BLOCK, DAMPING, inverse_factor, sweep
+from kdnative.quantize.progress import Progress
 from kdnative.quantize.statistics import Accumulator
 from kdnative.quantize.watching import Group, find_groups
 
@@ -44,16 +44,22 @@ def sparsify(
             were of mean size and independent of the others: other data may need them.
         pattern, sparsity: as in `mask_`; the sparsity of N:M patterns follows from them.
         mask: bool [N, K]; what is False is removed already and stays so.
-        damping: what is added to the diagonal of the second moment, as a share of its mean.
+        damping: what is added to the diagonal of the second moment, as a share of its mean, within (0, 1].
 
     Returns:
         The weight with zeros, of the dtype that it had, and the mask, bool [N, K], False at the zeros.
 
     Raises:
-        ValueError: shapes that do not fit together, NaN or infinite values, a second moment that is none.
+        ValueError: shapes that do not fit together, NaN or infinite values, a second moment that is none, a mask that
+            is not bool.
     """
     shape = Pattern.parse(pattern)
     sparsity = shape.checked_sparsity(sparsity)
+    if weight.dim() != 2:
+        raise ValueError(f"the weight has shape {list(weight.shape)}; a matrix [out_features, in_features] is needed")
+    if mask is not None and (mask.shape != weight.shape or mask.dtype != torch.bool):
+        has = f"shape {list(mask.shape)} and is {mask.dtype}"
+        raise ValueError(f"the mask has {has}; bool {list(weight.shape)} is needed, False where a weight is removed")
     n, k = weight.shape
     if list(second_moment.shape) != [k, k]:
         raise ValueError(
@@ -97,12 +103,12 @@ def sparsify(
 
 
 def second_moments(
-    model: nn.Module, layers: Mapping[str, nn.Linear], calibration: Iterable[Any], tokenizer: Any = None
+    model: nn.Module, layers: Mapping[str, nn.Linear], batches: InputBatches, progress: Progress
 ) -> Iterator[tuple[str, Tensor]]:
     """The second moment of the inputs of each layer, fp32 [K, K], in the order of execution.
 
     Raises:
-        ValueError: data that is empty or never reaches a layer, a layer that is no plain `nn.Linear`.
+        ValueError: data that never reaches a layer, a layer that is no plain `nn.Linear`.
     """
     sites = linears_of(model)
     if strange := [name for name in layers if name not in sites]:
@@ -111,13 +117,12 @@ def second_moments(
             "leave it out with keep=, or mask by magnitude"
         )
     wanted = {name: sites[name] for name in layers}
-    batches = InputBatches(calibration, tokenizer)
 
     def bytes_of(group: Group) -> int:
         return Accumulator.bytes_of(wanted[group.names[0]].inputs, _NEEDS)
 
-    for groups in in_passes(find_groups(model, wanted, batches), bytes_of):
-        statistics = gather(model, wanted, batches, {group.names: _NEEDS for group in groups})
+    for groups in in_passes(find_groups(model, wanted, batches, progress), bytes_of):
+        statistics = gather(model, wanted, batches, {group.names: _NEEDS for group in groups}, progress=progress)
         for group in groups:
             for name in group.names:
                 moment = statistics[group.names].second_moment

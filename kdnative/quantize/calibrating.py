@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,18 @@ from kdnative.patterns import Selection
 from kdnative.quantize.calibrated_layer import CalibratedLayer
 from kdnative.quantize.calibration import Calibration
 from kdnative.quantize.calibration_state import CalibrationState
+from kdnative.quantize.gathering import gather, in_passes
 from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.linears import LinearSite, linears_of
-from kdnative.quantize.methods import Method, method_named
+from kdnative.quantize.methods import Method, compensation, method_named
 from kdnative.quantize.output_error import output_error
-from kdnative.quantize.progress import Progress, progress_of
+from kdnative.quantize.progress import progress_of
 from kdnative.quantize.rtn import quantize_weight
 from kdnative.quantize.statistics import Accumulator, Statistics
-from kdnative.quantize.watching import Enough, Group, find_groups, forward, watched
+from kdnative.quantize.watching import Group, find_groups
 from kdnative.shown import listed
 
-__all__ = ["calibrate_", "calibrate_layers", "gather", "in_passes", "usual_method", "without_input_scales"]
-
-MOST_BYTES = 1 << 30
-"""Memory for statistics: where all layers need more, the data is run through the model several times."""
+__all__ = ["calibrate_", "calibrate_layers", "usual_method", "without_input_scales"]
 
 
 def calibrate_(
@@ -52,7 +52,16 @@ def calibrate_(
     The model is run on the data, in eval mode and without gradients, and keeps its weights: the result is for
     ``kdnative.convert_(model, schemes, calibration=result)``. Linears that are given the very same tensor in every
     call, such as queries, keys and values, are quantized together. Rows of padding are left out where the batch has an
-    ``attention_mask`` [B, T] and the layer's input is [B, T, K]; of inputs of other shapes every row counts.
+    ``attention_mask`` or torch's ``src_key_padding_mask`` [B, T] and the layer's input is [B, T, K]; of inputs of other
+    shapes every row counts.
+
+    A tenth of the examples, chosen by a hash of their values, is held out: methods do not see it, and the errors in the
+    rows of the result are measured on it. There is a warning where methods that make up for errors saw fewer rows than
+    a layer has inputs, and where a layer is worse on what was held out than one that is rounded to the nearest.
+
+    Weights are found for the linears as they are. A layer that has factors behind its linears (LayerScale, as in
+    DINOv2) is not fused with them, as the fused operator has the factors in its weights; its linears are native by
+    themselves.
 
     Statistics of all layers are taken with the inputs of the float model, in one pass unless they need more than a
     gigabyte. The order of the batches, and where they are cut, change them by rounding errors only.
@@ -91,6 +100,7 @@ def calibrate_(
     found = linears_of(model)
     selection.check_used(list(found))
     wanted: dict[str, Scheme] = {}
+    refused = ""
     for name, site in found.items():
         choice = selection.choose(name)
         if choice.value is None:
@@ -99,8 +109,10 @@ def calibrate_(
             wanted[name] = choice.value
         elif choice.explicit:
             raise ValueError(f"{name or 'the model'}: {why}")
+        else:
+            refused = refused or f", and {name or 'it'} can't be quantized: {why}"
     if not wanted:
-        raise ValueError(f"no layer is left to calibrate; the model has {len(found)} linear layers in float")
+        raise ValueError(f"no layer is left to calibrate; the model has {len(found)} linear layers in float{refused}")
     batches = None
     if calibration is not None:
         batches = InputBatches(calibration, tokenizer, max_length, batch_size)
@@ -140,8 +152,12 @@ def calibrate_layers(
     sequential: bool = False,
     state_path: str | Path | None = None,
     progress: bool | Callable[[str, int, int], None] = False,
+    stacklevel: int = 3,
 ) -> Calibration:
-    """`calibrate_` for layers that were chosen already, by their names in `linears_of`."""
+    """`calibrate_` for layers that were chosen already, by their names in `linears_of`.
+
+    ``stacklevel``: of warnings, as for ``warnings.warn``.
+    """
     sites = linears_of(model)
     sites = {name: sites[name] for name in sites if name in schemes}
     methods = {name: method_named(method or usual_method(scheme)) for name, scheme in schemes.items()}
@@ -154,7 +170,21 @@ def calibrate_layers(
         raise ValueError(f"the weights of {listed(empty)} are on the meta device and have no values")
     if bad := [name for name, site in sites.items() if not bool(torch.isfinite(site.weight).all())]:
         raise ValueError(f"NaN or infinite values in the weights of {listed(bad)}: repair the checkpoint")
-    return _Pass(model, sites, schemes, methods, batches, sequential, state_path, progress).run()
+    found = _Pass(model, sites, schemes, methods, batches, sequential, state_path, progress).run()
+    making_up = [row for row in found.rows if "second_moment" in methods[row.name].needs]
+    if few := [row.name or "the model" for row in making_up if row.rows < sites[row.name].inputs]:
+        warnings.warn(
+            f"calibration has fewer rows than inputs for {listed(few)}, so the weights may fit these rows and no "
+            "others: give more data",
+            stacklevel=stacklevel,
+        )
+    if worse := [row.name or "the model" for row in found.rows if row.is_worse]:
+        warnings.warn(
+            f"on data that was held out, {listed(worse)} would have less error if rounded to the nearest: give more "
+            "data, or use another method",
+            stacklevel=stacklevel,
+        )
+    return found
 
 
 @dataclass
@@ -198,7 +228,7 @@ class _Pass:
         if self.batches is None:
             yield from ((Group((name,), ()), None) for name in self.sites if name not in self.done)
             return
-        groups = find_groups(self.model, self.sites, self.batches)
+        groups = find_groups(self.model, self.sites, self.batches, self.progress)
         left = [group for group in groups if any(name not in self.done for name in group.names)]
         for several in [[group] for group in left] if self.sequential else in_passes(left, self._bytes):
             needs = {group.names: self._needs(group) for group in several}
@@ -211,30 +241,42 @@ class _Pass:
                 several[0] if self.sequential else None,
                 self.progress,
             )
-            self.most_bytes = max(self.most_bytes, sum(map(self._bytes, several)))
+            working = max(self._bytes_at_work(group) for group in several)
+            self.most_bytes = max(self.most_bytes, sum(map(self._bytes, several)) + working)
             for group in several:
                 yield group, statistics.pop(group.names)
 
     def _bytes(self, group: Group) -> int:
         return Accumulator.bytes_of(self.sites[group.names[0]].inputs, self._needs(group))
 
+    def _bytes_at_work(self, group: Group) -> int:
+        needed = "second_moment" in self._needs(group)
+        return compensation.bytes_of(self.sites[group.names[0]].inputs) if needed else 0
+
     def _needs(self, group: Group) -> frozenset[str]:
-        """What the methods of a group read, and the sample on which errors are measured."""
-        return frozenset({"sample"}).union(*(self.methods[name].needs for name in group.names))
+        """What the methods of a group read, and the rows on which errors are measured."""
+        return frozenset({"held"}).union(*(self.methods[name].needs for name in group.names))
 
     def _quantized(
         self, group: Group, statistics: Statistics | None
     ) -> Iterator[tuple[str, tuple[QuantizedWeight, CalibratedLayer]]]:
         """The weights of a group, those of one scheme together."""
         kinds = dict.fromkeys((self.schemes[name], self.methods[name].name) for name in group.names)
+        scales: dict[
+            tuple[Scheme, str], Tensor | None
+        ] = {}  # schemes that differ in zero points alone may be one product
         for kind in kinds:
             names = [name for name in group.names if (self.schemes[name], self.methods[name].name) == kind]
             scheme, method = kind[0], self.methods[names[0]]
+            product = (dataclasses.replace(scheme, weight=dataclasses.replace(scheme.weight, symmetric=True)), kind[1])
+            if product in scales:
+                method = method.settled(scales[product])
             weights = [self.sites[name].weight for name in names]
             try:
                 made = method.quantize(weights, scheme, statistics)
             except ValueError as error:
                 raise ValueError(f"{', '.join(name or 'the model' for name in names)}: {error}") from error
+            scales.setdefault(product, made[0].input_scale)
             for name, weight, quantized in zip(names, weights, made, strict=True):
                 yield name, (quantized, self._row(name, weight, quantized, statistics))
 
@@ -245,10 +287,11 @@ class _Pass:
         before = after = None
         rows = dead = 0
         if statistics is not None:
-            assert statistics.sample is not None and statistics.largest is not None
+            assert statistics.held is not None and statistics.largest is not None
             rows, dead = statistics.rows, int((statistics.largest == 0).sum())
-            after = output_error(weight, quantized, scheme, statistics.sample)
-            before = output_error(weight, quantize_weight(weight, scheme), scheme, statistics.sample)
+            if len(statistics.held):
+                after = output_error(weight, quantized, scheme, statistics.held)
+                before = output_error(weight, quantize_weight(weight, scheme), scheme, statistics.held)
         return CalibratedLayer(name, str(scheme), method.name, rows, dead, before, after, self.digests[name])
 
     def _dequantized(self, name: str) -> Tensor:
@@ -258,62 +301,3 @@ class _Pass:
         """What a state must be of, by what it is called in an error."""
         settings = {name: (str(self.schemes[name]), repr(self.methods[name])) for name in self.sites}
         return CalibrationState.origin_of(self.model, self.batches, (self.sequential, settings))
-
-
-def in_passes(groups: Sequence[Group], bytes_of: Callable[[Group], int]) -> Iterator[list[Group]]:
-    """Groups whose statistics fit into memory together, in their order."""
-    some: list[Group] = []
-    held = 0
-    for group in groups:
-        size = bytes_of(group)
-        if some and held + size > MOST_BYTES:
-            yield some
-            some, held = [], 0
-        some, held = [*some, group], held + size
-    if some:
-        yield some
-
-
-def gather(
-    model: nn.Module,
-    sites: Mapping[str, LinearSite],
-    batches: InputBatches,
-    needs: Mapping[tuple[str, ...], Collection[str]],
-    parameters: Mapping[str, Tensor] | None = None,
-    until: Group | None = None,
-    progress: Progress | None = None,
-) -> dict[tuple[str, ...], Statistics]:
-    """Statistics of inputs, in one pass over the batches.
-
-    Args:
-        model, sites, batches: the linears by name, and what the model is run on.
-        needs: the statistics that are wanted of each group of linears, by the names in it.
-        parameters: values that the model has in the place of its own, by the names of its parameters.
-        until: the last group that is wanted: a forward ends behind it.
-        progress: told of every batch.
-
-    Raises:
-        ValueError: NaN or infinite inputs, with the layer and the batch.
-    """
-    leaders = {names[0]: names for names in needs}
-    sums = {names: Accumulator(sites[names[0]].inputs, wanted) for names, wanted in needs.items()}
-
-    def on_input(name: str, _: Tensor, x: Tensor) -> None:
-        rows, keys = batch.rows_of(x, calls[name])
-        calls[name] += 1
-        if not sums[leaders[name]].add(rows, keys):
-            raise ValueError(
-                f"the inputs of {name or 'the model'} hold NaN or infinite values in batch {number} of calibration: "
-                "the float model already fails there, so leave the batch out or repair the model"
-            )
-        if until is not None and calls[name] == until.calls[number]:
-            raise Enough
-
-    with watched(model, {name: sites[name] for name in leaders}, on_input):
-        for number, batch in enumerate(batches.all):
-            calls = dict.fromkeys(leaders, 0)
-            if until is None or until.calls[number]:
-                forward(model, batch, parameters)
-            if progress is not None:
-                progress("reading the data", number + 1, len(batches))
-    return {names: sums.pop(names).result() for names in needs}  # each sum is let go before the next is turned

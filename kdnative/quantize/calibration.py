@@ -8,6 +8,7 @@ from pathlib import Path
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.quantize.calibrated_layer import CalibratedLayer
 from kdnative.quantize.calibration_file import read_layers, write_layers
+from kdnative.shown import shown
 
 __all__ = ["Calibration"]
 
@@ -17,7 +18,8 @@ class Calibration(Mapping[str, QuantizedWeight]):
 
     Attributes:
         rows: one `CalibratedLayer` each, in the order of the model.
-        statistics_bytes: most memory that statistics took at once, besides the model and its activations.
+        statistics_bytes: most memory that statistics and the method took at once, besides the model, its activations
+            and the weights that were found. Not part of what is saved: a calibration that goes on needs less.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Calibration(Mapping[str, QuantizedWeight]):
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file, in one step; its layout is that of `kdnative.quantize.calibration_file`."""
         layers = {row.name: (self[row.name], row) for row in self.rows}
-        write_layers(path, layers, {"statistics_bytes": self.statistics_bytes})
+        write_layers(path, layers, {})
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -65,8 +67,7 @@ class Calibration(Mapping[str, QuantizedWeight]):
             ValueError: it is damaged, or no calibration. OSError: it can't be read.
         """
         layers, extra = read_layers(path)
-        held = extra.get("statistics_bytes") if isinstance(extra, dict) else None
-        if type(held) is not int:
-            raise ValueError(f"{path} is no calibration, or damaged: statistics_bytes is {held!r}")
+        if extra != {}:
+            raise ValueError(f"{path} is no calibration, or damaged: extra is {shown(extra)}")
         weights = {name: weight for name, (weight, _) in layers.items()}
-        return cls(weights, [row for _, row in layers.values()], held)
+        return cls(weights, [row for _, row in layers.values()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,11 @@ __all__ = ["InputBatch", "InputBatches", "bytes_of"]
 FEW_EXAMPLES = 16
 """Fewer are worth a warning."""
 
+_ONE_IN = 10
+"""One of so many examples is held out."""
+
 _MASKS = ("attention_mask", "decoder_attention_mask")
+_PADDING = "key_padding_mask"  # of torch: src_key_padding_mask and others, in which padding is True, or -inf
 _HOW = (
     "give calibration=[batch, ...], where a batch is a dict of the model's keyword arguments, a tuple of its arguments "
     "or a tensor; or a list of texts and tokenizer="
@@ -33,12 +37,14 @@ class InputBatch:
         args, kwargs: of the call. A dict among them, such as sentence-transformers takes, is copied for each call.
         masks: bool [B, T], True where there is a token: the distinct masks of the batch.
         examples: int64 [B], a hash of each example's values without its padding; empty if the batch holds no tensor.
+        held: the hashes of examples that no method sees: on these, errors are measured.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     masks: tuple[Tensor, ...] = ()
     examples: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64, device="cpu"))
+    held: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64, device="cpu"))
 
     @classmethod
     def of(cls, given: Any, number: int) -> InputBatch:
@@ -57,15 +63,12 @@ class InputBatch:
         tensors = _tensors({**{str(i): value for i, value in enumerate(args)}, **kwargs})
         if not tensors or any(0 in tensor.shape for tensor in tensors.values()):
             raise ValueError(f"batch {number} of calibration holds no values: {_HOW}")
-        named = (tensor for name, tensor in tensors.items() if name in _MASKS)
-        masks = _distinct(mask.detach().cpu() != 0 for mask in named if mask.dim() == 2)
+        masks = _distinct(mask for name, tensor in tensors.items() if (mask := _mask(name, tensor)) is not None)
         if any(not bool(mask.any()) for mask in masks):
-            raise ValueError(
-                f"batch {number} of calibration is nothing but padding: its attention_mask is 0 everywhere"
-            )
+            raise ValueError(f"batch {number} of calibration is nothing but padding, as its mask says")
         return cls(args, kwargs, masks, _hashes(tensors, masks))
 
-    def rows_of(self, x: Tensor, call: int) -> tuple[Tensor, Tensor]:
+    def rows_of(self, x: Tensor, call: int) -> tuple[Tensor, Tensor, Tensor]:
         """The inputs ``[K]`` in an activation, without those of padding.
 
         Args:
@@ -75,7 +78,8 @@ class InputBatch:
 
         Returns:
             Rows [M, K], and an int64 key [M] of each, a hash: the same for any order of the batches and wherever they
-            are cut, if the first dimension of ``x`` is that of the batch.
+            are cut, if the first dimension of ``x`` is that of the batch. And which rows are of examples that are held
+            out, bool [M]; where nobody knows of which example a row is, about every tenth by its key.
         """
         flat, count = x.reshape(-1, x.shape[-1]), len(self.examples)
         mask = self._mask_of(x)
@@ -88,8 +92,14 @@ class InputBatch:
             example = self.examples.repeat_interleave(each)
             place = torch.arange(each, device="cpu").repeat(count)
         else:
-            example, place = _mixed(self.examples).sum(), torch.arange(len(flat), device="cpu")
-        return flat, _mixed(_mixed(example + 0x9E3779B9 * (call + 1)) + place)
+            place = torch.arange(len(flat), device="cpu")
+            keys = self._keys(_mixed(self.examples).sum(), place, call)
+            return flat, keys, (keys.remainder(_ONE_IN) == 0) & (place > 0)
+        return flat, self._keys(example, place, call), torch.isin(example, self.held)
+
+    @staticmethod
+    def _keys(example: Tensor, place: Tensor, call: int) -> Tensor:
+        return _mixed(_mixed(example + 0x9E3779B9 * (call + 1)) + place)
 
     def _mask_of(self, x: Tensor) -> Tensor | None:
         fitting = [mask for mask in self.masks if x.dim() == 3 and x.shape[:2] == mask.shape]
@@ -135,6 +145,14 @@ class InputBatches:
         if not items:
             raise ValueError(f"calibration holds no data (a generator can be read only once): {_HOW}")
         self.all = [InputBatch.of(item, number) for number, item in enumerate(items)]
+        held = self._held_out()
+        self.all = [replace(batch, held=held) for batch in self.all]
+
+    def _held_out(self) -> Tensor:
+        """A tenth of the different examples, at least one, chosen by their hashes; none where all are alike."""
+        different = torch.cat([batch.examples for batch in self.all]).unique()
+        count = 0 if len(different) < 2 else max(len(different) // _ONE_IN, 1)
+        return different[_mixed(different + 1).argsort()[:count]]
 
     def __len__(self) -> int:
         return len(self.all)
@@ -187,6 +205,14 @@ def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
         elif isinstance(value, Mapping):
             found |= {str(inner): tensor for inner, tensor in value.items() if isinstance(tensor, Tensor)}
     return found
+
+
+def _mask(name: str, tensor: Tensor) -> Tensor | None:
+    """bool [B, T], True where there is a token; None of what is no mask."""
+    if tensor.dim() != 2 or not (name in _MASKS or name.endswith(_PADDING)):
+        return None
+    zero = tensor.detach().cpu() == 0
+    return zero if name.endswith(_PADDING) else ~zero
 
 
 def _distinct(masks: Iterable[Tensor]) -> tuple[Tensor, ...]:

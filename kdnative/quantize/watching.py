@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdnative.quantize.inputs import InputBatch, InputBatches
 from kdnative.quantize.linears import LinearSite
+from kdnative.quantize.progress import Progress
 from kdnative.shown import listed
 
 __all__ = ["Enough", "Group", "OnInput", "find_groups", "forward", "watched"]
@@ -144,8 +145,12 @@ class Identities:
         return found[2]
 
 
-def find_groups(model: nn.Module, sites: Mapping[str, LinearSite], batches: InputBatches) -> list[Group]:
+def find_groups(
+    model: nn.Module, sites: Mapping[str, LinearSite], batches: InputBatches, progress: Progress | None = None
+) -> list[Group]:
     """Runs all batches, and says which linears were given the same, in the order in which they were first called.
+
+    ``progress`` is told of every batch.
 
     Raises:
         ValueError: a linear was never called.
@@ -159,12 +164,14 @@ def find_groups(model: nn.Module, sites: Mapping[str, LinearSite], batches: Inpu
         calls.setdefault(name, []).append(identities.of(x))
 
     with watched(model, sites, on_input):
-        for batch in batches.all:
+        for number, batch in enumerate(batches.all):
             identities = Identities()
             calls.clear()
             forward(model, batch)
             for name in sites:
                 seen[name].append(tuple(calls.get(name, ())))
+            if progress is not None:
+                progress("looking for shared inputs", number + 1, len(batches))
     if never := [name for name in sites if not any(seen[name])]:
         raise ValueError(
             f"{listed(never)} never ran on the calibration data: give batches that reach every layer, or leave these "

@@ -270,3 +270,11 @@ def test_a_gate_that_is_none_and_several_schemes_without_one():
             convert_(model, schemes)
     assert type(model[0]) is nn.Linear
     assert {row.scheme for row in convert_(model).rows} - {None} == {"w8a8"}
+
+
+@pytest.mark.parametrize("method", ["awq", "smoothquant"])
+def test_one_product_of_weights_with_and_without_zero_points(method):
+    schemes = {"*query": "w4a8-g32-asym", "*": "w4a8-g32"}
+    ids = torch.randint(1, 200, (40, 8), generator=torch.Generator().manual_seed(0))
+    report = convert_(bert(), schemes, calibration=[{"input_ids": ids}], method=method)
+    assert not any("not fused" in row.reason for row in report.rows)

@@ -1,6 +1,7 @@
 """A training whose forward is the native model."""
 
 import copy
+import pickle
 import sys
 
 import pytest
@@ -200,3 +201,100 @@ def test_refusals_come_before_anything_runs():
         with torch.no_grad():
             model.bert.encoder.layer[0].output.dense.weight[0, 0] = torch.nan
         model(**inputs(2))
+
+
+def test_copies_made_within_are_ordinary_models():
+    """An average of weights or the best ones so far: each has its own outputs, within the context and after it."""
+    model, batch = student(), inputs(4)
+    with native_forward(model):
+        average = torch.optim.swa_utils.AveragedModel(model)
+        copied, read = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+        assert type(model) is not type(copied) is type(read) is type(student())
+        assert type(model).__name__ == type(copied).__name__ and isinstance(model, type(copied))
+        with torch.no_grad():
+            for other in (average.module, copied, read):
+                other.eval().classifier.bias += 1
+        check_outputs = [other(**batch).logits for other in (average, copied, read)]
+        with torch.no_grad():
+            model.classifier.bias -= 5
+    assert type(model) is type(copied)
+    expected = copied(**batch).logits
+    assert all(torch.equal(logits, expected) for logits in check_outputs)
+    assert not torch.allclose(expected, model(**batch).logits, atol=3)
+    convert_(copied)
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+def test_parameters_that_were_replaced(assigned):
+    """Those of a module that has no native form, too."""
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.GroupNorm(4, 64), nn.Linear(64, 32)), torch.randn(5, 64)
+    with native_forward(model), torch.no_grad():
+        before = model(x)
+        if assigned:
+            model.load_state_dict({name: 2 * value + 1 for name, value in model.state_dict().items()}, assign=True)
+        else:
+            model[1].weight = nn.Parameter(2 * model[1].weight)
+        after = model(x)
+        assert torch.equal(after, converted(model)(x)) and not torch.equal(before, after)
+
+
+def larger(model):
+    model.resize_token_embeddings(300)
+
+
+def another_head(model):
+    model.classifier = nn.Linear(64, 2)
+
+
+def wider(model):
+    model.classifier.bias = nn.Parameter(torch.zeros(3))
+
+
+def one_more(model):
+    model.more = nn.Linear(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (larger, "bert.embeddings.word_embeddings"),
+        (another_head, "classifier"),
+        (wider, "classifier"),
+        (one_more, "more"),
+        (lambda model: mask_(model, 0.5), "bert.encoder.layer.0.attention.self.query"),
+    ],
+)
+def test_a_model_of_another_layout_is_refused(change, what):
+    model, batch = student(), inputs(4)
+    with native_forward(model), torch.no_grad():
+        model(**batch)
+        change(model)
+        with pytest.raises(ValueError, match=f"{what} was replaced, or .*: change the model first"):
+            model(**batch)
+
+
+def test_a_loss_of_the_model_itself_is_refused():
+    model, batch = student(), {**inputs(4), "labels": torch.tensor([0, 1, 1, 0])}
+    with native_forward(model):
+        with torch.no_grad():
+            assert torch.isfinite(model(**batch).loss)  # nothing learns from it
+        with pytest.raises(ValueError, match="compute the loss from the logits"):
+            model(**batch)
+
+
+def test_a_number_that_no_layer_has_a_part_in():
+    """The temperature of CLIP."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(64, 64), nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return self.layer(x), self.scale.exp()
+
+    model = Scaled()
+    with native_forward(model):
+        y, scale = model(torch.randn(3, 64))
+    (y.mean() * scale).backward()
+    assert model.scale.grad and model.layer.weight.grad.any()

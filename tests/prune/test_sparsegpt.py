@@ -98,6 +98,14 @@ def test_words():
         sparsify(weight, moment * torch.nan)
     with pytest.raises(ValueError, match="not positive definite"):
         sparsify(weight, moment - 3 * torch.eye(8).roll(1, 0) - 3 * torch.eye(8).roll(-1, 0))
+    for mask in (torch.ones(4, 7, dtype=torch.bool), torch.ones(8, 4, dtype=torch.bool), torch.ones(4, 8)):
+        with pytest.raises(ValueError, match=r"the mask has shape .*; bool \[4, 8\] is needed"):
+            sparsify(weight, moment, mask=mask)
+    with pytest.raises(ValueError, match=r"the weight has shape \[8\]; a matrix"):
+        sparsify(weight[0], moment)
+    for damping in (0.0, -1.0, 2.0, float("nan")):
+        with pytest.raises(ValueError, match=r"damping=.*within \(0, 1\]"):
+            sparsify(weight, moment, damping=damping)
 
 
 @pytest.fixture
@@ -144,7 +152,7 @@ def test_gptq_keeps_its_zeros(network):
         ({}, "needs calibration="),
         ({"calibration": []}, "no data"),
         ({"calibration": [torch.ones(4, 64)], "scope": "global"}, "scope='layer'"),
-        ({"calibration": [torch.full((4, 64), torch.nan)]}, "NaN"),
+        ({"calibration": [torch.full((16, 64), torch.nan)]}, "NaN"),
         ({"calibration": [torch.ones(4, 64)], "method": "magnitude"}, "magnitudes need no data"),
         ({"method": "wanda"}, "method='wanda'; allowed are 'magnitude' and 'sparsegpt'"),
     ],
@@ -155,6 +163,55 @@ def test_a_model_is_unchanged_where_it_is_refused(network, options, text):
         mask_(network, 0.5, "4x1", **{"method": "sparsegpt", **options})
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not masked_modules(network)
+
+
+class Tied(nn.Module):
+    """An output layer with the weight of the embedding, and two linears that share one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(80, 64), nn.Linear(64, 64)
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.output = nn.Linear(64, 80, bias=False)
+        self.output.weight, self.second.weight = self.embedding.weight, self.first.weight
+
+    def forward(self, tokens):
+        return self.output(self.second(self.first(self.layer(self.embedding(tokens)))))
+
+
+def test_shared_weights_are_left_alone():
+    model, data = Tied(), {"method": "sparsegpt", "calibration": [torch.arange(80).view(20, 4)]}
+    before = copy.deepcopy(model.state_dict())
+    report = mask_(model, pattern="2:4", **data)
+    kinds = {row.name: (row.what, row.sparsity) for row in report}
+    assert kinds == {"layer": ("mask", 0.5), **dict.fromkeys(("first", "second", "output"), ("shared", 0.0))}
+    assert "shared" in str(report) and set(masked_modules(model)) == {"layer"}
+    after = model.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["layer.weight"]
+    with pytest.raises(ValueError, match="output shares its weight with embedding, .*: leave it out"):
+        mask_(model, pattern="2:4", modules=["output"], **data)
+    with pytest.raises(ValueError, match="no layer to mask: the model has 4 linear layers"):
+        mask_(model, pattern="2:4", keep="layer", **data)
+
+
+def test_options_of_the_data(network):
+    told = []
+    with pytest.warns(UserWarning, match="calibration has 2 examples") as caught:
+        mask_(
+            network,
+            pattern="2:4",
+            method="sparsegpt",
+            calibration=[inputs(1, 64), inputs(1, 64, 1)],
+            progress=lambda *what: told.append(what),
+        )
+    assert caught[0].filename == __file__
+    assert told == [
+        *[("looking for shared inputs", i, 2) for i in (1, 2)],
+        *[("reading the data", i, 2) for i in (1, 2)],
+        *[("removing weights", i, 2) for i in (1, 2)],
+    ]
+    with pytest.raises(ValueError, match="max_length=0"):
+        mask_(network, pattern="2:4", method="sparsegpt", calibration=["a"], tokenizer=object(), max_length=0)
 
 
 def test_layers_in_training_for_a_scheme_are_refused(network):

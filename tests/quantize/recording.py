@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from kdnative.quantize import quantize_weight
+from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.methods import Method
 
 
@@ -25,6 +26,12 @@ class Recording(Method):
     def statistics_of(self, weight):
         """What the layer of a weight was quantized with."""
         return next(s for weights, _, s in self.seen if any(torch.equal(w, weight.detach()) for w in weights))
+
+
+def seen_of(batch):
+    """Which examples of the only batch of a calibration its methods see, bool [B]; the others are held out."""
+    (batch,) = InputBatches([batch]).all
+    return ~torch.isin(batch.examples, batch.held)
 
 
 def assert_same_weights(first, second):

@@ -45,6 +45,8 @@ def test_it_goes_on_with_the_same_bits(tmp_path, sequential, layers):
     found = calibrate_(model(), "w4a8-g32", DATA, **options, progress=lambda *what: told.append(what))
     assert_same_weights(found, whole)
     assert found.rows == whole.rows
+    assert all(one.save(tmp_path / name) is None for one, name in ((found, "resumed"), (whole, "whole")))
+    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
     assert [what for what in told if what[0] == "quantizing"] == [("quantizing", i, 3) for i in range(layers + 1, 4)]
     assert len(list((tmp_path / "state").iterdir())) == 3
 

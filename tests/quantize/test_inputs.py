@@ -44,14 +44,14 @@ def activation(batch):
 
 
 def rows_of(batches, call=0):
-    found = [InputBatch.of(batch, i).rows_of(activation(batch), call) for i, batch in enumerate(batches)]
-    rows, keys = (torch.cat(parts) for parts in zip(*found, strict=True))
+    found = [batch.rows_of(activation(batch.kwargs), call) for batch in InputBatches(batches).all]
+    rows, keys, _ = (torch.cat(parts) for parts in zip(*found, strict=True))
     return dict(zip(keys.tolist(), rows[:, 0].tolist(), strict=True))
 
 
 def test_rows_of_padding_are_left_out():
     batch = padded(examples())
-    rows, keys = InputBatch.of(batch, 0).rows_of(activation(batch), 0)
+    rows, keys, _ = InputBatch.of(batch, 0).rows_of(activation(batch), 0)
     assert rows[:, 0].tolist() == [1, 2, 3, 11, 12, 13, 14, 15, 21, 31, 32, 33, 34]
     assert bool(torch.isfinite(rows).all()) and len(set(keys.tolist())) == 13
 
@@ -64,10 +64,33 @@ def test_keys_follow_the_examples_whatever_the_batches_are():
     assert rows_of([padded(own)], call=1).keys().isdisjoint(whole)
 
 
+def test_a_tenth_of_the_examples_is_held_out_whatever_the_batches_are():
+    def held(batches):
+        found = [batch.rows_of(activation(batch.kwargs), 0) for batch in InputBatches(batches).all]
+        rows, _, held = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return sorted(rows[held, 0].tolist()), sorted({int(row) // 10 for row in rows[held, 0]})
+
+    own = [torch.arange(1, 3 + i % 5) + 10 * i for i in range(47)]
+    rows, chosen = held([padded(own)])
+    assert len(chosen) == 4 and rows == [value for i in chosen for value in own[i].tolist()]
+    assert held([padded(own[30:], width=9), padded(own[:30], left=True)]) == (rows, chosen)
+    assert held([padded([row]) for row in reversed(own)]) == (rows, chosen)
+    assert held([padded(own), padded(own)]) == (sorted(2 * rows), chosen), "a copy is no other example"
+    assert len(held([padded(own[:2])])[1]) == 1 and held([padded(own[:1] * 3)]) == ([], [])
+
+
+def test_rows_that_are_of_no_example():
+    batches = InputBatches([padded(examples())])
+    rows, keys, held = batches.all[0].rows_of(torch.arange(2000.0).view(1000, 2)[:999], 0)
+    assert len(rows) == len(keys.unique()) == len(held) == 999 and 60 < int(held.sum()) < 140
+    for size in range(1, 30):
+        assert not bool(batches.all[0].rows_of(torch.ones(1, size), size)[2].any()), "the only row"
+
+
 def test_rows_without_a_mask_that_fits():
     batch = InputBatch.of(padded(examples()), 0)
     for shape, count in (((4, 6, 2), 24), ((4, 2), 4), ((20, 2), 20), ((2,), 1), ((4, 5, 1, 2), 20)):
-        rows, keys = batch.rows_of(torch.ones(shape), 0)
+        rows, keys, _ = batch.rows_of(torch.ones(shape), 0)
         assert rows.shape == (count, 2) and len(set(keys.tolist())) == count
 
 

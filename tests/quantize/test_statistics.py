@@ -82,6 +82,28 @@ def test_values_that_are_not_finite_are_refused(value):
     assert sums.result().rows == 4 and sums.result().largest.tolist() == [1, 1, 1]
 
 
+def test_rows_that_are_held_out():
+    x, keys = correlated(1500, 8), torch.randperm(1500)
+    held = torch.arange(1500) % 2 == 0
+    sums, alone = Accumulator(8, STATISTICS), Accumulator(8, STATISTICS)
+    assert all(sums.add(*parts) for parts in zip(x.split(70), keys.split(70), held.split(70), strict=True))
+    assert sums.add(x[:1] * 100, keys[:1] + 1500, torch.tensor([True]))
+    alone.add(x[~held], keys[~held])
+    found, right = sums.result(), alone.result()
+    assert found.rows == 750 and torch.equal(found.largest, right.largest)
+    torch.testing.assert_close(found.second_moment, right.second_moment, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.sample, right.sample) and len(right.held) == 0
+    assert torch.equal(found.held, x[held][keys[held].argsort()[:SAMPLE_ROWS]])
+    assert not sums.add(x[:1] * torch.nan, keys[:1], torch.tensor([True]))
+
+
+def test_huge_values():
+    x = torch.full((3, 4), 1.5e19)
+    found = taken_in(x, torch.arange(3), 1)
+    torch.testing.assert_close(found.second_moment, torch.full((4, 4), 2.25e38))
+    assert torch.isfinite(taken_in(x, torch.arange(3), 3, needs=("mean_square",)).mean_square).all()
+
+
 def test_not_contiguous():
     x = correlated(3, 50).t()
     found = taken_in(x, torch.arange(50), 20)

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from kdnative.formats.scheme import Scheme
-from kdnative.formats.weight import QuantizedWeight
 from kdnative.quantize.methods.base import Method
 from kdnative.quantize.methods.clip import Clip
-from kdnative.quantize.methods.scaling import best_of, normalized, with_input_scales
+from kdnative.quantize.methods.scaling import Scaling, best_of, normalized
 from kdnative.quantize.statistics import Statistics
 
 __all__ = ["AWQ"]
 
 
 @dataclass(frozen=True)
-class AWQ(Method):
+class AWQ(Scaling):
     """Input j is divided by ``s_j = (mean x_j^2)^(alpha / 2)``, and its weights multiplied by it.
 
     alpha is searched on a grid over [0, 1), for all linears that read the input at once, by the error of the output on
@@ -32,7 +31,6 @@ class AWQ(Method):
 
     weights: Method = field(default_factory=Clip)
     steps: int = 20
-    input_scales = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -47,9 +45,8 @@ class AWQ(Method):
     def needs(self) -> frozenset[str]:
         return self.weights.needs | {"mean_square", "sample"}
 
-    def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
-        assert statistics is not None and statistics.mean_square is not None and statistics.sample is not None
+    def _divisor(self, weight: Tensor, scheme: Scheme, statistics: Statistics) -> Tensor:
+        assert statistics.mean_square is not None
         root = statistics.mean_square.sqrt()
         divisors = (normalized(root ** (step / self.steps)) for step in range(self.steps))
-        chosen = best_of(divisors, weight, scheme, statistics.sample)
-        return with_input_scales(self.weights, weight, scheme, statistics, chosen)
+        return best_of(divisors, weight, scheme, statistics.sample)

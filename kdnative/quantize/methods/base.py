@@ -73,6 +73,13 @@ class Method(ABC):
         parts = [slice(end - len(matrix), end) for matrix, end in zip(matrices, ends, strict=True)]
         return [_of_its_own(whole.outputs(part)) for part in parts] if len(parts) > 1 else [whole]
 
+    def settled(self, input_scale: Tensor | None) -> Method:
+        """The same method, with input scales that were found for other linears of the same input; None: they have none.
+
+        Linears that run as one product need the same vector, also where their schemes differ in zero points.
+        """
+        return self
+
     @abstractmethod
     def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
         """All the linears' weights below each other, fp32 [N, K], and the statistics that the method needs."""
@@ -103,8 +110,9 @@ class Method(ABC):
                 )
             if not bool(torch.isfinite(values).all()):
                 raise ValueError(
-                    f"{name} of the layer's inputs holds NaN or infinite values: the model gives such activations on "
-                    "the calibration data, so look for the first layer that does"
+                    f"{name} of the layer's inputs holds NaN or infinite values: on the calibration data the model "
+                    "gives such activations, or some above 1e19, whose squares are too large for float32. Look for the "
+                    "first layer that does"
                 )
         return Statistics(rows=statistics.rows, **found)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "DAMPING", "inverse_factor", "sweep"]
+__all__ = ["BLOCK", "DAMPING", "bytes_of", "inverse_factor", "sweep"]
 
 BLOCK = 128
 """Columns that are brought up to date one by one; those behind them follow in one matrix product a block."""
@@ -24,6 +24,11 @@ DAMPING = 0.05
 _MOST_DAMPING = 1.0
 
 
+def bytes_of(inputs: int) -> int:
+    """Memory that a sweep takes for its matrices [K, K], besides the second moment."""
+    return 28 * inputs * inputs
+
+
 def inverse_factor(second_moment: Tensor, damping: float = DAMPING) -> Tensor:
     """The upper triangle U with ``U^T U = (H + damping * mean(diag H) * I)^-1``, computed in float64.
 
@@ -32,30 +37,32 @@ def inverse_factor(second_moment: Tensor, damping: float = DAMPING) -> Tensor:
 
     Args:
         second_moment: H, [K, K], symmetric, finite.
-        damping: what is added to the diagonal, as a share of its mean; positive.
+        damping: what is added to the diagonal, as a share of its mean, within (0, 1].
 
     Returns:
         fp32 [K, K].
 
     Raises:
-        ValueError: not positive definite even so, which no second moment is.
+        ValueError: not positive definite even so, which no second moment is; another damping.
     """
-    h = second_moment.double()
-    diagonal = h.diagonal()
+    if not 0 < damping <= _MOST_DAMPING:
+        raise ValueError(f"damping={damping}; a share of the mean diagonal within (0, 1] is needed")
+    h = second_moment.to(torch.float64, copy=True)
+    diagonal = h.diagonal().clone()
     mean = float(diagonal.mean()) if len(h) else 1.0
     if not mean > 0:
         mean = 1.0
     dead = diagonal <= 0
-    h = h / mean
+    h /= mean
     h[dead, :] = 0
     h[:, dead] = 0
     # H reversed is L L^T, so H is V V^T with the upper triangle V, L reversed; then U = V^-1: one factor, one inverse.
-    reverse = h.flip(0, 1)
+    # In place where it can be, for these matrices may be most of the memory that there is.
+    h = h.flip(0, 1)
+    diagonal, dead = h.diagonal().clone(), dead.flip(0)
     while True:
-        shifted = reverse.clone()
-        shifted.diagonal().add_(damping)
-        shifted.diagonal()[dead.flip(0)] = 1.0
-        lower, failed = torch.linalg.cholesky_ex(shifted)
+        h.diagonal().copy_(torch.where(dead, 1.0, diagonal + damping))
+        lower, failed = torch.linalg.cholesky_ex(h)
         if not int(failed):
             break
         if damping >= _MOST_DAMPING:
@@ -64,9 +71,11 @@ def inverse_factor(second_moment: Tensor, damping: float = DAMPING) -> Tensor:
                 "diagonal added: it is no mean of x x^T, or was damaged; calibrate again"
             )
         damping = min(10 * damping, _MOST_DAMPING)
-    identity = torch.eye(len(h), dtype=h.dtype, device=h.device)
-    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return (inverse.flip(0, 1) / mean**0.5).float()
+        del lower
+    inverse = h.zero_().fill_diagonal_(1.0).t()  # column by column in memory, as the solver wants it
+    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    del lower
+    return (inverse.flip(0, 1).div_(mean**0.5)).float()
 
 
 def sweep(columns: Tensor, factor: Tensor, choose: Callable[[int], Tensor], block: int = BLOCK) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from kdnative.quantize.methods.base import Method
 from kdnative.quantize.rtn import quantize_weight
 from kdnative.quantize.statistics import Statistics
 
-__all__ = ["best_of", "normalized", "output_error", "with_input_scales"]
+__all__ = ["Scaling", "best_of", "normalized", "output_error"]
 
 _FURTHEST = 100.0
 """How far a factor may be from the geometric mean. Calibration that hardly ever reached an input would else leave it a
@@ -36,13 +38,54 @@ def normalized(strength: Tensor) -> Tensor:
     return torch.where(alive, divisor, 1.0)
 
 
-def with_input_scales(
-    method: Method, weight: Tensor, scheme: Scheme, statistics: Statistics, divisor: Tensor
+class Scaling(Method):
+    """A method that divides inputs by something, has their weights take it back, and leaves these to another one."""
+
+    input_scales = True
+    weights: Method
+
+    @abstractmethod
+    def _divisor(self, weight: Tensor, scheme: Scheme, statistics: Statistics) -> Tensor:
+        """What the inputs are divided by, [K]."""
+
+    def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
+        assert statistics is not None
+        return _with_input_scales(
+            self.weights, weight, scheme, statistics, 1 / self._divisor(weight, scheme, statistics)
+        )
+
+    def settled(self, input_scale: Tensor | None) -> Method:
+        return _Settled(self, input_scale)
+
+
+@dataclass(frozen=True)
+class _Settled(Method):
+    """A method whose input scales were found for other linears of the same input; None: they have none."""
+
+    method: Scaling
+    input_scale: Tensor | None
+    input_scales = True
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.method.needs
+
+    def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
+        assert statistics is not None
+        factor = torch.ones_like(weight[0]) if self.input_scale is None else self.input_scale.to(weight)
+        return _with_input_scales(self.method.weights, weight, scheme, statistics, factor)
+
+
+def _with_input_scales(
+    method: Method, weight: Tensor, scheme: Scheme, statistics: Statistics, factor: Tensor
 ) -> QuantizedWeight:
-    """What a method makes of a weight, fp32 [N, K], whose inputs are divided by ``divisor``, [K]."""
-    if bool((divisor == 1).all()):  # nothing to multiply by
+    """What a method makes of a weight, fp32 [N, K], whose inputs are multiplied by ``factor``, [K]."""
+    if bool((factor == 1).all()):  # nothing to multiply by
         return method._quantize(weight, scheme, statistics)
-    factor = 1 / divisor
     return method._quantize(weight / factor, scheme, _scaled(statistics, factor)).changed(input_scale=factor)
 
 

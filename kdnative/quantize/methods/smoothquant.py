@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from kdnative.formats.scheme import Scheme
-from kdnative.formats.weight import QuantizedWeight
 from kdnative.quantize.methods.base import Method
 from kdnative.quantize.methods.rtn import RoundToNearest
-from kdnative.quantize.methods.scaling import best_of, normalized, with_input_scales
+from kdnative.quantize.methods.scaling import Scaling, best_of, normalized
+from kdnative.quantize.rtn import TINY
 from kdnative.quantize.statistics import Statistics
 
 __all__ = ["SmoothQuant"]
@@ -20,7 +21,7 @@ _SMALLEST = 1e-4  # of the largest weight: what a column without weights counts 
 
 
 @dataclass(frozen=True)
-class SmoothQuant(Method):
+class SmoothQuant(Scaling):
     """Input j is divided by ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``, and its weights multiplied by it.
 
     Both maxima are over all linears that read the input; s has the geometric mean 1. The paper folds 1 / s into the
@@ -35,8 +36,6 @@ class SmoothQuant(Method):
 
     alpha: float | Sequence[float] = 0.6
     weights: Method = field(default_factory=RoundToNearest)
-    name = "smoothquant"
-    input_scales = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", self.alpha if isinstance(self.alpha, float | int) else tuple(self.alpha))
@@ -48,13 +47,20 @@ class SmoothQuant(Method):
         return self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
 
     @property
+    def name(self) -> str:
+        """ "smoothquant", and the method for the weights where it is another one."""
+        return "smoothquant" if isinstance(self.weights, RoundToNearest) else f"smoothquant+{self.weights.name}"
+
+    @property
     def needs(self) -> frozenset[str]:
         return self.weights.needs | {"largest"} | ({"sample"} if len(self._alphas) > 1 else set())
 
-    def _quantize(self, weight: Tensor, scheme: Scheme, statistics: Statistics | None) -> QuantizedWeight:
-        assert statistics is not None and statistics.largest is not None
+    def _divisor(self, weight: Tensor, scheme: Scheme, statistics: Statistics) -> Tensor:
+        assert statistics.largest is not None
         widest = weight.abs().amax(0)
-        widest = widest.clamp(min=_SMALLEST * float(widest.max()))
+        most = float(widest.max())
+        if most < TINY:  # nothing to make room for
+            return torch.ones_like(widest)
+        widest = widest.clamp(min=_SMALLEST * most)
         divisors = (normalized(statistics.largest**alpha / widest ** (1 - alpha)) for alpha in self._alphas)
-        chosen = next(divisors) if len(self._alphas) == 1 else best_of(divisors, weight, scheme, statistics.sample)
-        return with_input_scales(self.weights, weight, scheme, statistics, chosen)
+        return next(divisors) if len(self._alphas) == 1 else best_of(divisors, weight, scheme, statistics.sample)

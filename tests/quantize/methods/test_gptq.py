@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -90,6 +93,28 @@ def test_inverse_factor(k):
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_the_factor():
+    """Of the process, in a fresh one: a peak is never taken back."""
+    script = """
+import re, torch
+from pathlib import Path
+from kdnative.quantize.methods.compensation import bytes_of, inverse_factor
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+x = torch.randn(2000, 1536)
+moment = x.t() @ x
+inverse_factor(moment[:32, :32])
+before = peak()
+inverse_factor(moment)
+grown = peak() - before
+assert 0 < grown <= bytes_of(1536), grown / 1536**2
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_dead_inputs_are_of_mean_size_and_independent():
     h = torch.tensor([[4.0, 0.0, 2.0], [0.0, 0.0, 0.0], [2.0, 0.0, 8.0]])
     factor = inverse_factor(h, 0.01)
@@ -103,6 +128,12 @@ def test_a_matrix_that_is_not_positive_definite_is_damped_more():
     h[0, 1] = h[1, 0] = 3.0
     with pytest.raises(ValueError, match=r"not positive definite.*calibrate again"):
         inverse_factor(h, 0.01)
+
+
+@pytest.mark.parametrize("damping", [0.0, -0.1, 1.5, float("nan")])
+def test_a_damping_that_is_none(damping):
+    with pytest.raises(ValueError, match=r"within \(0, 1\]"):
+        inverse_factor(torch.eye(4), damping)
 
 
 def test_scale_of_the_inputs_does_not_matter():

@@ -93,6 +93,29 @@ def test_nothing_to_multiply_by():
         assert quantized.input_scale is None
 
 
+@pytest.mark.parametrize("method", ["smoothquant", "awq", "awq+gptq"])
+@pytest.mark.parametrize("size", [0.0, 1e-40])
+def test_weights_without_values(method, size):
+    (quantized,) = METHODS[method].quantize([torch.full((4, 64), size)], "w8a8", statistics(inputs(100, 64)))
+    assert not quantized.dequantize().any()
+
+
+def test_settled_scales_are_those_of_another_linear():
+    known, first, second = statistics(inputs(300, K)), weights(8, K), weights(8, K, seed=5)
+    for method in (METHODS["awq"], SmoothQuant(weights=GPTQ())):
+        (found,) = method.quantize([first], "w4a8-g32", known)
+        (own,) = method.quantize([second], "w4a8-g32-asym", known)
+        (same,) = method.settled(found.input_scale).quantize([second], "w4a8-g32-asym", known)
+        assert torch.equal(same.input_scale, found.input_scale) and not torch.equal(own.input_scale, found.input_scale)
+        (none,) = method.settled(None).quantize([second], "w4a8-g32-asym", known)
+        (alone,) = method.weights.quantize([second], "w4a8-g32-asym", known)
+        assert none.input_scale is None and torch.equal(none.qweight, alone.qweight)
+
+
+def test_names_say_what_makes_the_weights():
+    assert SmoothQuant().name == "smoothquant" and SmoothQuant(weights=GPTQ()).name == "smoothquant+gptq"
+
+
 def test_normalized():
     found = normalized(torch.tensor([4.0, 0.0, 1.0]))
     assert found.tolist() == pytest.approx([2.0, 1.0, 0.5])
