@@ -47,7 +47,7 @@ def calibrated(
         method: instead of that of the settings.
         file: name of the result.
     """
-    from kdnative.quantize import Calibration, calibrate_
+    from kdnative.quantize import calibrate_
 
     path, state = context.folder / file, context.folder / _STATE
     if not path.is_file():
@@ -61,7 +61,7 @@ def calibrated(
             state_path=state,
             progress=context.progress,
         )
-        Calibration(found, found.rows).save(path)  # without the memory that it took, which interruptions change
+        found.save(path)
         context.log.info("%s: %d layers calibrated with %s", context.stage, len(found), found.method)
     # Only now: what is left of a state whose removal was interrupted is not read any more.
     shutil.rmtree(state, ignore_errors=True)
