@@ -262,7 +262,7 @@ def _scaled(named: Named, factor: Tensor, values: bool, constant: bool = False) 
     for the original linear, without it, are multiplied by it.
     """
     name, linear = named
-    if type(linear) not in (nn.Linear, NonDynamicallyQuantizableLinear):
+    if type(linear) not in (nn.Linear, NonDynamicallyQuantizableLinear, _Scaled):
         raise Unsupported(f"{name} has a factor behind it, which a {type(linear).__name__} can't take in")
     bias = linear.bias is not None
     scaled = _Scaled(linear.in_features, linear.out_features, bias, device="meta", dtype=torch.float32)

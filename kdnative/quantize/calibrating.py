@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -262,13 +261,12 @@ class _Pass:
     ) -> Iterator[tuple[str, tuple[QuantizedWeight, CalibratedLayer]]]:
         """The weights of a group, those of one scheme together."""
         kinds = dict.fromkeys((self.schemes[name], self.methods[name].name) for name in group.names)
-        scales: dict[
-            tuple[Scheme, str], Tensor | None
-        ] = {}  # schemes that differ in zero points alone may be one product
+        scales: dict[tuple[object, ...], Tensor | None] = {}  # of what may become one product
         for kind in kinds:
             names = [name for name in group.names if (self.schemes[name], self.methods[name].name) == kind]
             scheme, method = kind[0], self.methods[names[0]]
-            product = (dataclasses.replace(scheme, weight=dataclasses.replace(scheme.weight, symmetric=True)), kind[1])
+            form = scheme.weight  # with or without zero points
+            product = (form.bits, form.group_size, form.integer_scales, form.sparsity, scheme.activation, method.name)
             if product in scales:
                 method = method.settled(scales[product])
             weights = [self.sites[name].weight for name in names]

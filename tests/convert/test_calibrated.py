@@ -278,3 +278,14 @@ def test_one_product_of_weights_with_and_without_zero_points(method):
     ids = torch.randint(1, 200, (40, 8), generator=torch.Generator().manual_seed(0))
     report = convert_(bert(), schemes, calibration=[{"input_ids": ids}], method=method)
     assert not any("not fused" in row.reason for row in report.rows)
+
+
+@pytest.mark.parametrize("scheme", ["w4a8-g32-int", "w4a8-g32-asym", "w2a8-g32", "w8a16"])
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+def test_every_form_of_weights_is_calibrated(scheme, method):
+    model = network(64, 64)
+    data = [torch.randn(80, 64, generator=torch.Generator().manual_seed(0))]
+    before = model(data[0])
+    report = convert_(model, scheme, calibration=data, method=method)
+    assert {row.scheme for row in report.rows} - {None} <= {scheme, f"{scheme}-is"}
+    assert (model(data[0]) - before).norm() < 0.6 * before.norm()

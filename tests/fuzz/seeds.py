@@ -84,7 +84,8 @@ class Kind:
     def convert(self, model: nn.Module) -> nn.Module:
         if self.zeros is None:
             weights = scaled_weights(model, self.scheme) if self.scaled else None
-            return kdnative.convert_(model, self.scheme, **self.options, weights=weights).model
+            method = None if self.scheme.startswith("w8") else "rtn"
+            return kdnative.convert_(model, self.scheme, method=method, **self.options, weights=weights).model
         mask_(model, **({} if self.zeros == "2:4" else {"sparsity": 0.6}), pattern=self.zeros)
         for name, layer in list(model.named_children()):
             if isinstance(layer, nn.Linear):
