@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             threads=options.threads,
             show=print,
         )
-    result |= {"model": options.classifier or options.model, "data": DATA}
+    # Of a folder the name alone: a result says nothing of where things are on a machine.
+    result |= {"model": Path(options.classifier).name if options.classifier else options.model, "data": DATA}
     if options.json:
         write_result(options.json, result)
     return 0

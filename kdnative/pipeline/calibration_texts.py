@@ -56,8 +56,8 @@ def rounding_warning(scheme: Scheme) -> str:
     if scheme.weight.bits > 4:
         return ""
     return (
-        f"weights in {scheme} are rounded to the nearest, which costs an embedding model a quarter of its nearest "
-        "neighbours: --calibrate FILE with some texts chooses them by what the layers are given, in seconds"
+        f"weights in {scheme} are rounded to the nearest, which changes every fourth nearest neighbour of MiniLM's "
+        "embeddings: --calibrate FILE with some texts chooses weights by what the layers are given, in seconds"
     )
 
 
