@@ -80,8 +80,8 @@ def convert_(
             quantized. Each has the shape of its layer's weight, ``[N, K]``, and the bits and groups of its scheme.
         calibration: batches of the model's inputs (dicts of keyword arguments, tuples of arguments, or tensors), texts,
             or what :func:`kdnative.calibrate_` made of either: weights are chosen for the inputs that layers get there.
-            128 texts are usual. A layer whose weight comes with input scales gets them in its scheme (``w8a8-is``). Layers
-            with factors behind their linears (LayerScale) are not fused then.
+            128 texts are usual. A layer whose weight comes with input scales gets them in its scheme (``w8a8-is``).
+            Layers with factors behind their linears (LayerScale) are not fused then.
         method: how weights are chosen, a name or a ``Method`` of :mod:`kdnative.quantize.methods`. None: rounded to the
             nearest without calibration; with it, of each layer the usual method of its scheme ("smoothquant" for
             ``w8a8``, else "gptq"). "hqq" and "rtn" need no calibration.

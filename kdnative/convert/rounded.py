@@ -47,8 +47,8 @@ def check_rounded(plan: Plan, model: nn.Module, given: Collection[str]) -> None:
         )
     if four := [scheme for scheme in schemes.values() if scheme.weight_bits == 4]:
         warnings.warn(
-            f"{len(four)} layers in {four[0]} are rounded to the nearest. That changes every fourth nearest neighbour of "
-            "MiniLM's embeddings (kdnative bench quality): calibration=[batch, ...] or texts chooses weights by what "
-            "the layers are given, in a few seconds; method='rtn' says that this is meant",
+            f"{len(four)} layers in {four[0]} are rounded to the nearest. That changes every fourth nearest neighbour "
+            "of MiniLM's embeddings (kdnative bench quality): calibration=[batch, ...] or texts chooses weights by "
+            "what the layers are given, in a few seconds; method='rtn' says that this is meant",
             stacklevel=3,
         )
