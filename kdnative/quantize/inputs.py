@@ -18,7 +18,7 @@ __all__ = ["InputBatch", "InputBatches", "bytes_of"]
 FEW_EXAMPLES = 16
 """Fewer are worth a warning."""
 
-_ONE_IN = 10
+_ONE_IN = 16
 """One of so many examples is held out."""
 
 _MASKS = ("attention_mask", "decoder_attention_mask")
@@ -79,7 +79,7 @@ class InputBatch:
         Returns:
             Rows [M, K], and an int64 key [M] of each, a hash: the same for any order of the batches and wherever they
             are cut, if the first dimension of ``x`` is that of the batch. And which rows are of examples that are held
-            out, bool [M]; where nobody knows of which example a row is, about every tenth by its key.
+            out, bool [M]; where nobody knows of which example a row is, about every sixteenth by its key.
         """
         flat, count = x.reshape(-1, x.shape[-1]), len(self.examples)
         mask = self._mask_of(x)
@@ -149,7 +149,7 @@ class InputBatches:
         self.all = [replace(batch, held=held) for batch in self.all]
 
     def _held_out(self) -> Tensor:
-        """A tenth of the different examples, at least one, chosen by their hashes; none where all are alike."""
+        """A sixteenth of the different examples, at least one, chosen by their hashes; none where all are alike."""
         different = torch.cat([batch.examples for batch in self.all]).unique()
         count = 0 if len(different) < 2 else max(len(different) // _ONE_IN, 1)
         return different[_mixed(different + 1).argsort()[:count]]
