@@ -4,13 +4,16 @@ A classifier, fine-tuned on all movie sentences with a label, is calibrated with
 codes, and trained for some epochs from there, learning from its own soft labels and the labels of its training texts.
 The divergence from the classifier on one half of validation stops the training and chooses its epoch. Everything is
 measured on the native model, on texts that chose nothing, the other half and test: the divergence in nats, agreement of
-classes, accuracy; each with its 95 % interval over texts, and against the float model that was trained as long. The
-forward of the training on native outputs is compared with the converted model, bit for bit.
+classes, accuracy; each with its 95 % interval over texts, and against the float model that was trained as long. With
+``--heads`` and ``--neurons`` the classifier is the teacher of a smaller student, distilled for an epoch first: the
+student takes its place in every row, and the divergence is still that from the classifier. The forward of the training
+on native outputs is compared with the converted model, bit for bit.
 
-The result, as JSON: ``{"suite": "qat", "environment", "model", "data", "epochs", "seed", "texts", "stopping_texts",
-"training_texts", "same_bits": {"texts", "equal"}, "rows", "goals"}``; a row has ``name``, ``scheme`` (None: fp32),
-``trained``, ``seconds``, ``epochs``, ``best``, ``figures`` and ``against`` (both ``{name: [value, low, high]}``, the
-second the difference to the float model trained as long; None without that row).
+The result, as JSON: ``{"suite": "qat", "environment", "model", "data", "student", "epochs", "seed", "texts",
+"stopping_texts", "training_texts", "same_bits": {"texts", "equal"}, "rows", "goals"}``; ``student`` has its ``heads``
+and ``neurons``, or is None. A row has ``name``, ``scheme`` (None: fp32), ``trained``, ``seconds``, ``epochs``,
+``best``, ``figures`` and ``against`` (both ``{name: [value, low, high]}``, the second the difference to the float model
+trained as long; None without that row).
 """
 
 from __future__ import annotations
@@ -18,15 +21,15 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from kdnative.bench.options import add_output, add_threads, names, positive
-from kdnative.bench.qat_ways import BATCH, FLOAT_TRAINED, HEAD, TWO, WAYS, Material, Way
+from kdnative.bench.options import add_output, add_threads, names, numbers, positive
+from kdnative.bench.qat_ways import BATCH, FLOAT_TRAINED, HEAD, TWO, WAYS, Material, Sizes, Way
 from kdnative.bench.quality_classifier import DATA, MAX_TOKENS, TASK, classifier, splits
 from kdnative.bench.quality_figures import Bootstrap, Losses, classifier_losses
 from kdnative.bench.quality_texts import stopping_and_measuring
@@ -34,7 +37,7 @@ from kdnative.bench.results import goal, goal_line, start_line
 from kdnative.convert import convert_, native_forward
 from kdnative.data import Batches, Dataset, TokenizedDataset
 from kdnative.distill import SoftLabels
-from kdnative.evaluate import Interval, predict
+from kdnative.evaluate import Interval, Predictions, predict
 from kdnative.machine.environment import environment, write_result
 from kdnative.machine.timer import torch_threads
 from kdnative.pipeline.models import load_for_task, load_tokenizer
@@ -61,10 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--ways", type=names, help=f"rows to measure (default: all of {', '.join(w.name for w in WAYS)})"
     )
+    parser.add_argument("--heads", type=numbers, help="of each layer of a student, such as 6,4,4,2,2,2")
+    parser.add_argument("--neurons", type=numbers, help="of its feed-forward networks, such as 512,512,384,256,128,128")
     add_threads(parser)
     add_output(parser, rounds=None)
     options = parser.parse_args(argv)
     wanted = _chosen(parser, options.ways)
+    if (options.heads is None) != (options.neurons is None):
+        parser.error("--heads and --neurons are given together: they are the sizes of one student")
     if options.lr is not None:
         wanted = [replace(way, lr=options.lr) if way.lr and way.scheme == TWO else way for way in wanted]
     folder = Path(options.classifier) if options.classifier else classifier(options.model, print)
@@ -75,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             epochs=options.epochs,
             seed=options.seed,
             limit=options.limit,
+            sizes=None if options.heads is None else Sizes(options.heads, options.neurons),
             threads=options.threads,
             show=print,
         )
@@ -99,6 +107,7 @@ def run(
     epochs: int = 1,
     seed: int = 0,
     limit: int | None = None,
+    sizes: Sizes | None = None,
     threads: int = 1,
     show: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -109,6 +118,7 @@ def run(
         ways: rows; those of `WAYS`.
         epochs, seed: of every training.
         limit: texts of the training split and of those that measure; None: all.
+        sizes: of a student that is made of the classifier and distilled from it; None: the classifier itself.
         threads: of torch, as set by the caller.
         show: called with each line of the report.
 
@@ -130,12 +140,16 @@ def run(
     few = Dataset(list(data.train)[:CALIBRATION], data.train.labels, f"{CALIBRATION} of {data.train.name}")
     calibration = [batch.inputs for batch in Batches(encoded(few), BATCH)]
     material = Material(model, train, soft_labels, validation, exact, calibration, epochs, seed)
+    if sizes is not None:
+        material = replace(material, model=material.student(sizes))
+        show(f"a student with {sizes.heads} heads and {sizes.neurons} neurons learned from the classifier for an epoch")
     same = same_bits(model, measured, SAME_BITS)
     show(f"training forward on native outputs equals the converted model: {same['equal']} of {same['texts']} texts")
-    rows = _rows(material, ways, measured, show)
+    rows = _rows(material, ways, measured, predict(model, measured, batch_size=BATCH, device="cpu"), show)
     result: dict[str, Any] = {
         "suite": "qat",
         "environment": where,
+        "student": None if sizes is None else asdict(sizes),
         "epochs": epochs,
         "seed": seed,
         "texts": len(measured),
@@ -151,9 +165,12 @@ def run(
 
 
 def _rows(
-    material: Material, ways: Sequence[Way], measured: TokenizedDataset, show: Callable[[str], None]
+    material: Material,
+    ways: Sequence[Way],
+    measured: TokenizedDataset,
+    before: Predictions,
+    show: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    before = predict(material.model, measured, batch_size=BATCH, device="cpu")
     assert before.labels is not None
     bootstrap = Bootstrap(len(measured))
     rows: list[dict[str, Any]] = []

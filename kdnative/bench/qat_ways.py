@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from kdnative.convert import convert_, native_forward
 from kdnative.data import Batches, TokenizedDataset
 from kdnative.distill import DistillationLoss, Fidelity, SoftLabels, TrainConfig, train
+from kdnative.prune import structured_
 from kdnative.quantize import Calibration, calibrate_, prepare_qat_
 from kdnative.quantize.methods import Ternary
 
-__all__ = ["WAYS", "Material", "Result", "Way"]
+__all__ = ["WAYS", "Material", "Result", "Sizes", "Way"]
 
 HEAD = "classifier"  # stays in float, as convert_ leaves it
 BATCH = 32
 TEMPERATURE, HARD = 2.0, 0.5
+STUDENT_LR = 2e-4
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,14 @@ WAYS = (
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How many heads and neurons each layer of a student keeps."""
+
+    heads: list[int]
+    neurons: list[int]
+
+
+@dataclass(frozen=True)
 class Result:
     """A model that a way has made.
 
@@ -88,9 +98,9 @@ class Material:
     """What all ways are given.
 
     Args:
-        model: the fine-tuned classifier, fp32; not changed. It is the teacher as well.
+        model: the fine-tuned classifier, or a student of it, fp32; not changed.
         data: what is trained on.
-        soft_labels: the classifier's own, of ``data``.
+        soft_labels: the classifier's, of ``data``.
         validation: what training is stopped by. exact: the classifier's logits of it.
         calibration: batches of inputs.
         epochs, seed: of every training.
@@ -107,6 +117,14 @@ class Material:
 
     def __post_init__(self) -> None:
         self._calibrated: dict[tuple[str, str], tuple[Calibration, float]] = {}
+
+    def student(self, sizes: Sizes) -> nn.Module:
+        """A smaller copy of the model that has learned from the soft labels for an epoch."""
+        student = copy.deepcopy(self.model)
+        structured_(student, sizes.heads, sizes.neurons, example_inputs=dict(self.calibration[0]))
+        one = replace(self, epochs=1)
+        one._train(student, Way("student", lr=STUDENT_LR))
+        return student.eval()
 
     def make(self, way: Way) -> Result:
         """Calibrates, trains and converts as a way says."""

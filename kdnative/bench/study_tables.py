@@ -8,7 +8,6 @@ from typing import Any
 from kdnative.bench.gate import summary
 from kdnative.bench.quality_figures import FIGURES
 from kdnative.bench.quality_lines import number
-from kdnative.bench.results import goal_line
 
 Result = Mapping[str, Any]
 RowsOf = Callable[[Sequence[str], Sequence[Sequence[Any]]], list[str]]
@@ -51,7 +50,7 @@ def counts(result: Result, rows_of: RowsOf, task: str, case: str) -> list[str]:
 
 
 def qat(result: Result, rows_of: RowsOf) -> list[str]:
-    """The rows of ``kdnative bench qat``, and its goals."""
+    """The rows of ``kdnative bench qat``."""
     head = ["student", "scheme", "KL", "agreement", "accuracy", "KL over fp32 trained as long", "s"]
     table = []
     for row in result["rows"]:
@@ -64,7 +63,7 @@ def qat(result: Result, rows_of: RowsOf) -> list[str]:
         f"training forward on native outputs gave the converted model's logits on {same['equal']:,} of "
         f"{same['texts']:,} texts, bit for bit."
     )
-    return [*rows_of(head, table), "", words, "", *(f"- {goal_line(found)}" for found in result["goals"])]
+    return [*rows_of(head, table), "", words]
 
 
 def gate(result: Result, rows_of: RowsOf) -> list[str]:

@@ -54,7 +54,7 @@ def calibrate_(
     ``attention_mask`` or torch's ``src_key_padding_mask`` [B, T] and the layer's input is [B, T, K]; of inputs of other
     shapes every row counts.
 
-    A sixteenth of the examples, chosen by a hash of their values, is held out: methods do not see it, and the errors in the
+    One example of sixteen, chosen by a hash of its values, is held out: methods do not see it, and the errors in the
     rows of the result are measured on it. There is a warning where methods that make up for errors saw fewer rows than
     a layer has inputs, and where a layer is worse on what was held out than one that is rounded to the nearest.
 

@@ -1,13 +1,14 @@
 """The suite of training beside calibration, in miniature."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from kdnative.bench import qat
-from kdnative.bench.qat_ways import FLOAT_TRAINED, WAYS, Material
+from kdnative.bench.qat_ways import FLOAT_TRAINED, WAYS, Material, Sizes
 from kdnative.data import Batches, Dataset, DataSplits, Example
 from kdnative.distill import SoftLabels
 from kdnative.evaluate import predict
@@ -28,7 +29,8 @@ def material(**options):
 def test_every_way_makes_a_model_of_its_scheme_and_leaves_the_classifier_alone():
     given, lines = material(), []
     before = copy.deepcopy(given.model.state_dict())
-    rows = qat._rows(given, WAYS, tokens(40, seed=2), lines.append)
+    measured = tokens(40, seed=2)
+    rows = qat._rows(given, WAYS, measured, predict(given.model, measured, batch_size=qat.BATCH), lines.append)
     assert [row["name"] for row in rows] == [way.name for way in WAYS] and len(lines) == len(rows)
     assert all(torch.equal(value, before[name]) for name, value in given.model.state_dict().items())
     by_name = {row["name"]: row for row in rows}
@@ -42,6 +44,19 @@ def test_every_way_makes_a_model_of_its_scheme_and_leaves_the_classifier_alone()
     ternary = given.make(next(way for way in WAYS if way.start == "ternary" and way.lr)).model.state_dict()
     codes = unpack_bits(ternary["bert.layers.1.ffn_in.qweight"], 2, 64)
     assert set(codes.unique().tolist()) == {-1, 0, 1}
+
+
+def test_a_student_is_compared_with_the_classifier():
+    given = material()
+    small = replace(given, model=given.student(Sizes([4, 2], [64, 128])))
+    first, second = small.model.bert.encoder.layer
+    assert first.intermediate.dense.out_features == 64 and second.attention.self.num_attention_heads == 2
+    measured = tokens(40, seed=2)
+    before = predict(given.model, measured, batch_size=qat.BATCH)
+    (own,) = qat._rows(small, WAYS[:1], measured, before, lambda line: None)
+    (classifier,) = qat._rows(given, WAYS[:1], measured, before, lambda line: None)
+    assert own["figures"]["kl"][0] > 0 == classifier["figures"]["kl"][0]
+    assert given.model.bert.encoder.layer[0].intermediate.dense.out_features == 128
 
 
 def test_training_is_stopped_by_divergence():
@@ -67,7 +82,7 @@ def test_texts_that_stop_a_training_measure_nothing(monkeypatch):
     """The suite's own split: ids of the texts are told apart by their first token."""
     seen = []
 
-    def rows(material, ways, measured, show):
+    def rows(material, ways, measured, before, show):
         seen.extend((material.validation, measured))
         return []
 
@@ -108,3 +123,6 @@ def test_options(capsys):
     with pytest.raises(SystemExit):
         qat.main(["--ways", "w3 QAT"])
     assert "'w3 QAT' is none of fp32, fp32 trained as long, w2 GPTQ" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        qat.main(["--heads", "6,4"])
+    assert "--heads and --neurons are given together" in capsys.readouterr().err
