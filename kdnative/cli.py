@@ -58,6 +58,7 @@ _SERVED = (
 # The modules of kdnative.bench that are commands.
 _SUITES = (
     "gemm",
+    "gpu-gemm",
     "sparse",
     "encoder",
     "model",
@@ -268,7 +269,7 @@ def _bench_arguments(sub: argparse.ArgumentParser) -> None:
 def _bench(arguments: argparse.Namespace) -> int:
     import importlib
 
-    suite = importlib.import_module(f"kdnative.bench.{arguments.suite}")
+    suite = importlib.import_module(f"kdnative.bench.{arguments.suite.replace('-', '_')}")
     return suite.main(arguments.rest) or 0
 
 

@@ -153,7 +153,7 @@ def _run_case(
     return rows, failed
 
 
-def checks(case: GemmCase) -> Callable[[Candidate[GemmCase]], Check]:
+def checks(case: GemmCase) -> Callable[[Candidate[Any]], Check]:
     """What each candidate has to return for a case: `kdnative.bench.round_trip`."""
 
     @functools.cache
@@ -162,7 +162,7 @@ def checks(case: GemmCase) -> Callable[[Candidate[GemmCase]], Check]:
         cost = relative_error(case.product(x(case), weight(case)), case.reference)
         return Check(case.reference, min(max(2 * cost, _LEAST), MOST))
 
-    def check(candidate: Candidate[GemmCase]) -> Check:
+    def check(candidate: Candidate[Any]) -> Check:
         if not candidate.ours:
             return of_peers(candidate.kind)
         scheme = Scheme.parse(candidate.scheme)

@@ -13,6 +13,7 @@ from kdnative.bench import (
     accuracy,
     encoder,
     gemm,
+    gpu_gemm,
     memory,
     model_peers,
     overhead,
@@ -153,6 +154,10 @@ def _gemm(
     return rows_of(head, table) + _below(result, map(gemm.as_case, result["cases"]), summary)
 
 
+def _gpu_gemm(result: Result) -> list[str]:
+    return [gpu_gemm.device_line(result["device"], result["ceilings"]), "", *_gemm(result)]
+
+
 def _encoder(result: Result, summary: bool = True) -> list[str]:
     ragged = [case["lengths"] for case in result["cases"] if case["lengths"]]
     head = ["model", "threads", "batch x tokens", "ours", "ms", "best peer", "its ms", "speed-up"]
@@ -274,6 +279,7 @@ def _texts(result: Result, summary: bool = True) -> list[str]:
 # The suite, its command, its table, and the options of that.
 _TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu_gemm": ("gemm", _gemm, ("schemes", "m", "summary")),
+    "gpu_gemm": ("gpu-gemm", _gpu_gemm, ()),
     "cpu_encoder": ("encoder", _encoder, ("summary",)),
     "cpu_sparse": ("sparse", _sparse, ()),
     "memory": ("memory", _memory, ()),
