@@ -15,7 +15,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
+.PHONY: demo test test-gpu mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -45,6 +45,10 @@ test-amx:
 	@grep -qw avx512_bf16 /proc/cpuinfo || { echo "test-amx needs a processor with AVX512_BF16, and this one has none"; exit 1; }
 	KDNATIVE_ISA=amx $(MAKE) test-wheel DIST=build/amx-dist WHEEL_VENV=build/amx-venv \
 	  WHEEL_OPTIONS=--config-settings=cmake.define.KDNATIVE_EMULATE_AMX=ON TEST_OPTIONS='--ignore tests/native/test_isolation.py'
+
+# What only an NVIDIA GPU can show, within ten minutes: tests, compute-sanitizer, the benchmark. JSON is in build/gpu.
+test-gpu: $(VENV)/bench.stamp
+	$(BIN)/python -m tools.on_gpu
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
