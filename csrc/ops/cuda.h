@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../cuda/host/device.h"
-#include "../cuda/types.h"
+#include "../cuda/kinds.h"
 #include "tensor.h"
 
 namespace kdnative::cuda {
