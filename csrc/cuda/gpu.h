@@ -4,7 +4,7 @@
 // memory by functions alone, so that a kernel touches nothing unseen. docs/gpu_testing.md says more.
 #pragma once
 
-#include "gpu/types.h"
+#include "gpu/values.h"
 
 #ifdef __CUDACC__
 #include "gpu/arithmetic.h"

@@ -1,7 +1,7 @@
 // Arithmetic that C++ operators don't name, or that a compiler might fuse. Device half.
 #pragma once
 
-#include "types.h"
+#include "gpu/values.h"
 
 namespace gpu {
 

@@ -1,7 +1,7 @@
 // From one type to another. Device half. A pair in 32 bits has the first in the low half.
 #pragma once
 
-#include "types.h"
+#include "gpu/values.h"
 
 namespace gpu {
 

@@ -1,7 +1,7 @@
 // Asynchronous copies from global to shared memory. Device half.
 #pragma once
 
-#include "types.h"
+#include "gpu/values.h"
 
 namespace gpu {
 

@@ -4,7 +4,7 @@
 // 2t + 1; registers 2 and 3 are row g + 8.
 #pragma once
 
-#include "types.h"
+#include "gpu/values.h"
 
 namespace gpu {
 
@@ -74,8 +74,9 @@ GPU_FN void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 
 // mma.sp::ordered_metadata.sync.aligned.m16n8k64.row.col.s32.s8.s8.s32: d += a [16, 64] b [64, 8] where every four
 // columns of a row of a hold two values that are stored, [16, 32], and two zeros. a and d as in mma_s8; b: register i
-// is rows 4t + 16 i and the three after of column g. metadata: 2 bits for each stored value, its column of the four;
-// lane l has those of stored columns 8 (t & 1) ... of row g + 8 (t >> 1): see the emulator's half, which spells it out.
+// is rows 4t + 16 i and the three after of column g. metadata: 2 bits for each stored value, its column of the four,
+// increasing, the first in the lowest bits. Lane l has those of row g + 8 (t & 1), stored columns 16 (t >> 1) and the
+// 15 after. The last operand, the selector, is 0: all four lanes of a row contribute.
 GPU_FN void mma_sparse_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t metadata) {
   asm volatile(
       "mma.sp::ordered_metadata.sync.aligned.m16n8k64.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "

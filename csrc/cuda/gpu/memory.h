@@ -4,7 +4,7 @@
 // another one of this launch may have written.
 #pragma once
 
-#include "types.h"
+#include "gpu/values.h"
 
 namespace gpu {
 

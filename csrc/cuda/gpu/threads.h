@@ -1,7 +1,7 @@
 // Who a thread is, and how threads wait for and speak to each other. Device half.
 #pragma once
 
-#include "types.h"
+#include "gpu/values.h"
 
 namespace gpu {
 
@@ -57,7 +57,7 @@ GPU_FN uint32_t shuffle_from(uint32_t v, int from) {
 }
 
 // vote.sync.ballot.b32: bit l is what lane l gives.
-GPU_FN uint32_t ballot(bool v) {
+GPU_FN uint32_t vote_ballot(bool v) {
   uint32_t r;
   asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, p, 0xffffffff; }"
                : "=r"(r)
