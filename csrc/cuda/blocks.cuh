@@ -5,8 +5,8 @@
 // through the units of that row, kUnits for each stage of a ring of kStages, and gathers from x the 64 inputs that
 // every unit needs. Its warps share the rows, and with kWarpsK > 1 the units of a stage.
 //
-// Rows of x lie k_pad bytes apart, a multiple of 128, with zeros from column k on. What a damaged weight may hold, starts
-// and columns, is checked: such a weight gives wrong sums, and nothing outside of x and the weight is read.
+// Rows of x lie k_pad bytes apart, a multiple of 128, with zeros from column k on. What a damaged weight may hold,
+// starts and columns, is checked: such a weight gives wrong sums, and nothing outside of x and the weight is read.
 #pragma once
 #include "blocks_layout.h"
 #include "epilogue.cuh"
@@ -43,8 +43,7 @@ struct BlocksTile {
       for (int i = 0; i < kCount; ++i) {
         if (kAll % kThreads != 0 && i * kThreads + thread() >= kAll) break;
         const bool inside = kUnits == 1 || left > i * kThreads;  // the last stage may have fewer units
-        copy_async16(stage + (i * kThreads + thread()) * 16, inside ? from + i * kThreads * 16 : from,
-                     inside ? 16 : 0);
+        copy_async16(stage + (i * kThreads + thread()) * 16, inside ? from + i * kThreads * 16 : from, inside ? 16 : 0);
       }
       from += kWeightBytes;
       left -= kAll;

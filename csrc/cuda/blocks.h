@@ -15,18 +15,18 @@
 namespace gpu {
 
 struct Blocks {
-  const int8_t* x;         // [m, k_pad], on 16 bytes, with zeros from column k on
-  const float* scale_x;    // [m]
-  int side;                // of a block: 16, 32 or 64
-  int64_t units;           // in codes and columns
-  const uint8_t* codes;    // these three as in blocks_layout.h, on 16 bytes
+  const int8_t* x;       // [m, k_pad], on 16 bytes, with zeros from column k on
+  const float* scale_x;  // [m]
+  int side;              // of a block: 16, 32 or 64
+  int64_t units;         // in codes and columns
+  const uint8_t* codes;  // these three as in blocks_layout.h, on 16 bytes
   const int32_t* columns;
   const int32_t* start;
-  const float* scale_w;    // [n], on 16 bytes
-  const float* bias;       // [n], on 16 bytes, or nullptr
-  const void* residual;    // [m, n] of out's type, added last; or nullptr
-  void* out;               // [m, n]
-  DType type;              // of out
+  const float* scale_w;  // [n], on 16 bytes
+  const float* bias;     // [n], on 16 bytes, or nullptr
+  const void* residual;  // [m, n] of out's type, added last; or nullptr
+  void* out;             // [m, n]
+  DType type;            // of out
   Activation activation;
   int64_t m, n;
   int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK
@@ -44,18 +44,26 @@ inline constexpr BlocksTileShape kBlocksTiles[] = {
     {{{"blocks16_many_f32", "blocks16_many_bf16", "blocks16_many_f16"},
       {"blocks32_many_f32", "blocks32_many_bf16", "blocks32_many_f16"},
       {"blocks64_many_f32", "blocks64_many_bf16", "blocks64_many_f16"}},
-     128, 1, 4, 128, 3},
+     128,
+     1,
+     4,
+     128,
+     3},
     {{{"blocks16_few_f32", "blocks16_few_bf16", "blocks16_few_f16"},
       {"blocks32_few_f32", "blocks32_few_bf16", "blocks32_few_f16"},
       {"blocks64_few_f32", "blocks64_few_bf16", "blocks64_few_f16"}},
-     16, 4, 4, 128, 4},
+     16,
+     4,
+     4,
+     128,
+     4},
 };
 
 inline double blocks_cycles(const BlocksTileShape& tile, const Blocks& a, int sms, int capability) {
   const int64_t of_outputs = (a.n + a.side - 1) / a.side;
   const double depth = tile.units * BlocksLayout::kUnitK, rows = double(std::min<int64_t>(tile.rows, a.m));
   const TileTime time{tile.stages, tile.shared_bytes(a.side), tile.registers_allow, tile.rows * a.side * depth,
-                      (rows + a.side) * depth};
+                      (rows * (a.side == 16 ? 2 : 1) + a.side) * depth};  // rows come in pieces of 32 bytes
   const double steps = double(a.units) / double(of_outputs) / tile.units;
   return tile_cycles(time, (a.m + tile.rows - 1) / tile.rows * of_outputs, steps, sms, capability);
 }

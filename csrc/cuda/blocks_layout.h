@@ -1,5 +1,6 @@
-// The packed weight of the block-sparse kernels: kdnative/formats/gpu/blocks.py makes it. It has no header, since the host
-// can't read the memory of a device: everything follows from the shape, the side of a block and the size of the buffer.
+// The packed weight of the block-sparse kernels: kdnative/formats/gpu/blocks.py makes it. It has no header, since the
+// host can't read the memory of a device: everything follows from the shape, the side of a block and the size of the
+// buffer.
 //
 // A weight is cut into square blocks of 16, 32 or 64 outputs and inputs, and blocks of zeros are left out. Those of one
 // row of blocks are gathered into units of 64 inputs; the last unit of a row is filled up with blocks of zeros.

@@ -1,5 +1,6 @@
-// y [m, n] = x w^T of int8 rows and an int8 weight of which two of four consecutive inputs are kept (sparse24_layout.h),
-// with int32 sums, and what follows an integer product (epilogue.cuh). The bits are those of the dense product.
+// y [m, n] = x w^T of int8 rows and an int8 weight of which two of four consecutive inputs are kept
+// (sparse24_layout.h), with int32 sums, and what follows an integer product (epilogue.cuh). The bits are those of the
+// dense product.
 //
 // Sparse tensor cores take the sparse factor on the left, so a block computes a tile of y^T = w x^T: outputs are the
 // rows of the product, rows of x its columns. Pieces of k come through a ring of kStages stages in shared memory. The
@@ -41,8 +42,8 @@ struct Sparse24Tile {
 
     GPU_FN CopyWeight(const uint8_t* weight, int output0, int n, int k_pad) {
       const int last = (n - 1) / 16;
-      const int64_t row_bytes = (k_pad + Layout::kPadK - 1) / Layout::kPadK * (Layout::kPadK / Layout::kTileK) *
-                                Layout::kTileBytes;
+      const int64_t row_bytes =
+          (k_pad + Layout::kPadK - 1) / Layout::kPadK * (Layout::kPadK / Layout::kTileK) * Layout::kTileBytes;
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         const int at = i * kThreads + thread(), run = output0 / 16 + at / kChunks;

@@ -16,14 +16,14 @@
 namespace gpu {
 
 struct Sparse24 {
-  const int8_t* x;       // [m, k_pad], on 16 bytes, with zeros from column k on
-  const float* scale_x;  // [m]
-  const uint8_t* weight; // the tiles of sparse24_layout.h, on 16 bytes
-  const float* scale_w;  // [n], on 16 bytes
-  const float* bias;     // [n], on 16 bytes, or nullptr
-  const void* residual;  // [m, n] of out's type, added last; or nullptr
-  void* out;             // [m, n]
-  DType type;            // of out
+  const int8_t* x;        // [m, k_pad], on 16 bytes, with zeros from column k on
+  const float* scale_x;   // [m]
+  const uint8_t* weight;  // the tiles of sparse24_layout.h, on 16 bytes
+  const float* scale_w;   // [n], on 16 bytes
+  const float* bias;      // [n], on 16 bytes, or nullptr
+  const void* residual;   // [m, n] of out's type, added last; or nullptr
+  void* out;              // [m, n]
+  DType type;             // of out
   Activation activation;
   int64_t m, n;
   int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK

@@ -1,5 +1,5 @@
-// The packed weight of the 2:4 kernels: kdnative/formats/gpu/sparse24.py makes it. It has no header, since the host can't
-// read the memory of a device: everything follows from the shape.
+// The packed weight of the 2:4 kernels: kdnative/formats/gpu/sparse24.py makes it. It has no header, since the host
+// can't read the memory of a device: everything follows from the shape.
 //
 // First tiles of 16 outputs x 64 inputs, all those of 16 outputs in a row: what one mma.sp takes, in the order of the
 // lanes of a warp. 16 bytes of each lane are its four registers of codes, 4 bytes its register of metadata. Rows g and

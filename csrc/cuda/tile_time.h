@@ -7,11 +7,11 @@
 namespace gpu {
 
 struct TileTime {
-  int stages;          // of the ring of a block
-  int shared_bytes;    // of a block
-  int registers_allow; // blocks of it on a multiprocessor
-  double products;     // int8 products of a stage as dense tensor cores count them: sparse ones take half
-  double bytes;        // of a stage, from the second level
+  int stages;           // of the ring of a block
+  int shared_bytes;     // of a block
+  int registers_allow;  // blocks of it on a multiprocessor
+  double products;      // int8 products of a stage as dense tensor cores count them: sparse ones take half
+  double bytes;         // of a stage, from the second level
 };
 
 // Cycles of `blocks` tiles of `steps` stages each. Blocks go over the multiprocessors in rounds, and in a round each

@@ -13,8 +13,8 @@ namespace gpu {
 template <int kTilesOutputs, int kTilesRows, int kWarpsK>
 struct TransposedSums {
   using Sums = int32_t[kTilesOutputs][kTilesRows][4];
-  static constexpr int kQuads = kTilesOutputs * kTilesRows;   // of a lane
-  static constexpr int kWarpBytes = kQuads * 32 * 16;         // of shared memory that a warp needs
+  static constexpr int kQuads = kTilesOutputs * kTilesRows;  // of a lane
+  static constexpr int kWarpBytes = kQuads * 32 * 16;        // of shared memory that a warp needs
 
   // The quad of the lane: outputs 4 (g / 2) ... of row 2 t + g % 2.
   static GPU_FN U4 quad(const int32_t (&sums)[4]) {

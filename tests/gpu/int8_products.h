@@ -89,9 +89,10 @@ struct Problem {
 
 enum class With { nothing, everything };  // or bias, relu and a residual
 
-// Launches and compares: start(launcher, x, scale_x, scale_w, bias, residual, out, type, activation).
+// Launches by start(memory, x, scale_x, scale_w, bias, residual, out, type, activation), and says where the result is
+// wrong, or nothing.
 template <typename T, typename Start>
-void check(const std::string& name, const Problem& p, With with, EmulatedLauncher& launcher, Start start) {
+std::string difference(const std::string& name, const Problem& p, With with, EmulatedLauncher& launcher, Start start) {
   const auto [m, n, k] = p.shape;
   DeviceMemory memory;
   launcher.machine.memory = &memory;
@@ -113,13 +114,13 @@ void check(const std::string& name, const Problem& p, With with, EmulatedLaunche
         y += Number<T>::value(residual[at]);
       }
       const float got = Number<T>::value(out[at]), wanted = Number<T>::value(Number<T>::of(y));
-      const bool same = std::isnan(wanted) ? std::isnan(got) : std::bit_cast<uint32_t>(got) == std::bit_cast<uint32_t>(wanted);
-      if (!same) {
-        expect(false, name + " " + p.shape.text() + " at " + std::to_string(r) + ", " + std::to_string(c) + ": " +
-                          std::to_string(got) + ", not " + std::to_string(wanted));
-        return;
-      }
+      const bool same =
+          std::isnan(wanted) ? std::isnan(got) : std::bit_cast<uint32_t>(got) == std::bit_cast<uint32_t>(wanted);
+      if (!same)
+        return name + " " + p.shape.text() + " at " + std::to_string(r) + ", " + std::to_string(c) + ": " +
+               std::to_string(got) + ", not " + std::to_string(wanted);
     }
+  return "";
 }
 
 }  // namespace gpu::emulator

@@ -19,18 +19,19 @@ __all__ = ["COST", "SIDES", "choose", "pack", "refusal", "stored", "unpack"]
 SIDES = (64, 32, 16)
 UNIT_K = 64
 
-_MMA_BYTES = 47.4
-"""Bytes that one multiprocessor of an A100 gets from the second-level cache in a cycle: 5120 for 108 of them."""
+_CACHE_BYTES = 5120 / 108
+"""Bytes that one multiprocessor of an A100 gets from the second-level cache in a cycle."""
 
 
 def _cost(side: int) -> float:
     """What a stored weight costs at best, with many rows, beside a weight of the dense kernel.
 
-    Of 128 rows and a unit, a multiprocessor multiplies for 4 cycles an output (four of its tensor cores take 8 cycles for
-    16 x 8 x 32), and reads 64 bytes for each row and each output meanwhile. Dense tiles of 128 x 128 wait for the products
-    alone. The smaller the block, the fewer outputs use what is read.
+    Of 128 rows and a unit, a multiprocessor multiplies for 4 cycles an output (its four tensor cores take 8 cycles for
+    16 x 8 x 32). Meanwhile it reads 64 bytes for each row and each output, those of the rows in pieces of 32 at least.
+    Dense tiles of 128 x 128 wait for the products alone. The smaller the block, the fewer outputs use what is read.
     """
-    return max(1.0, 64 * (side + 128) / _MMA_BYTES / (4 * side))
+    rows = 128 * max(1, 32 // side)
+    return max(1.0, 64 * (side + rows) / _CACHE_BYTES / (4 * side))
 
 
 COST = {side: _cost(side) for side in SIDES}
