@@ -1,4 +1,4 @@
-"""The emulator reports what no GPU would: each of its checks has a small kernel that breaks the rule, and one that doesn't."""
+"""The emulator reports what no GPU would: for each check a small kernel that breaks the rule, and one that keeps it."""
 
 from __future__ import annotations
 
