@@ -190,7 +190,9 @@ def problems(
         found.append(f"{function.registers} registers, at most {registers}")
     each = function.instructions_per_mma
     if instructions_per_mma is not None and (each is None or each > instructions_per_mma):
-        found.append(f"{each and round(each, 2)} instructions for each tensor instruction, at most {instructions_per_mma}")
+        found.append(
+            f"{each and round(each, 2)} instructions for each tensor instruction, at most {instructions_per_mma}"
+        )
     hot = function.hot_loop() or function
     if expected and not hot.count(expected):
         found.append(f"no instruction {expected}")
