@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.gpu.ptx import arithmetic, control, conversion, moving, tensor, warpgroup  # noqa: F401 - they register handlers
+from tests.gpu.ptx import arithmetic, bits, control, conversion, moving, tensor, warpgroup  # noqa: F401 - they register handlers
 from tests.gpu.ptx.block import Block, Place
 from tests.gpu.ptx.costs import Costs as Stats
 from tests.gpu.ptx.memory import GlobalMemory, Pointer
