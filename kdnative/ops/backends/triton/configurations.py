@@ -49,7 +49,7 @@ SHIPPED: dict[str, dict[int, dict[int, Tile]]] = {
             16: Tile(16, 64, 0, 4, 4),
             64: Tile(64, 64, 0, 4, 4),
             256: Tile(64, 64, 0, 4, 3),
-            0: Tile(64, 128, 0, 4, 3),
+            0: Tile(64, 128, 0, 8, 3),
         },
     },
     "blocks-int8": {  # n is the block, k a block or several
