@@ -37,8 +37,13 @@ AOTITorchError aoti_torch_get_sizes(AtenTensorHandle tensor, int64_t** result);
 AOTITorchError aoti_torch_get_strides(AtenTensorHandle tensor, int64_t** result);
 AOTITorchError aoti_torch_get_dtype(AtenTensorHandle tensor, int32_t* result);
 AOTITorchError aoti_torch_get_device_type(AtenTensorHandle tensor, int32_t* result);
+AOTITorchError aoti_torch_get_device_index(AtenTensorHandle tensor, int32_t* result);
+AOTITorchError aoti_torch_copy_(AtenTensorHandle self, AtenTensorHandle from, int32_t non_blocking);
+AOTITorchError torch_call_dispatcher(const char* op, const char* overload, StableIValue* stack,
+                                     uint64_t extension_build_version);
 
 int32_t aoti_torch_device_type_cpu();
+int32_t aoti_torch_device_type_cuda();
 int32_t aoti_torch_dtype_float32();
 int32_t aoti_torch_dtype_bfloat16();
 int32_t aoti_torch_dtype_float16();
