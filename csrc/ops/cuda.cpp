@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "../cuda/quantize.h"
 #include "linear.h"
 
 namespace kdnative::cuda {
@@ -110,12 +111,17 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
   Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);
   Tensor scale = Tensor::empty(rows.ndim, rows.sizes, f32, device);
-  if (rows.rows > 0)
+  if (rows.rows > 0 && rows.k > 0)
     in_words(op, x, [&] {
       DriverLauncher launcher(ordinal(device), current_stream(device));
+      // The kernel writes four codes at a time: ragged rows go through padded ones.
+      const int64_t k_pad = (rows.k + 3) / 4 * 4, padded_sizes[] = {rows.rows, k_pad};
+      const Tensor padded = k_pad == rows.k ? Tensor() : Tensor::empty(2, padded_sizes, i8, device);
       Tensor copy;
-      quantize_rows(launcher, dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), rows.rows, rows.k,
-                    static_cast<int8_t*>(q.data()), static_cast<float*>(scale.data()));
+      gpu::quantize(launcher,
+                    {dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), nullptr, rows.rows, rows.k,
+                     k_pad, static_cast<int8_t*>((padded ? padded : q).data()), static_cast<float*>(scale.data())});
+      if (padded) q.columns(rows.rows, rows.k, rows.k).copy_(padded.columns(rows.rows, rows.k, k_pad));
     });
   stack[0] = give_tensor(std::move(q));
   stack[1] = give_tensor(std::move(scale));

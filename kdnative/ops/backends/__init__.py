@@ -7,7 +7,7 @@ scheme means is the business of :mod:`kdnative.formats`; whether a device comput
     refusal = backend_for("cpu").refusal(Scheme.parse("w8a8-g64"), (768, 768))  # None, or why not
 
 Devices without a backend have the reference one, which computes in plain torch. ``KDNATIVE_BACKEND=reference`` takes it
-everywhere.
+everywhere. ``KDNATIVE_BACKEND=cuda`` is for tests: CUDA kernels, run by an emulator, on tensors of the CPU.
 """
 
 from __future__ import annotations
@@ -53,10 +53,22 @@ def accepted(scheme: Scheme | str, device: torch.device | str = "cpu") -> Scheme
     return scheme
 
 
-_chosen = os.environ.get("KDNATIVE_BACKEND", "")
-if _chosen not in ("", "reference"):
-    raise ImportError(f"KDNATIVE_BACKEND={_chosen!r} can't be chosen: it is reference, or left out")
-if not _chosen:
-    register("cpu", CPU)
-register("mps", MPS)
-take_over(cpu=bool(_chosen))
+def _start() -> None:
+    """Say which devices have which backend, by two environment variables."""
+    everywhere = os.environ.get("KDNATIVE_BACKEND", "")
+    if everywhere not in ("", "reference", "cuda"):
+        raise ImportError(f"KDNATIVE_BACKEND={everywhere!r} can't be chosen: it is reference, or left out")
+    gpu = os.environ.get("KDNATIVE_GPU_KERNELS", "cuda") or "cuda"
+    if gpu not in GPU_KERNELS:
+        raise ImportError(f"KDNATIVE_GPU_KERNELS={gpu!r} can't be chosen: it is {', '.join(GPU_KERNELS)}, or left out")
+    register("mps", MPS)
+    if everywhere != "reference":
+        register("cpu", CPU)
+    take_over(cpu=everywhere == "reference")
+    if everywhere == "reference" or gpu == "reference" or torch.version.hip is not None:
+        return
+    for device_type in ("cpu", "cuda") if everywhere == "cuda" else ("cuda",):
+        register(device_type, GPU_KERNELS[gpu](device_type))
+
+
+_start()
