@@ -158,6 +158,11 @@ FAKE_API int cuFuncSetAttribute(fake::Function* function, int attribute, int val
   function->shared_bytes = static_cast<size_t>(value);
   return fake::kSuccess;
 }
+FAKE_API int cuMemsetD32Async(void* memory, unsigned value, size_t count, void*) {
+  if (fake::current.empty()) return fake::refuse(fake::kNoContext, "no context");
+  std::fill_n(static_cast<unsigned*>(memory), count, value);
+  return fake::kSuccess;
+}
 FAKE_API int cuLaunchKernel(fake::Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                             unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes, void*,
                             void** arguments, void** extra) {
