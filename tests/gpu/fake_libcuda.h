@@ -67,7 +67,9 @@ inline int refuse(Result result, const std::string& why) {
 
 #define FAKE_API extern "C" __attribute__((visibility("default")))
 
-FAKE_API int kdnative_kernels_run_on_host_memory = 1;
+extern "C" {
+__attribute__((visibility("default"))) int kdnative_kernels_run_on_host_memory = 1;
+}
 
 // For tests: the names of all kernels that were launched, each with a newline.
 FAKE_API const char* fake_cuda_launched() { return fake::launched.c_str(); }
