@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdnative import nvrtc
+from kdnative.ops import nvrtc
 from tests.gpu import building, compiling, dialect, ptx
 
 HERE = Path(__file__).parent

@@ -17,8 +17,9 @@ import os
 import re
 from pathlib import Path
 
-from kdnative import _C, nvrtc
+from kdnative import _C
 from kdnative.files import cache_dir, write_atomically
+from kdnative.ops import nvrtc
 
 __all__ = ["ARCHITECTURES", "OPTIONS", "compiled", "families", "image", "source_folder"]
 
