@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "../cuda/quantize.h"
 #include "linear.h"
 
 namespace kdnative::cuda {
@@ -24,7 +25,7 @@ auto in_words(const char* op, const Tensor& x, const F& f) {
   }
 }
 
-// Whether operators of this process compute on tensors of the host: what register_operators was told.
+// Whether operators of this process compute on tensors of the host: register_operators was told "CPU".
 bool& host_tensors() {
   static bool value = false;
   return value;
@@ -110,12 +111,17 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
   Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);
   Tensor scale = Tensor::empty(rows.ndim, rows.sizes, f32, device);
-  if (rows.rows > 0)
+  if (rows.rows > 0 && rows.k > 0)
     in_words(op, x, [&] {
       DriverLauncher launcher(ordinal(device), current_stream(device));
+      // The kernel writes four codes at a time: ragged rows go through padded ones.
+      const int64_t k_pad = (rows.k + 3) / 4 * 4, padded_sizes[] = {rows.rows, k_pad};
+      const Tensor padded = k_pad == rows.k ? Tensor() : Tensor::empty(2, padded_sizes, i8, device);
       Tensor copy;
-      quantize_rows(launcher, dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), rows.rows, rows.k,
-                    static_cast<int8_t*>(q.data()), static_cast<float*>(scale.data()));
+      gpu::quantize(launcher,
+                    {dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), nullptr, rows.rows, rows.k,
+                     k_pad, static_cast<int8_t*>((padded ? padded : q).data()), static_cast<float*>(scale.data())});
+      if (padded) q.columns(rows.rows, rows.k, rows.k).copy_(padded.columns(rows.rows, rows.k, k_pad));
     });
   stack[0] = give_tensor(std::move(q));
   stack[1] = give_tensor(std::move(scale));
@@ -155,7 +161,7 @@ Stream current_stream(Device device) {
 }
 
 void register_operators(const std::string& key) {
-  host_tensors() = key == "CPU";
+  if (key == "CPU") host_tensors() = true;
   TorchLibraryHandle library = nullptr;  // lives as long as the process, as in library.cpp
   check(aoti_torch_library_init_impl("kdnative", key.c_str(), __FILE_NAME__, __LINE__, &library), "a library");
   const std::pair<const char*, void (*)(StableIValue*, uint64_t, uint64_t)> operators[] = {

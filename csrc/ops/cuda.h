@@ -54,10 +54,6 @@ struct Call {
 // Each family of kernels, in a file of its own.
 void run_w8a8(const Call& call);
 
-// Codes [m, k] and scales [m] of rows [m, k].
-void quantize_rows(gpu::Launcher& launcher, const void* x, gpu::DType type, int64_t m, int64_t k, int8_t* q,
-                   float* scale);
-
 // Registers the operators that have CUDA kernels for torch's dispatch key: "CUDA", or "CPU" where the driver computes
 // on the memory of the host. In place of what was registered before.
 void register_operators(const std::string& key);

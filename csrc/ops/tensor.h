@@ -58,6 +58,14 @@ class Tensor {
     return Tensor(handle);
   }
 
+  // The first numbers of rows that lie `stride` apart: a view [rows, columns].
+  Tensor columns(int64_t rows, int64_t columns, int64_t stride) const {
+    const int64_t sizes[] = {rows, columns}, strides[] = {stride, 1};
+    AtenTensorHandle handle = nullptr;
+    check(aoti_torch__reinterpret_tensor(handle_, 2, sizes, strides, 0, &handle), "a view");
+    return Tensor(handle);
+  }
+
   // The numbers of another tensor of the same shape, in the order of the current stream.
   void copy_(const Tensor& from) { check(aoti_torch_copy_(handle_, from.handle_, 1), "to copy the input"); }
 

@@ -31,6 +31,8 @@ AOTITorchError torch_library_impl(TorchLibraryHandle self, const char* name,
 AOTITorchError aoti_torch_delete_tensor_object(AtenTensorHandle tensor);
 AOTITorchError aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                         int32_t device_type, int32_t device_index, AtenTensorHandle* result);
+AOTITorchError aoti_torch__reinterpret_tensor(AtenTensorHandle self, int64_t ndim, const int64_t* sizes,
+                                              const int64_t* strides, int64_t storage_offset, AtenTensorHandle* result);
 AOTITorchError aoti_torch_get_data_ptr(AtenTensorHandle tensor, void** result);
 AOTITorchError aoti_torch_get_dim(AtenTensorHandle tensor, int64_t* result);
 AOTITorchError aoti_torch_get_sizes(AtenTensorHandle tensor, int64_t** result);

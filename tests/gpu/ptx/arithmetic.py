@@ -75,12 +75,12 @@ def _apply(block: Block, ins: Instruction, mask: np.ndarray, function: Function)
     block.write(ins.operands[0], _finish(ins, result, kind) if is_float(kind) else result, kind, mask)
 
 
-def _exactly(function: Function) -> Function:
+def _exactly(function: Function, kind: str) -> Function:
     """Sums and products of 16-bit floats in float64, so that the store rounds them, and nothing before."""
+    if kind in ("f32", "f64"):
+        return function
 
     def wide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        if a.dtype.kind != "f" or a.dtype == np.float64:
-            return function(a, b)
         if function is np.multiply:
             return a.astype(np.float64) * b.astype(np.float64)
         return sum_to_odd(a.astype(np.float64), b.astype(np.float64) * (1 if function is np.add else -1))
@@ -94,7 +94,7 @@ def _add(block: Block, ins: Instruction, mask: np.ndarray) -> None:
     kind = ins.parts[-1]
     if is_float(kind):
         _known(ins, "sat")
-        return _apply(block, ins, mask, _exactly(function))
+        return _apply(block, ins, mask, _exactly(function, kind))
     _known(ins, *(["sat"] if kind == "s32" else []))
     if "sat" in ins.parts:
         wide = function(*(values.astype(np.int64) for values in _inputs(block, ins, kind)))
@@ -124,7 +124,7 @@ def _mul(block: Block, ins: Instruction, mask: np.ndarray) -> None:
         if ins.parts[0] == "mad":
             return _fma(block, ins, mask)
         _known(ins, "sat")
-        return _apply(block, ins, mask, _exactly(np.multiply))
+        return _apply(block, ins, mask, _exactly(np.multiply, kind))
     _known(ins, "wide", "hi")
     result, of = _product(block, ins, kind)
     if ins.parts[0] == "mad":

@@ -52,9 +52,9 @@ def run(
         if allowed is not None and not fits(allowed):
             raise PtxError(f"{entry.name}: {threads} threads a block, and it is compiled for {allowed}")
     memory = GlobalMemory()
-    parameters = _parameters(entry.name, entry.parameters, args, memory)
+    parameters, places = _parameters(entry.name, entry.parameters, args, memory)
     symbols, start = entry.symbols()
-    symbols = symbols | {name: memory.add(data) for name, data in module.constants.items()}
+    symbols |= places | {name: memory.add(data) for name, data in module.constants.items()}
     stats = Stats()
     with np.errstate(all="ignore"):
         for z in range(grid[2]):
@@ -71,7 +71,10 @@ def _three(sizes: int | Sequence[int]) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def _parameters(name: str, wanted: list[Parameter], args: Sequence[Any], memory: GlobalMemory) -> dict[str, bytes]:
+def _parameters(
+    name: str, wanted: list[Parameter], args: Sequence[Any], memory: GlobalMemory
+) -> tuple[bytes, dict[str, int]]:
+    """The bytes of all parameters, and where each starts."""
     if len(args) != len(wanted):
         raise ValueError(f"{name} takes {len(wanted)} arguments, and {len(args)} are given")
     # Arguments that share memory, the same array given twice or views of one, are one buffer.
@@ -83,15 +86,17 @@ def _parameters(name: str, wanted: list[Parameter], args: Sequence[Any], memory:
             placed[key] = memory.add(array)
         return placed[key]
 
-    found = {}
+    found, starts = b"", {}
     for number, (parameter, arg) in enumerate(zip(wanted, args, strict=True)):
         try:
-            found[parameter.name] = _bytes(parameter, arg, place)
+            found = found.ljust(-(-len(found) // 8) * 8, b"\0")
+            starts[parameter.name] = len(found)
+            found += _bytes(parameter, arg, place)
         except (struct.error, OverflowError, TypeError) as error:
             raise TypeError(
                 f"{name}: argument {number} is a {type(arg).__name__}, and the parameter is of type {parameter.type}: {error}"
             ) from None
-    return found
+    return found, starts
 
 
 def _bytes(parameter: Parameter, arg: Any, place) -> bytes:
