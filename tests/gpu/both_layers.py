@@ -1,4 +1,4 @@
-"""Every function of the dialect (``instructions.cu``) on the emulator, and its inline assembly through the interpreter."""
+"""Every function of the dialect (``instructions.cu``) on the emulator, and as interpreted PTX of its inline assembly."""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ MUTANTS = [
         'f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%5, %4, %6, %7}, {%8, %9}, "',
     ),
     (GPU + "matrix.h", '"{%8, %9, %10, %11}, {%0', '"{%8, %10, %9, %11}, {%0'),
-    (GPU + "convert.h", '"cvt.rn.f16.f32', '"cvt.rz.f16.f32'),
-    (GPU + "convert.h", '"cvt.rn.bf16.f32', '"cvt.rz.bf16.f32'),
+    (GPU + "convert.h", '"cvt.rn.f16.f32', '"cvt.rn.bf16.f32'),
+    (GPU + "convert.h", '"cvt.rn.bf16.f32', '"cvt.rn.f16.f32'),
     (
         GPU + "convert.h",
         'f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));\n  return r;\n}\n// cvt.rn.bf16x2',
