@@ -1,4 +1,4 @@
-"""Every function of the dialect (``instructions.cu``) on the emulator, and as interpreted PTX of its inline assembly."""
+"""Every function of the dialect (``instructions.cu``) on the emulator, and as PTX of inline assembly, interpreted."""
 
 from __future__ import annotations
 
