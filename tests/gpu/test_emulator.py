@@ -19,7 +19,7 @@ REPORTS = {
     "a read of another lane's bytes without sync_warp": "race with the write of thread",
     "a read of another lane's bytes after sync_warp": NOTHING,
     "a read of another warp's bytes after sync_warp": "a byte that nobody wrote",
-    "a write over another warp's bytes after sync_warp": "race with the write of thread 0, byte 0 of shared memory",
+    "a write over another warp's bytes after sync_warp": "race with the write of thread",
     "a read of another warp's bytes that were written before": "race with",
     "a write over what another warp reads": "race with",
     "a write over what several warps read": "race with the read of several threads",
