@@ -171,7 +171,8 @@ def test_ldmatrix_and_stmatrix(count, trans):
     body += " ".join(f"st.global.b32 [%rd20+{128 * n}], %d{n};" for n in range(count))
     body += f"stmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 [%r7+512], {names('d', count)}; bar.sync 0; "
     body += f"setp.lt.u32 %p1, %tid, {8 * count}; @!%p1 ret; add.u32 %r8, %e0, %r1; "
-    body += "ld.shared.v4.u32 {%r2, %r3, %r4, %r5}, [%r8+512]; mad.wide.u32 %rd20, %tid, 16, %rd4; st.global.v4.u32 [%rd20], {%r2, %r3, %r4, %r5};"
+    body += "ld.shared.v4.u32 {%r2, %r3, %r4, %r5}, [%r8+512]; mad.wide.u32 %rd20, %tid, 16, %rd4; "
+    body += "st.global.v4.u32 [%rd20], {%r2, %r3, %r4, %r5};"
     text = kernel(body, 4, ".reg .b32 %d<4>; .reg .b32 %e<1>;", shared=1024)
     ptx.run(text, "k", 1, 32, [placed, lanes, got, back])
     for n, matrix in enumerate(matrices):
