@@ -43,8 +43,8 @@ class Block:
     """Runs one block of a kernel.
 
     Args:
-        parameters: by name, the bytes of each.
-        symbols: addresses of variables.
+        parameters: their bytes, one behind the other.
+        symbols: addresses of variables, and where each parameter starts.
         limit: instructions after which a run is taken for endless.
     """
 
@@ -54,7 +54,7 @@ class Block:
         place: Place,
         memory: GlobalMemory,
         shared_bytes: int,
-        parameters: dict[str, bytes],
+        parameters: bytes,
         symbols: dict[str, int],
         costs: Costs,
         lazy: bool,
@@ -203,13 +203,13 @@ class Block:
                     break
                 steps += 1
                 if steps > self.limit:
-                    raise PtxError(f"{self.kernel.name}: no end after {self.limit} instructions")
+                    raise PtxError(f"{_short(self.kernel.name)}: no end after {self.limit} instructions")
                 current = code[self._front]
                 self._front += 1
                 try:
                     self._step(current)
                 except PtxError as error:
-                    raise PtxError(f"{self.kernel.name}: {error} -- at: {current.text}") from None
+                    raise PtxError(f"{_short(self.kernel.name)}: {error} -- at: {_short(current.text)}") from None
         self.copies.finish()
 
     def _step(self, current: Instruction) -> None:
@@ -235,7 +235,7 @@ class Block:
         if not ready.any():
             if not self.live.any():
                 return False
-            raise PtxError(f"{self.kernel.name}: threads wait at a barrier that others never reach")
+            raise PtxError(f"{_short(self.kernel.name)}: threads wait at a barrier that others never reach")
         lowest = int(self._pc[ready].min())
         self._running = ready & (self._pc == lowest)
         others = ready & ~self._running
@@ -281,3 +281,8 @@ class Block:
         if self._front is not None:
             self._pc[self._running] = self._front
         self._front = None
+
+
+def _short(text: str) -> str:
+    """Names of C++ templates run over pages."""
+    return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"

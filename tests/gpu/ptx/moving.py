@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.gpu.ptx.block import Block, instruction
 from tests.gpu.ptx.numerics import FLOATS, INTEGERS, RAW, SIZE
-from tests.gpu.ptx.parsing import Address, Instruction, PtxError
+from tests.gpu.ptx.parsing import Instruction, PtxError
 
 # What says how caches treat an access, and changes nothing here.
 _HINTS = {"ca", "cg", "cs", "cv", "lu", "wb", "wt", "nc", "L1::evict_last", "L1::evict_first", "L1::no_allocate"}
@@ -76,9 +76,10 @@ def _ld(block: Block, ins: Instruction, mask: np.ndarray) -> None:
     size = SIZE[kind]
     items = block.items(ins.operands[0])
     if "param" in ins.parts:
-        address = ins.operands[1]
-        assert isinstance(address, Address)
-        raw = block.parameters[address.base][address.offset : address.offset + count * size]
+        start = int(block.address(ins.operands[1])[np.argmax(mask)])
+        raw = block.parameters[start : start + count * size]
+        if len(raw) != count * size or start % (count * size):
+            raise PtxError(f"{ins.name}: bytes from {start} of parameters of {len(block.parameters)}")
         data = np.broadcast_to(np.frombuffer(raw, np.uint8), (block.threads, count * size))
     else:
         address = block.address(ins.operands[1])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.gpu.ptx import arithmetic, control, conversion, moving, tensor, warpgroup  # noqa: F401 - they register handlers
+from tests.gpu.ptx import arithmetic, bits, control, conversion, moving, tensor, warpgroup  # noqa: F401 - they register handlers
 from tests.gpu.ptx.block import Block, Place
 from tests.gpu.ptx.costs import Costs as Stats
 from tests.gpu.ptx.memory import GlobalMemory, Pointer
@@ -33,8 +33,8 @@ def run(
         ptx: a module; parse it once (`parse`) where it runs often.
         kernel: its name; None: the only one.
         grid, block: blocks and threads, of x alone or of up to three axes.
-        args: a numpy array (changed in place), a `Pointer` into one, None (a null pointer), an int, a float, or the bytes
-            of a struct, for each parameter.
+        args: for each parameter a numpy array (changed in place), a `Pointer` into one, None (a null pointer), an int,
+            a float, or the bytes of a struct.
         shared: bytes of dynamic shared memory.
         lazy: asynchronous copies arrive when they are waited for; otherwise at once.
 
@@ -52,9 +52,9 @@ def run(
         if allowed is not None and not fits(allowed):
             raise PtxError(f"{entry.name}: {threads} threads a block, and it is compiled for {allowed}")
     memory = GlobalMemory()
-    parameters = _parameters(entry.name, entry.parameters, args, memory)
+    parameters, places = _parameters(entry.name, entry.parameters, args, memory)
     symbols, start = entry.symbols()
-    symbols = symbols | {name: memory.add(data) for name, data in module.constants.items()}
+    symbols |= places | {name: memory.add(data) for name, data in module.constants.items()}
     stats = Stats()
     with np.errstate(all="ignore"):
         for z in range(grid[2]):
@@ -71,7 +71,10 @@ def _three(sizes: int | Sequence[int]) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def _parameters(name: str, wanted: list[Parameter], args: Sequence[Any], memory: GlobalMemory) -> dict[str, bytes]:
+def _parameters(
+    name: str, wanted: list[Parameter], args: Sequence[Any], memory: GlobalMemory
+) -> tuple[bytes, dict[str, int]]:
+    """The bytes of all parameters, and where each starts."""
     if len(args) != len(wanted):
         raise ValueError(f"{name} takes {len(wanted)} arguments, and {len(args)} are given")
     # Arguments that share memory, the same array given twice or views of one, are one buffer.
@@ -83,15 +86,18 @@ def _parameters(name: str, wanted: list[Parameter], args: Sequence[Any], memory:
             placed[key] = memory.add(array)
         return placed[key]
 
-    found = {}
+    found, starts = b"", {}
     for number, (parameter, arg) in enumerate(zip(wanted, args, strict=True)):
         try:
-            found[parameter.name] = _bytes(parameter, arg, place)
+            found = found.ljust(-(-len(found) // 8) * 8, b"\0")
+            starts[parameter.name] = len(found)
+            found += _bytes(parameter, arg, place)
         except (struct.error, OverflowError, TypeError) as error:
-            raise TypeError(
-                f"{name}: argument {number} is a {type(arg).__name__}, and the parameter is of type {parameter.type}: {error}"
-            ) from None
-    return found
+            given = (
+                f"{name}: argument {number} is a {type(arg).__name__}, and the parameter is of type {parameter.type}"
+            )
+            raise TypeError(f"{given}: {error}") from None
+    return found, starts
 
 
 def _bytes(parameter: Parameter, arg: Any, place) -> bytes:
