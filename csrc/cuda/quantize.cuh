@@ -177,8 +177,8 @@ struct QuantizeRows {
 // Rows that can't be read by vectors are slow anyway: they keep one vector, for the sake of small kernels.
 template <typename T, int kRowThreads, bool kNormed>
 GPU_FN void quantize_rows(const T* x, const float* input_scale, int8_t* q, float* scale, int rows, int k, int k_pad,
-                          bool whole, const RowNorm<T>& norm) {
-  if (whole) {
+                          int whole, const RowNorm<T>& norm) {
+  if (whole != 0) {
     QuantizeRows<T, kRowThreads, 8, kNormed, true>::launch(x, input_scale, q, scale, rows, k, k_pad, norm);
   } else {
     QuantizeRows<T, kRowThreads, 1, kNormed, false>::launch(x, input_scale, q, scale, rows, k, k_pad, norm);

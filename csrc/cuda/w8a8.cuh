@@ -171,6 +171,15 @@ struct W8A8Tile {
       if (kWarpsK > 1 && first + kTilesAtOnce < kTilesM) sync_threads();
     }
   }
+
+  // The kernel with its plain arguments, see W8A8 in w8a8.h.
+  template <typename T>
+  static GPU_FN void product(const int8_t* x, const float* scale_x, const int8_t* w, const float* scale_w,
+                             const float* bias, const T* residual, T* out, int m, int n, int k_pad, int activation,
+                             int whole) {
+    run(x, w, k_pad,
+        Epilogue<T>{scale_x, scale_w, bias, residual, out, m, n, static_cast<Activation>(activation), whole != 0});
+  }
 };
 
 }  // namespace gpu

@@ -55,5 +55,5 @@ class Form:
         if values["family"] not in families:
             raise ValueError(f"{code} is not the form of a packed weight on a GPU")
         flags = {name: bool(values[name]) for name in ("bias", "input_scales", "zeros")}
-        family = families[values["family"]]
-        return cls(family, values["bits"], **flags, block=values["block"] * 16, group=values["group"], stored=values["stored"])
+        sizes = {"block": values["block"] * 16, "group": values["group"], "stored": values["stored"]}
+        return cls(families[values["family"]], values["bits"], **flags, **sizes)
