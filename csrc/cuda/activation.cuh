@@ -1,6 +1,6 @@
 // The activations with the bits of the CPU's kernels: the operations of csrc/cpu/simd/math.h, in its order.
 //
-// The coefficients are those of that file; tests/gpu/test_w8a8.py compares the two.
+// The coefficients are those of that file; tests/gpu/w8a8_test.cpp compares the results.
 #pragma once
 #include "gpu.h"
 #include "kinds.h"

@@ -77,11 +77,11 @@ struct QuantizeRows {
     const int count = count_at(column);
     float factor[4];
     if constexpr (kNormed) {
-      float beta[4] = {};
+      float shift[4] = {};
       load4(norm.gamma + column, count, true, factor);  // 0 from column k on: the result is 0 there
-      if (norm.beta != nullptr) load4(norm.beta + column, count, true, beta);
+      if (norm.beta != nullptr) load4(norm.beta + column, count, true, shift);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = fma_rn(mul_rn(sub_rn(v[i], mean), inverse), factor[i], beta[i]);
+      for (int i = 0; i < 4; ++i) v[i] = fma_rn(mul_rn(sub_rn(v[i], mean), inverse), factor[i], shift[i]);
     }
     if (input_scale == nullptr) return;
     load4(input_scale + column, count, true, factor);
@@ -177,8 +177,8 @@ struct QuantizeRows {
 // Rows that can't be read by vectors are slow anyway: they keep one vector, for the sake of small kernels.
 template <typename T, int kRowThreads, bool kNormed>
 GPU_FN void quantize_rows(const T* x, const float* input_scale, int8_t* q, float* scale, int rows, int k, int k_pad,
-                          bool whole, const RowNorm<T>& norm) {
-  if (whole) {
+                          int whole, const RowNorm<T>& norm) {
+  if (whole != 0) {
     QuantizeRows<T, kRowThreads, 8, kNormed, true>::launch(x, input_scale, q, scale, rows, k, k_pad, norm);
   } else {
     QuantizeRows<T, kRowThreads, 1, kNormed, false>::launch(x, input_scale, q, scale, rows, k, k_pad, norm);

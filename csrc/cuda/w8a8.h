@@ -32,7 +32,7 @@ struct W8A8TileShape {
   const char* names[3];  // of its kernels, by DType
   int rows, columns, bytes_k, stages, threads;
   int registers_allow;  // blocks of it on a multiprocessor
-  int shared_bytes() const { return stages * (rows + columns) * bytes_k; }
+  constexpr int shared_bytes() const { return stages * (rows + columns) * bytes_k; }
 };
 
 inline constexpr W8A8TileShape kW8A8Tiles[] = {

@@ -25,7 +25,7 @@ auto in_words(const char* op, const Tensor& x, const F& f) {
   }
 }
 
-// Whether operators of this process compute on tensors of the host: what register_operators was told.
+// Whether operators of this process compute on tensors of the host: register_operators was told "CPU".
 bool& host_tensors() {
   static bool value = false;
   return value;
@@ -161,7 +161,7 @@ Stream current_stream(Device device) {
 }
 
 void register_operators(const std::string& key) {
-  host_tensors() = key == "CPU";
+  if (key == "CPU") host_tensors() = true;
   TorchLibraryHandle library = nullptr;  // lives as long as the process, as in library.cpp
   check(aoti_torch_library_init_impl("kdnative", key.c_str(), __FILE_NAME__, __LINE__, &library), "a library");
   const std::pair<const char*, void (*)(StableIValue*, uint64_t, uint64_t)> operators[] = {

@@ -190,7 +190,7 @@ class Linear(nn.Module):
         return cls.from_quantized(weight, bias, scheme, activation, linear.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32, bfloat16 or float16 ``[..., K]`` where the layer is, any strides -> ``[..., N]`` in the dtype of ``x``."""
+        """float32, bfloat16 or float16 ``[..., K]`` of any strides, where the layer is -> ``[..., N]`` of its dtype."""
         packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
         if x.requires_grad or not (x.is_cpu and packed.is_cpu or x.is_cuda and packed.is_cuda):
             self._check_call(x, packed)
@@ -331,8 +331,8 @@ class Linear(nn.Module):
             )
         if not backend.has_kernels(self.scheme):
             warnings.warn(
-                f"kdnative has no kernels of {self.scheme} for {device}: linears run in plain torch there, which is slow. "
-                "There are kernels for the CPU",
+                f"kdnative has no kernels of {self.scheme} for {device}: its linears run in plain torch there, which is "
+                "slow. There are kernels for the CPU",
                 stacklevel=6,
             )
 

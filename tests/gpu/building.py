@@ -1,6 +1,7 @@
 """Builds and runs the C++ programs that test GPU kernels on the emulator (``tests/gpu/emulator``).
 
 A program prints ``FAIL ...`` or ``ERROR ...`` and exits with 1, or prints counters: a line of JSON for each case.
+``python -m tests.gpu.building tests/gpu/NAME_test.cpp [ARGUMENT...]`` builds one and runs it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +21,7 @@ CACHE = ROOT / "build" / "gpu"
 INCLUDES = ("csrc/cuda", "tests/gpu")
 FLAGS = ("-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+DOES_NOT_COMPILE = 2  # an exit status of this module
 KERNEL = re.compile(r"GPU_KERNEL\(([^,]+),[^)]*\)\s*(\w+)\(")
 
 
@@ -120,3 +123,17 @@ def worst_ratio(counters: dict, kind: str) -> float:
 def sectors_bytes(counters: dict, names: str) -> int:
     """Bytes of the sectors that global accesses whose names match a pattern have moved."""
     return 32 * sum(c["sectors"] for name, c in counters["global"].items() if re.search(names, name))
+
+
+def main() -> int:
+    source, *arguments = sys.argv[1:]
+    try:
+        program = build(Path(source).resolve())
+    except RuntimeError as error:
+        print(error)
+        return DOES_NOT_COMPILE
+    return 1 if subprocess.run([str(program), *arguments]).returncode else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 __all__ = ["FAMILIES", "Form"]
 
-FAMILIES = {"w8a8": 1, "w4a16": 2, "sparse24": 3, "blocks": 4}
-"""The families of kernels and their codes; ``csrc/ops/cuda.h`` has the same."""
+FAMILIES = {"w8a8": 1, "w4a16": 2, "sparse24": 3, "blocks": 4, "triton_w4a16": 5}
+"""The families of kernels and their codes; ``csrc/ops/cuda.h`` has the same, but for those of Triton."""
 
 _FIELDS = {"family": (0, 4), "bits": (4, 4), "bias": (8, 1), "input_scales": (9, 1), "zeros": (10, 1)}
 _FIELDS |= {"block": (12, 4), "group": (16, 12), "stored": (28, 35)}
@@ -55,5 +55,5 @@ class Form:
         if values["family"] not in families:
             raise ValueError(f"{code} is not the form of a packed weight on a GPU")
         flags = {name: bool(values[name]) for name in ("bias", "input_scales", "zeros")}
-        family = families[values["family"]]
-        return cls(family, values["bits"], **flags, block=values["block"] * 16, group=values["group"], stored=values["stored"])
+        sizes = {"block": values["block"] * 16, "group": values["group"], "stored": values["stored"]}
+        return cls(families[values["family"]], values["bits"], **flags, **sizes)

@@ -15,7 +15,7 @@ from kdnative.formats.dense import pad, round_up
 from kdnative.formats.gpu import sections
 from kdnative.formats.weight import QuantizedWeight
 
-__all__ = ["pack", "size", "unpack"]
+__all__ = ["pack", "size", "sizes", "unpack"]
 
 PAD_K = 128
 
@@ -64,7 +64,7 @@ def size(n: int, k: int, bias: bool, input_scales: bool = False, group: int = 0)
         bias, input_scales: whether it has them.
         group: inputs that share an integer group scale; 0: an 8-bit weight.
     """
-    return sections.total(_sizes(n, k, bias, input_scales, group))
+    return sections.total(sizes(n, k, bias, input_scales, group))
 
 
 def unpack(
@@ -81,7 +81,7 @@ def unpack(
     having = [name for name, there in (("a bias", bias), ("input scales", input_scales)) if there] or ["no bias"]
     what = f"an int8 weight [{n}, {k}] with {' and '.join(having)}{f' and groups of {group}' if group else ''}"
     sections.check_size(packed, size(n, k, bias, input_scales, group), what)
-    codes, scale, shift, inputs, group_scale, zero = sections.split(packed, _sizes(n, k, bias, input_scales, group))
+    codes, scale, shift, inputs, group_scale, zero = sections.split(packed, sizes(n, k, bias, input_scales, group))
     q = codes.view(torch.int8).view(n, -1)[:, :k].contiguous()
     plain_scale = scale.view(torch.float32).clone()
     plain_bias = shift.view(torch.float32).clone() if bias else None
@@ -95,6 +95,7 @@ def unpack(
     return weight, plain_bias
 
 
-def _sizes(n: int, k: int, bias: bool, input_scales: bool, group: int) -> list[int]:
+def sizes(n: int, k: int, bias: bool, input_scales: bool, group: int) -> list[int]:
+    """Bytes of the sections: codes, scale, bias, input scales, group scales, zero points."""
     groups = n * (k // group) if group else 0
     return [n * round_up(k, PAD_K), 4 * n, 4 * n if bias else 0, 4 * k if input_scales else 0, groups, groups]

@@ -39,13 +39,15 @@ def _layout(scheme: Scheme, shape: tuple[int, int], bias: bool) -> GpuLayout | N
     n, k = shape
     if scheme.sparsity is not None or (scheme.weight_bits, scheme.activation_bits) == (8, 8):
         return W8A8(n, k, bias, scheme.input_scales)
+    if scheme.integer_scales:
+        return W8A8(n, k, bias, scheme.input_scales, scheme.group_size or 0)
     return None
 
 
 CUDA = _Cuda("cuda", NAMES, fused=False)
 
 
-def start(device_type: str) -> None:
+def start(device_type: str) -> Backend:
     """Let the kernels compute the operators of a type of device: ``"cuda"``, or ``"cpu"`` in tests.
 
     Nothing is asked of the driver before the first launch, so that a process may still be forked.
@@ -55,9 +57,10 @@ def start(device_type: str) -> None:
     """
     if device_type == "cpu" and not _C.cuda_memory_is_the_hosts():
         raise ImportError(
-            "KDNATIVE_BACKEND=cuda computes tensors of the CPU by CUDA kernels, for tests: KDNATIVE_LIBCUDA must name a "
-            "driver that runs kernels on the memory of the host, and doesn't. For a GPU leave KDNATIVE_BACKEND out and "
+            "KDNATIVE_BACKEND=cuda computes tensors of the CPU by CUDA kernels, for tests: KDNATIVE_LIBCUDA must name "
+            "a driver that runs kernels on the memory of the host, and doesn't. For a GPU leave KDNATIVE_BACKEND out and "
             'move the model with .to("cuda")'
         )
     _C.set_cuda_images(cuda_images.image)
     _C.register_cuda(device_type.upper())
+    return CUDA

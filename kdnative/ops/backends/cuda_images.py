@@ -78,7 +78,8 @@ def source_folder() -> Path:
     for folder in (tree, _package_file("source")):
         if (folder / "gpu.h").is_file():
             return folder
-    raise RuntimeError(f"the sources of the CUDA kernels are missing from {_package_file('source')}: install kdnative again")
+    missing = _package_file("source")
+    raise RuntimeError(f"the sources of the CUDA kernels are missing from {missing}: install kdnative again")
 
 
 def _brings_images() -> bool:
