@@ -277,7 +277,7 @@ void print_cost() {
   for (const auto& [way, name] : ways)
     for (const int bits : {4, 8})
       for (const gpu::DType type : {gpu::DType::f16, gpu::DType::bf16}) {
-        Case c{way == kGemv ? 8 : 2 * gpu::kW4A16Tiles[way].rows, 256, 1024, bits, bits == 4 ? 128 : 0, bits == 4};
+        Case c{way == kGemv ? 8 : 2 * gpu::kW4A16Tiles[way].rows, 128, 512, bits, bits == 4 ? 128 : 0, bits == 4};
         c.type = type, c.residual = true, c.splits = way == kTile16 ? 2 : 1;
         Counters counters;
         check(c, way, {}, &counters);
