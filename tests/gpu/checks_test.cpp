@@ -50,6 +50,11 @@ const Case kCases[] = {
        sync_warp();
        store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 4)));
      }},
+    {"a write over another warp's bytes after sync_warp",
+     [](const float*, float*, uint32_t*) {
+       if (warp() == 1) sync_warp();
+       store_shared4(lane() * 4, warp());
+     }},
     {"a read of another warp's bytes that were written before",
      [](const float*, float* out, uint32_t*) {
        store_shared4(thread() * 4, 1);

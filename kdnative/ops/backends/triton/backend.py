@@ -74,9 +74,7 @@ def _linear(name: str, x: Tensor, packed: Tensor, out_features: int, activation:
     except KeyError:
         raise RuntimeError(f"{name}: the packed weight is laid out for the CUDA kernels: {parsed}") from None
     except (TypeError, ValueError) as error:
-        raise RuntimeError(
-            f"{name}: {error} (input {list(x.shape)}, packed weight of {packed.numel()} bytes for {out_features} outputs)"
-        ) from error
+        raise RuntimeError(f"{name}: {error} (input {list(x.shape)}, {out_features} outputs)") from error
 
 
 def _w8a8(form: Form, x: Tensor, packed: Tensor, n: int, activation: int) -> Tensor:
