@@ -282,11 +282,13 @@ const Case kCases[] = {
     {"a sum over blocks without a barrier after the count",
      [](const float*, float* out, uint32_t* counter) {
        store_global(out + 32 * block_x() + thread(), 1.0f);
-       fence_global();
        sync_threads();
        uint32_t old = 0;
-       if (thread() == 0) old = atomic_inc(counter, 1);
-       if (thread() == 0) fence_global();
+       if (thread() == 0) {
+         fence_global();
+         old = atomic_inc(counter, 1);
+         fence_global();
+       }
        if (shuffle_from(old, 0) == 1) load_written(out + 31 - thread());
      },
      32, 2},

@@ -64,16 +64,16 @@ REPORTS = {
 }
 
 
-def result_of(*arguments: str, root: Path = building.ROOT) -> tuple[int, str]:
+def result_of(*arguments: str, root: Path = building.ROOT, flags: tuple[str, ...] = ()) -> tuple[int, str]:
     """Exit status and output of checks_test."""
-    program = building.build(root / "tests" / "gpu" / "checks_test.cpp", root=root)
+    program = building.build(root / "tests" / "gpu" / "checks_test.cpp", root=root, flags=flags)
     done = subprocess.run([str(program), *arguments], capture_output=True, text=True)
     return done.returncode, done.stdout
 
 
-def wrong_report(name: str, root: Path = building.ROOT) -> str | None:
+def wrong_report(name: str, root: Path = building.ROOT, *flags: str) -> str | None:
     """What is wrong with the emulator's report of a case, given a copy of the repository; None: nothing."""
-    status, output = result_of(name, root=root)
+    status, output = result_of(name, root=root, flags=flags)
     if REPORTS[name] not in output or status != (REPORTS[name] != NOTHING):
         return f"{name}: {status}, {output}"
     # The line of the kernel's source, where an instruction is to blame.
