@@ -90,6 +90,8 @@ def test_a_check(name):
     assert wrong_report(name) is None
 
 
-@pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])
-def test_instructions_do_what_formulas_say(sanitize):
-    building.run(building.build(HERE / "instructions_test.cpp", sanitize=sanitize))
+@pytest.mark.parametrize("how", ["plain", "sanitized", "ucontext"])
+def test_instructions_do_what_formulas_say(how):
+    """With sanitizers too, and with the change of stacks that other processors than x86-64 get."""
+    flags = ["-DGPU_EMULATOR_UCONTEXT"] if how == "ucontext" else []
+    building.run(building.build(HERE / "instructions_test.cpp", sanitize=how == "sanitized", flags=flags))
