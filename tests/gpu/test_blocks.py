@@ -119,9 +119,7 @@ def test_accesses_are_as_few_as_can_be():
 
 @needs_nvrtc
 @pytest.mark.parametrize("lazy", [True, False])
-@pytest.mark.parametrize(
-    ("tile", "side"), [("few", 16), ("few", 32), ("few", 64), ("many", 16), ("many", 32), ("many", 64)]
-)
+@pytest.mark.parametrize(("tile", "side"), [("few", 16), ("few", 32), ("few", 64), ("many", 16), ("many", 32), ("many", 64)])
 def test_ptx(tile, side, lazy):
     m, n, k = (19, 70, 300) if tile == "few" else (5, 35, 257)
     given = case(m, in_blocks(n, k, side, 0.5))
@@ -138,13 +136,7 @@ def test_ptx(tile, side, lazy):
         f"blocks{side}_{tile}_f32",
         (-(-m // rows), -(-n // side)),
         threads,
-        [
-            given.rows,
-            given.scale,
-            packed[:columns].copy(),
-            packed[columns:start].copy(),
-            packed[start:][: 4 * count].copy(),
-        ]
+        [given.rows, given.scale, packed[:columns].copy(), packed[columns:start].copy(), packed[start:][: 4 * count].copy()]
         + [units, *sizes, None, out, m, n, given.rows.shape[1], 1, n % 4 == 0],
         shared=shared_bytes(tile, side),
         lazy=lazy,
