@@ -22,7 +22,7 @@ struct W4A16 {
   void* out;             // [m, n]
   Activation activation;
   int64_t m, n, k;
-  void* scratch;       // W4A16Plan::scratch_bytes, on 256 bytes
+  void* scratch;       // W4A16Plan::scratch_bytes, on 16 bytes
   uint32_t* counters;  // W4A16Plan::counters of them, all 0; they are 0 again afterwards
 };
 
@@ -123,8 +123,8 @@ inline void w4a16(Launcher& launcher, const W4A16& a, const W4A16Plan& plan) {
     throw std::invalid_argument(shapes + "at most " + std::to_string(kMostRows) + " rows; give fewer at a time");
   if (plan.way == W4A16Plan::dequantize)
     throw std::invalid_argument(shapes + "the plan is to dequantize; call w4a16_dequantize and a plain product");
-  if (!lies_on(a.packed, 256) || !lies_on(a.scratch, 256))
-    throw std::invalid_argument(shapes + "the packed weight and scratch memory must lie on 256 bytes");
+  if (!lies_on(a.packed, 16) || !lies_on(a.scratch, 16))
+    throw std::invalid_argument(shapes + "the packed weight and scratch memory must lie on 16 bytes");
   if (a.m == 0) return;
   const W4A16Layout w = w4a16_layout(a.n, a.k, a.form);
   const auto floats = [&](int64_t at) { return at < 0 ? nullptr : reinterpret_cast<const float*>(a.packed + at); };
@@ -181,8 +181,8 @@ inline void w4a16_dequantize(Launcher& launcher, const uint8_t* packed, const W4
   const int shift = w4a16_group_shift("w4a16_dequantize", form, n, k);
   if (type == DType::f32)
     throw std::invalid_argument("w4a16_dequantize: fp32 is no type of factors; fp16 and bf16 are allowed");
-  if (!lies_on(packed, 256) || !lies_on(out, 16))
-    throw std::invalid_argument("w4a16_dequantize: the packed weight must lie on 256 bytes, and out on 16");
+  if (!lies_on(packed, 16) || !lies_on(out, 16))
+    throw std::invalid_argument("w4a16_dequantize: the packed weight and out must lie on 16 bytes");
   const W4A16Layout w = w4a16_layout(n, k, form);
   const auto floats = [&](int64_t at) { return at < 0 ? nullptr : reinterpret_cast<const float*>(packed + at); };
   static constexpr const char* kNames[2][2] = {{"w4a16_dequantize_f16", "w4a16_dequantize_bf16"},

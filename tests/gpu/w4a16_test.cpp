@@ -360,8 +360,8 @@ void check_choices() {
   refuses(of(1, 0, 64), "a weight [0, 64]");
   refuses(of(4096, 8, 128), "the plan is to dequantize");
   gpu::W4A16 wrong = of(1, 8, 128);
-  wrong.packed = reinterpret_cast<const uint8_t*>(16);
-  refuses(wrong, "must lie on 256 bytes");
+  wrong.packed = reinterpret_cast<const uint8_t*>(8);
+  refuses(wrong, "must lie on 16 bytes");
   gpu::w4a16(launcher, of(0, 8, 128), gpu::choose_w4a16(of(0, 8, 128), 4, 80));
   expect(launcher.launched.empty(), "no rows, no launch");
 }

@@ -3,7 +3,7 @@
 A driver is given one image for each family of kernels (``csrc/cuda/FAMILY.cu``). The best one that there is:
 
 1. the cubin of the package for the device's capability, or the nearest lower one of the same generation (8.x, 9.x);
-2. what NVRTC makes of the sources, which travel with every package, kept in the cache (:func:`kdnative.files.cache_dir`);
+2. what NVRTC makes of the sources, which travel with every package, kept in the user's cache;
 3. PTX of the package, which the driver compiles: for devices that are newer than the package.
 
 ``KDNATIVE_GPU_IMAGES=sources`` leaves out what the package brings, for work on the kernels.
@@ -17,8 +17,9 @@ import os
 import re
 from pathlib import Path
 
-from kdnative import _C, nvrtc
+from kdnative import _C
 from kdnative.files import cache_dir, write_atomically
+from kdnative.ops import nvrtc
 
 __all__ = ["ARCHITECTURES", "OPTIONS", "compiled", "families", "image", "source_folder"]
 

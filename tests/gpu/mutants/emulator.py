@@ -1,8 +1,22 @@
 """Mistakes in the emulator itself: a check that no longer checks, a layout or a rounding that is another one."""
 
+import subprocess
+from pathlib import Path
+
+from tests.gpu import building
+from tests.gpu.test_emulator import REPORTS, wrong_report
+
 HERE = "tests/gpu/emulator/"
-PROGRAMS = ["tests/gpu/instructions_test.cpp"]
-TESTS = ["tests/gpu/test_emulator.py", "-k", "check"]
+
+
+def CHECK(root: Path) -> str | None:
+    """What the tests of the emulator notice in a copy of the repository."""
+    program = building.build(root / "tests" / "gpu" / "instructions_test.cpp", root=root, flags=["-O0"])
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        return done.stdout
+    return next((said for name in REPORTS if (said := wrong_report(name, root, "-O0"))), None)
+
 
 MUTANTS = [
     # races and order

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from kdnative.formats.gpu import sections, w8a8
 from kdnative.formats.gpu.form import Form
-from kdnative.formats.gpu.layouts import W8A8
-from kdnative.formats.gpu.triton import TritonW4A16
+from kdnative.formats.gpu.layouts import W8A8, TritonW4A16
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.ops.backends.base import Backend
