@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdnative.formats.gpu import w8a8
+from kdnative.formats.gpu import triton_w4a16, w8a8
 from kdnative.formats.gpu.form import Form
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 
-__all__ = ["GpuLayout", "W8A8", "of_form"]
+__all__ = ["GpuLayout", "TritonW4A16", "W8A8", "of_form"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,45 @@ class W8A8(GpuLayout):
         return w8a8.size(n, k, bias, self.input_scales, self.group)
 
 
+@dataclass(frozen=True)
+class TritonW4A16(GpuLayout):
+    """4-bit codes in groups for the Triton kernels, see :mod:`kdnative.formats.gpu.triton_w4a16`.
+
+    Args:
+        group: inputs that share a scale.
+        zeros: whether there are zero points.
+        input_scales: whether inputs are multiplied by a vector.
+    """
+
+    group: int = 64
+    zeros: bool = False
+    input_scales: bool = False
+
+    @property
+    def form(self) -> Form:
+        return Form("triton_w4a16", 4, self.has_bias, self.input_scales, self.zeros, group=self.group)
+
+    def parts(self, packed: Tensor) -> triton_w4a16.Parts:
+        """The sections of a packed weight, see :func:`kdnative.formats.gpu.triton_w4a16.parts`."""
+        return triton_w4a16.parts(packed, *self._sizes)
+
+    def pack(self, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+        return triton_w4a16.pack(weight, bias, self.zeros)
+
+    def unpack(self, packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
+        return triton_w4a16.unpack(packed, *self._sizes)
+
+    def size(self, n: int, k: int, scheme: Scheme, bias: bool) -> int:
+        return triton_w4a16.size(n, k, self.group, self.zeros, bias, self.input_scales)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int, bool, bool, bool]:
+        return self.n, self.k, self.group, self.zeros, self.has_bias, self.input_scales
+
+
 def of_form(code: int, n: int, k: int) -> GpuLayout:
     """The layout of a weight ``[n, k]`` by the number that its operator was given; ValueError for one that is none."""
     form = Form.parse(code)
+    if form.family == "triton_w4a16":
+        return TritonW4A16(n, k, form.bias, form.group, form.zeros, form.input_scales)
     return W8A8(n, k, form.bias, form.input_scales, form.group)

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from kdnative.formats.gpu import sections, w8a8
 from kdnative.formats.gpu.form import Form
-from kdnative.formats.gpu.layouts import W8A8
-from kdnative.formats.gpu.triton import TritonW4A16
+from kdnative.formats.gpu.layouts import W8A8, TritonW4A16
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.ops.backends.base import Backend
@@ -48,6 +47,8 @@ def _layout(scheme: Scheme, n: int, k: int, bias: bool) -> Layout | None:
     widths = scheme.weight_bits, scheme.activation_bits
     if widths == (8, 8):  # zeros of sparse schemes are stored: results are the same
         return W8A8(n, k, bias, scheme.input_scales)
+    if scheme.integer_scales:
+        return W8A8(n, k, bias, scheme.input_scales, scheme.group_size or 0)
     if widths == (4, 16) and scheme.group_size is not None:
         return TritonW4A16(n, k, bias, scheme.group_size, not scheme.symmetric, scheme.input_scales)
     return None
@@ -94,7 +95,7 @@ def _w8a8(form: Form, x: Tensor, packed: Tensor, n: int, activation: int) -> Ten
 
 
 def _w4a16(form: Form, x: Tensor, packed: Tensor, n: int, activation: int) -> Tensor:
-    parts = TritonW4A16.of(form, n, x.shape[-1]).parts(packed)
+    parts = TritonW4A16(n, x.shape[-1], form.bias, form.group, form.zeros, form.input_scales).parts(packed)
     return linear_w4a16(x, parts.codes, parts.scale, parts.zero, parts.bias, parts.input_scale, activation)
 
 
@@ -115,6 +116,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
 """By the names of operators; the reference keeps the others."""
 
 
-def start(device_type: str = "cuda") -> None:
+def start(device_type: str = "cuda") -> Backend:
     """Let the kernels compute the operators of a type of device."""
     implement(device_type, IMPLEMENTATIONS)
+    return TRITON
