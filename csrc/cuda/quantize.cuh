@@ -77,11 +77,11 @@ struct QuantizeRows {
     const int count = count_at(column);
     float factor[4];
     if constexpr (kNormed) {
-      float beta[4] = {};
+      float shift[4] = {};
       load4(norm.gamma + column, count, true, factor);  // 0 from column k on: the result is 0 there
-      if (norm.beta != nullptr) load4(norm.beta + column, count, true, beta);
+      if (norm.beta != nullptr) load4(norm.beta + column, count, true, shift);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = fma_rn(mul_rn(sub_rn(v[i], mean), inverse), factor[i], beta[i]);
+      for (int i = 0; i < 4; ++i) v[i] = fma_rn(mul_rn(sub_rn(v[i], mean), inverse), factor[i], shift[i]);
     }
     if (input_scale == nullptr) return;
     load4(input_scale + column, count, true, factor);

@@ -70,13 +70,13 @@ struct W8A8Tile {
   // Blocks take tiles in groups of kGroup tiles of rows, and in a group all rows of one tile of w first: blocks that
   // run at a time then share both.
   static constexpr int kGroup = 16;
-  static GPU_FN void tile_of(int block, int m, int n, int* tile_m, int* tile_n) {
+  static GPU_FN void tile_of(int block, int m, int n, int& tile_m, int& tile_n) {
     const int tiles_m = (m + kBm - 1) / kBm, tiles_n = (n + kBn - 1) / kBn;
     const int first = block / (kGroup * tiles_n) * kGroup;
     const int height = tiles_m - first < kGroup ? tiles_m - first : kGroup;
     const int inside = block - first * tiles_n;
-    *tile_m = first + inside % height;
-    *tile_n = inside / height;
+    tile_m = first + inside % height;
+    tile_n = inside / height;
   }
 
   template <typename T>
@@ -86,7 +86,7 @@ struct W8A8Tile {
     const int warp_k = warp % kWarpsK, warp_mn = warp / kWarpsK;
     const int row = warp_mn / kWarpsN * (kTilesM * 16), column = warp_mn % kWarpsN * (kTilesN * 8);
     int tile_m, tile_n;
-    tile_of(block_x(), epilogue.m, epilogue.n, &tile_m, &tile_n);
+    tile_of(block_x(), epilogue.m, epilogue.n, tile_m, tile_n);
     Copies<kBm> copy_x(x, tile_m * kBm, epilogue.m, k_pad, x_at);
     Copies<kBn> copy_w(w, tile_n * kBn, epilogue.n, k_pad, w_at);
 

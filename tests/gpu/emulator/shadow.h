@@ -1,8 +1,8 @@
 // Checks of every access: bounds, alignment, bytes that nobody wrote, copies under way, and races.
 //
 // Two accesses of a byte, one of them a write, are ordered when the same thread does both, when a barrier of the block
-// or sync_warp lies between them, or, between blocks, when the first thread did fence_global and an atomic after its
-// access and the second one's block an atomic and fence_global before its own.
+// or sync_warp lies between them, or, between blocks, when a thread that comes after the first access did fence_global
+// and then an atomic, and one that comes before the second an atomic and then fence_global.
 #pragma once
 
 #include <string>
@@ -50,7 +50,11 @@ inline void touch_byte(Byte& b, Touch touch, const char* name, const char* space
   };
   const auto by = [&m](const Stamp& s) {
     std::string who = s.thread >= 0 ? "thread " + std::to_string(s.thread) : "several threads";
-    return s.block == m.block ? who : who + " of another block";
+    return s.block == m.block
+               ? who
+               : who +
+                     " of another block (that one hands bytes on by a barrier, then fence_global and an "
+                     "atomic of one thread; this one takes them by an atomic, fence_global, then a barrier)";
   };
   if (b.flight >= 0) bad("touches bytes of a copy under way");
   const bool both_atomic = touch == Touch::kAtomic && b.atomic;
