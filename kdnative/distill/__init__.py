@@ -3,6 +3,7 @@
 from kdnative.distill.cache import SoftLabelMismatch, SoftLabels
 from kdnative.distill.callbacks import Callback, EpochLog, History, Progress, ProgressBar
 from kdnative.distill.config import TrainConfig
+from kdnative.distill.linear_kl import LinearKL, LinearLogits, linear_kl
 from kdnative.distill.loop import train
 from kdnative.distill.loss import DistillationLoss
 from kdnative.distill.outputs import Outputs
@@ -29,6 +30,8 @@ __all__ = [
     "HardLabelLoss",
     "HiddenStateLoss",
     "History",
+    "LinearKL",
+    "LinearLogits",
     "LossTerm",
     "LossTerms",
     "Outputs",
@@ -44,6 +47,7 @@ __all__ = [
     "TopK",
     "TrainConfig",
     "Validation",
+    "linear_kl",
     "train",
     "uniform_layer_map",
 ]

@@ -134,7 +134,9 @@ class _Run:
                 part = part.new_zeros((classes.stop - classes.start, part.shape[1]), dtype=self.wide)
             for rows in self._row_parts():
                 known = self._known(rows, classes, [own[0][rows] for own in sums], sums[0][1][rows] if hard else None)
-                student, *teachers = ((each.hidden[rows], *own) for each, own in zip(self.everybody, factors, strict=True))
+                student, *teachers = (
+                    (each.hidden[rows], *own) for each, own in zip(self.everybody, factors, strict=True)
+                )
                 found = problem.tiles.tile(
                     student, teachers, problem.shares, problem.temperature, known, any(self.needs)
                 )

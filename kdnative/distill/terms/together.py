@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdnative.distill.outputs import Outputs
 from kdnative.distill.terms.base import LossTerm
+from kdnative.distill.terms.without_logits import LARGE, label_terms
 
 __all__ = ["LossTerms"]
 
@@ -18,16 +19,19 @@ class LossTerms(nn.Module):
 
     Args:
         terms: those of weight 0 are left out.
+        large: from so many classes on a `SoftLabelLoss`, and a `HardLabelLoss` without weights of classes or smoothing,
+            are computed together and without logits (`linear_kl`), where no other term reads logits and student and
+            teachers run up to their heads. The same up to rounding; None: never.
 
     Attributes:
-        terms: the terms that are computed.
+        terms: the terms that are computed. labels: those of them that logits need not be made for, or None.
         parts: the unweighted terms of the last call by name, detached, as far as they said something.
 
     Raises:
         ValueError: two terms of one name or a name of the history's own, or no term with a weight.
     """
 
-    def __init__(self, terms: Iterable[LossTerm]):
+    def __init__(self, terms: Iterable[LossTerm], large: int | None = LARGE):
         super().__init__()
         terms = list(terms)
         for term in terms:
@@ -41,7 +45,10 @@ class LossTerms(nn.Module):
             raise ValueError(f"two loss terms are called {twice!r}: give one of them another name=")
         if taken := [name for name in names if name in ("loss", "epoch", "step")]:
             raise ValueError(f"a loss term is called {taken[0]!r}, as the history calls something else: name= another")
+        if large is not None and large < 1:
+            raise ValueError(f"large={large}: a number of classes, at least 1, or None")
         self.terms = nn.ModuleList(term for term in terms if term.weight)
+        self.large, self.labels = large, label_terms(self.terms)
         self.parts: dict[str, Tensor] = {}
 
     @property
@@ -82,11 +89,19 @@ class LossTerms(nn.Module):
         Raises:
             ValueError: no term says anything about this batch.
         """
-        values = [(term, term(batch, student, teachers)) for term in self.terms]
-        said = [(term, value) for term, value in values if value is not None]
-        if not said:
+        factors = {term.name: term.weight * (1.0 if shares is None else shares[term.name]) for term in self.terms}
+        labels = self.labels
+        if labels is None or self.large is None or not labels.apply(student, teachers, self.large):
+            together, parts, alone = None, {}, list(self.terms)
+        else:
+            together, parts = labels(batch, student, teachers, factors)
+            alone = [term for term in self.terms if term not in labels.terms]
+        values = {term.name: term(batch, student, teachers) for term in alone}
+        said = {name: value for name, value in values.items() if value is not None}
+        if together is None and not said:
             names = ", ".join(term.name for term in self.terms)
             raise ValueError(f"no term of the loss ({names}) says anything about this batch: were no labels given?")
-        self.parts = {term.name: value.detach() for term, value in said}
-        factors = [term.weight * (1.0 if shares is None else shares[term.name]) for term, _ in said]
-        return sum(factor * value for factor, (_, value) in zip(factors, said, strict=True))
+        parts = {**parts, **{name: value.detach() for name, value in said.items()}}
+        self.parts = {term.name: parts[term.name] for term in self.terms if term.name in parts}
+        total = sum(factors[name] * value for name, value in said.items())
+        return total if together is None else together + total
