@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from kdnative.distill.linear_kl.choosing import tiles_for
 from kdnative.distill.linear_kl.logits import LinearLogits
@@ -122,20 +124,23 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "linear_kl has first derivatives only, and create_graph=True asks for second ones: use SoftLabelLoss on "
-                "logits"
+                "linear_kl has first derivatives only, and create_graph=True asks for second ones: compute SoftLabelLoss "
+                "from logits"
             )
         if upstream is None:
             return None, None, None, None
         if ctx.gradients is None:  # given away by an earlier call with retain_graph=True
-            ctx.gradients = _run(ctx.problem, *ctx.saved_tensors, ctx.needs_input_grad).gradients
+            hidden, weight, bias = ctx.saved_tensors
+            ctx.gradients = _run(ctx.problem, hidden, weight, bias, ctx.needs_input_grad).gradients
         gradients, ctx.gradients = ctx.gradients, None
         return *(None if each is None else each.mul_(upstream) for each in gradients), None
 
 
 def _run(problem: Problem, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]) -> Found:
-    with torch.autocast(hidden.device.type, enabled=False):  # what is cast was cast
-        return run(problem, LinearLogits(hidden, weight, bias), tuple(needs[:3]))
+    of_hidden, of_weight, of_bias = needs[:3]
+    kind = hidden.device.type
+    with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():  # all is cast by now
+        return run(problem, LinearLogits(hidden, weight, bias), (of_hidden, of_weight, of_bias))
 
 
 def _tensors(logits: LinearLogits) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -157,8 +162,8 @@ def _checked(student: LinearLogits, teachers: Sequence[LinearLogits]) -> tuple[L
             )
         if checked.hidden.device != ours.hidden.device:
             raise ValueError(
-                f"linear_kl: the teacher is on {checked.hidden.device}, the student on {ours.hidden.device}: one device is "
-                "needed"
+                f"linear_kl: the teacher is on {checked.hidden.device}, the student on {ours.hidden.device}: move one to "
+                "the other's device"
             )
         theirs.append(checked)
     return ours, theirs

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 __all__ = ["LinearLogits"]
 
@@ -26,10 +28,12 @@ class LinearLogits:
 
     @property
     def dtype(self) -> torch.dtype:
+        return torch.get_autocast_dtype(self.hidden.device.type) if self._is_cast else self.hidden.dtype
+
+    @property
+    def _is_cast(self) -> bool:
         kind = self.hidden.device.type
-        if self.hidden.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-            return torch.get_autocast_dtype(kind)
-        return self.hidden.dtype
+        return self.hidden.dtype != torch.float64 and is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
     @property
     def classes(self) -> int:
@@ -44,8 +48,8 @@ class LinearLogits:
         hidden, weight, bias = self.hidden, self.weight, self.bias
         if hidden.dim() < 2 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1] or not len(weight):
             raise ValueError(
-                f"linear_kl: the {who}'s hidden states {list(hidden.shape)} and weight {list(weight.shape)} do not fit: "
-                "[..., K] and [V, K] are needed"
+                f"linear_kl: the {who}'s hidden states {list(hidden.shape)} and weight {list(weight.shape)} do not "
+                "fit: [..., K] and [V, K] are needed"
             )
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ValueError(f"linear_kl: the {who}'s bias {list(bias.shape)} does not fit {len(weight)} classes")
@@ -56,13 +60,12 @@ class LinearLogits:
             )
         if len({each.device for each in given}) > 1:
             raise ValueError(f"linear_kl: the {who}'s tensors are on {_listed(each.device for each in given)}")
-        dtype = self.dtype
-        if dtype == hidden.dtype and len({each.dtype for each in given}) > 1 and not _casts(hidden):
+        if len({each.dtype for each in given}) > 1 and not self._is_cast:
             raise ValueError(
-                f"linear_kl: the {who}'s hidden states are {hidden.dtype}, the weight {weight.dtype}: one dtype is needed, "
-                "or autocast"
+                f"linear_kl: the {who}'s hidden states, weight and bias are {_listed(each.dtype for each in given)}: one "
+                "dtype is needed, or autocast"
             )
-        return replace(self, hidden=hidden.reshape(-1, hidden.shape[-1]).to(dtype))
+        return replace(self, hidden=hidden.reshape(-1, hidden.shape[-1]).to(self.dtype))
 
     def columns(self, classes: slice) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of some classes, as factors of the product."""
@@ -70,9 +73,5 @@ class LinearLogits:
         return self.weight[classes].to(dtype), None if self.bias is None else self.bias[classes].to(dtype)
 
 
-def _casts(hidden: Tensor) -> bool:
-    return hidden.dtype != torch.float64 and torch.is_autocast_enabled(hidden.device.type)
-
-
-def _listed(values: object) -> str:
+def _listed(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values)

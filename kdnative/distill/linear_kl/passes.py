@@ -1,9 +1,9 @@
 """The order in which tiles of logits are made, so that a gradient of the weight is summed once and no logits are kept.
 
 *One pass*, where products are computed in the dtype of the weights and sums of gradients lie in it as well: tiles are
-some rows by all classes, whose logits are made once. *Two passes* otherwise (16-bit weights, autocast, a GPU): tiles are
-all rows by some classes. The first pass finds the sums of exponentials, the second makes the logits again; a part of
-the weight is cast, and its gradient summed in fp32, once.
+some rows by all classes, whose logits are made once. *Two passes* otherwise (16-bit weights, autocast, Triton): tiles
+are all rows by some classes. The first pass finds the sums of exponentials, the second makes the logits again; a part
+of the weight is cast, and its gradient summed in fp32, once.
 """
 
 from __future__ import annotations

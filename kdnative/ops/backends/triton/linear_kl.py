@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """Tiles of logits for the divergence of two heads: a product whose epilogue keeps a few numbers a row, or a gradient.
 
-The functions have the signatures of `kdnative.distill.linear_kl.tiles`, which computes the same in plain torch. Products
-are of fp16 or bf16 factors with fp32 sums, which nobody rounds before the softmax.
+The functions have the signatures of `kdnative.distill.linear_kl.tiles`, which computes the same in plain torch.
+Products are of fp16 or bf16 factors with fp32 sums, which nobody rounds before the softmax.
 """
 
 from __future__ import annotations
