@@ -3,7 +3,6 @@
 from kdnative.distill.cache import SoftLabelMismatch, SoftLabels
 from kdnative.distill.callbacks import Callback, EpochLog, History, Progress, ProgressBar
 from kdnative.distill.config import TrainConfig
-from kdnative.distill.linear_kl import LinearKL, LinearLogits, linear_kl
 from kdnative.distill.loop import train
 from kdnative.distill.loss import DistillationLoss
 from kdnative.distill.outputs import Outputs
@@ -19,6 +18,7 @@ from kdnative.distill.terms import (
     TargetLoss,
     uniform_layer_map,
 )
+from kdnative.distill.tiled import LinearKL, LinearLogits, linear_kl
 from kdnative.distill.topk import TopK
 from kdnative.distill.validation import Fidelity, Validation
 

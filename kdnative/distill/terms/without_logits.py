@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdnative.distill.linear_kl import LinearLogits, linear_kl
 from kdnative.distill.outputs import Outputs
 from kdnative.distill.terms.base import LossTerm
 from kdnative.distill.terms.hard import IGNORED, HardLabelLoss
 from kdnative.distill.terms.soft import SoftLabelLoss
+from kdnative.distill.tiled import LinearLogits, linear_kl
 
 __all__ = ["LARGE", "LabelTerms", "is_plain_head", "label_terms"]
 

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """Tiles of logits for the divergence of two heads: a product whose epilogue keeps a few numbers a row, or a gradient.
 
-The functions have the signatures of `kdnative.distill.linear_kl.tiles`, which computes the same in plain torch.
+The functions have the signatures of `kdnative.distill.tiled.tiles`, which computes the same in plain torch.
 Products are of fp16 or bf16 factors with fp32 sums, which nobody rounds before the softmax.
 """
 
@@ -25,7 +25,7 @@ WIDTH, ALIGNMENT = 16, 16  # of factors: values and bytes
 
 
 class Tile(NamedTuple):
-    """As `kdnative.distill.linear_kl.tiles.Tile`."""
+    """As `kdnative.distill.tiled.tiles.Tile`."""
 
     divergence: Tensor
     likelihood: Tensor | None
@@ -103,7 +103,7 @@ def gradient_kernel(
 
 
 def log_sums(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperatures: Sequence[float]) -> list[Tensor]:
-    """As `kdnative.distill.linear_kl.tiles.log_sums`, for one temperature, or for one and 1."""
+    """As `kdnative.distill.tiled.tiles.log_sums`, for one temperature, or for one and 1."""
     rows, classes = len(hidden), len(weight)
     hidden, weight = _padded(hidden), _padded(weight)
     grid, blocks = _grid(rows, classes)
@@ -125,7 +125,7 @@ def tile(
     rows: Any,
     gradient: bool,
 ) -> Tile:
-    """As `kdnative.distill.linear_kl.tiles.tile`, for one teacher."""
+    """As `kdnative.distill.tiled.tiles.tile`, for one teacher."""
     ((their_hidden, their_weight, their_bias),) = teachers
     hidden, weight, bias = student
     count, classes = len(hidden), len(weight)

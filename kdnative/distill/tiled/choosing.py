@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from kdnative.distill.linear_kl.logits import LinearLogits
-from kdnative.distill.linear_kl.passes import Tiles
+from kdnative.distill.tiled.logits import LinearLogits
+from kdnative.distill.tiled.passes import Tiles
 from kdnative.extras import installed
 
 __all__ = ["tiles_for", "triton_tiles"]

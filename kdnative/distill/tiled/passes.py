@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdnative.distill.linear_kl import tiles
-from kdnative.distill.linear_kl.logits import LinearLogits
-from kdnative.distill.linear_kl.tiles import Rows, Tile
+from kdnative.distill.tiled import tiles
+from kdnative.distill.tiled.logits import LinearLogits
+from kdnative.distill.tiled.tiles import Rows, Tile
 
 __all__ = ["TILE", "Found", "Problem", "Tiles", "run"]
 
@@ -27,7 +27,7 @@ ROWS, CLASSES = 8192, 256  # of a tile: at most, and at least where there are so
 
 @dataclass(frozen=True)
 class Tiles:
-    """Who computes tiles: functions as in `kdnative.distill.linear_kl.tiles`."""
+    """Who computes tiles: functions as in `kdnative.distill.tiled.tiles`."""
 
     log_sums: Callable[..., list[Tensor]] = tiles.log_sums
     tile: Callable[..., Tile] = tiles.tile

@@ -62,8 +62,8 @@ class LinearLogits:
             raise ValueError(f"linear_kl: the {who}'s tensors are on {_listed(each.device for each in given)}")
         if len({each.dtype for each in given}) > 1 and not self._is_cast:
             raise ValueError(
-                f"linear_kl: the {who}'s hidden states, weight and bias are {_listed(each.dtype for each in given)}: one "
-                "dtype is needed, or autocast"
+                f"linear_kl: the {who}'s hidden states, weight and bias are {_listed(each.dtype for each in given)}: "
+                "one dtype is needed, or autocast"
             )
         return replace(self, hidden=hidden.reshape(-1, hidden.shape[-1]).to(self.dtype))
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.amp import is_autocast_available
 
-from kdnative.distill.linear_kl.choosing import tiles_for
-from kdnative.distill.linear_kl.logits import LinearLogits
-from kdnative.distill.linear_kl.passes import Found, Problem, run
+from kdnative.distill.tiled.choosing import tiles_for
+from kdnative.distill.tiled.logits import LinearLogits
+from kdnative.distill.tiled.passes import Found, Problem, run
 
 __all__ = ["LinearKL", "linear_kl"]
 
@@ -124,8 +124,8 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "linear_kl has first derivatives only, and create_graph=True asks for second ones: compute SoftLabelLoss "
-                "from logits"
+                "linear_kl has first derivatives only, and create_graph=True asks for second ones: compute "
+                "SoftLabelLoss from logits"
             )
         if upstream is None:
             return None, None, None, None
@@ -162,8 +162,8 @@ def _checked(student: LinearLogits, teachers: Sequence[LinearLogits]) -> tuple[L
             )
         if checked.hidden.device != ours.hidden.device:
             raise ValueError(
-                f"linear_kl: the teacher is on {checked.hidden.device}, the student on {ours.hidden.device}: move one to "
-                "the other's device"
+                f"linear_kl: the teacher is on {checked.hidden.device}, the student on {ours.hidden.device}: move one "
+                "to the other's device"
             )
         theirs.append(checked)
     return ours, theirs
