@@ -11,21 +11,19 @@ of :mod:`tests.gpu.ptx` runs it. (``TRITON_INTERPRET=1`` runs the Python source 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
-from tests.gpu.ptx import run
+from tests.gpu.ptx import Module, Pointer, Stats, parse, run
 
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448}
 """Bytes of shared memory that a block may have, by compute capability."""
@@ -37,7 +35,7 @@ class Launch:
 
     kernel: str
     grid: tuple[int, int, int]
-    stats: Any
+    stats: Stats
     """What the interpreter counted."""
 
 
@@ -46,9 +44,8 @@ class _Function:
     """A kernel as the interpreter takes it."""
 
     name: str
-    ptx: str
+    module: Module
     shared: int
-    parameters: int
 
 
 class _Utils:
@@ -62,10 +59,7 @@ class _Utils:
         return {"max_shared_mem": shared, "multiprocessor_count": 108, "warpSize": 32, "max_num_regs": 65536}
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[object, ...]:
-        ptx = self._driver.ptx_of_next
-        header = re.search(rf"\.entry\s+{name}\s*\((.*?)\)", ptx, re.DOTALL)
-        assert header is not None, f"Triton's PTX has no entry {name}"
-        function = _Function(name, ptx, max(shared, 16), header[1].count(".param"))
+        function = _Function(name, parse(self._driver.ptx_of_next), shared)
         return None, function, 0, 0, 1024  # module, function, registers, spills, most threads
 
     def unload_module(self, module: object) -> None:
@@ -95,23 +89,24 @@ class _Launcher:
         driver = triton.runtime.driver.active
         kinds = zip(self._kinds, arguments, strict=True)
         values = [_argument(kind, value) for kind, value in kinds if kind != "constexpr"]
-        values += [0] * (function.parameters - len(values))  # scratch memory that none of these kernels uses
+        # Triton's own parameters come last: scratch memory, which none of these kernels uses.
+        values += [None] * (len(function.module.kernel(function.name).parameters) - len(values))
         grid = (x, y, z)
-        stats = run(function.ptx, function.name, grid, (self._threads, 1, 1), function.shared, values, lazy=driver.lazy)
+        stats = run(function.module, function.name, grid, self._threads, values, function.shared, driver.lazy)
         driver.launches.append(Launch(function.name, grid, stats))
 
 
-def _argument(kind: str, value: object) -> object:
+def _argument(kind: str, value: Any) -> Any:
     """Tensors as the bytes that they span, which the kernel changes in place; numbers by the kind that Triton gave."""
-    if isinstance(value, Tensor):
-        raw = torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()
-        start = value.storage_offset() * value.element_size()
-        steps = zip(value.shape, value.stride(), strict=True)
-        elements = 0 if value.numel() == 0 else 1 + sum((size - 1) * stride for size, stride in steps)
-        return raw[start : start + elements * value.element_size()]
-    if kind.startswith("fp"):
-        return np.float32(value)
-    return int(value)  # type: ignore[call-overload]
+    if not isinstance(value, Tensor):
+        return float(value) if kind.startswith("fp") else int(value)
+    raw = torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()
+    start = value.storage_offset() * value.element_size()
+    steps = zip(value.shape, value.stride(), strict=True)
+    elements = 0 if value.numel() == 0 else 1 + sum((size - 1) * stride for size, stride in steps)
+    # Triton was told how the address is aligned, so the interpreter's must be aligned no better.
+    beyond = value.data_ptr() % 16
+    return Pointer(raw[start - beyond : start + elements * value.element_size()], beyond)
 
 
 @dataclass

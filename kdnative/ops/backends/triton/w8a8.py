@@ -92,7 +92,8 @@ def linear_w8a8(
     (m, k), n, k_pad = rows.shape, codes.shape[0], codes.shape[-1]
     if k_pad % 16 or not k <= k_pad < k + 128:
         raise ValueError(
-            f"{op}: codes have shape {list(codes.shape)} and x {list(x.shape)}: rows of codes must be those of x, rounded up to a multiple of 16"
+            f"{op}: codes have shape {list(codes.shape)} and x {list(x.shape)}: rows of codes must be as long as those "
+            "of x, rounded up to a multiple of 16"
         )
     check_tensor(op, "codes", codes, torch.int8, (n, k_pad), x)
     check_tensor(op, "scale", scale, torch.float32, (n,), x)
