@@ -114,8 +114,8 @@ class _Run:
         temperature, dtype = problem.temperature, self.student.hidden.dtype
         for rows in _parts(self.rows, max(TILE // self.classes, 1)):
             logits = [tiles.logits_of_tile(each.hidden[rows], *each.columns(everything)) for each in self.everybody]
-            sums = [(each / temperature).logsumexp(-1) for each in logits]
-            hard_sum = logits[0].logsumexp(-1) if problem.hard is not None else None
+            sums = [tiles.log_sum_of_logits(each, temperature) for each in logits]
+            hard_sum = tiles.log_sum_of_logits(logits[0], 1.0) if problem.hard is not None else None
             known = self._known(rows, everything, sums, hard_sum)
             found = tiles.tile_of_logits(
                 logits[0], logits[1:], problem.shares, temperature, known, any(self.needs), dtype
