@@ -21,7 +21,8 @@ from kdnative.distill.tiled.tiles import Rows, Tile
 
 __all__ = ["TILE", "Found", "Problem", "Tiles", "run"]
 
-TILE = 1 << 24  # logits of a tile: 64 MB in fp32, of which some are in memory at a time
+# Logits of a tile: a sixteenth of all of them, within 4 and 64 MB of fp32. Some tiles are in memory at a time.
+SHARE, TILE, SMALL_TILE = 16, 1 << 24, 1 << 20
 ROWS, CLASSES = 8192, 256  # of a tile: at most, and at least where there are so many
 
 
@@ -86,6 +87,7 @@ class _Run:
         self.everybody = [student, *problem.teachers]
         hidden, weight = student.hidden, student.weight
         self.rows, self.classes, self.wide = len(hidden), len(weight), problem.soft.dtype
+        self.tile = min(TILE, max(SMALL_TILE, self.rows * self.classes // SHARE))
         # The gradients of 16-bit logits are multiplied by the number of rows, by which the mean has divided: what is
         # small would be 0 in fp16.
         self.lift = float(self.rows) if hidden.dtype != self.wide else 1.0
@@ -112,7 +114,7 @@ class _Run:
     def _one_pass(self) -> None:
         problem, everything = self.problem, slice(0, self.classes)
         temperature, dtype = problem.temperature, self.student.hidden.dtype
-        for rows in _parts(self.rows, max(TILE // self.classes, 1)):
+        for rows in _parts(self.rows, max(self.tile // self.classes, 1)):
             logits = [tiles.logits_of_tile(each.hidden[rows], *each.columns(everything)) for each in self.everybody]
             sums = [tiles.log_sum_of_logits(each, temperature) for each in logits]
             hard_sum = tiles.log_sum_of_logits(logits[0], 1.0) if problem.hard is not None else None
@@ -186,7 +188,7 @@ class _Run:
             self.of_bias[classes] += gradient.sum(0, dtype=self.wide)
 
     def _class_parts(self) -> Iterator[slice]:
-        return _parts(self.classes, max(TILE // min(self.rows, ROWS), CLASSES))
+        return _parts(self.classes, max(self.tile // min(self.rows, ROWS), CLASSES))
 
     def _row_parts(self) -> Iterator[slice]:
         return _parts(self.rows, ROWS)
