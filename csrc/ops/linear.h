@@ -33,6 +33,9 @@ void quantize_range(const cpu::Kernels& kernels, const RowSource& x, const float
 // The buffer of a packed weight: uint8, dense, on the CPU and aligned. `builder` is what makes one.
 void require_packed(const Tensor& packed, const char* op, const char* builder);
 
+// That the packed weight has the form of the CPU, whose number is 0: a header says the rest.
+void require_header(const char* op, int64_t form);
+
 // That the input and the other arguments of a linear operator belong to this weight.
 void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLinear& w, const char* op,
                      int64_t out_features, int64_t activation);

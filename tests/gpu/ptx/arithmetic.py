@@ -75,12 +75,12 @@ def _apply(block: Block, ins: Instruction, mask: np.ndarray, function: Function)
     block.write(ins.operands[0], _finish(ins, result, kind) if is_float(kind) else result, kind, mask)
 
 
-def _exactly(function: Function) -> Function:
+def _exactly(function: Function, kind: str) -> Function:
     """Sums and products of 16-bit floats in float64, so that the store rounds them, and nothing before."""
+    if kind in ("f32", "f64"):
+        return function
 
     def wide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        if a.dtype.kind != "f" or a.dtype == np.float64:
-            return function(a, b)
         if function is np.multiply:
             return a.astype(np.float64) * b.astype(np.float64)
         return sum_to_odd(a.astype(np.float64), b.astype(np.float64) * (1 if function is np.add else -1))
@@ -94,7 +94,7 @@ def _add(block: Block, ins: Instruction, mask: np.ndarray) -> None:
     kind = ins.parts[-1]
     if is_float(kind):
         _known(ins, "sat")
-        return _apply(block, ins, mask, _exactly(function))
+        return _apply(block, ins, mask, _exactly(function, kind))
     _known(ins, *(["sat"] if kind == "s32" else []))
     if "sat" in ins.parts:
         wide = function(*(values.astype(np.int64) for values in _inputs(block, ins, kind)))
@@ -124,7 +124,7 @@ def _mul(block: Block, ins: Instruction, mask: np.ndarray) -> None:
         if ins.parts[0] == "mad":
             return _fma(block, ins, mask)
         _known(ins, "sat")
-        return _apply(block, ins, mask, _exactly(np.multiply))
+        return _apply(block, ins, mask, _exactly(np.multiply, kind))
     _known(ins, "wide", "hi")
     result, of = _product(block, ins, kind)
     if ins.parts[0] == "mad":
@@ -224,110 +224,6 @@ def _not(block: Block, ins: Instruction, mask: np.ndarray) -> None:
     if ins.parts[0] == "cnot":
         return _apply(block, ins, mask, lambda a: (a == 0).astype(a.dtype))
     _apply(block, ins, mask, np.invert)
-
-
-@instruction("shl", "shr")
-def _shl(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    kind = ins.parts[-1]
-    value, width = block.value(ins.operands[1], kind), 8 * SIZE[kind]
-    count = block.bits(ins.operands[2], 4)
-    inside = np.minimum(count, width - 1).astype(value.dtype)
-    shifted = value << inside if ins.parts[0] == "shl" else value >> inside
-    if kind[0] != "s" or ins.parts[0] == "shl":
-        shifted = np.where(count >= width, value.dtype.type(0), shifted)
-    block.write(ins.operands[0], shifted, kind, mask)
-
-
-@instruction("shf")
-def _shf(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    low, high, count = (block.bits(operand, 4).astype(np.uint64) for operand in ins.operands[1:4])
-    count = count & np.uint64(31) if "wrap" in ins.parts else np.minimum(count, np.uint64(32))
-    both = high << np.uint64(32) | low
-    result = both >> count if "r" in ins.parts else (both << count) >> np.uint64(32)
-    block.write(ins.operands[0], result.astype(np.uint32), "b32", mask)
-
-
-@instruction("lop3")
-def _lop3(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    a, b, c = (block.bits(operand, 4) for operand in ins.operands[1:4])
-    table = block.scalar(ins.operands[4])
-    result = np.zeros_like(a)
-    for case in range(8):
-        if table >> case & 1:
-            result = result | (a if case & 4 else ~a) & (b if case & 2 else ~b) & (c if case & 1 else ~c)
-    block.write(ins.operands[0], result, "b32", mask)
-
-
-@instruction("prmt")
-def _prmt(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    _known(ins)
-    low, high, selector = (block.bits(operand, 4) for operand in ins.operands[1:4])
-    both = low.astype(np.uint64) | high.astype(np.uint64) << np.uint64(32)
-    result = np.zeros(block.threads, np.uint32)
-    for at in range(4):
-        choice = (selector >> np.uint32(4 * at)) & np.uint32(15)
-        byte = ((both >> (8 * (choice & np.uint32(7))).astype(np.uint64)) & np.uint64(255)).astype(np.uint32)
-        byte = np.where(choice & np.uint32(8), (byte >> np.uint32(7)) * np.uint32(255), byte)
-        result |= byte << np.uint32(8 * at)
-    block.write(ins.operands[0], result, "b32", mask)
-
-
-@instruction("bfe")
-def _bfe(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    kind = ins.parts[-1]
-    width = 8 * SIZE[kind]
-    value = block.bits(ins.operands[1], SIZE[kind]).astype(np.uint64)
-    start, length = (block.bits(operand, 4).astype(np.uint64) & np.uint64(255) for operand in ins.operands[2:4])
-    inside = np.minimum(start, np.uint64(63))
-    field = np.where(start >= width, np.uint64(0), value >> inside)
-    ones = np.where(length >= 64, ~np.uint64(0), (np.uint64(1) << np.minimum(length, np.uint64(63))) - np.uint64(1))
-    field = field & ones
-    if kind[0] == "s":
-        last = np.minimum(start + length - np.uint64(1), np.uint64(width - 1))
-        sign = np.where(length == 0, np.uint64(0), (value >> last) & np.uint64(1)).astype(bool)
-        filled = np.minimum(length, np.where(start >= width, np.uint64(0), np.uint64(width) - inside))
-        above = np.where(filled >= 64, np.uint64(0), ~np.uint64(0) << np.minimum(filled, np.uint64(63)))
-        field = np.where(sign, field | above, field)
-    block.write(ins.operands[0], field.astype(INTEGERS[f"u{width}"]).view(INTEGERS[kind]), kind, mask)
-
-
-@instruction("bfi")
-def _bfi(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    size = SIZE[ins.parts[-1]]
-    source, into = (block.bits(operand, size).astype(np.uint64) for operand in ins.operands[1:3])
-    start, length = (block.bits(operand, 4).astype(np.uint64) & np.uint64(255) for operand in ins.operands[3:5])
-    length = np.minimum(length, np.uint64(64))
-    ones = np.where(length >= 64, ~np.uint64(0), (np.uint64(1) << np.minimum(length, np.uint64(63))) - np.uint64(1))
-    place = np.where(start >= 8 * size, np.uint64(0), ones << np.minimum(start, np.uint64(63)))
-    result = (into & ~place) | ((source << np.minimum(start, np.uint64(63))) & place)
-    block.write(ins.operands[0], result.astype(INTEGERS[f"u{8 * size}"]), ins.parts[-1], mask)
-
-
-@instruction("popc", "clz", "brev", "bfind")
-def _popc(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    kind = ins.parts[-1]
-    if kind[0] == "s":
-        raise PtxError(f"unknown instruction {ins.name}")
-    size = SIZE[kind]
-    value = block.bits(ins.operands[1], size)
-    bits = np.unpackbits(np.ascontiguousarray(value).view(np.uint8).reshape(-1, size)[:, ::-1], axis=1)  # highest first
-    leading = np.where(bits.any(1), bits.argmax(1), 8 * size)
-    if ins.parts[0] == "brev":
-        reverse = np.packbits(bits[:, ::-1], axis=1)[:, ::-1]
-        return block.write(ins.operands[0], np.ascontiguousarray(reverse).view(value.dtype).reshape(-1), kind, mask)
-    result = {"popc": bits.sum(1), "clz": leading, "bfind": 8 * size - 1 - leading}[ins.parts[0]]
-    block.write(ins.operands[0], result.astype(np.int32), "s32", mask)
-
-
-@instruction("dp4a")
-def _dp4a(block: Block, ins: Instruction, mask: np.ndarray) -> None:
-    kinds = {"s32": np.int8, "u32": np.uint8}
-    a, b = (
-        np.ascontiguousarray(block.bits(operand, 4)).view(kinds[kind]).reshape(-1, 4).astype(np.int64)
-        for operand, kind in zip(ins.operands[1:3], ins.parts[1:3], strict=True)
-    )
-    total = block.bits(ins.operands[3], 4).astype(np.int64) + (a * b).sum(1)
-    block.write(ins.operands[0], total.astype(np.uint32), "b32", mask)
 
 
 _COMPARE = {

@@ -42,6 +42,8 @@ def _cvta(block: Block, ins: Instruction, mask: np.ndarray) -> None:
 
 @instruction("cvt")
 def _cvt(block: Block, ins: Instruction, mask: np.ndarray) -> None:
+    if ins.parts[1] == "pack":
+        return _pack(block, ins, mask)
     to, source = ins.parts[-2:]
     if to not in SIZE or source not in SIZE or any(part in ("rz", "rm", "rp") for part in ins.parts):
         raise PtxError(f"unknown instruction {ins.name}")
@@ -74,6 +76,15 @@ def _cvt(block: Block, ins: Instruction, mask: np.ndarray) -> None:
     if to == "f32" and "ftz" in ins.parts:
         value = flushed(value.astype(np.float32))
     block.write(ins.operands[0], value.astype(np.float64) if to == "bf16" else value, to, mask)
+
+
+def _pack(block: Block, ins: Instruction, mask: np.ndarray) -> None:
+    """Two integers, saturated to 8 bits, behind the low half of a third: c, a, b from the highest byte."""
+    if ins.parts[2:] not in (("sat", "s8", "s32", "b32"), ("sat", "u8", "s32", "b32")):
+        raise PtxError(f"unknown instruction {ins.name}")
+    a, b = (_saturated(block.value(operand, "s32"), ins.parts[3]) for operand in ins.operands[1:3])
+    low = (a.astype(np.uint32) & np.uint32(255)) << np.uint32(8) | b.astype(np.uint32) & np.uint32(255)
+    block.write(ins.operands[0], block.bits(ins.operands[3], 4) << np.uint32(16) | low, "b32", mask)
 
 
 def _bits16(values: np.ndarray, kind: str) -> np.ndarray:

@@ -46,7 +46,7 @@ class GlobalMemory:
             if start.min() < 0 or start.max() + size > len(buffer):
                 worst = start.min() if start.min() < 0 else start.max()
                 raise PtxError(
-                    f"{what} of {size} bytes at offset {worst}, outside its buffer (number {number}) of {len(buffer)} bytes"
+                    f"{what} of {size} bytes at offset {worst}, outside its buffer ({number}) of {len(buffer)} bytes"
                 )
             found.append((buffer, start[:, None] + np.arange(size), chosen))
         return found
@@ -55,7 +55,7 @@ class GlobalMemory:
 class SharedMemory:
     """A block's shared memory: which bytes hold something, and who may read them.
 
-    A byte that a thread wrote can be read by that thread, after ``bar.warp.sync`` by its warp, and after a barrier by all.
+    A byte that a thread wrote can be read by that thread; after ``bar.warp.sync`` by its warp, after a barrier by all.
     """
 
     def __init__(self, size: int) -> None:

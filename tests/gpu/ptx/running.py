@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.gpu.ptx import arithmetic, control, conversion, moving, tensor, warpgroup  # noqa: F401 - they register handlers
+from tests.gpu.ptx import arithmetic, bits, control, conversion, moving, tensor, warpgroup  # noqa: F401 - they register handlers
 from tests.gpu.ptx.block import Block, Place
 from tests.gpu.ptx.costs import Costs as Stats
 from tests.gpu.ptx.memory import GlobalMemory, Pointer
@@ -33,8 +33,8 @@ def run(
         ptx: a module; parse it once (`parse`) where it runs often.
         kernel: its name; None: the only one.
         grid, block: blocks and threads, of x alone or of up to three axes.
-        args: a numpy array (changed in place), a `Pointer` into one, None (a null pointer), an int, a float, or the bytes
-            of a struct, for each parameter.
+        args: for each parameter a numpy array (changed in place), a `Pointer` into one, None (a null pointer), an int,
+            a float, or the bytes of a struct.
         shared: bytes of dynamic shared memory.
         lazy: asynchronous copies arrive when they are waited for; otherwise at once.
 
@@ -93,9 +93,10 @@ def _parameters(
             starts[parameter.name] = len(found)
             found += _bytes(parameter, arg, place)
         except (struct.error, OverflowError, TypeError) as error:
-            raise TypeError(
-                f"{name}: argument {number} is a {type(arg).__name__}, and the parameter is of type {parameter.type}: {error}"
-            ) from None
+            given = (
+                f"{name}: argument {number} is a {type(arg).__name__}, and the parameter is of type {parameter.type}"
+            )
+            raise TypeError(f"{given}: {error}") from None
     return found, starts
 
 

@@ -9,6 +9,7 @@ from kdnative.ops.backends.triton.arguments import (
     capability,
     check_epilogue,
     check_grid,
+    check_input_scale,
     check_tensor,
     on_device_of,
     rows_of,
@@ -97,6 +98,7 @@ def linear_w8a8(
         )
     check_tensor(op, "codes", codes, torch.int8, (n, k_pad), x)
     check_tensor(op, "scale", scale, torch.float32, (n,), x)
+    check_input_scale(op, input_scale, x)
     check_epilogue(op, x, n, bias, activation, residual)
     out = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
     if m:

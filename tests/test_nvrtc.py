@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdnative.machine import nvrtc
+from kdnative import nvrtc
 
 KERNEL = """
 #include "two.h"

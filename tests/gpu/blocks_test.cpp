@@ -1,0 +1,161 @@
+// The block-sparse kernels on the emulator: the bits of a plain sum over the dense weight.
+//
+// Usage: blocks_test [quick | grid | damaged | counters]
+#include "blocks.cu"
+
+#include "blocks.h"
+#include "int8_products.h"
+
+namespace gpu::emulator {
+namespace {
+
+#define TILE(Tile, name)                         \
+  EMULATED_KERNEL(name##_f32, (Tile::kThreads))  \
+  EMULATED_KERNEL(name##_bf16, (Tile::kThreads)) \
+  EMULATED_KERNEL(name##_f16, (Tile::kThreads))
+TILE(BlocksMany<16>, blocks16_many)
+TILE(BlocksMany<32>, blocks32_many)
+TILE(BlocksMany<64>, blocks64_many)
+TILE(BlocksFew<16>, blocks16_few)
+TILE(BlocksFew<32>, blocks32_few)
+TILE(BlocksFew<64>, blocks64_few)
+
+// Leaves out so many of 10 blocks; the first row of blocks has none at all.
+void prune(Problem& p, int side, unsigned tenths) {
+  const int n = p.shape.n, k = p.shape.k;
+  std::minstd_rand random(n + k + side);
+  for (int r = 0; r < n; r += side)
+    for (int c = 0; c < k; c += side)
+      if (r == 0 && n > side ? tenths > 0 : random() % 10 < tenths)
+        for (int i = r; i < std::min(r + side, n); ++i)
+          for (int j = c; j < std::min(c + side, k); ++j) p.w[int64_t{i} * k + j] = 0;
+}
+
+struct Packed {
+  std::vector<int8_t> codes;
+  std::vector<int32_t> columns, start;
+};
+
+// The parts of blocks_layout.h, by the definition of mma's operands.
+Packed pack(const Problem& p, int side) {
+  const int n = p.shape.n, k = p.shape.k, slots = 64 / side;
+  Packed packed;
+  packed.start.push_back(0);
+  const auto code = [&](int r, int c) { return r < n && c < k ? p.w[int64_t{r} * k + c] : int8_t{0}; };
+  for (int r = 0; r < n; r += side) {
+    std::vector<int> kept;
+    for (int c = 0; c < k; c += side) {
+      bool any = false;
+      for (int i = 0; i < side * side; ++i) any |= code(r + i / side, c + i % side) != 0;
+      if (any) kept.push_back(c / side);
+    }
+    for (size_t first = 0; first < kept.size(); first += slots) {
+      for (int half = 0; half < 2; ++half)
+        for (int tile = 0; tile < side / 16; ++tile)
+          for (int lane = 0; lane < 32; ++lane)
+            for (int byte = 0; byte < 16; ++byte) {
+              const int output = tile * 16 + lane / 4 * 2 + byte / 4 % 2;
+              const int input = half * 32 + byte / 8 * 16 + lane % 4 * 4 + byte % 4;
+              const size_t slot = first + input / side;
+              packed.codes.push_back(slot < kept.size() ? code(r + output, kept[slot] * side + input % side) : 0);
+            }
+      for (int slot = 0; slot < slots; ++slot)
+        packed.columns.push_back(first + slot < kept.size() ? kept[first + slot] : 0);
+    }
+    packed.start.push_back(static_cast<int32_t>(packed.columns.size() / slots));
+  }
+  return packed;
+}
+
+template <typename T>
+std::string run(const Problem& p, const Packed& packed, int side, With with, EmulatedLauncher& launcher,
+                const BlocksTileShape& tile) {
+  const auto start = [&](DeviceMemory& memory, const int8_t* x, const float* scale_x, const float* scale_w,
+                         const float* bias, const T* residual, T* out, DType type, Activation activation) {
+    const auto* codes = reinterpret_cast<const uint8_t*>(memory.input("codes", packed.codes));
+    const int64_t units = static_cast<int64_t>(packed.codes.size()) / side / 64;
+    const Blocks arguments{x,
+                           scale_x,
+                           side,
+                           units,
+                           codes,
+                           memory.input("columns", packed.columns),
+                           memory.input("start", packed.start),
+                           scale_w,
+                           bias,
+                           residual,
+                           out,
+                           type,
+                           activation,
+                           p.shape.m,
+                           p.shape.n,
+                           p.k_pad};
+    blocks(launcher, arguments, tile);
+  };
+  return difference<T>(tile.names[side / 32][0], p, with, launcher, start);
+}
+
+void test(const std::vector<Shape>& shapes, const std::vector<Options>& modes) {
+  for (const Shape& shape : shapes)
+    for (int side : {16, 32, 64}) {
+      Problem p(shape);
+      if (shape.k > 1000) p.make_extreme();
+      prune(p, side, shape.n % 2 == 0 ? 4 : 8);
+      const Packed packed = pack(p, side);
+      for (const Options& mode : modes)
+        for (const BlocksTileShape& tile : kBlocksTiles) {
+          EmulatedLauncher launcher;
+          launcher.machine.options = mode;
+          std::string wrong = run<float>(p, packed, side, With::everything, launcher, tile);
+          if (mode.seed == 0 && !mode.eager) wrong += run<Half>(p, packed, side, With::nothing, launcher, tile);
+          if (mode.seed == 0 && mode.eager) wrong += run<Bf16>(p, packed, side, With::everything, launcher, tile);
+          expect(wrong.empty(), wrong);
+        }
+    }
+}
+
+// Starts and columns that can't be: sums are wrong, but nothing outside of the buffers is touched, which the emulator
+// would report.
+void damage() {
+  for (int side : {16, 32, 64})
+    for (int32_t bad : {-1, 7, 1 << 30, INT32_MIN}) {
+      Problem p({20, 100, 200});
+      const Packed good = pack(p, side);
+      for (const BlocksTileShape& tile : kBlocksTiles)
+        for (int part = 0; part < 3; ++part) {
+          Packed packed = good;
+          (part == 0 ? packed.columns[1] : part == 1 ? packed.start[0] : packed.start.back()) = bad;
+          EmulatedLauncher launcher;
+          run<float>(p, packed, side, With::nothing, launcher, tile);
+        }
+    }
+}
+
+void count() {
+  for (const BlocksTileShape& tile : kBlocksTiles)
+    for (int side : {16, 32, 64}) {
+      Problem p({tile.rows, 2 * side, 1024});
+      prune(p, side, 5);
+      const Packed packed = pack(p, side);
+      EmulatedLauncher launcher;
+      run<float>(p, packed, side, With::everything, launcher, tile);
+      run<Half>(p, packed, side, With::everything, launcher, tile);
+      print_counters(tile.names[side / 32][0], p.shape.text(), launcher.machine.counters);
+    }
+}
+
+}  // namespace
+}  // namespace gpu::emulator
+
+int main(int argc, char** argv) {
+  using namespace gpu::emulator;
+  const std::string what = argc > 1 ? argv[1] : "";
+  return finish([&] {
+    if (what == "quick") return test({{19, 70, 300}}, {{.eager = false, .seed = 3}});
+    if (what == "damaged") return damage();
+    if (what == "counters") return count();
+    std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 130, 257}, {130, 37, 129}, {2, 3, 4096}};
+    if (what == "grid") shapes.insert(shapes.end(), {{129, 257, 700}, {64, 64, 2048}, {33, 96, 31}, {257, 16, 512}});
+    test(shapes, every_mode());
+  });
+}

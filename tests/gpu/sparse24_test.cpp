@@ -1,0 +1,118 @@
+// The 2:4 kernels on the emulator: the bits of a plain sum over the dense weight.
+//
+// Usage: sparse24_test [quick | grid | counters]
+#include "sparse24.cu"
+
+#include "int8_products.h"
+#include "sparse24.h"
+
+namespace gpu::emulator {
+namespace {
+
+#define TILE(Tile, name)                       \
+  EMULATED_KERNEL(name##_f32, Tile::kThreads)  \
+  EMULATED_KERNEL(name##_bf16, Tile::kThreads) \
+  EMULATED_KERNEL(name##_f16, Tile::kThreads)
+TILE(Sparse24Large, sparse24_large)
+TILE(Sparse24Medium, sparse24_medium)
+TILE(Sparse24Small, sparse24_small)
+
+// Of four weights two at most stay: any two, often fewer.
+void prune(Problem& p) {
+  std::minstd_rand random(p.shape.k);
+  for (int r = 0; r < p.shape.n; ++r)
+    for (int c = 0; c < p.shape.k; c += 4) {
+      const int first = random() % 4, second = random() % 4;
+      for (int i = c; i < std::min(c + 4, p.shape.k); ++i)
+        if (i - c != first && i - c != second) p.w[int64_t{r} * p.shape.k + i] = 0;
+    }
+}
+
+// The tiles of sparse24_layout.h, by the definition of mma.sp's operands.
+std::vector<uint8_t> pack(const Problem& p) {
+  const int n = p.shape.n, k = p.shape.k, row_tiles = (k + 255) / 256 * 4, tiles = (n + 15) / 16 * row_tiles;
+  std::vector<uint8_t> packed(int64_t{tiles} * 640);
+  for (int tile = 0; tile < tiles; ++tile) {
+    uint8_t* const at = packed.data() + int64_t{tile} * 640;
+    for (int row = 0; row < 16; ++row) {
+      const int output = tile / row_tiles * 16 + row % 8 * 2 + row / 8;
+      int8_t codes[32];
+      uint32_t places[2] = {};
+      for (int four = 0; four < 16; ++four) {
+        int kept[2], count = 0;
+        const auto code = [&](int i) {
+          const int input = tile % row_tiles * 64 + four * 4 + i;
+          return output < n && input < k ? p.w[int64_t{output} * k + input] : int8_t{0};
+        };
+        for (int i = 0; i < 4; ++i)
+          if (code(i) != 0) kept[count++] = i;
+        if (count == 0) kept[0] = 1, kept[1] = 2;
+        if (count == 1) kept[1] = 3, kept[0] = kept[0] == 3 ? 0 : kept[0];
+        for (int i = 0; i < 2; ++i) {
+          codes[four * 2 + i] = code(kept[i]);
+          places[four / 8] |= static_cast<uint32_t>(kept[i]) << (four % 8 * 4 + i * 2);
+        }
+      }
+      for (int t = 0; t < 4; ++t)
+        for (int half = 0; half < 2; ++half)
+          std::memcpy(at + (row % 8 * 4 + t) * 16 + (half * 2 + row / 8) * 4, codes + half * 16 + t * 4, 4);
+      for (int half = 0; half < 2; ++half)
+        std::memcpy(at + 512 + (row % 8 * 4 + half * 2 + row / 8) * 4, &places[half], 4);
+    }
+  }
+  return packed;
+}
+
+template <typename T>
+void run(const Problem& p, With with, EmulatedLauncher& launcher, const Sparse24TileShape& tile) {
+  const auto start = [&](DeviceMemory& memory, const int8_t* x, const float* scale_x, const float* scale_w,
+                         const float* bias, const T* residual, T* out, DType type, Activation activation) {
+    const uint8_t* weight = memory.input("weight", pack(p));
+    const auto [m, n, k] = p.shape;
+    sparse24(launcher, {x, scale_x, weight, scale_w, bias, residual, out, type, activation, m, n, p.k_pad}, tile);
+  };
+  const std::string wrong = difference<T>(tile.names[0], p, with, launcher, start);
+  expect(wrong.empty(), wrong);
+}
+
+void test(const std::vector<Shape>& shapes, const std::vector<Options>& modes) {
+  for (const Shape& shape : shapes) {
+    Problem p(shape);
+    prune(p);
+    if (shape.k > 1000) p.make_extreme();
+    for (const Options& mode : modes)
+      for (const Sparse24TileShape& tile : kSparse24Tiles) {
+        EmulatedLauncher launcher;
+        launcher.machine.options = mode;
+        run<float>(p, With::everything, launcher, tile);
+        if (mode.seed == 0 && !mode.eager) run<Half>(p, With::nothing, launcher, tile);
+        if (mode.seed == 0 && mode.eager) run<Bf16>(p, With::everything, launcher, tile);
+      }
+  }
+}
+
+void count() {
+  for (const Sparse24TileShape& tile : kSparse24Tiles) {
+    Problem p({tile.rows, tile.outputs, 1024});
+    prune(p);
+    EmulatedLauncher launcher;
+    run<float>(p, With::everything, launcher, tile);
+    run<Half>(p, With::everything, launcher, tile);
+    print_counters(tile.names[0], p.shape.text(), launcher.machine.counters);
+  }
+}
+
+}  // namespace
+}  // namespace gpu::emulator
+
+int main(int argc, char** argv) {
+  using namespace gpu::emulator;
+  const std::string what = argc > 1 ? argv[1] : "";
+  return finish([&] {
+    if (what == "quick") return test({{3, 18, 300}}, {{.eager = false, .seed = 3}});
+    if (what == "counters") return count();
+    std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 130, 257}, {130, 37, 129}, {2, 3, 4096}};
+    if (what == "grid") shapes.insert(shapes.end(), {{129, 257, 700}, {64, 64, 2048}, {33, 96, 31}, {257, 16, 512}});
+    test(shapes, every_mode());
+  });
+}
