@@ -121,7 +121,7 @@ def counted_peak(large: int | None, tokens: int, width: int, vocabulary: int, dt
     batch = SimpleNamespace(inputs={}, labels=None, index=torch.arange(tokens))
     with LiveBytes() as counter:
         loss(batch, student, [teacher]).backward()
-    return counter.peak - student.head.weight.grad.nbytes - student.hidden.grad.nbytes
+    return counter.peak - sum(x.grad.nbytes for x in (student.head.weight, student.hidden) if x.grad is not None)
 
 
 def _compared(row: dict[str, Any]) -> str:

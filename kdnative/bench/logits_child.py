@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kdnative.bench.memory_child import sizes
 from kdnative.distill import DistillationLoss, LossTerms, Outputs, SoftLabelLoss, TrainConfig, train
+from kdnative.distill.loop import TrainingBatch
 
 __all__ = ["CausalLM", "TokenBatches", "loss_of_heads", "main"]
 
@@ -58,17 +59,17 @@ class CausalLM(nn.Module):
         return SimpleNamespace(logits=self.head(self.layer(self.embedding(input_ids), mask, is_causal=True)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
     index: Tensor
 
-    def to(self, device: torch.device) -> _Batch:
+    def to(self, device: torch.device) -> TrainingBatch:
         return _Batch({"input_ids": self.inputs["input_ids"].to(device)}, self.labels.to(device), self.index)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TokenBatches:
     """Random texts whose labels are the next tokens; the last token of a text has none."""
 
@@ -80,7 +81,7 @@ class TokenBatches:
     def __len__(self) -> int:
         return self.steps
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[_Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]:
         for step in range(start, self.steps):
             generator = torch.Generator().manual_seed(step)
             shape = (max(self.tokens // SEQUENCE, 1), min(self.tokens, SEQUENCE))
@@ -96,7 +97,7 @@ def _step(job: dict[str, Any]) -> dict[str, Any]:
     before = sizes()["resident"]
     value = loss(batch, student, [teacher])
     value.backward()
-    gradients = student.head.weight.grad.nbytes + student.hidden.grad.nbytes
+    gradients = sum(x.grad.nbytes for x in (student.head.weight, student.hidden) if x.grad is not None)
     return {"before": before, "peak": sizes()["peak"], "gradients": gradients, "losses": [float(value.detach())]}
 
 

@@ -50,7 +50,8 @@ def _logits(hidden, weight, bias, rows, columns, R, C, K, HAS_BIAS: tl.constexpr
     return tl.where((columns < C)[None, :], sums, -float("inf"))
 
 
-@triton.jit
+# Rows and classes of a tile are of any number: one kernel serves them all, so that no batch waits for a compiler.
+@triton.jit(do_not_specialize=["R", "C"])
 def log_sum_kernel(
     hidden, weight, bias, sums, hard_sums, factor, R, C, K,
     HAS_BIAS: tl.constexpr, HARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -68,15 +69,15 @@ def log_sum_kernel(
         tl.store(hard_sums + to, top + tl.log(tl.sum(tl.exp(shifted), 1)), mask=rows < R)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "C"])
 def gradient_kernel(
     hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias,
     log_sum, teacher_log_sum, soft, hard_log_sum, hard, labels,
-    divergence, likelihood, gradient, factor, R, C, K, TEACHER_K,
+    divergence, likelihood, gradient, factor, R, C, K, TEACHER_K, STRIDE,
     HAS_BIAS: tl.constexpr, TEACHER_HAS_BIAS: tl.constexpr, HARD: tl.constexpr, GRADIENT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """A block's part of the divergence, of the label's log-likelihood [blocks, R], and its gradient [R, C]."""
+    """A block's part of the divergence, of the label's log-likelihood [blocks, R], and its gradient [R, STRIDE]."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row = rows < R
@@ -95,10 +96,11 @@ def gradient_kernel(
     if HARD:
         log_likelihood = logits - tl.load(hard_log_sum + rows, mask=is_row, other=0.0)[:, None]
         hit = tl.load(labels + rows, mask=is_row, other=-1)[:, None] == columns[None, :]
+        hit = hit & (columns < C)[None, :]  # a label of the next tile may have the number of a column that is none
         tl.store(likelihood + to, tl.sum(tl.where(hit, log_likelihood, 0.0), 1), mask=is_row)
         change += (tl.exp(log_likelihood) - hit.to(tl.float32)) * tl.load(hard + rows, mask=is_row, other=0.0)[:, None]
     if GRADIENT:
-        at = gradient + rows.to(tl.int64)[:, None] * C + columns[None, :]
+        at = gradient + rows.to(tl.int64)[:, None] * STRIDE + columns[None, :]
         tl.store(at, change.to(gradient.dtype.element_ty), mask=is_row[:, None] & (columns < C)[None, :])
 
 
@@ -132,7 +134,8 @@ def tile(
     grid, blocks = _grid(count, classes)
     hard = rows.labels is not None
     parts = hidden.new_empty((2 if hard else 1, blocks, count), dtype=torch.float32)
-    found = hidden.new_empty((count, classes)) if gradient else None
+    stride = classes + -classes % WIDTH  # rows of the gradient begin at aligned addresses
+    found = hidden.new_empty((count, stride))[:, :classes] if gradient else None
     hidden, weight = _padded(hidden), _padded(weight)
     their_hidden, their_weight = _padded(their_hidden), _padded(their_weight)
     with _on(hidden):
@@ -141,7 +144,7 @@ def tile(
             rows.log_sum, rows.teacher_log_sums[0], rows.soft,
             *((rows.hard_log_sum, rows.hard, rows.labels) if hard else (rows.soft, rows.soft, rows.soft)),
             parts[0], parts[-1], _or(found, parts), 1.0 / temperature,
-            count, classes, hidden.shape[1], their_hidden.shape[1],
+            count, classes, hidden.shape[1], their_hidden.shape[1], stride,
             HAS_BIAS=bias is not None, TEACHER_HAS_BIAS=their_bias is not None, HARD=hard, GRADIENT=gradient,
             **CONFIGURATION,
         )  # fmt: skip
