@@ -88,8 +88,8 @@ def gradient_kernel(
     logits = _logits(hidden, weight, bias, rows, columns, R, C, K, HAS_BIAS, DEPTH)
     log_q = factor * logits - tl.load(log_sum + rows, mask=is_row, other=0.0)[:, None]
     p = tl.exp(log_p)
-    # A class that the teacher finds impossible adds nothing, whatever its logarithm; nor does a column that is none.
-    parts = tl.where((p == 0.0) | (columns >= C)[None, :], 0.0, p * (log_p - log_q))
+    # A class that the teacher finds impossible adds nothing, whatever its logarithm; a column that is none is one.
+    parts = tl.where(p == 0.0, 0.0, p * (log_p - log_q))
     to = tl.program_id(1).to(tl.int64) * R + rows
     tl.store(divergence + to, tl.sum(parts, 1), mask=is_row)
     change = (tl.exp(log_q) - p) * tl.load(soft + rows, mask=is_row, other=0.0)[:, None]
