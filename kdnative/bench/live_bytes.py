@@ -1,4 +1,4 @@
-"""How many bytes of tensors live at once, counted as torch makes them: on the meta device too, where they hold nothing."""
+"""How many bytes of tensors live at once, counted as torch makes them, on the meta device too."""
 
 from __future__ import annotations
 

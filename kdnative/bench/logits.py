@@ -2,8 +2,8 @@
 
 Three tables, each with the loss as it is computed from logits, and in tiles (`kdnative.distill.linear_kl`). *Counted*:
 the peak of live tensors above parameters, hidden states and their gradients, on the meta device, fp32 and bf16.
-*Resident*: the same of processes that compute it in fp32. *Trained*: processes that distil a small causal language model
-for two epochs, their peak above the models, and their losses.
+*Resident*: the same of processes that compute it in fp32. *Trained*: processes that distil a small causal language
+model for two epochs, their peak above the models, and their losses.
 
 The result, as JSON: ``{"suite": "logits", "environment", "counted", "resident", "trained"}``, rows with the sizes that
 they are of, ``logits`` and ``tiles`` (bytes, and losses of processes).
@@ -76,8 +76,8 @@ def run(
     """Measures; see the head of this module.
 
     Args:
-        counted, resident, trained: tokens of each. width: of the hidden states of a step; that of the trained student is
-            128. vocabulary: `kdnative.distill.terms.LARGE` at least.
+        counted, resident, trained: tokens of each. width: of the hidden states of a step; that of the trained student
+            is 128. vocabulary: `kdnative.distill.terms.LARGE` at least.
         threads: of torch. show: called with each line of the report.
 
     Raises:

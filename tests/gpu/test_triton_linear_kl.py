@@ -1,4 +1,4 @@
-"""The tiles of the divergence of two heads from Triton, for two targets: values against float64, resources, and a loss."""
+"""Tiles of the divergence of two heads from Triton, for two targets: values against float64, resources, and a loss."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def signature(kernel, dtype, hard):
 @pytest.mark.parametrize("capability", [80, 86, 89, 90])
 @pytest.mark.parametrize("kernel", [kernels.log_sum_kernel, kernels.gradient_kernel], ids=["log_sum", "gradient"])
 def test_resources(triton_cache, capability, kernel, long_grid):
-    """No stack and no local memory; so few registers that two blocks of logarithms run at once, and one of gradients."""
+    """No stack and no local memory, and so few registers that two blocks of logarithms run at once."""
     if reason := missing():
         pytest.skip(reason)
     options = {name: kernels.CONFIGURATION[name] for name in ("num_warps", "num_stages")}
