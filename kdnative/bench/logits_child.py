@@ -1,7 +1,7 @@
 """One process of the logits suite: a loss of large heads, or a training, and its own sizes as JSON.
 
-``python -m kdnative.bench.logits_child JOB``; the job is JSON with ``kind`` (``"step"`` or ``"train"``), ``large`` (that
-of `kdnative.distill.LossTerms`), ``tokens``, ``width``, ``vocabulary``, ``threads`` and, of a training, ``steps``.
+``python -m kdnative.bench.logits_child JOB``; the job is JSON with ``kind`` (``"step"`` or ``"train"``), ``large``
+(as in `kdnative.distill.LossTerms`), ``tokens``, ``width``, ``vocabulary``, ``threads`` and, to train, ``steps``.
 """
 
 from __future__ import annotations
