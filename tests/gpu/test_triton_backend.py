@@ -14,14 +14,14 @@ from torch import nn
 pytest.importorskip("triton", reason="Triton is not installed (the extra triton)")
 
 import kdnative as kd  # noqa: E402
-from kdnative.formats.gpu.layouts import W8A8, TritonW4A16, of_form  # noqa: E402
+from kdnative.formats.gpu.layouts import W8A8, TritonBlocks, TritonW4A16, of_form  # noqa: E402
 from kdnative.ops import backends  # noqa: E402
 from kdnative.ops.backends.triton.backend import IMPLEMENTATIONS, TRITON  # noqa: E402
 from kdnative.quantize import quantize_weight  # noqa: E402
 
-INTEGER = ["w8a8", "w8a8-is", "w8a8+mask", "w4a8-g32-int"]
+INTEGER = ["w8a8", "w8a8-is", "w8a8+mask", "w8a8+2:4", "w4a8-g32-int"]
 FLOAT = ["w4a16-g32", "w4a16-g64-asym", "w4a16-g128-is"]
-K, N = 128, 19
+K, N = 128, 67
 
 
 @contextmanager
@@ -44,7 +44,11 @@ def _model(scheme):
     """A float model with many zeros in its weight, and that weight as integers."""
     model = nn.Sequential(nn.Linear(K, N), nn.ReLU())
     with torch.no_grad():
-        model[0].weight[torch.rand(N, K) < 0.9] = 0
+        model[0].weight.view(N, -1, 4)[..., 2:] = 0
+        if scheme.endswith("+mask"):  # all but a few blocks
+            model[0].weight[:, 40:] = 0
+            model[0].weight[:32] = 0
+            model[0].weight[48:] = 0
     weight = quantize_weight(model[0].weight.detach(), kd.Scheme.parse(scheme).with_input_scales(False))
     if scheme.endswith("-is"):
         weight = weight.changed(input_scale=torch.rand(K) + 0.5)
@@ -74,8 +78,9 @@ def test_int8_activations_give_the_bits_of_the_cpu(triton_driver, scheme):
     with triton_computes():
         converted = _convert(model, scheme, weight)
         results = [converted(x) for x in inputs]
-    assert [type(layout) for layout in _layouts(converted)] == [W8A8]
-    assert sum(launch.kernel == "_w8a8" for launch in triton_driver.launches) == 3
+    layout, kernel = (TritonBlocks, "_blocks") if scheme.endswith("+mask") else (W8A8, "_w8a8")
+    assert [type(each) for each in _layouts(converted)] == [layout]
+    assert sum(launch.kernel == kernel for launch in triton_driver.launches) == 3
     assert all(torch.equal(y, e) for y, e in zip(results, expected, strict=True))
 
 
@@ -108,7 +113,7 @@ def test_there_and_back(triton_driver, scheme):
         converted = _convert(model, scheme, weight)
         (layout,) = _layouts(converted)
         assert of_form(layout.form.code, N, K) == layout
-        assert layout.size(N, K, kd.Scheme.parse(scheme), True) == converted[0].packed.numel()
+        assert layout.size(N, K, kd.Scheme.parse(scheme), True) in (0, converted[0].packed.numel())
         state = converted.state_dict()
     for name, tensor in native.state_dict().items():
         assert torch.equal(state[name], tensor), name
@@ -130,7 +135,7 @@ def test_damaged_weights_and_inputs_that_do_not_fit(triton_driver):
     with triton_computes():
         layer = _convert(model, "w8a8", weight)[0]
         run, form = torch.ops.kdnative.linear_w8a8, layer.layout.form.code
-        with pytest.raises(RuntimeError, match=r"linear_w8a8: a damaged packed weight: .*input \[2, 300\], 19 outputs"):
+        with pytest.raises(RuntimeError, match=r"linear_w8a8: a damaged packed weight: .*input \[2, 300\], 67 outputs"):
             run(torch.randn(2, 300), layer.packed, N, 0, form)
         with pytest.raises(RuntimeError, match="linear_w8a8: a damaged packed weight"):
             run(torch.randn(2, K), layer.packed[:-256], N, 0, form)
