@@ -26,7 +26,7 @@ def test_on_the_emulator():
 
 @needs_compiler
 def test_with_sanitizers():
-    building.run(building.build(PROGRAM, sanitize=True))
+    building.run(building.build(PROGRAM, sanitize=True, flags=["-O0"]))
 
 
 @needs_compiler

@@ -64,7 +64,7 @@ def test_accesses_are_as_few_as_can_be():
 
 
 def _problem(m, n, k, scheme, dtype, seed=0):
-    """x, the packed weight with a bias, its sections, and the product with relu in float64 with the bound of its error."""
+    """x, a weight, a bias, and the product with relu in float64 with the bound of its error."""
     generator = torch.Generator().manual_seed(seed + m + n + k)
     weight = quantize_weight(torch.randn(n, k, generator=generator), Scheme.parse(scheme))
     bias = torch.randn(n, generator=generator)

@@ -39,7 +39,7 @@ def test_on_the_emulator():
 
 @needs_compiler
 def test_with_sanitizers():
-    building.run(building.build(PROGRAM, sanitize=True), "quick")
+    building.run(building.build(PROGRAM, sanitize=True, flags=["-O0"]), "quick")
 
 
 @needs_compiler
