@@ -7,8 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from kdnative import nvrtc
-from kdnative.ops.backends.cuda_images import OPTIONS
+from kdnative.ops import nvrtc
 from tests.gpu import ptx
 from tests.gpu.building import CACHE, ROOT, included
 
@@ -26,6 +25,8 @@ def compile_family(family: str, arch: str, root: Path = ROOT, options: tuple[str
         root: a copy of the repository, such as one with a mistake in it.
         options: more options of NVRTC.
     """
+    from kdnative.ops.backends.cuda_images import OPTIONS
+
     source, compiler = root / "csrc" / "cuda" / f"{family}.cu", nvrtc.load()
     flags = (*OPTIONS, *options)
     key = hashlib.sha256(f"{compiler.version_text} {arch} {flags}".encode())

@@ -1,4 +1,4 @@
-"""What a cubin tells without a GPU: resources of each kernel, its machine code, its hot loop, and how many blocks fit."""
+"""What a cubin tells without a GPU: resources of each kernel, machine code, its hot loop, and how many blocks fit."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Function:
         return found
 
     def hot_loop(self, pattern: str = TENSOR.pattern) -> Loop | None:
-        """Of the loops with instructions of a pattern and no smaller such loop inside, the one with the most of them."""
+        """Of the innermost loops that have instructions of a pattern, the one with the most of them."""
         holds = [loop for loop in self.loops if loop.count(pattern)]
         inner = [loop for loop in holds if not any(loop.contains(other) for other in holds)]
         return max(inner, key=lambda loop: loop.count(pattern), default=None)
@@ -183,14 +183,15 @@ def problems(
     """
     found = []
     if function.stack or function.local or function.local_accesses:
-        found.append(
-            f"{function.stack} bytes of stack, {function.local} of local memory, {function.local_accesses} accesses of it"
-        )
+        local = f"{function.local} of local memory, {function.local_accesses} accesses of it"
+        found.append(f"{function.stack} bytes of stack, {local}")
     if function.registers > registers:
         found.append(f"{function.registers} registers, at most {registers}")
     each = function.instructions_per_mma
     if instructions_per_mma is not None and (each is None or each > instructions_per_mma):
-        found.append(f"{each and round(each, 2)} instructions for each tensor instruction, at most {instructions_per_mma}")
+        found.append(
+            f"{each and round(each, 2)} instructions for each tensor instruction, at most {instructions_per_mma}"
+        )
     hot = function.hot_loop() or function
     if expected and not hot.count(expected):
         found.append(f"no instruction {expected}")

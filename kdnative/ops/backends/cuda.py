@@ -7,7 +7,7 @@ Schemes without such kernels run in plain torch there, in the layout of the CPU:
 from __future__ import annotations
 
 from kdnative import _C
-from kdnative.formats.gpu.layouts import W8A8, GpuLayout
+from kdnative.formats.gpu.layouts import W4A16, W8A8, Blocks, GpuLayout, Sparse24
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.ops.backends import cuda_images
@@ -36,11 +36,17 @@ class _Cuda(Backend):
 
 def _layout(scheme: Scheme, shape: tuple[int, int], bias: bool) -> GpuLayout | None:
     """How weights of a scheme lie for the kernels; None: there are none for it."""
-    n, k = shape
-    if scheme.sparsity is not None or (scheme.weight_bits, scheme.activation_bits) == (8, 8):
-        return W8A8(n, k, bias, scheme.input_scales)
-    if scheme.integer_scales:
-        return W8A8(n, k, bias, scheme.input_scales, scheme.group_size or 0)
+    layer, group = (shape[0], shape[1], bias), scheme.group_size or 0
+    if scheme.sparsity == "2:4":
+        return Sparse24(*layer)
+    if scheme.sparsity == "mask":
+        return Blocks(*layer)
+    if scheme.activation_bits == 16:
+        if scheme.weight_bits == 2:
+            return None
+        return W4A16(*layer, scheme.weight_bits, group, not scheme.symmetric, scheme.input_scales)
+    if scheme.weight_bits == 8 or scheme.integer_scales:  # 4x1: with its zeros
+        return W8A8(*layer, scheme.input_scales, group)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Asynchronous copies from global to shared memory (``cp.async``): groups of each thread, and when their bytes arrive."""
+"""Asynchronous copies from global to shared memory (``cp.async``): each thread's groups, and when bytes arrive."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Costs:
     stores: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
 
     def note_shared(self, what: str, at: np.ndarray, lanes: np.ndarray, size: int) -> None:
-        """One instruction's accesses of shared memory: a warp's 16-byte accesses go in four parts, 8-byte ones in two."""
+        """One instruction's accesses of shared memory: those of 16 bytes go in four parts, those of 8 in two."""
         lanes_together = {16: 8, 8: 16}.get(size, 32)
         part = lanes // lanes_together
         words = at[:, None] // 4 + np.arange(max(size // 4, 1))

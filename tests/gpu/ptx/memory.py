@@ -20,6 +20,11 @@ class Pointer:
     offset: int = 0
 
 
+def address_of(number: int) -> int:
+    """Where the buffer of a number lies: that of the first is 0."""
+    return (number + 1) << _RANGE | _START
+
+
 class GlobalMemory:
     """Buffers with nothing between them, so that an access outside of any of them is seen."""
 
@@ -31,7 +36,7 @@ class GlobalMemory:
         if not array.flags.c_contiguous:
             raise ValueError(f"an array of strides {array.strides} is given to a kernel: give it a contiguous one")
         self.buffers.append(array.reshape(-1).view(np.uint8) if array.size else np.zeros(0, np.uint8))
-        return len(self.buffers) << _RANGE | _START
+        return address_of(len(self.buffers) - 1)
 
     def locate(self, addresses: np.ndarray, size: int, what: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The accesses of ``size`` bytes by buffer: its bytes, the indices [n, size] in it, which of the addresses."""
@@ -46,7 +51,7 @@ class GlobalMemory:
             if start.min() < 0 or start.max() + size > len(buffer):
                 worst = start.min() if start.min() < 0 else start.max()
                 raise PtxError(
-                    f"{what} of {size} bytes at offset {worst}, outside its buffer (number {number}) of {len(buffer)} bytes"
+                    f"{what} of {size} bytes at offset {worst}, outside its buffer ({number}) of {len(buffer)} bytes"
                 )
             found.append((buffer, start[:, None] + np.arange(size), chosen))
         return found
@@ -55,7 +60,7 @@ class GlobalMemory:
 class SharedMemory:
     """A block's shared memory: which bytes hold something, and who may read them.
 
-    A byte that a thread wrote can be read by that thread, after ``bar.warp.sync`` by its warp, and after a barrier by all.
+    A byte that a thread wrote can be read by that thread; after ``bar.warp.sync`` by its warp, after a barrier by all.
     """
 
     def __init__(self, size: int) -> None:

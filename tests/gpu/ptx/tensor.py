@@ -1,11 +1,11 @@
 """Matrix instructions of a warp: ldmatrix, stmatrix, mma, and mma with a 2:4 sparse factor.
 
-A lane l of a warp has g = l / 4 and t = l % 4. A 32-bit register of a factor holds ``per`` elements that follow each other
-in k; register i of a [16, k] holds row g + 8 (i % 2) and k from t per + 4 per (i / 2), register i of b [k, 8] holds column
-g and k from t per + 4 per i; element i of c and d [16, 8] is row g + 8 (i / 2), column 2 t + i % 2.
+A lane l of a warp has g = l / 4 and t = l % 4. A 32-bit register of a factor holds ``per`` elements that follow each
+other in k. Register i of a [16, k] holds row g + 8 (i % 2) and k from t per + 4 per (i / 2); register i of b [k, 8]
+holds column g and k from t per + 4 per i; element i of c and d [16, 8] is row g + 8 (i / 2), column 2 t + i % 2.
 
-Sums of floating-point products are computed in float64 and rounded once to float32. Hardware adds in a narrower format and
-another order, so kernels are compared within a bound, and never bit by bit.
+Sums of floating-point products are computed in float64 and rounded once to float32. Hardware adds in a narrower format
+and another order, so kernels are compared within a bound, and never bit by bit.
 """
 
 from __future__ import annotations
@@ -117,8 +117,10 @@ def expanded(a: np.ndarray, metadata: np.ndarray, selector: int, kind: str) -> n
     """A 2:4 sparse factor: stored elements [warps, 16, k / 2] and the lanes' metadata [warps, lanes] as [warps, 16, k].
 
     Two of each four elements are stored, and two bits say where each of them goes. With 8-bit elements, all lanes give
-    metadata: lane 4 g + t gives row g + 8 (t % 2), and of it the k from 32 (t / 2). With 16-bit elements and k = 32, two
-    lanes of each four do, which ``selector`` names: their halves are rows g and g + 8, lane 2 selector + u of k from 16 u.
+    metadata: lane 4 g + t gives row g + 8 (t % 2), and of it the k from 32 (t / 2). With 16-bit elements and k = 32,
+    two lanes of each four do, which ``selector`` names: their halves are rows g and g + 8, and lane 2 selector + u has
+    the k from 16 u. The first is what a sparse GEMM of CUTLASS relies on (tests/gpu/test_ptx_anchors.py); the second
+    is not confirmed by anyone.
     """
     warps, _, stored = a.shape
     out = np.zeros((warps, 16, 2 * stored))

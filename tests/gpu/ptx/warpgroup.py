@@ -59,7 +59,7 @@ def _from_registers(registers: list[np.ndarray], depth: int, kind: str) -> np.nd
 
 
 def _tile(block: Block, descriptors: np.ndarray, rows: int, depth: int, kind: str, transposed: bool) -> np.ndarray:
-    """[rows, depth] values of the tile that a matrix descriptor names, k along its bytes, or rows along when transposed."""
+    """[rows, depth] values of the tile of a descriptor; rows lie along its bytes when transposed, k otherwise."""
     if (descriptors != descriptors[0]).any():
         raise PtxError("wgmma: descriptors that differ between threads")
     descriptor, size = int(descriptors[0]), 4 // PER[kind]
