@@ -279,14 +279,28 @@ const Case kCases[] = {
        if (load_shared4(0) == 1) load_written(out + thread()), load_written(out + 32 + thread());
      },
      32, 2},
+    {"a sum over blocks by one that doesn't count",
+     [](const float*, float* out, uint32_t* counter) {
+       store_global(out + 32 * block_x() + thread(), 1.0f);
+       sync_threads();
+       if (thread() == 0) {
+         fence_global();
+         if (block_x() == 0) atomic_inc(counter, 1);
+       }
+       sync_threads();
+       if (block_x() == 1) load_written(out + thread());
+     },
+     32, 2},
     {"a sum over blocks without a barrier after the count",
      [](const float*, float* out, uint32_t* counter) {
        store_global(out + 32 * block_x() + thread(), 1.0f);
-       fence_global();
        sync_threads();
        uint32_t old = 0;
-       if (thread() == 0) old = atomic_inc(counter, 1);
-       if (thread() == 0) fence_global();
+       if (thread() == 0) {
+         fence_global();
+         old = atomic_inc(counter, 1);
+         fence_global();
+       }
        if (shuffle_from(old, 0) == 1) load_written(out + 31 - thread());
      },
      32, 2},

@@ -16,11 +16,13 @@ from kdnative.ops.backends.triton.arguments import (
     check_grid,
     check_input_scale,
     check_tensor,
+    device_name,
     on_device_of,
     rows_of,
 )
-from kdnative.ops.backends.triton.configurations import configuration
+from kdnative.ops.backends.triton.configurations import Tile
 from kdnative.ops.backends.triton.epilogue import finish, tile_of
+from kdnative.ops.backends.triton.measured import configuration
 
 __all__ = ["GROUPS", "PAIR", "linear_w4a16"]
 
@@ -149,6 +151,7 @@ def linear_w4a16(
     input_scale: Tensor | None = None,
     activation: int = 0,
     residual: Tensor | None = None,
+    tile: Tile | None = None,
 ) -> Tensor:
     """``activation((x * input_scale) @ W.T + bias) + residual``, where ``W = (u - zero) * scale``.
 
@@ -157,8 +160,8 @@ def linear_w4a16(
         codes: uint8 ``[N, 32 * ceil(K / 64)]``, two codes u, 0 to 15, a byte, see :data:`PAIR`.
         scale: float32 ``[K / G, N]``, G is 32, 64 or 128.
         zero: uint8 ``[K / G, N]``, 0 to 15, or None: 8.
-        bias, input_scale, activation, residual: see :func:`kdnative.ops.backends.triton.w8a8.linear_w8a8`. The product
-            with input_scale is rounded to the type of the factors.
+        bias, input_scale, activation, residual, tile: see :func:`kdnative.ops.backends.triton.w8a8.linear_w8a8`. The
+            product with input_scale is rounded to the type of the factors.
 
     Returns:
         ``[..., N]`` in the dtype of x. Sums are float32.
@@ -185,7 +188,7 @@ def linear_w4a16(
     out = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
     if m:
         with on_device_of(x):
-            tile = configuration("w4a16", m, n, k, capability())
+            tile = tile or configuration(f"w4a16-g{group}", m, n, k, capability(), device_name(x))
             programs = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
             check_grid(op, programs, x)
             _w4a16[(programs,)](

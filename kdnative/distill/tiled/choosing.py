@@ -1,0 +1,28 @@
+"""Who computes tiles: Triton where it can, else plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kdnative.distill.tiled.logits import LinearLogits
+from kdnative.distill.tiled.passes import Tiles
+from kdnative.extras import installed
+
+__all__ = ["tiles_for", "triton_tiles"]
+
+
+def tiles_for(student: LinearLogits, teachers: Sequence[LinearLogits]) -> Tiles:
+    """Triton's for 16-bit products of one teacher on an NVIDIA GPU, where Triton is installed; else plain torch's."""
+    hidden = student.hidden
+    sixteen = hidden.dtype in (torch.bfloat16, torch.float16) and all(t.hidden.dtype == hidden.dtype for t in teachers)
+    if hidden.is_cuda and torch.version.hip is None and sixteen and len(teachers) == 1 and installed("triton"):
+        return triton_tiles()
+    return Tiles()
+
+
+def triton_tiles() -> Tiles:
+    from kdnative.ops.backends.triton import linear_kl as kernels
+
+    return Tiles(kernels.log_sums, kernels.tile, whole=False)
