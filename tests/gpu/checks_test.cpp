@@ -50,6 +50,11 @@ const Case kCases[] = {
        sync_warp();
        store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 4)));
      }},
+    {"a write over another warp's bytes after sync_warp",
+     [](const float*, float*, uint32_t*) {
+       if (warp() == 1) sync_warp();
+       store_shared4(lane() * 4, warp());
+     }},
     {"a read of another warp's bytes that were written before",
      [](const float*, float* out, uint32_t*) {
        store_shared4(thread() * 4, 1);
@@ -277,11 +282,13 @@ const Case kCases[] = {
     {"a sum over blocks without a barrier after the count",
      [](const float*, float* out, uint32_t* counter) {
        store_global(out + 32 * block_x() + thread(), 1.0f);
-       fence_global();
        sync_threads();
        uint32_t old = 0;
-       if (thread() == 0) old = atomic_inc(counter, 1);
-       if (thread() == 0) fence_global();
+       if (thread() == 0) {
+         fence_global();
+         old = atomic_inc(counter, 1);
+         fence_global();
+       }
        if (shuffle_from(old, 0) == 1) load_written(out + 31 - thread());
      },
      32, 2},

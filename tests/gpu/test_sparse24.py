@@ -96,7 +96,9 @@ def test_accesses_are_as_few_as_can_be():
 
 @needs_nvrtc
 @pytest.mark.parametrize("lazy", [True, False])
-@pytest.mark.parametrize(("tile", "m", "n", "k"), [("small", 19, 35, 300), ("medium", 3, 66, 130), ("large", 5, 33, 257)])
+@pytest.mark.parametrize(
+    ("tile", "m", "n", "k"), [("small", 19, 35, 300), ("medium", 3, 66, 130), ("large", 5, 33, 257)]
+)
 def test_ptx(tile, m, n, k, lazy):
     given = case(m, two_of_four(n, k))
     packed = sparse24.pack(given.weight, given.bias).numpy()

@@ -18,7 +18,7 @@
 #include "emulator/testing.h"
 #include "w8a8.cu"
 // clang-format off: the second takes its vectors from the first
-#include "../../csrc/cpu/simd/vec_scalar.h"
+#include "numbers.h"
 #include "../../csrc/cpu/simd/math.h"
 // clang-format on
 
@@ -60,31 +60,6 @@ std::string name_of(const Case& c, const gpu::W8A8TileShape& tile, const Options
          " k " + std::to_string(c.k) + " activation " + std::to_string(static_cast<int>(c.activation)) +
          (options.eager ? " eager" : " lazy") + " seed " + std::to_string(options.seed);
 }
-
-template <typename T>
-T number(float v);
-template <>
-float number<float>(float v) {
-  return v;
-}
-template <>
-gpu::Half number<gpu::Half>(float v) {
-  gpu::Half h;
-  kdnative::cpu::Vec{v}.store_f16(&h.bits);
-  return h;
-}
-template <>
-gpu::Bf16 number<gpu::Bf16>(float v) {
-  gpu::Bf16 h;
-  kdnative::cpu::Vec{v}.store_bf16(&h.bits);
-  return h;
-}
-float plain(float v) { return v; }
-float plain(gpu::Half v) { return kdnative::cpu::Vec::load_f16(&v.bits).v; }
-float plain(gpu::Bf16 v) { return kdnative::cpu::Vec::load_bf16(&v.bits).v; }
-
-// Equal bits, or NaN both.
-bool same(float a, float b) { return (a != a && b != b) || std::memcmp(&a, &b, sizeof a) == 0; }
 
 template <typename T>
 void check(const Case& c, const gpu::W8A8TileShape& tile, const Options& options, Counters* counters = nullptr) {
