@@ -9,16 +9,19 @@
 namespace gpu::emulator {
 namespace {
 
-#define TILE(Tile, name)                         \
-  EMULATED_KERNEL(name##_f32, (Tile::kThreads))  \
-  EMULATED_KERNEL(name##_bf16, (Tile::kThreads)) \
-  EMULATED_KERNEL(name##_f16, (Tile::kThreads))
-TILE(BlocksMany<16>, blocks16_many)
-TILE(BlocksMany<32>, blocks32_many)
-TILE(BlocksMany<64>, blocks64_many)
-TILE(BlocksFew<16>, blocks16_few)
-TILE(BlocksFew<32>, blocks32_few)
-TILE(BlocksFew<64>, blocks64_few)
+EMULATED_KERNEL(blocks16_many, Blocks16Many::kThreads)
+EMULATED_KERNEL(blocks32_many, Blocks32Many::kThreads)
+EMULATED_KERNEL(blocks64_many, Blocks64Many::kThreads)
+EMULATED_KERNEL(blocks16_few, Blocks16Few::kThreads)
+EMULATED_KERNEL(blocks32_few, Blocks32Few::kThreads)
+EMULATED_KERNEL(blocks64_few, Blocks64Few::kThreads)
+
+std::vector<BlocksTileShape> tiles_of(int side) {
+  std::vector<BlocksTileShape> found;
+  for (const BlocksTileShape& tile : kBlocksTiles)
+    if (tile.side == side) found.push_back(tile);
+  return found;
+}
 
 // Leaves out so many of 10 blocks; the first row of blocks has none at all.
 void prune(Problem& p, int side, unsigned tenths) {
@@ -92,7 +95,7 @@ std::string run(const Problem& p, const Packed& packed, int side, With with, Emu
                            p.k_pad};
     blocks(launcher, arguments, tile);
   };
-  return difference<T>(tile.names[side / 32][0], p, with, launcher, start);
+  return difference<T>(tile.name, p, with, launcher, start);
 }
 
 void test(const std::vector<Shape>& shapes, const std::vector<Options>& modes) {
@@ -103,7 +106,7 @@ void test(const std::vector<Shape>& shapes, const std::vector<Options>& modes) {
       prune(p, side, shape.n % 2 == 0 ? 4 : 8);
       const Packed packed = pack(p, side);
       for (const Options& mode : modes)
-        for (const BlocksTileShape& tile : kBlocksTiles) {
+        for (const BlocksTileShape& tile : tiles_of(side)) {
           EmulatedLauncher launcher;
           launcher.machine.options = mode;
           std::string wrong = run<float>(p, packed, side, With::everything, launcher, tile);
@@ -121,7 +124,7 @@ void damage() {
     for (int32_t bad : {-1, 7, 1 << 30, INT32_MIN}) {
       Problem p({20, 100, 200});
       const Packed good = pack(p, side);
-      for (const BlocksTileShape& tile : kBlocksTiles)
+      for (const BlocksTileShape& tile : tiles_of(side))
         for (int part = 0; part < 3; ++part) {
           Packed packed = good;
           (part == 0 ? packed.columns[1] : part == 1 ? packed.start[0] : packed.start.back()) = bad;
@@ -132,15 +135,15 @@ void damage() {
 }
 
 void count() {
-  for (const BlocksTileShape& tile : kBlocksTiles)
-    for (int side : {16, 32, 64}) {
-      Problem p({tile.rows, 2 * side, 1024});
+  for (int side : {16, 32, 64})
+    for (const BlocksTileShape& tile : tiles_of(side)) {
+      Problem p({tile.rows, 128, 1024});
       prune(p, side, 5);
       const Packed packed = pack(p, side);
       EmulatedLauncher launcher;
       run<float>(p, packed, side, With::everything, launcher, tile);
       run<Half>(p, packed, side, With::everything, launcher, tile);
-      print_counters(tile.names[side / 32][0], p.shape.text(), launcher.machine.counters);
+      print_counters(tile.name, p.shape.text(), launcher.machine.counters);
     }
 }
 

@@ -279,6 +279,18 @@ const Case kCases[] = {
        if (load_shared4(0) == 1) load_written(out + thread()), load_written(out + 32 + thread());
      },
      32, 2},
+    {"a sum over blocks by one that doesn't count",
+     [](const float*, float* out, uint32_t* counter) {
+       store_global(out + 32 * block_x() + thread(), 1.0f);
+       sync_threads();
+       if (thread() == 0) {
+         fence_global();
+         if (block_x() == 0) atomic_inc(counter, 1);
+       }
+       sync_threads();
+       if (block_x() == 1) load_written(out + thread());
+     },
+     32, 2},
     {"a sum over blocks without a barrier after the count",
      [](const float*, float* out, uint32_t* counter) {
        store_global(out + 32 * block_x() + thread(), 1.0f);

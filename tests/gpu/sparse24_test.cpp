@@ -9,13 +9,9 @@
 namespace gpu::emulator {
 namespace {
 
-#define TILE(Tile, name)                       \
-  EMULATED_KERNEL(name##_f32, Tile::kThreads)  \
-  EMULATED_KERNEL(name##_bf16, Tile::kThreads) \
-  EMULATED_KERNEL(name##_f16, Tile::kThreads)
-TILE(Sparse24Large, sparse24_large)
-TILE(Sparse24Medium, sparse24_medium)
-TILE(Sparse24Small, sparse24_small)
+EMULATED_KERNEL(sparse24_large, Sparse24Large::kThreads)
+EMULATED_KERNEL(sparse24_medium, Sparse24Medium::kThreads)
+EMULATED_KERNEL(sparse24_small, Sparse24Small::kThreads)
 
 // Of four weights two at most stay: any two, often fewer.
 void prune(Problem& p) {
@@ -71,7 +67,7 @@ void run(const Problem& p, With with, EmulatedLauncher& launcher, const Sparse24
     const auto [m, n, k] = p.shape;
     sparse24(launcher, {x, scale_x, weight, scale_w, bias, residual, out, type, activation, m, n, p.k_pad}, tile);
   };
-  const std::string wrong = difference<T>(tile.names[0], p, with, launcher, start);
+  const std::string wrong = difference<T>(tile.name, p, with, launcher, start);
   expect(wrong.empty(), wrong);
 }
 
@@ -98,7 +94,7 @@ void count() {
     EmulatedLauncher launcher;
     run<float>(p, With::everything, launcher, tile);
     run<Half>(p, With::everything, launcher, tile);
-    print_counters(tile.names[0], p.shape.text(), launcher.machine.counters);
+    print_counters(tile.name, p.shape.text(), launcher.machine.counters);
   }
 }
 

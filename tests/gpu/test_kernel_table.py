@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kdnative import nvrtc
+from kdnative.ops import nvrtc
 from tests.gpu import building, compiling, kernel_table, sass, time_bound
 from tests.gpu.kernel_table import Counted, Kernel
 

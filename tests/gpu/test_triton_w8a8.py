@@ -101,6 +101,11 @@ def test_no_rows(triton_driver):
         ({"bias": torch.ones(3, dtype=torch.half)}, TypeError, "bias is torch.float16"),
         ({"input_scale": torch.ones(19)}, ValueError, "input_scale has shape"),
         ({"residual": torch.ones(2, 4)}, ValueError, r"residual has shape \[2, 4\]; it must be \[2, 3\]"),
+        (
+            {"codes": torch.zeros(0, 32, dtype=torch.int8), "scale": torch.ones(0)},
+            ValueError,
+            "the weight has 0 outputs",
+        ),
         ({"activation": 6}, ValueError, "activation code 6 is unknown"),
     ],
 )

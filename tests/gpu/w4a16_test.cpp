@@ -239,10 +239,13 @@ void check_choices() {
   const auto is = [](const std::string& got, const char* wanted) {
     expect(got == wanted, got + ", expected " + wanted);
   };
-  is(chosen(1, 4096, 4096, 132, 90), "gemv 0 4");
+  is(chosen(1, 4096, 4096, 132, 90), "gemv 0 2");
+  is(chosen(1, 14336, 4096, 132, 90), "gemv 0 1");
+  is(chosen(1, 4096, 14336, 132, 90), "gemv 0 4");
+  is(chosen(4, 768, 768, 132, 90), "gemv 0 1");
   is(chosen(8, 14336, 4096, 132, 90), "gemv 0 2");
-  is(chosen(16, 4096, 4096, 132, 90), "gemm 16 8");
-  is(chosen(64, 4096, 4096, 132, 90), "gemm 64 2");
+  is(chosen(16, 4096, 4096, 132, 90), "gemm 16 11");
+  is(chosen(64, 4096, 4096, 132, 90), "gemm 64 4");
   is(chosen(256, 14336, 4096, 132, 90), "gemm 128 1");
   is(chosen(2048, 4096, 4096, 132, 90), "dequantize 0 1");
   is(chosen(1024, 4096, 4096, 108, 80), "gemm 128 1");

@@ -187,8 +187,10 @@ def _of_rows(values: Tensor, shape: torch.Size, name: str) -> Tensor:
 
 
 def _classes(labels: Tensor, classes: int, ignored: int) -> Tensor:
-    """Labels with -1 for those that are ignored."""
-    known = labels.where(labels != ignored, -1)
+    """Labels, int64, with -1 for those that are ignored."""
+    if labels.is_floating_point():
+        raise ValueError(f"linear_kl: labels are {labels.dtype}; numbers of classes are needed, int64")
+    known = labels.long().where(labels != ignored, -1)
     if not labels.is_meta:
         strange = labels[(labels != ignored) & ((labels < 0) | (labels >= classes))]
         if strange.numel():

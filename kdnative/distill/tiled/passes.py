@@ -122,7 +122,7 @@ class _Run:
             found = tiles.tile_of_logits(
                 logits[0], logits[1:], problem.shares, temperature, known, any(self.needs), dtype
             )
-            self._add(rows, everything, found, self.of_weight)
+            self._add(rows, everything, self.student.weight, found, self.of_weight)
 
     def _two_passes(self) -> None:
         problem = self.problem
@@ -142,7 +142,7 @@ class _Run:
                 found = problem.tiles.tile(
                     student, teachers, problem.shares, problem.temperature, known, any(self.needs)
                 )
-                self._add(rows, classes, found, part)
+                self._add(rows, classes, factors[0][0], found, part)
             if part is not None:
                 self.of_weight[classes] = part.div_(self.lift)
 
@@ -172,8 +172,8 @@ class _Run:
             problem.labels[rows] - classes.start,
         )
 
-    def _add(self, rows: slice, classes: slice, found: Tile, of_weight: Tensor | None) -> None:
-        """Adds what a tile gave; the gradient of the weight to `of_weight`, which has a row for each of its classes."""
+    def _add(self, rows: slice, classes: slice, weight: Tensor, found: Tile, of_weight: Tensor | None) -> None:
+        """Adds what a tile gave; the gradient of the weight to `of_weight`, whose rows are those of `weight`."""
         self.divergence[rows] += found.divergence
         if found.likelihood is not None:
             self.likelihood[rows] += found.likelihood
@@ -181,7 +181,7 @@ class _Run:
         if gradient is None:
             return
         if self.of_hidden is not None:
-            _add_product(self.of_hidden[rows], gradient, self.student.columns(classes)[0])
+            _add_product(self.of_hidden[rows], gradient, weight)
         if of_weight is not None:
             _add_product(of_weight, gradient.T, self.student.hidden[rows])
         if self.of_bias is not None:

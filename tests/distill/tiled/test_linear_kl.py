@@ -22,7 +22,7 @@ def cut(request, monkeypatch):
     if request.param == "classes":
         monkeypatch.setattr(function, "tiles_for", lambda student, teachers: passes.Tiles(whole=False))
     if request.param != "whole":
-        for name, value in {"TILE": 90, "SMALL_TILE": 90, "ROWS": 3, "CLASSES": 7}.items():
+        for name, value in {"TILE": 60, "SMALL_TILE": 60, "ROWS": 3, "CLASSES": 7}.items():
             monkeypatch.setattr(passes, name, value)
 
 
@@ -105,7 +105,7 @@ def test_two_rows_of_three_classes_by_hand():
 def test_formula_and_gradients(cut, dtype, rows, classes, bias):
     student, teacher = heads(rows, classes, bias=bias)
     ours = of(student, dtype, gradients=True)
-    labels = torch.arange(rows) % classes
+    labels = torch.arange(rows) * 10 % classes  # 20 is the first class of the second tile
     # Logits are of the size of 4, and so is their rounding; a gradient is a sum of that many rounded products.
     compare(ours, [of(teacher, dtype)], 16 * ROUNDING[dtype], labels=labels, hard_weight=0.5)
 
@@ -145,7 +145,7 @@ def test_no_row_counts():
 
 def test_other_labels_may_mean_none():
     student, teacher = heads()
-    labels = torch.tensor([0, 1, 2, 0, 4, 5, 6])
+    labels = torch.tensor([0, 1, 2, 0, 4, 5, 6], dtype=torch.int32)
     found = linear_kl(of(student), [of(teacher)], labels=labels, ignore_index=0)
     changed = linear_kl(of(student), [of(teacher)], labels=labels.where(labels != 0, -100))
     assert torch.equal(found.hard, changed.hard)
@@ -327,6 +327,7 @@ def bad(student=None, teacher=None, **options):
         ({"teacher": lambda h, w, b: [LinearLogits(h, w[:28], b[:28])]}, r"logits \[7, 28\], the student \[7, 29\]"),
         ({"mask": torch.ones(3)}, r"mask has shape \[3\]; the hidden states call for \[7\]"),
         ({"labels": torch.zeros(7, 1)}, r"labels has shape \[7, 1\]"),
+        ({"labels": torch.zeros(7)}, "labels are torch.float32"),
         ({"labels": torch.tensor([0, 1, 2, 29, 3, 4, 5])}, "a label is 29; allowed are 0 to 28, and -100"),
         ({"labels": torch.tensor([0, 1, 2, -1, 3, 4, 5])}, "a label is -1"),
     ],

@@ -126,7 +126,7 @@ inline void touch_global(const void* pointer, int width, int size, Touch touch, 
 inline void note_atomic() {
   Machine& m = *machine;
   Thread& t = *m.now;
-  if (t.fence_time > 0) m.released[m.block].push_back({t.id, t.warp, t.fence_barrier, t.fence_sync, t.fence_time});
+  m.released[m.block].push_back({t.id, t.warp, t.fence_barrier, t.fence_sync, t.fence_time});
   t.did_atomic = true;
 }
 inline void note_fence() {

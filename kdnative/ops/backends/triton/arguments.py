@@ -75,6 +75,8 @@ def check_input_scale(op: str, input_scale: Tensor | None, x: Tensor) -> None:
 
 def check_epilogue(op: str, x: Tensor, n: int, bias: Tensor | None, activation: int, residual: Tensor | None) -> None:
     """What follows a product ``[M, N]``: the bias, an activation code, and rows that are added."""
+    if n < 1:
+        raise ValueError(f"{op}: the weight has {n} outputs; there must be at least one")
     if bias is not None:
         check_tensor(op, "bias", bias, torch.float32, (n,), x)
     if residual is not None:

@@ -59,7 +59,7 @@ def load(device: str, capability: int) -> dict[tuple[str, str], Tile]:
     path = file_of(device)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        found = {}
+        found: dict[tuple[str, str], Tile] = {}
         for kernel, entry in stored.items():
             if kernel not in SHIPPED or entry["version"] != version(kernel):
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def tune(
         capable = capability()
         for kernel, (n, k), m in itertools.product(kernels, shapes, rows):
             run = _product(kernel, m, n, k, probe)
-            times = {tile: measure(lambda run=run, tile=tile: run(tile)) for tile in candidates(kernel, capable)}
+            times = {tile: measure(partial(run, tile)) for tile in candidates(kernel, capable)}
             measured[kernel, shape_class(m, n, k)] = min(times, key=lambda tile: times[tile])
     save(device_name(probe), capable, measured)
     return measured
@@ -76,7 +77,7 @@ def on_gpu(run: Callable[[], object]) -> float:
     from triton.runtime.errors import OutOfResources
 
     cold = torch.empty(_FLUSHED, dtype=torch.uint8, device="cuda")
-    times = []
+    times: list[float] = []
     try:
         run()
     except OutOfResources:
