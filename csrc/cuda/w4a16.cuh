@@ -104,15 +104,7 @@ struct W4A16Output {
 // Outputs [column, column + kMost) of a row; those from n on are left out. kMost: 1, or 4 with column a multiple of it.
 template <typename T, int kMost>
 GPU_FN void store_outputs_as(const W4A16Output& o, int row, int column, float (&y)[4]) {
-  if (row >= o.m || column >= o.n) return;
   const int count = kMost < o.n - column ? kMost : o.n - column;
-  if (o.bias != nullptr) {
-    float biases[4];
-    load4(o.bias + column, kMost, true, biases);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) y[i] = add_rn(y[i], biases[i]);
-  }
-  activate(y, o.activation);
   const int64_t at = static_cast<int64_t>(row) * o.n + column;
   if (o.residual != nullptr) {
     float added[4];
@@ -124,6 +116,14 @@ GPU_FN void store_outputs_as(const W4A16Output& o, int row, int column, float (&
 }
 template <typename T, int kMost>
 GPU_FN void store_outputs(const W4A16Output& o, int row, int column, float (&y)[4]) {
+  if (row >= o.m || column >= o.n) return;
+  if (o.bias != nullptr) {
+    float biases[4];
+    load4(o.bias + column, kMost, true, biases);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[i] = add_rn(y[i], biases[i]);
+  }
+  activate(y, o.activation);
   if (o.wide)
     store_outputs_as<float, kMost>(o, row, column, y);
   else

@@ -22,7 +22,7 @@ struct W4A16 {
   void* out;             // [m, n]
   Activation activation;
   int64_t m, n, k;
-  void* scratch;       // W4A16Plan::scratch_bytes, on 256 bytes
+  void* scratch;       // W4A16Plan::scratch_bytes, on 16 bytes
   uint32_t* counters;  // W4A16Plan::counters of them, all 0; they are 0 again afterwards
 };
 
@@ -64,9 +64,11 @@ inline bool w4a16_needs_rows(const W4A16& a) {
 }
 
 inline W4A16Plan plan_gemv(const W4A16& a, int sms) {
-  // Few inputs for each block fill the device, many spare sums: 1,024 where blocks are short, else 2,048.
+  // As few blocks as fill the device, two on each multiprocessor: a block costs its start, x, and its sums. x of many
+  // rows doesn't fit into shared memory for more than 2,048 inputs.
   const int64_t strips = ceil_div(a.n, kUnit), units = ceil_div(a.k, kUnit);
-  const int each = strips * ceil_div(units, 64) < 2 * sms ? 32 : 64;
+  int each = a.m <= 2 ? 128 : 64;
+  while (each > 32 && 4 * strips * ceil_div(units, each) < 6 * sms) each /= 2;
   W4A16Plan p{W4A16Plan::gemv, nullptr, static_cast<int>(ceil_div(units, each)), each, 0, 0, 0};
   if (p.splits > 1) p.scratch_bytes = strips * p.splits * 256 * 4, p.counters = strips;
   return p;
@@ -74,9 +76,9 @@ inline W4A16Plan plan_gemv(const W4A16& a, int sms) {
 
 inline W4A16Plan plan_gemm(const W4A16& a, const W4A16Tile& tile, int sms) {
   const int64_t tiles = ceil_div(a.m, tile.rows) * ceil_div(a.n, kW4A16Columns), steps = ceil_div(a.k, kW4A16Step);
-  // Blocks share inputs until the device is full, while each has four steps and sums stay less than half the weights.
+  // Blocks share inputs until the device is full, while each has four steps and sums move no more bytes than weights.
   const int64_t room = sms * tile.resident / std::max<int64_t>(tiles, 1);
-  const int64_t most = std::min(steps / 4, a.k * a.form.bits / (128 * tile.rows));
+  const int64_t most = std::min(steps / 4, a.k * a.form.bits / (64 * tile.rows));
   const int64_t wanted = std::max<int64_t>(1, std::min(room, most)), each = ceil_div(steps, wanted);
   W4A16Plan p{W4A16Plan::gemm, &tile, static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), 0, 0, 0};
   if (w4a16_needs_rows(a)) p.rows_bytes = ceil_div(a.m * ceil_div(a.k, kUnit) * kUnit * 2, 256) * 256;
@@ -123,8 +125,8 @@ inline void w4a16(Launcher& launcher, const W4A16& a, const W4A16Plan& plan) {
     throw std::invalid_argument(shapes + "at most " + std::to_string(kMostRows) + " rows; give fewer at a time");
   if (plan.way == W4A16Plan::dequantize)
     throw std::invalid_argument(shapes + "the plan is to dequantize; call w4a16_dequantize and a plain product");
-  if (!lies_on(a.packed, 256) || !lies_on(a.scratch, 256))
-    throw std::invalid_argument(shapes + "the packed weight and scratch memory must lie on 256 bytes");
+  if (!lies_on(a.packed, 16) || !lies_on(a.scratch, 16))
+    throw std::invalid_argument(shapes + "the packed weight and scratch memory must lie on 16 bytes");
   if (a.m == 0) return;
   const W4A16Layout w = w4a16_layout(a.n, a.k, a.form);
   const auto floats = [&](int64_t at) { return at < 0 ? nullptr : reinterpret_cast<const float*>(a.packed + at); };
@@ -181,8 +183,8 @@ inline void w4a16_dequantize(Launcher& launcher, const uint8_t* packed, const W4
   const int shift = w4a16_group_shift("w4a16_dequantize", form, n, k);
   if (type == DType::f32)
     throw std::invalid_argument("w4a16_dequantize: fp32 is no type of factors; fp16 and bf16 are allowed");
-  if (!lies_on(packed, 256) || !lies_on(out, 16))
-    throw std::invalid_argument("w4a16_dequantize: the packed weight must lie on 256 bytes, and out on 16");
+  if (!lies_on(packed, 16) || !lies_on(out, 16))
+    throw std::invalid_argument("w4a16_dequantize: the packed weight and out must lie on 16 bytes");
   const W4A16Layout w = w4a16_layout(n, k, form);
   const auto floats = [&](int64_t at) { return at < 0 ? nullptr : reinterpret_cast<const float*>(packed + at); };
   static constexpr const char* kNames[2][2] = {{"w4a16_dequantize_f16", "w4a16_dequantize_bf16"},

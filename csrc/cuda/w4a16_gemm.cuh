@@ -59,7 +59,7 @@ struct W4A16Gemm {
     s.weight_chunks = (strips - strip + kStripStep - 1) / kStripStep;
     const int chunk = thread() % kScaleThreads, column = block_x() * kBn + chunk * 4;
     const int zero_column = block_x() * kBn + (chunk - kScaleChunks) * 16;
-    s.scale = scale + column, s.zeros = zeros + zero_column;
+    s.scale = scale + column, s.zeros = (zeros == nullptr ? codes : zeros) + zero_column;
     s.scale_bytes = chunk < kScaleChunks && column < strips * kUnit ? 16 : 0;
     s.zero_bytes = chunk >= kScaleChunks && zero_column < strips * kUnit && zeros != nullptr ? 16 : 0;
     return s;

@@ -49,6 +49,13 @@ const void* dense_rows(const Tensor& x, const RowSource& rows, Device device, Te
   return copy->data();
 }
 
+// Before memory is allocated for them: more are no grid that a GPU takes.
+void require_launchable(const RowSource& rows, const Tensor& x, const char* op) {
+  if (rows.rows > gpu::kMostRows || rows.k > gpu::kMostRows)
+    fail(std::string(op) + ": the input has shape " + shape_text(x) + ", and a GPU takes at most " +
+         std::to_string(gpu::kMostRows) + " rows and columns at a time; give fewer");
+}
+
 void require_gpu_packed(const Tensor& packed, const Tensor& x, const char* op) {
   static const int32_t u8 = aoti_torch_dtype_uint8();
   if (!(packed.device() == x.device()))
@@ -62,10 +69,26 @@ void require_gpu_packed(const Tensor& packed, const Tensor& x, const char* op) {
          " doesn't begin at a multiple of 256 bytes (a view into another tensor?); clone() it");
 }
 
+// Where kernels take a packed weight: on 256 bytes. Tensors of the host, which only tests have here, are copied there.
+const uint8_t* aligned_packed(const Tensor& packed, Scratch* copy) {
+  const auto* data = static_cast<const uint8_t*>(packed.data());
+  if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment == 0) return data;
+  const int64_t size = packed.sizes()[0];
+  *copy = Scratch(size, packed.device());
+  std::memcpy(copy->data(), data, static_cast<size_t>(size));
+  return copy->data();
+}
+
 void run(const Call& call) {
   switch (call.form.family) {
     case Form::w8a8:
       return run_w8a8(call);
+    case Form::w4a16:
+      return run_w4a16(call);
+    case Form::sparse24:
+      return run_sparse24(call);
+    case Form::blocks:
+      return run_blocks(call);
     default:
       fail(std::string(call.op) +
            ": the packed weight has an unknown form; move the module with .cuda() to lay it out");
@@ -75,24 +98,28 @@ void run(const Call& call) {
 Tensor linear(const char* op, const Tensor& x, const Tensor& packed, int64_t n, int64_t activation, int64_t form) {
   require_device(x, op, "the input");
   const RowSource rows = rows_of(x, op);
+  require_launchable(rows, x, op);
   require_gpu_packed(packed, x, op);
+  if (form == 0)
+    fail(std::string(op) + ": the packed weight of shape " + shape_text(packed) +
+         " is laid out for the CPU; move its module with .cuda(), which lays it out for the GPU");
   if (n < 1) fail(std::string(op) + ": out_features is " + std::to_string(n) + ", and must be at least 1");
   if (activation < 0 || activation > 5)
     fail(std::string(op) + ": activation code " + std::to_string(activation) + " is unknown; allowed are 0 to 5");
   const Device device = x.device();
-  int64_t sizes[Tensor::kMaxDims];
-  std::copy(rows.sizes, rows.sizes + rows.ndim, sizes);
-  sizes[rows.ndim] = n;
-  Tensor out = Tensor::empty(rows.ndim + 1, sizes, x.dtype(), device);
-  if (rows.rows == 0) return out;
+  Tensor result;
+  const Form parsed = Form::parse(form);
+  if (rows.rows == 0) return empty_output(x, rows, n);
   in_words(op, x, [&] {
     DriverLauncher launcher(ordinal(device), current_stream(device));
     Tensor copy;
-    run({op, launcher, Form::parse(form), rows.rows, n, rows.k, dense_rows(x, rows, device, &copy),
-         static_cast<gpu::DType>(rows.type), static_cast<const uint8_t*>(packed.data()), packed.sizes()[0],
-         static_cast<gpu::Activation>(activation), out.data(), device});
+    Scratch packed_copy;
+    const int64_t packed_bytes = packed.sizes()[0];
+    run({op, launcher, parsed, rows.rows, n, rows.k, x, dense_rows(x, rows, device, &copy),
+         static_cast<gpu::DType>(rows.type), aligned_packed(packed, &packed_copy), packed_bytes,
+         static_cast<gpu::Activation>(activation), device, result});
   });
-  return out;
+  return result;
 }
 
 // Each operator is a function of its own, since that is all torch passes on.
@@ -107,6 +134,7 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x = take_tensor(stack[0]);
   require_device(x, op, "the input");
   const RowSource rows = rows_of(x, op);
+  require_launchable(rows, x, op);
   const Device device = x.device();
   static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
   Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);
@@ -134,9 +162,18 @@ constexpr const char* kSparse = "linear_sparse";
 
 }  // namespace
 
-Tensor Call::scratch(int64_t bytes) const {
+void* Call::output() const {
+  result = empty_output(x_tensor, rows_of(x_tensor, op), n);
+  return result.data();
+}
+
+Scratch::Scratch(int64_t bytes, Device device) {
   static const int32_t u8 = aoti_torch_dtype_uint8();
-  return Tensor::empty(1, &bytes, u8, device);
+  const int64_t size =
+      bytes + kPackedAlignment - 1;  // torch's own memory lies on 512 bytes on a GPU, on 64 on the host
+  memory_ = Tensor::empty(1, &size, u8, device);
+  const auto at = reinterpret_cast<uintptr_t>(memory_.data());
+  data_ = reinterpret_cast<uint8_t*>((at + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment);
 }
 
 void Call::require_bytes(int64_t expected) const {

@@ -303,7 +303,7 @@ Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n) {
   int64_t sizes[Tensor::kMaxDims];
   std::copy(rows.sizes, rows.sizes + rows.ndim, sizes);
   sizes[rows.ndim] = n;
-  return Tensor::empty(rows.ndim + 1, sizes, x.dtype());
+  return Tensor::empty(rows.ndim + 1, sizes, x.dtype(), x.device());
 }
 
 void quantize_range(const Kernels& kernels, const RowSource& x, const float* input_scale, int64_t begin, int64_t end,

@@ -40,7 +40,7 @@ void require_header(const char* op, int64_t form);
 void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLinear& w, const char* op,
                      int64_t out_features, int64_t activation);
 
-// [..., N] for rows [..., K], in the dtype of x.
+// [..., N] for rows [..., K], in the dtype of x and on its device.
 Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n);
 
 constexpr int64_t kSmallWork = int64_t{1} << 20;  // multiply-adds below which a second thread costs more than it saves

@@ -58,6 +58,24 @@ class Tensor {
     return Tensor(handle);
   }
 
+  // Numbers that somebody else owns, for as long as they are there.
+  static Tensor of_floats(const float* data, int64_t count, Device device) {
+    static const int32_t f32 = aoti_torch_dtype_float32();
+    const int64_t stride = 1;
+    AtenTensorHandle handle = nullptr;
+    check(aoti_torch_create_tensor_from_blob(const_cast<float*>(data), 1, &count, &stride, 0, f32, device.type,
+                                             device.index, &handle),
+          "a view");
+    return Tensor(handle);
+  }
+
+  // The same tensor once more, for whoever wants to own it.
+  Tensor again() const {
+    AtenTensorHandle handle = nullptr;
+    check(aoti_torch_new_tensor_handle(handle_, &handle), "another handle");
+    return Tensor(handle);
+  }
+
   // The first numbers of rows that lie `stride` apart: a view [rows, columns].
   Tensor columns(int64_t rows, int64_t columns, int64_t stride) const {
     const int64_t sizes[] = {rows, columns}, strides[] = {stride, 1};
@@ -168,6 +186,14 @@ inline StableIValue give_tensor(Tensor tensor) {
   AtenTensorHandle handle = tensor.release();
   StableIValue value = 0;
   std::memcpy(&value, &handle, sizeof handle);
+  return value;
+}
+
+inline StableIValue give_optional_tensor(Tensor tensor) {  // as take_optional_tensor takes it
+  StableIValue value = 0;
+  if (!tensor) return value;
+  auto* cell = new StableIValue(give_tensor(std::move(tensor)));
+  std::memcpy(&value, &cell, sizeof cell);
   return value;
 }
 

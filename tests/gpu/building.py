@@ -25,6 +25,10 @@ DOES_NOT_COMPILE = 2  # an exit status of this module
 KERNEL = re.compile(r"GPU_KERNEL\(([^,]+),[^)]*\)\s*(\w+)\(")
 
 
+class DoesNotCompile(RuntimeError):
+    """A test program doesn't compile; the text is the compiler's."""
+
+
 def has_compiler() -> bool:
     """Whether there is a C++ compiler to build test programs with."""
     return shutil.which(compiler()) is not None
@@ -41,24 +45,25 @@ def build(source: Path, *, sanitize: bool = False, root: Path = ROOT, flags: Ite
     Args:
         source: a ``.cpp`` file.
         sanitize: with the address and the undefined-behaviour sanitizer.
-        root: a copy of the repository whose headers to take.
+        root: the copy of the repository that the source is in.
         flags: more flags of the compiler.
 
     Raises:
-        RuntimeError: it does not compile; the text is the compiler's.
+        DoesNotCompile: it doesn't.
     """
     command = [compiler(), *FLAGS, *(SANITIZED if sanitize else ("-O2",)), *flags]
     command += [f"-I{root / folder}" for folder in INCLUDES]
     digest = hashlib.sha256(" ".join([*FLAGS, *flags, str(sanitize)]).encode())
     for text in sorted(included(source, root).items()):
         digest.update(repr(text).encode())
-    program = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}"
+    folder = root / CACHE.relative_to(ROOT)
+    program = folder / f"{source.stem}-{digest.hexdigest()[:16]}"
     if not program.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         temporary = program.with_suffix(f".{os.getpid()}")  # several processes may build it at once
         result = subprocess.run([*command, str(source), "-o", str(temporary)], capture_output=True, text=True)
         if result.returncode != 0:
-            raise RuntimeError(f"{source.name} does not compile:\n{result.stderr[:4000]}")
+            raise DoesNotCompile(f"{source.name} does not compile:\n{result.stderr[:4000]}")
         temporary.replace(program)
     return program
 
@@ -129,7 +134,7 @@ def main() -> int:
     source, *arguments = sys.argv[1:]
     try:
         program = build(Path(source).resolve())
-    except RuntimeError as error:
+    except DoesNotCompile as error:
         print(error)
         return DOES_NOT_COMPILE
     return 1 if subprocess.run([str(program), *arguments]).returncode else 0

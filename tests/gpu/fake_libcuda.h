@@ -67,7 +67,9 @@ inline int refuse(Result result, const std::string& why) {
 
 #define FAKE_API extern "C" __attribute__((visibility("default")))
 
-FAKE_API int kdnative_kernels_run_on_host_memory = 1;
+extern "C" {
+__attribute__((visibility("default"))) int kdnative_kernels_run_on_host_memory = 1;
+}
 
 // For tests: the names of all kernels that were launched, each with a newline.
 FAKE_API const char* fake_cuda_launched() { return fake::launched.c_str(); }
@@ -156,6 +158,11 @@ FAKE_API int cuFuncSetAttribute(fake::Function* function, int attribute, int val
   if (static_cast<size_t>(value) > gpu::emulator::most_shared_bytes(fake::capability()))
     return fake::refuse(fake::kInvalidValue, "more shared memory than a block may have");
   function->shared_bytes = static_cast<size_t>(value);
+  return fake::kSuccess;
+}
+FAKE_API int cuMemsetD32Async(void* memory, unsigned value, size_t count, void*) {
+  if (fake::current.empty()) return fake::refuse(fake::kNoContext, "no context");
+  std::fill_n(static_cast<unsigned*>(memory), count, value);
   return fake::kSuccess;
 }
 FAKE_API int cuLaunchKernel(fake::Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,

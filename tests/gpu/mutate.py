@@ -5,6 +5,7 @@
 - ``MUTANTS``: (file, text that is there exactly once, text instead) for each.
 - ``PROGRAMS``: C++ tests on the emulator, with their arguments, which run first because they are quick. Mistakes in the
   device half of the dialect (``csrc/cuda/gpu``) are unseen there, and skip them.
+- ``CHECK``: a function of the root of a copy of the repository, which says what it notices there, or None.
 - ``TESTS``: arguments of pytest, such as the file of the family's tests through the interpreter.
 
 Each mutant is tried in a copy of the repository. One that nobody notices has survived. The exit status is 1 when one
@@ -23,11 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.gpu.building import DOES_NOT_COMPILE, ROOT
+from kdnative.ops.nvrtc import NvrtcError
+from tests.gpu.building import DOES_NOT_COMPILE, ROOT, DoesNotCompile
 
 HERE = Path(__file__).parent
 COPIED = ("csrc", "kdnative", "tests", "pyproject.toml")
@@ -42,6 +45,7 @@ class Family:
     mutants: tuple[tuple[str, str, str], ...]
     programs: tuple[tuple[str, ...], ...]
     tests: tuple[str, ...]
+    check: Callable[[Path], str | None] | None = None
 
 
 def families() -> list[Family]:
@@ -50,7 +54,8 @@ def families() -> list[Family]:
     for path in sorted((HERE / "mutants").glob("[a-z]*.py")):
         module = importlib.import_module(f"tests.gpu.mutants.{path.stem}")
         programs = tuple(tuple(p.split()) for p in getattr(module, "PROGRAMS", ()))
-        found.append(Family(path.stem, tuple(module.MUTANTS), programs, tuple(getattr(module, "TESTS", ()))))
+        tests, check = tuple(getattr(module, "TESTS", ())), getattr(module, "CHECK", None)
+        found.append(Family(path.stem, tuple(module.MUTANTS), programs, tests, check))
     return found
 
 
@@ -95,11 +100,18 @@ class Workplace:
             if done.returncode:
                 outcome = "DOES NOT COMPILE" if done.returncode == DOES_NOT_COMPILE else "killed"
                 return outcome, first_words(done.stdout + done.stderr)
+        if family.check:
+            try:
+                noticed = family.check(self.root)
+            except (NvrtcError, DoesNotCompile) as error:
+                return "DOES NOT COMPILE", first_words(str(error))
+            if noticed:
+                return "killed", first_words(noticed)
         if family.tests:
             done = self.run("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *family.tests)
             text = done.stdout + done.stderr
             if done.returncode == 1:
-                compiles = not re.search(r"^E .*(does not compile|NvrtcError)", text, re.M)
+                compiles = not re.search(r"^E .*(DoesNotCompile|NvrtcError)", text, re.M)
                 return "killed" if compiles else "DOES NOT COMPILE", first_words(text)
             if done.returncode:
                 return "NOT RUN", text.strip().splitlines()[-1]

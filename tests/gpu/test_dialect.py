@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from kdnative import nvrtc
-from tests.gpu import building, compiling, dialect, ptx
+from tests.gpu import both_layers, building, compiling, dialect
 
 HERE = Path(__file__).parent
 DEVICE = building.ROOT / "csrc" / "cuda"
@@ -87,43 +84,14 @@ def test_what_a_kernel_may_do(line):
     assert dialect.complaints(line) == []
 
 
-@pytest.fixture(scope="module")
-def words() -> np.ndarray:
-    return np.random.default_rng(5).integers(0, 2**32, 1024, dtype=np.uint32)
-
-
-def interpreted(kernel: str, *arguments: np.ndarray, lazy: bool = True) -> None:
-    """Runs a kernel of instructions.cu as NVRTC compiles it."""
-    if reason := compiling.missing():
-        pytest.skip(reason)
-    text = nvrtc.load().compile(HERE / "instructions.cu", "compute_80", [DEVICE], compiling.OPTIONS)
-    ptx.run(text, kernel, 1, 32, list(arguments), shared=1024, lazy=lazy)
-
-
 @pytest.mark.skipif(not building.has_compiler(), reason="no C++ compiler")
-def test_every_function_gives_the_same_bits_in_both_layers(words, tmp_path):
+@pytest.mark.skipif(compiling.missing() is not None, reason=str(compiling.missing()))
+def test_every_function_gives_the_same_bits_in_both_layers():
     """The emulator's C++ and the PTX of the inline assembly, which another program interprets."""
     source = (HERE / "instructions.cu").read_text()
     for header in HALVES:
         for function in dialect.functions(DEVICE / "gpu" / header):
             assert re.search(rf"\b{function.name}[<(]", source), f"{function.name} is missing in instructions.cu"
-    words.tofile(tmp_path / "words")
-    program = building.build(HERE / "dialect_test.cpp")
-    done = subprocess.run([str(program), str(tmp_path / "words")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    emulated = np.array(done.stdout.split(), dtype=np.uint64).astype(np.uint32)
-    out, counters = np.zeros(256 * 32, np.uint32), np.zeros(8, np.uint32)
-    interpreted("every_instruction", words, out, np.zeros(256, np.uint32), counters)
-    rows, expected = out.reshape(-1, 32), emulated[:-8].reshape(-1, 32)
-    differ = [int(i) for i in np.flatnonzero((rows != expected).any(1))]
-    assert not differ, f"results {differ} of every_instruction differ"
-    assert counters.tolist() == emulated[-8:].tolist() and counters.any()
-    assert rows.any(1).sum() > 90  # so many results are written, and none is missing
-
-
-def test_approximations_are_close():
-    values = np.linspace(-20, 20, 32, dtype=np.float32)
-    out = np.zeros(64, np.float32)
-    interpreted("approximations", values, out)
-    exact = np.concatenate([np.exp2(values.astype(np.float64)), 1 / np.sqrt(np.abs(values.astype(np.float64)))])
-    assert np.abs(out / exact - 1).max() < 2**-21
+    assert both_layers.difference() is None
+    rows, counters = both_layers.emulated()
+    assert counters.any() and rows.any(1).sum() > 90  # so many results are written, and none is missing

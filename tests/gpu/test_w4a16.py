@@ -11,7 +11,7 @@ from kdnative.formats.scheme import Scheme
 from kdnative.quantize import quantize_weight
 from tests.gpu import building, compiling, ptx, sass
 
-TILES = {"16": (16, 128, 29696), "64": (64, 128, 39936), "128": (128, 256, 87040)}
+TILES = {"16": (16, 128, 29696), "64": (64, 128, 40704), "128": (128, 256, 87040)}
 """Rows and threads of each tile, and its bytes of shared memory with 4 bits."""
 REGISTERS = {"gemv": 128, "gemm_16": 168, "gemm_64": 255, "gemm_128": 255, "dequantize": 128, "rows": 128}
 PER_MMA = {"w4a16_gemm_128": 8.0, "w4a16_gemm_64": 8.0, "w8a16_gemm_128": 6.0, "w8a16_gemm_64": 6.0}
@@ -64,7 +64,7 @@ def test_accesses_are_as_few_as_can_be():
 
 
 def _problem(m, n, k, scheme, dtype, seed=0):
-    """x, the packed weight with a bias, its sections, and the product with relu in float64 with the bound of its error."""
+    """x, a weight, a bias, and the product with relu in float64 with the bound of its error."""
     generator = torch.Generator().manual_seed(seed + m + n + k)
     weight = quantize_weight(torch.randn(n, k, generator=generator), Scheme.parse(scheme))
     bias = torch.randn(n, generator=generator)

@@ -136,9 +136,13 @@ DriverLauncher::~DriverLauncher() {
 }
 
 void DriverLauncher::launch(const gpu::Kernel& kernel, void** arguments) {
-  driver().check(driver().launch(gpu_.function(kernel), kernel.grid_x, kernel.grid_y, kernel.grid_z, kernel.threads,
-                                 1, 1, kernel.shared_bytes, stream_, arguments, nullptr),
+  driver().check(driver().launch(gpu_.function(kernel), kernel.grid_x, kernel.grid_y, kernel.grid_z, kernel.threads, 1,
+                                 1, kernel.shared_bytes, stream_, arguments, nullptr),
                  std::string("to launch ") + kernel.name);
+}
+
+void DriverLauncher::zero(uint32_t* device_memory, int64_t count) {
+  driver().check(driver().fill(device_memory, 0, static_cast<size_t>(count), stream_), "to fill memory");
 }
 
 int DriverLauncher::multiprocessors() const { return gpu_.facts.multiprocessors; }

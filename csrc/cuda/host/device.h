@@ -39,6 +39,8 @@ class DriverLauncher : public gpu::Launcher {
   DriverLauncher& operator=(const DriverLauncher&) = delete;
 
   void launch(const gpu::Kernel& kernel, void** arguments) override;
+  // Zeros in the order of the stream.
+  void zero(uint32_t* device_memory, int64_t count);
   int multiprocessors() const override;
   int capability() const override;
 

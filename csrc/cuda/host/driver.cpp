@@ -50,6 +50,7 @@ Driver load() {
   find(library, "cuModuleLoadDataEx", &d.module_load);
   find(library, "cuModuleGetFunction", &d.module_function);
   find(library, "cuFuncSetAttribute", &d.function_attribute);
+  find(library, "cuMemsetD32Async", &d.fill);
   find(library, "cuLaunchKernel", &d.launch);
   d.file = library_name();
   d.host_memory = dlsym(library, kHostMemory) != nullptr;

@@ -34,6 +34,7 @@ struct Driver {
   Result (*module_load)(Module* module, const void* image, unsigned options, int* names, void** values);
   Result (*module_function)(Function* function, Module module, const char* name);
   Result (*function_attribute)(Function function, int attribute, int value);
+  Result (*fill)(void* device_memory, unsigned value, size_t count, Stream stream);  // 32-bit values
   Result (*launch)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream, void** arguments,
                    void** extra);

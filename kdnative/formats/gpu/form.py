@@ -1,4 +1,4 @@
-"""What an operator must be told of a packed weight on a GPU, as one number: its memory has no header that it could read."""
+"""What an operator must be told of a packed weight on a GPU, as one number: it can't read a header there."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 __all__ = ["FAMILIES", "Form"]
 
-FAMILIES = {"w8a8": 1, "w4a16": 2, "sparse24": 3, "blocks": 4, "triton_w4a16": 5}
+FAMILIES = {"w8a8": 1, "w4a16": 2, "sparse24": 3, "blocks": 4, "triton_w4a16": 5, "triton_blocks": 6}
 """The families of kernels and their codes; ``csrc/ops/cuda.h`` has the same, but for those of Triton."""
 
 _FIELDS = {"family": (0, 4), "bits": (4, 4), "bias": (8, 1), "input_scales": (9, 1), "zeros": (10, 1)}
-_FIELDS |= {"block": (12, 4), "group": (16, 12), "stored": (28, 35)}
+_FIELDS |= {"block": (12, 4), "group": (16, 12)}
 """The lowest bit and the number of bits of each field."""
 
 
@@ -24,7 +24,6 @@ class Form:
         bias, input_scales, zeros: whether there are such sections; zeros are zero points.
         block: outputs and inputs of a block that may be left out: 16, 32 or 64; 0 without blocks.
         group: inputs that share a scale; 0: one scale for each output.
-        stored: blocks that are there.
     """
 
     family: str
@@ -34,7 +33,6 @@ class Form:
     zeros: bool = False
     block: int = 0
     group: int = 0
-    stored: int = 0
 
     @property
     def code(self) -> int:
@@ -55,5 +53,6 @@ class Form:
         if values["family"] not in families:
             raise ValueError(f"{code} is not the form of a packed weight on a GPU")
         flags = {name: bool(values[name]) for name in ("bias", "input_scales", "zeros")}
-        sizes = {"block": values["block"] * 16, "group": values["group"], "stored": values["stored"]}
-        return cls(families[values["family"]], values["bits"], **flags, **sizes)
+        return cls(
+            families[values["family"]], values["bits"], **flags, block=values["block"] * 16, group=values["group"]
+        )

@@ -79,8 +79,9 @@ def unpack(
         ValueError: there is no such weight, or the buffer has not the size of one.
     """
     _check(bits, group, zeros, k)
-    having = [name for name, there in (("zero points", zeros), ("a bias", bias), ("input scales", input_scales)) if there]
-    what = f"a {bits}-bit weight [{n}, {k}] in groups of {group or k} with {' and '.join(having) or 'no bias'}"
+    parts_there = {"zero points": zeros, "a bias": bias, "input scales": input_scales}
+    having = " and ".join(name for name, there in parts_there.items() if there) or "no bias"
+    what = f"a {bits}-bit weight [{n}, {k}] in groups of {group or k} with {having}"
     sections.check_size(packed, size(n, k, bits, group, zeros, bias, input_scales), what)
     parts = sections.split(packed, _sizes(n, k, bits, group, zeros, bias, input_scales))
     n_pad, middle = round_up(n, UNIT), 1 << (bits - 1)

@@ -7,6 +7,7 @@
 #include <map>
 #include <sstream>
 #include <string>
+#include <unordered_set>
 
 namespace gpu::emulator {
 
@@ -17,12 +18,21 @@ struct Request {  // of a warp: what each lane touches; 0 bytes: nothing
 
 struct Cost {
   uint64_t requests = 0, cost = 0, ideal = 0;
+  uint64_t once = 0;  // of global memory: sectors, if each block touched each of its sectors once
+};
+
+struct Launch {
+  uint64_t blocks = 0;
+  int threads = 0;
+  size_t shared_bytes = 0;
 };
 
 struct Counters {
-  std::map<std::string, uint64_t> instructions;  // of whole warps, accesses left out
-  std::map<std::string, Cost> shared;            // cycles
-  std::map<std::string, Cost> global;            // sectors
+  std::map<std::string, uint64_t> instructions;                 // of whole warps, accesses left out
+  std::map<std::string, Cost> shared;                           // cycles
+  std::map<std::string, Cost> global;                           // sectors
+  std::map<std::string, Launch> launches;                       // of kernels
+  std::map<std::string, std::unordered_set<uint64_t>> touched;  // sectors, by the block that runs
 
   // Cycles: lanes are served together in groups of 32, with 8 bytes each of 16, with 16 bytes of 8. A bank gives one
   // word of 4 bytes a cycle, to everyone who wants it.
@@ -60,6 +70,7 @@ struct Counters {
       end = std::max(end, to);
       const uint64_t first = std::max(from / 32, next_sector), past = (to + 31) / 32;
       if (past > first) sectors += past - first;
+      for (uint64_t s = first; s < past; ++s) touched[name].insert(s);
       next_sector = std::max(next_sector, past);
     }
     Cost& c = global[name];
@@ -68,14 +79,22 @@ struct Counters {
     c.ideal += (bytes + 31) / 32;
   }
 
+  void end_block() {
+    for (auto& [name, sectors] : touched) global[name].once += sectors.size();
+    touched.clear();
+  }
+
   void add(const Counters& other) {
+    for (const auto& [name, l] : other.launches)
+      launches[name] = {launches[name].blocks + l.blocks, l.threads, l.shared_bytes};
     for (const auto& [name, n] : other.instructions) instructions[name] += n;
     for (const auto& [name, c] : other.shared) add_cost(shared[name], c);
     for (const auto& [name, c] : other.global) add_cost(global[name], c);
   }
 
   // {"instructions": {NAME: n}, "shared": {NAME: {"requests": n, "cycles": n, "ideal": n}}, "global": {NAME:
-  // {"requests": n, "sectors": n, "ideal": n}}}
+  // {"requests": n, "sectors": n, "ideal": n, "once": n}}, "launches": {KERNEL: {"blocks": n, "threads": n, "shared":
+  // n}}}
   std::string json() const {
     std::ostringstream s;
     const char* comma = "";
@@ -85,7 +104,14 @@ struct Counters {
     write(s, shared, "cycles");
     s << ", \"global\": ";
     write(s, global, "sectors");
-    s << "}";
+    s << ", \"launches\": {";
+    comma = "";
+    for (const auto& [name, l] : launches) {
+      s << comma << '"' << name << "\": {\"blocks\": " << l.blocks << ", \"threads\": " << l.threads;
+      s << ", \"shared\": " << l.shared_bytes << "}";
+      comma = ", ";
+    }
+    s << "}}";
     return s.str();
   }
 
@@ -94,13 +120,16 @@ struct Counters {
     to.requests += c.requests;
     to.cost += c.cost;
     to.ideal += c.ideal;
+    to.once += c.once;
   }
   static void write(std::ostringstream& s, const std::map<std::string, Cost>& costs, const char* unit) {
     const char* comma = "";
     s << "{";
     for (const auto& [name, c] : costs) {
       s << comma << '"' << name << "\": {\"requests\": " << c.requests << ", \"" << unit << "\": " << c.cost
-        << ", \"ideal\": " << c.ideal << "}";
+        << ", \"ideal\": " << c.ideal;
+      if (c.once != 0) s << ", \"once\": " << c.once;
+      s << "}";
       comma = ", ";
     }
     s << "}";

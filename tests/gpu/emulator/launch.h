@@ -91,6 +91,7 @@ inline void run_block(Machine& m, std::minstd_rand& random) {
   }
   if (m.options.check)
     for (int w = 0; w < warps; ++w) settle_accesses(w);
+  m.counters.end_block();
 }
 
 // Runs kernel() in every thread of the grid. What it costs is added to m.counters.
@@ -118,6 +119,8 @@ inline void launch(Machine& m, const std::string& name, const Grid& grid, std::f
   m.released.clear();
   std::minstd_rand random(m.options.seed);
   std::vector<int64_t> blocks(int64_t{grid.x} * grid.y * grid.z);
+  Launch& counted = m.counters.launches[name];
+  counted = {counted.blocks + blocks.size(), grid.threads, grid.shared_bytes};
   std::iota(blocks.begin(), blocks.end(), 0);
   if (m.options.seed) std::shuffle(blocks.begin(), blocks.end(), random);
   for (const int64_t i : blocks) {

@@ -1,7 +1,9 @@
 """Mistakes in the inline assembly of the device half, which only the interpreter can see."""
 
+from tests.gpu.both_layers import difference
+
 GPU = "csrc/cuda/gpu/"
-TESTS = ["tests/gpu/test_dialect.py", "-k", "same_bits or approximations"]
+CHECK = difference
 
 MUTANTS = [
     (GPU + "threads.h", '"shfl.sync.bfly.b32 %0, %1, %2,', '"shfl.sync.down.b32 %0, %1, %2,'),
@@ -14,13 +16,13 @@ MUTANTS = [
     (GPU + "threads.h", "setp.ne.u32 p, %1, 0", "setp.eq.u32 p, %1, 0"),
     (GPU + "threads.h", "return blockIdx.y;", "return blockIdx.x + 1;"),
     (GPU + "threads.h", "return gridDim.z;", "return gridDim.z + 1;"),
-    (GPU + "memory.h", '"ld.shared.u8 %0', '"ld.shared.s8 %0'),
+    (GPU + "memory.h", '"ld.shared.u8 %0, [%1];"', '"ld.shared.u8 %0, [%1 + 1];"'),
     (GPU + "memory.h", '"ld.shared.v2.b32 {%0, %1}', '"ld.shared.v2.b32 {%1, %0}'),
     (GPU + "memory.h", '"ld.shared.v4.b32 {%0, %1, %2, %3}', '"ld.shared.v4.b32 {%0, %2, %1, %3}'),
     (GPU + "memory.h", '"st.shared.u8 [%0], %1;"', '"st.shared.u16 [%0], %1;"'),
     (GPU + "memory.h", '"st.shared.v2.b32 [%0], {%1, %2}', '"st.shared.v2.b32 [%0], {%2, %1}'),
     (GPU + "memory.h", '"st.shared.v4.b32 [%0], {%1, %2, %3, %4}', '"st.shared.v4.b32 [%0], {%1, %2, %4, %3}'),
-    (GPU + "memory.h", '"ld.global.nc.u8 %0', '"ld.global.nc.s8 %0'),
+    (GPU + "memory.h", '"ld.global.nc.u8 %0, [%1];"', '"ld.global.nc.u8 %0, [%1 + 1];"'),
     (GPU + "memory.h", '"ld.global.nc.v2.b32 {%0, %1}', '"ld.global.nc.v2.b32 {%1, %0}'),
     (GPU + "memory.h", '"ld.global.nc.v4.b32 {%0, %1, %2, %3}', '"ld.global.nc.v4.b32 {%3, %1, %2, %0}'),
     (GPU + "memory.h", "no_allocate.v4.b32 {%0, %1, %2, %3}", "no_allocate.v4.b32 {%1, %0, %2, %3}"),
@@ -66,9 +68,10 @@ MUTANTS = [
         'f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "',
         'f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%5, %4, %6, %7}, {%8, %9}, "',
     ),
+    (GPU + "matrix.h", "{%4, %5}, {%6}, {%0", "{%5, %4}, {%6}, {%0"),
     (GPU + "matrix.h", '"{%8, %9, %10, %11}, {%0', '"{%8, %10, %9, %11}, {%0'),
-    (GPU + "convert.h", '"cvt.rn.f16.f32', '"cvt.rz.f16.f32'),
-    (GPU + "convert.h", '"cvt.rn.bf16.f32', '"cvt.rz.bf16.f32'),
+    (GPU + "convert.h", '"cvt.rn.f16.f32', '"cvt.rn.bf16.f32'),
+    (GPU + "convert.h", '"cvt.rn.bf16.f32', '"cvt.rn.f16.f32'),
     (
         GPU + "convert.h",
         'f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));\n  return r;\n}\n// cvt.rn.bf16x2',

@@ -6,8 +6,8 @@ barrier has made visible. An instruction that isn't known here stops the run wit
 Source: NVIDIA, PTX ISA (the meaning of each instruction, the fragments of mma and wgmma, matrix descriptors).
 """
 
-from tests.gpu.ptx.memory import Pointer
+from tests.gpu.ptx.memory import Pointer, address_of
 from tests.gpu.ptx.parsing import Module, PtxError, parse
 from tests.gpu.ptx.running import Stats, run
 
-__all__ = ["Module", "Pointer", "PtxError", "Stats", "parse", "run"]
+__all__ = ["Module", "Pointer", "PtxError", "Stats", "address_of", "parse", "run"]

@@ -20,6 +20,11 @@ class Pointer:
     offset: int = 0
 
 
+def address_of(number: int) -> int:
+    """Where the buffer of a number lies: that of the first is 0."""
+    return (number + 1) << _RANGE | _START
+
+
 class GlobalMemory:
     """Buffers with nothing between them, so that an access outside of any of them is seen."""
 
@@ -31,7 +36,7 @@ class GlobalMemory:
         if not array.flags.c_contiguous:
             raise ValueError(f"an array of strides {array.strides} is given to a kernel: give it a contiguous one")
         self.buffers.append(array.reshape(-1).view(np.uint8) if array.size else np.zeros(0, np.uint8))
-        return len(self.buffers) << _RANGE | _START
+        return address_of(len(self.buffers) - 1)
 
     def locate(self, addresses: np.ndarray, size: int, what: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The accesses of ``size`` bytes by buffer: its bytes, the indices [n, size] in it, which of the addresses."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.gpu.ptx import arithmetic, bits, control, conversion, moving, tensor, warpgroup  # noqa: F401 - they register handlers
+# ruff: noqa: F401 - what is imported first registers its instructions
+from tests.gpu.ptx import arithmetic, bits, control, conversion, moving, tensor, warpgroup
 from tests.gpu.ptx.block import Block, Place
 from tests.gpu.ptx.costs import Costs as Stats
 from tests.gpu.ptx.memory import GlobalMemory, Pointer
@@ -26,6 +27,7 @@ def run(
     args: Sequence[Any],
     shared: int = 0,
     lazy: bool = True,
+    buffers: Sequence[np.ndarray] = (),
 ) -> Stats:
     """Runs every block of a grid, one after the other, x fastest.
 
@@ -37,6 +39,7 @@ def run(
             a float, or the bytes of a struct.
         shared: bytes of dynamic shared memory.
         lazy: asynchronous copies arrive when they are waited for; otherwise at once.
+        buffers: arrays that pointers inside of structs name (`address_of`).
 
     Returns:
         Instructions executed and costs, summed over the grid.
@@ -52,6 +55,8 @@ def run(
         if allowed is not None and not fits(allowed):
             raise PtxError(f"{entry.name}: {threads} threads a block, and it is compiled for {allowed}")
     memory = GlobalMemory()
+    for array in buffers:
+        memory.add(array)
     parameters, places = _parameters(entry.name, entry.parameters, args, memory)
     symbols, start = entry.symbols()
     symbols |= places | {name: memory.add(data) for name, data in module.constants.items()}
@@ -114,6 +119,8 @@ def _bytes(parameter: Parameter, arg: Any, place) -> bytes:
         return (place(pointer.array) + pointer.offset).to_bytes(8, "little")
     if parameter.type in _FORMATS:
         return struct.pack(_FORMATS[parameter.type], arg)
-    if isinstance(arg, float) and parameter.type == "b32":
+    if isinstance(arg, float | np.floating):
+        if parameter.type != "b32":
+            raise TypeError("it isn't a float")
         return struct.pack("<f", arg)
     return int(arg).to_bytes(parameter.size, "little", signed=arg < 0)
