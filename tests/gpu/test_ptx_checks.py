@@ -79,6 +79,16 @@ def test_copies_are_waited_for(lazy):
         launch(COPY + other.format(""), arrays=2, lazy=lazy)
 
 
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("access", ["ld.shared.u32 %r9, [%r0];", "st.shared.u32 [%r0], %tid;"])
+def test_bytes_of_a_copy_under_way_are_left_alone(access, lazy):
+    """Also where something was written there before."""
+    body = COPY.replace("cp.async.cg", "mov.u32 %r9, 1; st.shared.v4.u32 [%r0], {%r9, %r9, %r9, %r9}; cp.async.cg")
+    launch(body + "cp.async.wait_all; " + access, arrays=2, lazy=lazy)
+    with pytest.raises(ptx.PtxError, match="that a copy is under way to"):
+        launch(body + access, arrays=2, lazy=lazy)
+
+
 def test_groups_are_those_of_each_thread():
     """The second warp closes one group more, so that one pending group is not the copy for it, and is for the first."""
     more = "setp.ge.u32 %p1, %tid, 32; @%p1 cp.async.commit_group; cp.async.wait_group 1; "
