@@ -109,6 +109,8 @@ def test_divergence():
     branch = "and.b32 %r2, %tid, 1; setp.eq.u32 %p1, %r2, 0; mov.u32 %r9, 5; @%p1 bra EVEN; {} mov.u32 %r9, 3; EVEN: "
     assert launch(branch.format("") + OUT)[0].tolist() == [5, 3] * 32
     shuffle = "shfl.sync.bfly.b32 %r9, %tid, 1, 31, 0xffffffff; "
+    joined = "shfl.sync.bfly.b32 %r9, %r9, 1, 31, 0xffffffff; "  # where the branches meet, all lanes are there again
+    assert launch(branch.format("") + joined + OUT)[0].tolist() == [3, 5] * 32
     assert launch(shuffle + OUT)[0].tolist() == [n ^ 1 for n in range(64)]
     with pytest.raises(ptx.PtxError, match="shfl.sync.bfly.b32: lanes of warp 0 are apart"):
         launch(branch.format(shuffle) + OUT)
