@@ -158,6 +158,14 @@ void products_of_int8() {
       for (int k = 0; k < 32; ++k) sum += a[row * 32 + k] * b[k * 8 + column];
       expect(d[i] == static_cast<int32_t>(sum), "mma s8, sums wrap");
     }
+    int32_t half[4] = {5, 6, 7, 8};  // the same product, of the first 16 of k
+    mma_s8_half(half, fa[0], fa[1], fb[0]);
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? g : g + 8, column = t * 2 + i % 2;
+      int32_t sum = 5 + i;
+      for (int k = 0; k < 16; ++k) sum += a[row * 32 + k] * b[k * 8 + column];
+      expect(half[i] == sum, "mma s8 with k 16");
+    }
   });
 }
 
