@@ -1,6 +1,6 @@
 // The block-sparse kernels on the emulator: the bits of a plain sum over the dense weight.
 //
-// Usage: blocks_test [quick | grid | damaged | counters]
+// Usage: blocks_test [quick | grid | damaged | counters | offsets N SIDE BIAS BYTES]
 #include "blocks.cu"
 
 #include "blocks.h"
@@ -134,6 +134,53 @@ void damage() {
     }
 }
 
+void refuse() {
+  alignas(16) static const uint8_t bytes[64] = {};
+  const auto* floats = reinterpret_cast<const float*>(bytes);
+  const auto* ints = reinterpret_cast<const int32_t*>(bytes);
+  EmulatedLauncher launcher;
+  Blocks good{};
+  good.x = reinterpret_cast<const int8_t*>(bytes), good.side = 32, good.codes = bytes, good.columns = good.start = ints;
+  good.scale_w = floats, good.n = 8, good.k_pad = 128;
+  blocks(launcher, good);
+  expect(launcher.launched.empty(), "no rows launch nothing");
+  const auto refused = [&](const char* words, auto change) {
+    Blocks bad = good;
+    change(bad);
+    expect_refusal(words, [&] { blocks(launcher, bad); });
+  };
+  refused("blocks have a side of 16, 32 or 64", [](auto& a) { a.side = 48; });
+  refused("x [3, 192], a weight of 8 outputs in blocks of 32: rows of x must be padded",
+          [](auto& a) { a.m = 3, a.k_pad = 192; });
+  refused("-1 units of blocks can't be", [](auto& a) { a.units = -1; });
+  refused("must lie on 16 bytes", [](auto& a) { a.codes += 8; });
+  refused("give fewer rows at a time", [](auto& a) { a.m = kMostRows + 1; });
+  refused("too large", [](auto& a) { a.m = 1, a.n = int64_t{1} << 28; });
+  expect_refusal("blocks64_many is not for them", [&] { blocks(launcher, good, tiles_of(64)[0]); });
+}
+
+void choose() {
+  Blocks a{};
+  a.n = a.k_pad = 4096;
+  for (int side : {16, 32, 64}) {
+    a.side = side, a.units = 4096 / side * 20;  // 20 of 64 in each row of blocks
+    for (int64_t m : {1, 16, 4096}) {
+      a.m = m;
+      const std::string wanted = "blocks" + std::to_string(side) + (m == 4096 ? "_many" : "_few");
+      const std::string name = choose_blocks(a, 108, 80).name;
+      expect(name == wanted, name + " is chosen for " + std::to_string(m) + " rows");
+    }
+  }
+}
+
+// Prints where the parts of a packed weight lie.
+void offsets(char** argv) {
+  const BlocksOffsets at(std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]) != 0, std::atoll(argv[5]));
+  std::printf("{\"units\": %lld, \"columns\": %lld, \"start\": %lld, \"scale\": %lld, \"bias\": %lld}\n",
+              static_cast<long long>(at.units), static_cast<long long>(at.columns), static_cast<long long>(at.start),
+              static_cast<long long>(at.scale), static_cast<long long>(at.bias));
+}
+
 void count() {
   for (int side : {16, 32, 64})
     for (const BlocksTileShape& tile : tiles_of(side)) {
@@ -157,6 +204,8 @@ int main(int argc, char** argv) {
     if (what == "quick") return test({{19, 70, 300}}, {{.eager = false, .seed = 3}});
     if (what == "damaged") return damage();
     if (what == "counters") return count();
+    if (what == "offsets") return offsets(argv);
+    refuse(), choose();
     std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 130, 257}, {130, 37, 129}, {2, 3, 4096}};
     if (what == "grid") shapes.insert(shapes.end(), {{129, 257, 700}, {64, 64, 2048}, {33, 96, 31}, {257, 16, 512}});
     test(shapes, every_mode());

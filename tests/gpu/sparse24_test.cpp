@@ -1,6 +1,6 @@
 // The 2:4 kernels on the emulator: the bits of a plain sum over the dense weight.
 //
-// Usage: sparse24_test [quick | grid | counters]
+// Usage: sparse24_test [quick | grid | counters | offsets N K BIAS]
 #include "sparse24.cu"
 
 #include "int8_products.h"
@@ -87,6 +87,43 @@ void test(const std::vector<Shape>& shapes, const std::vector<Options>& modes) {
   }
 }
 
+void refuse() {
+  alignas(16) static const uint8_t bytes[64] = {};
+  const auto* x = reinterpret_cast<const int8_t*>(bytes);
+  const auto* floats = reinterpret_cast<const float*>(bytes);
+  EmulatedLauncher launcher;
+  const Sparse24 good{x, floats, bytes, floats, nullptr, nullptr, nullptr, DType::f32, Activation::none, 0, 8, 128};
+  sparse24(launcher, good);
+  expect(launcher.launched.empty(), "no rows launch nothing");
+  const auto refused = [&](const char* words, auto change) {
+    Sparse24 bad = good;
+    change(bad);
+    expect_refusal(words, [&] { sparse24(launcher, bad); });
+  };
+  refused("x [3, 192], a 2:4 weight of 8 outputs: rows of x must be padded", [](auto& a) { a.m = 3, a.k_pad = 192; });
+  refused("must be padded to a multiple of 128", [](auto& a) { a.k_pad = 0; });
+  refused("must lie on 16 bytes", [](auto& a) { a.weight += 8; });
+  refused("must lie on 16 bytes", [](auto& a) { a.bias = a.scale_w + 2; });
+  refused("give fewer rows at a time", [](auto& a) { a.m = kMostRows + 1; });
+  refused("too large", [](auto& a) { a.m = 1, a.n = int64_t{1} << 28; });
+}
+
+// Prints where the parts of a packed weight lie.
+void offsets(char** argv) {
+  const Sparse24Offsets at(std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]) != 0);
+  std::printf("{\"scale\": %lld, \"bias\": %lld, \"bytes\": %lld}\n", static_cast<long long>(at.scale),
+              static_cast<long long>(at.bias), static_cast<long long>(at.bytes));
+}
+
+void choose() {
+  const auto chosen = [](int64_t m, int64_t n, int64_t k) {
+    return std::string(choose_sparse24(m, n, k, 108, 80).name);
+  };
+  expect(chosen(1, 4096, 4096) == "sparse24_small", "one row");
+  expect(chosen(4096, 4096, 4096) == "sparse24_large", "many rows");
+  expect(chosen(128, 4096, 4096) == "sparse24_medium", "some rows");
+}
+
 void count() {
   for (const Sparse24TileShape& tile : kSparse24Tiles) {
     Problem p({tile.rows, tile.outputs, 1024});
@@ -107,6 +144,8 @@ int main(int argc, char** argv) {
   return finish([&] {
     if (what == "quick") return test({{3, 18, 300}}, {{.eager = false, .seed = 3}});
     if (what == "counters") return count();
+    if (what == "offsets") return offsets(argv);
+    refuse(), choose();
     std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 130, 257}, {130, 37, 129}, {2, 3, 4096}};
     if (what == "grid") shapes.insert(shapes.end(), {{129, 257, 700}, {64, 64, 2048}, {33, 96, 31}, {257, 16, 512}});
     test(shapes, every_mode());

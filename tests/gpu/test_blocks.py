@@ -106,6 +106,23 @@ def test_damaged_weights_touch_nothing_else():
 
 
 @needs_compiler
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_the_host_finds_the_same_parts(side):
+    n, k = 70, 3000
+    for kept in (0.0, 0.4):
+        for bias in (None, torch.randn(n)):
+            packed = blocks.pack(plain(in_blocks(n, k, side, kept)), bias, side)
+            given = [str(v) for v in (n, side, int(bias is not None))]
+            (at,) = building.run(building.build(PROGRAM), "offsets", *given, str(packed.numel()))
+            codes, columns, start, scale, shift = blocks.parts(packed, n, k, bias is not None, side)
+            assert at["units"] * side * 64 == codes.numel()
+            wanted = {"columns": columns, "start": start, "scale": scale} | ({} if bias is None else {"bias": shift})
+            assert {name: at[name] for name in wanted} == {name: v.storage_offset() * 4 for name, v in wanted.items()}
+            (at,) = building.run(building.build(PROGRAM), "offsets", *given, str(packed.numel() - 256))
+            assert at["units"] == -1
+
+
+@needs_compiler
 def test_with_sanitizers():
     building.run(building.build(PROGRAM, sanitize=True), "quick")
 

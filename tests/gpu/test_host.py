@@ -87,6 +87,31 @@ for dtype, activation, way in ways:
     )
 
 
+def test_torch_multiplies_where_it_is_chosen():
+    """KDNATIVE_GPU_KERNELS=cublas: the same bits of int8 products, and dequantized weights, but not for fp32."""
+    fake_libcuda.run(
+        """
+from kdnative.ops import reference
+from tests.gpu.host_cases import Case
+for scheme in ("w8a8", "w8a8-is", "w4a8-g64-int", "w8a8+2:4", "w8a8+4x1"):
+    case = Case(scheme, (33, 192), (2, 3), torch.bfloat16, "relu")
+    module, x = case.linear(), case.x()
+    assert type(module.layout).__name__ == "W8A8"
+    want = reference.linear_plain(x, module.quantized(), module._exact_bias(), 8, 1)
+    assert torch.equal(module(x), want), scheme
+assert "w8a8_" not in launched() and "quantize_" in launched()
+for dtype in (torch.float16, torch.float32):
+    case = Case("w4a16-g64", (40, 128), (3,), dtype)
+    module, x = case.linear(), case.x()
+    want = reference.linear_plain(x, module.quantized(), module._exact_bias(), 16)
+    assert (module(x) - want).abs().max() < 0.01
+    assert ("dequantize" in launched() and "gemv" not in launched()) == (dtype == torch.float16)
+""",
+        KDNATIVE_GPU_KERNELS="cublas",
+        FAKE_CUDA_CHECK="0",
+    )
+
+
 def test_an_encoder_is_native_linears_and_attention_of_torch(tmp_path):
     """Whatever torch computes is the same in both processes, so are the linears: the same bits."""
     program = """

@@ -76,6 +76,21 @@ def test_on_the_emulator():
 
 
 @needs_compiler
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_host_finds_the_same_parts(with_bias):
+    """A scale and a bias that are told from what surrounds them, where the host says."""
+    n, k = 70, 300
+    weight = QuantizedWeight(two_of_four(n, k), torch.rand(n) + 0.1, None, 8, None)
+    packed = sparse24.pack(weight, torch.randn(n) if with_bias else None)
+    (at,) = building.run(building.build(PROGRAM), "offsets", str(n), str(k), str(int(with_bias)))
+    assert at["bytes"] == packed.numel()
+    assert torch.equal(packed[at["scale"] :][: 4 * n].view(torch.float32), weight.scale)
+    if with_bias:
+        bias = sparse24.unpack(packed, n, k, True)[1]
+        assert torch.equal(packed[at["bias"] :][: 4 * n].view(torch.float32), bias)
+
+
+@needs_compiler
 def test_with_sanitizers():
     building.run(building.build(PROGRAM, sanitize=True), "quick")
 
