@@ -133,6 +133,29 @@ with torch.no_grad():
     assert torch.equal(torch.load(gpu), torch.load(cpu))
 
 
+def test_reports_and_doctor_say_who_computes():
+    fake_libcuda.run(
+        """
+from torch import nn
+from kdnative import convert_
+model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+report = convert_(model, {"0": "w8a8", "1": "w4a16-g64", "2": "w4a8-g64"}, method="rtn")
+reasons = [row.reason for row in report.rows]
+assert reasons[0] == "native linear; weights by rtn", reasons
+assert reasons[1].startswith("native linear; many 16-bit rows are multiplied by torch"), reasons
+assert reasons[2].startswith("native linear, in plain torch: cuda has no kernel of w4a8-g64"), reasons
+from kdnative import doctor
+found = doctor.collect()
+assert found["gpu"]["driver"]["cuda"] == "12.4" and found["problems"] == []
+assert found["gpu"]["devices"] == [{"name": "emulated GPU 0", "capability": "8.6", "multiprocessors": 4}]
+text = doctor.describe(found)
+assert "of CUDA 12.4: emulated GPU 0 (capability 8.6)" in text and "libnvrtc isn't here" in text
+""",
+        FAKE_CUDA_CAPABILITY="86",
+        KDNATIVE_NVRTC="",
+    )
+
+
 def test_modules_are_copied_compiled_and_checked():
     fake_libcuda.run(
         """

@@ -25,6 +25,11 @@ class CudaBackend(Backend):
     def has_kernels(self, scheme: Scheme) -> bool:
         return _layout(scheme, (1, scheme.group_size or 1), True) is not None
 
+    def remark(self, scheme: Scheme) -> str:
+        if scheme.activation_bits == 16 and self.has_kernels(scheme):
+            return "; many 16-bit rows are multiplied by torch, the weight in scratch memory as 16-bit floats"
+        return super().remark(scheme)
+
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
         if shape is None:
             raise ValueError("a weight on a GPU has no header: its layout needs the shape of the layer")
