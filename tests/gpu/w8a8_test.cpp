@@ -17,6 +17,7 @@
 
 #include "emulator/emulated_launcher.h"
 #include "emulator/testing.h"
+#include "refusals.h"
 #include "w8a8.cu"
 // clang-format off: the second takes its vectors from the first
 #include "numbers.h"
@@ -143,17 +144,12 @@ void check_shapes(bool many, bool few) {
 
 // What is launched by whom: the choice, and what is refused.
 void check_launches() {
-  EmulatedLauncher launcher;
+  Recorder launcher;
   const gpu::W8A8 huge{
       nullptr,          nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, gpu::DType::f32, gpu::Activation::none,
       int64_t{1} << 31, 8,       128};
   const auto refuses = [&](const gpu::W8A8& a, const char* words) {
-    try {
-      gpu::w8a8(launcher, a);
-      expect(false, std::string("not refused: ") + words);
-    } catch (const std::invalid_argument& e) {
-      expect(std::strstr(e.what(), words) != nullptr, std::string(e.what()) + ": lacks " + words);
-    }
+    expect_refusal(words, [&] { gpu::w8a8(launcher, a); });
   };
   refuses(huge, "x [2147483648, 128], w [8, 128]");
   gpu::W8A8 wrong = huge;
@@ -182,6 +178,19 @@ void check_launches() {
   for (int capability : {80, 86, 89, 90})
     for (const auto& tile : gpu::kW8A8Tiles)
       expect(size_t(tile.shared_bytes()) <= most_shared_bytes(capability), "too much shared memory");
+}
+
+// Every access of an aligned shape is as cheap as can be, and rows that aren't there are not read.
+void check_cost(const gpu::W8A8TileShape& tile) {
+  Counters aligned, ragged;
+  check({tile.rows, tile.columns, 256}, tile, {}, &aligned);
+  for (const auto* costs : {&aligned.shared, &aligned.global})
+    for (const auto& [name, cost] : *costs)
+      expect(cost.cost == cost.ideal, std::string(tile.names[0]) + ": " + name + " costs " + std::to_string(cost.cost) +
+                                          ", could " + std::to_string(cost.ideal));
+  check({1, tile.columns, 256}, tile, {}, &ragged);
+  const uint64_t read = ragged.global["cp.async.cg 16 from global"].cost * 32;
+  expect(read == 256u * (1 + tile.columns), std::string(tile.names[0]) + " reads " + std::to_string(read) + " bytes");
 }
 
 void print_cost() {
@@ -217,6 +226,7 @@ int main(int argc, char** argv) {
     if (what == "layout") return print_layouts();
     check_launches();
     check_shapes(what == "grid", what == "quick");
+    for (const auto& tile : gpu::kW8A8Tiles) check_cost(tile);
     if (what == "quick") return;
     for (const int fill : {-128, 127})  // sums of the largest size
       check({3, 5, 8192, gpu::DType::f32, gpu::Activation::none, false, false, fill}, gpu::kW8A8Tiles[3], {});
