@@ -54,7 +54,8 @@ struct Case {
   gpu::DType type = gpu::DType::f32;
   gpu::Activation activation = gpu::Activation::none;
   bool bias = true, residual = false;
-  int fill = 0;  // of both factors; 0: random codes
+  int fill = 0;          // of both factors; 0: random codes
+  bool special = false;  // x is 0, and the bias what activations treat in a way of its own
 };
 
 std::string name_of(const Case& c, const gpu::W8A8TileShape& tile, const Options& options) {
@@ -79,10 +80,17 @@ void check(const Case& c, const gpu::W8A8TileShape& tile, const Options& options
     for (float& f : v) f = (static_cast<float>(random() % 20001) - 10000) / 10000 * size;
     return v;
   };
-  const std::vector<int8_t> x = codes(c.m), w = codes(c.n);
+  std::vector<int8_t> x = codes(c.m);
+  const std::vector<int8_t> w = codes(c.n);
   std::vector<float> scale_x = floats(c.m, 0.02f);
-  const std::vector<float> scale_w = floats(c.n, 0.01f), bias = floats(c.n, 3.0f), added = floats(c.m * c.n, 3.0f);
+  std::vector<float> bias = floats(c.n, 3.0f);
+  const std::vector<float> scale_w = floats(c.n, 0.01f), added = floats(c.m * c.n, 3.0f);
   if (c.m > 2) scale_x[2] = NAN;  // a row that had no codes
+  if (c.special) {
+    x.assign(x.size(), 0);
+    bias = {0.0f,  -0.0f,  1e-30f, 5.2f,   -5.2f,    8.5f,      9.02f, -9.02f,
+            87.4f, -87.4f, 88.8f,  -88.8f, INFINITY, -INFINITY, NAN,   1.5f};
+  }
   std::vector<T> residual;
   for (float v : added) residual.push_back(number<T>(v));
 
@@ -227,6 +235,11 @@ int main(int argc, char** argv) {
     check_launches();
     check_shapes(what == "grid", what == "quick");
     for (const auto& tile : gpu::kW8A8Tiles) check_cost(tile);
+    for (int activation = 0; activation < 6; ++activation) {
+      Case special{1, 16, 1, gpu::DType::f32, static_cast<gpu::Activation>(activation)};
+      special.special = true;
+      check(special, gpu::kW8A8Tiles[4], {});
+    }
     if (what == "quick") return;
     for (const int fill : {-128, 127})  // sums of the largest size
       check({3, 5, 8192, gpu::DType::f32, gpu::Activation::none, false, false, fill}, gpu::kW8A8Tiles[3], {});
