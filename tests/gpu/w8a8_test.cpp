@@ -17,6 +17,7 @@
 
 #include "emulator/emulated_launcher.h"
 #include "emulator/testing.h"
+#include "refusals.h"
 #include "w8a8.cu"
 // clang-format off: the second takes its vectors from the first
 #include "numbers.h"
@@ -53,7 +54,8 @@ struct Case {
   gpu::DType type = gpu::DType::f32;
   gpu::Activation activation = gpu::Activation::none;
   bool bias = true, residual = false;
-  int fill = 0;  // of both factors; 0: random codes
+  int fill = 0;          // of both factors; 0: random codes
+  bool special = false;  // x is 0, and the bias what activations treat in a way of its own
 };
 
 std::string name_of(const Case& c, const gpu::W8A8TileShape& tile, const Options& options) {
@@ -78,10 +80,17 @@ void check(const Case& c, const gpu::W8A8TileShape& tile, const Options& options
     for (float& f : v) f = (static_cast<float>(random() % 20001) - 10000) / 10000 * size;
     return v;
   };
-  const std::vector<int8_t> x = codes(c.m), w = codes(c.n);
+  std::vector<int8_t> x = codes(c.m);
+  const std::vector<int8_t> w = codes(c.n);
   std::vector<float> scale_x = floats(c.m, 0.02f);
-  const std::vector<float> scale_w = floats(c.n, 0.01f), bias = floats(c.n, 3.0f), added = floats(c.m * c.n, 3.0f);
+  std::vector<float> bias = floats(c.n, 3.0f);
+  const std::vector<float> scale_w = floats(c.n, 0.01f), added = floats(c.m * c.n, 3.0f);
   if (c.m > 2) scale_x[2] = NAN;  // a row that had no codes
+  if (c.special) {
+    x.assign(x.size(), 0);
+    bias = {0.0f,  -0.0f,  1e-30f, 5.2f,   -5.2f,    8.5f,      9.02f, -9.02f,
+            87.4f, -87.4f, 88.8f,  -88.8f, INFINITY, -INFINITY, NAN,   1.5f};
+  }
   std::vector<T> residual;
   for (float v : added) residual.push_back(number<T>(v));
 
@@ -143,17 +152,12 @@ void check_shapes(bool many, bool few) {
 
 // What is launched by whom: the choice, and what is refused.
 void check_launches() {
-  EmulatedLauncher launcher;
+  Recorder launcher;
   const gpu::W8A8 huge{
       nullptr,          nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, gpu::DType::f32, gpu::Activation::none,
       int64_t{1} << 31, 8,       128};
   const auto refuses = [&](const gpu::W8A8& a, const char* words) {
-    try {
-      gpu::w8a8(launcher, a);
-      expect(false, std::string("not refused: ") + words);
-    } catch (const std::invalid_argument& e) {
-      expect(std::strstr(e.what(), words) != nullptr, std::string(e.what()) + ": lacks " + words);
-    }
+    expect_refusal(words, [&] { gpu::w8a8(launcher, a); });
   };
   refuses(huge, "x [2147483648, 128], w [8, 128]");
   gpu::W8A8 wrong = huge;
@@ -182,6 +186,19 @@ void check_launches() {
   for (int capability : {80, 86, 89, 90})
     for (const auto& tile : gpu::kW8A8Tiles)
       expect(size_t(tile.shared_bytes()) <= most_shared_bytes(capability), "too much shared memory");
+}
+
+// Every access of an aligned shape is as cheap as can be, and rows that aren't there are not read.
+void check_cost(const gpu::W8A8TileShape& tile) {
+  Counters aligned, ragged;
+  check({tile.rows, tile.columns, 256}, tile, {}, &aligned);
+  for (const auto* costs : {&aligned.shared, &aligned.global})
+    for (const auto& [name, cost] : *costs)
+      expect(cost.cost == cost.ideal, std::string(tile.names[0]) + ": " + name + " costs " + std::to_string(cost.cost) +
+                                          ", could " + std::to_string(cost.ideal));
+  check({1, tile.columns, 256}, tile, {}, &ragged);
+  const uint64_t read = ragged.global["cp.async.cg 16 from global"].cost * 32;
+  expect(read == 256u * (1 + tile.columns), std::string(tile.names[0]) + " reads " + std::to_string(read) + " bytes");
 }
 
 void print_cost() {
@@ -217,6 +234,12 @@ int main(int argc, char** argv) {
     if (what == "layout") return print_layouts();
     check_launches();
     check_shapes(what == "grid", what == "quick");
+    for (const auto& tile : gpu::kW8A8Tiles) check_cost(tile);
+    for (int activation = 0; activation < 6; ++activation) {
+      Case special{1, 16, 1, gpu::DType::f32, static_cast<gpu::Activation>(activation)};
+      special.special = true;
+      check(special, gpu::kW8A8Tiles[4], {});
+    }
     if (what == "quick") return;
     for (const int fill : {-128, 127})  // sums of the largest size
       check({3, 5, 8192, gpu::DType::f32, gpu::Activation::none, false, false, fill}, gpu::kW8A8Tiles[3], {});
