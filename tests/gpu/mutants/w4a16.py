@@ -11,7 +11,7 @@ HOST = HERE + "w4a16.h"
 
 def CHECK(root: Path) -> str | None:
     """What the emulator notices in a copy of the repository: wrong results, or accesses that cost too much."""
-    program = building.build(root / "tests" / "gpu" / "w4a16_test.cpp", root=root, flags=("-O1",))
+    program = building.build(root / "tests" / "gpu" / "w4a16_test.cpp", root=root, flags=("-O0",))
     try:
         building.run(program, "quick")
         for counters in building.run(program, "counters"):
@@ -68,7 +68,6 @@ MUTANTS = [
     (GEMM, "s.x_rows = (m - row + kXRows - 1) / kXRows;", "s.x_rows = kBm / kXRows;"),
     (GEMM, "s.weight_chunks = (strips - strip + kStripStep - 1) / kStripStep;", "s.weight_chunks = kStrips;"),
     (GEMM, "chunk < kScaleChunks && column < strips * kUnit ? 16 : 0", "chunk < kScaleChunks ? 16 : 0"),
-    (GEMM, "zero_column < strips * kUnit && zeros != nullptr ? 16 : 0", "zero_column < strips * kUnit ? 16 : 0"),
     (GEMM, "zero_column < strips * kUnit && zeros != nullptr ? 16 : 0", "zeros != nullptr ? 16 : 0"),
     (GEMM, "inside && i < from.x_rows ? 16 : 0", "i < from.x_rows ? 16 : 0"),
     (GEMM, "unit < units && i < from.weight_chunks ? 16 : 0", "i < from.weight_chunks ? 16 : 0"),
@@ -79,7 +78,7 @@ MUTANTS = [
     (GEMM, "      sync_threads();  // the stage has arrived", "      // the stage has arrived"),
     (GEMM, "const int ahead = s + kStages - 1;", "const int ahead = s + kStages;"),
     (GEMM, "stage = advance(stage), next = advance(next);", "stage = advance(stage), next = advance(stage);"),
-    (GEMM, "all - first < each ? all - first : each", "each"),
+    (GEMM, "all - first < each ? all - first : each", "all - first"),
     # many rows: products
     (GEMM, "unit * 4 + half * 2 + (lane >> 4)", "unit * 4 + half * 2 + (lane >> 3 & 1)"),
     (GEMM, "(strip * kUnits + unit) * unit_bytes(kBits)", "(strip * kUnits + (unit ^ 1)) * unit_bytes(kBits)"),
