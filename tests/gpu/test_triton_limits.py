@@ -1,5 +1,7 @@
 """Limits of what Triton compiles to: no stack, no local memory, shared memory that every device of the target has."""
 
+import os
+
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed (the extra triton)")
@@ -8,6 +10,8 @@ from tests.gpu import sass  # noqa: E402
 from tests.gpu.triton_targets import cases  # noqa: E402
 
 CASES = list(cases())
+CHOSEN = CASES if os.environ.get("KDNATIVE_GPU_GRID") == "1" else [case for case in CASES if case.largest]
+"""The largest tiles; all tiles for ``make test-gpu-emulated``."""
 
 
 def _problems(case):
@@ -23,16 +27,9 @@ def _problems(case):
 
 
 @pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))
-@pytest.mark.parametrize("case", [case for case in CASES if case.largest], ids=str)
-def test_the_largest_tiles_use_no_stack(triton_cache, case):
+@pytest.mark.parametrize("case", CHOSEN, ids=str)
+def test_a_shipped_tile_uses_no_stack(triton_cache, case):
     assert not _problems(case)
-
-
-@pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))
-def test_no_shipped_tile_uses_a_stack(triton_cache, long_grid):
-    if not long_grid:
-        pytest.skip("all configurations are compiled with KDNATIVE_GPU_GRID=1")
-    assert not [f"{case}: {problem}" for case in CASES for problem in _problems(case)]
 
 
 def test_every_table_has_its_largest_tile():

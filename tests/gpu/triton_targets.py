@@ -126,4 +126,4 @@ def _rows(capability: int) -> Iterator[Case]:
     signature = ("*bf16", "*fp32", "*i8", "*fp32", "i32", "i32", "i32")
     constants = {"HAS_INPUT_SCALE": True, "BLOCK": 4096}
     pointers = ("x", "input_scale", "codes", "scale")
-    yield Case("quantize", "4096", capability, 256, True, quantize._quantize, signature, constants, pointers)
+    yield Case("quantize", "4096", capability, 512, True, quantize._quantize, signature, constants, pointers)

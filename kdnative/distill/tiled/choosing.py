@@ -14,12 +14,15 @@ __all__ = ["tiles_for", "triton_tiles"]
 
 
 def tiles_for(student: LinearLogits, teachers: Sequence[LinearLogits]) -> Tiles:
-    """Triton's for 16-bit products of one teacher on an NVIDIA GPU, where Triton is installed; else plain torch's."""
+    """Triton's for 16-bit products of one teacher on an NVIDIA GPU that has them, where Triton is installed.
+
+    All else is plain torch's: fp32 as well, whose products Triton would round to TF32.
+    """
     hidden = student.hidden
+    if not hidden.is_cuda or torch.version.hip is not None or torch.cuda.get_device_capability(hidden.device) < (8, 0):
+        return Tiles()
     sixteen = hidden.dtype in (torch.bfloat16, torch.float16) and all(t.hidden.dtype == hidden.dtype for t in teachers)
-    if hidden.is_cuda and torch.version.hip is None and sixteen and len(teachers) == 1 and installed("triton"):
-        return triton_tiles()
-    return Tiles()
+    return triton_tiles() if sixteen and len(teachers) == 1 and installed("triton") else Tiles()
 
 
 def triton_tiles() -> Tiles:

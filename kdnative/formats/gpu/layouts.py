@@ -7,6 +7,7 @@ shape of its weight and what belongs to it, and hands that to the operator as a 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -36,9 +37,9 @@ class GpuLayout(Layout):
     has_bias: bool
 
     @property
+    @abstractmethod
     def form(self) -> Form:
         """What the operator must know besides the shape."""
-        raise NotImplementedError
 
     @property
     def arguments(self) -> tuple[int, ...]:  # type: ignore[override]

@@ -199,7 +199,7 @@ def _copysign(block: Block, ins: Instruction, mask: np.ndarray) -> None:
     _apply(block, ins, mask, lambda sign, size: np.copysign(size, sign))
 
 
-# Approximations, and how far the ISA lets them be off, relatively. Hardware gives some value inside; here it is one near
+# Approximations, and how far the ISA lets them be off, relatively. Hardware gives a value inside; here it is one near
 # the edge, above or below by the bits of the input, so that no test can rely on a result that is rounded right.
 _APPROXIMATE: dict[str, tuple[Function, float]] = {
     "ex2": (np.exp2, 2.0**-22),
