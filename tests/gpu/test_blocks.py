@@ -88,6 +88,11 @@ def test_refuses_in_words():
         blocks.unpack(packed, 40, 70, True, 32)
     with pytest.raises(ValueError, match=r"not a packed weight: torch.int8.*a weight \[40, 70\]"):
         blocks.unpack(packed.view(torch.int8), 40, 70, False, 32)
+    for wrong in (-1, 3):
+        damaged = packed.clone()
+        blocks.parts(damaged, 40, 70, False, 32)[1][0] = wrong
+        with pytest.raises(ValueError, match="damaged.*its blocks are not those"):
+            blocks.unpack(damaged, 40, 70, False, 32)
     start = packed.numel() - 512
     packed[start : start + 4].view(torch.int32).fill_(1)
     with pytest.raises(ValueError, match="damaged.*its blocks are not those"):

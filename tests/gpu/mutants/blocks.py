@@ -22,7 +22,6 @@ MUTANTS = [
     (TILE, "(kUnits == 1 ? r >> 1 & 3 : r & 7)", "(kUnits == 1 ? r & 3 : r & 7)"),
     (TILE, "(kUnits == 1 ? r >> 1 & 3 : r & 7)", "(kUnits == 1 ? r >> 1 & 3 : r >> 1 & 7)"),
     (TILE, "inside[i] = row < m;", "inside[i] = row <= m;"),
-    (TILE, "known && inside[i] ? 16 : 0", "known ? 16 : 0"),
     (TILE, "chunk % 4 * 16 / kSide", "chunk % 4 / 2"),
     (TILE, "thread() % 4 * 16 % kSide", "0"),
     (TILE, "column >= 0 && column < blocks", "column >= 0"),

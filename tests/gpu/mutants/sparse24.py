@@ -40,7 +40,6 @@ MUTANTS = [
     (ROWS, "(c ^ (r & 7)) * 16", "c * 16"),
     (ROWS, "(c ^ (r & 7)) * 16", "(c ^ (r >> 1 & 7)) * 16"),
     (ROWS, "const bool inside = row < rows;", "const bool inside = row <= rows;"),
-    (ROWS, "bytes[i] = inside ? 16 : 0;", "bytes[i] = 16;"),
     (ROWS, "kDepth == 128 || left > 0 ? bytes[i] : 0", "bytes[i]"),
     (ROWS, "left -= kDepth;", ""),
     (ROWS, "from[i] += kDepth;", "from[i] += 128;"),
