@@ -321,10 +321,10 @@ void costs() {
     store_shared8(1024 + t * 8, U2{});    // 2 cycles of 16 lanes
     store_shared16(2048 + t * 16, U4{});  // 4 cycles of 8 lanes
     sync_warp();
-    load_shared4(t / 2 * 4);                            // a word for two lanes: 1 cycle
-    store_shared2(1024 + t * 8, 0);                     // 2 words of a bank: 2 cycles
-    store_shared1(2048 + t * 64, 0);                    // 16 lanes to a bank: 16 cycles
-    copy_async16(3072 + t * 16, data, t % 2 ? 8 : 16);  // one sector, of which half is wanted
+    load_shared4(t / 2 * 4);                           // a word for two lanes: 1 cycle
+    store_shared2(1024 + t * 8, 0);                    // 2 words of a bank: 2 cycles
+    store_shared1(2048 + t * 64, 0);                   // 16 lanes to a bank: 16 cycles
+    copy_async16(512 + t * 16, data, t % 2 ? 8 : 16);  // one sector, of which half is wanted
     copy_commit();
     copy_wait<0>();
     load_global(&data[t]);                                    // 4 sectors
