@@ -12,7 +12,7 @@ MUTANTS = [
     (ROUNDING, "amax >= 1e-30", "amax >= 1e-38"),
     (ROUNDING, "tl.div_rn(127.0, amax)", "127.0 * tl.div_rn(1.0, amax)"),
     (ROUNDING, "tl.div_rn(amax, 127.0)", "amax * (1.0 / 127.0)"),
-    (ROUNDING, "tl.where(finite, round_half_even(values * inverse), 0.0)", "round_half_even(values * inverse)"),
+    (ROUNDING, "values * inverse), 0.0)", "values * inverse), 1.0)"),
     (QUANTIZE, "top = tl.maximum(top, magnitude_bits(v))", "top = magnitude_bits(v)"),
     (QUANTIZE, "for start in range(0, k, BLOCK)", "for start in range(0, k - BLOCK + 1, BLOCK)"),
     (QUANTIZE, "for start in range(0, k_pad, BLOCK)", "for start in range(0, k, BLOCK)"),
