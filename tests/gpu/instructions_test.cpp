@@ -321,9 +321,12 @@ void costs() {
     store_shared8(1024 + t * 8, U2{});    // 2 cycles of 16 lanes
     store_shared16(2048 + t * 16, U4{});  // 4 cycles of 8 lanes
     sync_warp();
-    load_shared4(t / 2 * 4);                                  // a word for two lanes: 1 cycle
-    store_shared2(1024 + t * 8, 0);                           // 2 words of a bank: 2 cycles
-    store_shared1(2048 + t * 64, 0);                          // 16 lanes to a bank: 16 cycles
+    load_shared4(t / 2 * 4);                           // a word for two lanes: 1 cycle
+    store_shared2(1024 + t * 8, 0);                    // 2 words of a bank: 2 cycles
+    store_shared1(2048 + t * 64, 0);                   // 16 lanes to a bank: 16 cycles
+    copy_async16(512 + t * 16, data, t % 2 ? 8 : 16);  // one sector, of which half is wanted
+    copy_commit();
+    copy_wait<0>();
     load_global(&data[t]);                                    // 4 sectors
     load_global16(&data[t / 4 * 4]);                          // 8 lots of 16 bytes: 4 sectors
     load_global(reinterpret_cast<const U2*>(&data[t * 32]));  // 32 sectors, 8 would do
@@ -334,6 +337,7 @@ void costs() {
   expect(is(c.shared.at("st.shared.v2.b32"), 1, 2, 2) && is(c.shared.at("st.shared.v4.b32"), 1, 4, 4), "wide stores");
   expect(is(c.shared.at("st.shared.b32"), 1, 1, 1) && is(c.shared.at("ld.shared.b32"), 1, 1, 1), "stores of a word");
   expect(is(c.shared.at("st.shared.u16"), 1, 2, 1) && is(c.shared.at("st.shared.u8"), 1, 16, 1), "bank conflicts");
+  expect(is(c.global.at("cp.async.cg 16 from global"), 1, 1, 1), "copies of one place");
   expect(is(c.global.at("ld.global.nc.b32"), 1, 4, 4) && is(c.global.at("ld.global.nc.v4.b32"), 1, 4, 4), "sectors");
   expect(is(c.global.at("ld.global.nc.v2.b32"), 1, 32, 8), "sectors of which a quarter is wanted");
 }
