@@ -229,6 +229,30 @@ assert {"quantize", "w8a8"} == set(loads)
     )
 
 
+def test_split_products_have_counters_of_their_own():
+    """One launch each: counters of a stream are used again, and recorded launches of graphs never share them."""
+    fake_libcuda.run(
+        """
+from tests.gpu.host_cases import Case
+argument = ctypes.CDLL(os.environ["KDNATIVE_LIBCUDA"]).fake_cuda_argument
+argument.restype = ctypes.c_uint64
+case = Case("w4a16-g64", (33, 2048), (2,))
+module, x = case.linear(), case.x()
+places, first = [], None
+with torch.no_grad():
+    for capturing in "001100":
+        os.environ["FAKE_CUDA_CAPTURING"] = capturing
+        y = module(x)
+        assert first is None or torch.equal(y, first)
+        first = y
+        places.append(argument(9))
+        assert ctypes.c_uint32.from_address(places[-1]).value == 0
+assert places[0] == places[1] == places[4] == places[5] and len(set(places)) == 3, places
+assert launched().count("gemv") == launched().count("\\n") == 6
+""",
+    )
+
+
 _BAD_CALLS = r"""
 import re
 from kdnative.formats.gpu.form import Form
