@@ -1,7 +1,7 @@
 """Mistakes in the interpreter: a check that no longer checks, arithmetic and layouts that are a little wrong."""
 
 PTX = "tests/gpu/ptx/"
-TESTS = ["-x", "tests/gpu/test_ptx_checks.py", "tests/gpu/test_ptx_tensor.py", "tests/gpu/test_ptx_arithmetic.py"]
+TESTS = ["tests/gpu/test_ptx_checks.py", "tests/gpu/test_ptx_tensor.py", "tests/gpu/test_ptx_arithmetic.py"]
 
 MUTANTS = [
     (PTX + "memory.py", "if start.min() < 0 or start.max() + size > len(buffer):", "if start.min() < 0:"),
