@@ -36,8 +36,8 @@ MUTANTS = [
     (ACTIVATIONS, '"0x1.5558f4p-5"', '"0x1.5558f8p-5"'),
     (ACTIVATIONS, "0x1.7ebdaep-9", "0x1.7ebdb0p-9"),
     (ACTIVATIONS, "tl.where(y < 0.0, 0.0, y)", "tl.where(y > 0.0, y, 0.0)"),
-    (ACTIVATIONS, "tl.where(x > 9.01, 1.0,", "tl.where(x > 90.1, 1.0,"),
-    (ACTIVATIONS, "tl.div_rn(y, 1.0 + _exp(0.0 - y))", "y / (1.0 + _exp(0.0 - y))"),
+    (ACTIVATIONS, "tl.where(x > 9.01, 1.0,", "tl.where(x > 0.901, 1.0,"),
+    (ACTIVATIONS, "1.0 + _exp(0.0 - y)", "1.0 + _exp(y)"),
     (
         ACTIVATIONS,
         "tl.where(bounded > 0.5, 0.5, tl.where(bounded < -0.5, -0.5, bounded))",
