@@ -64,12 +64,16 @@ void run_w4a16(const Call& call) {
   const bool always = call.type == gpu::DType::f32 || torch_activation(call.activation) == nullptr;
   const gpu::W4A16Plan plan = gpu::choose_w4a16(a, call.launcher.multiprocessors(), call.launcher.capability(), always);
   if (plan.way == gpu::W4A16Plan::dequantize || (!always && torch_is_forced())) return run_by_torch(call, a, w);
+  a.counters = plan.counters > 0 ? call.launcher.counters(plan.counters) : nullptr;
+  const bool own = plan.counters > 0 && a.counters == nullptr;
   const int64_t counters_at = (plan.scratch_bytes + 255) / 256 * 256;
-  const Scratch scratch(counters_at + plan.counters * int64_t{sizeof(uint32_t)}, call.device);
-  a.out = call.output();
+  const Scratch scratch(counters_at + (own ? plan.counters * int64_t{sizeof(uint32_t)} : 0), call.device);
   a.scratch = scratch.data();
-  a.counters = reinterpret_cast<uint32_t*>(scratch.data() + counters_at);
-  if (plan.counters > 0) call.launcher.zero(a.counters, plan.counters);
+  if (own) {
+    a.counters = reinterpret_cast<uint32_t*>(scratch.data() + counters_at);
+    call.launcher.zero(a.counters, plan.counters);
+  }
+  a.out = call.output();
   gpu::w4a16(call.launcher, a, plan);
 }
 

@@ -333,7 +333,7 @@ const Case kCases[] = {
      [](const float*, float*, uint32_t*) {
        int32_t d[4] = {};
        const uint32_t a[4] = {}, b[4] = {};
-       mma_sparse_s8(d, a, b, lane() == 9 ? 0x44444441u : 0x44444444u);
+       mma_sparse_s8(d, a, b, lane() == 9 ? 0x44444445u : 0x44444444u);
      }},
 };
 

@@ -293,11 +293,14 @@ void pairs() {
   expect((fma_bf16x2(0x3f80, 0x3f80, 0x3b80) & 0xffff) == 0x3f80, "fma.bf16x2: a tie goes to even");
   expect((fma_bf16x2(0x3f81, 0x3f80, 0x3b80) & 0xffff) == 0x3f82, "fma.bf16x2: a tie goes to even, upwards");
   expect((fma_bf16x2(0x4300, 0x3f80, 0xc308) & 0xffff) == 0xc100, "fma.bf16x2: 128 - 136 = -8");
+  // 7 * 37 lies between 258 and 260: what is 2^100 times smaller decides.
+  expect((fma_bf16x2(0x40e0, 0x4214, 0x8d80) & 0xffff) == 0x4381, "fma.bf16x2: rounded once");
 }
 
 void arithmetic() {
   expect(lop3<0xea>(0xf0f0f0f0, 0xcccccccc, 0xaaaaaaaa) == ((0xf0f0f0f0 & 0xcccccccc) | 0xaaaaaaaa), "lop3: a & b | c");
   expect(lop3<0x96>(1, 3, 5) == (1 ^ 3 ^ 5) && lop3<0x6a>(6, 3, 5) == ((6 & 3) ^ 5), "lop3");
+  expect(lop3<0x30>(6, 3, 5) == (6 & ~3) && lop3<0x22>(6, 3, 5) == (5 & ~3), "lop3: which operand is which");
   expect(permute(0x33221100, 0x77665544, 0x7531) == 0x77553311 && permute(0x33221180, 0, 0x8888) == 0xffffffff, "prmt");
   expect(dot4(0x80ff7f01, 0x80ff7f02, -3) == 16384 + 1 + 16129 + 2 - 3, "dp4a");
   expect(dot4(0x01010101, 0x01010101, INT32_MAX) == INT32_MIN + 3, "dp4a wraps");

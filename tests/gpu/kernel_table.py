@@ -1,6 +1,6 @@
 """Every CUDA kernel in a table, and bounds of their time: ``python -m tests.gpu.kernel_table docs/gpu_kernels.md``
 
-Registers, stack, local memory and the hot loop come from cubins that NVRTC makes; banks, sectors and loads from the
+Registers, stack, local memory and the hot loop come from cubins that NVRTC makes; banks, sectors and bytes from the
 emulator's runs of aligned shapes (``FAMILY_test counters``). The page is filled between ``<!-- gpu: NAME -->`` and
 ``<!-- end -->``. Nothing here is measured on a GPU.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.gpu import building, compiling, sass
 
 ARCHITECTURES = (80, 86, 89, 90)
+_PAST_LEVEL_1 = re.compile(r"cp\.async\.cg|no_allocate")
 _NAME = re.compile(r"(.+)_(f32|bf16|f16)")
 _BLOCK = re.compile(r"(<!-- gpu: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -28,7 +29,7 @@ class Counted:
     shared: int = 0
     banks: float = 1.0
     sectors: float = 1.0
-    loads: float = 1.0
+    bytes: float = 1.0
     loop_cycles: float = 0.0  # of banks, for the copies and fragments of one block
     case: tuple[int, ...] = ()
 
@@ -99,8 +100,10 @@ def _counted(family: str) -> dict[str, Counted]:
         entry.shared = max(launch["shared"] for launch in launches)
         entry.banks = max(entry.banks, building.worst_ratio(line, "shared"))
         entry.sectors = max(entry.sectors, building.worst_ratio(line, "global"))
-        reads = [cost for name, cost in line["global"].items() if name.startswith(("cp.async", "ld."))]
-        entry.loads = max(entry.loads, sum(c["sectors"] for c in reads) / sum(c["once"] for c in reads))
+        reads = {name: cost for name, cost in line["global"].items() if name.startswith(("cp.async", "ld."))}
+        # What a block reads again comes from its first level, if the access doesn't go past that.
+        moved = [cost["sectors" if _PAST_LEVEL_1.search(name) else "once"] for name, cost in reads.items()]
+        entry.bytes = max(entry.bytes, sum(moved) / sum(c["once"] for c in reads.values()))
         blocks = sum(launch["blocks"] for launch in line["launches"].values())
         loop = [cost["cycles"] for name, cost in line["shared"].items() if name.startswith(("cp.async", "ldmatrix"))]
         entry.loop_cycles = sum(loop) / blocks
@@ -111,18 +114,23 @@ def _counted(family: str) -> dict[str, Counted]:
 def table(family: str) -> str:
     """The kernels of a family as Markdown."""
     head = ["kernel", "threads", "shared KiB", "registers", "blocks", "instructions / mma", "local"]
-    head += ["banks", "sectors", "loads"]
+    head += ["banks", "sectors", "bytes"]
     rows = [head, ["---"] * len(head)]
-    for name, kernel in kernels(family).items():
+    for name, kernel in sorted(kernels(family).items(), key=lambda pair: _by_number(pair[0])):
         counted = kernel.counted
         row = [f"`{name}`"]
         row += [str(counted.threads), f"{counted.shared / 1024:.3g}"] if counted else ["", ""]
         row += [_each(kernel.worst(lambda function: function.registers), "d")]
         row += [_each(kernel.blocks(), "d") if counted else "", _each(kernel.instructions_per_mma(), ".1f")]
         row += [str(kernel.local)]
-        row += [f"{value:.2f}" for value in (counted.banks, counted.sectors, counted.loads)] if counted else [""] * 3
+        row += [f"{value:.2f}" for value in (counted.banks, counted.sectors, counted.bytes)] if counted else [""] * 3
         rows.append(row)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Orders names with numbers in them by these."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _each(values: dict[int, float], how: str) -> str:

@@ -263,7 +263,22 @@ void check_refusals() {
   refuses(int64_t{1} << 31, 8, 128, "x is [2147483648, 8], at most 2147483392 rows and columns");
   refuses(4, 8, 6, "rows of 8 columns can't be padded to 6");
   refuses(4, 5, 6, "rows of 5 columns can't be padded to 6");
-  gpu::quantize(launcher, {nullptr, gpu::DType::f32, nullptr, 0, 8, 128, nullptr, nullptr});
+  const float* beside = reinterpret_cast<const float*>(8);
+  const auto refuses_place = [](const std::function<void()>& call) {
+    try {
+      call();
+      expect(false, "not refused: a vector beside its place");
+    } catch (const std::invalid_argument& e) {
+      expect(std::string(e.what()).find("must lie on 16 bytes") != std::string::npos, e.what());
+    }
+  };
+  const gpu::Quantize empty{nullptr, gpu::DType::f32, nullptr, 0, 8, 128, nullptr, nullptr};
+  gpu::Quantize wrong = empty;
+  wrong.input_scale = beside;
+  refuses_place([&] { gpu::quantize(launcher, wrong); });
+  refuses_place([&] { gpu::norm_quantize(launcher, {nullptr, nullptr, beside, nullptr, 0, true}, empty); });
+  refuses_place([&] { gpu::norm_quantize(launcher, {nullptr, nullptr, nullptr, beside, 0, true}, empty); });
+  gpu::quantize(launcher, empty);
   expect(launcher.launched.empty(), "no rows, no launch");
 }
 

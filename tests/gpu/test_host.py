@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from tests.gpu import building, fake_libcuda
+from tests.gpu import building, compiling, fake_libcuda
 from tests.gpu.host_cases import KERNELS, Case, cases
 
 pytestmark = pytest.mark.skipif(not building.has_compiler(), reason="a C++ compiler is needed: install g++")
@@ -161,6 +161,95 @@ want, wanted_scale = arithmetic.quantize_rows(x[:, :37])
 assert torch.equal(codes, want.to(torch.int8)) and torch.equal(scale, wanted_scale)
 """,
         FAKE_CUDA_CHECK="0",
+    )
+
+
+def test_cubins_have_the_kernels_that_are_launched():
+    """The driver is given what NVRTC makes, and finds in it the names that the host code asks for."""
+    if why := compiling.missing():
+        pytest.skip(why)
+    fake_libcuda.run(
+        """
+from tests.gpu.compiling import compile_family
+from tests.gpu.host_cases import Case
+given = []
+def image(family, capability):
+    given.append((family, capability))
+    return compile_family(family, f"sm_{capability}")
+_C.set_cuda_images(image)
+case = Case("w8a8", (33, 192), (5,))
+module, x = case.linear(), case.x()
+with torch.no_grad():
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+        module(x.to(dtype))
+assert given == [("quantize", 80), ("w8a8", 80)], given
+_C.set_cuda_images(lambda family, capability: b"another program")
+try:
+    Case("w8a8+2:4", (33, 192), (5,)).linear()(x)
+except RuntimeError as error:
+    assert "refused the kernel sparse24_" in str(error) and "the image has no kernel" in str(error)
+else:
+    raise AssertionError
+_C.set_cuda_images(lambda family, capability: 1 / 0)
+try:
+    Case("w4a16-g64", (33, 192), (5,)).linear()(x)
+except RuntimeError as error:
+    assert "linear_w4a16 of an input of shape [5, 192]: ZeroDivisionError" in str(error), error
+else:
+    raise AssertionError
+"""
+    )
+
+
+def test_threads_may_launch_first_at_once():
+    fake_libcuda.run(
+        """
+import threading, time
+from tests.gpu.host_cases import Case
+loads = []
+def slow(family, capability):
+    loads.append(family)
+    time.sleep(0.05)
+    return b"any"
+_C.set_cuda_images(slow)
+case = Case("w8a8", (33, 192), (5,))
+module, x = case.linear(), case.x()
+found, start = [None] * 4, threading.Barrier(4)
+def work(i):
+    start.wait()
+    with torch.no_grad():
+        found[i] = [module(x) for _ in range(3)]
+threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+assert all(torch.equal(y, found[0][0]) for ys in found for y in ys)
+assert {"quantize", "w8a8"} == set(loads)
+""",
+        FAKE_CUDA_CHECK="0",
+    )
+
+
+def test_split_products_have_counters_of_their_own():
+    """One launch each: counters of a stream are used again, and recorded launches of graphs never share them."""
+    fake_libcuda.run(
+        """
+from tests.gpu.host_cases import Case
+argument = ctypes.CDLL(os.environ["KDNATIVE_LIBCUDA"]).fake_cuda_argument
+argument.restype = ctypes.c_uint64
+case = Case("w4a16-g64", (33, 2048), (2,))
+module, x = case.linear(), case.x()
+places, first = [], None
+with torch.no_grad():
+    for capturing in "001100":
+        os.environ["FAKE_CUDA_CAPTURING"] = capturing
+        y = module(x)
+        assert first is None or torch.equal(y, first)
+        first = y
+        places.append(argument(9))
+        assert ctypes.c_uint32.from_address(places[-1]).value == 0
+assert places[0] == places[1] == places[4] == places[5] and len(set(places)) == 3, places
+assert launched().count("gemv") == launched().count("\\n") == 6
+""",
     )
 
 

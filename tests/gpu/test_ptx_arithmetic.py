@@ -97,13 +97,11 @@ def test_fma_rounds_once(kind):
 
 
 def test_fma_of_a_tie_that_float64_would_break():
-    """1 + 2^-24 is a tie; 2^-60 more decides it, and is lost if the sum is rounded to 53 bits first."""
-    a, b, c = (np.array([value], np.float32) for value in (2.0**-12 + 2.0**-30, 2.0**-12 + 2.0**-30, 1.0))
+    """1 + 2^-23 and a little less than half a unit: rounded to 53 bits first, it is half, and goes up to even."""
+    a, b, c = (np.array([x], np.float32) for x in (2.0**-24 * (1 + 2.0**-23), 1 - 2.0**-23, 1 + 2.0**-23))
     got = apply("fma.rn.f32 {d}, {0}, {1}, {2}", [("f32", a), ("f32", b), ("f32", c)], "f32")
-    assert got[0] == np.float32(1 + 2.0**-23)
-    a, b = np.array([2.0**-24], np.float32), np.array([1 + 2.0**-23], np.float32)  # the excess lies below 2^-53 of 1
-    tiny = apply("fma.rn.f32 {d}, {0}, {1}, {2}", [("f32", a * np.float32(2**-10)), ("f32", b), ("f32", c)], "f32")
-    assert tiny[0] == 1
+    assert np.float32(a[0].astype(np.float64) * b[0] + c[0]) == np.float32(1 + 2.0**-22)
+    assert got[0] == c[0]
 
 
 @pytest.mark.parametrize("kind", ["f16", "bf16"])

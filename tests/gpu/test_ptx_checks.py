@@ -109,6 +109,8 @@ def test_divergence():
     branch = "and.b32 %r2, %tid, 1; setp.eq.u32 %p1, %r2, 0; mov.u32 %r9, 5; @%p1 bra EVEN; {} mov.u32 %r9, 3; EVEN: "
     assert launch(branch.format("") + OUT)[0].tolist() == [5, 3] * 32
     shuffle = "shfl.sync.bfly.b32 %r9, %tid, 1, 31, 0xffffffff; "
+    joined = "shfl.sync.bfly.b32 %r9, %r9, 1, 31, 0xffffffff; "  # where the branches meet, all lanes are there again
+    assert launch(branch.format("") + joined + OUT)[0].tolist() == [3, 5] * 32
     assert launch(shuffle + OUT)[0].tolist() == [n ^ 1 for n in range(64)]
     with pytest.raises(ptx.PtxError, match="shfl.sync.bfly.b32: lanes of warp 0 are apart"):
         launch(branch.format(shuffle) + OUT)
@@ -178,6 +180,10 @@ def test_bank_cycles_of_wide_accesses():
         _, stats = launch(body.format(stride), threads=32, shared=4096)
         cost = stats.shared["st.shared"]
         assert (cost.cost, cost.ideal) == (cycles, 4)
+    # Eight lanes are served together: those of one part meet in four banks, and other parts don't help.
+    body = "mov.u32 %r1, space; and.b32 %r2, %tid, 7; shr.u32 %r3, %tid, 3; mad.lo.u32 %r0, %r2, 128, %r1; "
+    body += "mad.lo.u32 %r0, %r3, 16, %r0; st.shared.v4.u32 [%r0], {%tid, %tid, %tid, %tid};"
+    assert launch(body, threads=32, shared=4096)[1].shared["st.shared"].cost == 32
 
 
 @pytest.mark.parametrize("stride, sectors, ideal", [(4, 4, 4), (8, 8, 4), (32, 32, 4), (0, 1, 1)])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.amp import is_autocast_available
+from torch.compiler import is_compiling
 
 from kdnative.distill.tiled.choosing import tiles_for
 from kdnative.distill.tiled.logits import LinearLogits
@@ -55,6 +56,8 @@ def linear_kl(
     not count costs nothing. 16-bit products of one teacher on a GPU run on Triton kernels, where Triton is installed;
     all else in plain torch.
 
+    Under `torch.compile` it runs as it is, between two graphs: a compiler would keep what is freed here.
+
     The gradient of an fp16 weight is rounded to fp16 before a loss scale multiplies it: train fp32 weights under
     autocast.
 
@@ -71,6 +74,25 @@ def linear_kl(
         ValueError: no rows or teachers, settings out of range, or shapes, dtypes, devices and labels that do not fit.
         RuntimeError: second derivatives are asked for.
     """
+    compute = torch.compiler.disable(_compute) if is_compiling() else _compute
+    loss, soft, hard = compute(
+        student, teachers, temperature, teacher_weights, mask, labels, soft_weight, hard_weight, ignore_index
+    )
+    return LinearKL(loss, soft, hard)
+
+
+def _compute(
+    student: LinearLogits,
+    teachers: Sequence[LinearLogits],
+    temperature: float,
+    teacher_weights: Sequence[float] | None,
+    mask: Tensor | None,
+    labels: Tensor | None,
+    soft_weight: float,
+    hard_weight: float,
+    ignore_index: int,
+) -> tuple[Tensor, ...]:
+    """`linear_kl`: what the problem is, and its loss, soft and hard part."""
     if not 0 < temperature < float("inf"):
         raise ValueError(f"linear_kl: temperature={temperature}: must be above 0")
     for name, weight in (("soft_weight", soft_weight), ("hard_weight", hard_weight)):
@@ -86,12 +108,11 @@ def linear_kl(
     known = None
     if labels is not None and hard_weight:
         known = _classes(_of_rows(labels, shape, "labels"), ours.classes, ignore_index)
-    counted = soft if known is None else soft | (known >= 0)
-    if not (counted.is_meta or bool(counted.all())):  # a row that doesn't count is left out of everything
-        places = counted.nonzero()[:, 0]
+    if mask is not None and not mask.is_meta:  # a row that doesn't count is left out of everything
+        places = (soft if known is None else soft | (known >= 0)).nonzero()[:, 0]
         if not len(places):
             nothing = ours.hidden[:0].sum(dtype=wide)
-            return LinearKL(nothing, nothing.detach(), nothing.detach())
+            return nothing, nothing.detach(), nothing.detach()
         ours, *theirs = (replace(each, hidden=each.hidden[places]) for each in (ours, *theirs))
         soft, known = soft[places], None if known is None else known[places]
     problem = Problem(
@@ -104,7 +125,7 @@ def linear_kl(
         weights=(float(soft_weight), float(hard_weight)),
         tiles=tiles_for(ours, theirs),
     )
-    return LinearKL(*_Fused.apply(*_tensors(ours), problem))
+    return _Fused.apply(*_tensors(ours), problem)
 
 
 class _Fused(torch.autograd.Function):

@@ -72,8 +72,8 @@ MUTANTS = [
     (HERE + "convert.h", "if (error == 0 ||", "if (true ||"),
     (HERE + "arithmetic.h", "(i & 4 ? a : ~a) & (i & 2 ? b : ~b)", "(i & 2 ? a : ~a) & (i & 4 ? b : ~b)"),
     # costs
-    (HERE + "counters.h", "size == 16 ? 8 : size == 8 ? 16 : 32", "32"),
+    (HERE + "counters.h", "size == 8 ? 16 : 32", "size == 8 ? 8 : 32"),
     (HERE + "counters.h", "n = static_cast<int>(std::unique(words, words + n) - words);", ""),
-    (HERE + "counters.h", "bytes += to - std::max(from, end)", "bytes += to - from"),
+    (HERE + "counters.h", "if (to > end) bytes", "bytes"),
     (HERE + "counters.h", "past = (to + 31) / 32", "past = first + 1"),
 ]

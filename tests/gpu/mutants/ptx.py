@@ -31,7 +31,7 @@ MUTANTS = [
     (PTX + "block.py", "if (groups.any(1) != whole).any():", "if False:"),
     (PTX + "control.py", "if (expected & ~mask[lanes]).any():", "if False:"),
     (PTX + "block.py", "waiting.sum() >= (self.live.sum() if count is None else count)", "waiting.sum() >= 1"),
-    (PTX + "block.py", "lowest = int(self._pc[ready].min())", "lowest = int(self._pc[ready].max())"),
+    (PTX + "block.py", "int(self._pc[others].min()) if", "int(self._pc[others].max() + 1) if"),
     (PTX + "control.py", '"bfly": lane ^ given', '"bfly": lane + given'),
     (PTX + "costs.py", "{16: 8, 8: 16}.get(size, 32)", "{16: 16, 8: 16}.get(size, 32)"),
     (PTX + "costs.py", "entry.cost += int(load.max(1).sum())", "entry.cost += int(load.min(1).sum())"),

@@ -49,6 +49,8 @@ MUTANTS = [
     (HOST, "(a.rows + 7) / 8", "a.rows / 8"),
     (HOST, "block ? 96 : 0", "block ? 64 : 0"),
     (HOST, "return k % 4 == 0;", "return true;"),
+    (HOST, "check_lies_on_16({a.input_scale, norm.gamma, norm.beta});", "check_lies_on_16({a.input_scale});"),
+    (HOST, "check_lies_on_16({a.input_scale});", ""),
     (HOST, "if (!lies_on(at, type == DType::f32 ? 16 : 8)) return false;", ""),
     (HOST, "if (a.rows > kMostRows || a.k > kMostRows)", "if (a.k > kMostRows)"),
 ]
