@@ -16,7 +16,7 @@ MUTANTS = [
     (PRODUCT, "codes += _HALF", "codes += 2 * _HALF"),
     (PRODUCT, "_factors(packed & 15", "_factors(packed & 7"),
     (PRODUCT, "_factors(packed >> 4", "_factors(packed & 15"),
-    (PRODUCT, "                total = tl.fma(part, step[None, :], total)\n                part", "                part"),
+    (PRODUCT, "total = tl.fma(part, step[None, :], total)\n                part", "part"),
     (PRODUCT, "if GROUP < BK:", "if GROUP > BK:"),
     (PRODUCT, "scale + (group + 1) * n", "scale + group * n"),
     (PRODUCT, "zero, group + 1,", "zero, group,"),

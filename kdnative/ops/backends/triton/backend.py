@@ -75,9 +75,10 @@ def _linear(name: str, x: Tensor, packed: Tensor, out_features: int, activation:
         raise RuntimeError(f"{name}: the input must have at least one dimension (got a scalar)")
     try:
         parsed = Form.parse(form)
-        return _FAMILIES[parsed.family](parsed, x, packed, out_features, activation)
-    except KeyError:
-        raise RuntimeError(f"{name}: the packed weight is laid out for the CUDA kernels: {parsed}") from None
+        family = _FAMILIES.get(parsed.family)
+        if family is None:
+            raise ValueError(f"the packed weight is laid out for the CUDA kernels: {parsed}")
+        return family(parsed, x, packed, out_features, activation)
     except (TypeError, ValueError) as error:
         raise RuntimeError(f"{name}: {error} (input {list(x.shape)}, {out_features} outputs)") from error
 
