@@ -6,7 +6,7 @@ RECIPE ?= recipes/movies.yaml
 
 # `make test-wheel TORCH='==2.10.*'` runs the tests of operators and modules of one wheel under another torch.
 TORCH ?= >=2.10
-DIST ?= $(if $(ISAS),dist/$(subst $(comma),-,$(ISAS)),dist)
+DIST ?= $(subst $(comma),-,dist$(addprefix /,$(ISAS))$(addprefix /,$(CUDA_ARCHS)))
 comma := ,
 WHEEL_VENV ?= build/wheel-venv
 WITH ?= transformers timm open_clip_torch
@@ -108,6 +108,8 @@ results: $(VENV)/demo.stamp
 	done
 
 # `make wheel ISAS=avx2,avx512vnni` leaves the other instruction sets out; the portable reference kernels are always in.
+# `make wheel CUDA_ARCHS=sm_80,sm_90` compiles GPU kernels for these, CUDA_ARCHS=none for none: NVRTC does so at first use.
+# Left out, all that packages are for, if NVRTC is here.
 wheel: $(DIST)/wheel.stamp
 	@ls -sh $(DIST)/*.whl
 
@@ -144,12 +146,16 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # The native sources are prerequisites, so a stale library is rebuilt.
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp csrc/*/*/*.h)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp \
+  csrc/*/*/*.h csrc/cuda/*.cu csrc/cuda/*.cuh)
 
 $(DIST)/wheel.stamp: $(SOURCES) $(shell git ls-files kdnative) | $(BIN)/pip
 	rm -f $(DIST)/*.whl
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(WHEEL_OPTIONS) \
-	  $(if $(ISAS),--config-settings=cmake.define.KDNATIVE_ISAS=$(ISAS)) .
+	$(if $(filter-out none,$(CUDA_ARCHS)),$(BIN)/pip install --quiet nvidia-cuda-nvrtc-cu12)
+	KDNATIVE_NVRTC=$${KDNATIVE_NVRTC-$$($(BIN)/python kdnative/ops/nvrtc.py)} \
+	  $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(WHEEL_OPTIONS) \
+	  $(if $(ISAS),--config-settings=cmake.define.KDNATIVE_ISAS=$(ISAS)) \
+	  $(if $(CUDA_ARCHS),--config-settings=cmake.define.KDNATIVE_CUDA_ARCHS=$(CUDA_ARCHS)) .
 	@touch $@
 
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip

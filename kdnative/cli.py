@@ -62,6 +62,7 @@ _SUITES = (
     "encoder",
     "model",
     "memory",
+    "logits",
     "accuracy",
     "quality",
     "gate",

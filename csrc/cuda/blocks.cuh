@@ -9,9 +9,9 @@
 // starts and columns, is checked: such a weight gives wrong sums, and nothing outside of x and the weight is read.
 #pragma once
 #include "blocks_layout.h"
-#include "epilogue.cuh"
 #include "gpu.h"
 #include "transposed.cuh"
+#include "unit_range.cuh"
 
 namespace gpu {
 
@@ -89,18 +89,15 @@ struct BlocksTile {
     }
   };
 
-  static GPU_FN int within(int v, int most) { return v < 0 ? 0 : v < most ? v : most; }
-
-  template <typename T>
-  static GPU_FN void run(const uint8_t* codes, const int32_t* columns, const int32_t* start, int units, const int8_t* x,
-                         int k_pad, const Epilogue<T>& epilogue) {
+  static GPU_FN void run(const int8_t* x, const uint8_t* codes, const int32_t* columns, const int32_t* start, int units,
+                         int k_pad, const Outputs& outputs) {
     const uint32_t shared = shared_base();
     const int lane = thread() & 31, warp_k = (thread() >> 5) % kWarpsK, warp = (thread() >> 5) / kWarpsK;
     const int row0 = block_x() * kRows, row = warp * (kTilesRows * 8);
-    const int begin = within(load_global(start + block_y()), units);
-    const int end = within(load_global(start + block_y() + 1), units);
+    const UnitRange range(start, block_y(), (outputs.n + kSide - 1) / kSide, units);
+    const int begin = range.begin, end = range.end;
     CopyCodes copy_codes(codes, begin, end);
-    CopyRows copy_rows(x, row0, epilogue.m, k_pad, columns, begin, end);
+    CopyRows copy_rows(x, row0, outputs.m, k_pad, columns, begin, end);
 
     // Where this lane's codes, and its row of each ldmatrix are: eight rows of x at the first, second ... 16 inputs.
     uint32_t codes_lane[kUnits / kWarpsK], x_lane[kUnits / kWarpsK];
@@ -154,13 +151,8 @@ struct BlocksTile {
     }
     copy_wait<0>();
     sync_threads();
-    Finish::finish(sums, shared, warp, warp_k, block_y() * kSide, row0 + row, epilogue);
+    Finish::finish(sums, shared, warp, warp_k, block_y() * kSide, row0 + row, outputs);
   }
 };
-
-template <int kSide>
-using BlocksMany = BlocksTile<kSide, 128, 1, 4, 1, 4>;
-template <int kSide>
-using BlocksFew = BlocksTile<kSide, 16, 4, 1, 4, 4>;
 
 }  // namespace gpu

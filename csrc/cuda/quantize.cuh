@@ -157,7 +157,7 @@ struct QuantizeRows {
       if (column >= k_pad) return;
       int32_t codes[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) codes[i] = finite ? to_int(mul_rn(v[i], steps)) : 0;
+      for (int i = 0; i < 4; ++i) codes[i] = to_int(mul_rn(v[i], steps));  // NaN becomes 0
       const uint32_t packed = pack_int8(codes[0], codes[1], pack_int8(codes[2], codes[3], 0));
       store_global(static_cast<uint32_t*>(static_cast<void*>(q + column)), packed);
     };

@@ -14,7 +14,7 @@ namespace gpu {
 struct Quantize {
   const void* x;  // [rows, k], row after row
   DType type;
-  const float* input_scale;  // [k], or nullptr
+  const float* input_scale;  // [k], on 16 bytes, or nullptr
   int64_t rows, k;
   int64_t k_pad;  // bytes from one row of q to the next, a multiple of 4; columns from k on become 0
   int8_t* q;      // [rows, k_pad], on 4 bytes
@@ -26,8 +26,8 @@ struct Quantize {
 struct Norm {
   const void* added;   // [rows, k] of x's type, or nullptr: h is x
   void* sum;           // [rows, k] of x's type, where h goes, apart from all inputs; or nullptr
-  const float* gamma;  // [k]
-  const float* beta;   // [k], or nullptr
+  const float* gamma;  // [k], on 16 bytes
+  const float* beta;   // [k], on 16 bytes, or nullptr
   float eps;
   bool centered;  // false: RMSNorm, the mean is taken as 0
 };
@@ -65,13 +65,21 @@ inline Kernel quantize_kernel(const Quantize& a, bool normed) {
   return kernel;
 }
 
+inline void check_lies_on_16(std::initializer_list<const float*> vectors) {
+  for (const float* at : vectors)
+    if (!lies_on(at, 16))
+      throw std::invalid_argument("quantize: input scales, gamma and beta must lie on 16 bytes; copy them");
+}
+
 inline void quantize(Launcher& launcher, const Quantize& a) {
+  check_lies_on_16({a.input_scale});
   const int whole = reads_by_four(a.k, a.type, {a.x});
   launch(launcher, quantize_kernel(a, false), a.x, a.input_scale, a.q, a.scale, static_cast<int>(a.rows),
          static_cast<int>(a.k), static_cast<int>(a.k_pad), whole);
 }
 
 inline void norm_quantize(Launcher& launcher, const Norm& norm, const Quantize& a) {
+  check_lies_on_16({a.input_scale, norm.gamma, norm.beta});
   const int whole = reads_by_four(a.k, a.type, {a.x, norm.added, norm.sum});
   launch(launcher, quantize_kernel(a, true), a.x, norm.added, norm.sum, norm.gamma, norm.beta, norm.eps,
          static_cast<int>(norm.centered), a.input_scale, a.q, a.scale, static_cast<int>(a.rows), static_cast<int>(a.k),

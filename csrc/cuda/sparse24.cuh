@@ -8,7 +8,7 @@
 //
 // Rows of x lie k_pad bytes apart, a multiple of 128, with zeros from column k on.
 #pragma once
-#include "epilogue.cuh"
+#include "copy_rows.cuh"
 #include "gpu.h"
 #include "sparse24_layout.h"
 #include "transposed.cuh"
@@ -27,13 +27,10 @@ struct Sparse24Tile {
   static constexpr int kSharedBytes = kStages * kStageBytes;
   static constexpr int kTilesOutputs = kOutputs / kWarpsOutputs / 16;  // of one mma, for a warp
   static constexpr int kTilesRows = kRows / kWarpsRows / 8;
+  using Rows = CopyRows<kRows, kDepth, kThreads>;
   using Finish = TransposedSums<kTilesOutputs, kTilesRows, kWarpsK>;
   static_assert(kDepth % 128 == 0 && Layout::kPadK % kDepth == 0 && kSteps % kWarpsK == 0);
   static_assert(kThreads / 32 * Finish::kWarpBytes <= kSharedBytes);
-
-  // Where chunk c of row r lies in a tile of x. ldmatrix reads 8 following rows at once: the swizzle puts their chunks
-  // into 8 different groups of banks.
-  static GPU_FN uint32_t x_at(int r, int c) { return r * kDepth + (c ^ (r & 7)) * 16; }
 
   struct CopyWeight {
     static constexpr int kChunks = kRunBytes / 16, kAll = kOutputs / 16 * kChunks;
@@ -62,42 +59,13 @@ struct Sparse24Tile {
     }
   };
 
-  struct CopyRows {
-    static constexpr int kChunks = kDepth / 16, kAtOnce = kThreads / kChunks, kCount = kRows / kAtOnce;
-    static_assert(kThreads % kChunks == 0 && kRows % kAtOnce == 0);
-    const int8_t* from[kCount];
-    int bytes[kCount];  // 0: the row is none of x, and zeros are written
-    int left;           // columns from this thread's chunk on
-
-    GPU_FN CopyRows(const int8_t* x, int row0, int rows, int k_pad) : left(k_pad - thread() % kChunks * 16) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const int row = row0 + i * kAtOnce + thread() / kChunks;
-        const bool inside = row < rows;
-        from[i] = x + (inside ? static_cast<int64_t>(row) * k_pad + thread() % kChunks * 16 : 0);
-        bytes[i] = inside ? 16 : 0;
-      }
-    }
-    GPU_FN void next(uint32_t tile) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        // A stage may be deeper than the padding of x.
-        copy_async16(tile + x_at(i * kAtOnce + thread() / kChunks, thread() % kChunks), from[i],
-                     kDepth == 128 || left > 0 ? bytes[i] : 0);
-        from[i] += kDepth;
-      }
-      left -= kDepth;
-    }
-  };
-
-  template <typename T>
-  static GPU_FN void run(const uint8_t* weight, const int8_t* x, int k_pad, const Epilogue<T>& epilogue) {
+  static GPU_FN void run(const int8_t* x, const uint8_t* weight, int k_pad, const Outputs& outputs) {
     const uint32_t shared = shared_base();
     const int lane = thread() & 31, warp_k = (thread() >> 5) % kWarpsK, warp = (thread() >> 5) / kWarpsK;
     const int output = warp / kWarpsRows * (kTilesOutputs * 16), row = warp % kWarpsRows * (kTilesRows * 8);
     const int output0 = block_y() * kOutputs, row0 = block_x() * kRows;
-    CopyWeight copy_weight(weight, output0, epilogue.n, k_pad);
-    CopyRows copy_rows(x, row0, epilogue.m, k_pad);
+    CopyWeight copy_weight(weight, output0, outputs.n, k_pad);
+    Rows copy_rows(x, row0, outputs.m, k_pad);
 
     // Where this lane's codes and metadata, and its row of each ldmatrix are: eight rows of x at k, and 16, 32 and 48
     // bytes on.
@@ -106,7 +74,7 @@ struct Sparse24Tile {
     for (int s = 0; s < kSteps / kWarpsK; ++s) {
       const int step = s * kWarpsK + warp_k;
       weight_lane[s] = output / 16 * kRunBytes + step * Layout::kTileBytes;
-      x_lane[s] = kWeightBytes + x_at(row + (lane & 7), step * 4 + (lane >> 3));
+      x_lane[s] = kWeightBytes + Rows::at(row + (lane & 7), step * 4 + (lane >> 3));
     }
 
     const int stages = (k_pad + kDepth - 1) / kDepth;
@@ -148,12 +116,8 @@ struct Sparse24Tile {
     }
     copy_wait<0>();
     sync_threads();
-    Finish::finish(sums, shared, warp, warp_k, output0 + output, row0 + row, epilogue);
+    Finish::finish(sums, shared, warp, warp_k, output0 + output, row0 + row, outputs);
   }
 };
-
-using Sparse24Large = Sparse24Tile<128, 128, 128, 2, 2, 1, 3>;
-using Sparse24Medium = Sparse24Tile<64, 64, 128, 2, 2, 1, 3>;
-using Sparse24Small = Sparse24Tile<32, 16, 256, 1, 1, 4, 6>;
 
 }  // namespace gpu

@@ -31,7 +31,7 @@ struct Sparse24 {
 
 // A tile as it is compiled in sparse24.cu.
 struct Sparse24TileShape {
-  const char* names[3];  // of its kernels, by DType
+  const char* name;  // of its kernel
   int rows, outputs, depth, stages, threads;
   int registers_allow;  // blocks of it on a multiprocessor
   int stage_bytes() const { return outputs / 16 * (depth / 64) * Sparse24Layout::kTileBytes + rows * depth; }
@@ -39,9 +39,9 @@ struct Sparse24TileShape {
 };
 
 inline constexpr Sparse24TileShape kSparse24Tiles[] = {
-    {{"sparse24_large_f32", "sparse24_large_bf16", "sparse24_large_f16"}, 128, 128, 128, 3, 128, 2},
-    {{"sparse24_medium_f32", "sparse24_medium_bf16", "sparse24_medium_f16"}, 64, 64, 128, 3, 128, 4},
-    {{"sparse24_small_f32", "sparse24_small_bf16", "sparse24_small_f16"}, 16, 32, 256, 6, 128, 4},
+    {"sparse24_large", 128, 128, 128, 3, 128, 2},
+    {"sparse24_medium", 64, 64, 128, 3, 128, 4},
+    {"sparse24_small", 16, 32, 256, 6, 128, 4},
 };
 
 inline double sparse24_cycles(const Sparse24TileShape& tile, int64_t m, int64_t n, int64_t k_pad, int sms,
@@ -73,14 +73,15 @@ inline void sparse24(Launcher& launcher, const Sparse24& a, const Sparse24TileSh
   if (a.m > kMostRows || a.n > kMostRows)
     throw std::invalid_argument(shapes + "at most " + std::to_string(kMostRows) + " rows and outputs are allowed; " +
                                 "give fewer rows at a time");
-  Kernel kernel{"sparse24", tile.names[static_cast<int>(a.type)]};
+  Kernel kernel{"sparse24", tile.name};
   kernel.grid_x = static_cast<uint32_t>((a.m + tile.rows - 1) / tile.rows);
   kernel.grid_y = static_cast<uint32_t>((a.n + tile.outputs - 1) / tile.outputs);
   kernel.threads = static_cast<uint32_t>(tile.threads);
   kernel.shared_bytes = static_cast<uint32_t>(tile.shared_bytes());
   const int whole = reads_by_four(a.n, a.type, {a.out, a.residual});
   launch(launcher, kernel, a.x, a.scale_x, a.weight, a.scale_w, a.bias, a.residual, a.out, static_cast<int>(a.m),
-         static_cast<int>(a.n), static_cast<int>(a.k_pad), static_cast<int>(a.activation), whole);
+         static_cast<int>(a.n), static_cast<int>(a.k_pad), static_cast<int>(a.type), static_cast<int>(a.activation),
+         whole);
 }
 
 inline void sparse24(Launcher& launcher, const Sparse24& a) {

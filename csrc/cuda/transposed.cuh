@@ -6,8 +6,25 @@
 #pragma once
 #include "epilogue.cuh"
 #include "gpu.h"
+#include "kinds.h"
 
 namespace gpu {
+
+// What the epilogue needs, with the type of the output as a number: kernels differ in it so little that they are one.
+struct Outputs {
+  const float *scale_x, *scale_w, *bias;
+  const void* residual;
+  void* out;
+  int m, n;
+  DType type;
+  Activation activation;
+  bool whole;
+
+  template <typename T>
+  GPU_FN Epilogue<T> epilogue() const {
+    return {scale_x, scale_w, bias, static_cast<const T*>(residual), static_cast<T*>(out), m, n, activation, whole};
+  }
+};
 
 // sums[i][j]: of outputs 16 i ... and rows 8 j ... of the warp's tile. kWarpsK warps have parts of the same sums.
 template <int kTilesOutputs, int kTilesRows, int kWarpsK>
@@ -28,17 +45,28 @@ struct TransposedSums {
 
   // The warp's tile begins at `output` and `row`; `part` of kWarpsK is this warp's, the `warp`-th group of warps. The
   // sums go through shared memory so that a loop, not a copy of the epilogue for each quad, finishes them.
-  template <typename T>
   static GPU_FN void finish(const Sums& sums, uint32_t shared, int warp, int part, int output, int row,
-                            const Epilogue<T>& epilogue) {
-    const int lane = thread() & 31;
-    const uint32_t group = shared + warp * kWarpsK * kWarpBytes + lane * 16;
+                            const Outputs& outputs) {
+    const uint32_t group = shared + warp * kWarpsK * kWarpBytes + (thread() & 31) * 16;
 #pragma unroll
     for (int i = 0; i < kTilesOutputs; ++i)
 #pragma unroll
       for (int j = 0; j < kTilesRows; ++j)
         store_shared16(group + part * kWarpBytes + (i * kTilesRows + j) * 512, quad(sums[i][j]));
     if (kWarpsK > 1) sync_threads();
+    switch (outputs.type) {  // the same for all threads
+      case DType::f32:
+        return store(group, part, output, row, outputs.epilogue<float>());
+      case DType::bf16:
+        return store(group, part, output, row, outputs.epilogue<Bf16>());
+      case DType::f16:
+        return store(group, part, output, row, outputs.epilogue<Half>());
+    }
+  }
+
+  template <typename T>
+  static GPU_FN void store(uint32_t group, int part, int output, int row, const Epilogue<T>& epilogue) {
+    const int lane = thread() & 31;
 #pragma unroll 1
     for (int at = part; at < kQuads; at += kWarpsK) {
       int32_t sum[4] = {};

@@ -24,6 +24,7 @@ struct W8A8Tile {
   // Of the sums of a warp, so many tiles of 16 rows fit into the stages at once.
   static constexpr int kTilesAtOnce = kThreads * kTilesN * kTilesM * 16 <= kSharedBytes ? kTilesM : kTilesM / 2;
   static_assert(kTilesN % 2 == 0 && kSteps % kWarpsK == 0 && (kChunks == 4 || kChunks == 8));
+  static_assert(kWarpsK == 1 || kTilesAtOnce == kTilesM);  // warps that share k read each other's sums once
   static_assert(kTilesM % kTilesAtOnce == 0 && kThreads * kTilesN * kTilesAtOnce * 16 <= kSharedBytes);
 
   // Where chunk c of row r lies in a tile of x. ldmatrix reads 8 following rows at once: the swizzle puts their
@@ -168,7 +169,6 @@ struct W8A8Tile {
         const int i = quad / kTilesN, j = quad % kTilesN;
         epilogue.store(row0 + (first + i) * 16 + j % 2 * 8 + (lane >> 2), column0 + j / 2 * 16 + (lane & 3) * 4, sum);
       }
-      if (kWarpsK > 1 && first + kTilesAtOnce < kTilesM) sync_threads();
     }
   }
 

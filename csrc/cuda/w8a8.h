@@ -9,6 +9,7 @@
 #include "kinds.h"
 #include "launcher.h"
 #include "quantize.h"
+#include "tile_time.h"
 #include "w8a8_layout.h"
 
 namespace gpu {
@@ -47,25 +48,12 @@ inline int64_t w8a8_blocks(const W8A8TileShape& tile, int64_t m, int64_t n) {
   return (m + tile.rows - 1) / tile.rows * ((n + tile.columns - 1) / tile.columns);
 }
 
-// Cycles that a product takes by a model, which is not measured: blocks go over the multiprocessors in rounds, and in
-// a round each stage of k takes as long as its products, its bytes from the second level or its share of the latency,
-// whichever is longest.
+// Cycles by the model of tile_time.h.
 inline double w8a8_cycles(const W8A8TileShape& tile, int64_t m, int64_t n, int64_t k_pad, int sms, int capability) {
-  constexpr double kProducts = 2048;  // a cycle, by the sheets of A100 and of mma.sync on H100
-  constexpr double kBytes = 48;       // a cycle, from the second level
-  constexpr double kLatency = 800;    // cycles
-  constexpr double kBarrier = 100;    // cycles of a stage that no other block fills
-  const int kib = capability == 80 ? 164 : capability == 86 || capability == 89 ? 100 : 228;
-  const int resident = std::min(tile.registers_allow, kib * 1024 / (tile.shared_bytes() + 1024));
-  if (resident == 0) return 1e30;
-  const int64_t blocks = w8a8_blocks(tile, m, n), each = (blocks + sms - 1) / sms;
-  const double products = double(tile.rows) * tile.columns * tile.bytes_k / kProducts;
   const double rows = double(std::min<int64_t>(tile.rows, m)), columns = double(std::min<int64_t>(tile.columns, n));
-  const double bytes = (rows + columns) * tile.bytes_k / kBytes;
-  const double together = double(std::min<int64_t>(resident, each));
-  const double alone = together == 1 ? kBarrier : 0;
-  const double stage = std::max(kLatency / (tile.stages - 1), together * std::max(products, bytes) + alone);
-  return double((each + resident - 1) / resident) * stage * double(k_pad / tile.bytes_k);
+  const TileTime time{tile.stages, tile.shared_bytes(), tile.registers_allow,
+                      double(tile.rows) * tile.columns * tile.bytes_k, (rows + columns) * tile.bytes_k};
+  return tile_cycles(time, w8a8_blocks(tile, m, n), double(k_pad / tile.bytes_k), sms, capability);
 }
 
 // The tile whose time is least by the model. sms and capability: what the launcher says of the device.

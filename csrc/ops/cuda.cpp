@@ -49,6 +49,13 @@ const void* dense_rows(const Tensor& x, const RowSource& rows, Device device, Te
   return copy->data();
 }
 
+// Before memory is allocated for them: more are no grid that a GPU takes.
+void require_launchable(const RowSource& rows, const Tensor& x, const char* op) {
+  if (rows.rows > gpu::kMostRows || rows.k > gpu::kMostRows)
+    fail(std::string(op) + ": the input has shape " + shape_text(x) + ", and a GPU takes at most " +
+         std::to_string(gpu::kMostRows) + " rows and columns at a time; give fewer");
+}
+
 void require_gpu_packed(const Tensor& packed, const Tensor& x, const char* op) {
   static const int32_t u8 = aoti_torch_dtype_uint8();
   if (!(packed.device() == x.device()))
@@ -91,7 +98,11 @@ void run(const Call& call) {
 Tensor linear(const char* op, const Tensor& x, const Tensor& packed, int64_t n, int64_t activation, int64_t form) {
   require_device(x, op, "the input");
   const RowSource rows = rows_of(x, op);
+  require_launchable(rows, x, op);
   require_gpu_packed(packed, x, op);
+  if (form == 0)
+    fail(std::string(op) + ": the packed weight of shape " + shape_text(packed) +
+         " is laid out for the CPU; move its module with .cuda(), which lays it out for the GPU");
   if (n < 1) fail(std::string(op) + ": out_features is " + std::to_string(n) + ", and must be at least 1");
   if (activation < 0 || activation > 5)
     fail(std::string(op) + ": activation code " + std::to_string(activation) + " is unknown; allowed are 0 to 5");
@@ -123,6 +134,7 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x = take_tensor(stack[0]);
   require_device(x, op, "the input");
   const RowSource rows = rows_of(x, op);
+  require_launchable(rows, x, op);
   const Device device = x.device();
   static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
   Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);

@@ -1,5 +1,8 @@
 // 4-bit and 8-bit weights and float activations on a GPU: one or two launches, or for many rows the weights in scratch
 // as 16-bit floats and torch's own product, which is faster there.
+#include <cstdlib>
+#include <cstring>
+
 #include "../cuda/w4a16.h"
 #include "cuda.h"
 
@@ -40,6 +43,15 @@ void run_by_torch(const Call& call, const gpu::W4A16& a, const gpu::W4A16Layout&
   call.result = take_tensor(stack[0]);
 }
 
+// KDNATIVE_GPU_KERNELS=cublas: however few rows there are.
+bool torch_is_forced() {
+  static const bool forced = [] {
+    const char* kernels = std::getenv("KDNATIVE_GPU_KERNELS");
+    return kernels != nullptr && std::strcmp(kernels, "cublas") == 0;
+  }();
+  return forced;
+}
+
 }  // namespace
 
 void run_w4a16(const Call& call) {
@@ -51,13 +63,17 @@ void run_w4a16(const Call& call) {
   // fp32 stays with the kernel, which sums in fp32: torch's product of bfloat16 would round.
   const bool always = call.type == gpu::DType::f32 || torch_activation(call.activation) == nullptr;
   const gpu::W4A16Plan plan = gpu::choose_w4a16(a, call.launcher.multiprocessors(), call.launcher.capability(), always);
-  if (plan.way == gpu::W4A16Plan::dequantize) return run_by_torch(call, a, w);
+  if (plan.way == gpu::W4A16Plan::dequantize || (!always && torch_is_forced())) return run_by_torch(call, a, w);
+  a.counters = plan.counters > 0 ? call.launcher.counters(plan.counters) : nullptr;
+  const bool own = plan.counters > 0 && a.counters == nullptr;
   const int64_t counters_at = (plan.scratch_bytes + 255) / 256 * 256;
-  const Scratch scratch(counters_at + plan.counters * int64_t{sizeof(uint32_t)}, call.device);
-  a.out = call.output();
+  const Scratch scratch(counters_at + (own ? plan.counters * int64_t{sizeof(uint32_t)} : 0), call.device);
   a.scratch = scratch.data();
-  a.counters = reinterpret_cast<uint32_t*>(scratch.data() + counters_at);
-  if (plan.counters > 0) call.launcher.zero(a.counters, plan.counters);
+  if (own) {
+    a.counters = reinterpret_cast<uint32_t*>(scratch.data() + counters_at);
+    call.launcher.zero(a.counters, plan.counters);
+  }
+  a.out = call.output();
   gpu::w4a16(call.launcher, a, plan);
 }
 

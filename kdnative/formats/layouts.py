@@ -26,7 +26,7 @@ class Layout(ABC):
     """How a packed linear lies in memory; a value, equal to another one of the same settings."""
 
     arguments: ClassVar[tuple[int, ...]] = ()
-    """What the operator is told behind ``(x, packed, out_features, activation)``: the form, where there is no header."""
+    """What the operator is told behind ``(x, packed, out_features, activation)``: the form, if there is no header."""
 
     def fitted(self, weight: QuantizedWeight) -> Layout:
         """The layout that holds this weight best, in which :meth:`pack` can put it: another one, or this."""

@@ -331,8 +331,8 @@ class Linear(nn.Module):
             )
         if not backend.has_kernels(self.scheme):
             warnings.warn(
-                f"kdnative has no kernels of {self.scheme} for {device}: its linears run in plain torch there, which is "
-                "slow. There are kernels for the CPU",
+                f"kdnative has no kernels of {self.scheme} for {device}: its linears run in plain torch there, which "
+                "is slow. There are kernels for the CPU",
                 stacklevel=6,
             )
 

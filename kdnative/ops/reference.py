@@ -15,7 +15,7 @@ from torch import Tensor
 from kdnative.formats import QuantizedWeight, arithmetic, layouts
 from kdnative.formats.gpu.layouts import of_form
 
-__all__ = ["linear", "linear_plain", "quantize_per_token"]
+__all__ = ["activate", "linear", "linear_plain", "quantize_per_token"]
 
 _ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {
     0: lambda y: y,
@@ -98,7 +98,12 @@ def linear_plain(
     if weight.group_scale is not None:
         weight = weight.decoded()
     y = _integer_product(rows, weight, bias) if activation_bits == 8 else _float_product(rows, weight, bias)
-    return _ACTIVATIONS[activation](y).to(x.dtype).view(*x.shape[:-1], weight.out_features)
+    return activate(y, activation).to(x.dtype).view(*x.shape[:-1], weight.out_features)
+
+
+def activate(y: Tensor, activation: int) -> Tensor:
+    """The activation of a code, see :data:`kdnative.ops.ACTIVATIONS`."""
+    return _ACTIVATIONS[activation](y)
 
 
 def _integer_product(rows: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdnative import nvrtc
+from kdnative.ops import nvrtc
 from tests.gpu import building, ptx
 
 HERE = Path(__file__).parent

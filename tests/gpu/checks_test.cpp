@@ -76,6 +76,23 @@ const Case kCases[] = {
        load_shared4(252);
        if (thread() == 62) store_shared4(252, 2);  // the last to run: 63 was the last at the barrier
      }},
+    {"a write after sync_warp over what a lane read before it",
+     [](const float*, float*, uint32_t*) {
+       store_shared4(thread() * 4, 1);
+       sync_warp();
+       if (lane() == 5) load_shared4(warp() * 128 + 8);
+       sync_warp();
+       if (lane() == 6) load_shared4(warp() * 128 + 8);
+       if (lane() == 6) store_shared4(warp() * 128 + 8, 2);
+     }},
+    {"a write over what two warps read",
+     [](const float*, float*, uint32_t*) {
+       store_shared4(thread() * 4, 1);
+       sync_threads();
+       if (lane() < 2) load_shared4(8);  // warp 1 last: its barrier was passed first, but 32 to 62 come after 0 to 31
+       sync_warp();
+       if (thread() == 33) store_shared4(8, 2);
+     }},
     {"two writes of one shared address", [](const float*, float*, uint32_t*) { store_shared4(0, thread()); }},
 
     // Bytes
@@ -215,6 +232,13 @@ const Case kCases[] = {
     {"two warps that write one address", [](const float*, float* out, uint32_t*) { store_global(out + lane(), 1.0f); }},
     {"two blocks that write one address",
      [](const float*, float* out, uint32_t*) { store_global(out + thread(), 1.0f); }, 64, 2},
+    {"a write over what another block reads",
+     [](const float*, float*, uint32_t* counter) {
+       if (thread() == 0) load_written(counter);
+       sync_threads();
+       if (thread() == 0 && block_x() == 1) store_global(counter, 1u);
+     },
+     64, 2},
     {"two blocks that add to one address",
      [](const float*, float* out, uint32_t* counter) {
        if (block_x() == 0) store_global(out + thread(), 1.0f);
@@ -279,14 +303,28 @@ const Case kCases[] = {
        if (load_shared4(0) == 1) load_written(out + thread()), load_written(out + 32 + thread());
      },
      32, 2},
+    {"a sum over blocks by one that doesn't count",
+     [](const float*, float* out, uint32_t* counter) {
+       store_global(out + 32 * block_x() + thread(), 1.0f);
+       sync_threads();
+       if (thread() == 0) {
+         fence_global();
+         if (block_x() == 0) atomic_inc(counter, 1);
+       }
+       sync_threads();
+       if (block_x() == 1) load_written(out + thread());
+     },
+     32, 2},
     {"a sum over blocks without a barrier after the count",
      [](const float*, float* out, uint32_t* counter) {
        store_global(out + 32 * block_x() + thread(), 1.0f);
-       fence_global();
        sync_threads();
        uint32_t old = 0;
-       if (thread() == 0) old = atomic_inc(counter, 1);
-       if (thread() == 0) fence_global();
+       if (thread() == 0) {
+         fence_global();
+         old = atomic_inc(counter, 1);
+         fence_global();
+       }
        if (shuffle_from(old, 0) == 1) load_written(out + 31 - thread());
      },
      32, 2},
@@ -295,7 +333,7 @@ const Case kCases[] = {
      [](const float*, float*, uint32_t*) {
        int32_t d[4] = {};
        const uint32_t a[4] = {}, b[4] = {};
-       mma_sparse_s8(d, a, b, lane() == 9 ? 0x44444441u : 0x44444444u);
+       mma_sparse_s8(d, a, b, lane() == 9 ? 0x44444445u : 0x44444444u);
      }},
 };
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from kdnative import nvrtc
+from kdnative.ops import nvrtc
 from tests.gpu import ptx
 from tests.gpu.building import CACHE, ROOT, included
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +18,19 @@ def triton_cache(tmp_path_factory):
 
 @pytest.fixture(params=(80, 90), ids=lambda capability: f"sm_{capability}")
 def triton_driver(request, triton_cache):
-    """Runs the test once per target; kernels take tensors of the CPU and run on the interpreter of PTX."""
+    """Runs the test once per target; kernels take tensors of the CPU and run on the interpreter of PTX.
+
+    What torch.empty gives is filled, so that what a kernel leaves out is seen.
+    """
     from tests.gpu.triton_driver import TritonDriver
 
-    with TritonDriver.active(request.param) as driver:
-        yield driver
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with TritonDriver.active(request.param) as driver:
+            yield driver
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@
 // may), FAKE_CUDA_SEED (0: in order), FAKE_CUDA_CHECK (1: races, unwritten bytes and the like are errors).
 #pragma once
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -41,6 +42,7 @@ inline std::vector<std::unique_ptr<Module>> modules;
 inline std::vector<std::unique_ptr<Function>> functions;
 inline std::string last_error = "no error", launched;
 inline bool started = false;
+inline std::array<uint64_t, 10> last_arguments;
 
 // The bytes of a cubin, by the table at its end; a text ends with a zero.
 inline std::string image_of(const void* at) {
@@ -165,6 +167,23 @@ FAKE_API int cuMemsetD32Async(void* memory, unsigned value, size_t count, void*)
   std::fill_n(static_cast<unsigned*>(memory), count, value);
   return fake::kSuccess;
 }
+FAKE_API int cuMemsetD32_v2(unsigned long long memory, unsigned value, size_t count) {
+  return cuMemsetD32Async(reinterpret_cast<void*>(memory), value, count, nullptr);
+}
+FAKE_API int cuMemAlloc_v2(unsigned long long* memory, size_t bytes) {
+  if (fake::current.empty()) return fake::refuse(fake::kNoContext, "no context");
+  *memory = reinterpret_cast<unsigned long long>(std::aligned_alloc(512, (bytes + 511) / 512 * 512));
+  return fake::kSuccess;
+}
+FAKE_API int cuCtxSynchronize() { return fake::kSuccess; }
+// A stream's work is recorded while FAKE_CUDA_CAPTURING is 1, and done all the same.
+FAKE_API int cuStreamIsCapturing(void*, int* status) {
+  *status = fake::setting("FAKE_CUDA_CAPTURING", 0);
+  return fake::kSuccess;
+}
+// For tests: where the last kernel's argument of a number points to.
+FAKE_API uint64_t fake_cuda_argument(int i) { return fake::last_arguments[static_cast<size_t>(i)]; }
+
 FAKE_API int cuLaunchKernel(fake::Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                             unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes, void*,
                             void** arguments, void** extra) {
@@ -173,6 +192,10 @@ FAKE_API int cuLaunchKernel(fake::Function* function, unsigned grid_x, unsigned 
   if (block_y != 1 || block_z != 1 || extra != nullptr || shared_bytes > function->shared_bytes)
     return fake::refuse(fake::kInvalidValue, "a block that this function can't have");
   fake::launched += function->name + "\n";
+  // Only gemv kernels are asked for, whose first ten arguments are pointers.
+  if (function->name.find("_gemv_") != std::string::npos)
+    for (size_t i = 0; i < fake::last_arguments.size(); ++i)
+      std::memcpy(&fake::last_arguments[i], arguments[i], sizeof(uint64_t));
   gpu::emulator::EmulatedLauncher launcher;
   launcher.machine.options = {fake::setting("FAKE_CUDA_EAGER", 0) != 0, fake::setting("FAKE_CUDA_CHECK", 1) != 0,
                               static_cast<unsigned>(fake::setting("FAKE_CUDA_SEED", 0))};

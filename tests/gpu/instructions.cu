@@ -96,6 +96,8 @@ GPU_FN void products(Results& r, const uint32_t* in) {
   int32_t d[4] = {1, -2, 3, -4};
   mma_s8(d, a, b[0], b[1]);
   for (int i = 0; i < 4; ++i) r.put(d[i]);
+  mma_s8_half(d, a[2], a[3], b[2]);
+  for (int i = 0; i < 4; ++i) r.put(d[i]);
   uint32_t metadata = 0;  // pairs of columns that differ from lane to lane
   for (int i = 0; i < 8; ++i) metadata |= ((t + i) % 3 == 0 ? 0x4u : (t + i) % 3 == 1 ? 0xdu : 0x9u) << 4 * i;
   mma_sparse_s8(d, a, b, metadata);

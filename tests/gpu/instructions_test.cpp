@@ -158,6 +158,14 @@ void products_of_int8() {
       for (int k = 0; k < 32; ++k) sum += a[row * 32 + k] * b[k * 8 + column];
       expect(d[i] == static_cast<int32_t>(sum), "mma s8, sums wrap");
     }
+    int32_t half[4] = {5, 6, 7, 8};  // the same product, of the first 16 of k
+    mma_s8_half(half, fa[0], fa[1], fb[0]);
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? g : g + 8, column = t * 2 + i % 2;
+      int32_t sum = 5 + i;
+      for (int k = 0; k < 16; ++k) sum += a[row * 32 + k] * b[k * 8 + column];
+      expect(half[i] == sum, "mma s8 with k 16");
+    }
   });
 }
 
@@ -285,11 +293,14 @@ void pairs() {
   expect((fma_bf16x2(0x3f80, 0x3f80, 0x3b80) & 0xffff) == 0x3f80, "fma.bf16x2: a tie goes to even");
   expect((fma_bf16x2(0x3f81, 0x3f80, 0x3b80) & 0xffff) == 0x3f82, "fma.bf16x2: a tie goes to even, upwards");
   expect((fma_bf16x2(0x4300, 0x3f80, 0xc308) & 0xffff) == 0xc100, "fma.bf16x2: 128 - 136 = -8");
+  // 7 * 37 lies between 258 and 260: what is 2^100 times smaller decides.
+  expect((fma_bf16x2(0x40e0, 0x4214, 0x8d80) & 0xffff) == 0x4381, "fma.bf16x2: rounded once");
 }
 
 void arithmetic() {
   expect(lop3<0xea>(0xf0f0f0f0, 0xcccccccc, 0xaaaaaaaa) == ((0xf0f0f0f0 & 0xcccccccc) | 0xaaaaaaaa), "lop3: a & b | c");
   expect(lop3<0x96>(1, 3, 5) == (1 ^ 3 ^ 5) && lop3<0x6a>(6, 3, 5) == ((6 & 3) ^ 5), "lop3");
+  expect(lop3<0x30>(6, 3, 5) == (6 & ~3) && lop3<0x22>(6, 3, 5) == (5 & ~3), "lop3: which operand is which");
   expect(permute(0x33221100, 0x77665544, 0x7531) == 0x77553311 && permute(0x33221180, 0, 0x8888) == 0xffffffff, "prmt");
   expect(dot4(0x80ff7f01, 0x80ff7f02, -3) == 16384 + 1 + 16129 + 2 - 3, "dp4a");
   expect(dot4(0x01010101, 0x01010101, INT32_MAX) == INT32_MIN + 3, "dp4a wraps");
@@ -310,9 +321,12 @@ void costs() {
     store_shared8(1024 + t * 8, U2{});    // 2 cycles of 16 lanes
     store_shared16(2048 + t * 16, U4{});  // 4 cycles of 8 lanes
     sync_warp();
-    load_shared4(t / 2 * 4);                                  // a word for two lanes: 1 cycle
-    store_shared2(1024 + t * 8, 0);                           // 2 words of a bank: 2 cycles
-    store_shared1(2048 + t * 64, 0);                          // 16 lanes to a bank: 16 cycles
+    load_shared4(t / 2 * 4);                           // a word for two lanes: 1 cycle
+    store_shared2(1024 + t * 8, 0);                    // 2 words of a bank: 2 cycles
+    store_shared1(2048 + t * 64, 0);                   // 16 lanes to a bank: 16 cycles
+    copy_async16(512 + t * 16, data, t % 2 ? 8 : 16);  // one sector, of which half is wanted
+    copy_commit();
+    copy_wait<0>();
     load_global(&data[t]);                                    // 4 sectors
     load_global16(&data[t / 4 * 4]);                          // 8 lots of 16 bytes: 4 sectors
     load_global(reinterpret_cast<const U2*>(&data[t * 32]));  // 32 sectors, 8 would do
@@ -323,6 +337,7 @@ void costs() {
   expect(is(c.shared.at("st.shared.v2.b32"), 1, 2, 2) && is(c.shared.at("st.shared.v4.b32"), 1, 4, 4), "wide stores");
   expect(is(c.shared.at("st.shared.b32"), 1, 1, 1) && is(c.shared.at("ld.shared.b32"), 1, 1, 1), "stores of a word");
   expect(is(c.shared.at("st.shared.u16"), 1, 2, 1) && is(c.shared.at("st.shared.u8"), 1, 16, 1), "bank conflicts");
+  expect(is(c.global.at("cp.async.cg 16 from global"), 1, 1, 1), "copies of one place");
   expect(is(c.global.at("ld.global.nc.b32"), 1, 4, 4) && is(c.global.at("ld.global.nc.v4.b32"), 1, 4, 4), "sectors");
   expect(is(c.global.at("ld.global.nc.v2.b32"), 1, 32, 8), "sectors of which a quarter is wanted");
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -121,6 +122,17 @@ std::string difference(const std::string& name, const Problem& p, With with, Emu
                std::to_string(got) + ", not " + std::to_string(wanted);
     }
   return "";
+}
+
+// Expects that a launch is refused in words that hold `words`.
+template <typename Launch>
+void expect_refusal(const char* words, Launch launch) {
+  try {
+    launch();
+    expect(false, std::string("not refused: ") + words);
+  } catch (const std::invalid_argument& e) {
+    expect(std::string(e.what()).find(words) != std::string::npos, std::string(e.what()) + " without: " + words);
+  }
 }
 
 }  // namespace gpu::emulator

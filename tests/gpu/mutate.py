@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnative.nvrtc import NvrtcError
+from kdnative.ops.nvrtc import NvrtcError
 from tests.gpu.building import DOES_NOT_COMPILE, ROOT, DoesNotCompile
 
 HERE = Path(__file__).parent

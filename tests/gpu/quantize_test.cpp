@@ -18,6 +18,7 @@
 #include "emulator/testing.h"
 #include "numbers.h"
 #include "quantize.cu"
+#include "refusals.h"
 
 using namespace gpu::emulator;
 
@@ -251,19 +252,24 @@ void check_not_finite() {
 }
 
 void check_refusals() {
-  EmulatedLauncher launcher;
+  Recorder launcher;
   const auto refuses = [&](int64_t rows, int64_t k, int64_t k_pad, const char* words) {
-    try {
-      gpu::quantize(launcher, {nullptr, gpu::DType::f32, nullptr, rows, k, k_pad, nullptr, nullptr});
-      expect(false, std::string("not refused: ") + words);
-    } catch (const std::invalid_argument& e) {
-      expect(std::string(e.what()).find(words) != std::string::npos, std::string(e.what()) + ": lacks " + words);
-    }
+    expect_refusal(
+        words, [&] { gpu::quantize(launcher, {nullptr, gpu::DType::f32, nullptr, rows, k, k_pad, nullptr, nullptr}); });
   };
   refuses(int64_t{1} << 31, 8, 128, "x is [2147483648, 8], at most 2147483392 rows and columns");
   refuses(4, 8, 6, "rows of 8 columns can't be padded to 6");
   refuses(4, 5, 6, "rows of 5 columns can't be padded to 6");
-  gpu::quantize(launcher, {nullptr, gpu::DType::f32, nullptr, 0, 8, 128, nullptr, nullptr});
+  const float* beside = reinterpret_cast<const float*>(8);
+  const gpu::Quantize empty{nullptr, gpu::DType::f32, nullptr, 0, 8, 128, nullptr, nullptr};
+  gpu::Quantize wrong = empty;
+  wrong.input_scale = beside;
+  const char* const place = "must lie on 16 bytes";
+  expect_refusal(place, [&] { gpu::quantize(launcher, wrong); });
+  for (const gpu::Norm& norm :
+       {gpu::Norm{nullptr, nullptr, beside, nullptr, 0, true}, gpu::Norm{nullptr, nullptr, nullptr, beside, 0, true}})
+    expect_refusal(place, [&] { gpu::norm_quantize(launcher, norm, empty); });
+  gpu::quantize(launcher, empty);
   expect(launcher.launched.empty(), "no rows, no launch");
 }
 

@@ -1,6 +1,6 @@
 // The 2:4 kernels on the emulator: the bits of a plain sum over the dense weight.
 //
-// Usage: sparse24_test [quick | grid | counters]
+// Usage: sparse24_test [quick | grid | counters | offsets N K BIAS]
 #include "sparse24.cu"
 
 #include "int8_products.h"
@@ -9,13 +9,9 @@
 namespace gpu::emulator {
 namespace {
 
-#define TILE(Tile, name)                       \
-  EMULATED_KERNEL(name##_f32, Tile::kThreads)  \
-  EMULATED_KERNEL(name##_bf16, Tile::kThreads) \
-  EMULATED_KERNEL(name##_f16, Tile::kThreads)
-TILE(Sparse24Large, sparse24_large)
-TILE(Sparse24Medium, sparse24_medium)
-TILE(Sparse24Small, sparse24_small)
+EMULATED_KERNEL(sparse24_large, Sparse24Large::kThreads)
+EMULATED_KERNEL(sparse24_medium, Sparse24Medium::kThreads)
+EMULATED_KERNEL(sparse24_small, Sparse24Small::kThreads)
 
 // Of four weights two at most stay: any two, often fewer.
 void prune(Problem& p) {
@@ -71,7 +67,7 @@ void run(const Problem& p, With with, EmulatedLauncher& launcher, const Sparse24
     const auto [m, n, k] = p.shape;
     sparse24(launcher, {x, scale_x, weight, scale_w, bias, residual, out, type, activation, m, n, p.k_pad}, tile);
   };
-  const std::string wrong = difference<T>(tile.names[0], p, with, launcher, start);
+  const std::string wrong = difference<T>(tile.name, p, with, launcher, start);
   expect(wrong.empty(), wrong);
 }
 
@@ -91,6 +87,43 @@ void test(const std::vector<Shape>& shapes, const std::vector<Options>& modes) {
   }
 }
 
+void refuse() {
+  alignas(16) static const uint8_t bytes[64] = {};
+  const auto* x = reinterpret_cast<const int8_t*>(bytes);
+  const auto* floats = reinterpret_cast<const float*>(bytes);
+  EmulatedLauncher launcher;
+  const Sparse24 good{x, floats, bytes, floats, nullptr, nullptr, nullptr, DType::f32, Activation::none, 0, 8, 128};
+  sparse24(launcher, good);
+  expect(launcher.launched.empty(), "no rows launch nothing");
+  const auto refused = [&](const char* words, auto change) {
+    Sparse24 bad = good;
+    change(bad);
+    expect_refusal(words, [&] { sparse24(launcher, bad); });
+  };
+  refused("x [3, 192], a 2:4 weight of 8 outputs: rows of x must be padded", [](auto& a) { a.m = 3, a.k_pad = 192; });
+  refused("must be padded to a multiple of 128", [](auto& a) { a.k_pad = 0; });
+  refused("must lie on 16 bytes", [](auto& a) { a.weight += 8; });
+  refused("must lie on 16 bytes", [](auto& a) { a.bias = a.scale_w + 2; });
+  refused("give fewer rows at a time", [](auto& a) { a.m = kMostRows + 1; });
+  refused("too large", [](auto& a) { a.m = 1, a.n = int64_t{1} << 28; });
+}
+
+// Prints where the parts of a packed weight lie.
+void offsets(char** argv) {
+  const Sparse24Offsets at(std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]) != 0);
+  std::printf("{\"scale\": %lld, \"bias\": %lld, \"bytes\": %lld}\n", static_cast<long long>(at.scale),
+              static_cast<long long>(at.bias), static_cast<long long>(at.bytes));
+}
+
+void choose() {
+  const auto chosen = [](int64_t m, int64_t n, int64_t k) {
+    return std::string(choose_sparse24(m, n, k, 108, 80).name);
+  };
+  expect(chosen(1, 4096, 4096) == "sparse24_small", "one row");
+  expect(chosen(4096, 4096, 4096) == "sparse24_large", "many rows");
+  expect(chosen(128, 4096, 4096) == "sparse24_medium", "some rows");
+}
+
 void count() {
   for (const Sparse24TileShape& tile : kSparse24Tiles) {
     Problem p({tile.rows, tile.outputs, 1024});
@@ -98,7 +131,7 @@ void count() {
     EmulatedLauncher launcher;
     run<float>(p, With::everything, launcher, tile);
     run<Half>(p, With::everything, launcher, tile);
-    print_counters(tile.names[0], p.shape.text(), launcher.machine.counters);
+    print_counters(tile.name, p.shape.text(), launcher.machine.counters);
   }
 }
 
@@ -111,7 +144,9 @@ int main(int argc, char** argv) {
   return finish([&] {
     if (what == "quick") return test({{3, 18, 300}}, {{.eager = false, .seed = 3}});
     if (what == "counters") return count();
-    std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 130, 257}, {130, 37, 129}, {2, 3, 4096}};
+    if (what == "offsets") return offsets(argv);
+    refuse(), choose();
+    std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 144, 257}, {130, 37, 129}, {2, 3, 4096}};
     if (what == "grid") shapes.insert(shapes.end(), {{129, 257, 700}, {64, 64, 2048}, {33, 96, 31}, {257, 16, 512}});
     test(shapes, every_mode());
   });

@@ -79,6 +79,16 @@ def test_copies_are_waited_for(lazy):
         launch(COPY + other.format(""), arrays=2, lazy=lazy)
 
 
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("access", ["ld.shared.u32 %r9, [%r0];", "st.shared.u32 [%r0], %tid;"])
+def test_bytes_of_a_copy_under_way_are_left_alone(access, lazy):
+    """Also where something was written there before."""
+    body = COPY.replace("cp.async.cg", "mov.u32 %r9, 1; st.shared.v4.u32 [%r0], {%r9, %r9, %r9, %r9}; cp.async.cg")
+    launch(body + "cp.async.wait_all; " + access, arrays=2, lazy=lazy)
+    with pytest.raises(ptx.PtxError, match="that a copy is under way to"):
+        launch(body + access, arrays=2, lazy=lazy)
+
+
 def test_groups_are_those_of_each_thread():
     """The second warp closes one group more, so that one pending group is not the copy for it, and is for the first."""
     more = "setp.ge.u32 %p1, %tid, 32; @%p1 cp.async.commit_group; cp.async.wait_group 1; "
@@ -99,6 +109,8 @@ def test_divergence():
     branch = "and.b32 %r2, %tid, 1; setp.eq.u32 %p1, %r2, 0; mov.u32 %r9, 5; @%p1 bra EVEN; {} mov.u32 %r9, 3; EVEN: "
     assert launch(branch.format("") + OUT)[0].tolist() == [5, 3] * 32
     shuffle = "shfl.sync.bfly.b32 %r9, %tid, 1, 31, 0xffffffff; "
+    joined = "shfl.sync.bfly.b32 %r9, %r9, 1, 31, 0xffffffff; "  # where the branches meet, all lanes are there again
+    assert launch(branch.format("") + joined + OUT)[0].tolist() == [3, 5] * 32
     assert launch(shuffle + OUT)[0].tolist() == [n ^ 1 for n in range(64)]
     with pytest.raises(ptx.PtxError, match="shfl.sync.bfly.b32: lanes of warp 0 are apart"):
         launch(branch.format(shuffle) + OUT)
@@ -168,6 +180,10 @@ def test_bank_cycles_of_wide_accesses():
         _, stats = launch(body.format(stride), threads=32, shared=4096)
         cost = stats.shared["st.shared"]
         assert (cost.cost, cost.ideal) == (cycles, 4)
+    # Eight lanes are served together: those of one part meet in four banks, and other parts don't help.
+    body = "mov.u32 %r1, space; and.b32 %r2, %tid, 7; shr.u32 %r3, %tid, 3; mad.lo.u32 %r0, %r2, 128, %r1; "
+    body += "mad.lo.u32 %r0, %r3, 16, %r0; st.shared.v4.u32 [%r0], {%tid, %tid, %tid, %tid};"
+    assert launch(body, threads=32, shared=4096)[1].shared["st.shared"].cost == 32
 
 
 @pytest.mark.parametrize("stride, sectors, ideal", [(4, 4, 4), (8, 8, 4), (32, 32, 4), (0, 1, 1)])

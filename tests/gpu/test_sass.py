@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdnative import nvrtc
+from kdnative.ops import nvrtc
 from tests.gpu import sass
 
 needs_tools = pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))

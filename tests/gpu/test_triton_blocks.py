@@ -5,7 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed (the extra triton)")
 
-from kdnative.formats import arithmetic  # noqa: E402
+from kdnative.formats import QuantizedWeight, arithmetic  # noqa: E402
+from kdnative.formats.gpu import triton_blocks  # noqa: E402
 from kdnative.ops.backends.triton import configurations  # noqa: E402
 from kdnative.ops.backends.triton.blocks import BLOCKS, linear_blocks  # noqa: E402
 
@@ -76,6 +77,25 @@ def test_a_weight_of_zeros_and_no_rows(triton_driver):
     y = linear_blocks(torch.randn(2, 8), starts, places, values, 20, scale, bias)
     assert torch.equal(y, bias.expand(2, 20))
     assert linear_blocks(torch.randn(0, 8), starts, places, values, 20, scale, bias).shape == (0, 20)
+
+
+@pytest.mark.parametrize("side", BLOCKS)
+@pytest.mark.parametrize("n, k, bias", [(75, 131, True), (16, 16, False)])
+def test_packing_is_undone_bit_for_bit(side, n, k, bias):
+    weight = QuantizedWeight(_weight(n, k, side).to(torch.int8), torch.rand(n) + 0.1, None, 8, None)
+    shift = torch.randn(n) if bias else None
+    packed = triton_blocks.pack(weight, shift, side)
+    back, back_shift = triton_blocks.unpack(packed, n, k, bias, side)
+    assert torch.equal(back.qweight, weight.qweight)
+    assert torch.equal(back.scale, weight.scale)
+    assert back_shift is None if shift is None else torch.equal(back_shift, shift)
+    with pytest.raises(ValueError, match="damaged packed weight"):
+        triton_blocks.unpack(packed[:-256], n, k, bias, side)
+    found = triton_blocks.parts(packed, n, k, bias, side)
+    if len(found.places):
+        found.places[0] = -1
+        with pytest.raises(ValueError, match="its blocks are not those of a weight"):
+            triton_blocks.unpack(packed, n, k, bias, side)
 
 
 @pytest.mark.parametrize(

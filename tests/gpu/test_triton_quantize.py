@@ -41,6 +41,12 @@ def test_rows_that_are_not_numbers(triton_driver):
     assert scale.isnan().tolist() == [True] * 3 + [False] * 4
 
 
+def test_padding_beyond_a_block(triton_driver):
+    codes, _ = quantize_rows(torch.randn(1, 4000), multiple=4112)
+    assert codes[:, :4000].any()
+    assert not codes[:, 4000:].any()
+
+
 def test_halves_go_to_even(triton_driver):
     x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, 62.5, -63.5]])
     codes, _ = quantize_rows(x, multiple=1)
@@ -78,6 +84,7 @@ def test_normalized_rows(triton_driver, dtype, centred):
     by 2^-20 of the row's largest at most, so by half a step and a hundredth; and its scale by 2^-20."""
     k = 100
     x, residual = (torch.randn(5, k).to(dtype) * 3 + 1 for _ in range(2))
+    x[2:4], residual[2:4] = x[2:4] * 1e-3, residual[2:4] * 1e-3  # eps counts
     x[4], residual[4] = float("nan"), 0
     weight, bias, factors = torch.rand(k) + 0.5, torch.randn(k), torch.rand(k) + 0.5
     codes, scale, total = layer_norm_quantize(x, weight, bias, 1e-5, residual, factors, centred)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="Triton is not installed (the extra triton)")
+triton = pytest.importorskip("triton", reason="Triton is not installed (the extra triton)")
+tl = pytest.importorskip("triton.language")
 
 from kdnative.formats import QuantizedWeight, arithmetic, dense  # noqa: E402
 from kdnative.ops.backends.triton import arguments, configurations  # noqa: E402
+from kdnative.ops.backends.triton.epilogue import tile_of  # noqa: E402
 from kdnative.ops.backends.triton.w8a8 import linear_w8a8  # noqa: E402
 
 SHAPES = [(16, 1, 1, 1), (16, 5, 70, 33), (64, 17, 40, 77), (256, 9, 130, 100), (0, 3, 37, 130)]
@@ -53,15 +55,30 @@ def test_types_residual_and_leading_dimensions(triton_driver, dtype):
 
 @pytest.mark.parametrize("activation", range(1, 6))
 def test_activations_have_the_bits_of_the_cpu(triton_driver, activation):
-    x, bias = torch.randn(9, 48) * 2, torch.randn(33)
-    x[7], x[8] = x[7] * 40, float("nan")  # beyond the ends of the approximations
-    codes, scale = _weight(33, 48)
+    x, bias = torch.randn(16, 48), torch.randn(64)
+    x[14], x[15] = x[14] * 40, float("nan")  # beyond the ends of the approximations
+    codes, scale = _weight(64, 48)
+    scale *= 0.1  # most results are where activations bend
     weight = QuantizedWeight(codes, scale, None, 8, None)
-    expected = torch.ops.kdnative.linear_w8a8(x, dense.pack(weight, bias), 33, activation)
+    expected = torch.ops.kdnative.linear_w8a8(x, dense.pack(weight, bias), 64, activation)
     y = linear_w8a8(x, codes, scale, bias, activation=activation)
-    assert torch.equal(y[:8], expected[:8])
-    assert y[8].isnan().all()
-    assert expected[8].isnan().all()
+    assert torch.equal(y[:15], expected[:15])
+    assert y[15].isnan().all()
+    assert expected[15].isnan().all()
+
+
+@triton.jit
+def _tiles(out, m, n, BM: tl.constexpr, BN: tl.constexpr):
+    tile_m, tile_n = tile_of(m, n, BM, BN)
+    tl.store(out + 2 * tl.program_id(0), tile_m)
+    tl.store(out + 2 * tl.program_id(0) + 1, tile_n)
+
+
+@pytest.mark.parametrize("m, n", [(1, 1), (8, 3), (11, 2), (17, 5)])
+def test_every_tile_is_some_programs(triton_driver, m, n):
+    out = torch.full((m * n, 2), -1, dtype=torch.int32)
+    _tiles[(m * n,)](out, 4 * m - 1, 8 * n, BM=4, BN=8)
+    assert sorted(map(tuple, out.tolist())) == [(i, j) for i in range(m) for j in range(n)]
 
 
 def test_extremes(triton_driver):
@@ -101,6 +118,11 @@ def test_no_rows(triton_driver):
         ({"bias": torch.ones(3, dtype=torch.half)}, TypeError, "bias is torch.float16"),
         ({"input_scale": torch.ones(19)}, ValueError, "input_scale has shape"),
         ({"residual": torch.ones(2, 4)}, ValueError, r"residual has shape \[2, 4\]; it must be \[2, 3\]"),
+        (
+            {"codes": torch.zeros(0, 32, dtype=torch.int8), "scale": torch.ones(0)},
+            ValueError,
+            "the weight has 0 outputs",
+        ),
         ({"activation": 6}, ValueError, "activation code 6 is unknown"),
     ],
 )

@@ -2,6 +2,7 @@
 // the bits of the formula in csrc/cpu/kernels.h. Activations beyond relu are compared with the CPU's own code.
 //
 //   w8a8_test            a few shapes in every mode
+//   w8a8_test quick      less, for sanitizers
 //   w8a8_test grid       many more
 //   w8a8_test counters   what aligned shapes cost: a line of JSON for each tile
 //   w8a8_test layout     sections of packed weights: n k bias input_scale group, offsets, bytes
@@ -16,6 +17,7 @@
 
 #include "emulator/emulated_launcher.h"
 #include "emulator/testing.h"
+#include "refusals.h"
 #include "w8a8.cu"
 // clang-format off: the second takes its vectors from the first
 #include "numbers.h"
@@ -52,7 +54,8 @@ struct Case {
   gpu::DType type = gpu::DType::f32;
   gpu::Activation activation = gpu::Activation::none;
   bool bias = true, residual = false;
-  int fill = 0;  // of both factors; 0: random codes
+  int fill = 0;          // of both factors; 0: random codes
+  bool special = false;  // x is 0, and the bias what activations treat in a way of its own
 };
 
 std::string name_of(const Case& c, const gpu::W8A8TileShape& tile, const Options& options) {
@@ -77,10 +80,17 @@ void check(const Case& c, const gpu::W8A8TileShape& tile, const Options& options
     for (float& f : v) f = (static_cast<float>(random() % 20001) - 10000) / 10000 * size;
     return v;
   };
-  const std::vector<int8_t> x = codes(c.m), w = codes(c.n);
+  std::vector<int8_t> x = codes(c.m);
+  const std::vector<int8_t> w = codes(c.n);
   std::vector<float> scale_x = floats(c.m, 0.02f);
-  const std::vector<float> scale_w = floats(c.n, 0.01f), bias = floats(c.n, 3.0f), added = floats(c.m * c.n, 3.0f);
+  std::vector<float> bias = floats(c.n, 3.0f);
+  const std::vector<float> scale_w = floats(c.n, 0.01f), added = floats(c.m * c.n, 3.0f);
   if (c.m > 2) scale_x[2] = NAN;  // a row that had no codes
+  if (c.special) {
+    x.assign(x.size(), 0);
+    bias = {0.0f,  -0.0f,  1e-30f, 5.2f,   -5.2f,    8.5f,      9.02f, -9.02f,
+            87.4f, -87.4f, 88.8f,  -88.8f, INFINITY, -INFINITY, NAN,   1.5f};
+  }
   std::vector<T> residual;
   for (float v : added) residual.push_back(number<T>(v));
 
@@ -120,17 +130,19 @@ void check(const Case& c, const gpu::W8A8TileShape& tile, const Options& options
 
 constexpr gpu::DType kTypes[] = {gpu::DType::f32, gpu::DType::bf16, gpu::DType::f16};
 
-void check_shapes(bool many) {
+void check_shapes(bool many, bool few) {
   // Below, at and above a tile and a stage; primes; more stages than the ring has.
   std::vector<std::vector<int>> shapes = {{1, 1, 1}, {17, 9, 33}, {70, 66, 449}, {33, 68, 128}, {5, 131, 1000}};
   if (many)
     for (int m : {1, 2, 15, 16, 31, 64, 65, 127, 128, 129})
       for (int n : {1, 3, 4, 31, 32, 63, 65, 128, 132, 257})
         for (int k : {1, 16, 63, 64, 127, 129, 512, 641}) shapes.push_back({m, n, k});
+  if (few) shapes.resize(3);
   int at = 0;
   for (const auto& s : shapes)
     for (const auto& tile : gpu::kW8A8Tiles)
       for (const Options& options : every_mode()) {
+        if (few && (!options.eager || options.seed == 0)) continue;
         // In turn, since all together would take long: each value meets each tile.
         const auto activation = static_cast<gpu::Activation>(at % 6);
         check({s[0], s[1], s[2], kTypes[at % 3], activation, at % 4 != 0, at % 5 < 2}, tile, options);
@@ -140,17 +152,12 @@ void check_shapes(bool many) {
 
 // What is launched by whom: the choice, and what is refused.
 void check_launches() {
-  EmulatedLauncher launcher;
+  Recorder launcher;
   const gpu::W8A8 huge{
       nullptr,          nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, gpu::DType::f32, gpu::Activation::none,
       int64_t{1} << 31, 8,       128};
   const auto refuses = [&](const gpu::W8A8& a, const char* words) {
-    try {
-      gpu::w8a8(launcher, a);
-      expect(false, std::string("not refused: ") + words);
-    } catch (const std::invalid_argument& e) {
-      expect(std::strstr(e.what(), words) != nullptr, std::string(e.what()) + ": lacks " + words);
-    }
+    expect_refusal(words, [&] { gpu::w8a8(launcher, a); });
   };
   refuses(huge, "x [2147483648, 128], w [8, 128]");
   gpu::W8A8 wrong = huge;
@@ -179,6 +186,19 @@ void check_launches() {
   for (int capability : {80, 86, 89, 90})
     for (const auto& tile : gpu::kW8A8Tiles)
       expect(size_t(tile.shared_bytes()) <= most_shared_bytes(capability), "too much shared memory");
+}
+
+// Every access of an aligned shape is as cheap as can be, and rows that aren't there are not read.
+void check_cost(const gpu::W8A8TileShape& tile) {
+  Counters aligned, ragged;
+  check({tile.rows, tile.columns, 256}, tile, {}, &aligned);
+  for (const auto* costs : {&aligned.shared, &aligned.global})
+    for (const auto& [name, cost] : *costs)
+      expect(cost.cost == cost.ideal, std::string(tile.names[0]) + ": " + name + " costs " + std::to_string(cost.cost) +
+                                          ", could " + std::to_string(cost.ideal));
+  check({1, tile.columns, 256}, tile, {}, &ragged);
+  const uint64_t read = ragged.global["cp.async.cg 16 from global"].cost * 32;
+  expect(read == 256u * (1 + tile.columns), std::string(tile.names[0]) + " reads " + std::to_string(read) + " bytes");
 }
 
 void print_cost() {
@@ -213,7 +233,14 @@ int main(int argc, char** argv) {
     if (what == "counters") return print_cost();
     if (what == "layout") return print_layouts();
     check_launches();
-    check_shapes(what == "grid");
+    check_shapes(what == "grid", what == "quick");
+    for (const auto& tile : gpu::kW8A8Tiles) check_cost(tile);
+    for (int activation = 0; activation < 6; ++activation) {
+      Case special{1, 16, 1, gpu::DType::f32, static_cast<gpu::Activation>(activation)};
+      special.special = true;
+      check(special, gpu::kW8A8Tiles[4], {});
+    }
+    if (what == "quick") return;
     for (const int fill : {-128, 127})  // sums of the largest size
       check({3, 5, 8192, gpu::DType::f32, gpu::Activation::none, false, false, fill}, gpu::kW8A8Tiles[3], {});
     // More tiles of rows than a group has.

@@ -53,6 +53,14 @@ GPU_FN void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32: half of it, d += a [16, 16] b [16, 8], with registers 0 and 1 of a
+// and 0 of b.
+GPU_FN void mma_s8_half(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+
 // mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32: d += a [16, 16] b [16, 8], fp16 factors, fp32 sums.
 // a: register i is row g + 8 (i & 1), columns 2t + 8 (i >> 1) and the next; b: register i is rows 2t + 8 i and the next
 // of column g.

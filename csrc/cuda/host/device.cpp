@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "counters.h"
+
 namespace kdnative::cuda {
 namespace {
 
@@ -35,6 +37,7 @@ struct Gpu {
   DeviceId id = 0;
   Context context = nullptr;
   DeviceFacts facts;
+  Counters counters;
   std::mutex mutex;  // for what follows
   std::map<std::string, Module, std::less<>> modules;
   std::map<std::pair<std::string, std::string>, LoadedFunction> functions;
@@ -62,7 +65,12 @@ struct Gpu {
           std::to_string(facts.capability % 10) +
           ", and kdnative's CUDA kernels need 8.0: set KDNATIVE_GPU_KERNELS=reference to compute in "
           "plain torch, or keep the model on the CPU");
-    driver().check(driver().primary_context(&context, id), "the context of " + facts.name);
+    const Driver& d = driver();
+    Context taken = nullptr;
+    d.check(d.primary_context(&taken, id), "the context of " + facts.name);
+    d.check(d.push_context(taken), "the context of " + facts.name);
+    counters.allocate();
+    d.check(d.pop_context(&context), "the context of " + facts.name);
   }
 
   // With the context current. Kernels are loaded at their first launch, which a CUDA graph can't capture.
@@ -140,6 +148,8 @@ void DriverLauncher::launch(const gpu::Kernel& kernel, void** arguments) {
                                  1, kernel.shared_bytes, stream_, arguments, nullptr),
                  std::string("to launch ") + kernel.name);
 }
+
+uint32_t* DriverLauncher::counters(int64_t count) { return gpu_.counters.take(count, stream_); }
 
 void DriverLauncher::zero(uint32_t* device_memory, int64_t count) {
   driver().check(driver().fill(device_memory, 0, static_cast<size_t>(count), stream_), "to fill memory");

@@ -39,6 +39,8 @@ class DriverLauncher : public gpu::Launcher {
   DriverLauncher& operator=(const DriverLauncher&) = delete;
 
   void launch(const gpu::Kernel& kernel, void** arguments) override;
+  // Counters that are 0, for a launch that leaves them 0. nullptr: there are none left, so take memory and zero() it.
+  uint32_t* counters(int64_t count);
   // Zeros in the order of the stream.
   void zero(uint32_t* device_memory, int64_t count);
   int multiprocessors() const override;

@@ -51,6 +51,10 @@ Driver load() {
   find(library, "cuModuleGetFunction", &d.module_function);
   find(library, "cuFuncSetAttribute", &d.function_attribute);
   find(library, "cuMemsetD32Async", &d.fill);
+  find(library, "cuMemsetD32_v2", &d.fill_now);
+  find(library, "cuMemAlloc_v2", &d.allocate);
+  find(library, "cuCtxSynchronize", &d.synchronize);
+  find(library, "cuStreamIsCapturing", &d.is_capturing);
   find(library, "cuLaunchKernel", &d.launch);
   d.file = library_name();
   d.host_memory = dlsym(library, kHostMemory) != nullptr;

@@ -35,6 +35,10 @@ struct Driver {
   Result (*module_function)(Function* function, Module module, const char* name);
   Result (*function_attribute)(Function function, int attribute, int value);
   Result (*fill)(void* device_memory, unsigned value, size_t count, Stream stream);  // 32-bit values
+  Result (*fill_now)(unsigned long long device_memory, unsigned value, size_t count);
+  Result (*allocate)(unsigned long long* device_memory, size_t bytes);
+  Result (*synchronize)();
+  Result (*is_capturing)(Stream stream, int* status);  // 0: the stream's work is not recorded in a graph
   Result (*launch)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream, void** arguments,
                    void** extra);

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["FAMILIES", "Form"]
 
-FAMILIES = {"w8a8": 1, "w4a16": 2, "sparse24": 3, "blocks": 4, "triton_w4a16": 5}
+FAMILIES = {"w8a8": 1, "w4a16": 2, "sparse24": 3, "blocks": 4, "triton_w4a16": 5, "triton_blocks": 6}
 """The families of kernels and their codes; ``csrc/ops/cuda.h`` has the same, but for those of Triton."""
 
 _FIELDS = {"family": (0, 4), "bits": (4, 4), "bias": (8, 1), "input_scales": (9, 1), "zeros": (10, 1)}

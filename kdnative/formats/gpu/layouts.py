@@ -7,19 +7,20 @@ shape of its weight and what belongs to it, and hands that to the operator as a 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from kdnative.formats.gpu import blocks, sparse24, triton_w4a16, w4a16, w8a8
+from kdnative.formats.gpu import blocks, sparse24, triton_blocks, triton_w4a16, w4a16, w8a8
 from kdnative.formats.gpu.form import Form
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 
-__all__ = ["Blocks", "GpuLayout", "Sparse24", "TritonW4A16", "W4A16", "W8A8", "of_form"]
+__all__ = ["Blocks", "GpuLayout", "Sparse24", "TritonBlocks", "TritonW4A16", "W4A16", "W8A8", "of_form"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class GpuLayout(Layout):
     has_bias: bool
 
     @property
+    @abstractmethod
     def form(self) -> Form:
         """What the operator must know besides the shape."""
-        raise NotImplementedError
 
     @property
     def arguments(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -153,6 +154,39 @@ class Blocks(GpuLayout):
 
 
 @dataclass(frozen=True)
+class TritonBlocks(GpuLayout):
+    """The same for the Triton kernels, see :mod:`kdnative.formats.gpu.triton_blocks`.
+
+    Args:
+        side: outputs and inputs of a block. 0: of a weight that nobody has seen yet.
+    """
+
+    side: int = 0
+
+    @property
+    def form(self) -> Form:
+        return Form("triton_blocks", 8, self.has_bias, block=self.side)
+
+    def fitted(self, weight: QuantizedWeight) -> GpuLayout:
+        """With the best side for the zeros of this weight; dense where too few blocks can be left out."""
+        side = blocks.choose(weight.qweight)
+        return W8A8(self.n, self.k, self.has_bias) if side is None else replace(self, side=side)
+
+    def parts(self, packed: Tensor) -> triton_blocks.Parts:
+        """The sections of a packed weight, see :func:`kdnative.formats.gpu.triton_blocks.parts`."""
+        return triton_blocks.parts(packed, self.n, self.k, self.has_bias, self.side)
+
+    def pack(self, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+        return triton_blocks.pack(weight, bias, self.side)
+
+    def unpack(self, packed: Tensor) -> tuple[QuantizedWeight, Tensor | None]:
+        return triton_blocks.unpack(packed, self.n, self.k, self.has_bias, self.side)
+
+    def size(self, n: int, k: int, scheme: Scheme, bias: bool) -> int:
+        return 0  # it depends on the zeros
+
+
+@dataclass(frozen=True)
 class TritonW4A16(GpuLayout):
     """4-bit codes in groups, see :mod:`kdnative.formats.gpu.triton_w4a16`.
 
@@ -198,6 +232,7 @@ _BY_FAMILY: dict[str, Callable[[int, int, Form], GpuLayout]] = {
     "w4a16": lambda n, k, form: W4A16(n, k, form.bias, form.bits, form.group, form.zeros, form.input_scales),
     "sparse24": lambda n, k, form: Sparse24(n, k, form.bias),
     "blocks": lambda n, k, form: Blocks(n, k, form.bias, form.block),
+    "triton_blocks": lambda n, k, form: TritonBlocks(n, k, form.bias, form.block),
     "triton_w4a16": lambda n, k, form: TritonW4A16(n, k, form.bias, form.group, form.zeros, form.input_scales),
 }
 

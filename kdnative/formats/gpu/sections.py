@@ -15,7 +15,7 @@ from kdnative.formats import dense
 from kdnative.formats.dense import round_up
 from kdnative.formats.weight import QuantizedWeight
 
-__all__ = ["check_int8", "check_size", "join", "scale_and_bias", "split", "total"]
+__all__ = ["check_buffer", "check_int8", "check_size", "join", "scale_and_bias", "split", "total"]
 
 ALIGNMENT = 256
 
@@ -42,9 +42,17 @@ def total(sizes: Sequence[int]) -> int:
 
 def check_size(packed: Tensor, size: int, what: str) -> None:
     """ValueError unless ``packed`` is a buffer of ``size`` bytes; ``what`` says which weight has that size."""
-    if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() != size:
+    check_buffer(packed, f"{what} has {size} bytes")
+    if packed.numel() != size:
+        raise ValueError(f"a damaged packed weight: {packed.numel()} bytes, and {what} has {size} bytes; pack it again")
+
+
+def check_buffer(packed: Tensor, what: str) -> None:
+    """ValueError unless ``packed`` is a row of bytes; ``what`` says which weight it should hold."""
+    if packed.dtype != torch.uint8 or packed.dim() != 1:
         raise ValueError(
-            f"a damaged packed weight: {packed.dtype} of shape {list(packed.shape)}, {what} has {size} bytes; pack it again"
+            f"not a packed weight: {packed.dtype} of shape {list(packed.shape)}; one row of uint8 holds {what}; "
+            "pack it again"
         )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdnative.formats import dense
 from kdnative.formats.dense import pad, round_up
 from kdnative.formats.gpu import sections
 from kdnative.formats.sparse import require_two_of_four
@@ -105,7 +104,9 @@ def _lanes_of_places(places: Tensor) -> Tensor:
     """int8 ``[N, K / 2]`` -> uint8 ``[tiles, 128]``: two bits each, sixteen of them in a word, the first in the lowest
     bits. Lane 4 g + t has the word of row g (t even) or g + 8, of the first 32 inputs (t < 2) or the last."""
     n, half = places.shape
-    bits = places.view(n, half // 4, 4).to(torch.uint8) << torch.arange(0, 8, 2, dtype=torch.uint8, device=places.device)
+    bits = places.view(n, half // 4, 4).to(torch.uint8) << torch.arange(
+        0, 8, 2, dtype=torch.uint8, device=places.device
+    )
     words = bits.sum(-1, dtype=torch.uint8).view(n // TILE_N, 8, 2, half // 32, 2, 4)  # as above, last 32, byte
     return words.permute(0, 3, 1, 4, 2, 5).reshape(-1, 128)
 

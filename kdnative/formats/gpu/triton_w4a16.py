@@ -2,14 +2,14 @@
 
 The buffer has no header: its sections follow from N, K, the group, and what the layer has.
 
-=============  =======================  ================================================================================
-codes          uint8 [N, 32 ceil(K/64)]  two codes u = q + 8 a byte: of 64 inputs, byte i has input i in its low half, and
-                                         input 32 + i in its high one
+=============  ========================  =====================================================================
+codes          uint8 [N, 32 ceil(K/64)]  two codes u = q + 8 a byte: of 64 inputs, byte i has input i in its low half,
+                                         and input 32 + i in its high one
 scale          float32 [K / G, N]        so that the scales of neighbouring outputs lie side by side
 zero           uint8 [K / G, N]          as u, with zero points only
 bias           float32 [N]               if there is one
 input scales   float32 [K]               if there are any
-=============  =======================  ================================================================================
+=============  ========================  =====================================================================
 """
 
 from __future__ import annotations

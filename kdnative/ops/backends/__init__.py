@@ -17,7 +17,7 @@ import os
 import torch
 
 from kdnative.formats.scheme import Scheme
-from kdnative.ops.backends import cuda
+from kdnative.ops.backends import cublas, cuda
 from kdnative.ops.backends.base import Backend
 from kdnative.ops.backends.cpu import CPU
 from kdnative.ops.backends.implementing import implement
@@ -27,7 +27,7 @@ __all__ = ["Backend", "accepted", "backend_for", "implement", "register"]
 
 _BACKENDS: dict[str, Backend] = {}
 
-GPU_KERNELS = ("cuda", "triton", "reference")
+GPU_KERNELS = ("cuda", "triton", "cublas", "reference")
 """Who may compute on NVIDIA GPUs: values of KDNATIVE_GPU_KERNELS."""
 
 
@@ -70,7 +70,7 @@ def _start() -> None:
     register("mps", MPS)
     if everywhere != "reference":
         register("cpu", CPU)
-    take_over(cpu=everywhere == "reference", native={"cuda": cuda.OPERATORS} if gpu == "cuda" else {})
+    take_over(cpu=everywhere == "reference", native={"cuda": cuda.OPERATORS} if gpu in ("cuda", "cublas") else {})
     for device_type in ("cpu", "cuda") if everywhere == "cuda" else ("cuda",):
         register(device_type, _gpu_backend(gpu, device_type))
 
@@ -79,6 +79,9 @@ def _gpu_backend(kernels: str, device_type: str) -> Backend:
     """One of :data:`GPU_KERNELS`, which computes the operators of a type of device from now on."""
     if kernels == "reference":
         return REFERENCE
+    if kernels == "cublas":
+        cublas.start(device_type)
+        return cublas.CUBLAS
     if kernels == "triton":
         from kdnative.ops.backends.triton import backend  # which imports triton: nobody else has to have it
 

@@ -58,6 +58,10 @@ class Backend:
         """Whether weights of the scheme, which is supported, have kernels, and don't run in plain torch."""
         return not self.is_fallback
 
+    def remark(self, scheme: Scheme) -> str:
+        """What a report says behind "native linear" of a layer of a scheme that is on such a device."""
+        return "" if self.has_kernels(scheme) else f", in plain torch: {self.name} has no kernel of {scheme}"
+
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
         """How weights of the scheme lie in memory, for layers of a shape ``(N, K)`` with a bias or without.
 

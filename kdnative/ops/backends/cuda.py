@@ -1,6 +1,6 @@
 """NVIDIA GPUs: the kernels of ``csrc/cuda``, started by the native library through the driver.
 
-Schemes without such kernels run in plain torch there, in the layout of the CPU: ``docs/gpu.md`` has the table.
+Schemes without such kernels run in plain torch there, in the layout of the CPU.
 ``KDNATIVE_GPU_KERNELS`` chooses who multiplies: ``cuda`` (these), ``triton``, ``cublas`` or ``reference``.
 """
 
@@ -13,15 +13,22 @@ from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.ops.backends import cuda_images
 from kdnative.ops.backends.base import Backend
 
-__all__ = ["CUDA", "OPERATORS", "start"]
+__all__ = ["CUDA", "OPERATORS", "CudaBackend", "start"]
 
 OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w8a16", "linear_w4a16", "linear_sparse")
 """What the native library computes on GPUs (``csrc/ops/cuda.cpp``); the reference has the rest."""
 
 
-class _Cuda(Backend):
+class CudaBackend(Backend):
+    """Which schemes have kernels, and how their weights lie."""
+
     def has_kernels(self, scheme: Scheme) -> bool:
         return _layout(scheme, (1, scheme.group_size or 1), True) is not None
+
+    def remark(self, scheme: Scheme) -> str:
+        if scheme.activation_bits == 16 and self.has_kernels(scheme):
+            return "; many 16-bit rows are multiplied by torch, the weight in scratch memory as 16-bit floats"
+        return super().remark(scheme)
 
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
         if shape is None:
@@ -50,7 +57,7 @@ def _layout(scheme: Scheme, shape: tuple[int, int], bias: bool) -> GpuLayout | N
     return None
 
 
-CUDA = _Cuda("cuda", NAMES, fused=False)
+CUDA = CudaBackend("cuda", NAMES, fused=False)
 
 
 def start(device_type: str) -> Backend:
@@ -64,8 +71,8 @@ def start(device_type: str) -> Backend:
     if device_type == "cpu" and not _C.cuda_memory_is_the_hosts():
         raise ImportError(
             "KDNATIVE_BACKEND=cuda computes tensors of the CPU by CUDA kernels, for tests: KDNATIVE_LIBCUDA must name "
-            "a driver that runs kernels on the memory of the host, and doesn't. For a GPU leave KDNATIVE_BACKEND out and "
-            'move the model with .to("cuda")'
+            "a driver that runs kernels on the memory of the host, and doesn't. For a GPU leave KDNATIVE_BACKEND out "
+            'and move the model with .to("cuda")'
         )
     _C.set_cuda_images(cuda_images.image)
     _C.register_cuda(device_type.upper())

@@ -17,22 +17,21 @@ import os
 import re
 from pathlib import Path
 
-from kdnative import _C, nvrtc
+from kdnative import _C
 from kdnative.files import cache_dir, write_atomically
+from kdnative.ops import nvrtc
+from kdnative.ops.nvrtc import OPTIONS
 
-__all__ = ["ARCHITECTURES", "OPTIONS", "compiled", "families", "image", "source_folder"]
+__all__ = ["OPTIONS", "compiled", "families", "image", "source_folder"]
 
-ARCHITECTURES = (80, 86, 89, 90)
-"""The capabilities that packages have cubins for."""
-
-OPTIONS = ("--fmad=false", "-DNDEBUG")
-"""What kernels are compiled with: a product and a sum are fused where the source says so, and nowhere else."""
+PTX = nvrtc.ARCHITECTURES[0].replace("sm_", "compute_")
+"""What the package's PTX is for: these devices and all newer ones."""
 
 _CUBIN = re.compile(r"(\w+)\.sm_(\d+)\.cubin")
 
 
 def image(family: str, capability: int) -> bytes:
-    """A cubin or PTX of a family for a device; :data:`ARCHITECTURES` says how capabilities are written.
+    """A cubin or PTX of a family for a device of a capability such as 80, which is 8.0.
 
     Raises:
         RuntimeError: the package has none, and there is nothing to compile it with; or it does not compile.
@@ -43,7 +42,7 @@ def image(family: str, capability: int) -> bytes:
     try:
         return _from_sources(family, capability)
     except nvrtc.NvrtcError as error:
-        ptx = _package_file(f"{family}.compute_{ARCHITECTURES[0]}.ptx")
+        ptx = _package_file(f"{family}.{PTX}.ptx")
         if _brings_images() and ptx.is_file():
             return ptx.read_bytes()
         raise RuntimeError(

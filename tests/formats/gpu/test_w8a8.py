@@ -44,12 +44,7 @@ def test_odd_inputs_are_padded_with_zeros(k):
 
 def test_every_code_of_two_levels_comes_back():
     """All codes, zero points and group scales that keep a product within a byte."""
-    rows = [
-        (zero, scale)
-        for zero in range(-8, 8)
-        for scale in range(1, 18)
-        if max(7 - zero, zero + 8) * scale <= 127
-    ]
+    rows = [(zero, scale) for zero in range(-8, 8) for scale in range(1, 18) if max(7 - zero, zero + 8) * scale <= 127]
     codes = torch.arange(-8, 8, dtype=torch.int8).repeat(len(rows), 2)
     zero = torch.tensor([[zero] for zero, _ in rows], dtype=torch.int8)
     scale = torch.tensor([[scale] for _, scale in rows], dtype=torch.uint8)

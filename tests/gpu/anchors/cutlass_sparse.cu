@@ -9,12 +9,13 @@
 #include "cutlass/gemm/device/gemm_sparse.h"
 #include "cutlass/util/host_reorder.h"
 
-using Gemm = cutlass::gemm::device::SparseGemm<
-    int8_t, cutlass::layout::RowMajor, int8_t, cutlass::layout::ColumnMajor, int32_t, cutlass::layout::RowMajor,
-    int32_t, cutlass::arch::OpClassTensorOp, cutlass::arch::Sm80, cutlass::gemm::GemmShape<64, 64, 128>,
-    cutlass::gemm::GemmShape<32, 32, 128>, cutlass::gemm::GemmShape<16, 8, 64>,
-    cutlass::epilogue::thread::LinearCombination<int32_t, 4, int32_t, int32_t>,
-    cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<>, 3>;
+using Gemm =
+    cutlass::gemm::device::SparseGemm<int8_t, cutlass::layout::RowMajor, int8_t, cutlass::layout::ColumnMajor, int32_t,
+                                      cutlass::layout::RowMajor, int32_t, cutlass::arch::OpClassTensorOp,
+                                      cutlass::arch::Sm80, cutlass::gemm::GemmShape<64, 64, 128>,
+                                      cutlass::gemm::GemmShape<32, 32, 128>, cutlass::gemm::GemmShape<16, 8, 64>,
+                                      cutlass::epilogue::thread::LinearCombination<int32_t, 4, int32_t, int32_t>,
+                                      cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<>, 3>;
 using Kernel = Gemm::GemmKernel;
 using Meta = Kernel::ElementE;
 
@@ -29,8 +30,9 @@ int main(int, char** arguments) {
   const auto grid = gemm::threadblock::GemmIdentityThreadblockSwizzle<>().get_tiled_shape(problem, {64, 64, 128}, 1);
   const auto order = Kernel::LayoutE::packed(make_Coord(m, columns));
   auto* c = static_cast<int32_t*>(at(6));
-  const Kernel::Params parameters(problem, grid, {static_cast<int8_t*>(at(4)), stored}, {static_cast<int8_t*>(at(5)), k},
-                                  {c, n}, {c, n}, {static_cast<Meta*>(at(7)), order}, {1, 0}, nullptr);
+  const Kernel::Params parameters(problem, grid, {static_cast<int8_t*>(at(4)), stored},
+                                  {static_cast<int8_t*>(at(5)), k}, {c, n}, {c, n}, {static_cast<Meta*>(at(7)), order},
+                                  {1, 0}, nullptr);
   fwrite(&parameters, sizeof parameters, 1, stdout);
   std::vector<Meta> rows(m * columns), reordered(m * columns);
   if (fread(rows.data(), sizeof(Meta), rows.size(), stdin) != rows.size()) return 1;

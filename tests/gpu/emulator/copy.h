@@ -24,7 +24,7 @@ inline void start_copy(const char* name, const char* read_name, uint32_t to, con
   if (bytes < 0 || bytes > size)
     fail(std::string(name) + ": source size " + std::to_string(bytes) + " is outside 0 ... " + std::to_string(size),
          &where);
-  touch_global(from, size, bytes, Touch::kReadOnly, read_name, where);
+  touch_global(from, size, bytes, Touch::kRead, read_name, where);
   touch_shared(to, size, Touch::kWrite, name, where);
   record(name, false, to, size, where);
   if (m.options.check)

@@ -11,7 +11,9 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GPU_EMULATOR_UCONTEXT)
+#define GPU_EMULATOR_OWN_SWITCH 1
+#else
 #include <ucontext.h>
 #endif
 
@@ -20,7 +22,7 @@ namespace gpu::emulator {
 constexpr size_t kStack = 256 << 10;  // reserved; pages that nobody touches cost nothing
 constexpr size_t kGuard = 4096;
 
-#if defined(__x86_64__)
+#if defined(GPU_EMULATOR_OWN_SWITCH)
 // Saves what the System V ABI says that a callee keeps, changes stacks, restores the same. ucontext does it too, ten
 // times slower, because it asks the kernel for the signal mask.
 extern "C" void gpu_emulator_switch(void** save, void* to);

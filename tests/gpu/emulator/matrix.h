@@ -125,6 +125,20 @@ inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   });
 }
 
+inline void mma_s8_half(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t b,
+                        emulator::Where where = emulator::Where::current()) {
+  const uint32_t a[4] = {a0, a1, 0, 0};
+  emulator::Factors<int32_t> mine{d, a, {b}, 0};
+  emulator::collective("mma.m16n8k16.s8", &mine, where, [](void** lanes) {
+    const emulator::Tiles<int8_t, 8, 1> f(lanes, static_cast<int32_t*>(nullptr));
+    emulator::add_products<int32_t>(lanes, [&f](int32_t& sum, int row, int column) {
+      int32_t product = 0;
+      for (int k = 0; k < 16; ++k) product += f.a[row][k] * f.b[column][k];
+      sum = emulator::wrapping_add(sum, product);
+    });
+  });
+}
+
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                     emulator::Where where = emulator::Where::current()) {
   emulator::multiply_16_bits<Half>("mma.m16n8k16.f16", d, a, b0, b1, where);

@@ -71,11 +71,15 @@ inline void touch_byte(Byte& b, Touch touch, const char* name, const char* space
     b.read = Stamp{};
     return;
   }
-  const bool more = b.read.thread != -1 && b.read.block == m.block && b.read.barrier == m.barrier;
+  // A read that comes before this one need not be remembered: what comes after this one comes after both. One by
+  // another block that doesn't is worse than ours.
   const Stamp before = b.read;
+  const bool in_order = ordered(before, t);
+  if (!in_order && before.block != m.block) return;
   b.read = now;
-  if (more && before.thread != t.id) b.read.thread = -2;
-  if (more && before.warp != t.warp) b.read.warp = -2;
+  if (in_order) return;
+  b.read.thread = -2;
+  if (before.warp != t.warp) b.read.warp = -2;
 }
 
 // `size` bytes of shared memory.
@@ -126,7 +130,7 @@ inline void touch_global(const void* pointer, int width, int size, Touch touch, 
 inline void note_atomic() {
   Machine& m = *machine;
   Thread& t = *m.now;
-  if (t.fence_time > 0) m.released[m.block].push_back({t.id, t.warp, t.fence_barrier, t.fence_sync, t.fence_time});
+  m.released[m.block].push_back({t.id, t.warp, t.fence_barrier, t.fence_sync, t.fence_time});
   t.did_atomic = true;
 }
 inline void note_fence() {

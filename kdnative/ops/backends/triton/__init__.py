@@ -1,8 +1,8 @@
 """Linears in Triton: the portable kernels, for devices and shapes that the CUDA ones don't serve.
 
 One kernel a file. Importing this package imports ``triton``, so nothing of kdnative imports it before it is chosen
-(``KDNATIVE_GPU_KERNELS=triton``). Sizes of tiles come from a shipped table (:mod:`.configurations`), or from what
-:mod:`.tuning` measured on a device: no call waits for a search.
+(``KDNATIVE_GPU_KERNELS=triton``). Sizes of tiles come from a shipped table (``configurations.py``), or from what
+``tuning.py`` measured on a device: no call waits for a search.
 """
 
 from __future__ import annotations

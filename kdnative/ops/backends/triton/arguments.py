@@ -15,6 +15,7 @@ __all__ = [
     "check_grid",
     "check_input_scale",
     "check_tensor",
+    "device_name",
     "on_device_of",
     "padded_inputs",
     "rows_of",
@@ -33,6 +34,11 @@ def on_device_of(x: Tensor) -> AbstractContextManager[object]:
 def capability() -> int:
     """The compute capability of the current device: 80, 86, 89, 90."""
     return int(triton.runtime.driver.active.get_current_target().arch)
+
+
+def device_name(x: Tensor) -> str:
+    """The name of the device of a tensor, as its driver says it. Tests alone compute with tensors of the CPU."""
+    return torch.cuda.get_device_name(x.device) if x.is_cuda else "interpreter"
 
 
 def padded_inputs(k: int, multiple: int) -> int:
@@ -69,6 +75,8 @@ def check_input_scale(op: str, input_scale: Tensor | None, x: Tensor) -> None:
 
 def check_epilogue(op: str, x: Tensor, n: int, bias: Tensor | None, activation: int, residual: Tensor | None) -> None:
     """What follows a product ``[M, N]``: the bias, an activation code, and rows that are added."""
+    if n < 1:
+        raise ValueError(f"{op}: the weight has {n} outputs; there must be at least one")
     if bias is not None:
         check_tensor(op, "bias", bias, torch.float32, (n,), x)
     if residual is not None:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from kdnative.formats.gpu import sections, w8a8
 from kdnative.formats.gpu.form import Form
-from kdnative.formats.gpu.layouts import W8A8, TritonW4A16
+from kdnative.formats.gpu.layouts import W8A8, TritonBlocks, TritonW4A16
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import NAMES, Scheme
 from kdnative.ops.backends.base import Backend
 from kdnative.ops.backends.implementing import implement
 from kdnative.ops.backends.reference import IMPLEMENTATIONS as IN_TORCH
+from kdnative.ops.backends.triton.blocks import linear_blocks
 from kdnative.ops.backends.triton.quantize import quantize_rows
 from kdnative.ops.backends.triton.w4a16 import linear_w4a16
 from kdnative.ops.backends.triton.w8a8 import linear_w8a8
@@ -45,8 +46,12 @@ class _Triton(Backend):
 def _layout(scheme: Scheme, n: int, k: int, bias: bool) -> Layout | None:
     """How weights of a scheme lie for the kernels; None: there are none for it."""
     widths = scheme.weight_bits, scheme.activation_bits
-    if widths == (8, 8):  # zeros of sparse schemes are stored: results are the same
+    if scheme.sparsity == "mask":
+        return TritonBlocks(n, k, bias)
+    if widths == (8, 8):  # with the zeros of other sparse schemes: results are the same
         return W8A8(n, k, bias, scheme.input_scales)
+    if scheme.integer_scales:
+        return W8A8(n, k, bias, scheme.input_scales, scheme.group_size or 0)
     if widths == (4, 16) and scheme.group_size is not None:
         return TritonW4A16(n, k, bias, scheme.group_size, not scheme.symmetric, scheme.input_scales)
     return None
@@ -70,9 +75,10 @@ def _linear(name: str, x: Tensor, packed: Tensor, out_features: int, activation:
         raise RuntimeError(f"{name}: the input must have at least one dimension (got a scalar)")
     try:
         parsed = Form.parse(form)
-        return _FAMILIES[parsed.family](parsed, x, packed, out_features, activation)
-    except KeyError:
-        raise RuntimeError(f"{name}: the packed weight is laid out for the CUDA kernels: {parsed}") from None
+        family = _FAMILIES.get(parsed.family)
+        if family is None:
+            raise ValueError(f"the packed weight is laid out for the CUDA kernels: {parsed}")
+        return family(parsed, x, packed, out_features, activation)
     except (TypeError, ValueError) as error:
         raise RuntimeError(f"{name}: {error} (input {list(x.shape)}, {out_features} outputs)") from error
 
@@ -93,8 +99,13 @@ def _w8a8(form: Form, x: Tensor, packed: Tensor, n: int, activation: int) -> Ten
 
 
 def _w4a16(form: Form, x: Tensor, packed: Tensor, n: int, activation: int) -> Tensor:
-    parts = TritonW4A16.of(form, n, x.shape[-1]).parts(packed)
+    parts = TritonW4A16(n, x.shape[-1], form.bias, form.group, form.zeros, form.input_scales).parts(packed)
     return linear_w4a16(x, parts.codes, parts.scale, parts.zero, parts.bias, parts.input_scale, activation)
+
+
+def _blocks(form: Form, x: Tensor, packed: Tensor, n: int, activation: int) -> Tensor:
+    parts = TritonBlocks(n, x.shape[-1], form.bias, form.block).parts(packed)
+    return linear_blocks(x, parts.starts, parts.places, parts.values, n, parts.scale, parts.bias, activation=activation)
 
 
 def _quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +116,11 @@ def _quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.view(x.shape), scale.view(x.shape[:-1])
 
 
-_FAMILIES: dict[str, Callable[[Form, Tensor, Tensor, int, int], Tensor]] = {"w8a8": _w8a8, "triton_w4a16": _w4a16}
+_FAMILIES: dict[str, Callable[[Form, Tensor, Tensor, int, int], Tensor]] = {
+    "w8a8": _w8a8,
+    "triton_w4a16": _w4a16,
+    "triton_blocks": _blocks,
+}
 
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "quantize_per_token": _quantize_per_token,
@@ -114,6 +129,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
 """By the names of operators; the reference keeps the others."""
 
 
-def start(device_type: str = "cuda") -> None:
+def start(device_type: str = "cuda") -> Backend:
     """Let the kernels compute the operators of a type of device."""
     implement(device_type, IMPLEMENTATIONS)
+    return TRITON

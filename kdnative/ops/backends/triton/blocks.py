@@ -11,11 +11,12 @@ from kdnative.ops.backends.triton.arguments import (
     check_grid,
     check_input_scale,
     check_tensor,
+    device_name,
     on_device_of,
     rows_of,
 )
-from kdnative.ops.backends.triton.configurations import configuration
 from kdnative.ops.backends.triton.epilogue import finish, tile_of
+from kdnative.ops.backends.triton.measured import configuration
 from kdnative.ops.backends.triton.quantize import quantize_rows
 
 __all__ = ["BLOCKS", "linear_blocks"]
@@ -134,7 +135,7 @@ def linear_blocks(
         elif k % size or rows.stride(0) % 8 or rows.data_ptr() % 16:
             rows = torch.nn.functional.pad(rows, (0, -k % size)).contiguous()
         with on_device_of(x):
-            tile = configuration("blocks-int8" if integer else "blocks-float", m, n, k, capability())
+            tile = configuration("blocks-int8" if integer else "blocks-float", m, n, k, capability(), device_name(x))
             programs = triton.cdiv(m, tile.m) * triton.cdiv(n, size)
             check_grid(op, programs, x)
             _blocks[(programs,)](

@@ -127,7 +127,7 @@ def layer_norm_quantize(
                 HAS_BIAS=bias is not None,
                 HAS_INPUT_SCALE=input_scale is not None,
                 BLOCK=block,
-                num_warps=max(1, min(16, block // 512)),
+                num_warps=max(1, block // 512),
                 enable_fp_fusion=False,
             )
     return codes, scale, total

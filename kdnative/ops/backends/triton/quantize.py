@@ -66,7 +66,7 @@ def quantize_rows(x: Tensor, input_scale: Tensor | None = None, multiple: int = 
                 x.stride(0),
                 HAS_INPUT_SCALE=input_scale is not None,
                 BLOCK=block,
-                num_warps=max(1, min(8, block // 512)),
+                num_warps=max(1, block // 256),  # 16 bytes of bfloat16 for each thread
                 enable_fp_fusion=False,
             )
     return codes, scale

@@ -16,11 +16,13 @@ from kdnative.ops.backends.triton.arguments import (
     check_grid,
     check_input_scale,
     check_tensor,
+    device_name,
     on_device_of,
     rows_of,
 )
-from kdnative.ops.backends.triton.configurations import configuration
+from kdnative.ops.backends.triton.configurations import Tile
 from kdnative.ops.backends.triton.epilogue import finish, tile_of
+from kdnative.ops.backends.triton.measured import configuration
 
 __all__ = ["GROUPS", "PAIR", "linear_w4a16"]
 
@@ -43,10 +45,12 @@ def _factors(u, zero, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _activations(x, input_scale, at, inside, inputs, left, DTYPE: tl.constexpr, HAS_INPUT_SCALE: tl.constexpr):
-    a = tl.load(x + at, mask=inside, other=0.0)
+def _activations(x, input_scale, inputs, rows, last, DTYPE: tl.constexpr, HAS_INPUT_SCALE: tl.constexpr):
+    """Some inputs of the rows as factors; 0 for inputs from ``last`` on."""
+    inside = inputs < last
+    a = tl.load(x + inputs[None, :], mask=rows[:, None] & inside[None, :], other=0.0)
     if HAS_INPUT_SCALE:
-        a = a.to(tl.float32) * tl.load(input_scale + inputs, mask=left, other=0.0)[None, :]
+        a = a.to(tl.float32) * tl.load(input_scale + inputs, mask=inside, other=0.0)[None, :]
     return a.to(DTYPE)
 
 
@@ -86,56 +90,37 @@ def _w4a16(
     BK: tl.constexpr,
 ):
     # x [m, k]; codes uint8 [n, k_pad / 2] as PAIR says; scale float32 and zero uint8 [k / GROUP, n], so that those of
-    # a tile's outputs lie side by side. An iteration takes BK inputs: a group, or two of 32.
+    # a tile's outputs lie side by side. An iteration takes BK inputs: a group, or two of 32. What is loaded at a time
+    # is 32 wide for every group: a thread then has 16 bytes of a row of x, and neighbours have those beside them.
     tile_m, tile_n = tile_of(m, n, BM, BN)
     rows = tile_m * BM + tl.arange(0, BM)
     columns = tile_n * BN + tl.arange(0, BN)
-    pairs = tl.arange(0, BK // 2)
-    low = pairs // _HALF * (2 * _HALF) + pairs % _HALF  # the input of a byte's low half
-    row_bytes = tl.cdiv(k, 2 * _HALF) * _HALF
+    pairs = tl.arange(0, _HALF)
     x += rows.to(tl.int64)[:, None] * stride
-    codes += columns.to(tl.int64)[:, None] * row_bytes + pairs[None, :]
-    outputs = columns < n
+    codes += columns.to(tl.int64)[:, None] * (tl.cdiv(k, 2 * _HALF) * _HALF) + pairs[None, :]
+    present, outputs = rows < m, columns < n
     total = tl.zeros((BM, BN), tl.float32)
     for start in range(0, k, BK):
-        inputs = start + low
-        in_low, in_high = inputs < k, inputs + _HALF < k
-        packed = tl.load(codes, mask=outputs[:, None] & (start // 2 + pairs < row_bytes)[None, :], other=0)
-        codes += BK // 2
         group = start // GROUP
         z = _zeros(zero, group, columns, n, outputs, HAS_ZERO)
         step = tl.load(scale + group * n + columns, mask=outputs, other=0.0)
-        b = _factors(packed & 15, z[:, None], DTYPE)
-        a = _activations(
-            x,
-            input_scale,
-            inputs[None, :],
-            (rows < m)[:, None] & in_low[None, :],
-            inputs,
-            in_low,
-            DTYPE,
-            HAS_INPUT_SCALE,
-        )
-        part = tl.dot(a, tl.trans(b))
-        more = group * GROUP + GROUP < k
-        if GROUP < BK:  # the high halves are a group of their own
-            total = tl.fma(part, step[None, :], total)
-            part = tl.zeros((BM, BN), tl.float32)
-            z = _zeros(zero, group + 1, columns, n, outputs & more, HAS_ZERO)
-            step = tl.load(scale + (group + 1) * n + columns, mask=outputs & more, other=0.0)
-        b = _factors(packed >> 4, z[:, None], DTYPE)
-        inputs += _HALF
-        a = _activations(
-            x,
-            input_scale,
-            inputs[None, :],
-            (rows < m)[:, None] & in_high[None, :],
-            inputs,
-            in_high,
-            DTYPE,
-            HAS_INPUT_SCALE,
-        )
-        part = tl.dot(a, tl.trans(b), part)
+        part = tl.zeros((BM, BN), tl.float32)
+        for first in tl.static_range(0, BK, 2 * _HALF):
+            inputs = start + first + pairs
+            packed = tl.load(codes, mask=outputs[:, None], other=0)
+            codes += _HALF
+            b = _factors(packed & 15, z[:, None], DTYPE)
+            a = _activations(x, input_scale, inputs, present, k, DTYPE, HAS_INPUT_SCALE)
+            part = tl.dot(a, tl.trans(b), part)
+            if GROUP < BK:  # the high halves are a group of their own
+                total = tl.fma(part, step[None, :], total)
+                part = tl.zeros((BM, BN), tl.float32)
+                there = outputs & ((group + 1) * GROUP < k)
+                z = _zeros(zero, group + 1, columns, n, there, HAS_ZERO)
+                step = tl.load(scale + (group + 1) * n + columns, mask=there, other=0.0)
+            b = _factors(packed >> 4, z[:, None], DTYPE)
+            a = _activations(x, input_scale, inputs + _HALF, present, k, DTYPE, HAS_INPUT_SCALE)
+            part = tl.dot(a, tl.trans(b), part)
         total = tl.fma(part, step[None, :], total)
     finish(total, rows, columns, bias, residual, out, m, n, HAS_BIAS, HAS_RESIDUAL, ACTIVATION)
 
@@ -149,6 +134,7 @@ def linear_w4a16(
     input_scale: Tensor | None = None,
     activation: int = 0,
     residual: Tensor | None = None,
+    tile: Tile | None = None,
 ) -> Tensor:
     """``activation((x * input_scale) @ W.T + bias) + residual``, where ``W = (u - zero) * scale``.
 
@@ -157,8 +143,8 @@ def linear_w4a16(
         codes: uint8 ``[N, 32 * ceil(K / 64)]``, two codes u, 0 to 15, a byte, see :data:`PAIR`.
         scale: float32 ``[K / G, N]``, G is 32, 64 or 128.
         zero: uint8 ``[K / G, N]``, 0 to 15, or None: 8.
-        bias, input_scale, activation, residual: see :func:`kdnative.ops.backends.triton.w8a8.linear_w8a8`. The product
-            with input_scale is rounded to the type of the factors.
+        bias, input_scale, activation, residual, tile: see :func:`kdnative.ops.backends.triton.w8a8.linear_w8a8`. The
+            product with input_scale is rounded to the type of the factors.
 
     Returns:
         ``[..., N]`` in the dtype of x. Sums are float32.
@@ -185,7 +171,7 @@ def linear_w4a16(
     out = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
     if m:
         with on_device_of(x):
-            tile = configuration("w4a16", m, n, k, capability())
+            tile = tile or configuration(f"w4a16-g{group}", m, n, k, capability(), device_name(x))
             programs = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
             check_grid(op, programs, x)
             _w4a16[(programs,)](

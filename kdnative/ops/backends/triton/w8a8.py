@@ -11,11 +11,13 @@ from kdnative.ops.backends.triton.arguments import (
     check_grid,
     check_input_scale,
     check_tensor,
+    device_name,
     on_device_of,
     rows_of,
 )
-from kdnative.ops.backends.triton.configurations import configuration
+from kdnative.ops.backends.triton.configurations import Tile
 from kdnative.ops.backends.triton.epilogue import finish, tile_of
+from kdnative.ops.backends.triton.measured import configuration
 from kdnative.ops.backends.triton.quantize import quantize_rows
 
 __all__ = ["linear_w8a8"]
@@ -70,6 +72,7 @@ def linear_w8a8(
     input_scale: Tensor | None = None,
     activation: int = 0,
     residual: Tensor | None = None,
+    tile: Tile | None = None,
 ) -> Tensor:
     """``activation(x @ W.T + bias) + residual``, x quantized per row to int8; the bits of the CPU's kernels.
 
@@ -81,6 +84,7 @@ def linear_w8a8(
         input_scale: float32 ``[K]``, what x is multiplied by first, or None.
         activation: a code of :data:`kdnative.ops.ACTIVATIONS`.
         residual: of the dtype of x, ``[..., N]``, or None.
+        tile: None: that of the table, or what was measured.
 
     Returns:
         ``[..., N]`` in the dtype of x.
@@ -104,7 +108,7 @@ def linear_w8a8(
     if m:
         quantized, scale_x = quantize_rows(rows, input_scale, k_pad)
         with on_device_of(x):
-            tile = configuration("w8a8", m, n, k_pad, capability())
+            tile = tile or configuration("w8a8", m, n, k_pad, capability(), device_name(x))
             programs = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
             check_grid(op, programs, x)
             _w8a8[(programs,)](

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdnative import nvrtc
+from kdnative.ops import nvrtc
 
 KERNEL = """
 #include "two.h"

@@ -14,7 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Nvrtc", "NvrtcError", "find", "load"]
+__all__ = ["ARCHITECTURES", "OPTIONS", "Nvrtc", "NvrtcError", "find", "load"]
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
+"""What packages have cubins for, besides PTX of the first."""
+
+OPTIONS = ("--fmad=false", "-DNDEBUG")
+"""What kernels are compiled with: a product and a sum are fused where the source says so, and nowhere else."""
 
 # A file to take instead of searching; empty: act as if there were none.
 VARIABLE = "KDNATIVE_NVRTC"
@@ -160,3 +166,7 @@ def _systems() -> Iterator[Path]:
         Path("/usr/lib64"),
         Path("/usr/lib"),
     )
+
+
+if __name__ == "__main__":  # for the Makefile, whose builds don't see the packages of its environment
+    print(find() or "")
