@@ -231,10 +231,7 @@ struct W4A16Gemm {
       stage = advance(stage), next = advance(next);
     }
     copy_wait<0>();
-    if (grid_z() > 1) {
-      sync_threads();
-      if (!add_up(shared, sums)) return;
-    }
+    if (grid_z() > 1 && !add_up(shared, sums)) return;
     store(shared, sums);
   }
 };

@@ -52,6 +52,8 @@ def test_accesses_are_as_few_as_can_be():
         assert building.worst_ratio(counters, "shared") == 1, counters["kernel"]
         assert building.worst_ratio(counters, "global") == 1, counters["kernel"]
         bits, way = counters["kernel"].split("_", 1)
+        if way.startswith("gemv"):
+            assert building.sectors_bytes(counters, "no_allocate") == 128 * 512 * int(bits[1]) // 8
         if way.startswith("gemm"):
             m, n, k, _ = (int(word) for word in counters["case"].split())
             rows = TILES[way.split("_")[1]][0]

@@ -192,11 +192,13 @@ void check_exact(const Options& options) {
       }
 }
 
-// Packed weights that end with a section without padding: what is read too far is read outside.
+// Packed weights that end with a section without padding, and rows of x that don't fill a unit: what is read too far is
+// read outside.
 void check_ends(const Options& options) {
   for (const Way way : {kGemv, kTile16, kTile64, kTile128}) {
     check({3, 33, 96, 4, 32, false, false}, way, options);
     check({3, 33, 128, 4, 32, true, false}, way, options);
+    check({3, 33, 78, 8, 0, false, false}, way, options);
   }
 }
 
@@ -228,7 +230,8 @@ void check_all_dequantize(const Options& options) {
   check_dequantize<gpu::Half>({0, 70, 96, 4, 32, true}, options);
   check_dequantize<gpu::Bf16>({0, 33, 256, 4, 128, false, false, false, true}, options);
   check_dequantize<gpu::Half>({0, 5, 77, 8, 0}, options);
-  check_dequantize<gpu::Bf16>({0, 40, 41, 8, 0, false, false, false, true}, options);
+  check_dequantize<gpu::Half>({0, 6, 42, 8, 0}, options);
+  check_dequantize<gpu::Bf16>({0, 40, 40, 8, 0, false, false, false, true}, options);
 }
 
 // What is chosen, and what is refused.

@@ -95,10 +95,9 @@ MUTANTS = [
     (GEMM, "store_outputs<T, 4>(output, block_y() * kBm + row", "store_outputs<T, 4>(output, row"),
     (GEMM, "for (int z = 0; z < grid_z(); ++z)", "for (int z = 1; z < grid_z(); ++z)"),
     (GEMM, "const int tile = block_y() * grid_x() + block_x();", "const int tile = block_x();"),
-    (GEMM, "    if (grid_z() > 1) {\n      sync_threads();\n", "    if (grid_z() > 1) {\n"),
     # few rows
     (GEMV, "units * 64 + 16;", "units * 64;"),
-    (GEMV, "if (unit + d < end) {", "if (unit + d <= end) {"),
+    (GEMV, "if (unit + d < end) {", "if (unit + d + 1 < end) {"),
     (GEMV, "const int group0 = first >> group_shift", "const int group0 = 0"),
     (GEMV, "    if constexpr (kGroups) copy_wait<0>();\n", ""),
     (GEMV, "g < m ? load_shared4(", "g <= m ? load_shared4("),
