@@ -151,6 +151,8 @@ def test_resources(triton_cache, capability, kernel, long_grid):
     """No stack and no local memory, and so few registers that two blocks of logarithms run at once."""
     if reason := missing():
         pytest.skip(reason)
+    if capability in (86, 89) and not long_grid:
+        pytest.skip("KDNATIVE_GPU_GRID=1 compiles for more targets")
     options = {name: kernels.CONFIGURATION[name] for name in ("num_warps", "num_stages")}
     for dtype in ("fp16", "bf16") if long_grid else ("bf16",):
         for hard in (False, True) if long_grid else (True,):

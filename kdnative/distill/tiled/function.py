@@ -116,7 +116,7 @@ def _compute(
         ours, *theirs = (replace(each, hidden=each.hidden[places]) for each in (ours, *theirs))
         soft, known = soft[places], None if known is None else known[places]
     problem = Problem(
-        teachers=[LinearLogits(*(None if x is None else x.detach() for x in _tensors(each))) for each in theirs],
+        teachers=theirs,
         shares=shares,
         temperature=float(temperature),
         soft=_share_of_mean(soft, wide) * temperature**2,

@@ -35,7 +35,6 @@ MUTANTS = (
     (FUNCTION, "soft | (known >= 0)", "soft"),
     (FUNCTION, "w / sum(given)", "w"),
     (FUNCTION, "if torch.is_grad_enabled():", "if False:"),
-    (FUNCTION, "x.detach() for x in _tensors(each)", "x for x in _tensors(each)"),
     (TERMS, "labels.where(labels != hard.ignore_index, IGNORED)", "labels"),
     (TERMS, "mask=soft.mask_of(batch, shape)", "mask=None"),
     (TERMS, "each.is_lazy and", ""),
