@@ -6,7 +6,7 @@ RECIPE ?= recipes/movies.yaml
 
 # `make test-wheel TORCH='==2.10.*'` runs the tests of operators and modules of one wheel under another torch.
 TORCH ?= >=2.10
-DIST ?= $(if $(ISAS),dist/$(subst $(comma),-,$(ISAS)),dist)
+DIST ?= $(subst $(comma),-,dist$(addprefix /,$(ISAS))$(addprefix /,$(CUDA_ARCHS)))
 comma := ,
 WHEEL_VENV ?= build/wheel-venv
 WITH ?= transformers timm open_clip_torch
@@ -15,7 +15,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test test-gpu mutants test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
+.PHONY: demo test test-gpu mutants mutants-gpu test-gpu-emulated test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -29,6 +29,14 @@ test: $(VENV)/dev.stamp browser
 # Does the kernel harness notice a mistake? About an hour.
 mutants: $(VENV)/dev.stamp
 	$(BIN)/python tests/native/mutate_kernels.py
+
+# Do the tests of GPU kernels notice a mistake? No GPU is needed (docs/gpu_testing.md). ONLY=TEXT takes a part of the list.
+mutants-gpu: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.gpu.mutate --jobs $(WORKERS) $(if $(ONLY),--only '$(ONLY)')
+
+# The GPU kernels on the emulator and the interpreter, with many shapes.
+test-gpu-emulated: $(VENV)/dev.stamp
+	KDNATIVE_GPU_GRID=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS)) tests/gpu
 
 # The ARM64 kernels on a machine of another kind: cross-built, and run by an emulator.
 test-arm: $(VENV)/dev.stamp
@@ -54,12 +62,12 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.h')
+	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell git ls-files '*.cpp' '*.h')
+	$(BIN)/clang-format -i $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 # The table of recipe keys in docs/recipes.md, from the schema; a test says when it is out of date.
 recipe-keys: $(VENV)/dev.stamp
@@ -104,6 +112,8 @@ results: $(VENV)/demo.stamp
 	done
 
 # `make wheel ISAS=avx2,avx512vnni` leaves the other instruction sets out; the portable reference kernels are always in.
+# `make wheel CUDA_ARCHS=sm_80,sm_90` compiles GPU kernels for these, CUDA_ARCHS=none for none: NVRTC does so at first use.
+# Left out, all that packages are for, if NVRTC is here.
 wheel: $(DIST)/wheel.stamp
 	@ls -sh $(DIST)/*.whl
 
@@ -140,12 +150,16 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # The native sources are prerequisites, so a stale library is rebuilt.
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp csrc/*/*/*.h)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* csrc/*.cpp csrc/*.txt csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp \
+  csrc/*/*/*.h csrc/cuda/*.cu csrc/cuda/*.cuh)
 
 $(DIST)/wheel.stamp: $(SOURCES) $(shell git ls-files kdnative) | $(BIN)/pip
 	rm -f $(DIST)/*.whl
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(WHEEL_OPTIONS) \
-	  $(if $(ISAS),--config-settings=cmake.define.KDNATIVE_ISAS=$(ISAS)) .
+	$(if $(filter-out none,$(CUDA_ARCHS)),$(BIN)/pip install --quiet nvidia-cuda-nvrtc-cu12)
+	KDNATIVE_NVRTC=$${KDNATIVE_NVRTC-$$($(BIN)/python kdnative/ops/nvrtc.py)} \
+	  $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(WHEEL_OPTIONS) \
+	  $(if $(ISAS),--config-settings=cmake.define.KDNATIVE_ISAS=$(ISAS)) \
+	  $(if $(CUDA_ARCHS),--config-settings=cmake.define.KDNATIVE_CUDA_ARCHS=$(CUDA_ARCHS)) .
 	@touch $@
 
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip

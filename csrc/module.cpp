@@ -8,6 +8,8 @@
 #include "cpu/dispatch.h"
 #include "cpu/features.h"
 #include "cpu/roofline.h"
+#include "cuda/host/device.h"
+#include "ops/cuda.h"
 #include "ops/fork.h"
 #include "ops/library.h"
 
@@ -24,13 +26,35 @@ py::dict kernel_table(const std::string& isa) {
   return found;
 }
 
+// Images come from Python, which reads or compiles them; whoever launches doesn't hold its lock.
+void set_image_source(const py::function& source) {
+  // Never destroyed: a thread may launch while Python ends.
+  auto* kept = new py::function(source);
+  kdnative::cuda::set_image_source([kept](const std::string& family, int capability) {
+    const py::gil_scoped_acquire lock;
+    try {
+      return static_cast<std::string>(py::bytes((*kept)(family, capability)));
+    } catch (const py::error_already_set& error) {
+      throw std::runtime_error(error.what());  // whose text is all that may outlive the lock
+    }
+  });
+}
+
+py::list cuda_devices() {
+  py::list found;
+  for (int i = 0, n = kdnative::cuda::device_count(); i < n; ++i) {
+    const kdnative::cuda::DeviceFacts facts = kdnative::cuda::device_facts(i);
+    found.append(py::make_tuple(facts.name, facts.capability, facts.multiprocessors));
+  }
+  return found;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Introspection of kdnative's native core.";
   m.attr("version") = KDNATIVE_VERSION;
   m.attr("compiler") = __VERSION__;
-  m.attr("has_cuda") = false;
   m.attr("emulates_amx") = kdnative::cpu::kEmulateAmx;
   m.def("isa", [] { return std::string(kdnative::cpu::kernels().isa); }, "The instruction set in use.");
   m.def("built_isas", &kdnative::cpu::built_isas, "Instruction sets that this build has, slowest first.");
@@ -63,6 +87,17 @@ PYBIND11_MODULE(_C, m) {
       "Sets torch's number of threads for the calling thread alone; returns what it was, or 0 where it can't be done.");
   m.def("keep_pool_at_fork", &kdnative::keep_pool_at_fork, py::arg("keep"),
         "For tests: whether forks leave torch's threads as they are, as where they can't be given up.");
+  m.def("register_cuda", &kdnative::cuda::register_operators, py::arg("key"),
+        "Let the CUDA kernels compute the operators of a dispatch key of torch, 'CUDA' or for tests 'CPU'.");
+  m.def("set_cuda_images", &set_image_source, py::arg("source"),
+        "Says where kernels come from: source(family, capability) gives a cubin or PTX as bytes.");
+  m.def("cuda_memory_is_the_hosts", &kdnative::cuda::driver_has_host_memory,
+        "Whether KDNATIVE_LIBCUDA names a library whose kernels run on the memory of the host: tests have one.");
+  m.def(
+      "cuda_driver", [] { return py::make_tuple(kdnative::cuda::driver().file, kdnative::cuda::driver_version()); },
+      "The file of the CUDA driver, and the version of CUDA that it knows, as in 12090. RuntimeError without one.");
+  m.def("cuda_devices", &cuda_devices,
+        "Name, capability (such as 80) and multiprocessors of each device. RuntimeError without a driver.");
   m.def("read_bandwidth", &kdnative::cpu::read_bandwidth, py::arg("bytes"), py::arg("seconds") = 0.2,
         py::call_guard<py::gil_scoped_release>(),
         "Most bytes per second that one thread reads from a buffer of that size.");

@@ -63,6 +63,7 @@ _SUITES = (
     "encoder",
     "model",
     "memory",
+    "logits",
     "accuracy",
     "quality",
     "gate",

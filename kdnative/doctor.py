@@ -44,7 +44,7 @@ def collect() -> dict[str, Any]:
         "torch": {"version": torch.__version__, "supported": supported, "ok": torch_ok},
         "threads": torch.get_num_threads(),
         "native": native,
-        "gpu": _gpu(),
+        "gpu": _gpu(native["loaded"]),
         "extras": _extras(),
         "cache": _cache(),
         "problems": problems,
@@ -70,8 +70,7 @@ def describe(found: dict[str, Any]) -> str:
         rows += [(f"  {operator}", isa) for operator, isa in native["kernels"].items()]
     else:
         rows.append(("native library", "NOT LOADED"))
-    rows.append(("gpu", gpu["name"] or "none found by torch"))
-    rows.append(("cuda, triton", f"{gpu['cuda'] or 'torch without CUDA'}, {gpu['triton'] or 'no triton'}"))
+    rows += _gpu_rows(gpu)
     for extra, packages in found["extras"].items():
         missing = [name for name, version in packages.items() if version is None]
         present = ", ".join(f"{name} {version}" for name, version in packages.items() if version is not None)
@@ -115,12 +114,51 @@ def _native() -> dict[str, Any]:
     return {"loaded": False, "error": problem, "forced": forced, **nothing}
 
 
-def _gpu() -> dict[str, str | None]:
+def _gpu(native: bool) -> dict[str, Any]:
+    """GPUs, their driver, and the kernels for them. ``native``: whether the native library is there."""
     name = None
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         name = f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
-    return {"name": name, "cuda": torch.version.cuda, "triton": _installed_version("triton")}
+    found: dict[str, Any] = {"name": name, "cuda": torch.version.cuda, "triton": _installed_version("triton")}
+    found |= {"driver": None, "driver_error": None, "devices": [], "compiled": {}, "nvrtc": None, "nvrtc_error": None}
+    if not native:
+        return found
+    from kdnative import _C
+    from kdnative.ops import nvrtc
+    from kdnative.ops.backends import cuda_images
+
+    try:
+        file, version = _C.cuda_driver()
+        found["driver"] = {"file": file, "cuda": f"{version // 1000}.{version % 1000 // 10}"}
+        found["devices"] = [
+            {"name": name, "capability": f"{capability // 10}.{capability % 10}", "multiprocessors": count}
+            for name, capability, count in _C.cuda_devices()
+        ]
+    except RuntimeError as error:
+        found["driver_error"] = str(error)
+    try:
+        found["nvrtc"] = nvrtc.load().version_text
+    except nvrtc.NvrtcError as error:
+        found["nvrtc_error"] = str(error)
+    return found | {"compiled": cuda_images.compiled()}
+
+
+def _gpu_rows(gpu: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("gpu", gpu["name"] or "none found by torch")]
+    rows.append(("cuda, triton", f"{gpu['cuda'] or 'torch without CUDA'}, {gpu['triton'] or 'no triton'}"))
+    if gpu["driver"] is None:
+        rows.append(("gpu driver", gpu["driver_error"] or "not looked for, as the native library is missing"))
+    else:
+        devices = ", ".join(f"{each['name']} (capability {each['capability']})" for each in gpu["devices"])
+        rows.append(("gpu driver", f"of CUDA {gpu['driver']['cuda']}: {devices or 'no device'}"))
+    # Cubins of CUDA 12 run on every driver of CUDA 12 and newer; the first was 525.
+    made = {capability for capabilities in gpu["compiled"].values() for capability in capabilities}
+    compiled = ", ".join(f"{capability / 10}" for capability in sorted(made))
+    text = f"compiled for capability {compiled} (driver 525 or newer)" if made else "sources"
+    compiler = f"NVRTC {gpu['nvrtc']} compiles others" if gpu["nvrtc"] else gpu["nvrtc_error"]
+    rows.append(("gpu kernels", f"{text}; {compiler or 'no compiler'}"))
+    return rows
 
 
 def _extras() -> dict[str, dict[str, str | None]]:

@@ -25,6 +25,7 @@ EXTRAS = {
     "onnxscript": "bench",
     "openvino": "bench",
     "torchao": "bench",
+    "triton": "triton",
 }
 
 

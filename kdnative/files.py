@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 __all__ = [
+    "cache_dir",
     "is_leftover",
     "remove_leftovers",
     "replace_text",
@@ -19,6 +20,15 @@ __all__ = [
     "sync",
     "write_atomically",
 ]
+
+
+def cache_dir() -> Path:
+    """The user's cache: $KDNATIVE_CACHE, else $XDG_CACHE_HOME/kdnative, else ~/.cache/kdnative. Not created here."""
+    own = os.environ.get("KDNATIVE_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "kdnative"
 
 
 def sha256_of(path: Path) -> str:

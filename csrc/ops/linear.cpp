@@ -135,8 +135,9 @@ struct FloatProblem : Problem {
 
 template <typename Work>
 Tensor linear(const char* op, int32_t bits, const Tensor& x, const Tensor& packed, int64_t out_features,
-              int64_t activation) {
+              int64_t activation, int64_t form) {
   require_cpu(x, op, "the input");
+  require_header(op, form);
   require_packed(packed, op, "kdnative.formats.dense.pack");
   cpu::PackedLinear w;
   if (const char* problem = cpu::parse_packed(packed.data(), packed.sizes()[0], bits, &w))
@@ -176,7 +177,8 @@ const char* op_name(int32_t bits) {
 template <typename Work, int32_t bits>
 void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
-  stack[0] = give_tensor(linear<Work>(op_name<Work>(bits), bits, x, packed, take_int(stack[2]), take_int(stack[3])));
+  stack[0] = give_tensor(
+      linear<Work>(op_name<Work>(bits), bits, x, packed, take_int(stack[2]), take_int(stack[3]), take_int(stack[4])));
 }
 
 template <typename Work, int32_t bits>
@@ -200,7 +202,7 @@ template <typename Work, int32_t bits>
 void add_linear(Library& library) {
   const char* name = op_name<Work>(bits);
   const std::string schema =
-      std::string(name) + "(Tensor x, Tensor packed, int out_features, int activation) -> Tensor";
+      std::string(name) + "(Tensor x, Tensor packed, int out_features, int activation, int form=0) -> Tensor";
   library.op(schema.c_str(), name, boxed_linear<Work, bits>, kernels_of<Work, bits>());
 }
 
@@ -279,6 +281,12 @@ void require_packed(const Tensor& packed, const char* op, const char* builder) {
     fail(std::string(op) + ": the packed weight is not 8-byte aligned (a view into another tensor?); clone() it");
 }
 
+void require_header(const char* op, int64_t form) {
+  if (form != 0)
+    fail(std::string(op) + ": form " + std::to_string(form) +
+         " is that of a weight for a GPU; move its module with .cpu(), which lays the weight out again");
+}
+
 void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLinear& w, const char* op,
                      int64_t out_features, int64_t activation) {
   if (w.n != out_features)
@@ -295,7 +303,7 @@ Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n) {
   int64_t sizes[Tensor::kMaxDims];
   std::copy(rows.sizes, rows.sizes + rows.ndim, sizes);
   sizes[rows.ndim] = n;
-  return Tensor::empty(rows.ndim + 1, sizes, x.dtype());
+  return Tensor::empty(rows.ndim + 1, sizes, x.dtype(), x.device());
 }
 
 void quantize_range(const Kernels& kernels, const RowSource& x, const float* input_scale, int64_t begin, int64_t end,

@@ -33,11 +33,14 @@ void quantize_range(const cpu::Kernels& kernels, const RowSource& x, const float
 // The buffer of a packed weight: uint8, dense, on the CPU and aligned. `builder` is what makes one.
 void require_packed(const Tensor& packed, const char* op, const char* builder);
 
+// That the packed weight has the form of the CPU, whose number is 0: a header says the rest.
+void require_header(const char* op, int64_t form);
+
 // That the input and the other arguments of a linear operator belong to this weight.
 void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLinear& w, const char* op,
                      int64_t out_features, int64_t activation);
 
-// [..., N] for rows [..., K], in the dtype of x.
+// [..., N] for rows [..., K], in the dtype of x and on its device.
 Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n);
 
 constexpr int64_t kSmallWork = int64_t{1} << 20;  // multiply-adds below which a second thread costs more than it saves

@@ -94,9 +94,10 @@ bool multiply_rows(const cpu::Kernels& kernels, const cpu::SparseLinear& w, cons
   return sound;
 }
 
-Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64_t activation) {
+Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64_t activation, int64_t form) {
   constexpr const char* op = "linear_sparse";
   require_cpu(x, op, "the input");
+  require_header(op, form);
   require_packed(packed, op, "kdnative.formats.sparse.pack");
   cpu::SparseLinear w;
   if (const char* problem = cpu::parse_sparse(packed.data(), packed.sizes()[0], &w))
@@ -114,15 +115,15 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t out_features, int64
 
 void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
-  stack[0] = give_tensor(linear(x, packed, take_int(stack[2]), take_int(stack[3])));
+  stack[0] = give_tensor(linear(x, packed, take_int(stack[2]), take_int(stack[3]), take_int(stack[4])));
 }
 
 }  // namespace
 
 void register_sparse(Library& library) {
   using namespace cpu;
-  library.op("linear_sparse(Tensor x, Tensor packed, int out_features, int activation) -> Tensor", "linear_sparse",
-             boxed_linear,
+  library.op("linear_sparse(Tensor x, Tensor packed, int out_features, int activation, int form=0) -> Tensor",
+             "linear_sparse", boxed_linear,
              {{"gemm_blocks", origins_of<&Kernels::gemm_blocks>},
               {"arrange_rows", origins_of<&Kernels::arrange_rows>},
               {"gemm_mask", origins_of<&Kernels::gemm_mask>},

@@ -19,6 +19,16 @@ inline void check(AOTITorchError code, const char* what) {
   if (code != 0) fail(std::string("torch refused ") + what);
 }
 
+struct Device {
+  int32_t type, index;
+
+  bool operator==(const Device& other) const = default;
+  static Device cpu() {
+    static const int32_t type = aoti_torch_device_type_cpu();
+    return {type, 0};
+  }
+};
+
 // Owns one reference to a torch tensor.
 class Tensor {
  public:
@@ -33,7 +43,7 @@ class Tensor {
     if (handle_ != nullptr) aoti_torch_delete_tensor_object(handle_);
   }
 
-  static Tensor empty(int64_t ndim, const int64_t* sizes, int32_t dtype) {
+  static Tensor empty(int64_t ndim, const int64_t* sizes, int32_t dtype, Device device = Device::cpu()) {
     int64_t strides[kMaxDims];
     int64_t stride = 1;
     for (int64_t d = ndim - 1; d >= 0; --d) {
@@ -43,10 +53,39 @@ class Tensor {
         fail("the output has sizes whose product is beyond 64 bits; give a smaller input");
     }
     AtenTensorHandle handle = nullptr;
-    static const int32_t cpu = aoti_torch_device_type_cpu();
-    check(aoti_torch_empty_strided(ndim, sizes, strides, dtype, cpu, 0, &handle), "to allocate the output");
+    check(aoti_torch_empty_strided(ndim, sizes, strides, dtype, device.type, device.index, &handle),
+          "to allocate the output");
     return Tensor(handle);
   }
+
+  // Numbers that somebody else owns, for as long as they are there.
+  static Tensor of_floats(const float* data, int64_t count, Device device) {
+    static const int32_t f32 = aoti_torch_dtype_float32();
+    const int64_t stride = 1;
+    AtenTensorHandle handle = nullptr;
+    check(aoti_torch_create_tensor_from_blob(const_cast<float*>(data), 1, &count, &stride, 0, f32, device.type,
+                                             device.index, &handle),
+          "a view");
+    return Tensor(handle);
+  }
+
+  // The same tensor once more, for whoever wants to own it.
+  Tensor again() const {
+    AtenTensorHandle handle = nullptr;
+    check(aoti_torch_new_tensor_handle(handle_, &handle), "another handle");
+    return Tensor(handle);
+  }
+
+  // The first numbers of rows that lie `stride` apart: a view [rows, columns].
+  Tensor columns(int64_t rows, int64_t columns, int64_t stride) const {
+    const int64_t sizes[] = {rows, columns}, strides[] = {stride, 1};
+    AtenTensorHandle handle = nullptr;
+    check(aoti_torch__reinterpret_tensor(handle_, 2, sizes, strides, 0, &handle), "a view");
+    return Tensor(handle);
+  }
+
+  // The numbers of another tensor of the same shape, in the order of the current stream.
+  void copy_(const Tensor& from) { check(aoti_torch_copy_(handle_, from.handle_, 1), "to copy the input"); }
 
   explicit operator bool() const { return handle_ != nullptr; }
   AtenTensorHandle release() { return std::exchange(handle_, nullptr); }
@@ -71,12 +110,17 @@ class Tensor {
     check(aoti_torch_get_dtype(handle_, &value), "dtype");
     return value;
   }
-  bool on_cpu() const {
+  int32_t device_type() const {
     int32_t value = 0;
     check(aoti_torch_get_device_type(handle_, &value), "device");
-    static const int32_t cpu = aoti_torch_device_type_cpu();
-    return value == cpu;
+    return value;
   }
+  Device device() const {
+    Device value{device_type(), 0};
+    check(aoti_torch_get_device_index(handle_, &value.index), "device");
+    return value;
+  }
+  bool on_cpu() const { return device_type() == Device::cpu().type; }
   void* data() const {
     void* value = nullptr;
     check(aoti_torch_get_data_ptr(handle_, &value), "data_ptr()");
@@ -142,6 +186,14 @@ inline StableIValue give_tensor(Tensor tensor) {
   AtenTensorHandle handle = tensor.release();
   StableIValue value = 0;
   std::memcpy(&value, &handle, sizeof handle);
+  return value;
+}
+
+inline StableIValue give_optional_tensor(Tensor tensor) {  // as take_optional_tensor takes it
+  StableIValue value = 0;
+  if (!tensor) return value;
+  auto* cell = new StableIValue(give_tensor(std::move(tensor)));
+  std::memcpy(&value, &cell, sizeof cell);
   return value;
 }
 

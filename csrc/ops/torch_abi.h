@@ -28,17 +28,28 @@ AOTITorchError aoti_torch_library_def(TorchLibraryHandle self, const char* schem
 AOTITorchError torch_library_impl(TorchLibraryHandle self, const char* name,
                                   void (*fn)(StableIValue*, uint64_t, uint64_t), uint64_t extension_build_version);
 
+AOTITorchError aoti_torch_new_tensor_handle(AtenTensorHandle original, AtenTensorHandle* result);
+AOTITorchError aoti_torch_create_tensor_from_blob(void* data, int64_t ndim, const int64_t* sizes,
+                                                  const int64_t* strides, int64_t storage_offset, int32_t dtype,
+                                                  int32_t device_type, int32_t device_index, AtenTensorHandle* result);
 AOTITorchError aoti_torch_delete_tensor_object(AtenTensorHandle tensor);
 AOTITorchError aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                         int32_t device_type, int32_t device_index, AtenTensorHandle* result);
+AOTITorchError aoti_torch__reinterpret_tensor(AtenTensorHandle self, int64_t ndim, const int64_t* sizes,
+                                              const int64_t* strides, int64_t storage_offset, AtenTensorHandle* result);
 AOTITorchError aoti_torch_get_data_ptr(AtenTensorHandle tensor, void** result);
 AOTITorchError aoti_torch_get_dim(AtenTensorHandle tensor, int64_t* result);
 AOTITorchError aoti_torch_get_sizes(AtenTensorHandle tensor, int64_t** result);
 AOTITorchError aoti_torch_get_strides(AtenTensorHandle tensor, int64_t** result);
 AOTITorchError aoti_torch_get_dtype(AtenTensorHandle tensor, int32_t* result);
 AOTITorchError aoti_torch_get_device_type(AtenTensorHandle tensor, int32_t* result);
+AOTITorchError aoti_torch_get_device_index(AtenTensorHandle tensor, int32_t* result);
+AOTITorchError aoti_torch_copy_(AtenTensorHandle self, AtenTensorHandle from, int32_t non_blocking);
+AOTITorchError torch_call_dispatcher(const char* op, const char* overload, StableIValue* stack,
+                                     uint64_t extension_build_version);
 
 int32_t aoti_torch_device_type_cpu();
+int32_t aoti_torch_device_type_cuda();
 int32_t aoti_torch_dtype_float32();
 int32_t aoti_torch_dtype_bfloat16();
 int32_t aoti_torch_dtype_float16();

@@ -50,7 +50,7 @@ class _PackedConverter(RegionConverter):
     noun = "encoder"
 
     def decide(self, site: Site, scheme_of: SchemeOf) -> Region | Refusal:
-        backend = backend_for("cpu")
+        backend = backend_for(next((p.device for p in site.module.parameters()), "cpu"))
         if not backend.fused:
             return Refusal(f"the backend {backend.name!r} has no fused operators")
         try:

@@ -52,6 +52,7 @@ class LinearConverter(Converter):
             decision.name, weight.qweight, decision.planned, weights.rows, decision.explicit
         )
         native = Linear.from_quantized(weight, layer.bias, scheme, dtype=layer.weight.dtype)
+        reason += backend_for(native.packed.device).remark(native.scheme)
         return Native(native, str(scheme), reason, tuple(packed_tensors(native)))
 
     def note(self, site: Site) -> str:

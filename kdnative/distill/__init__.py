@@ -18,6 +18,7 @@ from kdnative.distill.terms import (
     TargetLoss,
     uniform_layer_map,
 )
+from kdnative.distill.tiled import LinearKL, LinearLogits, linear_kl
 from kdnative.distill.topk import TopK
 from kdnative.distill.validation import Fidelity, Validation
 
@@ -29,6 +30,8 @@ __all__ = [
     "HardLabelLoss",
     "HiddenStateLoss",
     "History",
+    "LinearKL",
+    "LinearLogits",
     "LossTerm",
     "LossTerms",
     "Outputs",
@@ -44,6 +47,7 @@ __all__ = [
     "TopK",
     "TrainConfig",
     "Validation",
+    "linear_kl",
     "train",
     "uniform_layer_map",
 ]

@@ -15,7 +15,8 @@ from kdnative.distill.cache import SoftLabels
 from kdnative.distill.callbacks import Callbacks, History, Progress
 from kdnative.distill.config import TrainConfig
 from kdnative.distill.dropout import fast_dropout
-from kdnative.distill.outputs import head_of, run
+from kdnative.distill.heads import find_heads
+from kdnative.distill.outputs import run
 from kdnative.distill.runtime import accelerator
 from kdnative.distill.state import ResumeError, capture, differences, read_state, restore, shapes, write_state
 from kdnative.distill.teachers import Teacher, check_teachers
@@ -162,19 +163,11 @@ class _Loop:
         }
         self.needs = loss.needs
         self.teacher_needs = [loss.teacher_needs(i) for i in range(len(teachers))]
-        self.head, self.teacher_heads = self._heads()
+        with runtime.autocast():  # as in the forward passes: a cast of the logits is seen only here
+            self.head, self.teacher_heads = find_heads(model, teachers, loss, self._first_batch)
 
-    def _heads(self) -> tuple[nn.Linear | None, list[nn.Linear | None]]:
-        """The heads that are left out of forward passes because nobody needs their logits, or a term needs them."""
-        asked = [(self.model, self.needs)]
-        asked += [(t.model, t.runs_for(needs)) for t, needs in zip(self.teachers, self.teacher_needs, strict=True)]
-        lazy = [bool(needs) and ("head" in needs or "logits" not in needs) for _, needs in asked]
-        if not any(lazy):
-            return None, [None] * len(self.teachers)
-        first = next(iter(self.batches.epoch(0))).to(self.runtime.device)
-        with self.runtime.autocast():  # as in the forward passes: a cast of the logits is seen only here
-            found = [head_of(model, first.inputs) if yes else None for (model, _), yes in zip(asked, lazy, strict=True)]
-        return found[0], found[1:]
+    def _first_batch(self) -> TrainingBatch:
+        return next(iter(self.batches.epoch(0))).to(self.runtime.device)
 
     def run(self, save_every: int | None) -> None:
         """Every step that is left, and the weights to keep."""

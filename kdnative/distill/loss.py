@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kdnative.distill.terms import HardLabelLoss, HiddenStateLoss, LossTerms, SoftLabelLoss
+from kdnative.distill.terms import LARGE, HardLabelLoss, HiddenStateLoss, LossTerms, SoftLabelLoss
 
 __all__ = ["DistillationLoss"]
 
@@ -20,6 +20,7 @@ class DistillationLoss(LossTerms):
     Args:
         temperature, soft_weight: of the soft term. hard_weight, class_weights, label_smoothing: of the hard one.
         hidden: the hidden term, with its own weight; None: none.
+        large: classes from which logits are not made, as in `LossTerms`.
 
     Raises:
         ValueError: a weight below 0, no weight above it, or what the terms say.
@@ -34,7 +35,8 @@ class DistillationLoss(LossTerms):
         *,
         label_smoothing: float = 0.0,
         hidden: HiddenStateLoss | None = None,
+        large: int | None = LARGE,
     ):
         hard = HardLabelLoss(weight=hard_weight, class_weights=class_weights, label_smoothing=label_smoothing)
         soft = SoftLabelLoss(temperature, weight=soft_weight)
-        super().__init__([hard, soft] if hidden is None else [hard, soft, hidden])
+        super().__init__([hard, soft] if hidden is None else [hard, soft, hidden], large)

@@ -61,6 +61,11 @@ class Outputs:
         return self._logits
 
     @property
+    def is_lazy(self) -> bool:
+        """Whether the model ran up to its head, and logits were not made since."""
+        return self._logits is None and self._head is not None
+
+    @property
     def hidden_states(self) -> tuple[Tensor, ...]:
         return _given(self._hidden_states, "hidden_states")
 

@@ -2,13 +2,15 @@
 
 A checkpoint stores plain tensors; a module holds what its layout makes of them. A layout packs and unpacks bit for bit,
 in plain torch on any device, so a module can leave one layout for another. The two of the CPU are one uint8 buffer
-each; another device adds its own here and names it in its backend (:mod:`kdnative.ops.backends`).
+each, whose header says all. Those of a GPU are in :mod:`kdnative.formats.gpu.layouts`. The backend of a device names
+the layout of a scheme (:mod:`kdnative.ops.backends`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +24,13 @@ __all__ = ["Dense", "Layout", "Sparse"]
 
 class Layout(ABC):
     """How a packed linear lies in memory; a value, equal to another one of the same settings."""
+
+    arguments: ClassVar[tuple[int, ...]] = ()
+    """What the operator is told behind ``(x, packed, out_features, activation)``: the form, if there is no header."""
+
+    def fitted(self, weight: QuantizedWeight) -> Layout:
+        """The layout that holds this weight best, in which :meth:`pack` can put it: another one, or this."""
+        return self
 
     @abstractmethod
     def pack(self, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
+from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import plain_tensors
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
@@ -94,8 +95,7 @@ class Linear(nn.Module):
         backend = backend_for("cpu")
         if refusal := backend.refusal(scheme, (out_features, in_features)):
             raise ValueError(refusal)
-        self.layout = backend.layout(scheme)
-        self._operator = backend.operator(scheme)
+        self._use(backend.layout(scheme, (out_features, in_features), bias), backend.operator(scheme))
         size = self.layout.size(out_features, in_features, scheme, bias)
         self.register_buffer("packed", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
 
@@ -155,9 +155,17 @@ class Linear(nn.Module):
     def _pack(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
         """Lay a weight out where the module is; of an empty one, where the weight is."""
         device = weight.qweight.device if self.is_empty else self.packed.device
-        backend = backend_for(device)
-        self.layout, self._operator = backend.layout(self.scheme), backend.operator(self.scheme)
-        self.packed = self.layout.pack(weight.to(device), bias)
+        weight = weight.to(device)
+        self._use(self._wanted(device).fitted(weight), backend_for(device).operator(self.scheme))
+        self.packed = self.layout.pack(weight, bias)
+
+    def _wanted(self, device: torch.device) -> Layout:
+        """The layout of a device for layers like this one."""
+        return backend_for(device).layout(self.scheme, (self.out_features, self.in_features), self.has_bias)
+
+    def _use(self, layout: Layout, operator: str) -> None:
+        """Be of a layout, and multiply by the operator that reads it."""
+        self.layout, self._operator, self._form = layout, operator, layout.arguments
 
     @property
     def is_empty(self) -> bool:
@@ -182,11 +190,11 @@ class Linear(nn.Module):
         return cls.from_quantized(weight, bias, scheme, activation, linear.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32, bfloat16 or float16 ``[..., K]`` on the CPU, any strides -> ``[..., N]`` in the dtype of ``x``."""
+        """float32, bfloat16 or float16 ``[..., K]`` of any strides, where the layer is -> ``[..., N]`` of its dtype."""
         packed = self._buffers["packed"]  # not self.packed: that goes through Module.__getattr__, half a microsecond
-        if x.requires_grad or not x.is_cpu or not packed.is_cpu:
+        if x.requires_grad or not (x.is_cpu and packed.is_cpu or x.is_cuda and packed.is_cuda):
             self._check_call(x, packed)
-        return _KERNELS[self._operator](x, packed, self.out_features, self._activation_code)
+        return _KERNELS[self._operator](x, packed, self.out_features, self._activation_code, *self._form)
 
     def _check_call(self, x: Tensor, packed: Tensor) -> None:
         if packed.is_meta and not x.is_meta:
@@ -221,7 +229,7 @@ class Linear(nn.Module):
         It is a copy: writing to it raises RuntimeError.
         """
         if is_compiling():
-            return linear_weight(self.packed, self.out_features, self.in_features).to(self.dtype)
+            return linear_weight(self.packed, self.out_features, self.in_features, *self._form).to(self.dtype)
         shape = (self.out_features, self.in_features)
         return lazy_weight(shape, self.dtype, self.packed.device, self._dequantized, self._product)
 
@@ -247,7 +255,7 @@ class Linear(nn.Module):
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """``x @ W.T + bias``: the layer without its activation, and with another bias, if this is another."""
         own = self._exact_bias()
-        out = _KERNELS[self._operator](x, self.packed, self.out_features, ops.activation_code("none"))
+        out = _KERNELS[self._operator](x, self.packed, self.out_features, ops.activation_code("none"), *self._form)
         if own is None or bias is None:
             same = own is bias
         else:
@@ -321,20 +329,22 @@ class Linear(nn.Module):
                 f"kdnative.nn.Linear can't move to {device}: {refusal}. Call .cpu() on the model to bring back what "
                 "has moved"
             )
-        if backend.is_fallback:
+        if not backend.has_kernels(self.scheme):
             warnings.warn(
-                f"kdnative has no kernels for {device}: its linears run in plain torch there, which is slow. There are "
-                "kernels for the CPU",
+                f"kdnative has no kernels of {self.scheme} for {device}: its linears run in plain torch there, which "
+                "is slow. There are kernels for the CPU",
                 stacklevel=6,
             )
 
     def _settle(self) -> None:
         """Bring the packed weight, which was just moved as it is, into the layout of the device where it is now."""
-        backend = backend_for(self.packed.device)
-        layout = backend.layout(self.scheme)
+        device = self.packed.device
+        layout = self._wanted(device)
         if layout != self.layout:
-            self.packed = layout.pack(*self.layout.unpack(self.packed))
-        self.layout, self._operator = layout, backend.operator(self.scheme)
+            weight, bias = self.layout.unpack(self.packed)
+            layout = layout.fitted(weight)
+            self.packed = layout.pack(weight, bias)
+        self._use(layout, backend_for(device).operator(self.scheme))
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdnative.formats import QuantizedWeight, arithmetic, layouts
+from kdnative.formats.gpu.layouts import of_form
 
-__all__ = ["linear", "linear_plain", "quantize_per_token"]
+__all__ = ["activate", "linear", "linear_plain", "quantize_per_token"]
 
 _ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {
     0: lambda y: y,
@@ -35,7 +36,14 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def linear(
-    name: str, bits: int | None, activation_bits: int, x: Tensor, packed: Tensor, out_features: int, activation: int
+    name: str,
+    bits: int | None,
+    activation_bits: int,
+    x: Tensor,
+    packed: Tensor,
+    out_features: int,
+    activation: int,
+    form: int = 0,
 ) -> Tensor:
     """The operator ``name``: see :func:`kdnative.ops.linear`.
 
@@ -49,8 +57,8 @@ def linear(
     if packed.device != x.device:
         raise RuntimeError(f"{name}: the input is on {x.device} and the packed weight on {packed.device}")
     try:
-        layout = layouts.of_packed(packed)
-        if isinstance(layout, layouts.Sparse) != (name == "linear_sparse"):
+        layout = of_form(form, out_features, x.shape[-1]) if form else layouts.of_packed(packed)
+        if form == 0 and isinstance(layout, layouts.Sparse) != (name == "linear_sparse"):
             raise ValueError(f"the packed weight is {type(layout).__name__.lower()}, which another operator takes")
         weight, bias = layout.unpack(packed)
     except (TypeError, ValueError) as error:
@@ -90,7 +98,12 @@ def linear_plain(
     if weight.group_scale is not None:
         weight = weight.decoded()
     y = _integer_product(rows, weight, bias) if activation_bits == 8 else _float_product(rows, weight, bias)
-    return _ACTIVATIONS[activation](y).to(x.dtype).view(*x.shape[:-1], weight.out_features)
+    return activate(y, activation).to(x.dtype).view(*x.shape[:-1], weight.out_features)
+
+
+def activate(y: Tensor, activation: int) -> Tensor:
+    """The activation of a code, see :data:`kdnative.ops.ACTIVATIONS`."""
+    return _ACTIVATIONS[activation](y)
 
 
 def _integer_product(rows: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:

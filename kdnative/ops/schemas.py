@@ -27,7 +27,7 @@ def _same_device(packed: Tensor, x: Tensor) -> None:
         )
 
 
-def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int) -> Tensor:
+def _linear(x: Tensor, packed: Tensor, out_features: int, activation: int, form: int = 0) -> Tensor:
     _same_device(packed, x)
     return torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
 

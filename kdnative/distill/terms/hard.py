@@ -68,6 +68,21 @@ class HardLabelLoss(LossTerm):
             raise ValueError(f"class_weights has {len(self.class_weights)} entries, but a label is {int(strange[0])}")
         return float(self.class_weights.to(kept.device)[kept].sum())
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a mean over rows: without weights of classes and smoothing."""
+        return self.class_weights is None and not self.label_smoothing
+
+    def labels_of(self, batch: Any, shape: torch.Size) -> Tensor | None:
+        """The batch's labels, if it has some, for rows of this shape.
+
+        Raises:
+            ValueError: they are of another shape.
+        """
+        if batch.labels is not None and batch.labels.shape != shape:
+            raise ValueError(f"labels has shape {list(batch.labels.shape)}; the logits call for {list(shape)}")
+        return batch.labels
+
     def forward(self, batch: Any, student: Outputs, teachers: Sequence[Outputs] = ()) -> Tensor | None:
         """Logits [..., C], one row an example or a token; labels int64 [...].
 
@@ -77,11 +92,7 @@ class HardLabelLoss(LossTerm):
         if batch.labels is None:
             return None
         logits = rows_of(student.logits)
-        if batch.labels.shape != logits.shape[:-1]:
-            raise ValueError(
-                f"labels has shape {list(batch.labels.shape)}; the logits call for {list(logits.shape[:-1])}"
-            )
-        rows, labels = logits.reshape(-1, logits.shape[-1]), batch.labels.reshape(-1)
+        rows, labels = logits.reshape(-1, logits.shape[-1]), self.labels_of(batch, logits.shape[:-1]).reshape(-1)
         weights = None if self.class_weights is None else self.class_weights.to(rows)
         if weights is not None and len(weights) != rows.shape[-1]:
             raise ValueError(f"class_weights has {len(weights)} entries for {rows.shape[-1]} classes")

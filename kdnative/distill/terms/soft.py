@@ -61,7 +61,7 @@ class SoftLabelLoss(LossTerm):
         return {**super().settings(), **own}
 
     def check_teachers(self, count: int) -> None:
-        self._weights(count)
+        self.weights(count)
 
     def asks(self, teacher: int) -> bool:
         return self.teacher_weights is None or (
@@ -83,15 +83,22 @@ class SoftLabelLoss(LossTerm):
         Raises:
             ValueError: no teacher, another number of teachers than of weights, or shapes that do not fit.
         """
-        weights = self._weights(len(teachers))
+        weights = self.weights(len(teachers))
         targets = [(w, teacher.logits) for w, teacher in zip(weights, teachers, strict=True) if w]
         logits = rows_of(student.logits)
-        mask = None
-        if batch.labels is not None and logits.dim() > 2 and batch.labels.shape == logits.shape[:-1]:
-            mask = batch.labels != self.ignore_index
-        return divergence(logits, targets, self.temperature, mask)
+        return divergence(logits, targets, self.temperature, self.mask_of(batch, logits.shape[:-1]))
 
-    def _weights(self, teachers: int) -> tuple[float, ...]:
+    def mask_of(self, batch: Any, shape: torch.Size) -> Tensor | None:
+        """Which rows of this shape count, where they are tokens that have labels; None: all."""
+        labels = batch.labels
+        return labels != self.ignore_index if labels is not None and len(shape) > 1 and labels.shape == shape else None
+
+    def weights(self, teachers: int) -> tuple[float, ...]:
+        """w_k of so many teachers.
+
+        Raises:
+            ValueError: there are none, or another number of weights.
+        """
         if not teachers:
             raise ValueError(f"the loss term {self.name!r} learns from a teacher: pass teachers=[...]")
         if self.teacher_weights is None:

@@ -7,7 +7,7 @@ scheme means is the business of :mod:`kdnative.formats`; whether a device comput
     refusal = backend_for("cpu").refusal(Scheme.parse("w8a8-g64"), (768, 768))  # None, or why not
 
 Devices without a backend have the reference one, which computes in plain torch. ``KDNATIVE_BACKEND=reference`` takes it
-everywhere.
+everywhere. ``KDNATIVE_BACKEND=cuda`` is for tests: CUDA kernels, run by an emulator, on tensors of the CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import torch
 
 from kdnative.formats.scheme import Scheme
+from kdnative.ops.backends import cublas, cuda
 from kdnative.ops.backends.base import Backend
 from kdnative.ops.backends.cpu import CPU
 from kdnative.ops.backends.implementing import implement
@@ -25,6 +26,9 @@ from kdnative.ops.backends.reference import MPS, REFERENCE, take_over
 __all__ = ["Backend", "accepted", "backend_for", "implement", "register"]
 
 _BACKENDS: dict[str, Backend] = {}
+
+GPU_KERNELS = ("cuda", "triton", "cublas", "reference")
+"""Who may compute on NVIDIA GPUs: values of KDNATIVE_GPU_KERNELS."""
 
 
 def register(device_type: str, backend: Backend) -> None:
@@ -53,10 +57,37 @@ def accepted(scheme: Scheme | str, device: torch.device | str = "cpu") -> Scheme
     return scheme
 
 
-_chosen = os.environ.get("KDNATIVE_BACKEND", "")
-if _chosen not in ("", "reference"):
-    raise ImportError(f"KDNATIVE_BACKEND={_chosen!r} can't be chosen: it is reference, or left out")
-if not _chosen:
-    register("cpu", CPU)
-register("mps", MPS)
-take_over(cpu=bool(_chosen))
+def _start() -> None:
+    """Say which devices have which backend, by two environment variables."""
+    everywhere = os.environ.get("KDNATIVE_BACKEND", "")
+    if everywhere not in ("", "reference", "cuda"):
+        raise ImportError(f"KDNATIVE_BACKEND={everywhere!r} can't be chosen: it is reference, or left out")
+    gpu = os.environ.get("KDNATIVE_GPU_KERNELS", "") or GPU_KERNELS[0]
+    if gpu not in GPU_KERNELS:
+        raise ImportError(f"KDNATIVE_GPU_KERNELS={gpu!r} can't be chosen: it is {', '.join(GPU_KERNELS)}, or left out")
+    if everywhere == "reference" or torch.version.hip is not None:
+        gpu = "reference"
+    register("mps", MPS)
+    if everywhere != "reference":
+        register("cpu", CPU)
+    take_over(cpu=everywhere == "reference", native={"cuda": cuda.OPERATORS} if gpu in ("cuda", "cublas") else {})
+    for device_type in ("cpu", "cuda") if everywhere == "cuda" else ("cuda",):
+        register(device_type, _gpu_backend(gpu, device_type))
+
+
+def _gpu_backend(kernels: str, device_type: str) -> Backend:
+    """One of :data:`GPU_KERNELS`, which computes the operators of a type of device from now on."""
+    if kernels == "reference":
+        return REFERENCE
+    if kernels == "cublas":
+        cublas.start(device_type)
+        return cublas.CUBLAS
+    if kernels == "triton":
+        from kdnative.ops.backends.triton import backend  # which imports triton: nobody else has to have it
+
+        backend.start(device_type)
+        return backend.TRITON
+    return cuda.start(device_type)
+
+
+_start()

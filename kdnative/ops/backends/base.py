@@ -54,8 +54,19 @@ class Backend:
             return f"{scheme.sparsity} blocks number at most {most} inputs, the weight has {inputs}: use +mask"
         return overflow(scheme, inputs)
 
-    def layout(self, scheme: Scheme) -> Layout:
-        """How weights of the scheme lie in memory."""
+    def has_kernels(self, scheme: Scheme) -> bool:
+        """Whether weights of the scheme, which is supported, have kernels, and don't run in plain torch."""
+        return not self.is_fallback
+
+    def remark(self, scheme: Scheme) -> str:
+        """What a report says behind "native linear" of a layer of a scheme that is on such a device."""
+        return "" if self.has_kernels(scheme) else f", in plain torch: {self.name} has no kernel of {scheme}"
+
+    def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
+        """How weights of the scheme lie in memory, for layers of a shape ``(N, K)`` with a bias or without.
+
+        Weights of the CPU have headers, so their layouts are the same for all shapes.
+        """
         return Dense() if scheme.sparsity is None else Sparse(scheme.sparsity)
 
     def operator(self, scheme: Scheme) -> str:

@@ -5,8 +5,9 @@ It computes the linears of devices without kernels, and of the CPU under ``KDNAT
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -51,11 +52,16 @@ class _NoFloat64(Backend):
 MPS = _NoFloat64("mps", [], fused=False)
 
 
-def take_over(cpu: bool) -> None:
-    """Let the reference compute on all types of devices without kernels, and on the CPU if it is chosen there."""
+def take_over(cpu: bool, native: Mapping[str, Collection[str]] = MappingProxyType({})) -> None:
+    """Let the reference compute on all types of devices without kernels, and on the CPU if it is chosen there.
+
+    Args:
+        native: operators that the native library computes, by types of devices.
+    """
     others: dict[str, Callable[..., Any]] = {**IMPLEMENTATIONS, **{name: partial(_not_fused, name) for name in FUSED}}
     for device_type in DEVICES:
         if device_type != "cpu":
-            implement(device_type, others)
+            left = {name: run for name, run in others.items() if name not in native.get(device_type, ())}
+            implement(device_type, left)
     if cpu:
         implement("cpu", IMPLEMENTATIONS)

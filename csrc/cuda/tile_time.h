@@ -1,0 +1,34 @@
+// How long a product by tiles takes, by a model that is not measured: what chooses a tile compares its answers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace gpu {
+
+struct TileTime {
+  int stages;           // of the ring of a block
+  int shared_bytes;     // of a block
+  int registers_allow;  // blocks of it on a multiprocessor
+  double products;      // int8 products of a stage as dense tensor cores count them: sparse ones take half
+  double bytes;         // of a stage, from the second level
+};
+
+// Cycles of `blocks` tiles of `steps` stages each. Blocks go over the multiprocessors in rounds, and in a round each
+// stage takes as long as its products, its bytes or its share of the latency, whichever is longest.
+inline double tile_cycles(const TileTime& tile, int64_t blocks, double steps, int sms, int capability) {
+  constexpr double kProducts = 2048;  // a cycle, by the sheets of A100 and of mma.sync on H100
+  constexpr double kBytes = 48;       // a cycle, from the second level: 5120 for the 108 multiprocessors of an A100
+  constexpr double kLatency = 800;    // cycles
+  constexpr double kBarrier = 100;    // cycles of a stage that no other block fills
+  const int kib = capability == 80 ? 164 : capability == 86 || capability == 89 ? 100 : 228;
+  const int resident = std::min(tile.registers_allow, kib * 1024 / (tile.shared_bytes + 1024));
+  if (resident == 0) return 1e30;
+  const int64_t each = (blocks + sms - 1) / sms;
+  const double together = double(std::min<int64_t>(resident, each));
+  const double work = std::max(tile.products / kProducts, tile.bytes / kBytes);
+  const double stage = std::max(kLatency / (tile.stages - 1), together * work + (together == 1 ? kBarrier : 0));
+  return double((each + resident - 1) / resident) * stage * steps;
+}
+
+}  // namespace gpu

@@ -1,0 +1,212 @@
+#include "cuda.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+
+#include "../cuda/quantize.h"
+#include "linear.h"
+
+namespace kdnative::cuda {
+namespace {
+
+constexpr int64_t kRowAlignment = 16;      // of the first number of an input, in bytes
+constexpr int64_t kPackedAlignment = 256;  // of a packed weight, and of its sections
+
+// The kernels' host code throws what it has to say; here it gets the name of the operator and the shapes.
+template <typename F>
+auto in_words(const char* op, const Tensor& x, const F& f) {
+  try {
+    return f();
+  } catch (const std::exception& error) {
+    const std::string text = error.what(), ours = "kdnative: ";
+    if (text.rfind(ours, 0) == 0) throw;
+    fail(std::string(op) + " of an input of shape " + shape_text(x) + ": " + text);
+  }
+}
+
+// Whether operators of this process compute on tensors of the host: register_operators was told "CPU".
+bool& host_tensors() {
+  static bool value = false;
+  return value;
+}
+
+void require_device(const Tensor& t, const char* op, const char* what) {
+  static const int32_t cuda = aoti_torch_device_type_cuda();
+  if (t.device_type() != (host_tensors() ? Device::cpu().type : cuda))
+    fail(std::string(op) + ": " + what + " of shape " + shape_text(t) +
+         " is not on a CUDA device; move it with .cuda()");
+}
+
+int ordinal(Device device) { return std::max(device.index, 0); }
+
+// The rows of an input as kernels read them: dense and aligned. `copy` holds them if they have to be copied.
+const void* dense_rows(const Tensor& x, const RowSource& rows, Device device, Tensor* copy) {
+  const bool dense = rows.uniform && (rows.rows <= 1 || rows.row_stride == rows.k);
+  if (dense && reinterpret_cast<uintptr_t>(x.data()) % kRowAlignment == 0) return x.data();
+  *copy = Tensor::empty(x.dim(), x.sizes(), x.dtype(), device);
+  copy->copy_(x);
+  return copy->data();
+}
+
+// Before memory is allocated for them: more are no grid that a GPU takes.
+void require_launchable(const RowSource& rows, const Tensor& x, const char* op) {
+  if (rows.rows > gpu::kMostRows || rows.k > gpu::kMostRows)
+    fail(std::string(op) + ": the input has shape " + shape_text(x) + ", and a GPU takes at most " +
+         std::to_string(gpu::kMostRows) + " rows and columns at a time; give fewer");
+}
+
+void require_gpu_packed(const Tensor& packed, const Tensor& x, const char* op) {
+  static const int32_t u8 = aoti_torch_dtype_uint8();
+  if (!(packed.device() == x.device()))
+    fail(std::string(op) + ": the input of shape " + shape_text(x) +
+         " and the packed weight are on different devices; " + "move both to one");
+  if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
+    fail(std::string(op) + ": the packed weight must be a contiguous 1-D uint8 tensor, not " +
+         dtype_text(packed.dtype()) + " of shape " + shape_text(packed));
+  if (reinterpret_cast<uintptr_t>(packed.data()) % kPackedAlignment != 0 && !host_tensors())
+    fail(std::string(op) + ": the packed weight of shape " + shape_text(packed) +
+         " doesn't begin at a multiple of 256 bytes (a view into another tensor?); clone() it");
+}
+
+// Where kernels take a packed weight: on 256 bytes. Tensors of the host, which only tests have here, are copied there.
+const uint8_t* aligned_packed(const Tensor& packed, Scratch* copy) {
+  const auto* data = static_cast<const uint8_t*>(packed.data());
+  if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment == 0) return data;
+  const int64_t size = packed.sizes()[0];
+  *copy = Scratch(size, packed.device());
+  std::memcpy(copy->data(), data, static_cast<size_t>(size));
+  return copy->data();
+}
+
+void run(const Call& call) {
+  switch (call.form.family) {
+    case Form::w8a8:
+      return run_w8a8(call);
+    case Form::w4a16:
+      return run_w4a16(call);
+    case Form::sparse24:
+      return run_sparse24(call);
+    case Form::blocks:
+      return run_blocks(call);
+    default:
+      fail(std::string(call.op) +
+           ": the packed weight has an unknown form; move the module with .cuda() to lay it out");
+  }
+}
+
+Tensor linear(const char* op, const Tensor& x, const Tensor& packed, int64_t n, int64_t activation, int64_t form) {
+  require_device(x, op, "the input");
+  const RowSource rows = rows_of(x, op);
+  require_launchable(rows, x, op);
+  require_gpu_packed(packed, x, op);
+  if (form == 0)
+    fail(std::string(op) + ": the packed weight of shape " + shape_text(packed) +
+         " is laid out for the CPU; move its module with .cuda(), which lays it out for the GPU");
+  if (n < 1) fail(std::string(op) + ": out_features is " + std::to_string(n) + ", and must be at least 1");
+  if (activation < 0 || activation > 5)
+    fail(std::string(op) + ": activation code " + std::to_string(activation) + " is unknown; allowed are 0 to 5");
+  const Device device = x.device();
+  Tensor result;
+  const Form parsed = Form::parse(form);
+  if (rows.rows == 0) return empty_output(x, rows, n);
+  in_words(op, x, [&] {
+    DriverLauncher launcher(ordinal(device), current_stream(device));
+    Tensor copy;
+    Scratch packed_copy;
+    const int64_t packed_bytes = packed.sizes()[0];
+    run({op, launcher, parsed, rows.rows, n, rows.k, x, dense_rows(x, rows, device, &copy),
+         static_cast<gpu::DType>(rows.type), aligned_packed(packed, &packed_copy), packed_bytes,
+         static_cast<gpu::Activation>(activation), device, result});
+  });
+  return result;
+}
+
+// Each operator is a function of its own, since that is all torch passes on.
+template <const char* const* op>
+void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
+  const Tensor x = take_tensor(stack[0]), packed = take_tensor(stack[1]);
+  stack[0] = give_tensor(linear(*op, x, packed, take_int(stack[2]), take_int(stack[3]), take_int(stack[4])));
+}
+
+void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
+  constexpr const char* op = "quantize_per_token";
+  const Tensor x = take_tensor(stack[0]);
+  require_device(x, op, "the input");
+  const RowSource rows = rows_of(x, op);
+  require_launchable(rows, x, op);
+  const Device device = x.device();
+  static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
+  Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);
+  Tensor scale = Tensor::empty(rows.ndim, rows.sizes, f32, device);
+  if (rows.rows > 0 && rows.k > 0)
+    in_words(op, x, [&] {
+      DriverLauncher launcher(ordinal(device), current_stream(device));
+      // The kernel writes four codes at a time: ragged rows go through padded ones.
+      const int64_t k_pad = (rows.k + 3) / 4 * 4, padded_sizes[] = {rows.rows, k_pad};
+      const Tensor padded = k_pad == rows.k ? Tensor() : Tensor::empty(2, padded_sizes, i8, device);
+      Tensor copy;
+      gpu::quantize(launcher,
+                    {dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), nullptr, rows.rows, rows.k,
+                     k_pad, static_cast<int8_t*>((padded ? padded : q).data()), static_cast<float*>(scale.data())});
+      if (padded) q.columns(rows.rows, rows.k, rows.k).copy_(padded.columns(rows.rows, rows.k, k_pad));
+    });
+  stack[0] = give_tensor(std::move(q));
+  stack[1] = give_tensor(std::move(scale));
+}
+
+constexpr const char* kW8A8 = "linear_w8a8";
+constexpr const char* kW8A16 = "linear_w8a16";
+constexpr const char* kW4A16 = "linear_w4a16";
+constexpr const char* kSparse = "linear_sparse";
+
+}  // namespace
+
+void* Call::output() const {
+  result = empty_output(x_tensor, rows_of(x_tensor, op), n);
+  return result.data();
+}
+
+Scratch::Scratch(int64_t bytes, Device device) {
+  static const int32_t u8 = aoti_torch_dtype_uint8();
+  const int64_t size =
+      bytes + kPackedAlignment - 1;  // torch's own memory lies on 512 bytes on a GPU, on 64 on the host
+  memory_ = Tensor::empty(1, &size, u8, device);
+  const auto at = reinterpret_cast<uintptr_t>(memory_.data());
+  data_ = reinterpret_cast<uint8_t*>((at + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment);
+}
+
+void Call::require_bytes(int64_t expected) const {
+  if (packed_bytes != expected)
+    fail(std::string(op) + ": the packed weight has " + std::to_string(packed_bytes) + " bytes, but one of shape [" +
+         std::to_string(n) + ", " + std::to_string(k) + "] in this form has " + std::to_string(expected) +
+         ": the input has the wrong width, or the weight is damaged");
+}
+
+Stream current_stream(Device device) {
+  if (host_tensors()) return nullptr;
+  using CurrentStream = AOTITorchError (*)(int32_t device_index, void** stream);
+  // Only torch with CUDA has it, in a library that it has loaded by now.
+  static const auto current = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return reinterpret_cast<CurrentStream>(library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr);
+  }();
+  if (current == nullptr) fail("this torch has no CUDA streams: install a build of torch for CUDA");
+  void* stream = nullptr;
+  check(current(device.index, &stream), "the current stream");
+  return static_cast<Stream>(stream);
+}
+
+void register_operators(const std::string& key) {
+  if (key == "CPU") host_tensors() = true;
+  TorchLibraryHandle library = nullptr;  // lives as long as the process, as in library.cpp
+  check(aoti_torch_library_init_impl("kdnative", key.c_str(), __FILE_NAME__, __LINE__, &library), "a library");
+  const std::pair<const char*, void (*)(StableIValue*, uint64_t, uint64_t)> operators[] = {
+      {"quantize_per_token", boxed_quantize}, {kW8A8, boxed_linear<&kW8A8>},     {kW8A16, boxed_linear<&kW8A16>},
+      {kW4A16, boxed_linear<&kW4A16>},        {kSparse, boxed_linear<&kSparse>},
+  };
+  for (const auto& [name, function] : operators)
+    check(torch_library_impl(library, name, function, kTorchAbiVersion), "an operator");
+}
+
+}  // namespace kdnative::cuda

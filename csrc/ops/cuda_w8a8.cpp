@@ -1,0 +1,25 @@
+// int8 weights on a GPU: rows are quantized into scratch, then multiplied.
+#include "../cuda/w8a8.h"
+#include "cuda.h"
+
+namespace kdnative::cuda {
+
+QuantizedRows::QuantizedRows(const Call& call, const float* input_scale)
+    : k_pad((call.k + gpu::kW8A8PadK - 1) / gpu::kW8A8PadK * gpu::kW8A8PadK) {
+  const int64_t scale_at = (call.m * k_pad + 255) / 256 * 256;
+  memory_ = Scratch(scale_at + call.m * int64_t{sizeof(float)}, call.device);
+  q = reinterpret_cast<int8_t*>(memory_.data());
+  scale = reinterpret_cast<float*>(q + scale_at);
+  gpu::quantize(call.launcher, {call.x, call.type, input_scale, call.m, call.k, k_pad, q, scale});
+}
+
+void run_w8a8(const Call& call) {
+  const gpu::W8A8Layout w = gpu::w8a8_layout(call.n, call.k, {call.form.bias, call.form.input_scales, call.form.group});
+  call.require_bytes(w.bytes);
+  const QuantizedRows rows(call, call.floats(w.input_scale));
+  gpu::w8a8(call.launcher,
+            {rows.q, rows.scale, reinterpret_cast<const int8_t*>(call.packed + w.codes), call.floats(w.scale),
+             call.floats(w.bias), nullptr, call.output(), call.type, call.activation, call.m, call.n, w.k_pad});
+}
+
+}  // namespace kdnative::cuda

@@ -1,0 +1,90 @@
+"""Mistakes in the interpreter: a check that no longer checks, arithmetic and layouts that are a little wrong."""
+
+PTX = "tests/gpu/ptx/"
+TESTS = ["tests/gpu/test_ptx_checks.py", "tests/gpu/test_ptx_tensor.py", "tests/gpu/test_ptx_arithmetic.py"]
+
+MUTANTS = [
+    (PTX + "memory.py", "if start.min() < 0 or start.max() + size > len(buffer):", "if start.min() < 0:"),
+    (PTX + "memory.py", "if index.min() < 0 or index.max() >= len(self.bytes):", "if index.min() < 0:"),
+    (PTX + "memory.py", "(~self.written[index], ", "(self.written[index] & False, "),
+    (PTX + "memory.py", "(self.flights[index] > 0, ", "(self.flights[index] > 99, "),
+    (PTX + "memory.py", "foreign = owner != 0", "foreign = owner > 99999"),
+    (PTX + "memory.py", "(owner != -(lanes[:, None] // 32) - 1)", "(owner > 0)"),
+    (PTX + "moving.py", "if (address % size).any():", "if (address % 1).any():"),
+    (
+        PTX + "copies.py",
+        "(copy.groups < self._committed[copy.lanes] - pending)",
+        "(copy.groups < self._committed.max() - pending)",
+    ),
+    (PTX + "copies.py", "self._committed[copy.lanes] - pending)", "self._committed[copy.lanes] - pending + 1)"),
+    (PTX + "copies.py", "self._shared.own(index, copy.lanes[done])", "self._shared.written[index] = True"),
+    (
+        PTX + "moving.py",
+        "data[chosen[some], :length] = buffer[index]",
+        "data[chosen[some], : length - 1] = buffer[index][:, 1:]",
+    ),
+    (
+        PTX + "moving.py",
+        '"inc": lambda old, a, b: old.dtype.type(0) if old >= a',
+        '"inc": lambda old, a, b: old.dtype.type(0) if old > a',
+    ),
+    (PTX + "block.py", "if (groups.any(1) != whole).any():", "if False:"),
+    (PTX + "control.py", "if (expected & ~mask[lanes]).any():", "if False:"),
+    (PTX + "block.py", "waiting.sum() >= (self.live.sum() if count is None else count)", "waiting.sum() >= 1"),
+    (PTX + "block.py", "int(self._pc[others].min()) if", "int(self._pc[others].max() + 1) if"),
+    (PTX + "control.py", '"bfly": lane ^ given', '"bfly": lane + given'),
+    (PTX + "costs.py", "{16: 8, 8: 16}.get(size, 32)", "{16: 16, 8: 16}.get(size, 32)"),
+    (PTX + "costs.py", "entry.cost += int(load.max(1).sum())", "entry.cost += int(load.min(1).sum())"),
+    (
+        PTX + "costs.py",
+        "entry.cost += len(np.unique(warps | addresses // SECTOR))",
+        "entry.cost += len(np.unique(addresses // SECTOR // 2))",
+    ),
+    (
+        PTX + "numerics.py",
+        "inexact = np.isfinite(total) & (error != 0)",
+        "inexact = np.isfinite(total) & (error > 1e300)",
+    ),
+    (PTX + "numerics.py", "((bits >> np.uint64(16)) & np.uint64(1))", "np.uint64(1)"),
+    (
+        PTX + "numerics.py",
+        "np.where(small, np.copysign(np.float32(0), values), values)",
+        "np.where(small, np.float32(0), values)",
+    ),
+    (PTX + "numerics.py", "np.clip(rounded, float(limits.min), top)", "np.clip(rounded, float(limits.min) + 1, top)"),
+    (
+        PTX + "arithmetic.py",
+        "sign = (np.signbit(a) | np.signbit(b)) if least",
+        "sign = (np.signbit(a) & np.signbit(b)) if least",
+    ),
+    (PTX + "arithmetic.py", "result = _COMPARE[how[:-1]](a, b) | unordered", "result = _COMPARE[how[:-1]](a, b)"),
+    (PTX + "arithmetic.py", "quotient = quotient + ((b != 0)", "quotient = quotient - ((b == 0)"),
+    (
+        PTX + "arithmetic.py",
+        "off = exact * (1 + sign * (error - 2.0**-24))",
+        "off = exact * (1 + sign * (error - 2.0**-24) * 2)",
+    ),
+    (PTX + "arithmetic.py", "off = exact * (1 + sign * (error - 2.0**-24))", "off = exact"),
+    (PTX + "bits.py", "inside = np.minimum(count, width - 1)", "inside = np.minimum(count, width - 2)"),
+    (PTX + "bits.py", "if table >> case & 1:", "if table >> (7 - case) & 1:"),
+    (PTX + "bits.py", "(byte >> np.uint32(7)) * np.uint32(255), byte)", "byte, byte)"),
+    (PTX + "bits.py", "np.uint64(width - 1))\n        sign", "np.uint64(width))\n        sign"),
+    (PTX + "conversion.py", "high << np.uint32(16) | low", "low << np.uint32(16) | high"),
+    (PTX + "conversion.py", "np.clip(value, max(limits.min, own.min), min(limits.max, own.max))", "value"),
+    (PTX + "tensor.py", "matrix = matrix.transpose(0, 2, 1, 3)\n        # Lane", "matrix = matrix\n        # Lane"),
+    (PTX + "tensor.py", "_T * per + e + (i >> 1) * 4 * per] = values", "_T * per + e + (i & 1) * 4 * per] = values"),
+    (PTX + "tensor.py", "_T * per + e + i * 4 * per, _G] = values", "_T * per + (e ^ 1) + i * 4 * per, _G] = values"),
+    (
+        PTX + "tensor.py",
+        "products[:, _G + 8 * (i >> 1), 2 * _T + (i & 1)]",
+        "products[:, _G + 8 * (i & 1), 2 * _T + (i >> 1)]",
+    ),
+    (
+        PTX + "tensor.py",
+        "np.clip(total, -(2**31), 2**31 - 1) if saturate",
+        "np.clip(total, -(2**31), 2**31 - 2) if saturate",
+    ),
+    (PTX + "tensor.py", "if (places[0] >= places[1]).any():", "if (places[0] > places[1]).any():"),
+    (PTX + "parsing.py", "depth += 1 if brace.group()", "depth += 2 if brace.group()"),
+    (PTX + "running.py", 'raise TypeError("it isn\'t a float")', "pass"),
+]
