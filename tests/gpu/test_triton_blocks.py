@@ -93,9 +93,10 @@ def test_packing_is_undone_bit_for_bit(side, n, k, bias):
         triton_blocks.unpack(packed[:-256], n, k, bias, side)
     found = triton_blocks.parts(packed, n, k, bias, side)
     if len(found.places):
-        found.places[0] = -1
-        with pytest.raises(ValueError, match="its blocks are not those of a weight"):
-            triton_blocks.unpack(packed, n, k, bias, side)
+        for beyond in (-1, -(-k // side)):
+            found.places[0] = beyond
+            with pytest.raises(ValueError, match="its blocks are not those of a weight"):
+                triton_blocks.unpack(packed, n, k, bias, side)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,7 @@ MUTANTS = [
     (PRODUCT, "* (SIZE * SIZE) + inputs % SIZE", "* SIZE + inputs % SIZE"),
     (PRODUCT, "tl.arange(0, SIZE)[:, None] * SIZE + element", "tl.arange(0, SIZE)[:, None] + element"),
     (PRODUCT, "mask=(rows < m)[:, None] & there[None, :]", "mask=there[None, :]"),
-    (PRODUCT, "elif k % size or rows.stride(0) % 8 or rows.data_ptr() % 16", "elif k % size or rows.stride(0) % 8"),
-    (PRODUCT, "elif k % size or rows.stride(0) % 8 or rows", "elif k % size or rows"),
-    (PRODUCT, "elif k % size or rows", "elif rows"),
+    (PRODUCT, "elif k % size:", "elif k < 0:"),
     (PRODUCT, "y *= scale_m[:, None] * tl.load", "y = y * scale_m[:, None] * tl.load"),
     (
         FORMAT,

@@ -132,8 +132,8 @@ def linear_blocks(
         scale_x = None
         if integer:
             rows, scale_x = quantize_rows(rows, input_scale, size)
-        elif k % size or rows.stride(0) % 8 or rows.data_ptr() % 16:
-            rows = torch.nn.functional.pad(rows, (0, -k % size)).contiguous()
+        elif k % size:
+            rows = torch.nn.functional.pad(rows, (0, -k % size))
         with on_device_of(x):
             tile = configuration("blocks-int8" if integer else "blocks-float", m, n, k, capability(), device_name(x))
             programs = triton.cdiv(m, tile.m) * triton.cdiv(n, size)
