@@ -51,7 +51,8 @@ inline constexpr BlocksTileShape kBlocksTiles[] = {
 
 // Cycles by the model of tile_time.h, as if all rows of blocks had as many blocks.
 inline double blocks_cycles(const BlocksTileShape& tile, const Blocks& a, int sms, int capability) {
-  const double stored = double(a.units) * a.side * 64 / (double(a.n + a.side - 1) / a.side * a.side * double(a.k_pad));
+  const int64_t of_outputs = (a.n + a.side - 1) / a.side;
+  const double stored = double(a.units) * 64 / (double(of_outputs) * double(a.k_pad));
   const double rows = double(std::min<int64_t>(tile.rows, a.m)), depth = tile.depth;
   // Of a stage, what is multiplied and what is read; rows of x come in pieces of 32 bytes.
   const double part = tile.gathers ? 1 : stored, pieces = tile.gathers && a.side == 16 ? 2 : 1;

@@ -142,6 +142,11 @@ def test_accesses_are_as_few_as_can_be():
         # blocks, 4 bytes for each, begin anywhere.
         del counters["global"]["ld.global.nc.b32"]
         assert building.worst_ratio(counters, "global") <= (2 if "blocks16_few" in counters["kernel"] else 1)
+        # Two launches of one tile of rows and 128 outputs, as the table above has them.
+        side, rows_are = counters["kernel"].removeprefix("blocks").split("_")
+        _, outputs, threads, shared = TILES[int(side), rows_are]
+        launch = counters["launches"][counters["kernel"]]
+        assert launch == {"blocks": 2 * 128 // outputs, "threads": threads, "shared": shared}
 
 
 @needs_nvrtc

@@ -103,7 +103,8 @@ def test_accesses_are_as_few_as_can_be():
         assert building.worst_ratio(counters, "shared") == 1
         assert building.worst_ratio(counters, "global") == 1
         name = counters["kernel"].split("_")[1]
-        rows, outputs, _, _ = KERNELS[name]
+        rows, outputs, threads, shared = KERNELS[name]
+        assert counters["launches"][counters["kernel"]] == {"blocks": 2, "threads": threads, "shared": shared}
         # Two launches of one tile: its rows, and its outputs at 5 of 8 bytes.
         least = 2 * 1024 * (rows + outputs * 5 // 8)
         assert building.sectors_bytes(counters, "cp.async") == least, name
