@@ -206,7 +206,7 @@ int main(int argc, char** argv) {
     if (what == "counters") return count();
     if (what == "offsets") return offsets(argv);
     refuse(), choose();
-    std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 130, 257}, {130, 37, 129}, {2, 3, 4096}};
+    std::vector<Shape> shapes = {{1, 1, 1}, {17, 33, 65}, {5, 130, 257}, {130, 37, 129}, {3, 4, 900}, {2, 3, 4096}};
     if (what == "grid") shapes.insert(shapes.end(), {{129, 257, 700}, {64, 64, 2048}, {33, 96, 31}, {257, 16, 512}});
     test(shapes, every_mode());
   });
