@@ -1,0 +1,185 @@
+"""What only a GPU can show: the modules of the CPU on it, streams, recorded graphs, several devices, Triton, the loss.
+
+`make test-gpu` runs this, and the tests named "small" once more under compute-sanitizer.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kdnative import convert_
+from kdnative.distill.tiled import LinearLogits, linear_kl
+from kdnative.nn import Linear
+from tests.gpu.host_cases import KERNELS, Case, cases
+from tests.small_models import bert
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+BITS = ("W8A8", "Sparse24", "Blocks")  # layouts of schemes whose sums are integers
+LARGE = [Case(scheme, (1000, 1024), (m,), torch.float16) for scheme in KERNELS for m in (1, 8, 17, 300, 2100)]
+
+
+def both(case):
+    """The result of the CPU and that of the GPU, and the module on the GPU."""
+    module = case.linear()
+    with torch.no_grad():
+        wanted = module(case.x())
+        module = module.cuda()
+        return wanted, module(case.x().cuda()).cpu(), module
+
+
+def close(found, wanted, case):
+    """Within the error of 16-bit outputs and factors; and of float32 inputs that become bf16 on a GPU."""
+    limit = 2e-2 if case.dtype in (torch.float32, torch.bfloat16) else 4e-3
+    error = (found.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-9)
+    return float(error) < limit
+
+
+def same(case):
+    wanted, found, module = both(case)
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    if KERNELS.get(case.scheme) in BITS:
+        assert torch.equal(found, wanted), case
+    else:
+        assert close(found, wanted, case), case
+    return module
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=str)
+def test_small_layers_give_what_the_cpu_gives(case):
+    module = same(case)
+    before = case.linear().state_dict()
+    for name, value in module.cpu().state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_large_layers_give_what_the_cpu_gives(case):
+    same(case)
+
+
+def test_rows_that_fill_the_device_many_times():
+    case = Case("w8a8", (512, 512), (70_000,), torch.float16)
+    same(case)
+
+
+def test_the_stream_of_the_caller_is_used():
+    layer, x = Case("w4a16-g64", (512, 1024), (4,), torch.float16).linear().cuda(), torch.randn(4, 1024).half().cuda()
+    with torch.no_grad():
+        wanted = layer(x)
+        streams = [torch.cuda.Stream() for _ in range(4)]
+        found = []
+        for stream in streams:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(5_000_000)  # what another stream launches would overtake this
+                late = x * 1
+                found.append(layer(late))
+        torch.cuda.synchronize()
+    assert all(torch.equal(each, wanted) for each in found)
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a16-g64", "w8a8+2:4"])
+def test_recorded_graphs_replay_with_new_inputs(scheme):
+    case = Case(scheme, (256, 512), (8,), torch.float16)
+    layer, x = case.linear().cuda(), torch.zeros(8, 512, dtype=torch.float16, device="cuda")
+    with torch.no_grad():
+        layer(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = layer(x)
+        for seed in range(3):
+            torch.manual_seed(seed)
+            x.copy_(torch.randn(8, 512))
+            graph.replay()
+            assert torch.equal(y, layer(x))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_two_devices():
+    case = Case("w8a8", (64, 128), (5,), torch.float16)
+    wanted, found, module = both(case)
+    moved = module.to("cuda:1")
+    with torch.no_grad():
+        assert torch.equal(moved(case.x().to("cuda:1")).cpu(), wanted) and torch.equal(found, wanted)
+        with pytest.raises(RuntimeError, match="move both"):
+            moved(case.x().to("cuda:0"))
+
+
+def test_compiled():
+    layer, x = Case("w8a8", (64, 128), (5,), torch.float16).linear().cuda(), torch.randn(5, 128).half().cuda()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+def test_an_encoder():
+    model = bert(num_labels=2)
+    inputs = {"input_ids": torch.randint(1, 200, (3, 17))}
+    apart = copy.deepcopy(model)
+    convert_(apart, "w8a8", fuse=False)
+    model = model.cuda()
+    convert_(model, "w8a8")
+    assert sum(isinstance(module, Linear) for module in model.modules()) > 10
+    with torch.no_grad():
+        wanted = apart(**inputs).logits
+        found = model(**{name: value.cuda() for name, value in inputs.items()}).logits.cpu()
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02)
+
+
+def test_small_bad_input_is_refused_in_words():
+    layer = Case("w8a8", (16, 64), (5,), torch.float16).linear().cuda()
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="move both"):
+            layer(torch.randn(5, 64))
+        with pytest.raises(RuntimeError, match="linear_w8a8"):
+            layer(torch.randn(5, 60, device="cuda"))
+        with pytest.raises(RuntimeError, match="linear_w8a8"):
+            layer(torch.randn(5, 64, device="cuda", dtype=torch.float64))
+
+
+def test_triton_gives_the_same():
+    """In a process of its own: the kernels are chosen when kdnative is imported."""
+    pytest.importorskip("triton")
+    text = (
+        "import torch\n"
+        "from tests.gpu.test_on_device import BITS, same\n"
+        "from tests.gpu.host_cases import Case\n"
+        "for scheme in ('w8a8', 'w8a8-is', 'w4a16-g64', 'w4a16-g64-asym', 'w8a8+mask'):\n"
+        "    for m in (1, 17, 300):\n"
+        "        same(Case(scheme, (192, 256), (m,), torch.float16))\n"
+        "print('same')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", text],
+        env={**os.environ, "KDNATIVE_GPU_KERNELS": "triton"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0 and "same" in run.stdout, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distillation_without_logits(dtype):
+    torch.manual_seed(0)
+
+    def logits(width, seed):
+        torch.manual_seed(seed)
+        return [torch.randn(100, width), torch.randn(3000, width) / width**0.5, torch.randn(3000)]
+
+    student, teacher, labels = logits(64, 1), logits(96, 2), torch.randint(0, 3000, (100,))
+
+    def run(device, kind):
+        own = [value.to(device, kind).requires_grad_() for value in student]
+        other = [value.to(device, kind) for value in teacher]
+        found = linear_kl(LinearLogits(*own), [LinearLogits(*other)], 2.0, labels=labels.to(device))
+        found.loss.backward()
+        return [found.loss.detach(), *(value.grad for value in own)]
+
+    for found, wanted in zip(run("cuda", dtype), run("cpu", torch.float64), strict=True):
+        error = (found.double().cpu() - wanted).norm() / wanted.norm()
+        assert float(error) < 0.03
