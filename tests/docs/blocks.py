@@ -121,7 +121,7 @@ def _bench(suite: str, options: list[str]) -> None:
     import argparse
 
     _parsed(cli._parser().parse_args, ["bench", suite])
-    module = importlib.import_module(f"kdnative.bench.{suite}")
+    module = importlib.import_module(f"kdnative.bench.{suite.replace('-', '_')}")
     parse = argparse.ArgumentParser.parse_args
 
     class Read(Exception):
