@@ -222,6 +222,19 @@ def test_models_on_a_gpu_get_native_layers_there(monkeypatch):
     assert [d.name for d in plan.decisions if d.scheme is not None] == expected and expected
 
 
+def test_a_gate_measures_on_the_cpu():
+    from torch._subclasses import FakeTensorMode
+
+    from kdnative import Gate
+
+    with FakeTensorMode():
+        model = nn.Module()
+        model.weight = nn.Parameter(torch.empty(64, 64, device="cuda"))
+    gate = Gate.__new__(Gate)
+    with pytest.raises(ValueError, match=r"a gate measures on the CPU, the model is on cuda:0: call model\.cpu\(\)"):
+        convert_(model, ["w8a8"], gate=gate)
+
+
 @pytest.mark.parametrize(("device", "words"), [("xpu", "on the CPU and on NVIDIA GPUs"), ("mps", "call model.cpu")])
 def test_models_on_other_devices_are_refused(device, words):
     assert words in device_refusal(torch.device(device))
