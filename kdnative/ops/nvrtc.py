@@ -166,7 +166,7 @@ def _candidates(older_first: bool = False) -> Iterator[Path]:
     """Files that may be the library, the best first."""
     named = os.environ.get(VARIABLE)
     if named is not None:
-        if named and not Path(named).is_file():
+        if named and not Path(named).is_file() and ("/" in named or not _loadable(named)):
             raise NvrtcError(f"{VARIABLE} names {named}, which isn't a file: name libnvrtc.so, or unset it")
         yield from [Path(named)] if named else []
         return

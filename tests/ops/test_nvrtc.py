@@ -129,6 +129,8 @@ def test_the_loader_may_know_one_that_is_in_no_folder(machine, monkeypatch):
     assert nvrtc.find() is None
     monkeypatch.setattr(nvrtc, "_loadable", lambda name: name == "libnvrtc.so.13")
     assert str(nvrtc.find()) == "libnvrtc.so.13"
+    monkeypatch.setenv(nvrtc.VARIABLE, "libnvrtc.so.13")  # as a build is told of it
+    assert str(nvrtc.find()) == "libnvrtc.so.13"
 
 
 def test_variable(monkeypatch, tmp_path):
