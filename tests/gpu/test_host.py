@@ -148,6 +148,7 @@ report = convert_(model, {"0": "w8a8", "1": "w4a16-g64", "2": "w4a8-g64"}, metho
 reasons = [row.reason for row in report.rows]
 assert reasons[0] == "native linear; weights by rtn", reasons
 assert reasons[1].startswith("native linear; many 16-bit rows are multiplied by torch"), reasons
+assert "unless a GELU is fused; float32 rows never are; weights" in reasons[1], reasons
 assert reasons[2].startswith("native linear, in plain torch: cuda has no kernel of w4a8-g64"), reasons
 from kdnative import doctor
 found = doctor.collect()
