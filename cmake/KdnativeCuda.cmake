@@ -39,5 +39,6 @@ function(kdnative_cuda)
     list(APPEND stamps "${stamp}")
   endforeach()
   add_custom_target(kdnative_cuda ALL DEPENDS ${stamps})
-  install(DIRECTORY "${out}/" DESTINATION kdnative/_cuda FILES_MATCHING PATTERN "*.cubin" PATTERN "*.ptx")
+  install(DIRECTORY "${out}/" DESTINATION kdnative/_cuda 
+          FILES_MATCHING PATTERN "*.cubin" PATTERN "*.ptx" PATTERN nvrtc_version)
 endfunction()

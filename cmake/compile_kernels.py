@@ -2,6 +2,7 @@
 
     compile_kernels.py --version                            prints the version of NVRTC, or fails with what is missing
     compile_kernels.py csrc/cuda/FAMILY.cu OUT sm_80 sm_90   writes OUT/FAMILY.sm_80.cubin ... OUT/FAMILY.compute_80.ptx
+                                                             and OUT/nvrtc_version
 
 It needs Python alone: the package is not there yet, so its compiler is loaded by its path.
 """
@@ -26,13 +27,16 @@ def nvrtc_module() -> ModuleType:
 
 def main(arguments: list[str]) -> None:
     nvrtc = nvrtc_module()
-    compiler = nvrtc.load()
+    compiler = nvrtc.load(older_first=True)
     if arguments == ["--version"]:
         print(compiler.version_text)
         return
     source, out, *archs = arguments
     family, folder = Path(source), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    version = folder / f"{nvrtc.VERSION_FILE}.{family.stem}"  # families are compiled at once: each renames its own
+    version.write_text(f"{compiler.version_text}\n", encoding="utf-8")
+    version.replace(folder / nvrtc.VERSION_FILE)
     ptx = min(nvrtc.ARCHITECTURES).replace("sm_", "compute_")
     for arch in (*archs, ptx):
         data = compiler.compile(family, arch, include_dirs=[family.parent], options=nvrtc.OPTIONS)

@@ -15,6 +15,8 @@ from kdnative.extras import EXTRAS, how_to_get, installed
 from kdnative.machine.environment import cpu_name
 
 SUPPORTED_TORCH = (2, 10)
+_LEAST_DRIVERS = {12: 525, 13: 580}
+"""The first driver of each CUDA, which loads the cubins of all its versions."""
 # Where the name to install differs from the name to import.
 _DISTRIBUTIONS = {"huggingface_hub": "huggingface-hub", "yaml": "pyyaml"}
 
@@ -28,7 +30,8 @@ def collect() -> dict[str, Any]:
     torch_ok = _version(torch.__version__) >= SUPPORTED_TORCH
     supported = ">=" + ".".join(map(str, SUPPORTED_TORCH))
     native = _native()
-    problems = []
+    gpu = _gpu(native["loaded"])
+    problems = list(gpu.pop("problems"))
     if not torch_ok:
         problems.append(f"torch {torch.__version__} is too old: kdnative needs torch {supported}")
     if not native["loaded"]:
@@ -44,7 +47,7 @@ def collect() -> dict[str, Any]:
         "torch": {"version": torch.__version__, "supported": supported, "ok": torch_ok},
         "threads": torch.get_num_threads(),
         "native": native,
-        "gpu": _gpu(native["loaded"]),
+        "gpu": gpu,
         "extras": _extras(),
         "cache": _cache(),
         "problems": problems,
@@ -122,26 +125,34 @@ def _gpu(native: bool) -> dict[str, Any]:
         name = f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
     found: dict[str, Any] = {"name": name, "cuda": torch.version.cuda, "triton": _installed_version("triton")}
     found |= {"driver": None, "driver_error": None, "devices": [], "compiled": {}, "nvrtc": None, "nvrtc_error": None}
+    found |= {"compiled_by": None, "problems": []}
     if not native:
         return found
     from kdnative import _C
     from kdnative.ops import nvrtc
-    from kdnative.ops.backends import cuda_images
+    from kdnative.ops.backends import backend_for, cuda_images
+    from kdnative.ops.backends.cuda import CudaBackend, too_old
 
+    version = None
     try:
         file, version = _C.cuda_driver()
         found["driver"] = {"file": file, "cuda": f"{version // 1000}.{version % 1000 // 10}"}
+        devices = _C.cuda_devices()
         found["devices"] = [
             {"name": name, "capability": f"{capability // 10}.{capability % 10}", "multiprocessors": count}
-            for name, capability, count in _C.cuda_devices()
+            for name, capability, count in devices
         ]
+        if isinstance(backend_for("cuda"), CudaBackend):
+            old = (too_old(name, divmod(capability, 10)) for name, capability, _ in devices)
+            found["problems"] = list(filter(None, old))
     except RuntimeError as error:
         found["driver_error"] = str(error)
     try:
-        found["nvrtc"] = nvrtc.load().version_text
+        found["nvrtc"] = (nvrtc.load() if version is None else nvrtc.load(version // 1000)).version_text
     except nvrtc.NvrtcError as error:
         found["nvrtc_error"] = str(error)
-    return found | {"compiled": cuda_images.compiled()}
+    by = cuda_images.compiled_by()
+    return found | {"compiled": cuda_images.compiled(), "compiled_by": by and f"{by[0]}.{by[1]}"}
 
 
 def _gpu_rows(gpu: dict[str, Any]) -> list[tuple[str, str]]:
@@ -151,14 +162,27 @@ def _gpu_rows(gpu: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("gpu driver", gpu["driver_error"] or "not looked for, as the native library is missing"))
     else:
         devices = ", ".join(f"{each['name']} (capability {each['capability']})" for each in gpu["devices"])
-        rows.append(("gpu driver", f"of CUDA {gpu['driver']['cuda']}: {devices or 'no device'}"))
-    # Cubins of CUDA 12 run on every driver of CUDA 12 and newer; the first was 525.
+        rows.append(("gpu driver", f"of CUDA {gpu['driver']['cuda']}: {devices or gpu['driver_error'] or 'no device'}"))
     made = {capability for capabilities in gpu["compiled"].values() for capability in capabilities}
     compiled = ", ".join(f"{capability / 10}" for capability in sorted(made))
-    text = f"compiled for capability {compiled} (driver 525 or newer)" if made else "sources"
-    compiler = f"NVRTC {gpu['nvrtc']} compiles others" if gpu["nvrtc"] else gpu["nvrtc_error"]
+    if made:
+        text = f"compiled for capability {compiled}{_drivers(gpu['compiled_by'])}"
+        compiler = f"NVRTC {gpu['nvrtc']} compiles others" if gpu["nvrtc"] else f"others aren't: {gpu['nvrtc_error']}"
+    else:
+        text = "sources"
+        compiler = f"NVRTC {gpu['nvrtc']} compiles them at first use" if gpu["nvrtc"] else gpu["nvrtc_error"]
     rows.append(("gpu kernels", f"{text}; {compiler or 'no compiler'}"))
     return rows
+
+
+def _drivers(compiler: str | None) -> str:
+    """The drivers that load what a compiler made: cubins go to all of its CUDA and newer, PTX to its own and newer."""
+    if compiler is None:
+        return ""
+    major = int(compiler.partition(".")[0])
+    least = _LEAST_DRIVERS.get(major)
+    cubins = f"driver {least} or newer" if least else f"a driver of CUDA {major} or newer"
+    return f" ({cubins}; PTX for newer devices: a driver of CUDA {compiler} or newer)"
 
 
 def _extras() -> dict[str, dict[str, str | None]]:

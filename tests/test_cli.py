@@ -263,6 +263,41 @@ def test_doctor_reports_a_build_for_tests(capsys, monkeypatch):
     assert "PROBLEM: this build computes AMX tiles in software" in capsys.readouterr().out
 
 
+def _gpu_text(**gpu):
+    """What doctor says of the kernels for GPUs, where it found this."""
+    found = doctor.collect()
+    return dict(re.findall(r"^(gpu \w+) +(.*)$", doctor.describe({**found, "gpu": {**found["gpu"], **gpu}}), re.M))
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        ("12.9", " (driver 525 or newer; PTX for newer devices: a driver of CUDA 12.9 or newer)"),
+        ("13.0", " (driver 580 or newer; PTX for newer devices: a driver of CUDA 13.0 or newer)"),
+        (None, ""),
+    ],
+)
+def test_doctor_says_which_drivers_load_the_kernels(by, words):
+    compiled = {"w8a8": [80, 90], "blocks": [80]}
+    text = _gpu_text(compiled=compiled, compiled_by=by, nvrtc="12.9", nvrtc_error=None)["gpu kernels"]
+    assert text == f"compiled for capability 8.0, 9.0{words}; NVRTC 12.9 compiles others"
+    text = _gpu_text(compiled={}, nvrtc="12.9", nvrtc_error=None)["gpu kernels"]
+    assert text == "sources; NVRTC 12.9 compiles them at first use"
+
+
+def test_doctor_says_why_a_driver_has_no_devices():
+    text = _gpu_text(driver={"cuda": "12.4"}, devices=[], driver_error="the CUDA driver refused to count devices")
+    assert text["gpu driver"] == "of CUDA 12.4: the CUDA driver refused to count devices"
+
+
+def test_doctor_finds_a_gpu_that_is_too_old(capsys, monkeypatch):
+    monkeypatch.setattr(kdnative._C, "cuda_driver", lambda: ("libcuda.so.1", 12040))
+    monkeypatch.setattr(kdnative._C, "cuda_devices", lambda: [("Tesla T4", 75, 40), ("A100", 80, 108)])
+    assert main(["doctor"]) == 1
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PROBLEM")]
+    assert len(problems) == 1 and "Tesla T4 has compute capability 7.5" in problems[0]
+
+
 def test_doctor_finds_an_old_torch_and_missing_extras(capsys, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     monkeypatch.setattr(doctor, "installed", lambda module: module != "tqdm")

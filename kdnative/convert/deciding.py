@@ -59,7 +59,7 @@ def decide(
 
     Raises:
         ValueError: a pattern matches nothing; no kernel knows a scheme; a parameter has no shape yet, or is on a device
-            other than the CPU and meta; ``weights`` do not fit.
+            that has no kernels and is not meta; ``weights`` do not fit.
     """
     check_parameters(model)
     around = Surroundings.of(model, selection, embeddings, values, weights)
@@ -67,7 +67,7 @@ def decide(
         [n for n, m in around.modules.items() if converter_of(m) is not None or isinstance(m, _NATIVE)]
     )
     plan = _Planner(around, fuse).plan()
-    _check_schemes(selection, plan)
+    _check_schemes(selection, plan, next((p.device.type for p in model.parameters()), "cpu"))
     _check_given(weights or {}, plan, around)
     return plan
 
@@ -222,13 +222,13 @@ def full_name(names: Mapping[int, str], root: str, inner: str, linear: nn.Module
     return names.get(id(linear), f"{root}.{inner}".strip("."))
 
 
-def _check_schemes(selection: Selection[Scheme], plan: Plan) -> None:
+def _check_schemes(selection: Selection[Scheme], plan: Plan, device: str) -> None:
     """ValueError for a scheme that nothing gets because there are no kernels for it at all, or no input scales."""
     used = {decision.scheme for decision in plan.decisions if decision.action != "kept"}
     for pattern, scheme in selection.values.items():
         if scheme is None or scheme in used:
             continue
-        if why := backend_for("cpu").refusal(scheme):
+        if why := backend_for(device).refusal(scheme):
             raise ValueError(why)
         if scheme.input_scales and pattern == "*":  # a pattern for some names is in Plan.impossible()
             raise ValueError(str(needs_ranges(scheme)))

@@ -51,9 +51,9 @@ def convert_(
     share a weight, as a language model's head does with its embedding, each get their own; only embeddings go on
     sharing one table.
 
-    With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros gets the dense form of the scheme, which
-    computes the same and is faster then (:mod:`kdnative.convert.sparse_crossover`); fused encoders are dense too
-    (``fuse=False`` converts their layers one by one). The report says so.
+    With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros for its device gets the dense form of the
+    scheme, which computes the same and is faster then (:mod:`kdnative.convert.sparse_crossover`); fused encoders are
+    dense too (``fuse=False`` converts their layers one by one). The report says so.
 
     A FakeQuantLinear that stays in float becomes an ``nn.Linear`` with the values of its integer weights.
 
@@ -64,7 +64,8 @@ def convert_(
     in float, unless a pattern other than ``*`` asks for it.
 
     Args:
-        model: float32, bfloat16 or float16, on the CPU.
+        model: float32, bfloat16 or float16, on the CPU or an NVIDIA GPU. Native linears are where their layers were; on
+            a GPU nothing is fused.
         schemes: a scheme for all linears, or ``{pattern: scheme or None}``; the first pattern that matches a module's
             name, or the name of a module that contains it, wins. Patterns are globs, or regular expressions after
             ``re:``. Linears that no pattern matches stay in float. With a gate a list of schemes, from the fewest bits
@@ -95,9 +96,10 @@ def convert_(
 
     Raises:
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
-            can't be done (the text lists every case); ``weights`` do not fit; the model is not on the CPU; calibration
-            is missing (2 bits are not rounded to the nearest unasked), empty, of another model, or contradicts other
-            arguments, see :func:`kdnative.calibrate_`; several schemes without a gate. The model is unchanged then.
+            can't be done (the text lists every case); ``weights`` do not fit; the model is on a device that has no
+            kernels, or with a gate not on the CPU; calibration is missing (2 bits are not rounded to the nearest
+            unasked), empty, of another model, or contradicts other arguments, see :func:`kdnative.calibrate_`; several
+            schemes without a gate. The model is unchanged then.
         TypeError: the model is no module, or the gate no gate.
     """
     if not isinstance(model, nn.Module):
@@ -112,6 +114,8 @@ def convert_(
                 f"gate is a {type(gate).__name__}: give a kdnative.Gate, such as kdnative.Gate('agreement', "
                 "max_drop=0.02, data=texts, tokenizer=tokenizer)"
             )
+        if elsewhere := next((p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")), None):
+            raise ValueError(f"a gate measures on the CPU, the model is on {elsewhere}: call model.cpu() first")
         report: ConversionReport = gate.convert_(
             model,
             *(() if schemes is None else (schemes,)),

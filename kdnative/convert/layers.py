@@ -52,7 +52,6 @@ class LinearConverter(Converter):
             decision.name, weight.qweight, decision.planned, weights.rows, decision.explicit
         )
         native = Linear.from_quantized(weight, layer.bias, scheme, dtype=layer.weight.dtype)
-        reason += backend_for(native.packed.device).remark(native.scheme)
         return Native(native, str(scheme), reason, tuple(packed_tensors(native)))
 
     def note(self, site: Site) -> str:
@@ -85,7 +84,7 @@ def _read_by_attention(site: Site) -> Refusal | None:
 def unsupported(site: Site, scheme: Scheme, layer: nn.Module) -> Refusal | None:
     """Why there is no kernel for a layer in a scheme, or what has to be known before there can be one."""
     outputs, inputs = layer.weight.shape
-    if why := backend_for("cpu").refusal(scheme, (outputs, inputs)):
+    if why := backend_for(layer.weight.device).refusal(scheme, (outputs, inputs)):
         return Refusal(why)
     brought = site.name in site.around.given or getattr(site.module, "input_scale", None) is not None
     if scheme.activation.kind == "static" or (scheme.input_scales and not brought):

@@ -14,6 +14,7 @@ from kdnative.formats.scheme import Scheme
 from kdnative.nn import Linear, PackedEncoder
 from kdnative.nn.encoder_spec import LINEARS
 from kdnative.nn.tree import hooks_of
+from kdnative.ops.backends import device_refusal
 
 __all__ = [
     "MIN_IN_FEATURES",
@@ -109,12 +110,15 @@ def owners_of(modules: Mapping[str, nn.Module]) -> dict[tuple[str, int], list[st
 
 
 def check_parameters(model: nn.Module) -> None:
-    """ValueError for parameters without a shape, or on another device than the CPU."""
+    """ValueError for parameters without a shape, or on a device where nothing can be native."""
+    devices: dict[torch.device, str | None] = {}
     for name, tensor in model.named_parameters():
         if nn.parameter.is_lazy(tensor):
             raise ValueError(f"{name} has no shape before the first call: run the model once, then convert it")
-        if tensor.device.type not in ("cpu", "meta"):
-            raise ValueError(f"{name} is on {tensor.device}; native modules run on the CPU: call model.cpu() first")
+        if tensor.device not in devices:
+            devices[tensor.device] = device_refusal(tensor.device)
+        if why := devices[tensor.device]:
+            raise ValueError(f"{name} is on {tensor.device}; {why}")
 
 
 def bypassed(name: str, module: nn.Module, parent: nn.Module | None, held: Mapping[int, list[str]]) -> Refusal | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdnative import ops
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.sparse import require_two_of_four
+from kdnative.ops.backends import Backend, backend_for
 
 __all__ = ["ROWS", "SIZES", "crossover", "dense_or_sparse", "measured_isa", "zeros_left_out"]
 
@@ -92,7 +93,7 @@ def _share(isa: str, form: str, weights: int, row: int) -> float | None:
 
 
 def dense_or_sparse(name: str, qweight: Tensor, scheme: Scheme, rows: int, explicit: bool) -> tuple[Scheme, str]:
-    """What a scheme comes to for the weights of one layer, and why, in words.
+    """What a scheme comes to for the weights of one layer where they are, and why, in words.
 
     Args:
         name: of the layer, for errors.
@@ -104,6 +105,14 @@ def dense_or_sparse(name: str, qweight: Tensor, scheme: Scheme, rows: int, expli
     Raises:
         ValueError: weights that "2:4" cannot hold in a layer that the user named.
     """
+    backend = backend_for(qweight.device)
+    found, reason = _dense_or_sparse(name, qweight, scheme, rows, explicit, backend)
+    return found, reason + backend.remark(found)
+
+
+def _dense_or_sparse(
+    name: str, qweight: Tensor, scheme: Scheme, rows: int, explicit: bool, backend: Backend
+) -> tuple[Scheme, str]:
     if scheme.sparsity is None:
         return scheme, "native linear"
     try:
@@ -112,9 +121,16 @@ def dense_or_sparse(name: str, qweight: Tensor, scheme: Scheme, rows: int, expli
         if explicit:
             raise ValueError(f"nothing was converted; {name or '(model)'}: {error}") from None
         return scheme.dense, f"native linear, dense: {error}"
+    found = backend.pays(qweight, scheme)
+    has = f"{100 * zeros:.0f} % of its {'4x1 blocks' if scheme.sparsity == '4x1' else 'weights'} are zero"
+    if found is not None:
+        sparse, why = found
+        if sparse:
+            return scheme, f"native sparse linear: {has}"
+        kept = f"native linear, in the dense form on {backend.name}: {has}, and {why}"
+        return (scheme, kept) if explicit else (scheme.dense, f"native linear, dense: {has}, and {why}")
     isa = ops.isa()
     share = crossover(isa, scheme.sparsity, qweight.shape[0], qweight.shape[1], rows)
-    has = f"{100 * zeros:.0f} % of its {'4x1 blocks' if scheme.sparsity == '4x1' else 'weights'} are zero"
     if explicit or (share is not None and zeros >= share):
         return scheme, f"native sparse linear: {has}"
     if share is None:

@@ -40,7 +40,7 @@ class Weights:
             raise ValueError(f"{name}: the bias holds NaN or infinite values")
         if name in self.given:
             constant = getattr(layer, "constant", None)  # of a stand-in for the layer that the weight was made for
-            given = self.given[name]
+            given = self.given[name].to(layer.weight.device)
             return given if constant is None else given.changed(scale=given.scale * constant)
         if type(layer) is FakeQuantLinear:
             return layer.quantized()

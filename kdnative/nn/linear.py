@@ -17,7 +17,7 @@ from kdnative.nn import plain_tensors
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.emptiness import empty, stays_empty, target_of
 from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
-from kdnative.ops.backends import backend_for
+from kdnative.ops.backends import Backend, backend_for
 from kdnative.ops.schemas import LINEARS
 from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, quantize_weight
@@ -95,7 +95,7 @@ class Linear(nn.Module):
         backend = backend_for("cpu")
         if refusal := backend.refusal(scheme, (out_features, in_features)):
             raise ValueError(refusal)
-        self._use(backend.layout(scheme, (out_features, in_features), bias), backend.operator(scheme))
+        self._use(backend.layout(scheme, (out_features, in_features), bias), backend)
         size = self.layout.size(out_features, in_features, scheme, bias)
         self.register_buffer("packed", torch.empty(size, dtype=torch.uint8, device="meta"), persistent=False)
 
@@ -156,16 +156,17 @@ class Linear(nn.Module):
         """Lay a weight out where the module is; of an empty one, where the weight is."""
         device = weight.qweight.device if self.is_empty else self.packed.device
         weight = weight.to(device)
-        self._use(self._wanted(device).fitted(weight), backend_for(device).operator(self.scheme))
+        self._use(self._wanted(device).fitted(weight), backend_for(device))
         self.packed = self.layout.pack(weight, bias)
 
     def _wanted(self, device: torch.device) -> Layout:
         """The layout of a device for layers like this one."""
         return backend_for(device).layout(self.scheme, (self.out_features, self.in_features), self.has_bias)
 
-    def _use(self, layout: Layout, operator: str) -> None:
-        """Be of a layout, and multiply by the operator that reads it."""
-        self.layout, self._operator, self._form = layout, operator, layout.arguments
+    def _use(self, layout: Layout, backend: Backend) -> None:
+        """Be of a layout that a backend asks for, and multiply by its operator."""
+        self.layout, self._form, self._laid_out_for = layout, layout.arguments, backend.name
+        self._operator = backend.operator(self.scheme)
 
     @property
     def is_empty(self) -> bool:
@@ -314,17 +315,16 @@ class Linear(nn.Module):
             target = target_of(fn, self.packed)
             if target.type not in ("meta", self.packed.device.type):
                 self._refuse(target)
-                super()._apply(fn, recurse)
-                self._settle()
-            else:
-                super()._apply(fn, recurse)
+            super()._apply(fn, recurse)
+            self._settle()
         self.dtype = _given_as(dtype)
         return self
 
     def _refuse(self, device: torch.device) -> None:
         """RuntimeError where the backend of a device does not compute with this layer's weights."""
         backend = backend_for(device)
-        if refusal := backend.refusal(self.scheme, (self.out_features, self.in_features)):
+        refusal = backend.refusal(self.scheme, (self.out_features, self.in_features))
+        if refusal := refusal or backend.device_refusal(device):
             raise RuntimeError(
                 f"kdnative.nn.Linear can't move to {device}: {refusal}. Call .cpu() on the model to bring back what "
                 "has moved"
@@ -337,14 +337,25 @@ class Linear(nn.Module):
             )
 
     def _settle(self) -> None:
-        """Bring the packed weight, which was just moved as it is, into the layout of the device where it is now."""
+        """Bring the packed weight, which may have been moved as it was, into the layout of the device where it is.
+
+        Whoever laid it out is asked, not the device: a pickle may bring what another backend, or another device, had.
+        Where memory runs out, the module keeps the layout it has, and is settled at its next move.
+        """
         device = self.packed.device
+        backend = backend_for(device)
+        if self.is_empty or backend.name == self._laid_out_for:
+            return
         layout = self._wanted(device)
         if layout != self.layout:
             weight, bias = self.layout.unpack(self.packed)
             layout = layout.fitted(weight)
             self.packed = layout.pack(weight, bias)
-        self._use(layout, backend_for(device).operator(self.scheme))
+        self._use(layout, backend)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._settle()
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)

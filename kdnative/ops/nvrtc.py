@@ -22,6 +22,12 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 OPTIONS = ("--fmad=false", "-DNDEBUG")
 """What kernels are compiled with: a product and a sum are fused where the source says so, and nowhere else."""
 
+VERSION_FILE = "nvrtc_version"
+"""The file beside the cubins of a package that says which NVRTC made them."""
+
+LEAST_VERSION = (12, 5)
+"""The first that knows `mma.sp::ordered_metadata` (PTX ISA 8.5), which the sparse kernels have."""
+
 # A file to take instead of searching; empty: act as if there were none.
 VARIABLE = "KDNATIVE_NVRTC"
 # The older major first: drivers of CUDA 13 load what it makes, while drivers of CUDA 12 refuse what 13 makes.
@@ -118,48 +124,94 @@ class Nvrtc:
 
 
 def find() -> Path | None:
-    """The libnvrtc to use: that of CUDA 12 before that of 13, from packages before the system. None: there is none.
+    """The libnvrtc that is tried first, see :func:`load`. None: there is none.
 
     The variable ``KDNATIVE_NVRTC`` names a file instead; empty, it hides what there is.
     """
-    named = os.environ.get(VARIABLE)
-    if named is not None:
-        if named and not Path(named).is_file():
-            raise NvrtcError(f"{VARIABLE} names {named}, which isn't a file: name libnvrtc.so, or unset it")
-        return Path(named) if named else None
-    for folders in (_packages, _systems):
-        found = [
-            path for folder in folders() for major in _MAJORS if (path := folder / f"libnvrtc.so.{major}").is_file()
-        ]
-        if found:
-            return min(found, key=lambda path: _MAJORS.index(int(path.suffix[1:])))
-    return None
+    return next(_candidates(), None)
 
 
 @functools.cache
-def load() -> Nvrtc:
-    """The compiler that `find` names, loaded once. Raises `NvrtcError` in words when there is none."""
-    path = find()
-    if path is None:
-        raise NvrtcError(
-            "libnvrtc isn't here, and it compiles the GPU kernels: pip install nvidia-cuda-nvrtc-cu12, or name the "
-            f"library in {VARIABLE}"
-        )
-    return Nvrtc(path)
+def load(most_major: int = max(_MAJORS), older_first: bool = False) -> Nvrtc:
+    """The compiler to use: from packages before the system, in each that of CUDA 12 before that of 13.
+
+    Those that can't be loaded, or are older than the kernels need, are passed over.
+
+    Args:
+        most_major: that of the driver, which refuses what newer compilers make.
+        older_first: one of CUDA 12 wherever it is before any of 13. For packages, whose drivers nobody knows.
+
+    Raises:
+        NvrtcError: there is none, in words.
+    """
+    passed_over = []
+    for path in _candidates(older_first):
+        try:
+            compiler = Nvrtc(path)
+        except NvrtcError as error:
+            passed_over.append(str(error))
+            continue
+        if LEAST_VERSION <= compiler.version and compiler.version[0] <= most_major:
+            return compiler
+        why = "the driver refuses what it makes" if compiler.version[0] > most_major else "the kernels need 12.5"
+        passed_over.append(f"{path} is NVRTC {compiler.version_text}, and {why}")
+    found = f" ({'; '.join(passed_over)})" if passed_over else ""
+    raise NvrtcError(
+        f"libnvrtc isn't here{found}, and it compiles the GPU kernels: pip install nvidia-cuda-nvrtc-cu"
+        f"{min(most_major, _MAJORS[0])}, or name the library in {VARIABLE}"
+    )
+
+
+def _candidates(older_first: bool = False) -> Iterator[Path]:
+    """Files that may be the library, the best first."""
+    named = os.environ.get(VARIABLE)
+    if named is not None:
+        if named and not Path(named).is_file() and ("/" in named or not _loadable(named)):
+            raise NvrtcError(f"{VARIABLE} names {named}, which isn't a file: name libnvrtc.so, or unset it")
+        yield from [Path(named)] if named else []
+        return
+    places = [(_packages, _systems)] if older_first else [(_packages,), (_systems,)]
+    for place in places:
+        folders = [folder for each in place for folder in each()]
+        for major in _MAJORS:
+            for folder in folders:
+                yield from _libraries(folder, major)
+    for major in _MAJORS:
+        if _loadable(f"libnvrtc.so.{major}"):  # where the loader alone knows it
+            yield Path(f"libnvrtc.so.{major}")
+
+
+def _libraries(folder: Path, major: int) -> list[Path]:
+    """Those of a folder, under its plain name or, as torch/lib has it, with a hash."""
+    plain = folder / f"libnvrtc.so.{major}"
+    hashed = folder.glob(f"libnvrtc-*.so.{major}*") if folder.name == "lib" and folder.parent.name == "torch" else ()
+    return [plain] if plain.is_file() else sorted(path for path in hashed if "builtins" not in path.name)
+
+
+def _loadable(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def _packages() -> Iterator[Path]:
-    """Folders of NVIDIA's wheels, which torch's CUDA wheels bring: one a library until CUDA 12, one for all in 13."""
+    """Folders of NVIDIA's wheels, which torch's CUDA wheels bring: one a library until CUDA 12, one for all in 13; then
+    those of torches that bring it themselves, and of conda."""
     for entry in sys.path:
         nvidia = Path(entry or ".") / "nvidia"
         yield from (nvidia / "cuda_nvrtc" / "lib", nvidia / "cu12" / "lib", nvidia / "cu13" / "lib")
+    for entry in sys.path:
+        yield Path(entry or ".") / "torch" / "lib"
+    yield from _of_toolkit(Path(sys.prefix))
 
 
 def _systems() -> Iterator[Path]:
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     for home in homes:
         if home:
-            yield from (Path(home) / "lib64", Path(home) / "lib", Path(home) / "targets" / "x86_64-linux" / "lib")
+            yield from _of_toolkit(Path(home))
     yield from (
         Path("/usr/lib/x86_64-linux-gnu"),
         Path("/usr/lib/aarch64-linux-gnu"),
@@ -168,5 +220,13 @@ def _systems() -> Iterator[Path]:
     )
 
 
+def _of_toolkit(home: Path) -> Iterator[Path]:
+    yield from (home / "lib64", home / "lib")
+    yield from (home / "targets" / f"{system}-linux" / "lib" for system in ("x86_64", "sbsa", "aarch64"))
+
+
 if __name__ == "__main__":  # for the Makefile, whose builds don't see the packages of its environment
-    print(find() or "")
+    try:
+        print(load(older_first=True).path)
+    except NvrtcError:
+        print()

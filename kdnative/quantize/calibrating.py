@@ -104,7 +104,7 @@ def calibrate_(
         choice = selection.choose(name)
         if choice.value is None:
             continue
-        if (why := backend_for("cpu").refusal(choice.value, tuple(site.weight.shape))) is None:
+        if (why := backend_for(site.weight.device).refusal(choice.value, tuple(site.weight.shape))) is None:
             wanted[name] = choice.value
         elif choice.explicit:
             raise ValueError(f"{name or 'the model'}: {why}")

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdnative.convert import Decision, Refusal, apply, build, convert_, decide, encoders
+from kdnative.convert import Decision, Refusal, apply, build, convert_, decide, encoders, layers
+from kdnative.convert import attention as attention_layers
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Encoder, EncoderLayer, Linear
+from kdnative.ops.backends import device_refusal
 from kdnative.ops.backends.reference import REFERENCE
 from kdnative.patterns import Selection
 from kdnative.quantize import FakeQuantLinear, prepare_qat_, quantize_weight
@@ -199,6 +201,44 @@ def test_backends_without_fused_operators_get_layers(model, monkeypatch):
     assert not plan.regions and {decision.action for decision in plan.decisions} <= {"converted", "kept"}
     words = "not fused: the backend 'reference' has no fused operators; converted layer by layer instead"
     assert words in [d.refusal.reason for d in plan.decisions if d.refusal is not None]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_models_on_a_gpu_get_native_layers_there(monkeypatch):
+    """Nothing fused, and the same layers as elsewhere: by tensors without memory, as a plan needs no values."""
+    from torch._subclasses import FakeTensorMode
+
+    expected = [d.name for d in decide(bert(), wanted(), fuse=False).decisions if d.scheme is not None]
+    for each in (layers, attention_layers):
+        monkeypatch.setattr(each, "not_quantizable", lambda module, values: None, raising=False)
+    model = bert()
+    with FakeTensorMode():
+        for module in model.modules():
+            for name, own in module._parameters.items():
+                module._parameters[name] = nn.Parameter(torch.empty(own.shape, device="cuda"))
+        plan = decide(model, wanted())
+    words = "not fused: the backend 'cuda' has no fused operators; converted layer by layer instead"
+    assert not plan.regions and words in [d.refusal.reason for d in plan.decisions if d.refusal is not None]
+    assert [d.name for d in plan.decisions if d.scheme is not None] == expected and expected
+
+
+def test_a_gate_measures_on_the_cpu():
+    from torch._subclasses import FakeTensorMode
+
+    from kdnative import Gate
+
+    with FakeTensorMode():
+        model = nn.Module()
+        model.weight = nn.Parameter(torch.empty(64, 64, device="cuda"))
+    gate = Gate.__new__(Gate)
+    with pytest.raises(ValueError, match=r"a gate measures on the CPU, the model is on cuda:0: call model\.cpu\(\)"):
+        convert_(model, ["w8a8"], gate=gate)
+
+
+@pytest.mark.parametrize(("device", "words"), [("xpu", "on the CPU and on NVIDIA GPUs"), ("mps", "call model.cpu")])
+def test_models_on_other_devices_are_refused(device, words):
+    assert words in device_refusal(torch.device(device))
+    assert device_refusal(torch.device("cuda:1")) is device_refusal(torch.device("meta")) is None
 
 
 def test_schemes_without_kernels():

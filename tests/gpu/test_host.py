@@ -97,6 +97,11 @@ for scheme in ("w8a8", "w8a8-is", "w4a8-g64-int", "w8a8+2:4", "w8a8+4x1"):
     case = Case(scheme, (33, 192), (2, 3), torch.bfloat16, "relu")
     module, x = case.linear(), case.x()
     assert type(module.layout).__name__ == "W8A8"
+    if scheme == "w8a8":  # 40 outputs are a multiple of what torch takes: the weight is not copied
+        whole = Case(scheme, (40, 192), (20,)).linear()
+        from kdnative.ops.backends import cublas
+        codes = whole.packed[: 40 * 192].view(torch.int8).view(40, -1)
+        assert cublas._padded(codes, 0, -40 % 8) is codes
     want = reference.linear_plain(x, module.quantized(), module._exact_bias(), 8, 1)
     assert torch.equal(module(x), want), scheme
 assert "w8a8_" not in launched() and "quantize_" in launched()
@@ -143,6 +148,7 @@ report = convert_(model, {"0": "w8a8", "1": "w4a16-g64", "2": "w4a8-g64"}, metho
 reasons = [row.reason for row in report.rows]
 assert reasons[0] == "native linear; weights by rtn", reasons
 assert reasons[1].startswith("native linear; many 16-bit rows are multiplied by torch"), reasons
+assert "unless a GELU is fused; float32 rows never are; weights" in reasons[1], reasons
 assert reasons[2].startswith("native linear, in plain torch: cuda has no kernel of w4a8-g64"), reasons
 from kdnative import doctor
 found = doctor.collect()

@@ -83,12 +83,41 @@ def test_another_layout_is_another_form_of_the_same_weight(scheme):
     operator, expected = module._operator, module(x)
     assert move(module, TOY) is module
     assert module.layout == Shifted() and module._operator == f"toy_{scheme}" and torch.equal(~module.packed, before)
-    for twin in (module, copy.deepcopy(module)):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backends._BACKENDS, "cpu", TOY)
+        twins = module, copy.deepcopy(module)
+    for twin in twins:
         assert twin.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
         move(twin, CPU)
         assert (twin.layout, twin._operator) == (Dense(), operator) and torch.equal(twin.packed, before)
         assert torch.equal(twin(x), expected)
+
+
+def test_where_memory_runs_out_the_module_keeps_its_layout(monkeypatch):
+    """It moved as it was: a move back needs no memory, and another try lays it out."""
+    module, x = Linear.from_float(float_linear()), torch.randn(3, 128)
+    expected, packed = module(x), module.packed.clone()
+
+    def full(self, weight, bias):
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shifted, "pack", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            move(module, TOY)
+    assert module.layout == Dense() and torch.equal(module.packed, packed)
+    assert torch.equal(move(copy.deepcopy(module), CPU)(x), expected)
+    assert torch.equal(~move(module, TOY).packed, packed)
+
+
+def test_a_pickle_is_laid_out_where_it_is_loaded():
+    """As torch.load(map_location="cpu") does it with what was saved from another device."""
+    module, x = Linear.from_float(float_linear()), torch.randn(3, 128)
+    expected, packed = module(x), module.packed.clone()
+    twin = pickle.loads(pickle.dumps(move(module, TOY)))
+    assert twin.layout == Dense() and torch.equal(twin.packed, packed) and torch.equal(twin(x), expected)
+    assert torch.equal(module.to("cpu").packed, packed), "advice of errors: .cpu()"
 
 
 def test_a_scheme_that_the_other_device_lacks_is_refused():
@@ -126,6 +155,18 @@ def test_on_a_gpu_int8_linears_give_the_bits_of_the_cpu(scheme):
     with pytest.raises(RuntimeError, match="weights on cuda:0, but its input is on cpu"):
         module(x)
     assert torch.equal(module.cpu().packed, packed) and torch.equal(module(x), want)
+
+
+def test_a_gpu_that_is_too_old_is_refused_at_the_move(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    module = Linear.from_float(float_linear())
+    words = r"can't move to cuda:1: Tesla T4 has compute capability 7\.5.*need 8\.0: set KDNATIVE_GPU_KERNELS=reference"
+    with pytest.raises(RuntimeError, match=words):
+        module._refuse(torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    module._refuse(torch.device("cuda:1"))
 
 
 def test_encoders_stay_where_fused_kernels_are(monkeypatch):

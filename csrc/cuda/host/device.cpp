@@ -101,7 +101,9 @@ struct Gpu {
     Module& loaded = modules[family];
     if (loaded == nullptr)
       driver().check(driver().module_load(&loaded, image.c_str(), 0, nullptr, nullptr),
-                     std::string("the kernels of ") + family + " for " + facts.name);
+                     std::string("the kernels of ") + family + " for " + facts.name +
+                         " (if they were compiled here, the cache has them: delete its folder cuda, which kdnative "
+                         "doctor names)");
     return loaded;
   }
 };

@@ -23,7 +23,7 @@ from kdnative.ops.backends.cpu import CPU
 from kdnative.ops.backends.implementing import implement
 from kdnative.ops.backends.reference import MPS, REFERENCE, take_over
 
-__all__ = ["Backend", "accepted", "backend_for", "implement", "register"]
+__all__ = ["Backend", "accepted", "backend_for", "device_refusal", "implement", "register"]
 
 _BACKENDS: dict[str, Backend] = {}
 
@@ -40,6 +40,17 @@ def backend_for(device: torch.device | str) -> Backend:
     """The backend of a device; meta tensors have that of the CPU, for which weights are laid out when they arrive."""
     kind = torch.device(device).type
     return _BACKENDS.get("cpu" if kind == "meta" else kind, REFERENCE)
+
+
+def device_refusal(device: torch.device) -> str | None:
+    """Why no layer on a device can be native, whatever its scheme is, in words, or None.
+
+    Devices that nobody registered compute in plain torch if a module is moved there, and nothing is made for them.
+    """
+    backend = _BACKENDS.get("cpu" if device.type == "meta" else device.type)
+    if backend is None or not backend.schemes:
+        return "native modules run on the CPU and on NVIDIA GPUs: call model.cpu() first"
+    return backend.device_refusal(device)
 
 
 def accepted(scheme: Scheme | str, device: torch.device | str = "cpu") -> Scheme:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from kdnative.formats.arithmetic import overflow
 from kdnative.formats.layouts import Dense, Layout, Sparse
 from kdnative.formats.scheme import Scheme, refusal_of
@@ -58,9 +61,20 @@ class Backend:
         """Whether weights of the scheme, which is supported, have kernels, and don't run in plain torch."""
         return not self.is_fallback
 
+    def device_refusal(self, device: torch.device) -> str | None:
+        """Why one device, on which nothing may be yet, can't run the kernels, in words, or None."""
+        return None
+
     def remark(self, scheme: Scheme) -> str:
         """What a report says behind "native linear" of a layer of a scheme that is on such a device."""
         return "" if self.has_kernels(scheme) else f", in plain torch: {self.name} has no kernel of {scheme}"
+
+    def pays(self, qweight: Tensor, scheme: Scheme) -> tuple[bool, str] | None:
+        """Whether a sparse scheme leaves out zeros of an int8 weight ``[N, K]`` here, and if not why, in words.
+
+        None where that takes measurements, as it does on the CPU (:mod:`kdnative.convert.sparse_crossover`).
+        """
+        return None
 
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
         """How weights of the scheme lie in memory, for layers of a shape ``(N, K)`` with a bias or without.

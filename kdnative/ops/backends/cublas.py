@@ -29,6 +29,17 @@ class _Cublas(cuda.CudaBackend):
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
         return super().layout(scheme.dense, shape, bias)  # zeros are stored: results are the same
 
+    def remark(self, scheme: Scheme) -> str:
+        if scheme.activation_bits == 16 and self.has_kernels(scheme):
+            return (
+                "; 16-bit rows are multiplied by torch, the weight in scratch memory as 16-bit floats, unless a GELU "
+                "is fused; float32 rows by a kernel"
+            )
+        return super().remark(scheme)
+
+    def pays(self, qweight: Tensor, scheme: Scheme) -> tuple[bool, str] | None:
+        return False, "torch multiplies by the zeros too (KDNATIVE_GPU_KERNELS=cublas)"
+
 
 CUBLAS = _Cublas("cublas", NAMES, fused=False)
 
@@ -54,12 +65,17 @@ def _linear_w8a8(x: Tensor, packed: Tensor, out_features: int, activation: int, 
         rows = rows.float() * inputs.view(torch.float32)
     q, row_scale = torch.ops.kdnative.quantize_per_token(rows)
     weight = codes.view(torch.int8).view(n, -1)
-    q = F.pad(q, (0, weight.shape[1] - k, 0, max(0, _LEAST_ROWS - len(q))))
-    sums = torch._int_mm(q, F.pad(weight, (0, 0, 0, -n % _MULTIPLE)).t())[: len(rows), :n]
+    q = _padded(q, weight.shape[1] - k, max(0, _LEAST_ROWS - len(q)))
+    sums = torch._int_mm(q, _padded(weight, 0, -n % _MULTIPLE).t())[: len(rows), :n]
     y = sums.float() * (row_scale[:, None] * scale.view(torch.float32))
     if parsed.bias:
         y = y + bias.view(torch.float32)
     return activate(y, activation).to(x.dtype).view(*x.shape[:-1], n)
+
+
+def _padded(matrix: Tensor, columns: int, rows: int) -> Tensor:
+    """With zeros behind it; the matrix itself where there are none, of which F.pad would make a copy."""
+    return F.pad(matrix, (0, columns, 0, rows)) if columns or rows else matrix
 
 
 def start(device_type: str) -> None:

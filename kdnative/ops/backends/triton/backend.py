@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdnative.formats.gpu import sections, w8a8
+from kdnative.formats.gpu import blocks, sections, w8a8
 from kdnative.formats.gpu.form import Form
 from kdnative.formats.gpu.layouts import W8A8, TritonBlocks, TritonW4A16
 from kdnative.formats.layouts import Layout
@@ -36,6 +36,12 @@ class _Triton(Backend):
         if shape is None:
             raise ValueError("a weight for the Triton kernels has no header: its layout needs the shape of the layer")
         return _layout(scheme, *shape, bias) or super().layout(scheme)
+
+    def pays(self, qweight: Tensor, scheme: Scheme) -> tuple[bool, str] | None:
+        if scheme.sparsity != "mask":
+            return False, f"{self.name} has no {scheme.sparsity} kernel"
+        why = blocks.refusal(qweight)
+        return why is None, why or ""
 
     def operator(self, scheme: Scheme) -> str:
         if scheme.integer_scales:  # its codes times their group scales are int8
