@@ -16,7 +16,6 @@ from pathlib import Path
 from tests.gpu import building, compiling, sass
 
 ARCHITECTURES = (80, 86, 89, 90)
-_PAST_LEVEL_1 = re.compile(r"cp\.async\.cg|no_allocate")
 _NAME = re.compile(r"(.+)_(f32|bf16|f16)")
 _BLOCK = re.compile(r"(<!-- gpu: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -100,10 +99,7 @@ def _counted(family: str) -> dict[str, Counted]:
         entry.shared = max(launch["shared"] for launch in launches)
         entry.banks = max(entry.banks, building.worst_ratio(line, "shared"))
         entry.sectors = max(entry.sectors, building.worst_ratio(line, "global"))
-        reads = {name: cost for name, cost in line["global"].items() if name.startswith(("cp.async", "ld."))}
-        # What a block reads again comes from its first level, if the access doesn't go past that.
-        moved = [cost["sectors" if _PAST_LEVEL_1.search(name) else "once"] for name, cost in reads.items()]
-        entry.bytes = max(entry.bytes, sum(moved) / sum(c["once"] for c in reads.values()))
+        entry.bytes = max(entry.bytes, building.bytes_ratio(line))
         blocks = sum(launch["blocks"] for launch in line["launches"].values())
         loop = [cost["cycles"] for name, cost in line["shared"].items() if name.startswith(("cp.async", "ldmatrix"))]
         entry.loop_cycles = sum(loop) / blocks

@@ -129,10 +129,11 @@ def test_accesses_are_as_few_as_can_be():
     assert len(cases) == 6
     for counters in cases:
         assert building.worst_ratio(counters, "shared") == 1
-        # Rows of x come in sectors of 32 bytes, of which blocks of 16 inputs need a half. The columns of a row of
-        # blocks, 4 bytes for each, begin anywhere.
-        del counters["global"]["ld.global.nc.b32"]
-        assert building.worst_ratio(counters, "global") <= (2 if "blocks16_few" in counters["kernel"] else 1)
+        # Blocks of 16 inputs are half a sector of x, of which the other half is read for nothing where no neighbour is
+        # kept. The columns of a row of blocks, 4 bytes for each, begin anywhere.
+        most = {"blocks16_few": 1.24, "blocks32_few": 1.11}.get(counters["kernel"], 1)
+        assert round(building.worst_ratio(counters, "global"), 2) == most
+        assert building.bytes_ratio(counters) <= 1.1
         # Two launches of one tile of rows and 128 outputs, as the table above has them.
         side, rows_are = counters["kernel"].removeprefix("blocks").split("_")
         _, outputs, threads, shared = TILES[int(side), rows_are]
