@@ -22,7 +22,8 @@ INCLUDES = ("csrc/cuda", "tests/gpu")
 FLAGS = ("-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 DOES_NOT_COMPILE = 2  # an exit status of this module
-KERNEL = re.compile(r"GPU_KERNEL\(([^,]+),[^)]*\)\s*(\w+)\(")
+PAST_LEVEL_1 = re.compile(r"cp\.async\.cg|no_allocate")
+"""Accesses that don't keep what they read for other warps of a block."""
 
 
 class DoesNotCompile(RuntimeError):
@@ -104,25 +105,17 @@ def run(program: Path, *arguments: str, environment: Mapping[str, str] | None = 
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
-def kernels_of(source: Path) -> dict[str, str]:
-    """The kernels of a ``.cu`` file: names, and the C++ text that says how many threads their launch bounds allow."""
-    return {name: threads.strip() for threads, name in KERNEL.findall(source.read_text())}
-
-
-def registry(families: Iterable[str], root: Path = ROOT) -> str:
-    """A C++ source that makes the kernels of these families known to the emulated launcher."""
-    lines = ['#include "emulator/emulated_launcher.h"']
-    for family in families:
-        lines.append(f'#include "{family}.cu"')
-        found = kernels_of(root / "csrc" / "cuda" / f"{family}.cu")
-        lines += [f"EMULATED_KERNEL({name}, ({threads}))" for name, threads in found.items()]
-    return "\n".join(lines) + "\n"
-
-
 def worst_ratio(counters: dict, kind: str) -> float:
     """Cycles (``kind`` shared) or sectors (global) over the least possible, of the worst instruction."""
     unit = {"shared": "cycles", "global": "sectors"}[kind]
     return max((c[unit] / c["ideal"] for c in counters[kind].values() if c["ideal"]), default=1.0)
+
+
+def bytes_ratio(counters: dict) -> float:
+    """Bytes that blocks load to what they need, each once. What a block reads again comes from its first level."""
+    reads = {name: cost for name, cost in counters["global"].items() if name.startswith(("cp.async", "ld."))}
+    moved = [cost["sectors" if PAST_LEVEL_1.search(name) else "once"] for name, cost in reads.items()]
+    return sum(moved) / sum(cost["once"] for cost in reads.values())
 
 
 def sectors_bytes(counters: dict, names: str) -> int:

@@ -1,17 +1,18 @@
 """Fixtures of the tests of GPU kernels, which run without a GPU."""
 
-import os
-
 import pytest
 import torch
 
+from tests.gpu.building import CACHE
+from tests.gpu.common import LONG
+
 
 @pytest.fixture(scope="session")
-def triton_cache(tmp_path_factory):
-    """What Triton compiles in a session is kept for it, and nothing of earlier ones is used."""
+def triton_cache():
+    """What Triton compiles is kept in ``build/gpu/triton``, by the contents of its sources, options and target."""
     pytest.importorskip("triton", reason="Triton is not installed (the extra triton)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        patch.setenv("TRITON_CACHE_DIR", str(CACHE / "triton"))
         patch.delenv("TRITON_INTERPRET", raising=False)
         yield
 
@@ -36,4 +37,4 @@ def triton_driver(request, triton_cache):
 @pytest.fixture(scope="session")
 def long_grid():
     """Whether the many shapes of ``make test-gpu-emulated`` are wanted."""
-    return os.environ.get("KDNATIVE_GPU_GRID") == "1"
+    return LONG

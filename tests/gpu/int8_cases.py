@@ -31,6 +31,13 @@ class Case:
         y = sums.astype(np.float32) * (self.scale[:, None] * self.weight.scale.numpy()[None])
         return np.maximum(np.float32(0), y + self.bias.numpy())
 
+    def output(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A residual, room for the product, and the product with that residual added last; ``[m, n]``."""
+        m, n, _ = self.shape
+        residual = torch.randn(m, n, generator=torch.Generator().manual_seed(2)).to(dtype)
+        out = torch.full((m, n), torch.nan, dtype=dtype)
+        return residual, out, (torch.from_numpy(self.expected()) + residual.float()).to(dtype)
+
 
 def case(m: int, qweight: torch.Tensor, seed: int = 0) -> Case:
     """A random product of ``m`` rows with this weight ``[n, k]``."""

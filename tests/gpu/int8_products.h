@@ -1,12 +1,9 @@
 // What tests of int8 products with left-out zeros share: random problems, what must come out, and a launch of them.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -14,38 +11,14 @@
 #include "emulator/testing.h"
 #include "gpu.h"
 #include "kinds.h"
+#include "numbers.h"
+#include "refusals.h"
 
 namespace gpu::emulator {
 
 struct Shape {
   int m, n, k;
   std::string text() const { return std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k); }
-};
-
-// Numbers of out's type as such, and the nearest of it to a float, halves to even.
-template <typename T>
-struct Number;
-template <>
-struct Number<float> {
-  static constexpr DType type = DType::f32;
-  static float of(float v) { return v; }
-  static float value(float v) { return v; }
-};
-template <>
-struct Number<Half> {
-  static constexpr DType type = DType::f16;
-  static Half of(float v) { return {std::bit_cast<uint16_t>(static_cast<_Float16>(v))}; }
-  static float value(Half v) { return static_cast<float>(std::bit_cast<_Float16>(v.bits)); }
-};
-template <>
-struct Number<Bf16> {
-  static constexpr DType type = DType::bf16;
-  static Bf16 of(float v) {
-    const uint32_t bits = std::bit_cast<uint32_t>(v);
-    if (std::isnan(v)) return {0x7fff};
-    return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-  }
-  static float value(Bf16 v) { return std::bit_cast<float>(uint32_t{v.bits} << 16); }
 };
 
 struct Problem {
@@ -98,12 +71,12 @@ std::string difference(const std::string& name, const Problem& p, With with, Emu
   DeviceMemory memory;
   launcher.machine.memory = &memory;
   std::vector<T> residual;
-  for (float v : p.residual) residual.push_back(Number<T>::of(v));
+  for (float v : p.residual) residual.push_back(number<T>(v));
   const bool all = with == With::everything;
   T* out = memory.output<T>("out", int64_t{m} * n);
   start(memory, memory.input("x", p.x), memory.input("scale_x", p.scale_x), memory.input("scale_w", p.scale_w),
         all ? memory.input("bias", p.bias) : nullptr, all ? memory.input("residual", residual) : nullptr, out,
-        Number<T>::type, all ? Activation::relu : Activation::none);
+        type_of<T>(), all ? Activation::relu : Activation::none);
   launcher.machine.memory = nullptr;
   for (int r = 0; r < m; ++r)
     for (int c = 0; c < n; ++c) {
@@ -112,27 +85,14 @@ std::string difference(const std::string& name, const Problem& p, With with, Emu
       if (all) {
         y += p.bias[c];
         y = 0.0f > y ? 0.0f : y;
-        y += Number<T>::value(residual[at]);
+        y += plain(residual[at]);
       }
-      const float got = Number<T>::value(out[at]), wanted = Number<T>::value(Number<T>::of(y));
-      const bool same =
-          std::isnan(wanted) ? std::isnan(got) : std::bit_cast<uint32_t>(got) == std::bit_cast<uint32_t>(wanted);
-      if (!same)
+      const float got = plain(out[at]), wanted = plain(number<T>(y));
+      if (!same(got, wanted))
         return name + " " + p.shape.text() + " at " + std::to_string(r) + ", " + std::to_string(c) + ": " +
                std::to_string(got) + ", not " + std::to_string(wanted);
     }
   return "";
-}
-
-// Expects that a launch is refused in words that hold `words`.
-template <typename Launch>
-void expect_refusal(const char* words, Launch launch) {
-  try {
-    launch();
-    expect(false, std::string("not refused: ") + words);
-  } catch (const std::invalid_argument& e) {
-    expect(std::string(e.what()).find(words) != std::string::npos, std::string(e.what()) + " without: " + words);
-  }
 }
 
 }  // namespace gpu::emulator

@@ -16,7 +16,6 @@ from pathlib import Path
 from tests.gpu import building, compiling, sass
 
 ARCHITECTURES = (80, 86, 89, 90)
-_PAST_LEVEL_1 = re.compile(r"cp\.async\.cg|no_allocate")
 _NAME = re.compile(r"(.+)_(f32|bf16|f16)")
 _BLOCK = re.compile(r"(<!-- gpu: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -54,9 +53,14 @@ class Kernel:
         return {a: min(f.blocks(a, threads, shared) for f in found) for a, found in self.functions.items()}
 
     @property
-    def local(self) -> int:
-        """Bytes of stack and local memory and accesses of it, summed: 0 in all that is shipped."""
-        return sum(f.stack + f.local + f.local_accesses for found in self.functions.values() for f in found)
+    def stack(self) -> int:
+        """Bytes of stack and of local memory, the most: 0 in all that is shipped."""
+        return max(f.stack + f.local for found in self.functions.values() for f in found)
+
+    @property
+    def local_accesses(self) -> int:
+        """Loads and stores of these, the most: 0 in all that is shipped."""
+        return max(f.local_accesses for found in self.functions.values() for f in found)
 
     def instructions_per_mma(self) -> dict[int, float]:
         """The most of the hot loops; empty without tensor instructions."""
@@ -100,10 +104,7 @@ def _counted(family: str) -> dict[str, Counted]:
         entry.shared = max(launch["shared"] for launch in launches)
         entry.banks = max(entry.banks, building.worst_ratio(line, "shared"))
         entry.sectors = max(entry.sectors, building.worst_ratio(line, "global"))
-        reads = {name: cost for name, cost in line["global"].items() if name.startswith(("cp.async", "ld."))}
-        # What a block reads again comes from its first level, if the access doesn't go past that.
-        moved = [cost["sectors" if _PAST_LEVEL_1.search(name) else "once"] for name, cost in reads.items()]
-        entry.bytes = max(entry.bytes, sum(moved) / sum(c["once"] for c in reads.values()))
+        entry.bytes = max(entry.bytes, building.bytes_ratio(line))
         blocks = sum(launch["blocks"] for launch in line["launches"].values())
         loop = [cost["cycles"] for name, cost in line["shared"].items() if name.startswith(("cp.async", "ldmatrix"))]
         entry.loop_cycles = sum(loop) / blocks
@@ -113,8 +114,8 @@ def _counted(family: str) -> dict[str, Counted]:
 
 def table(family: str) -> str:
     """The kernels of a family as Markdown."""
-    head = ["kernel", "threads", "shared KiB", "registers", "blocks", "instructions / mma", "local"]
-    head += ["banks", "sectors", "bytes"]
+    head = ["kernel", "threads", "shared KiB", "registers", "blocks", "instructions / mma", "stack"]
+    head += ["local", "banks", "sectors", "bytes"]
     rows = [head, ["---"] * len(head)]
     for name, kernel in sorted(kernels(family).items(), key=lambda pair: _by_number(pair[0])):
         counted = kernel.counted
@@ -122,8 +123,27 @@ def table(family: str) -> str:
         row += [str(counted.threads), f"{counted.shared / 1024:.3g}"] if counted else ["", ""]
         row += [_each(kernel.worst(lambda function: function.registers), "d")]
         row += [_each(kernel.blocks(), "d") if counted else "", _each(kernel.instructions_per_mma(), ".1f")]
-        row += [str(kernel.local)]
+        row += [str(kernel.stack), str(kernel.local_accesses)]
         row += [f"{value:.2f}" for value in (counted.banks, counted.sectors, counted.bytes)] if counted else [""] * 3
+        rows.append(row)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def triton_table() -> str:
+    """The Triton kernels in the tile for most rows, each in the form that takes most registers, as Markdown."""
+    from tests.gpu.triton_targets import cases
+
+    head = ["kernel", "tile", "target", "threads", "shared KiB", "registers", "blocks", "instructions / mma", "stack"]
+    rows = [[*head, "local"], ["---"] * (len(head) + 1)]
+    for case in cases():
+        if not case.largest:
+            continue
+        compiled = case.compile()
+        (found,) = sass.functions(compiled.asm["cubin"]).values()
+        shared, each = compiled.metadata.shared, found.instructions_per_mma
+        row = [f"`{case.name}`", case.detail, f"sm_{case.capability}", str(case.threads), f"{shared / 1024:.3g}"]
+        row += [str(found.registers), str(found.blocks(case.capability, case.threads, shared))]
+        row += [f"{each:.1f}" if each else "", str(found.stack + found.local), str(found.local_accesses)]
         rows.append(row)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -145,7 +165,10 @@ def filled(page: str) -> str:
 
     def content(match: re.Match[str]) -> str:
         name = match.group(2)
-        text = time_bound.table(name.partition(":")[2]) if name.startswith("bound:") else table(name)
+        if name == "triton":
+            text = triton_table()
+        else:
+            text = time_bound.table(name.partition(":")[2]) if name.startswith("bound:") else table(name)
         return f"{match.group(1)}\n{text}\n{match.group(3)}"
 
     return _BLOCK.sub(content, page)

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "../../csrc/cpu/simd/vec_scalar.h"
 #include "gpu.h"
+#include "kinds.h"
 
 namespace gpu::emulator {
 
@@ -15,6 +17,10 @@ T number(float v) {
   if constexpr (std::is_same_v<T, Bf16>) kdnative::cpu::Vec{v}.store_bf16(&h.bits);
   if constexpr (std::is_same_v<T, float>) h = v;
   return h;
+}
+template <typename T>
+constexpr DType type_of() {
+  return std::is_same_v<T, float> ? DType::f32 : std::is_same_v<T, Half> ? DType::f16 : DType::bf16;
 }
 inline float plain(float v) { return v; }
 inline float plain(Half v) { return kdnative::cpu::Vec::load_f16(&v.bits).v; }

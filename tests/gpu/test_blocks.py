@@ -1,14 +1,12 @@
 """The block-sparse int8 product for GPUs: its packed weight, and its kernels emulated, as PTX and as machine code."""
 
-import os
-
-import numpy as np
 import pytest
 import torch
 
 from kdnative.formats import QuantizedWeight
 from kdnative.formats.gpu import blocks
-from tests.gpu import building, compiling, ptx, sass
+from tests.gpu import building, compiling, ptx
+from tests.gpu.common import GRID, NUMBERS, TYPES, memory_of, modes, needs_compiler, needs_nvrtc
 from tests.gpu.int8_cases import case, in_blocks
 
 TILES = {
@@ -21,13 +19,7 @@ TILES = {
 }
 """Of each side of a block and number of rows: rows, outputs, threads and bytes of shared memory of a tile, as
 ``csrc/cuda/blocks.h`` launches it."""
-RESIDENT = {80: 1, 86: 1, 89: 1, 90: 2}
-"""Tiles that a multiprocessor holds at least."""
 PROGRAM = building.ROOT / "tests" / "gpu" / "blocks_test.cpp"
-
-needs_compiler = pytest.mark.skipif(not building.has_compiler(), reason="no C++ compiler")
-needs_nvrtc = pytest.mark.skipif(compiling.missing() is not None, reason=str(compiling.missing()))
-needs_tools = pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))
 
 
 def plain(qweight: torch.Tensor) -> QuantizedWeight:
@@ -101,8 +93,7 @@ def test_refuses_in_words():
 
 @needs_compiler
 def test_on_the_emulator():
-    grid = ["grid"] if os.environ.get("KDNATIVE_GPU_GRID") == "1" else []
-    building.run(building.build(PROGRAM), *grid)
+    building.run(building.build(PROGRAM), *GRID)
 
 
 @needs_compiler
@@ -138,10 +129,11 @@ def test_accesses_are_as_few_as_can_be():
     assert len(cases) == 6
     for counters in cases:
         assert building.worst_ratio(counters, "shared") == 1
-        # Rows of x come in sectors of 32 bytes, of which blocks of 16 inputs need a half. The columns of a row of
-        # blocks, 4 bytes for each, begin anywhere.
-        del counters["global"]["ld.global.nc.b32"]
-        assert building.worst_ratio(counters, "global") <= (2 if "blocks16_few" in counters["kernel"] else 1)
+        # Blocks of 16 inputs are half a sector of x, of which the other half is read for nothing where no neighbour is
+        # kept. The columns of a row of blocks, 4 bytes for each, begin anywhere.
+        most = {"blocks16_few": 1.24, "blocks32_few": 1.11}.get(counters["kernel"], 1)
+        assert round(building.worst_ratio(counters, "global"), 2) == most
+        assert building.bytes_ratio(counters) <= 1.1
         # Two launches of one tile of rows and 128 outputs, as the table above has them.
         side, rows_are = counters["kernel"].removeprefix("blocks").split("_")
         _, outputs, threads, shared = TILES[int(side), rows_are]
@@ -150,37 +142,30 @@ def test_accesses_are_as_few_as_can_be():
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("lazy", [True, False])
-@pytest.mark.parametrize(("side", "rows_are"), list(TILES))
-def test_ptx(side, rows_are, lazy):
+def test_every_kernel_runs_as_ptx():
+    assert sorted(compiling.ptx_of("blocks").kernels) == sorted(f"blocks{side}_{rows}" for side, rows in TILES)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("tile", "lazy"), modes(list(TILES)))
+def test_ptx(tile, kind, lazy):
+    side, rows_are = tile
     m, n, k = (19, 70, 300) if rows_are == "few" else (5, 35, 257)
     given = case(m, in_blocks(n, k, side, 0.5))
     packed = blocks.pack(given.weight, given.bias, side)
     codes, columns, start, scale, bias = (part.numpy() for part in blocks.parts(packed, n, k, True, side))
-    rows, outputs, threads, shared = TILES[side, rows_are]
-    out = np.full((m, n), np.nan, np.float32)
+    rows, outputs, threads, shared = TILES[tile]
+    residual, out, expected = given.output(TYPES[kind])
     weight = [codes, columns, start, columns.size * side // 64, scale, bias]
+    sizes = [m, n, given.rows.shape[1], NUMBERS[out.dtype], 1, n % 4 == 0]
     ptx.run(
         compiling.ptx_of("blocks"),
         f"blocks{side}_{rows_are}",
         (-(-m // rows), -(-n // outputs)),
         threads,
-        [given.rows, given.scale, *weight, None, out, m, n, given.rows.shape[1], 0, 1, n % 4 == 0],
+        [given.rows, given.scale, *weight, memory_of(residual), memory_of(out), *sizes],
         shared=shared,
         lazy=lazy,
     )
-    np.testing.assert_array_equal(out, given.expected())
-
-
-@needs_nvrtc
-@needs_tools
-@pytest.mark.parametrize("arch", [80, 86, 89, 90])
-def test_machine_code(arch):
-    found = sass.functions(compiling.compile_family("blocks", f"sm_{arch}"))
-    assert sorted(found) == sorted(f"blocks{side}_{rows}" for side, rows in TILES)
-    for name, function in found.items():
-        shape, rows_are = name.split("_")
-        _, _, threads, shared = TILES[int(shape.removeprefix("blocks")), rows_are]
-        limit = 6.0 if rows_are == "many" else None
-        assert not sass.problems(function, instructions_per_mma=limit, expected="IMMA")
-        assert function.blocks(arch, threads, shared) >= RESIDENT[arch], name
+    assert torch.equal(out, expected)

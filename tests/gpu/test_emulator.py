@@ -63,14 +63,15 @@ REPORTS = {
     "a sum over blocks without a fence": "of another block",
     "a sum over blocks without a barrier before the fence": "of another block",
     "a sum over blocks by one that doesn't count": "of another block",
+    "a sum over blocks that count in two words": "of another block",
     "a sum over blocks without a barrier after the count": "of another block",
     "a metadata word that isn't in order": "metadata of row 10 is not in increasing order",
 }
 
 
 def result_of(*arguments: str, root: Path = building.ROOT, flags: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Exit status and output of checks_test."""
-    program = building.build(root / "tests" / "gpu" / "checks_test.cpp", root=root, flags=flags)
+    """Exit status and output of emulator_test."""
+    program = building.build(root / "tests" / "gpu" / "emulator_test.cpp", root=root, flags=flags)
     done = subprocess.run([str(program), *arguments], capture_output=True, text=True)
     return done.returncode, done.stdout
 
@@ -81,7 +82,7 @@ def wrong_report(name: str, root: Path = building.ROOT, *flags: str) -> str | No
     if REPORTS[name] not in output or status != (REPORTS[name] != NOTHING):
         return f"{name}: {status}, {output}"
     # The line of the kernel's source, where an instruction is to blame.
-    named = output.startswith(f"ERROR {name}: ") and ("checks_test.cpp:" in output or "a thread ends" in output)
+    named = output.startswith(f"ERROR {name}: ") and ("emulator_test.cpp:" in output or "a thread ends" in output)
     return None if named or not status else output
 
 

@@ -6,9 +6,7 @@ import pytest
 
 from kdnative.ops import nvrtc
 from tests.gpu import sass
-
-needs_tools = pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))
-needs_nvrtc = pytest.mark.skipif(nvrtc.find() is None, reason="libnvrtc isn't here: pip install nvidia-cuda-nvrtc-cu12")
+from tests.gpu.common import needs_nvrtc, needs_tools
 
 SOURCE = """
 __device__ void mma(int (&d)[4], int a, int b) {

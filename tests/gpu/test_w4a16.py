@@ -1,7 +1,5 @@
 """Products of float activations and 4-bit or 8-bit weights: on the emulator, as PTX, and as machine code."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -9,23 +7,17 @@ import torch
 from kdnative.formats.gpu import w4a16
 from kdnative.formats.scheme import Scheme
 from kdnative.quantize import quantize_weight
-from tests.gpu import building, compiling, ptx, sass
+from tests.gpu import building, compiling, ptx
+from tests.gpu.common import GRID, NUMBERS, memory_of, modes, needs_compiler, needs_nvrtc
 
 TILES = {"16": (16, 128, 29696), "64": (64, 128, 40704), "128": (128, 256, 87040)}
 """Rows and threads of each tile, and its bytes of shared memory with 4 bits."""
-REGISTERS = {"gemv": 128, "gemm_16": 168, "gemm_64": 255, "gemm_128": 255, "dequantize": 128, "rows": 128}
-PER_MMA = {"w4a16_gemm_128": 8.0, "w4a16_gemm_64": 8.0, "w8a16_gemm_128": 6.0, "w8a16_gemm_64": 6.0}
 PROGRAM = building.ROOT / "tests" / "gpu" / "w4a16_test.cpp"
-
-needs_compiler = pytest.mark.skipif(not building.has_compiler(), reason="no C++ compiler")
-needs_nvrtc = pytest.mark.skipif(compiling.missing() is not None, reason=str(compiling.missing()))
-needs_tools = pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))
 
 
 @needs_compiler
 def test_on_the_emulator():
-    grid = ["grid"] if os.environ.get("KDNATIVE_GPU_GRID") == "1" else []
-    building.run(building.build(PROGRAM), *grid)
+    building.run(building.build(PROGRAM), *GRID)
 
 
 @needs_compiler
@@ -47,7 +39,7 @@ def test_layout_is_that_of_the_package():
 @needs_compiler
 def test_accesses_are_as_few_as_can_be():
     cases = building.run(building.build(PROGRAM), "counters")
-    assert len(cases) == 18
+    assert len(cases) == 20
     for counters in cases:
         assert building.worst_ratio(counters, "shared") == 1, counters["kernel"]
         assert building.worst_ratio(counters, "global") == 1, counters["kernel"]
@@ -85,11 +77,6 @@ def _problem(m, n, k, scheme, dtype, seed=0):
     return x, weight, bias, expected, error + (expected + error) * unit + 1e-7
 
 
-def _bits(x):
-    """As numpy can hold it."""
-    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
-
-
 def _sections(weight, bias):
     """codes, scale, zero points and bias of the packed weight, as numpy arrays; None: there is none."""
     n, k = weight.qweight.shape
@@ -99,39 +86,70 @@ def _sections(weight, bias):
     return parts[:4], {None: 30, 32: 0, 64: 1, 128: 2}[weight.group_size]
 
 
-_NAMES = {torch.float32: (0, "bf16"), torch.bfloat16: (1, "bf16"), torch.float16: (2, "f16")}
+def shared_bytes(tile, bits):
+    """Of a block, as ``csrc/cuda/w4a16.h`` says."""
+    return TILES[tile][2] + (0 if bits == 4 else {"16": 11264, "64": 8448, "128": 11264}[tile])
+
+
+FACTORS = {"bf16": torch.bfloat16, "f16": torch.float16}
+GEMMS = [f"w{bits}a16_gemm_{tile}_{kind}" for tile in TILES for bits in (4, 8) for kind in FACTORS]
+GEMVS = {
+    "w4a16_gemv_f16": (1, 33, 384, "w4a16-g128", torch.float16, 1),
+    "w4a16_gemv_bf16": (8, 20, 256, "w4a16-g32-asym", torch.float32, 2),
+    "w8a16_gemv_bf16": (3, 31, 77, "w8a16", torch.bfloat16, 1),
+    "w8a16_gemv_f16": (2, 5, 33, "w8a16", torch.float16, 1),
+}
+"""m, n and k, scheme, type of x and splits."""
+DEQUANTIZERS = {
+    "w4a16_dequantize_f16": (33, 64, "w4a16-g32-asym"),
+    "w4a16_dequantize_bf16": (5, 128, "w4a16-g64"),
+    "w8a16_dequantize_f16": (31, 45, "w8a16"),
+    "w8a16_dequantize_bf16": (3, 40, "w8a16"),
+}
+"""n and k, and the scheme."""
+ROWS = {torch.float32: "w4a16_rows_bf16", torch.bfloat16: "w4a16_rows_bf16", torch.float16: "w4a16_rows_f16"}
+SHAPES = {
+    ("16", 4): (5, 35, 256, "w4a16-g64-asym", 2),
+    ("16", 8): (3, 33, 72, "w8a16", 1),
+    ("64", 4): (17, 36, 160, "w4a16-g32", 1),
+    ("64", 8): (19, 34, 136, "w8a16", 2),
+    ("128", 4): (65, 40, 128, "w4a16-g128-asym", 2),
+    ("128", 8): (9, 31, 104, "w8a16", 2),
+}
+"""m, n and k, scheme and splits for each tile and number of bits."""
+
+
+def bits_and_type(name):
+    return int(name[1]), FACTORS[name.rpartition("_")[2]]
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(
-    ("tile", "m", "n", "k", "scheme", "dtype", "splits"),
-    [
-        ("16", 5, 35, 256, "w4a16-g64-asym", torch.bfloat16, 2),
-        ("16", 3, 33, 72, "w8a16", torch.float16, 1),
-        ("64", 17, 36, 160, "w4a16-g32", torch.float16, 1),
-        ("128", 65, 40, 128, "w4a16-g128-asym", torch.float16, 2),
-        ("128", 9, 31, 104, "w8a16", torch.bfloat16, 2),
-    ],
-)
-@pytest.mark.parametrize("lazy", [True, False])
-def test_ptx_of_many_rows(tile, m, n, k, scheme, dtype, splits, lazy):
+def test_every_kernel_runs_as_ptx():
+    interpreted = {*GEMMS, *GEMVS, *DEQUANTIZERS, *ROWS.values()}
+    assert set(compiling.ptx_of("w4a16").kernels) == interpreted
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("name", "lazy"), modes(GEMMS))
+def test_ptx_of_many_rows(name, lazy):
+    bits, dtype = bits_and_type(name)
+    tile = name.split("_")[2]
+    m, n, k, scheme, splits = SHAPES[tile, bits]
     x, weight, bias, expected, error = _problem(m, n, k, scheme, dtype)
     (codes, scale, zeros, shift), group = _sections(weight, bias)
-    rows, threads, shared = TILES[tile]
-    shared += 0 if weight.bits == 4 else {"16": 11264, "64": 8448, "128": 11264}[tile]
+    rows, threads, _ = TILES[tile]
     steps = -(-k // 64)
     each = -(-steps // splits)
-    number, name = _NAMES[dtype]
     out = torch.full((m, n), float("nan"), dtype=dtype)
     partial, counters = np.zeros(splits * rows * 128, np.float32), np.zeros(1, np.uint32)
     ptx.run(
         compiling.ptx_of("w4a16"),
-        f"w{weight.bits}a16_gemm_{tile}_{name}",
+        name,
         (1, 1, -(-steps // each)),
         threads,
-        [_bits(x), codes, scale, zeros, shift, None, _bits(out), partial, counters]
-        + [number, int(n % 4 == 0), 1, m, n, k, group, each],
-        shared=shared,
+        [memory_of(x), codes, scale, zeros, shift, None, memory_of(out), partial, counters]
+        + [NUMBERS[dtype], int(n % 4 == 0), 1, m, n, k, group, each],
+        shared=shared_bytes(tile, bits),
         lazy=lazy,
     )
     assert ((out.double() - expected).abs() <= error).all()
@@ -139,30 +157,22 @@ def test_ptx_of_many_rows(tile, m, n, k, scheme, dtype, splits, lazy):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(
-    ("m", "n", "k", "scheme", "dtype", "splits"),
-    [
-        (1, 33, 384, "w4a16-g128", torch.float16, 1),
-        (8, 20, 256, "w4a16-g32-asym", torch.float32, 2),
-        (3, 31, 77, "w8a16", torch.bfloat16, 1),
-        (2, 5, 33, "w8a16", torch.float16, 1),
-    ],
-)
-def test_ptx_of_few_rows(m, n, k, scheme, dtype, splits):
+@pytest.mark.parametrize("name", GEMVS)
+def test_ptx_of_few_rows(name):
+    m, n, k, scheme, dtype, splits = GEMVS[name]
     x, weight, bias, expected, error = _problem(m, n, k, scheme, dtype)
     (codes, scale, zeros, shift), group = _sections(weight, bias)
     units, strips = -(-k // 32), -(-n // 32)
     each = -(-units // splits)
-    number, name = _NAMES[dtype]
     out = torch.full((m, n), float("nan"), dtype=dtype)
     partial, counters = np.zeros(strips * splits * 256, np.float32), np.zeros(strips, np.uint32)
     ptx.run(
         compiling.ptx_of("w4a16"),
-        f"w{weight.bits}a16_gemv_{name}",
+        name,
         (strips, splits),
         256,
-        [_bits(x), codes, scale, zeros, None, shift, None, _bits(out), partial, counters]
-        + [number, int(k % 2 == 0), int(n % 4 == 0), 1, m, n, k, group, each],
+        [memory_of(x), codes, scale, zeros, None, shift, None, memory_of(out), partial, counters]
+        + [NUMBERS[dtype], int(k % 2 == 0), int(n % 4 == 0), 1, m, n, k, group, each],
         shared=max(m * (each * 64 + 16) + each * 160, 8208),
     )
     assert ((out.double() - expected).abs() <= error).all()
@@ -170,58 +180,35 @@ def test_ptx_of_few_rows(m, n, k, scheme, dtype, splits):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(
-    ("n", "k", "scheme", "dtype"),
-    [
-        (33, 64, "w4a16-g32-asym", torch.float16),
-        (5, 128, "w4a16-g64", torch.bfloat16),
-        (31, 45, "w8a16", torch.float16),
-        (3, 40, "w8a16", torch.bfloat16),
-    ],
-)
-def test_ptx_of_dequantization(n, k, scheme, dtype):
+@pytest.mark.parametrize("name", DEQUANTIZERS)
+def test_ptx_of_dequantization(name):
+    n, k, scheme = DEQUANTIZERS[name]
+    _, dtype = bits_and_type(name)
     weight = quantize_weight(torch.randn(n, k), Scheme.parse(scheme))
     (codes, scale, zeros, _), group = _sections(weight, torch.zeros(n))
     out = torch.full((n, k), float("nan"), dtype=dtype)
     blocks = -(-(-(-n // 32) * -(-k // 32)) // 8)
     ptx.run(
         compiling.ptx_of("w4a16"),
-        f"w{weight.bits}a16_dequantize_{_NAMES[dtype][1]}",
+        name,
         blocks,
         256,
-        [codes, scale, zeros, None, _bits(out), n, k, group],
+        [codes, scale, zeros, None, memory_of(out), n, k, group],
         shared=16384,
     )
     assert torch.equal(out, weight.dequantize().to(dtype))
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "bf16"), (torch.bfloat16, "bf16"), (torch.float16, "f16")])
-def test_ptx_of_rows(dtype, name):
+@pytest.mark.parametrize("dtype", ROWS, ids=str)
+def test_ptx_of_rows(dtype):
     m, k = 3, 45
     x, scales = torch.randn(m, k).to(dtype), torch.ones(64)
     scales[:k] = torch.rand(k) + 0.5
     x[1, 7] = float("nan")
-    factors = torch.float16 if name == "f16" else torch.bfloat16
+    factors = torch.float16 if dtype == torch.float16 else torch.bfloat16
     out = torch.full((m, 64), 7.0, dtype=factors)
-    args = [_bits(x), scales.numpy(), _bits(out), _NAMES[dtype][0], 0, k, 64]
-    ptx.run(compiling.ptx_of("w4a16"), f"w4a16_rows_{name}", m, 256, args)
+    args = [memory_of(x), scales.numpy(), memory_of(out), NUMBERS[dtype], 0, k, 64]
+    ptx.run(compiling.ptx_of("w4a16"), ROWS[dtype], m, 256, args)
     expected = (x.float() * scales[:k]).to(factors)
     assert torch.equal(out[:, :k].nan_to_num(9), expected.nan_to_num(9)) and not out[:, k:].any()
-
-
-@needs_nvrtc
-@needs_tools
-@pytest.mark.parametrize("arch", [80, 86, 89, 90])
-def test_machine_code(arch):
-    found = sass.functions(compiling.compile_family("w4a16", f"sm_{arch}"))
-    assert len(found) == 2 * 2 * 5 + 2
-    for name, function in found.items():
-        family, _, way = name.removesuffix("_f16").removesuffix("_bf16").partition("_")
-        expected = "HMMA" if way.startswith("gem") else None
-        limit = PER_MMA.get(f"{family}_{way}")
-        wrong = sass.problems(function, registers=REGISTERS[way], instructions_per_mma=limit, expected=expected)
-        assert not wrong
-        if way.startswith("gemm"):
-            _, threads, shared = TILES[way.removeprefix("gemm_")]
-            assert function.blocks(arch, threads, shared) >= 1, name

@@ -1,14 +1,13 @@
 """The int8 product for GPUs: its kernels on the emulator, as PTX and as machine code, and where packed weights lie."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
 
 from kdnative.formats import QuantizedWeight
 from kdnative.formats.gpu import w8a8
-from tests.gpu import building, compiling, ptx, sass
+from tests.gpu import building, compiling, ptx
+from tests.gpu.common import GRID, TYPES, memory_of, modes, needs_compiler, needs_nvrtc
 from tests.gpu.int8_cases import case
 
 TILES = {
@@ -19,22 +18,12 @@ TILES = {
     "16x32": (16, 32, 128, 36864),
 }
 """Rows, columns, threads and bytes of shared memory of each tile, as ``csrc/cuda/w8a8.h`` launches it."""
-RESIDENT = {80: {"128x128": 2, "128x128_short": 2, "64x64": 4, "64x32": 3, "16x32": 4}}
-RESIDENT |= {86: {"128x128": 1, "128x128_short": 2, "64x64": 3, "64x32": 2, "16x32": 2}}
-RESIDENT |= {89: RESIDENT[86], 90: {"128x128": 2, "128x128_short": 2, "64x64": 4, "64x32": 4, "16x32": 4}}
-"""The least number of blocks that a multiprocessor holds."""
-TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 PROGRAM = building.ROOT / "tests" / "gpu" / "w8a8_test.cpp"
-
-needs_compiler = pytest.mark.skipif(not building.has_compiler(), reason="no C++ compiler")
-needs_nvrtc = pytest.mark.skipif(compiling.missing() is not None, reason=str(compiling.missing()))
-needs_tools = pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing()))
 
 
 @needs_compiler
 def test_on_the_emulator():
-    grid = ["grid"] if os.environ.get("KDNATIVE_GPU_GRID") == "1" else []
-    building.run(building.build(PROGRAM), *grid)
+    building.run(building.build(PROGRAM), *GRID)
 
 
 @needs_compiler
@@ -67,36 +56,42 @@ def test_sections_lie_where_python_puts_them():
         assert line["bytes"] == starts[-1] == w8a8.size(n, k, bool(bias), bool(inputs), group)
 
 
+SHAPES = {
+    "128x128": (19, 131, 170),
+    "128x128_short": (130, 36, 140),
+    "64x64": (66, 7, 130),
+    "64x32": (5, 33, 515),
+    "16x32": (17, 40, 700),
+}
+"""m, n and k: more than one tile, and more stages than one, of the tiles that are small."""
+NAMES = [f"w8a8_{tile}_{kind}" for tile in TILES for kind in TYPES]
+
+
 @needs_nvrtc
-@pytest.mark.parametrize("lazy", [True, False])
-@pytest.mark.parametrize(
-    ("tile", "suffix", "m", "n", "k"),
-    [
-        ("128x128", "f32", 19, 131, 300),
-        ("128x128_short", "f16", 130, 36, 270),
-        ("64x64", "bf16", 66, 7, 130),
-        ("64x32", "f32", 5, 33, 515),
-        ("16x32", "f16", 17, 40, 1025),
-    ],
-)
-def test_ptx(tile, suffix, m, n, k, lazy):
+def test_every_kernel_runs_as_ptx():
+    assert sorted(compiling.ptx_of("w8a8").kernels) == sorted(NAMES)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("name", "lazy"), modes(NAMES))
+def test_ptx(name, lazy):
+    tile, _, kind = name.removeprefix("w8a8_").rpartition("_")
+    m, n, k = SHAPES[tile]
     qweight = torch.from_numpy(np.random.default_rng(1).integers(-127, 128, (n, k)).astype(np.int8))
     given = case(m, qweight)
     packed = w8a8.pack(QuantizedWeight(qweight, given.weight.scale, None, 8, None)).numpy()
-    residual = torch.randn(m, n, generator=torch.Generator().manual_seed(2)).to(TYPES[suffix])
-    out = torch.full((m, n), torch.nan, dtype=TYPES[suffix])
+    residual, out, expected = given.output(TYPES[kind])
     rows, columns, threads, shared = TILES[tile]
+    factors = [given.rows, given.scale, packed, given.weight.scale.numpy(), given.bias.numpy()]
     ptx.run(
         compiling.ptx_of("w8a8"),
-        f"w8a8_{tile}_{suffix}",
+        name,
         -(-m // rows) * -(-n // columns),
         threads,
-        [given.rows, given.scale, packed, given.weight.scale.numpy(), given.bias.numpy(), _bits(residual), _bits(out)]
-        + [m, n, given.rows.shape[1], 1, n % 4 == 0],
+        [*factors, memory_of(residual), memory_of(out), m, n, given.rows.shape[1], 1, n % 4 == 0],
         shared=shared,
         lazy=lazy,
     )
-    expected = (torch.from_numpy(given.expected()) + residual.float()).to(TYPES[suffix])
     assert torch.equal(out, expected)
 
 
@@ -115,26 +110,6 @@ def test_activations_in_ptx_are_those_of_the_cpu(activation):
     ptx.run(compiling.ptx_of("w8a8"), "w8a8_16x32_f32", -(-n // 32), 128, arguments, shared=36864)
     packed = torch.ops.kdnative.linear_w8a8(torch.zeros(1, 32), _dense(weight, bias), n, activation)
     np.testing.assert_array_equal(out, packed.numpy())
-
-
-@needs_nvrtc
-@needs_tools
-@pytest.mark.parametrize("arch", [80, 86, 89, 90])
-def test_machine_code(arch):
-    found = sass.functions(compiling.compile_family("w8a8", f"sm_{arch}"))
-    assert sorted(found) == sorted(f"w8a8_{tile}_{kind}" for tile in TILES for kind in TYPES)
-    for name, function in found.items():
-        tile = name.removeprefix("w8a8_").rpartition("_")[0]
-        _, _, threads, shared = TILES[tile]
-        limit = 6.0 if tile != "16x32" else None  # which waits for memory
-        assert not sass.problems(function, registers=128, instructions_per_mma=limit, expected=r"IMMA\.16832\.S8\.S8")
-        assert function.hot_loop().count(r"LDSM\.16\.M88\.4") and function.hot_loop().count(r"LDGSTS\.E\.BYPASS\.128")
-        assert function.blocks(arch, threads, shared) >= RESIDENT[arch][tile], name
-
-
-def _bits(t):
-    """A numpy array of the very memory of a tensor, whatever its type."""
-    return (t if t.dtype == torch.float32 else t.view(torch.int16)).numpy()
 
 
 def _dense(weight, bias):

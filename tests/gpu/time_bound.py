@@ -119,9 +119,10 @@ def _of_kernel(scheme: str, kernel: kernel_table.Kernel, device: Device, m: int,
     return Bound(1e6 * (seconds[resource] + extra), resource, kernel.name)
 
 
-# Microseconds of one H100 80GB HBM3, torch 2.11 and CUDA 13.0: replayed CUDA graphs, weights rotated past the second
-# level. Measured for this project in November 2026, of libraries as they were then. The best that quantizes activations
-# of int8 ones (gemlite, humming), the best 4-bit one (tinygemm, Marlin, gemlite, humming), cuSPARSELt's product alone.
+# Borrowed figures, which no command here gives again: microseconds of one H100 80GB HBM3, torch 2.11 and CUDA 13.0,
+# CUDA graphs replayed, weights rotated past the second level, of libraries as of November 2026. fp16 of torch,
+# the best that quantizes activations of int8 ones (gemlite, humming), the best 4-bit one (tinygemm, Marlin, gemlite,
+# humming), cuSPARSELt's product alone.
 PEERS = {
     (1, 4096, 4096): (16.6, 10.8, 7.0, None),
     (16, 4096, 4096): (17.1, 11.7, 10.3, 8.4),

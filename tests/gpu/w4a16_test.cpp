@@ -9,7 +9,6 @@
 #include "w4a16.h"
 
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "emulator/emulated_launcher.h"
 #include "emulator/testing.h"
 #include "numbers.h"
+#include "refusals.h"
 #include "w4a16.cu"
 #include "w4a16_weights.h"
 // Needs the vectors of numbers.h, so it comes after it.
@@ -236,7 +236,7 @@ void check_all_dequantize(const Options& options) {
 
 // What is chosen, and what is refused.
 void check_choices() {
-  EmulatedLauncher launcher;
+  Recorder launcher;
   const auto of = [](int64_t m, int64_t n, int64_t k, gpu::W4A16Form form = {4, 128, false, true, false}) {
     return gpu::W4A16{nullptr, gpu::DType::f16, nullptr, form, nullptr, nullptr, gpu::Activation::none, m, n,
                       k,       nullptr,         nullptr};
@@ -265,12 +265,7 @@ void check_choices() {
       for (const int bits : {4, 8})
         expect(size_t(tile.shared_bytes(bits)) <= most_shared_bytes(capability), "too much shared memory");
   const auto refuses = [&](const gpu::W4A16& a, const char* words) {
-    try {
-      gpu::w4a16(launcher, a, gpu::choose_w4a16(a, 4, 80));
-      expect(false, std::string("not refused: ") + words);
-    } catch (const std::invalid_argument& e) {
-      expect(std::strstr(e.what(), words) != nullptr, std::string(e.what()) + ": lacks " + words);
-    }
+    expect_refusal(words, [&] { gpu::w4a16(launcher, a, gpu::choose_w4a16(a, 4, 80)); });
   };
   refuses(of(1, 8, 64, {2, 64, false, false, false}), "a weight [8, 64] of 2 bits");
   refuses(of(1, 8, 64, {4, 48, false, false, false}), "groups of 48");
@@ -285,7 +280,28 @@ void check_choices() {
   expect(launcher.launched.empty(), "no rows, no launch");
 }
 
+// x as factors, alone: in products it comes with a tile.
+template <typename T>
+void print_cost_of_rows(const char* name) {
+  const int m = 16, k = 1024;
+  DeviceMemory memory;
+  EmulatedLauncher launcher;
+  launcher.machine.memory = &memory;
+  const void* x = memory.input("x", std::vector<float>(m * k, 1.5f));
+  const float* input_scale = memory.input("input_scale", std::vector<float>(k, 2.0f));
+  T* out = memory.output<T>("out", m * k);
+  int type = static_cast<int>(gpu::DType::f32), paired = 1, inputs = k, ld = k;
+  void* arguments[] = {&x, &input_scale, &out, &type, &paired, &inputs, &ld};
+  gpu::Kernel kernel{"w4a16", name};
+  kernel.grid_x = m, kernel.threads = 256;
+  launcher.launch(kernel, arguments);
+  for (int i = 0; i < m * k; ++i) expect(plain(out[i]) == 3, name);
+  print_counters(name, "16 1024", launcher.machine.counters);
+}
+
 void print_cost() {
+  print_cost_of_rows<gpu::Half>("w4a16_rows_f16");
+  print_cost_of_rows<gpu::Bf16>("w4a16_rows_bf16");
   const std::vector<std::pair<Way, const char*>> ways = {
       {kGemv, "gemv"}, {kTile16, "gemm_16"}, {kTile64, "gemm_64"}, {kTile128, "gemm_128"}};
   for (const auto& [way, name] : ways)

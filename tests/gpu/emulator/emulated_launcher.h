@@ -2,7 +2,6 @@
 //
 // Kernels are found by name. A source that includes the .cu of a family names each kernel once, outside of functions:
 //   EMULATED_KERNEL(name, threads)   with the threads of its GPU_KERNEL
-// tests/gpu/building.py writes such a source for whole families.
 #pragma once
 
 #include <functional>

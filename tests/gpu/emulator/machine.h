@@ -77,7 +77,7 @@ struct Thread {
   std::vector<Access> accesses;           // since the last instruction of the whole warp
   uint64_t fence_time = 0;                // of the last fence_global
   uint32_t fence_barrier = 0, fence_sync = 0;
-  bool did_atomic = false;
+  std::vector<const void*> words;  // that it did atomics on since that fence
 };
 struct Warp {
   int waiting = 0, done = 0;
@@ -90,6 +90,7 @@ struct Handover {
   int32_t thread, warp;
   uint32_t barrier, sync;
   uint64_t time;
+  const void* word;  // of the atomic
 };
 
 struct Machine {

@@ -40,7 +40,7 @@ void store_device(const char* name, void* at, T v, const Where& where) {
 template <typename T, typename F>
 T atomic(const char* name, T* at, const Where& where, F change) {
   touch_global(at, sizeof(T), sizeof(T), Touch::kAtomic, name, where);
-  note_atomic();
+  note_atomic(at);
   const T old = *at;
   *at = change(old);
   return old;

@@ -2,7 +2,7 @@
 //
 // Two accesses of a byte, one of them a write, are ordered when the same thread does both, when a barrier of the block
 // or sync_warp lies between them, or, between blocks, when a thread that comes after the first access did fence_global
-// and then an atomic, and one that comes before the second an atomic and then fence_global.
+// and then an atomic, and one that comes before the second an atomic on the same word and then fence_global.
 #pragma once
 
 #include <string>
@@ -20,26 +20,32 @@ inline bool earlier_in_block(const Stamp& s, const Thread& t) {
   if (s.thread == t.id || s.barrier != m.barrier) return true;
   return s.warp == t.warp && s.sync < m.warps[t.warp].sync;
 }
-inline bool handed_on(const Stamp& s) {
+// Whether thread t comes after an atomic on this word, and a fence, of its block.
+inline bool saw_handover(const Thread& t, const void* word) {
   const Machine& m = *machine;
-  const auto found = m.released.find(s.block);
-  if (found == m.released.end()) return false;
-  for (const Handover& h : found->second)
-    if ((h.thread == s.thread && s.time < h.time) || s.barrier < h.barrier || (h.warp == s.warp && s.sync < h.sync))
+  for (const Handover& h : m.acquired)
+    if (h.word == word &&
+        (h.thread == t.id || h.barrier < m.barrier || (h.warp == t.warp && h.sync < m.warps[t.warp].sync)))
       return true;
   return false;
 }
-inline bool saw_handover(const Thread& t) {
+// Whether what another block did was handed on by a word that thread t took it from.
+inline bool handed_on(const Stamp& s, const Thread& t) {
   const Machine& m = *machine;
-  for (const Handover& h : m.acquired)
-    if (h.thread == t.id || h.barrier < m.barrier || (h.warp == t.warp && h.sync < m.warps[t.warp].sync)) return true;
+  const auto found = m.released.find(s.block);
+  if (found == m.released.end()) return false;
+  for (const Handover& h : found->second) {
+    const bool before =
+        (h.thread == s.thread && s.time < h.time) || s.barrier < h.barrier || (h.warp == s.warp && s.sync < h.sync);
+    if (before && saw_handover(t, h.word)) return true;
+  }
   return false;
 }
 inline bool ordered(const Stamp& s, const Thread& t) {
   const Machine& m = *machine;
   if (s.thread == -1 || s.block < m.first_block) return true;
   if (s.block == m.block) return earlier_in_block(s, t);
-  return handed_on(s) && saw_handover(t);
+  return handed_on(s, t);
 }
 
 inline void touch_byte(Byte& b, Touch touch, const char* name, const char* space, uint64_t offset, const Where& where) {
@@ -127,11 +133,11 @@ inline void touch_global(const void* pointer, int width, int size, Touch touch, 
 
 // What this thread wrote before its last fence is handed on by an atomic; an atomic and a fence after it see what
 // others handed on.
-inline void note_atomic() {
+inline void note_atomic(const void* word) {
   Machine& m = *machine;
   Thread& t = *m.now;
-  m.released[m.block].push_back({t.id, t.warp, t.fence_barrier, t.fence_sync, t.fence_time});
-  t.did_atomic = true;
+  m.released[m.block].push_back({t.id, t.warp, t.fence_barrier, t.fence_sync, t.fence_time, word});
+  t.words.push_back(word);
 }
 inline void note_fence() {
   Machine& m = *machine;
@@ -139,7 +145,8 @@ inline void note_fence() {
   t.fence_time = ++m.clock;
   t.fence_barrier = m.barrier;
   t.fence_sync = m.warps[t.warp].sync;
-  if (t.did_atomic) m.acquired.push_back({t.id, t.warp, m.barrier, t.fence_sync, m.clock});
+  for (const void* word : t.words) m.acquired.push_back({t.id, t.warp, m.barrier, t.fence_sync, m.clock, word});
+  t.words.clear();
 }
 
 }  // namespace gpu::emulator

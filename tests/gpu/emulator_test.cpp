@@ -1,5 +1,5 @@
 // Each check of the emulator has kernels here that it must report, and ones beside them that it must let pass:
-// `checks_test NAME` runs one, `checks_test` prints the names. tests/gpu/test_emulator.py knows the reports.
+// `emulator_test NAME` runs one, `emulator_test` prints the names. tests/gpu/test_emulator.py knows the reports.
 #include "emulator/emulated_launcher.h"
 #include "emulator/testing.h"
 #include "gpu.h"
@@ -13,7 +13,7 @@ int warp() { return thread() >> 5; }
 
 struct Case {
   const char* name;
-  void (*kernel)(const float* in, float* out, uint32_t* counter);  // in and out have 64 elements, counter 1
+  void (*kernel)(const float* in, float* out, uint32_t* counter);  // in and out have 64 elements, counter 2
   int threads = 64, blocks = 1;
   emulator::Options options = {};
 };
@@ -315,6 +315,19 @@ const Case kCases[] = {
        if (block_x() == 1) load_written(out + thread());
      },
      32, 2},
+    {"a sum over blocks that count in two words",
+     [](const float*, float* out, uint32_t* counter) {
+       store_global(out + 32 * block_x() + thread(), 1.0f);
+       sync_threads();
+       if (thread() == 0) {
+         fence_global();
+         atomic_inc(counter + block_x(), 1);
+         fence_global();
+       }
+       sync_threads();
+       if (block_x() == 1) load_written(out + thread());
+     },
+     32, 2},
     {"a sum over blocks without a barrier after the count",
      [](const float*, float* out, uint32_t* counter) {
        store_global(out + 32 * block_x() + thread(), 1.0f);
@@ -343,7 +356,7 @@ void run(const Case& c) {
   for (int i = 0; i < 64; ++i) values[i] = static_cast<float>(i);
   const float* in = memory.input("in", values);
   float* out = memory.output<float>("out", 64);
-  uint32_t* counter = memory.in_out("counter", std::vector<uint32_t>{0});
+  uint32_t* counter = memory.in_out("counter", std::vector<uint32_t>{0, 0});
   emulator::Machine machine;
   machine.options = c.options;
   machine.memory = &memory;
