@@ -196,6 +196,17 @@ def _memory(result: Result) -> list[str]:
     return [*rows_of(head, table), "", text]
 
 
+def _logits(result: Result) -> list[str]:
+    table = []
+    for figure, of in (("counted", "a step"), ("resident", "a step"), ("trained", "a training")):
+        for row in result[figure]:
+            sizes = [f"{row[way] / 1e6:,.0f}" for way in ("logits", "tiles")]
+            share = f"{100 * row['tiles'] / row['logits']:.1f} %"
+            name = f"{'counted' if figure == 'counted' else 'resident'} peak of {of}"
+            table.append([name, row["dtype"], f"{row['tokens']:,}", *sizes, share])
+    return rows_of(["memory", "type", "tokens", "with logits, MB", "in tiles, MB", "tiles / logits"], table)
+
+
 def _accuracy(result: Result) -> list[str]:
     table = []
     for case in result["cases"]:
@@ -283,6 +294,7 @@ _TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu_encoder": ("encoder", _encoder, ("summary",)),
     "cpu_sparse": ("sparse", _sparse, ()),
     "memory": ("memory", _memory, ()),
+    "logits": ("logits", _logits, ()),
     "accuracy": ("accuracy", _accuracy, ()),
     "quality": ("quality", lambda result: quality_lines.tables(result, rows_of), ()),
     "gate": ("gate", lambda result: study_tables.gate(result, rows_of), ()),

@@ -122,6 +122,18 @@ def test_goals_of_memory_accuracy_and_overhead():
     ]
 
 
+def test_logits():
+    def row(dtype, logits, tiles):
+        return {"dtype": dtype, "tokens": 4096, "logits": logits, "tiles": tiles}
+
+    given = {"counted": [row("bfloat16", 14e9, 7e9)], "resident": [row("float32", 5e6, 1e6)]}
+    assert _cells(table.markdown(_result("logits", **given, trained=[row("float32", 4e6, 1e6)]))) == [
+        ["counted peak of a step", "bfloat16", "4,096", "14,000", "7,000", "50.0 %"],
+        ["resident peak of a step", "float32", "4,096", "5", "1", "20.0 %"],
+        ["resident peak of a training", "float32", "4,096", "4", "1", "25.0 %"],
+    ]
+
+
 def test_sparse():
     cases = [
         {

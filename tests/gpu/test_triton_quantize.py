@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed (the extra triton)")
 
 from kdnative.formats import arithmetic  # noqa: E402
+from kdnative.ops.backends.triton import arguments  # noqa: E402
 from kdnative.ops.backends.triton.layer_norm_quantize import MOST_INPUTS, layer_norm_quantize  # noqa: E402
 from kdnative.ops.backends.triton.quantize import quantize_rows  # noqa: E402
 
@@ -75,6 +76,16 @@ def test_no_rows(triton_driver):
     codes, scale = quantize_rows(torch.empty(0, 5))
     assert (codes.shape, scale.shape) == ((0, 16), (0,))
     assert not triton_driver.launches
+
+
+def test_too_many_rows(triton_driver):
+    """One row that is seen 2^31 times; refused before its codes are made."""
+    x = torch.zeros(1, 16).expand(2**31, 16)
+    for op, run in (("quantize_rows", quantize_rows), ("layer_norm_quantize", layer_norm_quantize)):
+        given = (x,) if run is quantize_rows else (x, torch.ones(16))
+        with pytest.raises(ValueError, match=rf"{op}: x of shape .* takes 2147483648 programs, at most 2147483647"):
+            run(*given)
+    assert arguments._MOST_PROGRAMS == 2147483647 and not triton_driver.launches
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -25,13 +25,16 @@ class Case:
     Args:
         name: of the configuration's table, or of the kernel that has none.
         threads: of a block.
-        largest: whether it is the tile for most rows, in the form that takes most registers.
+        shipped: whether the table of this target has it, in the form that takes most registers; else measuring may
+            choose it.
+        largest: whether it is the tile for most rows as well.
     """
 
     name: str
     detail: str
     capability: int
     threads: int
+    shipped: bool
     largest: bool
     kernel: Any
     signature: tuple[str, ...]
@@ -67,11 +70,11 @@ def cases() -> Iterator[Case]:
         for name, tables in SHIPPED.items():
             table = tables[max(least for least in tables if least <= capability)]
             for tile in candidates(name, capability):
-                yield from _products(name, capability, tile, tile == table[_LARGEST])
+                yield from _products(name, capability, tile, tile in table.values(), tile == table[_LARGEST])
         yield from _rows(capability)
 
 
-def _products(name: str, capability: int, tile: Tile, largest: bool) -> Iterator[Case]:
+def _products(name: str, capability: int, tile: Tile, shipped: bool, largest: bool) -> Iterator[Case]:
     common = {**_EPILOGUE, "BM": tile.m}
     sizes = f"{tile.m}x{tile.n}x{tile.k}, {tile.warps} warps, {tile.stages} stages"
     end = ("*fp32", "*bf16", "*bf16", "i32", "i32", "i32")  # bias, residual, out, m, n, k or a stride
@@ -79,14 +82,14 @@ def _products(name: str, capability: int, tile: Tile, largest: bool) -> Iterator
     def case(detail: str, form: bool, kernel: Any, signature: tuple[str, ...], constants: dict[str, object]) -> Case:
         arguments = [argument for argument in kernel.arg_names if argument not in constants and argument != "m"]
         detail = f"{sizes}{detail and ', '}{detail}"
-        threads, most = 32 * tile.warps, largest and form
         all_of_them = {**common, **constants}
         return Case(
             name,
             detail,
             capability,
-            threads,
-            most,
+            32 * tile.warps,
+            shipped and form,
+            largest and form,
             kernel,
             signature,
             all_of_them,
@@ -112,7 +115,7 @@ def _products(name: str, capability: int, tile: Tile, largest: bool) -> Iterator
             constants = {"ACTIVATION": _EXP, "SIZE": size, "BK": max(size, tile.k), "INTEGER": integer}
             constants |= {} if integer else {"scale_x": None, "scale": None}
             signature += (*(("*fp32", "*fp32") if integer else ()), *end)
-            yield case(f"blocks of {size}", size == 64, blocks._blocks, signature, constants)
+            yield case(f"blocks of {size}", True, blocks._blocks, signature, constants)
 
 
 def _rows(capability: int) -> Iterator[Case]:
@@ -122,8 +125,8 @@ def _rows(capability: int) -> Iterator[Case]:
     pointers = ("x", "residual", "total", "weight", "bias", "input_scale", "codes", "scale")
     signature = ("*bf16",) * 3 + ("*fp32",) * 3 + ("*i8", "*fp32", "i32", "i32", "i32", "fp32")
     kernel = layer_norm_quantize._layer_norm_quantize
-    yield Case("layer_norm_quantize", f"{size}", capability, 1024, True, kernel, signature, has, pointers)
+    yield Case("layer_norm_quantize", f"{size}", capability, 1024, True, True, kernel, signature, has, pointers)
     signature = ("*bf16", "*fp32", "*i8", "*fp32", "i32", "i32", "i32")
     constants = {"HAS_INPUT_SCALE": True, "BLOCK": 4096}
     pointers = ("x", "input_scale", "codes", "scale")
-    yield Case("quantize", "4096", capability, 512, True, quantize._quantize, signature, constants, pointers)
+    yield Case("quantize", "4096", capability, 512, True, True, quantize._quantize, signature, constants, pointers)

@@ -24,6 +24,7 @@ __all__ = ["TILE", "Found", "Problem", "Tiles", "run"]
 # Logits of a tile: a sixteenth of all of them, within 4 and 64 MB of fp32. Some tiles are in memory at a time.
 SHARE, TILE, SMALL_TILE = 16, 1 << 24, 1 << 20
 ROWS, CLASSES = 8192, 256  # of a tile: at most, and at least where there are so many
+WIDENED = 1 << 20  # factors of a product that are copied to fp32 at a time
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,14 @@ def _parts(count: int, size: int) -> Iterator[slice]:
 
 
 def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
-    """``to += a @ b``, where `to` may be wider than the factors."""
+    """``to += a @ b``, where `to` may be wider than the factors: nothing is rounded to their dtype on the way.
+
+    Parts of a gradient are large where their sum is small, as probabilities sum up to 1: rounded parts would lose it.
+    """
     if a.dtype == to.dtype:
         to.addmm_(a, b)
-    else:
-        to += a @ b
+    elif a.is_cuda:
+        to += torch.mm(a, b, out_dtype=to.dtype)
+    else:  # which torch has on GPUs alone: copies of some of the terms, which are exact
+        for terms in _parts(a.shape[1], max(WIDENED // (a.shape[0] + b.shape[1]), 64)):
+            to.addmm_(a[:, terms].to(to.dtype), b[terms].to(to.dtype))

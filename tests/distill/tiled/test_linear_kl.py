@@ -283,6 +283,54 @@ def test_small_gradients_of_many_rows_do_not_vanish_in_fp16():
     assert float(worst) < 2**-7
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_parts_of_the_vocabulary_are_summed_before_they_are_rounded(monkeypatch, dtype):
+    """No further from float64 than autograd of logits, which rounds a gradient once: 32 parts that are 8 times as large
+    as their sum. Frequent classes come first in vocabularies, and have the more of the teacher's probability; all
+    embeddings have a part in common."""
+    rows, classes, width = 64, 2048, 16
+    monkeypatch.setattr(passes, "TILE", rows * classes // 32)
+    monkeypatch.setattr(passes, "SMALL_TILE", rows * classes // 32)
+    monkeypatch.setattr(passes, "CLASSES", 64)
+    generator = torch.Generator().manual_seed(0)
+    hidden = 0.02 * torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    weight = 4 + torch.randn(classes, width, generator=generator, dtype=torch.float64)
+    slope = torch.linspace(1, -1, classes, dtype=torch.float64)
+    heads_of = [of((hidden, weight, bias), dtype) for bias in (-slope, slope)]
+    (wanted, found, once), theirs = ([LinearLogits(*x) for x in _copies(heads_of[0], dtype)], heads_of[1])
+    plain(wanted, [exact(theirs)]).backward()
+    linear_kl(found, [theirs]).loss.backward()
+    s, t = (F.linear(x.hidden, x.weight, x.bias).float() / 2 for x in (once, theirs))
+    (4 * F.kl_div(s.log_softmax(-1), t.softmax(-1), reduction="batchmean")).backward()
+    for ours, rounded_once, right in zip(gradients(found), gradients(once), gradients(wanted), strict=True):
+        assert float((ours - right).norm()) <= 1.05 * float((rounded_once - right).norm())
+
+
+def _copies(head, dtype):
+    """As float64 leaves, and twice as leaves of a dtype."""
+    given = (head.hidden, head.weight, head.bias)
+    return [[x.detach().to(kind).requires_grad_() for x in given] for kind in (torch.float64, dtype, dtype)]
+
+
+def test_products_on_a_gpu_are_summed_in_fp32():
+    """What is asked of a GPU that is not there: shapes, dtypes, and the product that doesn't round."""
+    from torch._subclasses import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            names.append(str(function))
+            return function(*arguments, **(options or {}))
+
+    names = []
+    with FakeTensorMode(), Called():
+        to = torch.zeros(8, 16, device="cuda")
+        a, b = (torch.ones(*shape, dtype=torch.bfloat16, device="cuda") for shape in ((8, 32), (32, 16)))
+        passes._add_product(to, a, b)
+        assert (to.dtype, to.shape) == (torch.float32, (8, 16))
+    assert "aten.mm.dtype" in names and "aten.mm.default" not in names
+
+
 def test_compiled():
     student, teacher = heads()
     ours, theirs = of(student, torch.float32, gradients=True), of(teacher, torch.float32)

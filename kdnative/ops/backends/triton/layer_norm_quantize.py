@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdnative.ops.backends.triton.arguments import (
+    check_grid,
     check_input_scale,
     check_tensor,
     on_device_of,
@@ -75,6 +76,8 @@ def layer_norm_quantize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """int8 codes of ``layer_norm(x + residual) * input_scale``, quantized per row.
 
+    Nothing calls it yet but tests: the operator that has a norm in front of a linear comes with the encoder on GPUs.
+
     Args:
         x: float32, bfloat16 or float16 ``[M, K]``, K at most :data:`MOST_INPUTS`.
         weight, bias: float32 ``[K]``; bias may be None.
@@ -89,7 +92,7 @@ def layer_norm_quantize(
         exact arithmetic by one step at most.
 
     Raises:
-        TypeError, ValueError: see above.
+        TypeError, ValueError: see above; or there are more than 2^31 - 1 rows.
     """
     op = "layer_norm_quantize"
     x = rows_of(op, x)
@@ -102,6 +105,7 @@ def layer_norm_quantize(
     if residual is not None:
         check_tensor(op, "residual", residual, x.dtype, (m, k), x)
     check_input_scale(op, input_scale, x)
+    check_grid(op, m, x)
     k_pad = padded_inputs(k, multiple)
     codes = torch.empty(m, k_pad, dtype=torch.int8, device=x.device)
     scale = torch.empty(m, dtype=torch.float32, device=x.device)

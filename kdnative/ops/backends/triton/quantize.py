@@ -5,7 +5,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdnative.ops.backends.triton.arguments import check_input_scale, on_device_of, padded_inputs, rows_of
+from kdnative.ops.backends.triton.arguments import (
+    check_grid,
+    check_input_scale,
+    on_device_of,
+    padded_inputs,
+    rows_of,
+)
 from kdnative.ops.backends.triton.rounding import codes_of, magnitude_bits, steps_of
 
 __all__ = ["quantize_rows"]
@@ -45,11 +51,12 @@ def quantize_rows(x: Tensor, input_scale: Tensor | None = None, multiple: int = 
         Codes int8 ``[M, K rounded up]``, and the scale, float32 ``[M]``; NaN for rows that hold NaN or infinity.
 
     Raises:
-        TypeError, ValueError: see above.
+        TypeError, ValueError: see above; or there are more than 2^31 - 1 rows.
     """
     x = rows_of("quantize_rows", x)
     m, k = x.shape
     check_input_scale("quantize_rows", input_scale, x)
+    check_grid("quantize_rows", m, x)
     k_pad = padded_inputs(k, multiple)
     codes = torch.empty(m, k_pad, dtype=torch.int8, device=x.device)
     scale = torch.empty(m, dtype=torch.float32, device=x.device)
