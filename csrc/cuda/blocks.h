@@ -30,7 +30,7 @@ struct Blocks {
   DType type;            // of out
   Activation activation;
   int64_t m, n;
-  int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK
+  int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK, at most kW8A8MostPadded
 };
 
 // A tile as it is compiled in blocks.cu.
@@ -80,8 +80,8 @@ inline void blocks(Launcher& launcher, const Blocks& a, const BlocksTileShape& t
   const std::string shapes = "blocks: x [" + std::to_string(a.m) + ", " + std::to_string(a.k_pad) + "], a weight of " +
                              std::to_string(a.n) + " outputs in blocks of " + std::to_string(a.side) + ": ";
   if (tile.side != a.side) throw std::invalid_argument(shapes + tile.name + " is not for them");
-  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kMostRows)
-    throw std::invalid_argument(shapes + "rows of x must be padded to a multiple of 128");
+  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kW8A8MostPadded)
+    throw std::invalid_argument(shapes + "rows of x must be padded to a multiple of 128, of at most 133144 columns");
   if (a.units < 0 || a.units > kMostRows / 256)
     throw std::invalid_argument(shapes + std::to_string(a.units) + " units of blocks can't be; at most " +
                                 std::to_string(kMostRows / 256) + " are allowed");

@@ -1,5 +1,5 @@
 // What the code that chooses and launches kernels needs to know of a device. Product code launches through the driver
-// (host/driver_launcher.h), tests on the emulator. Plain C++: nothing of CUDA is included here.
+// (host/device.h), tests on the emulator. Plain C++: nothing of CUDA is included here.
 #pragma once
 
 #include <cstdint>

@@ -33,6 +33,7 @@ struct Norm {
 };
 
 constexpr int64_t kMostRows = 0x7fffff00;  // so that a row's number is an int, padded to any tile
+constexpr int64_t kMostColumns = 1 << 30;  // so that a column's number is one, with a whole block's columns behind
 constexpr int64_t kWarpColumns = 1024;     // longer rows get a block
 inline bool lies_on(const void* at, int64_t bytes) { return reinterpret_cast<uintptr_t>(at) % bytes == 0; }
 
@@ -50,10 +51,10 @@ inline Kernel quantize_kernel(const Quantize& a, bool normed) {
       {{"norm_quantize_warp_f32", "norm_quantize_warp_bf16", "norm_quantize_warp_f16"},
        {"norm_quantize_block_f32", "norm_quantize_block_bf16", "norm_quantize_block_f16"}},
   };
-  if (a.rows > kMostRows || a.k > kMostRows)
+  if (a.rows > kMostRows || a.k > kMostColumns)
     throw std::invalid_argument("quantize: x is [" + std::to_string(a.rows) + ", " + std::to_string(a.k) +
-                                "], at most " + std::to_string(kMostRows) +
-                                " rows and columns are allowed; give fewer rows at a time");
+                                "], at most " + std::to_string(kMostRows) + " rows of at most " +
+                                std::to_string(kMostColumns) + " columns are allowed; give fewer at a time");
   if (a.k < 1 || a.k_pad < a.k || a.k_pad % 4 != 0)
     throw std::invalid_argument("quantize: rows of " + std::to_string(a.k) + " columns can't be padded to " +
                                 std::to_string(a.k_pad) + "; a multiple of 4 that holds them is needed");

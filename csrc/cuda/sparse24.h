@@ -26,7 +26,7 @@ struct Sparse24 {
   DType type;             // of out
   Activation activation;
   int64_t m, n;
-  int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK
+  int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK, at most kW8A8MostPadded
 };
 
 // A tile as it is compiled in sparse24.cu.
@@ -64,8 +64,8 @@ inline const Sparse24TileShape& choose_sparse24(int64_t m, int64_t n, int64_t k_
 inline void sparse24(Launcher& launcher, const Sparse24& a, const Sparse24TileShape& tile) {
   const std::string shapes = "sparse24: x [" + std::to_string(a.m) + ", " + std::to_string(a.k_pad) +
                              "], a 2:4 weight of " + std::to_string(a.n) + " outputs: ";
-  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kMostRows)
-    throw std::invalid_argument(shapes + "rows of x must be padded to a multiple of 128");
+  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kW8A8MostPadded)
+    throw std::invalid_argument(shapes + "rows of x must be padded to a multiple of 128, of at most 133144 columns");
   for (const void* at : {static_cast<const void*>(a.x), static_cast<const void*>(a.weight),
                          static_cast<const void*>(a.scale_w), static_cast<const void*>(a.bias)})
     if (!lies_on(at, 16))

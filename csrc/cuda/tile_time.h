@@ -14,6 +14,13 @@ struct TileTime {
   double bytes;         // of a stage, from the second level
 };
 
+// Blocks that the shared memory of a multiprocessor holds; each takes 1 KiB more than it asks for.
+inline int shared_allows(int shared_bytes, int capability) {
+  const bool most = capability >= 90 && capability < 120;
+  const int kib = most ? 228 : capability == 80 || capability == 87 ? 164 : 100;  // 100: 8.6, 8.9, 12.0 and 12.1
+  return kib * 1024 / (shared_bytes + 1024);
+}
+
 // Cycles of `blocks` tiles of `steps` stages each. Blocks go over the multiprocessors in rounds, and in a round each
 // stage takes as long as its products, its bytes or its share of the latency, whichever is longest.
 inline double tile_cycles(const TileTime& tile, int64_t blocks, double steps, int sms, int capability) {
@@ -21,8 +28,7 @@ inline double tile_cycles(const TileTime& tile, int64_t blocks, double steps, in
   constexpr double kBytes = 48;       // a cycle, from the second level: 5120 for the 108 multiprocessors of an A100
   constexpr double kLatency = 800;    // cycles
   constexpr double kBarrier = 100;    // cycles of a stage that no other block fills
-  const int kib = capability == 80 ? 164 : capability == 86 || capability == 89 ? 100 : 228;
-  const int resident = std::min(tile.registers_allow, kib * 1024 / (tile.shared_bytes + 1024));
+  const int resident = std::min(tile.registers_allow, shared_allows(tile.shared_bytes, capability));
   if (resident == 0) return 1e30;
   const int64_t each = (blocks + sms - 1) / sms;
   const double together = double(std::min<int64_t>(resident, each));

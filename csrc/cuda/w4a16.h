@@ -9,6 +9,7 @@
 #include "kinds.h"
 #include "launcher.h"
 #include "quantize.h"
+#include "tile_time.h"
 #include "w4a16_layout.h"
 
 namespace gpu {
@@ -74,10 +75,11 @@ inline W4A16Plan plan_gemv(const W4A16& a, int sms) {
   return p;
 }
 
-inline W4A16Plan plan_gemm(const W4A16& a, const W4A16Tile& tile, int sms) {
+inline W4A16Plan plan_gemm(const W4A16& a, const W4A16Tile& tile, int sms, int capability) {
   const int64_t tiles = ceil_div(a.m, tile.rows) * ceil_div(a.n, kW4A16Columns), steps = ceil_div(a.k, kW4A16Step);
   // Blocks share inputs until the device is full, while each has four steps and sums move no more bytes than weights.
-  const int64_t room = sms * tile.resident / std::max<int64_t>(tiles, 1);
+  const int resident = std::min(tile.resident, shared_allows(tile.shared_bytes(a.form.bits), capability));
+  const int64_t room = int64_t{sms} * resident / std::max<int64_t>(tiles, 1);
   const int64_t most = std::min(steps / 4, a.k * a.form.bits / (64 * tile.rows));
   const int64_t wanted = std::max<int64_t>(1, std::min(room, most)), each = ceil_div(steps, wanted);
   W4A16Plan p{W4A16Plan::gemm, &tile, static_cast<int>(ceil_div(steps, each)), static_cast<int>(each), 0, 0, 0};
@@ -96,10 +98,10 @@ inline W4A16Plan choose_w4a16(const W4A16& a, int sms, int capability, bool alwa
   if (a.m <= kW4A16GemvRows) return plan_gemv(a, sms);
   if (!always && a.m >= w4a16_dequantize_rows(capability))
     return {W4A16Plan::dequantize, nullptr, 1, 0, 0, a.n * a.k * 2, 0};
-  if (a.m <= 16) return plan_gemm(a, kW4A16Tiles[0], sms);
+  if (a.m <= 16) return plan_gemm(a, kW4A16Tiles[0], sms, capability);
   // The large tile reads less, and the small one leaves fewer multiprocessors idle.
   const bool large = ceil_div(a.m, 128) * ceil_div(a.n, kW4A16Columns) >= sms;
-  return plan_gemm(a, kW4A16Tiles[large && a.m > 64 ? 2 : 1], sms);
+  return plan_gemm(a, kW4A16Tiles[large && a.m > 64 ? 2 : 1], sms, capability);
 }
 
 // Throws std::invalid_argument for a weight that no kernel reads.

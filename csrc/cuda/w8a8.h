@@ -25,7 +25,7 @@ struct W8A8 {
   DType type;            // of out
   Activation activation;
   int64_t m, n;
-  int64_t k_pad;  // a multiple of kW8A8PadK, at most 133144 rounded up to it: sums are int32
+  int64_t k_pad;  // a multiple of kW8A8PadK, at most kW8A8MostPadded
 };
 
 // A tile as it is compiled in w8a8.cu.
@@ -69,7 +69,7 @@ inline const W8A8TileShape& choose_w8a8(int64_t m, int64_t n, int64_t k_pad, int
 inline void w8a8(Launcher& launcher, const W8A8& a, const W8A8TileShape& tile) {
   const std::string shapes = "w8a8: x [" + std::to_string(a.m) + ", " + std::to_string(a.k_pad) + "], w [" +
                              std::to_string(a.n) + ", " + std::to_string(a.k_pad) + "]: ";
-  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > 133144 + kW8A8PadK)
+  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kW8A8MostPadded)
     throw std::invalid_argument(shapes + "rows of both must be padded to a multiple of 128, of at most 133144 columns");
   for (const void* at : {static_cast<const void*>(a.x), static_cast<const void*>(a.w),
                          static_cast<const void*>(a.scale_w), static_cast<const void*>(a.bias)})

@@ -7,6 +7,8 @@
 namespace gpu {
 
 constexpr int64_t kW8A8PadK = 128;  // rows of codes, of the weight and of activations, are padded to this
+// Bytes of a padded row; with more inputs, sums of int8 products could leave int32 (csrc/cpu/packed.h).
+constexpr int64_t kW8A8MostPadded = (133144 + kW8A8PadK - 1) / kW8A8PadK * kW8A8PadK;
 
 struct W8A8Form {
   bool bias, input_scale;

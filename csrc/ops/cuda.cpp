@@ -10,18 +10,22 @@
 namespace kdnative::cuda {
 namespace {
 
-constexpr int64_t kRowAlignment = 16;      // of the first number of an input, in bytes
-constexpr int64_t kPackedAlignment = 256;  // of a packed weight, and of its sections
+constexpr int64_t kAlignment = 16;          // in bytes, of the first number of an input, and of a packed weight
+constexpr int64_t kScratchAlignment = 256;  // of scratch memory, and of its sections
 
 // The kernels' host code throws what it has to say; here it gets the name of the operator and the shapes.
 template <typename F>
 auto in_words(const char* op, const Tensor& x, const F& f) {
+  const std::string ours = "kdnative: ", called = std::string(op) + " of an input of shape " + shape_text(x) + ": ";
+  const auto bare = [&](std::string text) { return text.rfind(ours, 0) == 0 ? text.substr(ours.size()) : text; };
   try {
     return f();
+  } catch (const OutOfMemory& error) {  // in the words by which torch's own are recognised
+    throw std::runtime_error("CUDA out of memory. " + ours + called + bare(error.what()) +
+                             "; give fewer rows at a time");
   } catch (const std::exception& error) {
-    const std::string text = error.what(), ours = "kdnative: ";
-    if (text.rfind(ours, 0) == 0) throw;
-    fail(std::string(op) + " of an input of shape " + shape_text(x) + ": " + text);
+    if (std::string(error.what()).rfind(ours + op, 0) == 0) throw;
+    fail(called + bare(error.what()));
   }
 }
 
@@ -43,7 +47,7 @@ int ordinal(Device device) { return std::max(device.index, 0); }
 // The rows of an input as kernels read them: dense and aligned. `copy` holds them if they have to be copied.
 const void* dense_rows(const Tensor& x, const RowSource& rows, Device device, Tensor* copy) {
   const bool dense = rows.uniform && (rows.rows <= 1 || rows.row_stride == rows.k);
-  if (dense && reinterpret_cast<uintptr_t>(x.data()) % kRowAlignment == 0) return x.data();
+  if (dense && reinterpret_cast<uintptr_t>(x.data()) % kAlignment == 0) return x.data();
   *copy = Tensor::empty(x.dim(), x.sizes(), x.dtype(), device);
   copy->copy_(x);
   return copy->data();
@@ -51,32 +55,24 @@ const void* dense_rows(const Tensor& x, const RowSource& rows, Device device, Te
 
 // Before memory is allocated for them: more are no grid that a GPU takes.
 void require_launchable(const RowSource& rows, const Tensor& x, const char* op) {
-  if (rows.rows > gpu::kMostRows || rows.k > gpu::kMostRows)
+  if (rows.rows > gpu::kMostRows || rows.k > gpu::kMostColumns)
     fail(std::string(op) + ": the input has shape " + shape_text(x) + ", and a GPU takes at most " +
-         std::to_string(gpu::kMostRows) + " rows and columns at a time; give fewer");
+         std::to_string(gpu::kMostRows) + " rows of at most " + std::to_string(gpu::kMostColumns) +
+         " columns at a time; give fewer");
 }
 
 void require_gpu_packed(const Tensor& packed, const Tensor& x, const char* op) {
   static const int32_t u8 = aoti_torch_dtype_uint8();
   if (!(packed.device() == x.device()))
-    fail(std::string(op) + ": the input of shape " + shape_text(x) +
-         " and the packed weight are on different devices; " + "move both to one");
+    fail(std::string(op) + ": the input of shape " + shape_text(x) + " is on " + device_text(x.device()) +
+         ", and the packed weight of shape " + shape_text(packed) + " on " + device_text(packed.device()) +
+         "; move both to one");
   if (packed.dtype() != u8 || packed.dim() != 1 || !packed.contiguous())
     fail(std::string(op) + ": the packed weight must be a contiguous 1-D uint8 tensor, not " +
          dtype_text(packed.dtype()) + " of shape " + shape_text(packed));
-  if (reinterpret_cast<uintptr_t>(packed.data()) % kPackedAlignment != 0 && !host_tensors())
-    fail(std::string(op) + ": the packed weight of shape " + shape_text(packed) +
-         " doesn't begin at a multiple of 256 bytes (a view into another tensor?); clone() it");
-}
-
-// Where kernels take a packed weight: on 256 bytes. Tensors of the host, which only tests have here, are copied there.
-const uint8_t* aligned_packed(const Tensor& packed, Scratch* copy) {
-  const auto* data = static_cast<const uint8_t*>(packed.data());
-  if (reinterpret_cast<uintptr_t>(data) % kPackedAlignment == 0) return data;
-  const int64_t size = packed.sizes()[0];
-  *copy = Scratch(size, packed.device());
-  std::memcpy(copy->data(), data, static_cast<size_t>(size));
-  return copy->data();
+  if (reinterpret_cast<uintptr_t>(packed.data()) % kAlignment != 0)
+    fail(std::string(op) + ": the packed weight of shape " + shape_text(packed) + " doesn't begin at a multiple of " +
+         std::to_string(kAlignment) + " bytes (a view into another tensor?); clone() it");
 }
 
 void run(const Call& call) {
@@ -109,14 +105,15 @@ Tensor linear(const char* op, const Tensor& x, const Tensor& packed, int64_t n, 
   const Device device = x.device();
   Tensor result;
   const Form parsed = Form::parse(form);
-  if (rows.rows == 0) return empty_output(x, rows, n);
   in_words(op, x, [&] {
+    if (rows.rows == 0) {
+      result = empty_output(x, rows, n);
+      return;
+    }
     DriverLauncher launcher(ordinal(device), current_stream(device));
     Tensor copy;
-    Scratch packed_copy;
-    const int64_t packed_bytes = packed.sizes()[0];
     run({op, launcher, parsed, rows.rows, n, rows.k, x, dense_rows(x, rows, device, &copy),
-         static_cast<gpu::DType>(rows.type), aligned_packed(packed, &packed_copy), packed_bytes,
+         static_cast<gpu::DType>(rows.type), static_cast<const uint8_t*>(packed.data()), packed.sizes()[0],
          static_cast<gpu::Activation>(activation), device, result});
   });
   return result;
@@ -137,20 +134,22 @@ void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   require_launchable(rows, x, op);
   const Device device = x.device();
   static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
-  Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);
-  Tensor scale = Tensor::empty(rows.ndim, rows.sizes, f32, device);
-  if (rows.rows > 0 && rows.k > 0)
-    in_words(op, x, [&] {
-      DriverLauncher launcher(ordinal(device), current_stream(device));
-      // The kernel writes four codes at a time: ragged rows go through padded ones.
-      const int64_t k_pad = (rows.k + 3) / 4 * 4, padded_sizes[] = {rows.rows, k_pad};
-      const Tensor padded = k_pad == rows.k ? Tensor() : Tensor::empty(2, padded_sizes, i8, device);
-      Tensor copy;
-      gpu::quantize(launcher,
-                    {dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), nullptr, rows.rows, rows.k,
-                     k_pad, static_cast<int8_t*>((padded ? padded : q).data()), static_cast<float*>(scale.data())});
-      if (padded) q.columns(rows.rows, rows.k, rows.k).copy_(padded.columns(rows.rows, rows.k, k_pad));
-    });
+  Tensor q, scale;
+  in_words(op, x, [&] {
+    q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);
+    scale = Tensor::empty(rows.ndim, rows.sizes, f32, device);
+    if (rows.rows == 0) return;
+    DriverLauncher launcher(ordinal(device), current_stream(device));
+    if (rows.k == 0) return launcher.zero(scale.data(), rows.rows);
+    // The kernel writes four codes at a time: ragged rows go through padded ones.
+    const int64_t k_pad = (rows.k + 3) / 4 * 4, padded_sizes[] = {rows.rows, k_pad};
+    const Tensor padded = k_pad == rows.k ? Tensor() : Tensor::empty(2, padded_sizes, i8, device);
+    Tensor copy;
+    gpu::quantize(launcher,
+                  {dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), nullptr, rows.rows, rows.k,
+                   k_pad, static_cast<int8_t*>((padded ? padded : q).data()), static_cast<float*>(scale.data())});
+    if (padded) q.columns(rows.rows, rows.k, rows.k).copy_(padded.columns(rows.rows, rows.k, k_pad));
+  });
   stack[0] = give_tensor(std::move(q));
   stack[1] = give_tensor(std::move(scale));
 }
@@ -168,12 +167,13 @@ void* Call::output() const {
 }
 
 Scratch::Scratch(int64_t bytes, Device device) {
+  if (bytes == 0) return;
   static const int32_t u8 = aoti_torch_dtype_uint8();
-  const int64_t size =
-      bytes + kPackedAlignment - 1;  // torch's own memory lies on 512 bytes on a GPU, on 64 on the host
+  // Torch's own memory lies on 512 bytes on a GPU, on 64 on the host.
+  const int64_t size = bytes + kScratchAlignment - 1;
   memory_ = Tensor::empty(1, &size, u8, device);
   const auto at = reinterpret_cast<uintptr_t>(memory_.data());
-  data_ = reinterpret_cast<uint8_t*>((at + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment);
+  data_ = reinterpret_cast<uint8_t*>((at + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment);
 }
 
 void Call::require_bytes(int64_t expected) const {

@@ -29,7 +29,7 @@ struct Form {
   }
 };
 
-// Memory on 256 bytes: as long as this lives, and in the order of the stream beyond that.
+// Memory on 256 bytes, none for 0 of them: as long as this lives, and in the order of the stream beyond that.
 class Scratch {
  public:
   Scratch() = default;
@@ -50,7 +50,7 @@ struct Call {
   const Tensor& x_tensor;  // as it was given
   const void* x;           // its rows, dense and aligned to 16 bytes
   gpu::DType type;
-  const uint8_t* packed;
+  const uint8_t* packed;  // on 16 bytes
   int64_t packed_bytes;
   gpu::Activation activation;
   Device device;
@@ -70,7 +70,7 @@ struct QuantizedRows {
   int8_t* q;
   float* scale;
 
-  QuantizedRows(const Call& call, const float* input_scale);
+  QuantizedRows(const Call& call, const float* input_scale);  // fails for more than sums of int32 hold
 
  private:
   Scratch memory_;

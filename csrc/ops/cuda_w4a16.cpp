@@ -9,17 +9,17 @@
 namespace kdnative::cuda {
 namespace {
 
-// What torch computes of the result of a product; nullptr: nothing that the C ABI can ask for.
+// What torch makes of the result of a product, in place; nullptr: nothing that the C ABI can ask for.
 const char* torch_activation(gpu::Activation activation) {
   switch (activation) {
     case gpu::Activation::none:
       return "";
     case gpu::Activation::relu:
-      return "aten::relu";
+      return "aten::relu_";
     case gpu::Activation::silu:
-      return "aten::silu";
+      return "aten::silu_";
     case gpu::Activation::tanh:
-      return "aten::tanh";
+      return "aten::tanh_";
     default:
       return nullptr;
   }
@@ -33,14 +33,19 @@ void run_by_torch(const Call& call, const gpu::W4A16& a, const gpu::W4A16Layout&
   gpu::w4a16_dequantize(call.launcher, a.packed, a.form, call.n, call.k, call.type, weight.data());
   if (w.bias >= 0) {
     bias = Tensor::empty(1, &call.n, dtype, call.device);
-    bias.copy_(Tensor::of_floats(call.floats(w.bias), call.n, call.device));
+    static const int32_t f32 = aoti_torch_dtype_float32();
+    bias.copy_(Tensor::of_memory(call.floats(w.bias), {}, call.n, f32, call.device));
   }
-  StableIValue stack[3] = {give_tensor(call.x_tensor.again()), give_tensor(std::move(weight)),
-                           give_optional_tensor(std::move(bias))};
-  check(torch_call_dispatcher("aten::linear", "", stack, kTorchAbiVersion), "a product");
+  call.output();
+  // The overload with `out`, since autocast may be on here, and gives results of other types without. Nothing of this
+  // is for autograd, which refuses such overloads: x is a view that it doesn't know.
+  StableIValue stack[4] = {give_tensor(Tensor::of_memory(call.x, call.m, call.k, dtype, call.device)),
+                           give_tensor(std::move(weight)), give_optional_tensor(std::move(bias)),
+                           give_tensor(call.result.columns(call.m, call.n, call.n))};
+  check(torch_call_dispatcher("aten::linear", "out", stack, kTorchAbiVersion), "a product");
   if (const char* name = torch_activation(call.activation); *name != 0)
     check(torch_call_dispatcher(name, "", stack, kTorchAbiVersion), "an activation");
-  call.result = take_tensor(stack[0]);
+  take_tensor(stack[0]);  // the view of the result
 }
 
 // KDNATIVE_GPU_KERNELS=cublas: however few rows there are.

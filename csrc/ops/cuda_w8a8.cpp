@@ -1,4 +1,5 @@
 // int8 weights on a GPU: rows are quantized into scratch, then multiplied.
+#include "../cpu/packed.h"
 #include "../cuda/w8a8.h"
 #include "cuda.h"
 
@@ -6,6 +7,8 @@ namespace kdnative::cuda {
 
 QuantizedRows::QuantizedRows(const Call& call, const float* input_scale)
     : k_pad((call.k + gpu::kW8A8PadK - 1) / gpu::kW8A8PadK * gpu::kW8A8PadK) {
+  if (const char* problem = cpu::check_sums(call.k, false))
+    fail(std::string(call.op) + " of an input of shape " + shape_text(call.x_tensor) + ": " + problem);
   const int64_t scale_at = (call.m * k_pad + 255) / 256 * 256;
   memory_ = Scratch(scale_at + call.m * int64_t{sizeof(float)}, call.device);
   q = reinterpret_cast<int8_t*>(memory_.data());

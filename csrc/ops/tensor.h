@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -29,6 +30,25 @@ struct Device {
   }
 };
 
+// As torch.device prints it.
+inline std::string device_text(Device device) {
+  if (device.type == Device::cpu().type) return "cpu";
+  static const int32_t cuda = aoti_torch_device_type_cuda();
+  return (device.type == cuda ? "cuda:" : "a device of type " + std::to_string(device.type) + ", ") +
+         std::to_string(device.index);
+}
+
+inline std::string shape_text(int64_t ndim, const int64_t* sizes) {
+  std::string text = "[";
+  for (int64_t d = 0; d < ndim; ++d) text += (d ? ", " : "") + std::to_string(sizes[d]);
+  return text + "]";
+}
+
+// Torch has no memory for a tensor.
+struct OutOfMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Owns one reference to a torch tensor.
 class Tensor {
  public:
@@ -53,26 +73,22 @@ class Tensor {
         fail("the output has sizes whose product is beyond 64 bits; give a smaller input");
     }
     AtenTensorHandle handle = nullptr;
-    check(aoti_torch_empty_strided(ndim, sizes, strides, dtype, device.type, device.index, &handle),
-          "to allocate the output");
+    if (aoti_torch_empty_strided(ndim, sizes, strides, dtype, device.type, device.index, &handle) != 0)
+      throw OutOfMemory("kdnative: torch refused to allocate " + std::to_string(stride) + " times " +
+                        std::to_string(aoti_torch_dtype_element_size(dtype)) + " bytes for a tensor of shape " +
+                        shape_text(ndim, sizes) + " on " + device_text(device));
     return Tensor(handle);
   }
 
-  // Numbers that somebody else owns, for as long as they are there.
-  static Tensor of_floats(const float* data, int64_t count, Device device) {
-    static const int32_t f32 = aoti_torch_dtype_float32();
-    const int64_t stride = 1;
+  // Numbers that somebody else owns, for as long as they are there: [columns] without rows, else [rows, columns].
+  static Tensor of_memory(const void* data, std::optional<int64_t> rows, int64_t columns, int32_t dtype,
+                          Device device) {
+    const int64_t sizes[] = {rows.value_or(1), columns}, strides[] = {columns, 1};
+    const int skipped = rows ? 0 : 1;
     AtenTensorHandle handle = nullptr;
-    check(aoti_torch_create_tensor_from_blob(const_cast<float*>(data), 1, &count, &stride, 0, f32, device.type,
-                                             device.index, &handle),
+    check(aoti_torch_create_tensor_from_blob(const_cast<void*>(data), 2 - skipped, sizes + skipped, strides + skipped,
+                                             0, dtype, device.type, device.index, &handle),
           "a view");
-    return Tensor(handle);
-  }
-
-  // The same tensor once more, for whoever wants to own it.
-  Tensor again() const {
-    AtenTensorHandle handle = nullptr;
-    check(aoti_torch_new_tensor_handle(handle_, &handle), "another handle");
     return Tensor(handle);
   }
 
@@ -143,11 +159,7 @@ class Tensor {
   AtenTensorHandle handle_ = nullptr;
 };
 
-inline std::string shape_text(const Tensor& t) {
-  std::string text = "[";
-  for (int64_t d = 0, n = t.dim(); d < n; ++d) text += (d ? ", " : "") + std::to_string(t.sizes()[d]);
-  return text + "]";
-}
+inline std::string shape_text(const Tensor& t) { return shape_text(t.dim(), t.sizes()); }
 
 // As torch.dtype prints it, for errors; a number where this library has no name for it.
 inline std::string dtype_text(int32_t dtype) {

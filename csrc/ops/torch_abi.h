@@ -28,7 +28,6 @@ AOTITorchError aoti_torch_library_def(TorchLibraryHandle self, const char* schem
 AOTITorchError torch_library_impl(TorchLibraryHandle self, const char* name,
                                   void (*fn)(StableIValue*, uint64_t, uint64_t), uint64_t extension_build_version);
 
-AOTITorchError aoti_torch_new_tensor_handle(AtenTensorHandle original, AtenTensorHandle* result);
 AOTITorchError aoti_torch_create_tensor_from_blob(void* data, int64_t ndim, const int64_t* sizes,
                                                   const int64_t* strides, int64_t storage_offset, int32_t dtype,
                                                   int32_t device_type, int32_t device_index, AtenTensorHandle* result);
@@ -59,6 +58,7 @@ int32_t aoti_torch_dtype_int32();
 int32_t aoti_torch_dtype_int64();
 int32_t aoti_torch_dtype_float64();
 int32_t aoti_torch_dtype_bool();
+size_t aoti_torch_dtype_element_size(int32_t dtype);
 
 AOTITorchError torch_parallel_for(int64_t begin, int64_t end, int64_t grain_size, ParallelFunc func, void* ctx);
 AOTITorchError torch_get_num_threads(uint32_t* result);

@@ -153,6 +153,7 @@ void refuse() {
   refused("x [3, 192], a weight of 8 outputs in blocks of 32: rows of x must be padded",
           [](auto& a) { a.m = 3, a.k_pad = 192; });
   refused("-1 units of blocks can't be", [](auto& a) { a.units = -1; });
+  refused("of at most 133144 columns", [](auto& a) { a.k_pad = 133248 + 128; });
   refused("must lie on 16 bytes", [](auto& a) { a.codes += 8; });
   refused("give fewer rows at a time", [](auto& a) { a.m = kMostRows + 1; });
   refused("too large", [](auto& a) { a.m = 1, a.n = int64_t{1} << 28; });

@@ -3,7 +3,8 @@
 // csrc/cuda/host/driver.h declares, and refuses what a driver would refuse.
 //
 // Environment: FAKE_CUDA_CAPABILITY (80), FAKE_CUDA_DEVICES (1), FAKE_CUDA_EAGER (0: copies happen as late as they
-// may), FAKE_CUDA_SEED (0: in order), FAKE_CUDA_CHECK (1: races, unwritten bytes and the like are errors).
+// may), FAKE_CUDA_SEED (0: in order), FAKE_CUDA_CHECK (1: races, unwritten bytes and the like are errors),
+// FAKE_CUDA_CAPTURING (0), FAKE_CUDA_REFUSED_LOADS and FAKE_CUDA_REFUSED_MEMORY (0; otherwise the error of each).
 #pragma once
 
 #include <array>
@@ -19,7 +20,16 @@
 
 namespace fake {
 
-enum Result { kSuccess = 0, kInvalidValue = 1, kInvalidImage = 200, kNoContext = 201, kNotFound = 500, kFailed = 719 };
+enum Result {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kOutOfMemory = 2,
+  kInvalidImage = 200,
+  kNoContext = 201,
+  kNotFound = 500,
+  kFailed = 719,
+  kCaptureUnsupported = 900
+};
 
 inline int setting(const char* name, int otherwise) {
   const char* given = std::getenv(name);
@@ -60,10 +70,15 @@ inline std::string image_of(const void* at) {
   return std::string(bytes, table + entry * count);
 }
 
-inline int refuse(Result result, const std::string& why) {
+inline int refuse(int result, const std::string& why) {
   last_error = why;
   return result;
 }
+
+// What a driver refuses while a CUDA graph is recorded, unless the thread has said that it knows (2: relaxed).
+inline thread_local int capture_mode = 0;
+inline bool recording() { return setting("FAKE_CUDA_CAPTURING", 0) != 0 && capture_mode != 2; }
+inline int refuse_while_recording() { return refuse(kCaptureUnsupported, "not while a graph is recorded"); }
 
 }  // namespace fake
 
@@ -138,6 +153,8 @@ FAKE_API int cuModuleLoadDataEx(fake::Module** module, const void* image, unsign
   const std::lock_guard<std::mutex> lock(fake::mutex);
   if (fake::current.empty()) return fake::refuse(fake::kNoContext, "no context");
   if (options != 0) return fake::refuse(fake::kInvalidValue, "options");
+  if (fake::recording()) return fake::refuse_while_recording();
+  if (const int refused = fake::setting("FAKE_CUDA_REFUSED_LOADS", 0)) return fake::refuse(refused, "no load");
   std::string bytes = fake::image_of(image);
   if (bytes.empty()) return fake::refuse(fake::kInvalidImage, "an empty image");
   fake::modules.push_back(std::make_unique<fake::Module>(fake::Module{std::move(bytes)}));
@@ -167,15 +184,34 @@ FAKE_API int cuMemsetD32Async(void* memory, unsigned value, size_t count, void*)
   std::fill_n(static_cast<unsigned*>(memory), count, value);
   return fake::kSuccess;
 }
-FAKE_API int cuMemsetD32_v2(unsigned long long memory, unsigned value, size_t count) {
-  return cuMemsetD32Async(reinterpret_cast<void*>(memory), value, count, nullptr);
-}
 FAKE_API int cuMemAlloc_v2(unsigned long long* memory, size_t bytes) {
   if (fake::current.empty()) return fake::refuse(fake::kNoContext, "no context");
+  if (fake::recording()) return fake::refuse_while_recording();
+  if (const int refused = fake::setting("FAKE_CUDA_REFUSED_MEMORY", 0)) return fake::refuse(refused, "no memory");
   *memory = reinterpret_cast<unsigned long long>(std::aligned_alloc(512, (bytes + 511) / 512 * 512));
   return fake::kSuccess;
 }
-FAKE_API int cuCtxSynchronize() { return fake::kSuccess; }
+FAKE_API int cuMemFree_v2(unsigned long long memory) {
+  std::free(reinterpret_cast<void*>(memory));
+  return fake::kSuccess;
+}
+FAKE_API int cuStreamCreate(void** stream, unsigned flags) {
+  if (flags != 1) return fake::refuse(fake::kInvalidValue, "a stream that waits for others");
+  if (fake::recording()) return fake::refuse_while_recording();
+  *stream = &fake::started;
+  return fake::kSuccess;
+}
+FAKE_API int cuStreamSynchronize(void*) {
+  return fake::recording() ? fake::refuse_while_recording() : static_cast<int>(fake::kSuccess);
+}
+FAKE_API int cuStreamDestroy_v2(void*) { return fake::kSuccess; }
+FAKE_API int cuThreadExchangeStreamCaptureMode(int* mode) {
+  std::swap(*mode, fake::capture_mode);
+  return fake::kSuccess;
+}
+// For tests: the mode of this thread, and how many contexts are pushed.
+FAKE_API int fake_cuda_capture_mode() { return fake::capture_mode; }
+FAKE_API int fake_cuda_pushed() { return static_cast<int>(fake::current.size()); }
 // A stream's work is recorded while FAKE_CUDA_CAPTURING is 1, and done all the same.
 FAKE_API int cuStreamIsCapturing(void*, int* status) {
   *status = fake::setting("FAKE_CUDA_CAPTURING", 0);

@@ -264,7 +264,8 @@ void check_refusals() {
     expect_refusal(
         words, [&] { gpu::quantize(launcher, {nullptr, gpu::DType::f32, nullptr, rows, k, k_pad, nullptr, nullptr}); });
   };
-  refuses(int64_t{1} << 31, 8, 128, "x is [2147483648, 8], at most 2147483392 rows and columns");
+  refuses(int64_t{1} << 31, 8, 128, "x is [2147483648, 8], at most 2147483392 rows of at most 1073741824");
+  refuses(4, (1 << 30) + 4, (1 << 30) + 4, "x is [4, 1073741828], at most");
   refuses(4, 8, 6, "rows of 8 columns can't be padded to 6");
   refuses(4, 5, 6, "rows of 5 columns can't be padded to 6");
   const float* beside = reinterpret_cast<const float*>(8);

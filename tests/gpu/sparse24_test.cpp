@@ -102,6 +102,7 @@ void refuse() {
   };
   refused("x [3, 192], a 2:4 weight of 8 outputs: rows of x must be padded", [](auto& a) { a.m = 3, a.k_pad = 192; });
   refused("must be padded to a multiple of 128", [](auto& a) { a.k_pad = 0; });
+  refused("of at most 133144 columns", [](auto& a) { a.k_pad = 133248 + 128; });
   refused("must lie on 16 bytes", [](auto& a) { a.weight += 8; });
   refused("must lie on 16 bytes", [](auto& a) { a.bias = a.scale_w + 2; });
   refused("give fewer rows at a time", [](auto& a) { a.m = kMostRows + 1; });

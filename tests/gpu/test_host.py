@@ -317,6 +317,10 @@ many = torch.empty(1, 192).expand(2**31, 192)
 refused(r"linear_w8a8: the input has shape \[2147483648, 192\], and a GPU takes at most", w8a8(many))
 refused(r"quantize_per_token: the input has shape \[2147483648, 192\]", lambda: ops.quantize_per_token(many))
 
+wide = torch.zeros(1, 133145)
+refused(r"linear_w8a8 of an input of shape \[1, 133145\]: .*more than 133144 inputs",
+        w8a8(wide, torch.zeros(133632, dtype=torch.uint8), 1, form=Form("w8a8", 8).code))
+
 def w4a16(k, packed, form):
     return lambda: torch.ops.kdnative.linear_w4a16(torch.randn(3, k), packed, 40, 0, form)
 

@@ -95,7 +95,7 @@ void check(const Case& c, Way way, const Options& options, Counters* counters = 
                nullptr};
   T* out = memory.output<T>("out", size_t(c.m) * c.n);
   a.out = out;
-  gpu::W4A16Plan plan = way == kGemv ? gpu::plan_gemv(a, 0) : gpu::plan_gemm(a, gpu::kW4A16Tiles[way], 1);
+  gpu::W4A16Plan plan = way == kGemv ? gpu::plan_gemv(a, 0) : gpu::plan_gemm(a, gpu::kW4A16Tiles[way], 1, 80);
   if (way == kGemv && c.splits > 1) {  // more than the choice would take, so that small shapes are shared too
     plan.each = 4;
     plan.splits = static_cast<int>(ceil_div(c.k, 4 * 32));
@@ -256,6 +256,14 @@ void check_choices() {
   is(chosen(4, 768, 768, 132, 90), "gemv 0 1");
   is(chosen(8, 14336, 4096, 132, 90), "gemv 0 2");
   is(chosen(16, 4096, 4096, 132, 90), "gemm 16 11");
+  // Of the small tile, a multiprocessor holds three by its registers; two with 8 bits where there is little memory.
+  const auto splits = [&](int capability) {
+    return gpu::choose_w4a16(of(16, 4096, 4096, {8, 0, false, true, false}), 84, capability).splits;
+  };
+  expect(splits(90) == 7 && splits(80) == 7 && splits(86) == 5 && splits(120) == 5, "blocks by shared memory");
+  const std::pair<int, int> allowed[] = {{80, 2}, {86, 1}, {87, 2}, {89, 1}, {90, 3}, {100, 3}, {120, 1}, {121, 1}};
+  for (const auto& [capability, blocks] : allowed)
+    expect(gpu::shared_allows(64 << 10, capability) == blocks, "memory of " + std::to_string(capability));
   is(chosen(64, 4096, 4096, 132, 90), "gemm 64 4");
   is(chosen(256, 14336, 4096, 132, 90), "gemm 128 1");
   is(chosen(2048, 4096, 4096, 132, 90), "dequantize 0 1");

@@ -14,14 +14,13 @@ namespace kdnative::cuda {
 // graph, which is replayed with the counters that it was recorded with, have theirs for themselves.
 class Counters {
  public:
-  // Takes memory of the device, if there is any: before the first launch, as a graph can't record it. With the context
-  // current.
-  void allocate();
-  // This many for one launch on a stream; nullptr if there are none left.
+  // This many for one launch on a stream; nullptr if there are none left. With the context current.
   uint32_t* take(int64_t count, Stream stream);
 
  private:
   static constexpr int64_t kOfStream = 16384, kStreams = 32, kOfGraphs = 1 << 20;
+
+  bool allocate();  // memory of the device, at the first call that finds some
 
   std::mutex mutex_;
   uint32_t* memory_ = nullptr;         // those of streams, then those of graphs

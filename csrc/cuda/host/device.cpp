@@ -15,8 +15,8 @@ constexpr int kLeastCapability = 80;  // mma.sync of int8 and bfloat16, cp.async
 constexpr uint32_t kSharedWithoutAsking = 48 << 10;
 
 ImageSource& image_source() {
-  static ImageSource source;
-  return source;
+  static auto* const source = new ImageSource;  // never destroyed, as all statics here: see gpu_of()
+  return *source;
 }
 
 int attribute(DeviceId id, int which) {
@@ -56,29 +56,29 @@ struct Gpu {
   }
 
   // The context that torch uses too. Held from the first launch on.
-  void retain() {
+  Context retain() {
     const std::lock_guard<std::mutex> lock(mutex);
-    if (context != nullptr) return;
+    if (context != nullptr) return context;
     if (facts.capability < kLeastCapability)
       throw std::runtime_error(
           facts.name + " has compute capability " + std::to_string(facts.capability / 10) + "." +
           std::to_string(facts.capability % 10) +
           ", and kdnative's CUDA kernels need 8.0: set KDNATIVE_GPU_KERNELS=reference to compute in "
           "plain torch, or keep the model on the CPU");
-    const Driver& d = driver();
+    const BesideGraphs beside;
     Context taken = nullptr;
-    d.check(d.primary_context(&taken, id), "the context of " + facts.name);
-    d.check(d.push_context(taken), "the context of " + facts.name);
-    counters.allocate();
-    d.check(d.pop_context(&context), "the context of " + facts.name);
+    driver().check(driver().primary_context(&taken, id), "the context of " + facts.name);
+    return context = taken;
   }
 
-  // With the context current. Kernels are loaded at their first launch, which a CUDA graph can't capture.
+  // With the context current. Kernels are loaded at their first launch.
   Function function(const gpu::Kernel& kernel) {
     const Module from = module(kernel.module);
     const std::lock_guard<std::mutex> lock(mutex);
     LoadedFunction& found = functions[{kernel.module, kernel.name}];
+    if (found.function != nullptr && kernel.shared_bytes <= found.shared_bytes) return found.function;
     const Driver& d = driver();
+    const BesideGraphs beside;
     if (found.function == nullptr)
       d.check(d.module_function(&found.function, from, kernel.name), std::string("the kernel ") + kernel.name);
     if (kernel.shared_bytes > found.shared_bytes) {
@@ -98,12 +98,19 @@ struct Gpu {
     if (!image_source()) throw std::runtime_error("nobody said where kernels come from: import kdnative.ops first");
     const std::string image = image_source()(family, facts.capability);
     const std::lock_guard<std::mutex> lock(mutex);
-    Module& loaded = modules[family];
-    if (loaded == nullptr)
-      driver().check(driver().module_load(&loaded, image.c_str(), 0, nullptr, nullptr),
-                     std::string("the kernels of ") + family + " for " + facts.name +
-                         " (if they were compiled here, the cache has them: delete its folder cuda, which kdnative "
-                         "doctor names)");
+    if (const auto found = modules.find(family); found != modules.end()) return found->second;  // by another thread
+    const std::string what = std::string("the kernels of ") + family + " for " + facts.name;
+    Module loaded = nullptr;
+    const BesideGraphs beside;
+    const Result result = driver().module_load(&loaded, image.c_str(), 0, nullptr, nullptr);
+    if (result == kCaptureUnsupported)
+      throw std::runtime_error("a CUDA graph is being recorded, and " + what +
+                               " aren't loaded yet, which this driver can't do meanwhile; call the layer once before "
+                               "recording");
+    driver().check(result, what +
+                               " (if they were compiled here, the cache has them: delete its folder cuda, which "
+                               "kdnative doctor names)");
+    modules.emplace(family, loaded);  // not before: one that failed is loaded at the next call
     return loaded;
   }
 };
@@ -112,9 +119,10 @@ namespace {
 
 Gpu& gpu_of(int ordinal) {
   static std::mutex mutex;
-  static std::map<int, Gpu> gpus;  // which stay where they are
+  // Which stay where they are, also at the end of the process: other threads may still launch, and Python is gone.
+  static auto* const gpus = new std::map<int, Gpu>;
   const std::lock_guard<std::mutex> lock(mutex);
-  return gpus.try_emplace(ordinal, ordinal).first->second;
+  return gpus->try_emplace(ordinal, ordinal).first->second;
 }
 
 }  // namespace
@@ -135,25 +143,23 @@ void set_image_source(ImageSource source) { image_source() = std::move(source); 
 
 DeviceFacts device_facts(int ordinal) { return gpu_of(ordinal).facts; }
 
-DriverLauncher::DriverLauncher(int ordinal, Stream stream) : gpu_(gpu_of(ordinal)), stream_(stream) {
-  gpu_.retain();
-  driver().check(driver().push_context(gpu_.context), "the context of " + gpu_.facts.name);
-}
-
-DriverLauncher::~DriverLauncher() {
-  Context popped = nullptr;
-  driver().pop_context(&popped);
-}
+DriverLauncher::DriverLauncher(int ordinal, Stream stream)
+    : gpu_(gpu_of(ordinal)), context_(gpu_.retain()), stream_(stream) {}
 
 void DriverLauncher::launch(const gpu::Kernel& kernel, void** arguments) {
+  const CurrentContext current(context_);
   driver().check(driver().launch(gpu_.function(kernel), kernel.grid_x, kernel.grid_y, kernel.grid_z, kernel.threads, 1,
                                  1, kernel.shared_bytes, stream_, arguments, nullptr),
                  std::string("to launch ") + kernel.name);
 }
 
-uint32_t* DriverLauncher::counters(int64_t count) { return gpu_.counters.take(count, stream_); }
+uint32_t* DriverLauncher::counters(int64_t count) {
+  const CurrentContext current(context_);
+  return gpu_.counters.take(count, stream_);
+}
 
-void DriverLauncher::zero(uint32_t* device_memory, int64_t count) {
+void DriverLauncher::zero(void* device_memory, int64_t count) {
+  const CurrentContext current(context_);
   driver().check(driver().fill(device_memory, 0, static_cast<size_t>(count), stream_), "to fill memory");
 }
 

@@ -34,20 +34,20 @@ class DriverLauncher : public gpu::Launcher {
  public:
   // Throws std::runtime_error if there is no driver, no such device, or one that is too old.
   DriverLauncher(int ordinal, Stream stream);
-  ~DriverLauncher() override;
   DriverLauncher(const DriverLauncher&) = delete;
   DriverLauncher& operator=(const DriverLauncher&) = delete;
 
   void launch(const gpu::Kernel& kernel, void** arguments) override;
   // Counters that are 0, for a launch that leaves them 0. nullptr: there are none left, so take memory and zero() it.
   uint32_t* counters(int64_t count);
-  // Zeros in the order of the stream.
-  void zero(uint32_t* device_memory, int64_t count);
+  // This many zeros of 32 bits, in the order of the stream.
+  void zero(void* device_memory, int64_t count);
   int multiprocessors() const override;
   int capability() const override;
 
  private:
   struct Gpu& gpu_;
+  Context context_;  // current only while the driver is called: torch allocates in between, maybe on another device
   Stream stream_;
 };
 

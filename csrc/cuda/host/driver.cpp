@@ -51,9 +51,12 @@ Driver load() {
   find(library, "cuModuleGetFunction", &d.module_function);
   find(library, "cuFuncSetAttribute", &d.function_attribute);
   find(library, "cuMemsetD32Async", &d.fill);
-  find(library, "cuMemsetD32_v2", &d.fill_now);
   find(library, "cuMemAlloc_v2", &d.allocate);
-  find(library, "cuCtxSynchronize", &d.synchronize);
+  find(library, "cuMemFree_v2", &d.release);
+  find(library, "cuStreamCreate", &d.stream_create);
+  find(library, "cuStreamSynchronize", &d.stream_synchronize);
+  find(library, "cuStreamDestroy_v2", &d.stream_destroy);
+  find(library, "cuThreadExchangeStreamCaptureMode", &d.exchange_capture_mode);
   find(library, "cuStreamIsCapturing", &d.is_capturing);
   find(library, "cuLaunchKernel", &d.launch);
   d.file = library_name();
@@ -72,8 +75,9 @@ void Driver::check(Result result, const std::string& what) const {
 }
 
 const Driver& driver() {
-  static const Driver loaded = load();  // one that failed is tried again at the next call
-  return loaded;
+  // One that failed is tried again at the next call. Never destroyed: threads may launch while the process ends.
+  static const Driver* const loaded = new Driver(load());
+  return *loaded;
 }
 
 bool driver_has_host_memory() {

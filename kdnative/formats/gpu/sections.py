@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdnative.formats import dense
+from kdnative.formats import arithmetic, dense
 from kdnative.formats.dense import round_up
 from kdnative.formats.weight import QuantizedWeight
 
-__all__ = ["check_buffer", "check_int8", "check_size", "join", "scale_and_bias", "split", "total"]
+__all__ = ["check_buffer", "check_int8", "check_size", "check_sums", "join", "scale_and_bias", "split", "total"]
 
 ALIGNMENT = 256
 
@@ -57,7 +57,8 @@ def check_buffer(packed: Tensor, what: str) -> None:
 
 
 def check_int8(weight: QuantizedWeight, sparsity: str) -> None:
-    """ValueError unless the weight is a matrix of 8 bits with one scale per output and without input scales."""
+    """ValueError unless the weight is a matrix of 8 bits with one scale per output and without input scales, of no
+    more inputs than int32 sums hold."""
     dense.check(weight)
     if weight.bits != 8 or weight.group_size is not None or weight.zero is not None:
         raise ValueError(
@@ -66,6 +67,13 @@ def check_int8(weight: QuantizedWeight, sparsity: str) -> None:
         )
     if weight.input_scale is not None:
         raise ValueError(f"weights with input scales can't be packed as {sparsity}; pack these dense")
+    check_sums(weight.qweight.shape[1])
+
+
+def check_sums(k: int) -> None:
+    """ValueError if int32 doesn't hold the sums of int8 products over ``k`` inputs."""
+    if k > arithmetic.MAX_INPUTS:
+        raise ValueError(f"K = {k}: {arithmetic.TOO_MANY_INPUTS}")
 
 
 def scale_and_bias(weight: QuantizedWeight, bias: Tensor | None) -> list[Tensor]:

@@ -32,10 +32,11 @@ def pack(weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
         uint8, :func:`size` bytes, on the device of the weight.
 
     Raises:
-        ValueError: another kind of weight.
+        ValueError: another kind of weight, or more inputs than sums of int32 hold.
     """
     dense.check(weight)
     n, k = weight.qweight.shape
+    sections.check_sums(k)
     codes = weight.qweight.detach()
     repacked: list[Tensor] = []
     if weight.group_scale is not None:

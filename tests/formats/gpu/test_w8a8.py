@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdnative.formats.gpu import w8a8
+from kdnative.formats.gpu import blocks, sparse24, triton_blocks, w8a8
 from kdnative.formats.scheme import Scheme
 from kdnative.quantize import QuantizedWeight, quantize_weight
 from tests.input_scales import random_scales, scaled
@@ -31,6 +31,20 @@ def test_round_trip(scheme, n, k, with_bias, with_input_scales):
     assert all(_same(getattr(back, name), getattr(weight, name)) for name in ATTRIBUTES)
     assert (back.bits, back.group_size) == (weight.bits, weight.group_size)
     assert _same(bias_back, bias)
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments"), [(w8a8, ()), (sparse24, (None,)), (blocks, (None, 64)), (triton_blocks, (None, 64))]
+)
+def test_more_inputs_than_int32_sums_hold(family, arguments):
+    codes = torch.zeros(1, 133148, dtype=torch.int8)
+    weight = QuantizedWeight(codes, torch.ones(1), None, 8, None)
+    with pytest.raises(
+        ValueError, match="K = 133148: the weight has more than 133144 inputs.*use a scheme with groups"
+    ):
+        family.pack(weight, *arguments)
+    most = QuantizedWeight(codes[:, :133144], torch.ones(1), None, 8, None)
+    assert family.pack(most, *arguments).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("k", [1, 63, 127, 128, 129])

@@ -40,7 +40,8 @@ bool register_kernel(const char* name, int threads, void (*kernel)(Arguments...)
 
 // Shared memory that a block may have, by ten times the compute capability.
 inline size_t most_shared_bytes(int capability) {
-  return (capability >= 90 ? 227 : capability == 86 || capability == 89 ? 99 : 163) << 10;
+  if (capability == 86 || capability == 89 || capability >= 120) return 99 << 10;
+  return (capability >= 90 ? 227 : 163) << 10;
 }
 
 class EmulatedLauncher : public Launcher {

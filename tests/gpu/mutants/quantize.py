@@ -52,5 +52,6 @@ MUTANTS = [
     (HOST, "check_lies_on_16({a.input_scale, norm.gamma, norm.beta});", "check_lies_on_16({a.input_scale});"),
     (HOST, "check_lies_on_16({a.input_scale});", ""),
     (HOST, "if (!lies_on(at, type == DType::f32 ? 16 : 8)) return false;", ""),
-    (HOST, "if (a.rows > kMostRows || a.k > kMostRows)", "if (a.k > kMostRows)"),
+    (HOST, "if (a.rows > kMostRows || a.k > kMostColumns)", "if (a.k > kMostColumns)"),
+    (HOST, "if (a.rows > kMostRows || a.k > kMostColumns)", "if (a.rows > kMostRows || a.k > kMostRows)"),
 ]
