@@ -40,7 +40,7 @@ def test_a_width_that_the_buffer_has_not(packed):
 def test_more_tokens_than_memory(packed):
     """A few numbers again and again: an output of that shape can't be, and the mask is not copied before."""
     ids, mask = (torch.ones(1, 1, dtype=dtype).expand(2**25, 2**25) for dtype in (torch.long, torch.bool))
-    with pytest.raises(RuntimeError, match=r"torch refused to allocate \d+ times \d bytes for a tensor of shape \[.*\] on cpu"):
+    with pytest.raises(RuntimeError, match=r"torch refused to allocate \d+ times \d bytes for .* on cpu"):
         ops.encoder(packed, ids, mask, None, None, 48)
 
 
