@@ -22,10 +22,13 @@ def _row(name, seconds, kind="int8", **more):
 
 
 def _cells(text):
-    """The rows of the table below its head, as lists of cells."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(line.split(" | ")) for line in lines} == {len(lines[0].split(" | "))}  # no ragged table
-    return [line.strip("| ").split(" | ") for line in lines[2:]]
+    """The rows of all tables below their heads, as lists of cells."""
+    rows = []
+    for part in text.split("\n\n"):
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        assert len({len(line.split(" | ")) for line in lines}) <= 1  # no ragged table
+        rows += [line.strip("| ").split(" | ") for line in lines[2:]]
+    return rows
 
 
 GEMM = _result(

@@ -134,6 +134,6 @@ def test_bad_arguments(change, error, message):
 
 def test_too_many_tiles(triton_driver, monkeypatch):
     monkeypatch.setattr(arguments, "_MOST_PROGRAMS", 1)
-    codes, scale = _weight(100, 16)
-    with pytest.raises(ValueError, match=r"linear_w8a8: x of shape \[20, 16\] takes 2 programs, at most 1"):
-        linear_w8a8(torch.ones(20, 16), codes, scale)
+    codes, scale = _weight(300, 16)
+    with pytest.raises(ValueError, match=r"linear_w8a8: x of shape \[1, 16\] takes \d+ programs, at most 1"):
+        linear_w8a8(torch.ones(1, 16), codes, scale)

@@ -28,7 +28,7 @@ MUTANTS = (
     (PASSES, "if casts or sums_elsewhere or not", "if not"),
     (PASSES, "self.divergence[rows] += found.divergence", "self.divergence[rows] = found.divergence"),
     (PASSES, "self.likelihood[rows] += found.likelihood", "self.likelihood[rows] = found.likelihood"),
-    (PASSES, "        to += a @ b", "        to.copy_(a @ b)"),
+    (PASSES, "        to.addmm_(a, b)", "        to.copy_(a @ b)"),
     (FUNCTION, "* temperature**2", "* temperature"),
     (FUNCTION, "gradients, ctx.gradients = ctx.gradients, None", "gradients = ctx.gradients"),
     (FUNCTION, "each.mul_(upstream)", "each"),
