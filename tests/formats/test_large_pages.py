@@ -39,11 +39,14 @@ def mapping(tensor: torch.Tensor) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no large pages")
-def test_large_pages_are_asked_for():
-    large, small = large_pages.zeros(large_pages.LEAST), large_pages.zeros(large_pages.LEAST - 1)
+def test_large_pages_are_asked_for(monkeypatch):
+    large = large_pages.zeros(large_pages.LEAST)
     asked = [line for line in mapping(large) if line.startswith("VmFlags:")]
     assert asked and "hg" in asked[0].split()
-    assert "hg" not in [line for line in mapping(small) if line.startswith("VmFlags:")][0].split()
+
+    # A small buffer makes no mapping of its own. Its flags tell nothing: it may lie where NumPy asked for large pages.
+    monkeypatch.delattr(mmap, "mmap")
+    assert not large_pages.zeros(large_pages.LEAST - 1).any()
 
 
 @pytest.mark.parametrize("size", [1, 4097, 3 * 2**20 + 5])
