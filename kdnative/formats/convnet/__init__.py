@@ -1,0 +1,1 @@
+"""Networks of convolutions: plain data, and the buffer that kernels read."""
