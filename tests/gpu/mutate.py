@@ -99,7 +99,7 @@ class Workplace:
             done = self.run("tests.gpu.building", *program)
             if done.returncode:
                 outcome = "DOES NOT COMPILE" if done.returncode == DOES_NOT_COMPILE else "killed"
-                return outcome, first_words(done.stdout + done.stderr)
+                return outcome, first_words(done.stdout + done.stderr) or f"ended with {done.returncode}"
         if family.check:
             try:
                 noticed = family.check(self.root)
@@ -135,9 +135,10 @@ class Workplace:
 
 
 def first_words(text: str) -> str:
-    """The line that says what is wrong."""
+    """The line that says what is wrong; "" where nothing was said, as by a program that crashed."""
     found = re.search(r"(?:FAIL|ERROR) (?!tests/).*|^E  .*|AddressSanitizer: [a-z-]+|error: .*", text, re.M)
-    return " ".join((found[0] if found else text.strip().splitlines()[-1]).split())
+    lines = [found[0]] if found else text.strip().splitlines()[-1:]
+    return " ".join(" ".join(lines).split())
 
 
 def main() -> int:
