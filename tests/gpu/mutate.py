@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import queue
 import re
@@ -72,16 +73,25 @@ def mutate(source: str, old: str, new: str, file: str) -> str:
     return source.replace(old, new)
 
 
+# An editable install finds kdnative by a hook, which comes before PYTHONPATH and leads to the original.
+_NO_HOOKS = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in type(f).__module__]\n"
+
+
 class Workplace:
     """A copy of the repository in which one mutant at a time is tried."""
 
     def __init__(self, folder: Path):
         self.root = folder
+        spec = importlib.util.find_spec("kdnative._C")
+        assert spec is not None and spec.origin is not None
+        native = Path(spec.origin)
         for name in COPIED:
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / name, folder / name)
+        shutil.copy(native, folder / "kdnative" / native.name)
+        (folder / "sitecustomize.py").write_text(_NO_HOOKS)
 
     def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
