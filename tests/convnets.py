@@ -20,11 +20,13 @@ from kdnative.formats.convnet.graph import (
     Resize,
 )
 
+PICTURE, USUAL = Range(0.02, 128), Range(0.03, 120)
+
 
 class Builder:
     """Appends nodes with random weights and gives their numbers."""
 
-    def __init__(self, channels=3, out=Range(0.02, 128), seed=0):
+    def __init__(self, channels=3, out=PICTURE, seed=0):
         self.nodes, self.weights = [], {}
         self.generator = torch.Generator().manual_seed(seed)
         self.add(Input("x", (), out, channels))
@@ -33,7 +35,7 @@ class Builder:
         self.nodes.append(node)
         return len(self.nodes) - 1
 
-    def conv(self, x, channels, *, out=Range(0.03, 120), residual=None, name=None, **settings):
+    def conv(self, x, channels, *, out=USUAL, residual=None, name=None, **settings):
         name = name or f"conv{len(self.nodes)}"
         inputs = (x,) if residual is None else (x, residual)
         node = Conv(name, inputs, out, channels, **settings)
@@ -44,7 +46,7 @@ class Builder:
         self.weights[name] = ConvWeight(q, scale, torch.randn(channels, generator=self.generator) * 0.3)
         return self.add(node)
 
-    def other(self, cls, inputs, channels=None, *, out=Range(0.03, 120), **settings):
+    def other(self, cls, inputs, channels=None, *, out=USUAL, **settings):
         channels = self.nodes[inputs[0]].channels if channels is None else channels
         return self.add(cls(f"{cls.__name__.lower()}{len(self.nodes)}", tuple(inputs), out, channels, **settings))
 
