@@ -1,6 +1,7 @@
 """Modules that run on the integer kernels and replace those of torch.nn and of encoder models."""
 
 from kdnative.nn.attention import MultiheadAttention
+from kdnative.nn.convnet import ConvNet
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_layer import EncoderLayer
@@ -9,6 +10,7 @@ from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
 
 __all__ = [
+    "ConvNet",
     "Embedding",
     "Encoder",
     "EncoderLayer",

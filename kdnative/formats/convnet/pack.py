@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kdnative.formats import large_pages
-from kdnative.formats.convnet import tiles
-from kdnative.formats.convnet.endings import Target, check_bound, table, target_of
+from kdnative.formats.convnet import numbers, tiles
+from kdnative.formats.convnet.checks import check
 from kdnative.formats.convnet.graph import (
     Add,
     Channels,
@@ -26,9 +26,20 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
-from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, RECORD, VERSION
+from kdnative.formats.convnet.layout import (
+    ALIGN,
+    FINISH,
+    HEADER,
+    KINDS,
+    MAGIC,
+    MOST_TAPS,
+    RECORD,
+    VERSION,
+)
 
 __all__ = ["is_depthwise", "pack"]
+
+_MOST = 2.0**30  # of values in front of rounding: conversions to int32 are exact below
 
 
 def is_depthwise(conv: Conv, inputs: int) -> bool:
@@ -40,20 +51,20 @@ def pack(graph: Graph) -> Tensor:
     """All of ``graph`` as one uint8 ``[bytes]`` buffer on the CPU, aligned to 64 bytes.
 
     Raises:
-        ValueError: a node that kernels don't have, or whose sums could leave int32 or the range of exact rounding.
+        ValueError: the network is wrong, a node is one that kernels don't have, or its sums could leave int32 or the
+            range of exact rounding.
     """
+    check(graph)
     writer = _Writer()
     records = np.zeros(len(graph.nodes), RECORD)
     links: list[int] = []
-    for number, (record, node) in enumerate(zip(records, graph.nodes, strict=True)):
+    for record, node in zip(records, graph.nodes, strict=True):
         record["channels"], record["real"] = node.channels, node.out is None
         if node.out is not None:
             record["step"], record["zero"] = node.out.scale, node.out.zero_point
         record["inputs"], record["input_count"] = len(links), len(node.inputs)
         links += node.inputs
         _PACKERS[type(node)](writer, record, node, graph)
-        if any(not 0 <= i < number for i in node.inputs):
-            raise ValueError(f"{node.name}: its inputs {node.inputs} are not all earlier nodes than its own, {number}")
     header = np.zeros((), HEADER)
     header["magic"], header["version"] = MAGIC, VERSION
     header["nodes"], header["link_count"], header["outputs"] = len(records), len(links), len(graph.outputs)
@@ -90,18 +101,25 @@ def _raw(record: np.ndarray) -> Tensor:
     return torch.from_numpy(np.frombuffer(record.tobytes(), dtype=np.uint8).copy())
 
 
-def _range(graph: Graph, number: int, reader: Node) -> Range:
+def _range(graph: Graph, number: int) -> Range:
     found = graph.nodes[number].out
-    if found is None:
-        raise ValueError(f"{reader.name}: it reads {graph.nodes[number].name}, whose result is real numbers")
+    assert found is not None  # of nodes that others read
     return found
 
 
-def _put_target(writer: _Writer, record: np.void, target: Target) -> None:
-    record["finish"], record["low"], record["high"] = FINISH[target.finish], target.low, target.high
-    record["out_scale"], record["out_zero"] = target.out_scale, target.out_zero
-    if target.table is not None:
-        record["table"] = writer.add(target.table)
+def _check_bound(name: str, largest: float) -> None:
+    if not largest < _MOST:  # or it is NaN
+        raise ValueError(
+            f"{name}: results may become {largest:.3g} steps of its range, which is more than kernels take (2^30); "
+            "calibrate the range again, or look for a scale that is far too large"
+        )
+
+
+def _put_finish(writer: _Writer, record: np.void, finish: numbers.Finish) -> None:
+    record["finish"], record["low"], record["high"] = FINISH[finish.kind], finish.low, finish.high
+    record["out_scale"], record["out_zero"] = finish.out_scale, finish.out_zero
+    if finish.table is not None:
+        record["table"] = writer.add(finish.table)
 
 
 def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
@@ -112,40 +130,30 @@ def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
 
 
 def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
-    source = graph.nodes[node.inputs[0]]
-    before = _range(graph, node.inputs[0], node)
-    weight = graph.weights[node.name]
+    source, weight = graph.nodes[node.inputs[0]], graph.weights[node.name]
+    before = _range(graph, node.inputs[0])
+    residual = _range(graph, node.inputs[1]) if len(node.inputs) > 1 else None
     q = weight.q.detach().cpu()
-    wanted = [node.channels, source.channels // node.groups, *node.kernel]
-    if list(q.shape) != wanted or source.channels % node.groups or node.channels % node.groups:
-        raise ValueError(
-            f"{node.name}: weights of shape {list(q.shape)}, but {source.channels} input channels in {node.groups} "
-            f"groups make {wanted}"
-        )
     single = is_depthwise(node, source.channels)
     rows = not single and _is_stem(node, source)
+    if node.kernel[0] * node.kernel[1] > MOST_TAPS:
+        raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")
     packed = tiles.depthwise(q) if single else tiles.tiles(q, node.groups, rows)
-    target = target_of(node.name, node.ending, node.out)
-    scale = weight.scale.detach().cpu().double() * before.scale / target.step
-    bias = weight.bias.detach().cpu().double() / target.step + target.zero
+    total = numbers.conv(node, weight, before, residual)
+    scale, bias = total.scale.detach().cpu(), total.bias.detach().cpu()
     sums, most = q.flatten(1).sum(1, dtype=torch.int64), q.flatten(1).abs().sum(1, dtype=torch.int64) * 255
     if int(most.max()) >= 2**31:
         raise ValueError(f"{node.name}: sums of its products could overflow int32; it has too many inputs")
-    largest = most.double() * scale.abs() + bias.abs()
-    if len(node.inputs) == 2:
-        residual = _range(graph, node.inputs[1], node)
-        factor = residual.scale / target.step
-        bias = bias - residual.zero_point * factor
-        record["residual_scale"] = factor
-        largest = largest + bias.abs() + 255 * factor
-    check_bound(node.name, largest)
+    largest = most * scale.double() + bias.double().abs() + 255 * total.residual_scale
+    if node.out is not None:
+        _check_bound(node.name, float(largest.max()))
     record["kind"] = KINDS["depthwise" if single else "conv"]
     for name in ("kernel", "stride", "dilation"):
         record[f"{name}_h"], record[f"{name}_w"] = getattr(node, name)
     record["same"] = node.padding == "same"
     if node.padding != "same":
         record["pad_top"], record["pad_bottom"], record["pad_left"], record["pad_right"] = node.padding
-    record["whole_rows"] = rows
+    record["whole_rows"], record["residual_scale"] = rows, total.residual_scale
     record["tiles"], record["lanes"] = len(packed.tiles), len(packed.channel)
     record["weights"], record["weight_bytes"] = writer.add(packed.weights), packed.weights.numel()
     if len(packed.tiles):
@@ -159,7 +167,7 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     record["start"] = lanes(-before.zero_point * sums, torch.int32)
     record["start_signed"] = lanes((128 - before.zero_point) * sums, torch.int32)
     record["scales"], record["biases"] = lanes(scale, torch.float32), lanes(bias, torch.float32)
-    _put_target(writer, record, target)
+    _put_finish(writer, record, total.finish)
 
 
 def _is_stem(node: Conv, source: Node) -> bool:
@@ -171,8 +179,6 @@ def _is_stem(node: Conv, source: Node) -> bool:
 def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
     if node.kind == "max" and node.dilation != (1, 1):
         raise ValueError(f"{node.name}: max pooling has no kernel with a dilation of {node.dilation}; keep it (1, 1)")
-    if node.kind == "max" and node.out != graph.nodes[node.inputs[0]].out:
-        raise ValueError(f"{node.name}: max pooling keeps the range of its input")
     record["kind"] = KINDS[node.kind]
     record["kernel_h"], record["kernel_w"] = node.kernel
     record["stride_h"], record["stride_w"] = node.stride
@@ -184,32 +190,25 @@ def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
 
 
 def _add(writer: _Writer, record: np.void, node: Add, graph: Graph) -> None:
-    a, b = (_range(graph, number, node) for number in node.inputs)
-    target = target_of(node.name, node.ending, node.out)
-    if target.finish not in ("clamp", "table"):
-        raise ValueError(f"{node.name}: a sum of maps ends in codes, by limits or a table (got {node.ending})")
-    scale_a, scale_b = a.scale / target.step, b.scale / target.step
-    offset = target.zero - a.zero_point * scale_a - b.zero_point * scale_b
-    check_bound(node.name, 255 * (scale_a + scale_b) + abs(offset))
+    scale_a, offset, scale_b, finish = numbers.add(node, *(_range(graph, number) for number in node.inputs))
+    _check_bound(node.name, 255 * (scale_a + scale_b) + abs(offset))
     record["kind"] = KINDS["add"]
     record["scale_a"], record["offset"], record["residual_scale"] = scale_a, offset, scale_b
-    _put_target(writer, record, target)
+    _put_finish(writer, record, finish)
 
 
 def _multiply(writer: _Writer, record: np.void, node: Multiply, graph: Graph) -> None:
-    x, gate = (_range(graph, number, node) for number in node.inputs)
-    assert node.out is not None
-    scale = x.scale * gate.scale / node.out.scale
-    check_bound(node.name, 255 * 255 * scale + 255)
+    scale = numbers.multiply(node, *(_range(graph, number) for number in node.inputs))
+    _check_bound(node.name, 255 * 255 * scale + 255)
     record["kind"], record["scale"] = KINDS["multiply"], scale
 
 
 def _concat(writer: _Writer, record: np.void, node: Concat, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["concat"]
-    ranges = [_range(graph, number, node) for number in node.inputs]
+    ranges = [_range(graph, number) for number in node.inputs]
     if any(found != node.out for found in ranges):
-        record["table"] = writer.add(torch.cat([table(Ending(), found, node.out) for found in ranges]))
+        record["table"] = writer.add(torch.cat([numbers.lookup(Ending(), found, node.out) for found in ranges]))
 
 
 def _channels(writer: _Writer, record: np.void, node: Channels, graph: Graph) -> None:
@@ -220,7 +219,7 @@ def _channels(writer: _Writer, record: np.void, node: Channels, graph: Graph) ->
 def _lookup(writer: _Writer, record: np.void, node: Lookup, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["lookup"]
-    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0], node), node.out))
+    record["table"] = writer.add(numbers.lookup(node.ending, _range(graph, node.inputs[0]), node.out))
 
 
 def _resize(writer: _Writer, record: np.void, node: Resize, graph: Graph) -> None:
