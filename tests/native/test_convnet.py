@@ -1,7 +1,5 @@
 """kdnative::convnet: every kind of node, bit for bit as the oracle in torch has it."""
 
-import copy
-import pickle
 
 import pytest
 import torch
