@@ -33,7 +33,7 @@ struct Requantizer {
   }
 
   template <bool swish>
-  Codes operator()(Vec (&v)[4]) const {
+  Codes finish(Vec (&v)[4]) const {
     if constexpr (swish) {
       for (Vec& x : v) x = hard_swish(x);
     }
