@@ -112,6 +112,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = avx512vnni::add_scaled_int8;
   t.rotate = avx512vnni::rotate;
   t.gate = avx512vnni::gate;
+  t.conv = avx512vnni::conv;
   t.int8_burst = avx512vnni::int8_burst;
   t.read_all = avx512vnni::read_all;
   return t;

@@ -39,7 +39,8 @@ constexpr Part<Kernels> kParts[] = {
     {"attention", check_attention}, {"add_scaled_int8", check_add_scaled_int8},
     {"rotate", check_rotate},       {"gate", check_gate},
 };
-constexpr Part<Tables> kTableParts[] = {{"gemm", check_gemms}, {"a16", check_a16}, {"sparse", check_sparse}};
+constexpr Part<Tables> kTableParts[] = {
+    {"gemm", check_gemms}, {"a16", check_a16}, {"sparse", check_sparse}, {"conv", check_conv}};
 
 }  // namespace
 

@@ -2,7 +2,8 @@
 // codes_*.h of the same width, which have
 //
 //   Codes                    4 * Vec::width bytes
-//   pack(Vec[4])             the nearest integers, half to even, within [0, 255]. In the order of byte unpacks: of every
+//   pack(Vec[4])             the nearest integers, half to even, within [0, 255]. In the order of byte unpacks: of
+//   every
 //                            16 bytes, vector v has bytes 4 * v to 4 * v + 3
 //   unpack(Codes, Vec[4])    the other way round
 //   in_order(Codes)          of what pack() made of vectors that follow one another: their order
