@@ -74,6 +74,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = avx2::add_scaled_int8;
   t.rotate = avx2::rotate;
   t.gate = avx2::gate;
+  t.conv = avx2::conv;
   t.int8_burst = avx2::int8_burst;
   t.read_all = avx2::read_all;
   return t;
@@ -88,6 +89,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.gemm_two_level = {avxvnni::gemm_two_level};
   t.arrange_rows = avxvnni::arrange_rows;
   t.gemm_blocks = avxvnni::gemm_blocks;
+  t.conv = avxvnni::conv;
   t.int8_burst = avxvnni::int8_burst;
   return t;
 }();
