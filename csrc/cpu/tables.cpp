@@ -74,6 +74,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = avx2::add_scaled_int8;
   t.rotate = avx2::rotate;
   t.gate = avx2::gate;
+  t.conv = avx2::conv;
   t.depthwise = avx2::depthwise;
   t.max_window = avx2::max_window;
   t.average_window = avx2::average_window;
@@ -95,6 +96,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.gemm_two_level = {avxvnni::gemm_two_level};
   t.arrange_rows = avxvnni::arrange_rows;
   t.gemm_blocks = avxvnni::gemm_blocks;
+  t.conv = avxvnni::conv;
   t.depthwise = avxvnni::depthwise;
   t.int8_burst = avxvnni::int8_burst;
   return t;
@@ -120,6 +122,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = avx512vnni::add_scaled_int8;
   t.rotate = avx512vnni::rotate;
   t.gate = avx512vnni::gate;
+  t.conv = avx512vnni::conv;
   t.depthwise = avx512vnni::depthwise;
   t.max_window = avx512vnni::max_window;
   t.average_window = avx512vnni::average_window;

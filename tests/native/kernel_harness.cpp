@@ -40,7 +40,8 @@ constexpr Part<Kernels> kParts[] = {
     {"rotate", check_rotate},       {"gate", check_gate},
     {"depthwise", check_depthwise}, {"codes", check_codes},
 };
-constexpr Part<Tables> kTableParts[] = {{"gemm", check_gemms}, {"a16", check_a16}, {"sparse", check_sparse}};
+constexpr Part<Tables> kTableParts[] = {
+    {"gemm", check_gemms}, {"a16", check_a16}, {"sparse", check_sparse}, {"conv", check_conv}};
 
 }  // namespace
 

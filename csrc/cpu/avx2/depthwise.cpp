@@ -3,9 +3,11 @@
 #include "../instruction_sets.h"
 #include "../simd/vec_avx2.h"
 // These are written against Vec and come after it.
+#include "../simd/codes_avx2.h"
 #include "../simd/ints_avx2.h"
-// These are written against Ints and come after it.
-#include "../simd/bytes_avx2.h"
+// This is written against both and comes after them.
+#include "../simd/zips_avx2.h"
+// This is written against these.
 #include "../simd/depthwise.h"
 
 namespace kdnative::cpu::avx2 {
@@ -19,9 +21,9 @@ struct Products {
   struct Quads {
     __m256i codes, magnitudes;
   };
-  static Bytes load(const uint8_t* p) { return Bytes::load(p) ^ Bytes::set1(128); }
-  static Quads quads(Bytes zipped) { return {zipped.v, _mm256_abs_epi8(zipped.v)}; }
-  static Ints add(Ints sum, Quads q, Bytes weights) {
+  static Codes load(const uint8_t* p) { return Codes::load(p) ^ Codes::set1(128); }
+  static Quads quads(Codes zipped) { return {zipped.v, _mm256_abs_epi8(zipped.v)}; }
+  static Ints add(Ints sum, Quads q, Codes weights) {
     const __m256i pairs = _mm256_maddubs_epi16(q.magnitudes, _mm256_sign_epi8(weights.v, q.codes));
     return sum + Ints{_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))};
   }

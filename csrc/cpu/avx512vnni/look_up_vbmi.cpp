@@ -1,25 +1,36 @@
-// Tables with the byte permutations of VBMI, which only this file may use.
+// Tables with vpermi2b, which only this file may use.
 #pragma GCC target("avx512vbmi")
 
-#include <immintrin.h>
-
+#include "../simd/vec_avx512.h"
+// These are written against Vec and come after it.
+#include "../simd/codes_avx512.h"
+// These are written against Codes and come after it.
 #include "look_up.h"
+#include "look_up_loops.h"
 
 namespace kdnative::cpu::avx512vnni {
+namespace {
+
+struct Table {
+  explicit Table(const uint8_t* table) {
+    for (int i = 0; i < 4; ++i) part[i] = _mm512_load_si512(table + 64 * i);
+  }
+  Codes find(Codes x) const {
+    const __m512i low = _mm512_permutex2var_epi8(part[0], x.v, part[1]);
+    const __m512i high = _mm512_permutex2var_epi8(part[2], x.v, part[3]);
+    return {_mm512_mask_blend_epi8(_mm512_movepi8_mask(x.v), low, high)};
+  }
+  __m512i part[4];
+};
+
+}  // namespace
+
+void look_up_rows_vbmi(uint8_t* const* row, int64_t rows, int64_t n, const uint8_t* table) {
+  for_rows(row, rows, n, Table(table));
+}
 
 void look_up_vbmi(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
-  const __m512i t0 = _mm512_loadu_si512(table), t1 = _mm512_loadu_si512(table + 64),
-                t2 = _mm512_loadu_si512(table + 128), t3 = _mm512_loadu_si512(table + 192);
-  const auto look_up = [&](__m512i codes) {  // the upper bit of a code chooses between the halves
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), _mm512_permutex2var_epi8(t0, codes, t1),
-                                  _mm512_permutex2var_epi8(t2, codes, t3));
-  };
-  int64_t i = 0;
-  for (; i + 64 <= n; i += 64) _mm512_storeu_si512(out + i, look_up(_mm512_loadu_si512(x + i)));
-  if (i < n) {
-    const __mmask64 rest = (1ull << (n - i)) - 1;
-    _mm512_mask_storeu_epi8(out + i, rest, look_up(_mm512_maskz_loadu_epi8(rest, x + i)));
-  }
+  for_line(x, n, Table(table), out);
 }
 
 }  // namespace kdnative::cpu::avx512vnni

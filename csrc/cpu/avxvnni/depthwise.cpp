@@ -1,7 +1,10 @@
 #include "../instruction_sets.h"
 #include "dot.h"
-// These are written against Ints and come after it.
-#include "../simd/bytes_avx2.h"
+// This is written against Vec and comes after it.
+#include "../simd/codes_avx2.h"
+// This is written against both and comes after them.
+#include "../simd/zips_avx2.h"
+// This is written against these.
 #include "../simd/depthwise.h"
 
 namespace kdnative::cpu::avxvnni {
@@ -12,10 +15,10 @@ struct Products {
   template <int kernel>
   static constexpr int kRows = 2;
 
-  using Quads = Bytes;
-  static Bytes load(const uint8_t* p) { return Bytes::load(p); }
-  static Quads quads(Bytes zipped) { return zipped; }
-  static Ints add(Ints sum, Quads q, Bytes weights) { return Dot::add_products(sum, Ints{q.v}, Ints{weights.v}); }
+  using Quads = Codes;
+  static Codes load(const uint8_t* p) { return Codes::load(p); }
+  static Quads quads(Codes zipped) { return zipped; }
+  static Ints add(Ints sum, Quads q, Codes weights) { return Dot::add_products(sum, Ints{q.v}, Ints{weights.v}); }
 };
 
 }  // namespace

@@ -2,7 +2,10 @@
 #include "../instruction_sets.h"
 #include "../simd/vec_neon.h"
 // These are written against Vec and come after it.
-#include "../simd/bytes_neon.h"
+#include "../simd/codes_neon.h"
+// These are written against Codes and come after it.
+#include "../simd/zips_neon.h"
+// This is written against these.
 #include "../simd/depthwise.h"
 
 namespace kdnative::cpu::i8mm {
@@ -13,10 +16,10 @@ struct Products {
   template <int kernel>
   static constexpr int kRows = kernel == 3 ? 4 : 3;
 
-  using Quads = Bytes;
-  static Bytes load(const uint8_t* p) { return Bytes::load(p); }
-  static Quads quads(Bytes zipped) { return zipped; }
-  static Ints add(Ints sum, Quads q, Bytes weights) {
+  using Quads = Codes;
+  static Codes load(const uint8_t* p) { return Codes::load(p); }
+  static Quads quads(Codes zipped) { return zipped; }
+  static Ints add(Ints sum, Quads q, Codes weights) {
     return {vusdotq_s32(sum.v, q.v, vreinterpretq_s8_u8(weights.v))};
   }
 };

@@ -1,4 +1,4 @@
-// Depthwise convolutions by dot products, over Bytes. Include it after one bytes_*.h.
+// Depthwise convolutions by dot products, over Codes. Include it after one zips_*.h.
 //
 // Zips make quads of four taps of a filter row of registers that lie a tap apart, and one instruction multiplies a quad
 // by its weights. At stride 1 a row of the map is a flat line of bytes: output byte i is made of input bytes i, i +
@@ -11,14 +11,14 @@
 #pragma once
 
 #include "blocks.h"
-#include "finish_codes.h"
+#include "requantize.h"
 
 namespace kdnative::cpu {
 namespace {
 
-// Weights and what belongs to them, of the Bytes::width bytes from byte `at` of a line on, 0 <= at < 64 * period.
+// Weights and what belongs to them, of the Codes::width bytes from byte `at` of a line on, 0 <= at < 64 * period.
 struct DepthwiseWeights {
-  const int8_t* taps;
+  const uint8_t* taps;  // bytes of int8
   int64_t row;  // bytes of a filter row
   const int32_t* start;
   const float *scale, *bias;
@@ -26,25 +26,25 @@ struct DepthwiseWeights {
   DepthwiseWeights(const PackedDepthwise& w, bool is_signed, int64_t at) {
     const int64_t part = at % 64, lane = at / 64 * 64 + part / 4;
     row = (w.kernel_w + 3) / 4 * 256;
-    taps = w.weights + at / 64 * w.kernel_h * row + part;
+    taps = reinterpret_cast<const uint8_t*>(w.weights) + at / 64 * w.kernel_h * row + part;
     start = (is_signed ? w.start_signed : w.start) + lane;
     scale = w.scale + lane;
     bias = w.bias + lane;
   }
-  Bytes weights(int64_t ky, int64_t group, int vector) const {
-    return Bytes::load(taps + ky * row + group * 256 + 64 * vector);
+  Codes weights(int64_t ky, int64_t group, int vector) const {
+    return Codes::load(taps + ky * row + group * 256 + 64 * vector);
   }
 };
 
 // Taps of a filter row, zipped: their weights are 0 beyond `taps`, so that any byte can stand there.
 template <typename Products>
 struct ZippedTaps {
-  Bytes low[2], high[2];
+  Codes low[2], high[2];
 
   // Taps [first, last] of those at p, p + step, ...; at most four.
   ZippedTaps(const uint8_t* p, int64_t step, int64_t first, int64_t last) {
     const auto tap = [&](int64_t t) { return Products::load(p + (t < last ? t : last) * step); };
-    const Bytes a = tap(first), b = tap(first + 1), c = tap(first + 2), d = tap(first + 3);
+    const Codes a = tap(first), b = tap(first + 1), c = tap(first + 2), d = tap(first + 3);
     low[0] = zip_low(a, b), high[0] = zip_high(a, b);
     low[1] = zip_low(c, d), high[1] = zip_high(c, d);
   }
@@ -78,12 +78,12 @@ using RowSums = Ints[4];
 }
 
 // The first n bytes of a register of results.
-[[gnu::always_inline]] inline void finish_sums(const DepthwiseWeights& w, const Limits& limits, const RowSums& sum,
-                                               uint8_t* out, int64_t n) {
+[[gnu::always_inline]] inline void finish_sums(const DepthwiseWeights& w, const Requantizer& end, bool swish,
+                                               const RowSums& sum, uint8_t* out, int64_t n) {
   Vec v[4];
   for (int j = 0; j < 4; ++j) v[j] = sum[j].to_float() * Vec::load(w.scale + 16 * j) + Vec::load(w.bias + 16 * j);
-  const Bytes codes = limits.codes(v);
-  if (n >= Bytes::width) {
+  const Codes codes = swish ? end.finish<true>(v) : end.finish<false>(v);
+  if (n >= Codes::width) {
     codes.store(out);
   } else {
     codes.store(out, n);
@@ -93,7 +93,8 @@ using RowSums = Ints[4];
 // One call's constants, and where it works.
 struct DepthwiseLine {
   const PackedDepthwise& w;
-  const Limits& limits;
+  const Requantizer& end;
+  bool swish;
   int64_t tap;                // bytes between two taps of a filter row
   int64_t in_row, next_line;  // bytes of the input between two filter rows, and of the output between two rows
 
@@ -120,7 +121,7 @@ struct DepthwiseLine {
       }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) finish_sums(at, limits, sum[r], out + r * next_line, n);
+    for (int r = 0; r < rows; ++r) finish_sums(at, end, swish, sum[r], out + r * next_line, n);
   }
 
   // Any kernel, one row.
@@ -136,7 +137,7 @@ struct DepthwiseLine {
         });
       }
     }
-    finish_sums(at, limits, sum, out, n);
+    finish_sums(at, end, swish, sum, out, n);
   }
 };
 
@@ -158,16 +159,16 @@ struct Step {
   template <int rows>
   [[gnu::noinline]] static void flat(const DepthwiseLine& line, const uint8_t* in, uint8_t* out, int64_t bytes) {
     const int64_t around = 64 * line.w.period;
-    for (int64_t i = 0, at = 0; i < bytes; i += Bytes::width) {
+    for (int64_t i = 0, at = 0; i < bytes; i += Codes::width) {
       run<rows>(line, DepthwiseWeights(line.w, Products::kSigned, at), in + i, out + i, bytes - i);
-      at = at + Bytes::width == around ? 0 : at + Bytes::width;
+      at = at + Codes::width == around ? 0 : at + Codes::width;
     }
   }
 
   // Any stride: a row of `width` pixels that are `in_pixel` and `out_pixel` bytes apart.
   [[gnu::noinline]] static void pixels(const DepthwiseLine& line, const uint8_t* in, int64_t in_pixel, uint8_t* out,
                                        int64_t out_pixel, int64_t width, int64_t channels) {
-    for (int64_t c = 0; c < channels; c += Bytes::width) {
+    for (int64_t c = 0; c < channels; c += Codes::width) {
       const DepthwiseWeights at(line.w, Products::kSigned, c);
       for (int64_t x = 0; x < width; ++x)
         run<1>(line, at, in + x * in_pixel + c, out + x * out_pixel + c, channels - c);
@@ -179,8 +180,9 @@ template <typename Products, int kernel>
 inline void depthwise_rows(const PackedDepthwise& w, const Epilogue8& e, const Map& in, const Map& out, int64_t begin,
                            int64_t end, LookUpFn* look_up) {
   constexpr int kRows = kernel == 0 ? 1 : Products::template kRows<kernel>;
-  const Limits limits(e);
-  const DepthwiseLine line{w, limits, w.dilation_w * in.pixel, w.dilation_h * in.row, out.row};
+  const Requantizer last(e);
+  const DepthwiseLine line{w,      last, e.finish == Finish::hard_swish, w.dilation_w * in.pixel, w.dilation_h * in.row,
+                           out.row};
   // Rows of the output share input rows where both move by one.
   const bool flat = w.stride_w == 1 && in.pixel == w.pixel && out.pixel == w.pixel;
   const int64_t most = flat && w.stride_h == 1 && w.dilation_h == 1 ? kRows : 1;

@@ -5,17 +5,17 @@
 #include "vec.h"
 // These are written against Vec and come after it.
 #include "../instruction_sets.h"
-#include "bytes.h"
 #include "io.h"
+#include "zips.h"
 
 namespace kdnative::cpu::KDNATIVE_ISA {
 namespace {
 
-constexpr int64_t kBlock = Bytes::width / 4;  // pixels of four bytes that a register holds
+constexpr int64_t kBlock = Codes::width / 4;  // pixels of four bytes that a register has
 
-// sat(rint(value * scale + offset)) in 32 bits; 0 where the value is NaN.
-inline Ints code_of(Vec value, Vec scale, Vec offset) {
-  return nearest(min(max(value * scale + offset, Vec::zero()), Vec::set1(255.0f)));
+// What rounds to the code of a value: infinity may not reach a conversion. 0 where the value is NaN.
+inline Vec limited(Vec value, Vec scale, Vec offset) {
+  return min(max(value * scale + offset, Vec::zero()), Vec::set1(255.0f));
 }
 
 // Where the codes of four channels go: 32 bits of every pixel, `pixel` bytes apart.
@@ -23,13 +23,13 @@ struct Target {
   uint8_t* out;
   int64_t pixel;
 
-  void store(Bytes codes, int64_t first, int64_t n) const {
+  void store(Codes codes, int64_t first, int64_t n) const {
     uint8_t* to = out + first * pixel;
     if (pixel == 4) {
       if (n >= kBlock) return codes.store(to);
       return codes.store(to, 4 * n);
     }
-    uint8_t all[Bytes::width];
+    uint8_t all[Codes::width];
     codes.store(all);
     for (int64_t i = 0; i < n && i < kBlock; ++i) std::memcpy(to + i * pixel, all + 4 * i, 4);
   }
@@ -50,10 +50,10 @@ inline bool quantize_planes(const void* x, int64_t first, int64_t plane, int64_t
       v[c] = load(first + c * plane + p);
       bad = bad | unordered(v[c]);
     }
-    Ints codes = code_of(v[0], s[0], o[0]);
-    if constexpr (channels > 1) codes = codes | shift_left<8>(code_of(v[1], s[1], o[1]));
-    if constexpr (channels > 2) codes = codes | shift_left<16>(code_of(v[2], s[2], o[2]));
-    if constexpr (channels > 3) codes = codes | shift_left<24>(code_of(v[3], s[3], o[3]));
+    Ints codes = nearest(limited(v[0], s[0], o[0]));
+    if constexpr (channels > 1) codes = codes | shift_left<8>(nearest(limited(v[1], s[1], o[1])));
+    if constexpr (channels > 2) codes = codes | shift_left<16>(nearest(limited(v[2], s[2], o[2])));
+    if constexpr (channels > 3) codes = codes | shift_left<24>(nearest(limited(v[3], s[3], o[3])));
     return bytes(codes);
   };
   int64_t p = 0;
@@ -77,14 +77,14 @@ struct Interleaved {
   }
 
   // kBlock pixels from x on.
-  Bytes block(const float* x, int64_t step) {
-    Ints q[4];
-    for (int64_t j = 0; j < 4; ++j) {  // in the order of narrow: part l of vector j is pixel 4 * l + j
+  Codes block(const float* x, int64_t step) {
+    Vec q[4];
+    for (int64_t j = 0; j < 4; ++j) {  // in the order of pack: part l of vector j is pixel 4 * l + j
       const Vec v = select(valid, load_fours(x + j * step, 4 * step), Vec::zero());
       bad = bad | unordered(v);
-      q[j] = code_of(v, scale, offset);
+      q[j] = limited(v, scale, offset);
     }
-    return narrow(q);
+    return pack(q);
   }
 
   Vec scale, offset;

@@ -9,6 +9,7 @@ void check_quantize(const Kernels& t);
 void check_gemms(const Tables& tables);  // the reference too
 void check_a16(const Tables& tables);    // the reference too
 void check_sparse(const Tables& tables);
+void check_conv(const Tables& tables);  // the reference too
 void check_layer_norm(const Kernels& t);
 void check_attention(const Kernels& t);
 void check_add_scaled_int8(const Kernels& t);
