@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdnative.formats.convnet import numbers
+from kdnative.formats.convnet.endings import table
 from kdnative.formats.convnet.graph import (
     ACTIVATIONS,
     Add,
@@ -260,6 +260,6 @@ def test_what_does_not_fit():
 
 
 def test_a_table_by_its_formula():
-    table = numbers.lookup(Ending("sigmoid"), Range(0.1, 128), Range(1 / 255, 0))
+    got = table(Ending("sigmoid"), Range(0.1, 128), Range(1 / 255, 0))
     want = [round(255 / (1 + 2.718281828459045 ** (-(q - 128) * 0.1))) for q in range(256)]
-    assert table.tolist() == want
+    assert got.tolist() == want
