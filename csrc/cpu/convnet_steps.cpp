@@ -1,6 +1,5 @@
 #include "convnet_steps.h"
 
-#include <cmath>
 #include <cstring>
 
 namespace kdnative::cpu {
@@ -37,27 +36,27 @@ Covered covered(bool adaptive, int64_t at, int64_t size, int64_t results, int64_
   return {begin, std::min(begin + kernel, size + padding)};
 }
 
-// Where a row or column of a resized map comes from: two of them, and how far behind the first one.
+// Where a row or column of a resized map comes from: two of them, and the share of the second in 2048ths.
 struct Source {
-  int64_t first, second;
-  float share;
+  int64_t first, second, weight;
 };
 
-// As torch has it: nearest pixels are found in fp32.
-Source source_of(const ConvnetRecord& r, int64_t at, int64_t size, int64_t results, double factor) {
-  const double step = factor > 0 ? 1 / factor : static_cast<double>(size) / static_cast<double>(results);
-  if (r.bilinear == 0) {
-    const auto found = static_cast<int64_t>(std::floor(static_cast<float>(at) * static_cast<float>(step)));
-    return {std::min(found, size - 1), 0, 0.0f};
+Source source_of(const ConvnetRecord& r, int64_t at, int64_t size, int64_t results, bool by_factor, double factor) {
+  const auto last = static_cast<double>(size - 1);
+  const double step = by_factor ? 1 / factor : static_cast<double>(size) / static_cast<double>(results);
+  if (r.bilinear == 0) {  // in fp32, as torch does it: some results differ from those in exact arithmetic
+    const float ratio = by_factor ? static_cast<float>(step) : static_cast<float>(size) / static_cast<float>(results);
+    const int64_t found = std::min(static_cast<int64_t>(static_cast<float>(at) * ratio), size - 1);
+    return {found, found, 0};
   }
-  const double stretch = static_cast<double>(size - 1) / static_cast<double>(std::max(results - 1, int64_t{1}));
-  const double place = r.align_corners != 0 ? static_cast<double>(at) * stretch
-                                            : std::max((static_cast<double>(at) + 0.5) * step - 0.5, 0.0);
-  const int64_t first = std::min(static_cast<int64_t>(place), size - 1);
-  return {first, std::min(first + 1, size - 1), static_cast<float>(place - static_cast<double>(first))};
+  double place = (static_cast<double>(at) + 0.5) * step - 0.5;
+  if (r.align_corners != 0)
+    place = results > 1 ? static_cast<double>(at) * (last / static_cast<double>(results - 1)) : 0.0;
+  place = std::min(std::max(place, 0.0), last);
+  const auto first = static_cast<int64_t>(place);
+  const auto weight = static_cast<int64_t>((place - static_cast<double>(first)) * 2048 + 0.5);
+  return {first, std::min(first + 1, size - 1), weight};
 }
-
-uint8_t rounded(float v) { return static_cast<uint8_t>(std::nearbyint(std::min(std::max(v, 0.0f), 255.0f))); }
 
 }  // namespace
 
@@ -265,13 +264,14 @@ void ConvnetGroup::join(int64_t i, const Span& span, const Map& whole, const Sha
   }
 }
 
-// Bilinear, in fp32: first the two columns of each row, then the two rows.
+// Bilinear: integers alone, q = (sum of codes * weights + 2^21) >> 22, weights in 2048ths of a row and of a column.
 void ConvnetGroup::resize(int64_t i, const Map& a, const Map& result, const Share& share) const {
   const ConvnetRecord& r = *node(i).record;
+  const bool by_factor = r.size_h == 0;
   for_each_row(result, share, [&](int64_t image, int64_t y) {
-    const Source row = source_of(r, y, a.height, result.height, r.factor_h);
+    const Source row = source_of(r, y, a.height, result.height, by_factor, r.factor_h);
     for (int64_t x = 0; x < result.width; ++x) {
-      const Source column = source_of(r, x, a.width, result.width, r.factor_w);
+      const Source column = source_of(r, x, a.width, result.width, by_factor, r.factor_w);
       uint8_t* const to = pixel_at(result, image, y, x);
       const uint8_t* const top = pixel_at(a, image, row.first, column.first);
       if (r.bilinear == 0) {
@@ -279,12 +279,10 @@ void ConvnetGroup::resize(int64_t i, const Map& a, const Map& result, const Shar
         continue;
       }
       const int64_t right = (column.second - column.first) * a.pixel, below = (row.second - row.first) * a.row;
-      const auto between = [&](int64_t c) {
-        return static_cast<float>(top[c]) + static_cast<float>(top[c + right] - top[c]) * column.share;
-      };
       for (int64_t c = 0; c < result.channels; ++c) {
-        const float upper = between(c), lower = between(c + below);
-        to[c] = rounded(upper + (lower - upper) * row.share);
+        const int64_t upper = top[c] * (2048 - column.weight) + top[c + right] * column.weight;
+        const int64_t lower = top[c + below] * (2048 - column.weight) + top[c + below + right] * column.weight;
+        to[c] = static_cast<uint8_t>((upper * (2048 - row.weight) + lower * row.weight + (1 << 21)) >> 22);
       }
     }
   });

@@ -5,6 +5,7 @@ from kdnative.nn.convnet import ConvNet
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_layer import EncoderLayer
+from kdnative.nn.image_input import ImageInput
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
@@ -14,6 +15,7 @@ __all__ = [
     "Embedding",
     "Encoder",
     "EncoderLayer",
+    "ImageInput",
     "Linear",
     "MultiheadAttention",
     "PackedEncoder",

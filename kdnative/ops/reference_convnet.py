@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnative.formats.convnet import numbers, shapes
+from kdnative.formats.convnet import sizes
 from kdnative.formats.convnet.checks import check
+from kdnative.formats.convnet.endings import Target, table, target_of
 from kdnative.formats.convnet.graph import (
     Add,
     Channels,
@@ -75,7 +76,7 @@ def evaluate(graph: Graph, x: Tensor) -> list[Tensor]:
             f"convnet: the images must be [N, {graph.nodes[0].channels}, H, W] of float32, bfloat16 or float16, got "
             f"{x.dtype} of {list(x.shape)}"
         )
-    shapes.sizes(graph, x.shape[2], x.shape[3])  # whether they fit
+    sizes.sizes(graph, x.shape[2], x.shape[3])  # whether they fit
     values: list[Tensor] = []
     for node in graph.nodes:
         inputs = [values[number] for number in node.inputs] or [x.float()]
@@ -104,16 +105,19 @@ def _(node: Input, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Ten
 def _(node: Conv, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Tensor:
     weight = graph.weights[node.name]
     residual = inputs[1] if len(inputs) > 1 else None
-    numbers_ = numbers.conv(node, weight, ranges[0], ranges[1] if len(inputs) > 1 else None)
+    target = target_of(node.name, node.ending, node.out)
+    scale = ranges[0].scale * weight.scale.double() / target.step
+    bias = weight.bias.double() / target.step + target.zero
     x = inputs[0].double() - ranges[0].zero_point
-    top, bottom, left, right = shapes.paddings(node, (x.shape[2], x.shape[3]))
+    top, bottom, left, right = sizes.paddings(node, (x.shape[2], x.shape[3]))
     x = F.pad(x, (left, right, top, bottom))
     q = weight.q.to(device=x.device, dtype=torch.float64)
     sums = F.conv2d(x, q, stride=node.stride, dilation=node.dilation, groups=node.groups)
-    v = sums.float() * _channels(numbers_.scale, x) + _channels(numbers_.bias, x)
-    if residual is not None:
-        v = v + residual.float() * numbers_.residual_scale
-    return _finish(numbers_.finish, v)
+    if residual is None:
+        return _finish(target, sums.float() * _channels(scale, x) + _channels(bias, x))
+    residual_scale = ranges[1].scale / target.step
+    v = sums.float() * _channels(scale, x) + _channels(bias - ranges[1].zero_point * residual_scale, x)
+    return _finish(target, v + residual.float() * _fp32(residual_scale))
 
 
 @_compute.register
@@ -139,15 +143,19 @@ def _(node: Pool, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Tens
 
 @_compute.register
 def _(node: Add, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Tensor:
-    scale_a, offset, scale_b, finish = numbers.add(node, *ranges)
-    return _finish(finish, (inputs[0].float() * scale_a + offset) + inputs[1].float() * scale_b)
+    target = target_of(node.name, node.ending, node.out)
+    scale_a, scale_b = (own.scale / target.step for own in ranges)
+    offset = target.zero - ranges[0].zero_point * scale_a - ranges[1].zero_point * scale_b
+    first = inputs[0].float() * _fp32(scale_a) + _fp32(offset)
+    return _finish(target, first + inputs[1].float() * _fp32(scale_b))
 
 
 @_compute.register
 def _(node: Multiply, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Tensor:
     assert node.out is not None
     x, gate = (value.int() - range_.zero_point for value, range_ in zip(inputs, ranges, strict=True))
-    return _code((x * gate).float() * numbers.multiply(node, *ranges) + float(node.out.zero_point))
+    scale = _fp32(ranges[0].scale * ranges[1].scale / node.out.scale)
+    return _code((x * gate).float() * scale + float(node.out.zero_point))
 
 
 @_compute.register
@@ -164,7 +172,7 @@ def _(node: Channels, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> 
 @_compute.register
 def _(node: Lookup, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Tensor:
     assert node.out is not None
-    return _look_up(numbers.lookup(node.ending, ranges[0], node.out), inputs[0])
+    return _look_up(table(node.ending, ranges[0], node.out), inputs[0])
 
 
 @_compute.register
@@ -174,9 +182,9 @@ def _(node: Resize, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Te
         return F.interpolate(x.float(), size=node.size, scale_factor=node.factor, mode="nearest").to(torch.uint8)
     y0, y1, fy = _corners(node, 0, x.shape[2], x.device)
     x0, x1, fx = _corners(node, 1, x.shape[3], x.device)
-    a, b, c, d = (x[:, :, rows][:, :, :, columns].float() for rows in (y0, y1) for columns in (x0, x1))
-    upper, lower = a + (b - a) * fx, c + (d - c) * fx
-    return _code(upper + (lower - upper) * fy[:, None])
+    a, b, c, d = (x[:, :, rows][:, :, :, columns].long() for rows in (y0, y1) for columns in (x0, x1))
+    upper, lower = a * (2048 - fx) + b * fx, c * (2048 - fx) + d * fx
+    return ((upper * (2048 - fy[:, None]) + lower * fy[:, None] + (1 << 21)) >> 22).to(torch.uint8)
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -188,10 +196,10 @@ def _windows(node: Pool, axis: int, size: int) -> list[tuple[int, int, int]]:
     if node.adaptive:
         bounds = [(i * size // kernel, -(-(i + 1) * size // kernel)) for i in range(kernel)]
         return [(begin, end, end - begin) for begin, end in bounds]
-    step = shapes.step(node, axis)
+    step = sizes.step(node, axis)
     assert step is not None
     found = []
-    for i in range(shapes.out_size(size, step)):
+    for i in range(sizes.out_size(size, step)):
         begin, end = i * stride - padding, min(i * stride - padding + kernel, size + padding)
         inside = max(begin, 0), min(end, size)
         found.append((*inside, end - begin if node.count_include_pad else inside[1] - inside[0]))
@@ -199,10 +207,10 @@ def _windows(node: Pool, axis: int, size: int) -> list[tuple[int, int, int]]:
 
 
 def _corners(node: Resize, axis: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each output pixel of an axis: the two pixels between which it lies, and how far behind the first, fp32."""
-    step = shapes.step(node, axis)
+    """For each output pixel of an axis: the two pixels between which it lies, and how far behind the first, in 2048ths."""
+    step = sizes.step(node, axis)
     assert step is not None
-    count = shapes.out_size(size, step)
+    count = sizes.out_size(size, step)
     place = torch.arange(count, dtype=torch.float64, device=device)
     if node.align_corners:
         place = place * ((size - 1) / max(count - 1, 1))
@@ -210,33 +218,33 @@ def _corners(node: Resize, axis: int, size: int, device: torch.device) -> tuple[
         ratio = 1 / node.factor[axis] if node.factor is not None else size / count
         place = ((place + 0.5) * ratio - 0.5).clamp(min=0)
     first = place.long().clamp(max=size - 1)
-    return first, (first + 1).clamp(max=size - 1), (place - first).float()
+    return first, (first + 1).clamp(max=size - 1), ((place - first) * 2048 + 0.5).long()
 
 
-def _finish(finish: numbers.Finish, v: Tensor) -> Tensor:
-    if finish.kind == "real":
+def _finish(target: Target, v: Tensor) -> Tensor:
+    if target.finish == "real":
         return v
-    if finish.kind == "hard_swish":
+    if target.finish == "hard_swish":
         t = (v * _fp32(1 / 6) + 0.5).clamp(0, 1)
-        v = (v * t) * finish.out_scale + finish.out_zero
-    q = v.round().clamp(finish.low, finish.high).to(torch.uint8)
-    return q if finish.table is None else _look_up(finish.table, q)
+        v = (v * t) * _fp32(target.out_scale) + target.out_zero
+    q = v.round().clamp(target.low, target.high).to(torch.uint8)
+    return q if target.table is None else _look_up(target.table, q)
 
 
 def _code(v: Tensor) -> Tensor:
     return v.round().clamp(0, 255).to(torch.uint8)
 
 
-def _look_up(table: Tensor, x: Tensor) -> Tensor:
-    return table.to(x.device)[x.long()]
+def _look_up(codes: Tensor, x: Tensor) -> Tensor:
+    return codes.to(x.device)[x.long()]
 
 
 def _recoded(x: Tensor, own: Range, out: Range) -> Tensor:
-    return x if own == out else _look_up(numbers.lookup(Ending(), own, out), x)
+    return x if own == out else _look_up(table(Ending(), own, out), x)
 
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device)[:, None, None]
+    return values.to(like.device).float()[:, None, None]
 
 
 def _fp32(value: float) -> float:

@@ -25,7 +25,6 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
-from kdnative.formats.convnet.numbers import PARAMETERS, is_table
 
 __all__ = ["MAX_PRODUCTS", "check", "check_weight", "weight_shapes"]
 
@@ -34,6 +33,7 @@ MAX_PRODUCTS = (2**31 - 1) // (255 * 127)
 
 _MOST_CHANNELS = 1 << 20
 _MOST_PIXELS = 1 << 15  # of a window, a stride, a padding: far more than any network has
+_PARAMETERS = {"elu": 1, "leaky_relu": 1}  # numbers that an activation has besides its argument
 _INPUTS: dict[type[Node], tuple[int, ...]] = {
     Input: (0,),
     Conv: (1, 2),
@@ -230,12 +230,15 @@ def _check_ending(ending: Ending, fused: bool, table: bool) -> None:
     """``table``: the node itself is one, of its input's codes, so that there is no range before."""
     if ending.activation not in ACTIVATIONS:
         raise ValueError(f"activation {ending.activation!r} is not known; allowed: {', '.join(ACTIVATIONS)}")
-    count = PARAMETERS.get(ending.activation, 0)
+    count = _PARAMETERS.get(ending.activation, 0)
     if len(ending.parameters) != count or not all(map(math.isfinite, ending.parameters)):
         raise ValueError(f"{ending.activation} takes {count} finite numbers (got {ending.parameters})")
-    needed = not table and is_table(ending, fused)
-    if needed != (ending.before is not None):
-        raise ValueError(f"{ending.activation} {'needs the range before it' if needed else 'has no range before it'}")
+    limits = ending.activation in ("none", "relu", "relu6")
+    if (table or limits) and ending.before is not None:
+        raise ValueError(f"{ending.activation} has no range before it here")
+    # A convolution can compute hard-swish itself.
+    if not (table or limits or ending.before or fused and ending.activation == "hard_swish"):
+        raise ValueError(f"{ending.activation} is a table of codes and needs the range before it")
     if ending.before is not None:
         _check_range(ending.before)
 

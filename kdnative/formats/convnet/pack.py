@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kdnative.formats import large_pages
-from kdnative.formats.convnet import numbers, tiles
+from kdnative.formats.convnet import tiles
 from kdnative.formats.convnet.checks import check
+from kdnative.formats.convnet.endings import Target, check_bound, table, target_of
 from kdnative.formats.convnet.graph import (
     Add,
     Channels,
@@ -26,20 +27,9 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
-from kdnative.formats.convnet.layout import (
-    ALIGN,
-    FINISH,
-    HEADER,
-    KINDS,
-    MAGIC,
-    MOST_TAPS,
-    RECORD,
-    VERSION,
-)
+from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_TAPS, RECORD, VERSION
 
 __all__ = ["is_depthwise", "pack"]
-
-_MOST = 2.0**30  # of values in front of rounding: conversions to int32 are exact below
 
 
 def is_depthwise(conv: Conv, inputs: int) -> bool:
@@ -103,23 +93,15 @@ def _raw(record: np.ndarray) -> Tensor:
 
 def _range(graph: Graph, number: int) -> Range:
     found = graph.nodes[number].out
-    assert found is not None  # of nodes that others read
+    assert found is not None  # of what nodes read
     return found
 
 
-def _check_bound(name: str, largest: float) -> None:
-    if not largest < _MOST:  # or it is NaN
-        raise ValueError(
-            f"{name}: results may become {largest:.3g} steps of its range, which is more than kernels take (2^30); "
-            "calibrate the range again, or look for a scale that is far too large"
-        )
-
-
-def _put_finish(writer: _Writer, record: np.void, finish: numbers.Finish) -> None:
-    record["finish"], record["low"], record["high"] = FINISH[finish.kind], finish.low, finish.high
-    record["out_scale"], record["out_zero"] = finish.out_scale, finish.out_zero
-    if finish.table is not None:
-        record["table"] = writer.add(finish.table)
+def _put_target(writer: _Writer, record: np.void, target: Target) -> None:
+    record["finish"], record["low"], record["high"] = FINISH[target.finish], target.low, target.high
+    record["out_scale"], record["out_zero"] = target.out_scale, target.out_zero
+    if target.table is not None:
+        record["table"] = writer.add(target.table)
 
 
 def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
@@ -130,30 +112,36 @@ def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
 
 
 def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
-    source, weight = graph.nodes[node.inputs[0]], graph.weights[node.name]
+    source = graph.nodes[node.inputs[0]]
     before = _range(graph, node.inputs[0])
-    residual = _range(graph, node.inputs[1]) if len(node.inputs) > 1 else None
+    weight = graph.weights[node.name]
     q = weight.q.detach().cpu()
-    single = is_depthwise(node, source.channels)
-    rows = not single and _is_stem(node, source)
     if node.kernel[0] * node.kernel[1] > MOST_TAPS:
         raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")
+    single = is_depthwise(node, source.channels)
+    rows = not single and _is_stem(node, source)
     packed = tiles.depthwise(q) if single else tiles.tiles(q, node.groups, rows)
-    total = numbers.conv(node, weight, before, residual)
-    scale, bias = total.scale.detach().cpu(), total.bias.detach().cpu()
+    target = target_of(node.name, node.ending, node.out)
+    scale = weight.scale.detach().cpu().double() * before.scale / target.step
+    bias = weight.bias.detach().cpu().double() / target.step + target.zero
     sums, most = q.flatten(1).sum(1, dtype=torch.int64), q.flatten(1).abs().sum(1, dtype=torch.int64) * 255
     if int(most.max()) >= 2**31:
         raise ValueError(f"{node.name}: sums of its products could overflow int32; it has too many inputs")
-    largest = most * scale.double() + bias.double().abs() + 255 * total.residual_scale
-    if node.out is not None:
-        _check_bound(node.name, float(largest.max()))
+    largest = most.double() * scale.abs() + bias.abs()
+    if len(node.inputs) == 2:
+        residual = _range(graph, node.inputs[1])
+        factor = residual.scale / target.step
+        bias = bias - residual.zero_point * factor
+        record["residual_scale"] = factor
+        largest = largest + bias.abs() + 255 * factor
+    check_bound(node.name, largest)
     record["kind"] = KINDS["depthwise" if single else "conv"]
     for name in ("kernel", "stride", "dilation"):
         record[f"{name}_h"], record[f"{name}_w"] = getattr(node, name)
     record["same"] = node.padding == "same"
     if node.padding != "same":
         record["pad_top"], record["pad_bottom"], record["pad_left"], record["pad_right"] = node.padding
-    record["whole_rows"], record["residual_scale"] = rows, total.residual_scale
+    record["whole_rows"] = rows
     record["tiles"], record["lanes"] = len(packed.tiles), len(packed.channel)
     record["weights"], record["weight_bytes"] = writer.add(packed.weights), packed.weights.numel()
     if len(packed.tiles):
@@ -167,7 +155,7 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     record["start"] = lanes(-before.zero_point * sums, torch.int32)
     record["start_signed"] = lanes((128 - before.zero_point) * sums, torch.int32)
     record["scales"], record["biases"] = lanes(scale, torch.float32), lanes(bias, torch.float32)
-    _put_finish(writer, record, total.finish)
+    _put_target(writer, record, target)
 
 
 def _is_stem(node: Conv, source: Node) -> bool:
@@ -190,16 +178,23 @@ def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
 
 
 def _add(writer: _Writer, record: np.void, node: Add, graph: Graph) -> None:
-    scale_a, offset, scale_b, finish = numbers.add(node, *(_range(graph, number) for number in node.inputs))
-    _check_bound(node.name, 255 * (scale_a + scale_b) + abs(offset))
+    a, b = (_range(graph, number) for number in node.inputs)
+    target = target_of(node.name, node.ending, node.out)
+    if target.finish not in ("clamp", "table"):
+        raise ValueError(f"{node.name}: a sum of maps ends in codes, by limits or a table (got {node.ending})")
+    scale_a, scale_b = a.scale / target.step, b.scale / target.step
+    offset = target.zero - a.zero_point * scale_a - b.zero_point * scale_b
+    check_bound(node.name, 255 * (scale_a + scale_b) + abs(offset))
     record["kind"] = KINDS["add"]
     record["scale_a"], record["offset"], record["residual_scale"] = scale_a, offset, scale_b
-    _put_finish(writer, record, finish)
+    _put_target(writer, record, target)
 
 
 def _multiply(writer: _Writer, record: np.void, node: Multiply, graph: Graph) -> None:
-    scale = numbers.multiply(node, *(_range(graph, number) for number in node.inputs))
-    _check_bound(node.name, 255 * 255 * scale + 255)
+    x, gate = (_range(graph, number) for number in node.inputs)
+    assert node.out is not None
+    scale = x.scale * gate.scale / node.out.scale
+    check_bound(node.name, 255 * 255 * scale + 255)
     record["kind"], record["scale"] = KINDS["multiply"], scale
 
 
@@ -208,7 +203,7 @@ def _concat(writer: _Writer, record: np.void, node: Concat, graph: Graph) -> Non
     record["kind"] = KINDS["concat"]
     ranges = [_range(graph, number) for number in node.inputs]
     if any(found != node.out for found in ranges):
-        record["table"] = writer.add(torch.cat([numbers.lookup(Ending(), found, node.out) for found in ranges]))
+        record["table"] = writer.add(torch.cat([table(Ending(), found, node.out) for found in ranges]))
 
 
 def _channels(writer: _Writer, record: np.void, node: Channels, graph: Graph) -> None:
@@ -219,7 +214,7 @@ def _channels(writer: _Writer, record: np.void, node: Channels, graph: Graph) ->
 def _lookup(writer: _Writer, record: np.void, node: Lookup, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["lookup"]
-    record["table"] = writer.add(numbers.lookup(node.ending, _range(graph, node.inputs[0]), node.out))
+    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0]), node.out))
 
 
 def _resize(writer: _Writer, record: np.void, node: Resize, graph: Graph) -> None:

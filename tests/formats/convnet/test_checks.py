@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdnative.formats.convnet import shapes
+from kdnative.formats.convnet import sizes
 from kdnative.formats.convnet.checks import check, weight_shapes
 from kdnative.formats.convnet.graph import Pool
 from tests.convnets import Builder, every_kind
@@ -68,18 +68,18 @@ def test_sizes_of_pooling_are_those_of_torch(size, ceil_mode):
         both = {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "padding": (padding,) * 2}
         b.other(Pool, [0], kind="max", out=b.nodes[0].out, ceil_mode=ceil_mode, **both)
         want = F.max_pool2d(torch.zeros(1, size, size + 1), kernel, stride, padding, ceil_mode=ceil_mode).shape[1:]
-        assert shapes.sizes(b.graph(1), size, size + 1)[1] == tuple(want)
+        assert sizes.sizes(b.graph(1), size, size + 1)[1] == tuple(want)
 
 
 def test_steps_lead_to_the_same_sizes():
     graph = every_kind()
     for height, width in ((17, 23), (1, 1), (64, 9)):
-        sizes = shapes.sizes(graph, height, width)
+        every = sizes.sizes(graph, height, width)
         for number in range(len(graph.nodes)):
             for axis, side in enumerate((height, width)):
-                for step in shapes.steps_to(graph, number, axis):
-                    side = shapes.out_size(side, step)
-                assert side == sizes[number][axis]
+                for step in sizes.steps_to(graph, number, axis):
+                    side = sizes.out_size(side, step)
+                assert side == every[number][axis]
 
 
 def test_inputs_of_different_sizes():
@@ -87,4 +87,4 @@ def test_inputs_of_different_sizes():
     half = b.conv(0, 3, stride=(2, 2), name="half")
     b.conv(0, 3, residual=half, name="whole")
     with pytest.raises(ValueError, match="whole is given 4 x 4 pixels of half, and needs 8 x 8"):
-        shapes.sizes(b.graph(2), 8, 8)
+        sizes.sizes(b.graph(2), 8, 8)

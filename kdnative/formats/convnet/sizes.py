@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kdnative.formats.convnet.graph import Conv, Graph, Multiply, Node, Pair, Pool, Resize
 
-__all__ = ["Step", "feature_count", "out_size", "paddings", "sizes", "step", "steps_to"]
+__all__ = ["Step", "out_size", "paddings", "sizes", "step", "steps_to"]
 
 Step = tuple[str, int | float, int, int, int]
 """How one side of a map becomes that of the next one: a kind, and up to four numbers; see `out_size`."""
@@ -91,12 +91,6 @@ def sizes(graph: Graph, height: int, width: int) -> list[Pair]:
                 "where its linear layer needs one; give images of the size that the network was made for"
             )
     return found
-
-
-def feature_count(graph: Graph, height: int, width: int) -> int:
-    """Values an image of all outputs together; the sides may be symbolic. ValueError as of `sizes`."""
-    found = sizes(graph, height, width)
-    return sum(found[i][0] * found[i][1] * graph.nodes[i].channels for i in graph.outputs)
 
 
 def steps_to(graph: Graph, number: int, axis: int) -> tuple[Step, ...]:
