@@ -16,17 +16,18 @@
 namespace kdnative::cpu {
 namespace {
 
-// Weights and what belongs to them, of the Codes::width bytes from byte `at` of a line on, 0 <= at < 64 * period.
+// Weights and what belongs to them, of Codes::width of the 64 bytes that vector `vector` of a line has, from byte
+// `part` on.
 struct DepthwiseWeights {
   const uint8_t* taps;  // bytes of int8
-  int64_t row;  // bytes of a filter row
+  int64_t row;          // bytes of a filter row
   const int32_t* start;
   const float *scale, *bias;
 
-  DepthwiseWeights(const PackedDepthwise& w, bool is_signed, int64_t at) {
-    const int64_t part = at % 64, lane = at / 64 * 64 + part / 4;
+  DepthwiseWeights(const PackedDepthwise& w, bool is_signed, int64_t vector, int64_t part) {
+    const int64_t lane = vector * 64 + part / 4;
     row = (w.kernel_w + 3) / 4 * 256;
-    taps = reinterpret_cast<const uint8_t*>(w.weights) + at / 64 * w.kernel_h * row + part;
+    taps = reinterpret_cast<const uint8_t*>(w.weights) + vector * w.kernel_h * row + part;
     start = (is_signed ? w.start_signed : w.start) + lane;
     scale = w.scale + lane;
     bias = w.bias + lane;
@@ -74,6 +75,7 @@ template <typename F>
 using RowSums = Ints[4];
 
 [[gnu::always_inline]] inline void start_sums(const DepthwiseWeights& w, RowSums& sum) {
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) sum[j] = Ints::load(w.start + 16 * j);
 }
 
@@ -81,6 +83,7 @@ using RowSums = Ints[4];
 [[gnu::always_inline]] inline void finish_sums(const DepthwiseWeights& w, const Requantizer& end, bool swish,
                                                const RowSums& sum, uint8_t* out, int64_t n) {
   Vec v[4];
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) v[j] = sum[j].to_float() * Vec::load(w.scale + 16 * j) + Vec::load(w.bias + 16 * j);
   const Codes codes = swish ? end.finish<true>(v) : end.finish<false>(v);
   if (n >= Codes::width) {
@@ -90,10 +93,10 @@ using RowSums = Ints[4];
   }
 }
 
-// One call's constants, and where it works.
+// One call's constants. Loops take a copy of it: stores of codes might change what is reached by a reference.
 struct DepthwiseLine {
-  const PackedDepthwise& w;
-  const Requantizer& end;
+  PackedDepthwise w;
+  Requantizer end;
   bool swish;
   int64_t tap;                // bytes between two taps of a filter row
   int64_t in_row, next_line;  // bytes of the input between two filter rows, and of the output between two rows
@@ -103,6 +106,7 @@ struct DepthwiseLine {
   [[gnu::always_inline]] void square(const DepthwiseWeights& at, const uint8_t* in, uint8_t* out, int64_t n) const {
     constexpr int kGroups = (kernel + 3) / 4;
     RowSums sum[rows];
+#pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) start_sums(at, sum[r]);
 #pragma GCC unroll 10
     for (int y = 0; y < rows + kernel - 1; ++y) {
@@ -157,19 +161,20 @@ struct Step {
 
   // Stride 1: `bytes` bytes of each of `rows` rows.
   template <int rows>
-  [[gnu::noinline]] static void flat(const DepthwiseLine& line, const uint8_t* in, uint8_t* out, int64_t bytes) {
-    const int64_t around = 64 * line.w.period;
-    for (int64_t i = 0, at = 0; i < bytes; i += Codes::width) {
-      run<rows>(line, DepthwiseWeights(line.w, Products::kSigned, at), in + i, out + i, bytes - i);
-      at = at + Codes::width == around ? 0 : at + Codes::width;
+  [[gnu::noinline]] static void flat(DepthwiseLine line, const uint8_t* in, uint8_t* out, int64_t bytes) {
+    for (int64_t i = 0, vector = 0; i < bytes; i += 64) {
+      for (int64_t part = i; part < i + 64 && part < bytes; part += Codes::width)
+        run<rows>(line, DepthwiseWeights(line.w, Products::kSigned, vector, part - i), in + part, out + part,
+                  bytes - part);
+      vector = vector + 1 == line.w.period ? 0 : vector + 1;
     }
   }
 
   // Any stride: a row of `width` pixels that are `in_pixel` and `out_pixel` bytes apart.
-  [[gnu::noinline]] static void pixels(const DepthwiseLine& line, const uint8_t* in, int64_t in_pixel, uint8_t* out,
+  [[gnu::noinline]] static void pixels(DepthwiseLine line, const uint8_t* in, int64_t in_pixel, uint8_t* out,
                                        int64_t out_pixel, int64_t width, int64_t channels) {
     for (int64_t c = 0; c < channels; c += Codes::width) {
-      const DepthwiseWeights at(line.w, Products::kSigned, c);
+      const DepthwiseWeights at(line.w, Products::kSigned, c / 64, c % 64);
       for (int64_t x = 0; x < width; ++x)
         run<1>(line, at, in + x * in_pixel + c, out + x * out_pixel + c, channels - c);
     }
