@@ -160,6 +160,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = neon::add_scaled_int8;
   t.rotate = neon::rotate;
   t.gate = neon::gate;
+  t.conv = neon::conv;
   t.int8_burst = neon::int8_burst;
   t.read_all = neon::read_all;
   return t;
@@ -172,6 +173,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.gemm_w4a8 = above(4, i8mm::gemm_w4a8, t.gemm_w4a8);
   t.gemm_w2a8 = above(4, i8mm::gemm_w2a8, t.gemm_w2a8);
   t.gemm_two_level = above(4, i8mm::gemm_two_level, t.gemm_two_level);
+  t.conv = i8mm::conv;
   t.int8_burst = i8mm::int8_burst;
   return t;
 }();

@@ -28,7 +28,13 @@ inline void multiply(const ConvBlock& b, __m512i (&sum)[rows][vectors]) {
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < vectors; ++j) sum[i][j] = _mm512_loadu_si512(b.start + i * b.start_step + 16 * j);
+    for (int j = 0; j < vectors; ++j) sum[i][j] = i == 0 ? _mm512_loadu_si512(b.start + 16 * j) : sum[0][j];
+  if (b.start_step != 0) [[unlikely]] {
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) sum[i][j] = _mm512_loadu_si512(b.start + i * b.start_step + 16 * j);
+  }
   const int8_t* w = b.weights;
   const uint8_t* const* pixel = b.pixel;
   for (int64_t tap = 0; tap < b.taps; ++tap, pixel += rows) {

@@ -16,7 +16,8 @@
 namespace kdnative::cpu {
 namespace {
 
-constexpr int kMostConvRows = 14, kMostTaps = 64;  // of a block; more taps go through it in pieces
+constexpr int kMostConvRows = 14, kMostConvSums = 6 * 64;  // of a block
+constexpr int kMostTaps = 64;                              // at a time; more go through a block in pieces
 
 struct ConvBlock {
   const Epilogue8& e;
@@ -39,71 +40,90 @@ inline uint8_t* pixel_of(const Map& map, int64_t image, int64_t y, int64_t x) {
   return map.data + image * map.image + y * map.row + x * map.pixel;
 }
 
-// An output pixel, and where its first tap lies in the input.
+// Where an output pixel and its first tap lie.
 struct ConvPixel {
   int64_t image, y, x, in_y, in_x;
-  const uint8_t* in;
 
-  ConvPixel(const PackedConv& w, const Map& input, const Map& output, int64_t index) {
-    x = index % output.width;
-    y = index / output.width % output.height;
-    image = index / output.width / output.height;
-    place(w, input);
+  ConvPixel(const PackedConv& w, const Map& out, int64_t index) {
+    x = index % out.width;
+    y = index / out.width % out.height;
+    image = index / out.width / out.height;
+    place(w);
   }
-  void advance(const PackedConv& w, const Map& input, const Map& output) {
-    if (++x < output.width) {
-      in_x += w.stride_w;
-      in += w.stride_w * input.pixel;
-      return;
-    }
+  void advance(const PackedConv& w, const Map& out, int64_t pixels) {  // not beyond the end of the line
+    x += pixels;
+    in_x += pixels * w.stride_w;
+    if (x < out.width) return;
     x = 0;
-    if (++y == output.height) y = 0, ++image;
-    place(w, input);
+    if (++y == out.height) y = 0, ++image;
+    place(w);
   }
-  void place(const PackedConv& w, const Map& input) {
+  void place(const PackedConv& w) {
     in_y = y * w.stride_h - w.pad_top;
     in_x = x * w.stride_w - w.pad_left;
-    in = pixel_of(input, image, in_y, in_x);
   }
 };
 
-// The taps of a filter as a grid; whole rows are a column of it.
-struct TapGrid {
-  int64_t height, width, step_y, step_x, row, column;  // steps in pixels, and in bytes
+template <typename Byte>
+inline void put_pixels(Byte* first, int64_t step, int64_t count, Byte** pixel) {
+  for (int64_t i = 0; i < count; ++i) pixel[i] = first + i * step;
+}
 
-  TapGrid(const PackedConv& w, const Map& in)
-      : height(w.kernel_h),
+// Some taps of a filter, from one on. The taps are a grid; whole rows are a column of it.
+struct Taps {
+  int64_t channel;                                     // of the input, where a tap begins
+  int64_t height, width, step_y, step_x, row, column;  // of the grid; steps in pixels, and in bytes
+  int64_t first_y = 0, first_x = 0, count = 0;
+
+  Taps(const PackedConv& w, const Map& in, int64_t channel)
+      : channel(channel),
+        height(w.kernel_h),
         width(w.whole_rows ? 1 : w.kernel_w),
         step_y(w.dilation_h),
         step_x(w.dilation_w),
         row(w.dilation_h * in.row),
         column(w.dilation_w * in.pixel) {}
 
-  // pixel[0], pixel[step], ... = the pixels of `count` taps from tap `first` on, of an output pixel whose taps all lie
-  // inside of the input.
-  void inside(const uint8_t* in, int64_t first, int64_t count, int64_t step, const uint8_t** pixel) const {
-    int64_t kx = first % width;
-    const uint8_t* line = in + first / width * row;
-    for (int64_t t = 0; t < count; ++t, pixel += step) {
-      *pixel = line + kx * column;
-      if (++kx == width) kx = 0, line += row;
-    }
+  void from(int64_t first, int64_t taps) {
+    first_y = first / width;
+    first_x = first % width;
+    count = taps;
   }
 
-  void across_edges(const ConvPixel& p, const Map& in, int64_t channel, const uint8_t* zeros, int64_t first,
-                    int64_t count, int64_t step, const uint8_t** pixel) const {
-    int64_t kx = first % width, ky = first / width;
-    for (int64_t t = 0; t < count; ++t, pixel += step) {
-      const int64_t y = p.in_y + ky * step_y, x = p.in_x + kx * step_x;
-      const bool in_map = y >= 0 && y < in.height && x >= 0 && x < in.width;
-      *pixel = in_map ? p.in + channel + ky * row + kx * column : zeros;
-      if (++kx == width) kx = 0, ++ky;
-    }
-  }
-
-  bool within(const ConvPixel& p, const Map& in) const {
+  // Of `pixels` output pixels in a line, whose first taps are `step` pixels apart, whether all taps lie in the map.
+  bool inside(const ConvPixel& p, const Map& in, int64_t step, int64_t pixels) const {
     return p.in_y >= 0 && p.in_y + (height - 1) * step_y < in.height && p.in_x >= 0 &&
-           p.in_x + (width - 1) * step_x < in.width;
+           p.in_x + (pixels - 1) * step + (width - 1) * step_x < in.width;
+  }
+
+  template <typename F>
+  void for_each(const F& f) const {  // f(number, row and column of the grid)
+    int64_t y = first_y, x = first_x;
+    for (int64_t t = 0; t < count; ++t) {
+      f(t, y, x);
+      if (++x == width) x = 0, ++y;
+    }
+  }
+
+  // pixel[t * rows + i] = the pixel that tap t of output pixel i reads.
+  void find(const ConvPixel& p, const Map& in, int64_t step, int64_t pixels, int64_t rows,
+            const uint8_t** pixel) const {
+    const uint8_t* first = pixel_of(in, p.image, p.in_y, p.in_x) + channel;
+    for_each([&](int64_t t, int64_t y, int64_t x) {
+      put_pixels(first + y * row + x * column, step * in.pixel, pixels, pixel + t * rows);
+    });
+  }
+
+  void find_across_edges(const ConvPixel& p, const Map& in, const uint8_t* zeros, int64_t step, int64_t pixels,
+                         int64_t rows, const uint8_t** pixel) const {
+    for_each([&](int64_t t, int64_t ky, int64_t kx) {
+      const int64_t y = p.in_y + ky * step_y;
+      for (int64_t i = 0; i < pixels; ++i) {
+        const int64_t x = p.in_x + i * step + kx * step_x;
+        const bool in_map = y >= 0 && y < in.height && x >= 0 && x < in.width;
+        pixel[t * rows + i] = in_map ? pixel_of(in, p.image, y, x) + channel : zeros;
+      }
+    });
   }
 };
 
@@ -122,34 +142,36 @@ inline void write_real(const ConvBlock& b, int64_t rows, float* real, int64_t ld
 template <typename Kernel>
 inline void conv_tile(const PackedConv& w, const Epilogue8& e, const Map& in, const uint8_t* zeros, const Map& out,
                       float* real, int64_t ld_real, const ConvRange& r, const ConvTile& tile) {
-  constexpr int kMostSums = 64 * 6;
-  alignas(64) int32_t sums[kMostSums];
+  alignas(64) int32_t sums[kMostConvSums];
   ConvBlock b(w, e, tile);
-  const TapGrid grid(w, in);
-  const int64_t taps = grid.height * grid.width, lanes = 16 * tile.vectors, most = Kernel::kRows[tile.vectors];
-  ConvPixel at(w, in, out, r.begin);
+  Taps taps(w, in, tile.channel);
+  const int64_t all = taps.height * taps.width, lanes = 16 * tile.vectors, most = Kernel::kRows[tile.vectors];
+  ConvPixel next(w, out, r.begin);
   for (int64_t p = r.begin, blocks = (r.end - r.begin + most - 1) / most; p < r.end; --blocks) {
-    const int64_t rows = (r.end - p + blocks - 1) / blocks;  // nearly the same in all blocks
-    const ConvPixel first = at;
+    const int64_t rows = blocks == 1 ? r.end - p : (r.end - p + blocks - 1) / blocks;  // nearly the same in all blocks
+    const ConvPixel begin = next;
     b.start = (Kernel::kSigned ? w.start_signed : w.start) + tile.lane;
     b.start_step = 0;
-    for (int64_t tap = 0; tap < taps; tap += kMostTaps) {
-      b.taps = taps - tap < kMostTaps ? taps - tap : kMostTaps;
+    for (int64_t tap = 0; tap < all; tap += kMostTaps) {
+      taps.from(tap, all - tap < kMostTaps ? all - tap : kMostTaps);
+      b.taps = taps.count;
       b.weights = w.weights + tile.weights + tap * tile.depth * lanes;
-      const bool last = tap + b.taps == taps;
-      b.sums = last && e.finish != Finish::real ? nullptr : sums;
-      at = first;
-      for (int64_t i = 0; i < rows; ++i) {
-        if (w.whole_rows || grid.within(at, in)) {
-          grid.inside(at.in + tile.channel, tap, b.taps, rows, b.pixel + i);
+      b.sums = tap + b.taps == all && e.finish != Finish::real ? nullptr : sums;
+      next = begin;
+      for (int64_t i = 0; i < rows;) {  // line by line
+        const int64_t left = out.width - next.x, pixels = rows - i < left ? rows - i : left;
+        if (w.whole_rows || taps.inside(next, in, w.stride_w, pixels)) {
+          taps.find(next, in, w.stride_w, pixels, rows, b.pixel + i);
         } else {
-          grid.across_edges(at, in, tile.channel, zeros, tap, b.taps, rows, b.pixel + i);
+          taps.find_across_edges(next, in, zeros, w.stride_w, pixels, rows, b.pixel + i);
         }
-        if (b.sums == nullptr) {
-          b.out[i] = pixel_of(out, at.image, at.y, at.x) + tile.first;
-          if (e.residual != nullptr) b.residual[i] = pixel_of(*e.residual, at.image, at.y, at.x) + tile.first;
+        put_pixels(pixel_of(out, next.image, next.y, next.x) + tile.first, out.pixel, pixels, b.out + i);
+        if (e.residual != nullptr) {
+          const uint8_t* first = pixel_of(*e.residual, next.image, next.y, next.x) + tile.first;
+          put_pixels(first, e.residual->pixel, pixels, b.residual + i);
         }
-        at.advance(w, in, out);
+        next.advance(w, out, pixels);
+        i += pixels;
       }
       Kernel::run(tile.vectors, rows, b);
       b.start = sums;

@@ -30,7 +30,7 @@ inline __m256i quad_of(const uint8_t* p) {
 
 inline const __m256i* lanes_of(const void* p) { return static_cast<const __m256i*>(p); }
 
-// `count` registers of a tile of `vectors` vectors: register j is at byte offset() of each quad.
+// Which lanes of a tile a block has at once: register j begins with lane at(half, j).
 template <int vectors>
 struct Lanes {
   static constexpr int kCount = vectors == 4 ? 4 : 2 * vectors;
