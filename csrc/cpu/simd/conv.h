@@ -40,90 +40,111 @@ inline uint8_t* pixel_of(const Map& map, int64_t image, int64_t y, int64_t x) {
   return map.data + image * map.image + y * map.row + x * map.pixel;
 }
 
-// Where an output pixel and its first tap lie.
-struct ConvPixel {
-  int64_t image, y, x, in_y, in_x;
-
-  ConvPixel(const PackedConv& w, const Map& out, int64_t index) {
-    x = index % out.width;
-    y = index / out.width % out.height;
-    image = index / out.width / out.height;
-    place(w);
-  }
-  void advance(const PackedConv& w, const Map& out, int64_t pixels) {  // not beyond the end of the line
-    x += pixels;
-    in_x += pixels * w.stride_w;
-    if (x < out.width) return;
-    x = 0;
-    if (++y == out.height) y = 0, ++image;
-    place(w);
-  }
-  void place(const PackedConv& w) {
-    in_y = y * w.stride_h - w.pad_top;
-    in_x = x * w.stride_w - w.pad_left;
-  }
-};
-
+// first, first + step, ...: a handful of pointers, which would take longer in vectors.
 template <typename Byte>
-inline void put_pixels(Byte* first, int64_t step, int64_t count, Byte** pixel) {
-  for (int64_t i = 0; i < count; ++i) pixel[i] = first + i * step;
+inline void put_pointers(Byte* first, int64_t step, int64_t count, Byte** pointer) {
+  for (; count > 0; --count, first += step) {
+    __asm__("" : "+r"(first));
+    *pointer++ = first;
+  }
 }
 
-// Some taps of a filter, from one on. The taps are a grid; whole rows are a column of it.
-struct Taps {
-  int64_t channel;                                     // of the input, where a tap begins
-  int64_t height, width, step_y, step_x, row, column;  // of the grid; steps in pixels, and in bytes
-  int64_t first_y = 0, first_x = 0, count = 0;
+// The taps of a filter as a grid, of which whole rows are one column; and which output pixels of a line have all of
+// them inside of the map.
+struct TapGrid {
+  int64_t height, width, step_y, step_x, row, column;  // steps in pixels, and in bytes
+  int64_t x_begin, x_end;
 
-  Taps(const PackedConv& w, const Map& in, int64_t channel)
-      : channel(channel),
-        height(w.kernel_h),
+  TapGrid(const PackedConv& w, const Map& in, const Map& out)
+      : height(w.kernel_h),
         width(w.whole_rows ? 1 : w.kernel_w),
         step_y(w.dilation_h),
         step_x(w.dilation_w),
         row(w.dilation_h * in.row),
-        column(w.dilation_w * in.pixel) {}
+        column(w.dilation_w * in.pixel),
+        x_begin((w.pad_left + w.stride_w - 1) / w.stride_w) {
+    const int64_t last = in.width - 1 - (width - 1) * step_x + w.pad_left;  // for the first tap
+    x_end = last < 0 ? 0 : last / w.stride_w + 1;
+    if (w.whole_rows) x_begin = 0, x_end = out.width;  // for which there is a border
+  }
+};
 
-  void from(int64_t first, int64_t taps) {
-    first_y = first / width;
-    first_x = first % width;
-    count = taps;
+struct ConvPosition {
+  int64_t image, y, x;
+};
+
+// Walks over the output pixels of a convolution, line by line.
+struct ConvCursor : ConvPosition {
+  const PackedConv& w;
+  const Map &in, &out;
+  const Map* residual;
+  const TapGrid& grid;
+  int64_t in_y;
+  bool lines_inside;  // of the input, which the taps read
+  const uint8_t* in_line;
+  uint8_t* out_line;
+  const uint8_t* residual_line = nullptr;
+  int64_t residual_pixel = 0;
+
+  ConvCursor(const PackedConv& w, const Map& in, const Map& out, const Map* residual, const TapGrid& grid,
+             int64_t index)
+      : ConvPosition{index / out.width / out.height, index / out.width % out.height, index % out.width},
+        w(w),
+        in(in),
+        out(out),
+        residual(residual),
+        grid(grid) {
+    if (residual != nullptr) residual_pixel = residual->pixel;
+    place();
   }
 
-  // Of `pixels` output pixels in a line, whose first taps are `step` pixels apart, whether all taps lie in the map.
-  bool inside(const ConvPixel& p, const Map& in, int64_t step, int64_t pixels) const {
-    return p.in_y >= 0 && p.in_y + (height - 1) * step_y < in.height && p.in_x >= 0 &&
-           p.in_x + (pixels - 1) * step + (width - 1) * step_x < in.width;
+  void go_to(const ConvPosition& position) {
+    static_cast<ConvPosition&>(*this) = position;
+    place();
   }
 
-  template <typename F>
-  void for_each(const F& f) const {  // f(number, row and column of the grid)
-    int64_t y = first_y, x = first_x;
-    for (int64_t t = 0; t < count; ++t) {
-      f(t, y, x);
-      if (++x == width) x = 0, ++y;
+  void place() {
+    in_y = y * w.stride_h - w.pad_top;
+    lines_inside = w.whole_rows || (in_y >= 0 && in_y + (grid.height - 1) * grid.step_y < in.height);
+    in_line = pixel_of(in, image, in_y, -w.pad_left);
+    out_line = pixel_of(out, image, y, 0);
+    if (residual != nullptr) residual_line = pixel_of(*residual, image, y, 0);
+  }
+
+  void advance(int64_t pixels) {  // not beyond the end of the line
+    x += pixels;
+    if (x < out.width) return;
+    x = 0;
+    if (++y == out.height) y = 0, ++image;
+    place();
+  }
+
+  // pixel[t * rows + i] = what tap `first` + t of the output pixel i further on in this line reads, i < pixels.
+  void find(const ConvTile& tile, const uint8_t* zeros, int64_t first, int64_t count, int64_t pixels, int64_t rows,
+            const uint8_t** pixel) const {
+    int64_t ky = 0, kx = 0;
+    if (first != 0) ky = first / grid.width, kx = first % grid.width;
+    const bool inside = lines_inside && x >= grid.x_begin && x + pixels <= grid.x_end;
+    const int64_t step = w.stride_w * in.pixel;
+    const uint8_t* at = in_line + x * step + tile.channel;
+    for (int64_t t = 0; t < count; ++t, pixel += rows) {
+      if (inside) {
+        put_pointers(at + ky * grid.row + kx * grid.column, step, pixels, pixel);
+      } else {
+        find_tap(at, zeros, ky, kx, pixels, pixel);
+      }
+      if (++kx == grid.width) kx = 0, ++ky;
     }
   }
 
-  // pixel[t * rows + i] = the pixel that tap t of output pixel i reads.
-  void find(const ConvPixel& p, const Map& in, int64_t step, int64_t pixels, int64_t rows,
-            const uint8_t** pixel) const {
-    const uint8_t* first = pixel_of(in, p.image, p.in_y, p.in_x) + channel;
-    for_each([&](int64_t t, int64_t y, int64_t x) {
-      put_pixels(first + y * row + x * column, step * in.pixel, pixels, pixel + t * rows);
-    });
-  }
-
-  void find_across_edges(const ConvPixel& p, const Map& in, const uint8_t* zeros, int64_t step, int64_t pixels,
-                         int64_t rows, const uint8_t** pixel) const {
-    for_each([&](int64_t t, int64_t ky, int64_t kx) {
-      const int64_t y = p.in_y + ky * step_y;
-      for (int64_t i = 0; i < pixels; ++i) {
-        const int64_t x = p.in_x + i * step + kx * step_x;
-        const bool in_map = y >= 0 && y < in.height && x >= 0 && x < in.width;
-        pixel[t * rows + i] = in_map ? pixel_of(in, p.image, y, x) + channel : zeros;
-      }
-    });
+  void find_tap(const uint8_t* at, const uint8_t* zeros, int64_t ky, int64_t kx, int64_t pixels,
+                const uint8_t** pixel) const {
+    const int64_t tap_y = in_y + ky * grid.step_y;
+    const bool line_inside = tap_y >= 0 && tap_y < in.height;
+    int64_t tap_x = x * w.stride_w - w.pad_left + kx * grid.step_x;
+    at += ky * grid.row + kx * grid.column;
+    for (int64_t i = 0; i < pixels; ++i, tap_x += w.stride_w, at += w.stride_w * in.pixel)
+      pixel[i] = line_inside && tap_x >= 0 && tap_x < in.width ? at : zeros;
   }
 };
 
@@ -140,54 +161,44 @@ inline void write_real(const ConvBlock& b, int64_t rows, float* real, int64_t ld
 }
 
 template <typename Kernel>
-inline void conv_tile(const PackedConv& w, const Epilogue8& e, const Map& in, const uint8_t* zeros, const Map& out,
-                      float* real, int64_t ld_real, const ConvRange& r, const ConvTile& tile) {
-  alignas(64) int32_t sums[kMostConvSums];
-  ConvBlock b(w, e, tile);
-  Taps taps(w, in, tile.channel);
-  const int64_t all = taps.height * taps.width, lanes = 16 * tile.vectors, most = Kernel::kRows[tile.vectors];
-  ConvPixel next(w, out, r.begin);
-  for (int64_t p = r.begin, blocks = (r.end - r.begin + most - 1) / most; p < r.end; --blocks) {
-    const int64_t rows = blocks == 1 ? r.end - p : (r.end - p + blocks - 1) / blocks;  // nearly the same in all blocks
-    const ConvPixel begin = next;
-    b.start = (Kernel::kSigned ? w.start_signed : w.start) + tile.lane;
-    b.start_step = 0;
-    for (int64_t tap = 0; tap < all; tap += kMostTaps) {
-      taps.from(tap, all - tap < kMostTaps ? all - tap : kMostTaps);
-      b.taps = taps.count;
-      b.weights = w.weights + tile.weights + tap * tile.depth * lanes;
-      b.sums = tap + b.taps == all && e.finish != Finish::real ? nullptr : sums;
-      next = begin;
-      for (int64_t i = 0; i < rows;) {  // line by line
-        const int64_t left = out.width - next.x, pixels = rows - i < left ? rows - i : left;
-        if (w.whole_rows || taps.inside(next, in, w.stride_w, pixels)) {
-          taps.find(next, in, w.stride_w, pixels, rows, b.pixel + i);
-        } else {
-          taps.find_across_edges(next, in, zeros, w.stride_w, pixels, rows, b.pixel + i);
-        }
-        put_pixels(pixel_of(out, next.image, next.y, next.x) + tile.first, out.pixel, pixels, b.out + i);
-        if (e.residual != nullptr) {
-          const uint8_t* first = pixel_of(*e.residual, next.image, next.y, next.x) + tile.first;
-          put_pixels(first, e.residual->pixel, pixels, b.residual + i);
-        }
-        next.advance(w, out, pixels);
-        i += pixels;
-      }
-      Kernel::run(tile.vectors, rows, b);
-      b.start = sums;
-      b.start_step = lanes;
-    }
-    if (e.finish == Finish::real) write_real(b, rows, real + p * ld_real + tile.first, ld_real);
-    if (e.finish == Finish::table) Kernel::look_up(b, rows);
-    p += rows;
-  }
-}
-
-template <typename Kernel>
 void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint8_t* zeros, const Map& out, float* real,
               int64_t ld_real, const ConvRange& r) {
-  for (int64_t t = r.tile_begin; t < r.tile_end; ++t)
-    conv_tile<Kernel>(w, e, in, zeros, out, real, ld_real, r, w.tiles[t]);
+  alignas(64) int32_t sums[kMostConvSums];
+  const TapGrid grid(w, in, out);
+  const int64_t pixels = r.end - r.begin, taps = grid.height * grid.width;
+  if (pixels <= 0) return;
+  for (int64_t t = r.tile_begin; t < r.tile_end; ++t) {
+    const ConvTile& tile = w.tiles[t];
+    ConvBlock b(w, e, tile);
+    ConvCursor cursor(w, in, out, e.residual, grid, r.begin);
+    // Nearly the same number of rows in all blocks.
+    const int64_t most = Kernel::kRows[tile.vectors], blocks = (pixels + most - 1) / most, longer = pixels % blocks;
+    for (int64_t i = 0, p = r.begin; i < blocks; ++i) {
+      const int64_t rows = pixels / blocks + (i < longer ? 1 : 0);
+      const ConvPosition begin = cursor;
+      for (int64_t tap = 0; tap < taps; tap += kMostTaps) {
+        if (tap != 0) cursor.go_to(begin);
+        b.taps = taps - tap < kMostTaps ? taps - tap : kMostTaps;
+        for (int64_t row = 0; row < rows;) {
+          const int64_t left = out.width - cursor.x, some = rows - row < left ? rows - row : left;
+          cursor.find(tile, zeros, tap, b.taps, some, rows, b.pixel + row);
+          put_pointers(cursor.out_line + cursor.x * out.pixel + tile.first, out.pixel, some, b.out + row);
+          const uint8_t* residual = cursor.residual_line + cursor.x * cursor.residual_pixel + tile.first;
+          put_pointers(residual, cursor.residual_pixel, some, b.residual + row);
+          cursor.advance(some);
+          row += some;
+        }
+        b.weights = w.weights + tile.weights + tap * tile.depth * 16 * tile.vectors;
+        b.start = tap == 0 ? (Kernel::kSigned ? w.start_signed : w.start) + tile.lane : sums;
+        b.start_step = tap == 0 ? 0 : 16 * tile.vectors;
+        b.sums = tap + b.taps == taps && e.finish != Finish::real ? nullptr : sums;
+        Kernel::run(tile.vectors, rows, b);
+      }
+      if (e.finish == Finish::real) write_real(b, rows, real + p * ld_real + tile.first, ld_real);
+      if (e.finish == Finish::table) Kernel::look_up(b, rows);
+      p += rows;
+    }
+  }
 }
 
 }  // namespace
