@@ -75,6 +75,13 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.rotate = avx2::rotate;
   t.gate = avx2::gate;
   t.conv = avx2::conv;
+  t.depthwise = avx2::depthwise;
+  t.max_window = avx2::max_window;
+  t.average_window = avx2::average_window;
+  t.add_codes = avx2::add_codes;
+  t.multiply_codes = avx2::multiply_codes;
+  t.look_up = avx2::look_up;
+  t.quantize_pixels = avx2::quantize_pixels;
   t.int8_burst = avx2::int8_burst;
   t.read_all = avx2::read_all;
   return t;
@@ -90,6 +97,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.arrange_rows = avxvnni::arrange_rows;
   t.gemm_blocks = avxvnni::gemm_blocks;
   t.conv = avxvnni::conv;
+  t.depthwise = avxvnni::depthwise;
   t.int8_burst = avxvnni::int8_burst;
   return t;
 }();
@@ -115,6 +123,13 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.rotate = avx512vnni::rotate;
   t.gate = avx512vnni::gate;
   t.conv = avx512vnni::conv;
+  t.depthwise = avx512vnni::depthwise;
+  t.max_window = avx512vnni::max_window;
+  t.average_window = avx512vnni::average_window;
+  t.add_codes = avx512vnni::add_codes;
+  t.multiply_codes = avx512vnni::multiply_codes;
+  t.look_up = avx512vnni::look_up;
+  t.quantize_pixels = avx512vnni::quantize_pixels;
   t.int8_burst = avx512vnni::int8_burst;
   t.read_all = avx512vnni::read_all;
   return t;
@@ -161,6 +176,13 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.rotate = neon::rotate;
   t.gate = neon::gate;
   t.conv = neon::conv;
+  t.depthwise = neon::depthwise;
+  t.max_window = neon::max_window;
+  t.average_window = neon::average_window;
+  t.add_codes = neon::add_codes;
+  t.multiply_codes = neon::multiply_codes;
+  t.look_up = neon::look_up;
+  t.quantize_pixels = neon::quantize_pixels;
   t.int8_burst = neon::int8_burst;
   t.read_all = neon::read_all;
   return t;
@@ -174,6 +196,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.gemm_w2a8 = above(4, i8mm::gemm_w2a8, t.gemm_w2a8);
   t.gemm_two_level = above(4, i8mm::gemm_two_level, t.gemm_two_level);
   t.conv = i8mm::conv;
+  t.depthwise = i8mm::depthwise;
   t.int8_burst = i8mm::int8_burst;
   return t;
 }();

@@ -84,7 +84,6 @@ struct ConvCursor : ConvPosition {
   const uint8_t* in_line;
   uint8_t* out_line;
   const uint8_t* residual_line = nullptr;
-  int64_t residual_pixel = 0;
 
   ConvCursor(const PackedConv& w, const Map& in, const Map& out, const Map* residual, const TapGrid& grid,
              int64_t index)
@@ -94,7 +93,6 @@ struct ConvCursor : ConvPosition {
         out(out),
         residual(residual),
         grid(grid) {
-    if (residual != nullptr) residual_pixel = residual->pixel;
     place();
   }
 
@@ -183,8 +181,10 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
           const int64_t left = out.width - cursor.x, some = rows - row < left ? rows - row : left;
           cursor.find(tile, zeros, tap, b.taps, some, rows, b.pixel + row);
           put_pointers(cursor.out_line + cursor.x * out.pixel + tile.first, out.pixel, some, b.out + row);
-          const uint8_t* residual = cursor.residual_line + cursor.x * cursor.residual_pixel + tile.first;
-          put_pointers(residual, cursor.residual_pixel, some, b.residual + row);
+          if (e.residual != nullptr) {
+            const uint8_t* residual = cursor.residual_line + cursor.x * e.residual->pixel + tile.first;
+            put_pointers(residual, e.residual->pixel, some, b.residual + row);
+          }
           cursor.advance(some);
           row += some;
         }

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../instruction_sets.h"
 #include "blocks.h"
 #include "codes_avx2.h"
 #include "conv.h"
@@ -135,8 +136,7 @@ struct ConvKernel {
   }
 
   static void look_up(const ConvBlock& b, int64_t rows) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < b.tile.outputs; ++j) b.out[i][j] = b.e.table[b.out[i][j]];
+    for (int64_t i = 0; i < rows; ++i) avx2::look_up(b.out[i], b.tile.outputs, b.e.table, b.out[i]);
   }
 };
 

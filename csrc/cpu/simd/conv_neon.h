@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../instruction_sets.h"
 #include "../neon/dot.h"
 #include "blocks.h"
 #include "codes_neon.h"
@@ -112,8 +113,7 @@ struct ConvKernel {
   }
 
   static void look_up(const ConvBlock& b, int64_t rows) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < b.tile.outputs; ++j) b.out[i][j] = b.e.table[b.out[i][j]];
+    for (int64_t i = 0; i < rows; ++i) neon::look_up(b.out[i], b.tile.outputs, b.e.table, b.out[i]);
   }
 };
 

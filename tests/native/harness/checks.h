@@ -15,6 +15,8 @@ void check_attention(const Kernels& t);
 void check_add_scaled_int8(const Kernels& t);
 void check_rotate(const Kernels& t);
 void check_gate(const Kernels& t);
+void check_depthwise(const Kernels& t);
+void check_codes(const Kernels& t);
 void time_gemms(const Kernels& t);
 
 }  // namespace harness

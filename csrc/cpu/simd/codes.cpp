@@ -1,0 +1,134 @@
+// Pooling, sums and products of maps of codes over Codes: the numerics are those of convolution.h.
+#include "vec.h"
+// These are written against Vec and come after it.
+#include "../instruction_sets.h"
+#include "zips.h"
+// This is written against Codes and comes after them.
+#include "requantize.h"
+
+namespace kdnative::cpu::KDNATIVE_ISA {
+namespace {
+
+// f(first byte, bytes) over n bytes in registers, the last one in part.
+template <typename F>
+inline void for_registers(int64_t n, const F& f) {
+  for (int64_t i = 0; i < n; i += Codes::width) f(i, n - i < Codes::width ? n - i : Codes::width);
+}
+
+// Sums of the codes of a window, four vectors for a register of channels. Words hold the sums of 257 codes.
+inline void add_window(const uint8_t* first, const Map& in, int64_t height, int64_t width, Ints (&sum)[4]) {
+  constexpr int64_t kPixels = 256;
+  const Codes zero = Codes::set1(0);
+  for (Ints& s : sum) s = Ints::zero();
+  Codes low = zero, high = zero;
+  int64_t pixels = 0;
+  const auto flush = [&] {
+    sum[0] = sum[0] + bits(zip_pairs_low(low, zero));
+    sum[1] = sum[1] + bits(zip_pairs_high(low, zero));
+    sum[2] = sum[2] + bits(zip_pairs_low(high, zero));
+    sum[3] = sum[3] + bits(zip_pairs_high(high, zero));
+    low = high = zero;
+    pixels = 0;
+  };
+  for (int64_t y = 0; y < height; ++y) {
+    const uint8_t* row = first + y * in.row;
+    for (int64_t x = 0; x < width;) {
+      const int64_t room = kPixels - pixels, end = width - x < room ? width : x + room;
+      pixels += end - x;
+      for (; x < end; ++x) {
+        const Codes codes = Codes::load(row + x * in.pixel);
+        low = add_words(low, zip_low(codes, zero));
+        high = add_words(high, zip_high(codes, zero));
+      }
+      if (pixels == kPixels) flush();
+    }
+  }
+  flush();
+}
+
+inline const uint8_t* first_pixel(const Map& in, const Window& w) {
+  return in.data + w.image * in.image + w.y0 * in.row + w.x0 * in.pixel;
+}
+
+}  // namespace
+
+void max_window(const Map& in, const Window& w, uint8_t* out) {
+  for_registers(in.channels, [&](int64_t c, int64_t n) {
+    const uint8_t* row = first_pixel(in, w) + c;
+    Codes largest = Codes::set1(0);
+    for (int64_t y = w.y0; y < w.y1; ++y, row += in.row)
+      for (int64_t x = 0; x < w.x1 - w.x0; ++x) largest = max(largest, Codes::load(row + x * in.pixel));
+    largest.store(out + c, n);
+  });
+}
+
+void average_window(const Map& in, const Window& w, int32_t zero, float scale, float out_zero, uint8_t* out) {
+  const int64_t height = w.y1 - w.y0, width = w.x1 - w.x0;
+  const Ints start = Ints::set1(static_cast<int32_t>(-height * width * zero));
+  for_registers(in.channels, [&](int64_t c, int64_t n) {
+    Ints sum[4];
+    add_window(first_pixel(in, w) + c, in, height, width, sum);
+    Vec v[4];
+    for (int j = 0; j < 4; ++j) v[j] = (sum[j] + start).to_float() * Vec::set1(scale) + Vec::set1(out_zero);
+    pack(v).store(out + c, n);
+  });
+}
+
+void add_codes(const uint8_t* a, const uint8_t* b, int64_t n, float scale_a, float offset, float scale_b,
+               const Epilogue8& e, uint8_t* out) {
+  const Requantizer last(e);
+  const auto add = [&](Codes x, Codes y) {
+    Vec v[4], other[4];
+    unpack(x, v);
+    unpack(y, other);
+    for (int j = 0; j < 4; ++j) v[j] = (v[j] * Vec::set1(scale_a) + Vec::set1(offset)) + other[j] * Vec::set1(scale_b);
+    return e.finish == Finish::hard_swish ? last.finish<true>(v) : last.finish<false>(v);
+  };
+  constexpr int64_t kBlock = 4096;  // results wait in the nearest cache for their table
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t end = n - i < kBlock ? n : i + kBlock;
+    for_registers(end - i, [&](int64_t j, int64_t left) {
+      j += i;
+      if (left == Codes::width) {
+        add(Codes::load(a + j), Codes::load(b + j)).store(out + j);
+      } else {
+        add(Codes::load(a + j, left), Codes::load(b + j, left)).store(out + j, left);
+      }
+    });
+    if (e.finish == Finish::table) look_up(out + i, end - i, e.table, out + i);
+  }
+}
+
+// (x - zero) * (gate - gate_zero) is one product of pairs: (x, zero) and (g, -g).
+void multiply_codes(const uint8_t* x, int64_t pixel, const uint8_t* gate, int64_t pixels, int64_t channels,
+                    int32_t zero, int32_t gate_zero, float scale, float out_zero, uint8_t* out, int64_t out_pixel) {
+  const Codes zeros = Codes::set1(zero), none = Codes::set1(0);
+  const Vec factor = Vec::set1(scale), offset = Vec::set1(out_zero);
+  for_registers(channels, [&](int64_t c, int64_t n) {
+    Vec wide[4];
+    unpack(Codes::load(gate + c, n), wide);
+    Codes pair[4];
+    for (int j = 0; j < 4; ++j) {
+      const Ints g = nearest(wide[j]) - Ints::set1(gate_zero);
+      pair[j] = bytes((g & Ints::set1(0xffff)) + shift_left<16>(Ints::zero() - g));
+    }
+    const auto multiply = [&](Codes codes) {
+      const Codes low = zip_low(codes, zeros), high = zip_high(codes, zeros);
+      const Ints product[4] = {pair_products(zip_low(low, none), pair[0]), pair_products(zip_high(low, none), pair[1]),
+                               pair_products(zip_low(high, none), pair[2]),
+                               pair_products(zip_high(high, none), pair[3])};
+      Vec v[4];
+      for (int j = 0; j < 4; ++j) v[j] = product[j].to_float() * factor + offset;
+      return pack(v);
+    };
+    const uint8_t* from = x + c;
+    uint8_t* to = out + c;
+    if (n == Codes::width) {
+      for (int64_t p = 0; p < pixels; ++p) multiply(Codes::load(from + p * pixel)).store(to + p * out_pixel);
+    } else {
+      for (int64_t p = 0; p < pixels; ++p) multiply(Codes::load(from + p * pixel, n)).store(to + p * out_pixel, n);
+    }
+  });
+}
+
+}  // namespace kdnative::cpu::KDNATIVE_ISA
