@@ -37,7 +37,7 @@ inline void multiply(const ConvBlock& b, __m512i (&sum)[rows][vectors]) {
   }
   const int8_t* w = b.weights;
   const uint8_t* const* pixel = b.pixel;
-  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += rows) {
+  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += b.tap_step) {
     const uint8_t* x[rows];
 #pragma GCC unroll 14
     for (int i = 0; i < rows; ++i) x[i] = pixel[i];

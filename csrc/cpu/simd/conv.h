@@ -16,8 +16,10 @@
 namespace kdnative::cpu {
 namespace {
 
-constexpr int kMostConvRows = 14, kMostConvSums = 6 * 64;  // of a block
-constexpr int kMostTaps = 64;                              // at a time; more go through a block in pieces
+constexpr int64_t kMostConvSums = 6 * 64;  // of a block
+constexpr int64_t kMostTaps = 64;          // at a time; more go through a block in pieces
+// Of pixels, found at once for several blocks: a multiple of the rows of every kernel's blocks.
+constexpr int64_t kMostPixels = 168, kMostPointers = 8 * kMostPixels;
 
 struct ConvBlock {
   const Epilogue8& e;
@@ -25,28 +27,22 @@ struct ConvBlock {
   const float *scale, *bias;
   const int8_t* weights;
   int64_t taps;
+  const uint8_t* const* pixel;  // of row i and tap t at pixel[t * tap_step + i]
+  int64_t tap_step;
   const int32_t* start;  // of row i at start + i * start_step
   int64_t start_step;
   int32_t* sums;  // [row][16 * vectors]: where they go instead of to the result; or nullptr
-  const uint8_t* pixel[kMostTaps * kMostConvRows];  // [tap][row]
-  uint8_t* out[kMostConvRows];
-  const uint8_t* residual[kMostConvRows];
-
-  ConvBlock(const PackedConv& w, const Epilogue8& e, const ConvTile& tile)
-      : e(e), tile(tile), scale(w.scale + tile.lane), bias(w.bias + tile.lane) {}
+  uint8_t* const* out;
+  const uint8_t* const* residual;
 };
 
 inline uint8_t* pixel_of(const Map& map, int64_t image, int64_t y, int64_t x) {
   return map.data + image * map.image + y * map.row + x * map.pixel;
 }
 
-// first, first + step, ...: a handful of pointers, which would take longer in vectors.
 template <typename Byte>
 inline void put_pointers(Byte* first, int64_t step, int64_t count, Byte** pointer) {
-  for (; count > 0; --count, first += step) {
-    __asm__("" : "+r"(first));
-    *pointer++ = first;
-  }
+  for (int64_t i = 0; i < count; ++i) pointer[i] = first + i * step;
 }
 
 // The taps of a filter as a grid, of which whole rows are one column; and which output pixels of a line have all of
@@ -117,15 +113,15 @@ struct ConvCursor : ConvPosition {
     place();
   }
 
-  // pixel[t * rows + i] = what tap `first` + t of the output pixel i further on in this line reads, i < pixels.
-  void find(const ConvTile& tile, const uint8_t* zeros, int64_t first, int64_t count, int64_t pixels, int64_t rows,
+  // pixel[t * tap_step + i] = what tap `first` + t of the output pixel i further on in this line reads, i < pixels.
+  void find(const ConvTile& tile, const uint8_t* zeros, int64_t first, int64_t count, int64_t pixels, int64_t tap_step,
             const uint8_t** pixel) const {
     int64_t ky = 0, kx = 0;
     if (first != 0) ky = first / grid.width, kx = first % grid.width;
     const bool inside = lines_inside && x >= grid.x_begin && x + pixels <= grid.x_end;
     const int64_t step = w.stride_w * in.pixel;
     const uint8_t* at = in_line + x * step + tile.channel;
-    for (int64_t t = 0; t < count; ++t, pixel += rows) {
+    for (int64_t t = 0; t < count; ++t, pixel += tap_step) {
       if (inside) {
         put_pointers(at + ky * grid.row + kx * grid.column, step, pixels, pixel);
       } else {
@@ -158,45 +154,81 @@ inline void write_real(const ConvBlock& b, int64_t rows, float* real, int64_t ld
   }
 }
 
+// What several blocks read and write.
+struct ConvPointers {
+  const uint8_t* pixel[kMostPointers];  // [tap][pixels]
+  uint8_t* out[kMostPixels];
+  const uint8_t* residual[kMostPixels];
+
+  // Of `pixels` output pixels from the cursor on, which goes behind them, and of taps [first, first + taps).
+  void find(ConvCursor& cursor, const ConvTile& tile, const uint8_t* zeros, int64_t first, int64_t taps,
+            int64_t pixels) {
+    const Map &map = cursor.out, *more = cursor.residual;
+    for (int64_t i = 0; i < pixels;) {  // line by line
+      const int64_t left = map.width - cursor.x, some = pixels - i < left ? pixels - i : left;
+      cursor.find(tile, zeros, first, taps, some, pixels, pixel + i);
+      put_pointers(cursor.out_line + cursor.x * map.pixel + tile.first, map.pixel, some, out + i);
+      if (more != nullptr) {
+        const uint8_t* at = cursor.residual_line + cursor.x * more->pixel + tile.first;
+        put_pointers(at, more->pixel, some, residual + i);
+      }
+      cursor.advance(some);
+      i += some;
+    }
+  }
+};
+
 template <typename Kernel>
 void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint8_t* zeros, const Map& out, float* real,
               int64_t ld_real, const ConvRange& r) {
   alignas(64) int32_t sums[kMostConvSums];
+  ConvPointers pointers;
   const TapGrid grid(w, in, out);
   const int64_t pixels = r.end - r.begin, taps = grid.height * grid.width;
   if (pixels <= 0) return;
   for (int64_t t = r.tile_begin; t < r.tile_end; ++t) {
     const ConvTile& tile = w.tiles[t];
-    ConvBlock b(w, e, tile);
     ConvCursor cursor(w, in, out, e.residual, grid, r.begin);
     // Nearly the same number of rows in all blocks.
-    const int64_t most = Kernel::kRows[tile.vectors], blocks = (pixels + most - 1) / most, longer = pixels % blocks;
-    for (int64_t i = 0, p = r.begin; i < blocks; ++i) {
-      const int64_t rows = pixels / blocks + (i < longer ? 1 : 0);
+    const int64_t most = Kernel::kRows[tile.vectors], blocks = (pixels + most - 1) / most;
+    const int64_t shorter = pixels / blocks, longer = pixels % blocks;
+    const int64_t pixels_at_once = kMostPointers / taps < kMostPixels ? kMostPointers / taps : kMostPixels;
+    const int64_t at_once = taps > kMostTaps ? 1 : pixels_at_once / most;  // blocks
+    for (int64_t first = 0, p = r.begin; first < blocks; first += at_once) {
+      const int64_t end = first + at_once < blocks ? first + at_once : blocks;
+      const int64_t count = (end - first) * shorter + (end < longer     ? end - first
+                                                       : first < longer ? longer - first
+                                                                        : 0);
       const ConvPosition begin = cursor;
       for (int64_t tap = 0; tap < taps; tap += kMostTaps) {
+        const int64_t some = taps - tap < kMostTaps ? taps - tap : kMostTaps;
+        const bool last = tap + some == taps;
         if (tap != 0) cursor.go_to(begin);
-        b.taps = taps - tap < kMostTaps ? taps - tap : kMostTaps;
-        for (int64_t row = 0; row < rows;) {
-          const int64_t left = out.width - cursor.x, some = rows - row < left ? rows - row : left;
-          cursor.find(tile, zeros, tap, b.taps, some, rows, b.pixel + row);
-          put_pointers(cursor.out_line + cursor.x * out.pixel + tile.first, out.pixel, some, b.out + row);
-          if (e.residual != nullptr) {
-            const uint8_t* residual = cursor.residual_line + cursor.x * e.residual->pixel + tile.first;
-            put_pointers(residual, e.residual->pixel, some, b.residual + row);
+        pointers.find(cursor, tile, zeros, tap, some, count);
+        ConvBlock b{.e = e,
+                    .tile = tile,
+                    .scale = w.scale + tile.lane,
+                    .bias = w.bias + tile.lane,
+                    .weights = w.weights + tile.weights + tap * tile.depth * 16 * tile.vectors,
+                    .taps = some,
+                    .pixel = pointers.pixel,
+                    .tap_step = count,
+                    .start = tap == 0 ? (Kernel::kSigned ? w.start_signed : w.start) + tile.lane : sums,
+                    .start_step = tap == 0 ? 0 : 16 * tile.vectors,
+                    .sums = last && e.finish != Finish::real ? nullptr : sums,
+                    .out = pointers.out,
+                    .residual = pointers.residual};
+        for (int64_t i = first; i < end; ++i) {
+          const int64_t rows = shorter + (i < longer ? 1 : 0);
+          Kernel::run(tile.vectors, rows, b);
+          if (e.finish == Finish::table && last) Kernel::look_up(b, rows);
+          if (e.finish == Finish::real && last) {
+            write_real(b, rows, real + p * ld_real + tile.first, ld_real);
+            p += rows;
           }
-          cursor.advance(some);
-          row += some;
+          b.pixel += rows, b.out += rows, b.residual += rows;
         }
-        b.weights = w.weights + tile.weights + tap * tile.depth * 16 * tile.vectors;
-        b.start = tap == 0 ? (Kernel::kSigned ? w.start_signed : w.start) + tile.lane : sums;
-        b.start_step = tap == 0 ? 0 : 16 * tile.vectors;
-        b.sums = tap + b.taps == taps && e.finish != Finish::real ? nullptr : sums;
-        Kernel::run(tile.vectors, rows, b);
       }
-      if (e.finish == Finish::real) write_real(b, rows, real + p * ld_real + tile.first, ld_real);
-      if (e.finish == Finish::table) Kernel::look_up(b, rows);
-      p += rows;
     }
   }
 }

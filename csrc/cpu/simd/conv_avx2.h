@@ -49,7 +49,7 @@ inline void multiply(const ConvBlock& b, int half, __m256i (&sum)[rows][Lanes<ve
       sum[i][j] = _mm256_loadu_si256(lanes_of(b.start + i * b.start_step + L::at(half, j)));
   const int8_t* w = b.weights;
   const uint8_t* const* pixel = b.pixel;
-  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += rows) {
+  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += b.tap_step) {
     const uint8_t* x[rows];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; ++i) x[i] = pixel[i];

@@ -55,7 +55,7 @@ inline void multiply(const ConvBlock& b, const ChannelGroup& group, int32x4_t (&
     w += next;
   };
   const uint8_t* const* pixel = b.pixel;
-  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += rows) {
+  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += b.tap_step) {
     int64_t k = 0;
     typename Product::Operand x[rows];
     for (; k + 16 <= b.tile.depth; k += 16) {
