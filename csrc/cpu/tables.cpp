@@ -175,6 +175,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = neon::add_scaled_int8;
   t.rotate = neon::rotate;
   t.gate = neon::gate;
+  t.conv = neon::conv;
   t.depthwise = neon::depthwise;
   t.max_window = neon::max_window;
   t.average_window = neon::average_window;
@@ -194,6 +195,7 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.gemm_w4a8 = above(4, i8mm::gemm_w4a8, t.gemm_w4a8);
   t.gemm_w2a8 = above(4, i8mm::gemm_w2a8, t.gemm_w2a8);
   t.gemm_two_level = above(4, i8mm::gemm_two_level, t.gemm_two_level);
+  t.conv = i8mm::conv;
   t.depthwise = i8mm::depthwise;
   t.int8_burst = i8mm::int8_burst;
   return t;

@@ -28,10 +28,16 @@ inline void multiply(const ConvBlock& b, __m512i (&sum)[rows][vectors]) {
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < vectors; ++j) sum[i][j] = _mm512_loadu_si512(b.start + i * b.start_step + 16 * j);
+    for (int j = 0; j < vectors; ++j) sum[i][j] = i == 0 ? _mm512_loadu_si512(b.start + 16 * j) : sum[0][j];
+  if (b.start_step != 0) [[unlikely]] {
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) sum[i][j] = _mm512_loadu_si512(b.start + i * b.start_step + 16 * j);
+  }
   const int8_t* w = b.weights;
   const uint8_t* const* pixel = b.pixel;
-  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += rows) {
+  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += b.tap_step) {
     const uint8_t* x[rows];
 #pragma GCC unroll 14
     for (int i = 0; i < rows; ++i) x[i] = pixel[i];
@@ -54,6 +60,7 @@ template <bool swish, int rows, int vectors>
 inline void store_codes(const ConvBlock& b, const __m512i (&sum)[rows][vectors]) {
   constexpr bool permuted = vectors == 4;
   const Requantizer requantizer(b.e);
+  const __mmask64 mask = byte_mask(b.tile.outputs);
   const Vec residual_scale = Vec::set1(b.e.residual_scale);
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i) {
@@ -71,11 +78,7 @@ inline void store_codes(const ConvBlock& b, const __m512i (&sum)[rows][vectors])
       for (int j = 0; j < vectors; ++j) v[j] = v[j] + r[j] * residual_scale;
     }
     const Codes codes = requantizer.finish<swish>(v);
-    if (permuted && b.tile.outputs == 64) {
-      codes.store(b.out[i]);
-    } else {
-      (permuted ? codes : in_order(codes)).store(b.out[i], b.tile.outputs);
-    }
+    _mm512_mask_storeu_epi8(b.out[i], mask, (permuted ? codes : in_order(codes)).v);
   }
 }
 

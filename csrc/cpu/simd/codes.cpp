@@ -69,6 +69,7 @@ void average_window(const Map& in, const Window& w, int32_t zero, float scale, f
     Ints sum[4];
     add_window(first_pixel(in, w) + c, in, height, width, sum);
     Vec v[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) v[j] = (sum[j] + start).to_float() * Vec::set1(scale) + Vec::set1(out_zero);
     pack(v).store(out + c, n);
   });
@@ -81,6 +82,7 @@ void add_codes(const uint8_t* a, const uint8_t* b, int64_t n, float scale_a, flo
     Vec v[4], other[4];
     unpack(x, v);
     unpack(y, other);
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) v[j] = (v[j] * Vec::set1(scale_a) + Vec::set1(offset)) + other[j] * Vec::set1(scale_b);
     return e.finish == Finish::hard_swish ? last.finish<true>(v) : last.finish<false>(v);
   };
@@ -108,6 +110,7 @@ void multiply_codes(const uint8_t* x, int64_t pixel, const uint8_t* gate, int64_
     Vec wide[4];
     unpack(Codes::load(gate + c, n), wide);
     Codes pair[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       const Ints g = nearest(wide[j]) - Ints::set1(gate_zero);
       pair[j] = bytes((g & Ints::set1(0xffff)) + shift_left<16>(Ints::zero() - g));
@@ -118,6 +121,7 @@ void multiply_codes(const uint8_t* x, int64_t pixel, const uint8_t* gate, int64_
                                pair_products(zip_low(high, none), pair[2]),
                                pair_products(zip_high(high, none), pair[3])};
       Vec v[4];
+#pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) v[j] = product[j].to_float() * factor + offset;
       return pack(v);
     };

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../instruction_sets.h"
 #include "blocks.h"
 #include "codes_avx2.h"
 #include "conv.h"
@@ -30,7 +31,7 @@ inline __m256i quad_of(const uint8_t* p) {
 
 inline const __m256i* lanes_of(const void* p) { return static_cast<const __m256i*>(p); }
 
-// `count` registers of a tile of `vectors` vectors: register j is at byte offset() of each quad.
+// Which lanes of a tile a block has at once: register j begins with lane at(half, j).
 template <int vectors>
 struct Lanes {
   static constexpr int kCount = vectors == 4 ? 4 : 2 * vectors;
@@ -48,7 +49,7 @@ inline void multiply(const ConvBlock& b, int half, __m256i (&sum)[rows][Lanes<ve
       sum[i][j] = _mm256_loadu_si256(lanes_of(b.start + i * b.start_step + L::at(half, j)));
   const int8_t* w = b.weights;
   const uint8_t* const* pixel = b.pixel;
-  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += rows) {
+  for (int64_t tap = 0; tap < b.taps; ++tap, pixel += b.tap_step) {
     const uint8_t* x[rows];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; ++i) x[i] = pixel[i];
@@ -135,8 +136,7 @@ struct ConvKernel {
   }
 
   static void look_up(const ConvBlock& b, int64_t rows) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < b.tile.outputs; ++j) b.out[i][j] = b.e.table[b.out[i][j]];
+    for (int64_t i = 0; i < rows; ++i) avx2::look_up(b.out[i], b.tile.outputs, b.e.table, b.out[i]);
   }
 };
 
