@@ -27,7 +27,7 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
-from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_TAPS, RECORD, VERSION
+from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_PIXELS, MOST_TAPS, RECORD, VERSION
 
 __all__ = ["is_depthwise", "pack"]
 
@@ -118,6 +118,8 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     q = weight.q.detach().cpu()
     if node.kernel[0] * node.kernel[1] > MOST_TAPS:
         raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")
+    if max(*node.dilation, *(() if node.padding == "same" else node.padding)) > MOST_PIXELS:
+        raise ValueError(f"{node.name}: paddings and dilations may be {MOST_PIXELS} at most, for the kernels")
     single = is_depthwise(node, source.channels)
     rows = not single and _is_stem(node, source)
     packed = tiles.depthwise(q) if single else tiles.tiles(q, node.groups, rows)
