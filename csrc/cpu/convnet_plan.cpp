@@ -188,7 +188,7 @@ class Planner {
     return first;
   }
 
-  // Maps that a depthwise convolution reads or makes lie alone; so does the input.
+  // Maps that a depthwise convolution of several pixels reads or makes lie alone; so does the input.
   bool lies_alone(int64_t i) const { return alone_[static_cast<size_t>(i)] != 0; }
 
   // Parts of a concatenation are made in their places where that needs no other codes; successive channels of a map are
@@ -197,8 +197,11 @@ class Planner {
     alone_.assign(model_.nodes.size(), 0);
     alone_[0] = 1;
     for (int64_t i = 0; i < count(); ++i) {
-      if (record(i).kind == NodeKind::depthwise)
+      if (is_pointwise(record(i))) {  // whole quads of channels are written
+        if (record(i).channels % 4 != 0) alone_[static_cast<size_t>(i)] = 1;
+      } else if (record(i).kind == NodeKind::depthwise) {
         alone_[static_cast<size_t>(i)] = alone_[static_cast<size_t>(node(i).inputs[0])] = 1;
+      }
       if (map(i).border > 0 || record(i).real != 0) alone_[static_cast<size_t>(i)] = 1;
     }
     for (int64_t i = count() - 1; i > 0; --i)
@@ -273,7 +276,9 @@ class Planner {
     order_.clear();
     for (int64_t i = 0; i < count(); ++i)
       if (map(i).root == i && record(i).real == 0) order_.push_back(i);
-    std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return map(a).begin < map(b).begin; });
+    std::sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
+      return map(a).begin < map(b).begin || (map(a).begin == map(b).begin && a < b);
+    });
     plan_.group_bytes = plan_.image_bytes = 0;
     group_.clear();
     image_.clear();
@@ -341,14 +346,6 @@ const char* ConvnetPlan::measure(const ConvnetModel& model, int64_t height, int6
 
 const char* ConvnetPlan::lay_out(const ConvnetModel& model, int64_t images) {
   return Planner(model, *this).lay_out(images);
-}
-
-bool ConvnetPlan::in_place(const ConvnetModel& model, int64_t concat, int64_t input) const {
-  const ConvnetNode& n = model.nodes[static_cast<size_t>(concat)];
-  int64_t shift = maps[static_cast<size_t>(concat)].shift;
-  for (int64_t j = 0; j < input; ++j) shift += model.nodes[static_cast<size_t>(n.inputs[j])].record->channels;
-  const PlannedMap &part = maps[static_cast<size_t>(n.inputs[input])], &whole = maps[static_cast<size_t>(concat)];
-  return part.root == whole.root && part.shift == shift && part.root != n.inputs[input];
 }
 
 bool ConvnetPlan::is_view(const ConvnetModel& model, int64_t node) const {

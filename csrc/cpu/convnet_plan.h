@@ -26,6 +26,12 @@ struct PlannedMap {
   int64_t pixels() const { return height * width; }
 };
 
+// A depthwise convolution that sees one pixel: it needs no border, and pixels may lie apart.
+inline bool is_pointwise(const ConvnetRecord& r) {
+  return r.kind == NodeKind::depthwise && r.kernel_h == 1 && r.kernel_w == 1 && r.stride_h == 1 && r.stride_w == 1 &&
+         r.pad_top == 0 && r.pad_bottom == 0 && r.pad_left == 0 && r.pad_right == 0;
+}
+
 struct ConvnetPlan {
   std::vector<PlannedMap> maps;  // of each node
   // In the order of execution: node i, or ~o, which gives output o of the network back to the caller.
@@ -54,8 +60,11 @@ struct ConvnetPlan {
     const int32_t* const end = model.outputs + model.output_count;
     return feature_places[static_cast<size_t>(std::find(model.outputs, end, node) - model.outputs)];
   }
-  // Whether part `input` of a concatenation lies in its place already.
-  bool in_place(const ConvnetModel& model, int64_t concat, int64_t input) const;
+  // Whether a part of a concatenation, `shift` bytes behind its beginning, is made there.
+  bool in_place(int64_t part, int64_t concat, int64_t shift) const {
+    const PlannedMap &m = maps[static_cast<size_t>(part)], &whole = maps[static_cast<size_t>(concat)];
+    return m.root != part && m.root == whole.root && m.shift == whole.shift + shift;
+  }
   // Whether the result of a `channels` node is a part of its input.
   bool is_view(const ConvnetModel& model, int64_t node) const;
 };

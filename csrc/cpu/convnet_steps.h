@@ -56,6 +56,7 @@ struct ConvnetGroup {
   void fill_border(int64_t i, const Map& m) const;
   void quantize(const Map& out, const Span& span, const Share& share) const;
   void convolve(int64_t i, const Span& span, const Share& share, int64_t worker) const;
+  void filter(int64_t i, const Map& in, const Map& out, const Share& share) const;  // depthwise
   void pool(int64_t i, const Map& in, const Map& out, const Share& share) const;
   void join(int64_t i, const Span& span, const Map& out, const Share& share, int64_t worker) const;
   void resize(int64_t i, const Map& in, const Map& out, const Share& share) const;
