@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "arena.h"
 #include "convnet_format.h"
 
 namespace kdnative::cpu {
@@ -17,6 +18,7 @@ struct PlannedMap {
   int64_t overrun;     // bytes behind it that kernels may read
   int64_t root;        // the node whose memory it lies in: its own, or that of a concatenation or a larger map
   int64_t shift;       // bytes of a pixel of the root before it
+  bool alone;          // it can't lie in another map, because its pixels have to follow one another, or for its border
   bool grouped;        // of a root: every image of a group has one; else there is one, of the image that is in work
   int64_t bytes;       // of a root: of an image
   int64_t place;       // of a root: in its arena
@@ -39,8 +41,8 @@ struct ConvnetPlan {
   int64_t first_grouped;                // nodes from here on take all images of a group together,
   int64_t first_grouped_step;           // and steps
   std::vector<int64_t> feature_places;  // of each output among the values of an image
-  int64_t group_bytes;                  // of the maps of a group
-  int64_t image_bytes;                  // of the maps of one image
+  Arena group, image;                   // of the maps of a group, and of one image
+  std::vector<int64_t> roots;           // maps with a place, in the order of their first use
   int64_t features;                     // values of an image, of all outputs
 
   // Sizes of maps, steps and features. nullptr, or what is wrong, in words that are valid until the next call on this

@@ -83,7 +83,7 @@ Map ConvnetGroup::map(int64_t i, const Span& span, int64_t worker) const {
   const PlannedMap &m = planned(i), &root = plan.root_of(i);
   const int64_t pixel = plan.pixel_bytes(model, i), row = (root.width + 2 * root.border) * pixel;
   uint8_t* base = root.grouped ? group_maps + root.place + span.first * root.bytes
-                               : image_maps + worker * plan.image_bytes + root.place;
+                               : image_maps + worker * plan.image.bytes() + root.place;
   return {base + root.border * (row + pixel) + m.shift,
           root.bytes,
           row,
