@@ -69,6 +69,7 @@ void average_window(const Map& in, const Window& w, int32_t zero, float scale, f
     Ints sum[4];
     add_window(first_pixel(in, w) + c, in, height, width, sum);
     Vec v[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) v[j] = (sum[j] + start).to_float() * Vec::set1(scale) + Vec::set1(out_zero);
     pack(v).store(out + c, n);
   });
@@ -81,6 +82,7 @@ void add_codes(const uint8_t* a, const uint8_t* b, int64_t n, float scale_a, flo
     Vec v[4], other[4];
     unpack(x, v);
     unpack(y, other);
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) v[j] = (v[j] * Vec::set1(scale_a) + Vec::set1(offset)) + other[j] * Vec::set1(scale_b);
     return e.finish == Finish::hard_swish ? last.finish<true>(v) : last.finish<false>(v);
   };
@@ -99,35 +101,46 @@ void add_codes(const uint8_t* a, const uint8_t* b, int64_t n, float scale_a, flo
   }
 }
 
-// (x - zero) * (gate - gate_zero) is one product of pairs: (x, zero) and (g, -g).
 void multiply_codes(const uint8_t* x, int64_t pixel, const uint8_t* gate, int64_t pixels, int64_t channels,
                     int32_t zero, int32_t gate_zero, float scale, float out_zero, uint8_t* out, int64_t out_pixel) {
-  const Codes zeros = Codes::set1(zero), none = Codes::set1(0);
+  const Codes zeros = Codes::set1(zero);
   const Vec factor = Vec::set1(scale), offset = Vec::set1(out_zero);
-  for_registers(channels, [&](int64_t c, int64_t n) {
+  // n bytes that are `step` and `out_step` bytes apart, `count` times. (x - zero) * (gate - gate_zero) is one product
+  // of pairs: (x, zero) and (g, -g).
+  const auto multiply = [&](const uint8_t* from, int64_t step, Codes gates, int64_t count, int64_t n, uint8_t* to,
+                            int64_t out_step) {
+    const Codes none = Codes::set1(0);
     Vec wide[4];
-    unpack(Codes::load(gate + c, n), wide);
+    unpack(gates, wide);
     Codes pair[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       const Ints g = nearest(wide[j]) - Ints::set1(gate_zero);
       pair[j] = bytes((g & Ints::set1(0xffff)) + shift_left<16>(Ints::zero() - g));
     }
-    const auto multiply = [&](Codes codes) {
+    for (int64_t i = 0; i < count; ++i) {
+      const Codes codes = n >= Codes::width ? Codes::load(from + i * step) : Codes::load(from + i * step, n);
       const Codes low = zip_low(codes, zeros), high = zip_high(codes, zeros);
       const Ints product[4] = {pair_products(zip_low(low, none), pair[0]), pair_products(zip_high(low, none), pair[1]),
                                pair_products(zip_low(high, none), pair[2]),
                                pair_products(zip_high(high, none), pair[3])};
       Vec v[4];
+#pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) v[j] = product[j].to_float() * factor + offset;
-      return pack(v);
-    };
-    const uint8_t* from = x + c;
-    uint8_t* to = out + c;
-    if (n == Codes::width) {
-      for (int64_t p = 0; p < pixels; ++p) multiply(Codes::load(from + p * pixel)).store(to + p * out_pixel);
-    } else {
-      for (int64_t p = 0; p < pixels; ++p) multiply(Codes::load(from + p * pixel, n)).store(to + p * out_pixel, n);
+      pack(v).store(to + i * out_step, n);
     }
+  };
+  if (pixel == channels && out_pixel == channels && Codes::width % channels == 0) {  // whole pixels fill a register
+    uint8_t gates[Codes::width];
+    for (int64_t i = 0; i < Codes::width; ++i) gates[i] = gate[i % channels];
+    const int64_t bytes = pixels * channels, whole = bytes / Codes::width, rest = bytes % Codes::width;
+    const int64_t done = whole * Codes::width;
+    multiply(x, Codes::width, Codes::load(gates), whole, Codes::width, out, Codes::width);
+    if (rest > 0) multiply(x + done, 0, Codes::load(gates), 1, rest, out + done, 0);
+    return;
+  }
+  for_registers(channels, [&](int64_t c, int64_t n) {
+    multiply(x + c, pixel, Codes::load(gate + c, n), pixels, n, out + c, out_pixel);
   });
 }
 

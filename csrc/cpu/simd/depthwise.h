@@ -16,24 +16,28 @@
 namespace kdnative::cpu {
 namespace {
 
-// Weights and what belongs to them, of the Codes::width bytes from byte `at` of a line on, 0 <= at < 64 * period.
+// Weights and what belongs to them, of the Codes::width bytes of a line from byte 64 * vector on.
 struct DepthwiseWeights {
   const uint8_t* taps;  // bytes of int8
-  int64_t row;  // bytes of a filter row
   const int32_t* start;
   const float *scale, *bias;
 
-  DepthwiseWeights(const PackedDepthwise& w, bool is_signed, int64_t at) {
-    const int64_t part = at % 64, lane = at / 64 * 64 + part / 4;
-    row = (w.kernel_w + 3) / 4 * 256;
-    taps = reinterpret_cast<const uint8_t*>(w.weights) + at / 64 * w.kernel_h * row + part;
-    start = (is_signed ? w.start_signed : w.start) + lane;
-    scale = w.scale + lane;
-    bias = w.bias + lane;
+  DepthwiseWeights(const PackedDepthwise& w, bool is_signed, int64_t vector)
+      : taps(reinterpret_cast<const uint8_t*>(w.weights) + vector * taps_of(w)),
+        start((is_signed ? w.start_signed : w.start) + 64 * vector),
+        scale(w.scale + 64 * vector),
+        bias(w.bias + 64 * vector) {}
+
+  static int64_t taps_of(const PackedDepthwise& w) { return w.kernel_h * ((w.kernel_w + 3) / 4) * 256; }
+
+  // Those `part` bytes further, within the 64.
+  DepthwiseWeights at(int64_t part) const {
+    DepthwiseWeights other = *this;
+    other.taps += part;
+    other.start += part / 4, other.scale += part / 4, other.bias += part / 4;
+    return other;
   }
-  Codes weights(int64_t ky, int64_t group, int vector) const {
-    return Codes::load(taps + ky * row + group * 256 + 64 * vector);
-  }
+  Codes quads(int64_t group, int vector) const { return Codes::load(taps + group * 256 + 64 * vector); }
 };
 
 // Taps of a filter row, zipped: their weights are 0 beyond `taps`, so that any byte can stand there.
@@ -74,104 +78,114 @@ template <typename F>
 using RowSums = Ints[4];
 
 [[gnu::always_inline]] inline void start_sums(const DepthwiseWeights& w, RowSums& sum) {
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) sum[j] = Ints::load(w.start + 16 * j);
 }
 
-// The first n bytes of a register of results.
-[[gnu::always_inline]] inline void finish_sums(const DepthwiseWeights& w, const Requantizer& end, bool swish,
-                                               const RowSums& sum, uint8_t* out, int64_t n) {
-  Vec v[4];
-  for (int j = 0; j < 4; ++j) v[j] = sum[j].to_float() * Vec::load(w.scale + 16 * j) + Vec::load(w.bias + 16 * j);
-  const Codes codes = swish ? end.finish<true>(v) : end.finish<false>(v);
-  if (n >= Codes::width) {
-    codes.store(out);
-  } else {
-    codes.store(out, n);
+// The first n bytes of the results of each row.
+template <bool swish, int rows>
+[[gnu::always_inline]] inline void finish_sums(const DepthwiseWeights& w, const Requantizer& end,
+                                               const RowSums (&sum)[rows], uint8_t* out, int64_t next, int64_t n) {
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; ++r) {
+    Vec v[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) v[j] = sum[r][j].to_float() * Vec::load(w.scale + 16 * j) + Vec::load(w.bias + 16 * j);
+    end.finish<swish>(v).store(out + r * next, n);
   }
 }
 
-// One call's constants, and where it works.
+// One call's constants. Loops take a copy of it: stores of codes might change what is reached by a reference.
 struct DepthwiseLine {
-  const PackedDepthwise& w;
-  const Requantizer& end;
+  PackedDepthwise w;
+  Requantizer end;
   bool swish;
   int64_t tap;                // bytes between two taps of a filter row
   int64_t in_row, next_line;  // bytes of the input between two filter rows, and of the output between two rows
 
   // A kernel of `kernel` x `kernel` taps on `rows` output rows whose input rows lie in_row apart, too.
   template <typename Products, int kernel, int rows>
-  [[gnu::always_inline]] void square(const DepthwiseWeights& at, const uint8_t* in, uint8_t* out, int64_t n) const {
+  [[gnu::always_inline]] void square(const DepthwiseWeights& weights, const uint8_t* in, RowSums (&sum)[rows]) const {
     constexpr int kGroups = (kernel + 3) / 4;
-    RowSums sum[rows];
-    for (int r = 0; r < rows; ++r) start_sums(at, sum[r]);
 #pragma GCC unroll 10
     for (int y = 0; y < rows + kernel - 1; ++y) {
 #pragma GCC unroll 2
       for (int g = 0; g < kGroups; ++g) {
-        const ZippedTaps<Products> taps(in + y * in_row, tap, 4 * g, kernel - 1);
+        const ZippedTaps<Products> taps(in, tap, 4 * g, kernel - 1);
         for_vectors([&](auto v) {
           const auto quads = taps.template quads<v.value>();
 #pragma GCC unroll 4
           for (int r = 0; r < rows; ++r) {
             const int ky = y - r;
             if (ky < 0 || ky >= kernel) continue;
-            sum[r][v.value] = Products::add(sum[r][v.value], quads, at.weights(ky, g, v.value));
+            sum[r][v.value] = Products::add(sum[r][v.value], quads, weights.quads(ky * kGroups + g, v.value));
           }
         });
       }
+      in += in_row;
+      __asm__("" : "+r"(in));  // left alone, GCC keeps the addresses of all rows and taps for the whole line, in memory
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) finish_sums(at, end, swish, sum[r], out + r * next_line, n);
   }
 
   // Any kernel, one row.
   template <typename Products>
-  [[gnu::always_inline]] void any(const DepthwiseWeights& at, const uint8_t* in, uint8_t* out, int64_t n) const {
-    RowSums sum;
-    start_sums(at, sum);
-    for (int64_t ky = 0; ky < w.kernel_h; ++ky) {
-      for (int64_t kx = 0; kx < w.kernel_w; kx += 4) {
+  [[gnu::always_inline]] void any(const DepthwiseWeights& weights, const uint8_t* in, RowSums (&sum)[1]) const {
+    for (int64_t ky = 0, group = 0; ky < w.kernel_h; ++ky) {
+      for (int64_t kx = 0; kx < w.kernel_w; kx += 4, ++group) {
         const ZippedTaps<Products> taps(in + ky * in_row, tap, kx, w.kernel_w - 1);
         for_vectors([&](auto v) {
-          sum[v.value] = Products::add(sum[v.value], taps.template quads<v.value>(), at.weights(ky, kx / 4, v.value));
+          sum[0][v.value] =
+              Products::add(sum[0][v.value], taps.template quads<v.value>(), weights.quads(group, v.value));
         });
       }
     }
-    finish_sums(at, end, swish, sum, out, n);
   }
 };
 
-// f(line, weights, in, out, n) makes the results of one register; `kernel` 0 is any kernel.
+// The loops over registers of results; `kernel` 0 is any kernel.
 template <typename Products, int kernel>
-struct Step {
+struct DepthwiseLoops {
+  // n bytes of each of `rows` rows.
   template <int rows>
-  [[gnu::always_inline]] static void run(const DepthwiseLine& line, const DepthwiseWeights& at, const uint8_t* in,
-                                         uint8_t* out, int64_t n) {
+  [[gnu::always_inline]] static void step(const DepthwiseLine& line, const DepthwiseWeights& weights, const uint8_t* in,
+                                          uint8_t* out, int64_t n) {
+    RowSums sum[rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) start_sums(weights, sum[r]);
     if constexpr (kernel == 0) {
-      static_assert(rows == 1);
-      line.any<Products>(at, in, out, n);
+      line.any<Products>(weights, in, sum);
     } else {
-      line.square<Products, kernel, rows>(at, in, out, n);
+      line.square<Products, kernel>(weights, in, sum);
+    }
+    if (line.swish) {
+      finish_sums<true>(weights, line.end, sum, out, line.next_line, n);
+    } else {
+      finish_sums<false>(weights, line.end, sum, out, line.next_line, n);
     }
   }
 
   // Stride 1: `bytes` bytes of each of `rows` rows.
   template <int rows>
-  [[gnu::noinline]] static void flat(const DepthwiseLine& line, const uint8_t* in, uint8_t* out, int64_t bytes) {
-    const int64_t around = 64 * line.w.period;
-    for (int64_t i = 0, at = 0; i < bytes; i += Codes::width) {
-      run<rows>(line, DepthwiseWeights(line.w, Products::kSigned, at), in + i, out + i, bytes - i);
-      at = at + Codes::width == around ? 0 : at + Codes::width;
+  [[gnu::noinline]] static void flat(DepthwiseLine line, const uint8_t* in, uint8_t* out, int64_t bytes) {
+    const DepthwiseWeights first(line.w, Products::kSigned, 0);
+    const int64_t taps = DepthwiseWeights::taps_of(line.w);
+    DepthwiseWeights weights = first;
+    for (int64_t i = 0, left = line.w.period; i < bytes; i += 64) {
+      for (int64_t part = 0; part < 64 && i + part < bytes; part += Codes::width)
+        step<rows>(line, weights.at(part), in + i + part, out + i + part, bytes - i - part);
+      weights.taps += taps;
+      weights.start += 64, weights.scale += 64, weights.bias += 64;
+      if (--left == 0) weights = first, left = line.w.period;
     }
   }
 
   // Any stride: a row of `width` pixels that are `in_pixel` and `out_pixel` bytes apart.
-  [[gnu::noinline]] static void pixels(const DepthwiseLine& line, const uint8_t* in, int64_t in_pixel, uint8_t* out,
+  [[gnu::noinline]] static void pixels(DepthwiseLine line, const uint8_t* in, int64_t in_pixel, uint8_t* out,
                                        int64_t out_pixel, int64_t width, int64_t channels) {
     for (int64_t c = 0; c < channels; c += Codes::width) {
-      const DepthwiseWeights at(line.w, Products::kSigned, c);
+      const DepthwiseWeights weights = DepthwiseWeights(line.w, Products::kSigned, c / 64).at(c % 64);
       for (int64_t x = 0; x < width; ++x)
-        run<1>(line, at, in + x * in_pixel + c, out + x * out_pixel + c, channels - c);
+        step<1>(line, weights, in + x * in_pixel + c, out + x * out_pixel + c, channels - c);
     }
   }
 };
@@ -195,9 +209,10 @@ inline void depthwise_rows(const PackedDepthwise& w, const Epilogue8& e, const M
           in.data + image * in.image + ((y + first) * w.stride_h - w.pad_top) * in.row - w.pad_left * in.pixel;
       uint8_t* to = out.data + image * out.image + (y + first) * out.row;
       if (flat) {
-        Step<Products, kernel>::template flat<rows.count>(line, from, to, bytes);
+        DepthwiseLoops<Products, kernel>::template flat<rows.count>(line, from, to, bytes);
       } else {
-        Step<Products, kernel>::pixels(line, from, w.stride_w * in.pixel, to, out.pixel, out.width, out.channels);
+        DepthwiseLoops<Products, kernel>::pixels(line, from, w.stride_w * in.pixel, to, out.pixel, out.width,
+                                                 out.channels);
       }
       if (e.finish != Finish::table) return;
       for (int64_t i = 0; i < rows.count; ++i) {

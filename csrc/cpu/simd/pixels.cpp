@@ -42,10 +42,12 @@ template <DType type, int channels>
 inline bool quantize_planes(const void* x, int64_t first, int64_t plane, int64_t pixels, const float* scale,
                             const float* offset, const Target& to) {
   Vec s[channels], o[channels];
+#pragma GCC unroll 4
   for (int c = 0; c < channels; ++c) s[c] = Vec::set1(scale[c]), o[c] = Vec::set1(offset[c]);
   Mask bad = no_lanes();
   const auto block = [&](int64_t p, const auto& load) {
     Vec v[4];
+#pragma GCC unroll 4
     for (int c = 0; c < channels; ++c) {
       v[c] = load(first + c * plane + p);
       bad = bad | unordered(v[c]);
@@ -79,6 +81,7 @@ struct Interleaved {
   // kBlock pixels from x on.
   Codes block(const float* x, int64_t step) {
     Vec q[4];
+#pragma GCC unroll 4
     for (int64_t j = 0; j < 4; ++j) {  // in the order of pack: part l of vector j is pixel 4 * l + j
       const Vec v = select(valid, load_fours(x + j * step, 4 * step), Vec::zero());
       bad = bad | unordered(v);

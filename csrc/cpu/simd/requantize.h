@@ -36,7 +36,8 @@ struct Requantizer {
   template <bool swish>
   Codes finish(Vec (&v)[4]) const {
     if constexpr (swish) {
-      for (Vec& x : v) x = hard_swish(x);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) v[i] = hard_swish(v[i]);
     }
     return min(max(pack(v), low), high);
   }

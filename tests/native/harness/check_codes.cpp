@@ -1,4 +1,7 @@
 // Pooling, sums and products of maps of codes, tables, and pixels that become codes, against plain loops.
+#if defined(KDNATIVE_HAS_avx512vnni)
+#include "../../../csrc/cpu/avx512vnni/look_up.h"
+#endif
 #include "checks.h"
 #include "codes.h"
 
@@ -82,17 +85,17 @@ void check_multiply(const Kernels& t, int64_t channels) {
   check(same, t.isa, "multiply_codes channels=" + std::to_string(channels));
 }
 
-void check_look_up(const Kernels& t, int64_t n) {
+void check_look_up(const char* isa, LookUpFn* look_up, int64_t n) {
   Buffer<uint8_t> table = random_codes(256), x = random_codes(n), out(n + 1);
   for (int64_t i = 0; i < 256; ++i) table[i] = static_cast<uint8_t>(random_int(0, 255));
   for (int64_t i = 0; i < n && n >= 256; ++i) x[i] = static_cast<uint8_t>(i);  // every code
   out[n] = MapBuffer::kOutside;
-  t.look_up(x.get(), n, table.get(), out.get());
+  look_up(x.get(), n, table.get(), out.get());
   bool same = out[n] == MapBuffer::kOutside;
   for (int64_t i = 0; i < n; ++i) same = same && out[i] == table[x[i]];
-  t.look_up(x.get(), n, table.get(), x.get());
+  look_up(x.get(), n, table.get(), x.get());
   same = same && std::memcmp(x.get(), out.get(), static_cast<size_t>(n)) == 0;
-  check(same, t.isa, "look_up n=" + std::to_string(n));
+  check(same, isa, "look_up n=" + std::to_string(n));
 }
 
 // Layouts: planes, channels beside one another, pixels with gaps, columns of a transposed image.
@@ -158,7 +161,10 @@ void check_codes(const Kernels& t) {
   for (int64_t c = 0; c < 24; ++c) check(mean[c] == 255, t.isa, "average_window of a large map");
   for (const int64_t n : {0, 1, 15, 31, 64, 65, 200, 256, 300, 4096, 4099, 9000}) {
     for (int i = 0; i < 3; ++i) check_add(t, n);
-    check_look_up(t, n);
+    check_look_up(t.isa, t.look_up, n);
+#if defined(KDNATIVE_HAS_avx512vnni)
+    if (std::string(t.isa) == "avx512vnni") check_look_up("avx512vnni without VBMI", avx512vnni::look_up_words, n);
+#endif
   }
   for (const int64_t channels : {1, 2, 3, 4, 5, 8, 13})
     for (const int64_t pixels : {0, 1, 2, 5, 16, 17, 33, 224, 1500})
