@@ -1,0 +1,9 @@
+"""Networks of convolutions as graphs: what a float model computes, and how it becomes integers."""
+
+from __future__ import annotations
+
+from kdnative.cnn.floats import FloatGraph, Norm, Scale, Source
+from kdnative.cnn.running import run
+from kdnative.cnn.tracing import trace
+
+__all__ = ["FloatGraph", "Norm", "Scale", "Source", "run", "trace"]

@@ -1,0 +1,237 @@
+"""What a model calls on the way from one image to its results, as a list of steps.
+
+The model runs once, in evaluation mode, on tensors without values (PyTorch's fake tensors), and every function of torch
+that it calls on them is written down. So whatever Python does in between is allowed, as long as it looks at shapes and not
+at values. What a model computes from its own tensors alone (standardized weights, say) is computed, not recorded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from kdnative.models.layer import Unsupported
+
+__all__ = ["ModuleCall", "Recording", "Step", "Value", "record"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that depends on the image: its number (0 is the image itself)."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a function of torch.
+
+    Args:
+        function: its name, without underscores in front or behind.
+        call: the function itself.
+        args, kwargs: as it was called, with a `Value` in the place of each tensor that depends on the image.
+        results: the value each result got, in order.
+        shapes: of the results.
+        module: name of the module whose code called; empty for the outermost.
+        kind: the class of that module.
+        line: "resnet.py:102", where the call is written.
+    """
+
+    function: str
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    module: str
+    kind: str
+    line: str
+
+    def bind(self, *names: str, **defaults: Any) -> SimpleNamespace:
+        """The arguments by name: those of ``names`` and then of ``defaults``, in the order of the function's own."""
+        given = dict(zip((*names, *defaults), self.args, strict=False))
+        return SimpleNamespace(**{**defaults, **given, **self.kwargs})
+
+    def refuse(self, why: str) -> Unsupported:
+        """The error that says that this step is no part of a native network."""
+        where = f"{self.module} ({self.kind})" if self.module else self.kind
+        return Unsupported(f"{where} at {self.line}: {why}")
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """A module that was called with one tensor: the tensor's shape, and whether one tensor came back."""
+
+    shape: tuple[int, ...]
+    one_result: bool
+
+
+@dataclass
+class Recording:
+    """Steps in order, the tree of values that the model returned, and which modules were called with one tensor.
+
+    A module is in ``calls`` only if it was called once, with a single tensor and nothing else.
+    """
+
+    shape: tuple[int, ...]
+    steps: list[Step] = field(default_factory=list)
+    result: Any = None
+    calls: dict[str, ModuleCall] = field(default_factory=dict)
+
+
+def record(module: nn.Module, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Recording:
+    """Run ``module`` on an image without values, and write down what it calls.
+
+    Args:
+        module: called with one tensor. Its tensors may be on the meta device. It is left as it was.
+        shape: of the image, [N, C, H, W].
+
+    Raises:
+        Unsupported: it fails, or looks at values.
+    """
+    with _evaluating(module), torch.no_grad():
+        tensors = [*module.parameters(), *module.buffers()]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        image = torch.empty(tuple(shape), dtype=dtype, device="meta" if device.type == "meta" else "cpu")
+        if device.type != "meta":
+            mode = FakeTensorMode(allow_non_fake_inputs=True)
+            image = mode.from_tensor(image) if device.type == "cpu" else _fake(mode, image, device)
+        recorder = _Recorder(module, image)
+        try:
+            with recorder.hooks(), recorder:
+                result = module(image)
+        except Unsupported:
+            raise
+        except Exception as error:  # whatever a user's code raises
+            words = str(error).strip().splitlines() or [""]
+            raise Unsupported(
+                f"{recorder.place()}: it can't be followed with shapes alone on an image of {list(shape)}: "
+                f"{type(error).__name__}: {words[0]}"
+            ) from error
+        recorder.recording.result = recorder.values_of(result)
+        return recorder.recording
+
+
+def _fake(mode: FakeTensorMode, image: Tensor, device: torch.device) -> Tensor:
+    with mode:
+        return image.to(device)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode, and afterwards each module in its own again."""
+    before = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in before:
+            m.training = training
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every call of torch's functions, and knows the modules that are running."""
+
+    def __init__(self, module: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        self.module = module
+        self.recording = Recording(tuple(image.shape))
+        self.stack: list[tuple[str, nn.Module]] = []
+        # Tensors are known by their ids, so they must live. The version tells whether one was changed since.
+        self.known: dict[int, tuple[Tensor, int, int]] = {id(image): (image, image._version, 0)}
+        self.count = 1
+        self.seen: dict[str, int] = {}
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, module in self.module.named_modules():
+                stack.callback(module.register_forward_pre_hook(self._entering(name), with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(self._leaving(name), with_kwargs=True).remove)
+            yield
+
+    def _entering(self, name: str):
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self.stack.append((name, module))
+            self.seen[name] = self.seen.get(name, 0) + 1
+
+        return hook
+
+    def _leaving(self, name: str):
+        def hook(module: nn.Module, args: tuple, kwargs: dict, result: Any) -> None:
+            self.stack.pop()
+            single = len(args) + len(kwargs) == 1 and len(args) == 1 and isinstance(args[0], Tensor)
+            if single and self.seen[name] == 1:
+                self.recording.calls[name] = ModuleCall(tuple(args[0].shape), isinstance(result, Tensor))
+            else:
+                self.recording.calls.pop(name, None)
+
+        return hook
+
+    def place(self) -> str:
+        name, module = self.stack[-1] if self.stack else ("", self.module)
+        return f"{name} ({type(module).__name__})" if name else type(module).__name__
+
+    def values_of(self, tree: Any) -> Any:
+        """The tree with a `Value` in the place of each tensor that depends on the image."""
+        return tree_map(self._value, tree)
+
+    def _value(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or id(leaf) not in self.known:
+            return leaf
+        _, version, number = self.known[id(leaf)]
+        if version != leaf._version:
+            raise Unsupported(f"{self.place()}: it reads a tensor that was changed in place through another view of it")
+        return Value(number)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        read = any(isinstance(leaf, Tensor) and id(leaf) in self.known for leaf in tree_flatten((args, kwargs))[0])
+        values_args, values_kwargs = self.values_of((args, kwargs)) if read else ((), {})
+        result = func(*args, **kwargs)
+        results = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        if not read or not results:
+            return result
+        first = self.count
+        for tensor in results:
+            self.known[id(tensor)] = (tensor, tensor._version, self.count)
+            self.count += 1
+        name, module = self.stack[-1] if self.stack else ("", self.module)
+        step = Step(
+            function=getattr(func, "__name__", str(func)).strip("_"),
+            call=func,
+            args=values_args,
+            kwargs=values_kwargs,
+            results=tuple(range(first, self.count)),
+            shapes=tuple(tuple(tensor.shape) for tensor in results),
+            module=name,
+            kind=type(module).__name__,
+            line=_line(sys._getframe(1)),
+        )
+        self.recording.steps.append(step)
+        return result
+
+
+_OWN = str(Path(__file__).parent)
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def _line(frame: FrameType | None) -> str:
+    """Where the model's code is: the innermost line that is neither torch's nor ours."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_OWN, _TORCH)):
+            return f"{Path(file).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "an unknown line"
