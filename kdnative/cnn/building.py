@@ -36,7 +36,7 @@ class Builder:
         return self.views[argument.number]
 
     def map(self, step: Step, argument: Any) -> int:
-        """The number of the node that an argument is the map of; a node more where its channels are in another order."""
+        """The number of the node that an argument is the map of: a new one where its channels are in another order."""
         view = self.view(step, argument)
         if any(view.padding):
             raise step.refuse(f"{step.function} follows a padding, which only a convolution can")

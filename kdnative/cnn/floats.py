@@ -1,4 +1,4 @@
-"""A network of convolutions in floats: the nodes of `kdnative.formats.convnet.graph` without ranges, and where weights are.
+"""A network of convolutions in floats: the nodes of `kdnative.formats.convnet.graph` without ranges, and their weights.
 
 Weights are the model's own tensors, not copies. So a graph stays up to date while its model is trained, gradients reach
 the model's parameters, and a graph of a model on the meta device has shapes alone.

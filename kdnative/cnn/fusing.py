@@ -1,4 +1,4 @@
-"""Fewer nodes that compute the same: normalization in convolutions, activations behind what they follow, sums in convolutions."""
+"""Fewer nodes that compute the same: normalization, activations and sums become parts of convolutions."""
 
 from __future__ import annotations
 

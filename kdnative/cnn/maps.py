@@ -1,8 +1,8 @@
 """Tensors on the way through a model as views of maps: which element of which map each of their elements is.
 
 Models move data in many words (view, transpose, chunk, flatten, indexing ...). Here the same words are applied to the
-numbers of a map's elements, and what comes out is read afterwards: the whole map, some of its channels in some order, or
-its elements in one row.
+numbers of a map's elements, and what comes out is read afterwards: the whole map, some of its channels in some order,
+or its elements in one row.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["View"]
+from kdnative.cnn.padding import Padding
 
-Padding = tuple[int, int, int, int]
+__all__ = ["View"]
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from kdnative.cnn.building import Builder
 from kdnative.cnn.floats import Norm, Source
+from kdnative.cnn.padding import Padding, tensorflow_padding
 from kdnative.cnn.reading import constant, pair, reads
 from kdnative.cnn.recording import Step
 from kdnative.formats.convnet.graph import Conv, Pool, Resize
 
 __all__: list[str] = []
-
-Padding = tuple[int, int, int, int]
 
 
 @reads("conv2d")
@@ -23,18 +22,28 @@ def _conv2d(builder: Builder, step: Step) -> None:
     weight, bias = _weights(step, a.weight, a.bias)
     kernel, stride, dilation = (weight.shape[2], weight.shape[3]), pair(a.stride), pair(a.dilation)
     view = builder.view(step, a.input)
-    padding: Padding | Literal["same"] = _padding(step, a.padding, kernel, dilation)
+    padding = _padding(a.padding, kernel, dilation)
+    same = False
     if any(view.padding):
-        padding = tuple(p + q for p, q in zip(view.padding, padding, strict=True))
-        size = (view.shape[2] - sum(view.padding[:2]), view.shape[3] - sum(view.padding[2:]))
+        top, bottom, left, right = view.padding
+        padding = (padding[0] + top, padding[1] + bottom, padding[2] + left, padding[3] + right)
         # timm pads as TensorFlow does, in the forward of the convolution itself.
-        if view.padded_by == step.module and padding == _same(size, kernel, stride, dilation):
-            padding = "same"
+        same = view.padded_by == step.module and padding == tensorflow_padding(view.map[2:], kernel, stride, dilation)
         x = view.node
     else:
         x = builder.map(step, a.input)
-    node = Conv(builder.name(step), (x,), None, weight.shape[0], kernel, stride, padding, dilation, int(a.groups))
-    builder.conv(step, node, Source(step.module, weight, bias, tuple(weight.shape)))
+    node = Conv(
+        builder.name(step),
+        (x,),
+        None,
+        weight.shape[0],
+        kernel,
+        stride,
+        "same" if same else padding,
+        dilation,
+        int(a.groups),
+    )
+    builder.conv(step, node, Source(step.module, weight, bias, (*weight.shape[:2], *kernel)))
 
 
 @reads("linear")
@@ -163,22 +172,11 @@ def _weights(step: Step, weight: Any, bias: Any) -> tuple[Tensor, Tensor | None]
     return found, constant(step, bias, "the bias")
 
 
-def _padding(step: Step, given: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> Padding:
+def _padding(given: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> Padding:
     """Top, bottom, left, right, of torch's argument."""
     if given == "valid":
         return (0, 0, 0, 0)
     if given == "same":  # torch has it for strides of 1 alone
-        return _same(kernel, kernel, (1, 1), dilation)
+        return tensorflow_padding(kernel, kernel, (1, 1), dilation)
     vertical, horizontal = pair(given)
     return (vertical, vertical, horizontal, horizontal)
-
-
-def _same(
-    size: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> Padding:
-    """TensorFlow's padding: ceil(size / stride) pixels, the smaller half in front."""
-    found = []
-    for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
-        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        found += [total // 2, total - total // 2]
-    return (found[0], found[1], found[2], found[3])

@@ -188,5 +188,6 @@ def _shifted_relu6(builder: Builder, step: Step, x: Any) -> int | None:
     if not isinstance(shifted, Conv) or source is None or source.weight is not None or len(source.behind) != 1:
         return None
     part = source.behind[0]
-    plain = isinstance(part, Scale) and not isinstance(part.factor, Tensor) and not isinstance(part.offset, Tensor)
-    return shifted.inputs[0] if plain and (part.factor, part.offset) == (1, 3) else None
+    if not isinstance(part, Scale) or isinstance(part.factor, Tensor) or isinstance(part.offset, Tensor):
+        return None
+    return shifted.inputs[0] if (part.factor, part.offset) == (1, 3) else None

@@ -1,12 +1,13 @@
 """What a model calls on the way from one image to its results, as a list of steps.
 
 The model runs once, in evaluation mode, on tensors without values (PyTorch's fake tensors), and every function of torch
-that it calls on them is written down. So whatever Python does in between is allowed, as long as it looks at shapes and not
-at values. What a model computes from its own tensors alone (standardized weights, say) is computed, not recorded.
+that it calls on them is written down. So whatever Python does in between is allowed, as long as it looks at shapes and
+not at values. What a model computes from its own tensors alone (standardized weights, say) is computed, not recorded.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -79,53 +80,56 @@ class ModuleCall:
 
 @dataclass
 class Recording:
-    """Steps in order, the tree of values that the model returned, and which modules were called with one tensor.
+    """What a model did with an image.
 
-    A module is in ``calls`` only if it was called once, with a single tensor and nothing else.
+    Args:
+        shape: of the image.
+        steps: in order.
+        result: what the model returned, with a `Value` in the place of each tensor.
+        calls: modules by name, those that were called once, with a single tensor and nothing else.
+        failure: why the model could not be followed to its end.
     """
 
     shape: tuple[int, ...]
     steps: list[Step] = field(default_factory=list)
     result: Any = None
     calls: dict[str, ModuleCall] = field(default_factory=dict)
+    failure: Unsupported | None = None
 
 
-def record(module: nn.Module, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Recording:
+def record(module: nn.Module, shape: Sequence[int]) -> Recording:
     """Run ``module`` on an image without values, and write down what it calls.
 
     Args:
         module: called with one tensor. Its tensors may be on the meta device. It is left as it was.
         shape: of the image, [N, C, H, W].
-
-    Raises:
-        Unsupported: it fails, or looks at values.
     """
     with _evaluating(module), torch.no_grad():
-        tensors = [*module.parameters(), *module.buffers()]
-        device = tensors[0].device if tensors else torch.device("cpu")
-        image = torch.empty(tuple(shape), dtype=dtype, device="meta" if device.type == "meta" else "cpu")
-        if device.type != "meta":
-            mode = FakeTensorMode(allow_non_fake_inputs=True)
-            image = mode.from_tensor(image) if device.type == "cpu" else _fake(mode, image, device)
-        recorder = _Recorder(module, image)
+        recorder = _Recorder(module, _image(module, shape))
+        recording = recorder.recording
         try:
             with recorder.hooks(), recorder:
-                result = module(image)
-        except Unsupported:
-            raise
+                result = module(recorder.image)
+            recording.result = recorder.values_of(result)
+        except Unsupported as error:
+            recording.failure = error
         except Exception as error:  # whatever a user's code raises
             words = str(error).strip().splitlines() or [""]
-            raise Unsupported(
+            recording.failure = Unsupported(
                 f"{recorder.place()}: it can't be followed with shapes alone on an image of {list(shape)}: "
                 f"{type(error).__name__}: {words[0]}"
-            ) from error
-        recorder.recording.result = recorder.values_of(result)
-        return recorder.recording
+            )
+        return recording
 
 
-def _fake(mode: FakeTensorMode, image: Tensor, device: torch.device) -> Tensor:
-    with mode:
-        return image.to(device)
+def _image(module: nn.Module, shape: Sequence[int]) -> Tensor:
+    """An image without values, of the device and type of the module's tensors."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    like = tensors[0] if tensors else torch.empty(0)
+    if like.is_meta:
+        return torch.empty(tuple(shape), dtype=like.dtype, device="meta")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
 
 
 @contextmanager
@@ -146,6 +150,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, module: nn.Module, image: Tensor) -> None:
         super().__init__()
         self.module = module
+        self.image = image
         self.recording = Recording(tuple(image.shape))
         self.stack: list[tuple[str, nn.Module]] = []
         # Tensors are known by their ids, so they must live. The version tells whether one was changed since.
@@ -188,8 +193,10 @@ class _Recorder(TorchFunctionMode):
         return tree_map(self._value, tree)
 
     def _value(self, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or id(leaf) not in self.known:
+        if not isinstance(leaf, Tensor) or (id(leaf) not in self.known and not isinstance(leaf, FakeTensor)):
             return leaf
+        if id(leaf) not in self.known:
+            raise Unsupported(f"{self.place()}: it reads what code gave that can't be followed, such as TorchScript's")
         _, version, number = self.known[id(leaf)]
         if version != leaf._version:
             raise Unsupported(f"{self.place()}: it reads a tensor that was changed in place through another view of it")
@@ -223,15 +230,14 @@ class _Recorder(TorchFunctionMode):
         return result
 
 
-_OWN = str(Path(__file__).parent)
-_TORCH = str(Path(torch.__file__).parent)
+_SKIPPED = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
 
 
 def _line(frame: FrameType | None) -> str:
     """Where the model's code is: the innermost line that is neither torch's nor ours."""
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((_OWN, _TORCH)):
+        if not file.startswith(_SKIPPED):
             return f"{Path(file).name}:{frame.f_lineno}"
         frame = frame.f_back
     return "an unknown line"

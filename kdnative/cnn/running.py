@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdnative.cnn.floats import FloatGraph, Folded
+from kdnative.cnn.padding import tensorflow_padding
 from kdnative.formats.convnet.graph import (
     Add,
     Channels,
@@ -27,8 +28,8 @@ from kdnative.formats.convnet.graph import (
 __all__ = ["Tap", "activate", "convolve", "run"]
 
 Tap = Callable[[int, Literal["before", "out"], Tensor], "Tensor | None"]
-"""Is shown every node's result ("out"), and what its activation is applied to ("before", where it has one), by the node's
-number. What it returns takes the place of what it was shown; None: nothing does."""
+"""Is shown every node's result ("out"), and what its activation is applied to ("before", where it has one), by the
+node's number. What it returns takes the place of what it was shown; None: nothing does."""
 
 
 def run(
@@ -51,27 +52,23 @@ def run(
             left[i] -= 1
             if left[i] == 0:
                 values[i] = None
-        value = _compute(node, images if isinstance(node, Input) else None, read, weights)
+        value = _compute(node, images, read, weights)
         ending = getattr(node, "ending", None)
         if ending is not None and ending.activation != "none":
             value = _either(shown(number, "before", value), value)
             value = activate(value, ending)
         values.append(_either(shown(number, "out", value), value))
-    results = []
-    for number, flat in zip(graph.outputs, graph.flat, strict=True):
-        value = values[number]
-        assert value is not None
-        results.append(value.flatten(1) if flat else value)
-    return tuple(results)
+    results = [values[number] for number in graph.outputs]
+    return tuple(x.flatten(1) if flat else x for x, flat in zip(results, graph.flat, strict=True) if x is not None)
 
 
 def activate(x: Tensor, ending: Ending) -> Tensor:
     """An activation in torch."""
     name, numbers = ending.activation, ending.parameters
     if name == "leaky_relu":
-        return F.leaky_relu(x, *numbers)
+        return F.leaky_relu(x, numbers[0])
     if name == "elu":
-        return F.elu(x, *numbers)
+        return F.elu(x, numbers[0])
     return _ACTIVATIONS[name](x)
 
 
@@ -93,26 +90,19 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def convolve(x: Tensor, node: Conv, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution of a node, without residual and activation."""
-    top, bottom, left, right = same_padding(node, x.shape[2:]) if node.padding == "same" else node.padding
+    if node.padding == "same":
+        top, bottom, left, right = tensorflow_padding(x.shape[2:], node.kernel, node.stride, node.dilation)
+    else:
+        top, bottom, left, right = node.padding
     if top == bottom and left == right:
         return F.conv2d(x, weight, bias, node.stride, (top, left), node.dilation, node.groups)
     return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, node.stride, 0, node.dilation, node.groups)
 
 
-def same_padding(node: Conv, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """TensorFlow's padding of a map: ceil(size / stride) pixels come out, and the smaller half is in front."""
-    found = []
-    for n, k, s, d in zip(size, node.kernel, node.stride, node.dilation, strict=True):
-        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        found += [total // 2, total - total // 2]
-    return (found[0], found[1], found[2], found[3])
-
-
-def _compute(node: Node, images: Tensor | None, read: list, weights: Mapping[str, Folded]) -> Tensor:
+def _compute(node: Node, images: Tensor, read: list, weights: Mapping[str, Folded]) -> Tensor:
     """The value of a node in front of its activation."""
     match node:
         case Input():
-            assert images is not None
             return images
         case Conv():
             value = convolve(read[0], node, *weights[node.name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from kdnative.cnn.floats import FloatGraph
 from kdnative.cnn.fusing import fuse
 from kdnative.cnn.reading import READERS
 from kdnative.cnn.recording import Recording, Value, record
+from kdnative.cnn.sizes import of_any_size
 from kdnative.models.layer import Unsupported
 
-__all__ = ["graph_of", "trace"]
+__all__ = ["graph_of", "image_size", "trace", "trace_recorded"]
 
 
 def trace(model: nn.Module, example: Tensor | Sequence[int]) -> FloatGraph:
@@ -31,9 +33,19 @@ def trace(model: nn.Module, example: Tensor | Sequence[int]) -> FloatGraph:
         Unsupported: the model is no network of convolutions; which module and line of code, and why.
         ValueError: the size isn't that of images.
     """
-    size = _size(example)
-    graph = graph_of(record(model, size))
-    return graph
+    return trace_recorded(model, record(model, image_size(example)))
+
+
+def trace_recorded(model: nn.Module, recording: Recording) -> FloatGraph:
+    """`trace`, of a model that was recorded already."""
+    graph = graph_of(recording)
+    n, c, h, w = recording.shape
+    larger = (n, c, h + 37, w + 53)
+    try:
+        other = graph_of(record(model, larger))
+    except Unsupported as error:
+        return replace(graph, fixed=str(error))
+    return of_any_size(graph, other)
 
 
 def graph_of(recording: Recording) -> FloatGraph:
@@ -42,6 +54,8 @@ def graph_of(recording: Recording) -> FloatGraph:
     Raises:
         Unsupported: they are more than a network of convolutions.
     """
+    if recording.failure is not None:
+        raise recording.failure
     builder = Builder(recording.shape)
     for step in recording.steps:
         reader = READERS.get(step.function)
@@ -52,7 +66,8 @@ def graph_of(recording: Recording) -> FloatGraph:
     return fuse(builder, outputs, flat)
 
 
-def _size(example: Tensor | Sequence[int]) -> tuple[int, int, int, int]:
+def image_size(example: Tensor | Sequence[int]) -> tuple[int, int, int, int]:
+    """The size at which a model is traced for an example."""
     size = tuple(example.shape) if isinstance(example, Tensor) else tuple(example)
     if len(size) != 4 or min(size) < 1:
         raise ValueError(f"images have a size [N, C, H, W] of at least one pixel each; got {list(size)}")
