@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdnative.convert.refusals import Refusal
+from kdnative.formats.convnet.graph import Graph
 from kdnative.formats.scheme import Scheme
 
-__all__ = ["Decision", "Plan", "Region"]
+__all__ = ["Decision", "Network", "Networks", "Plan", "Region"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,34 @@ class Region:
     converter: str
     spec: Mapping[str, Any]
     keeps_parameters: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A part of a model whose convolutions, and all between them, become one operator.
+
+    Args:
+        root: the module that it replaces.
+        modules: every module that it covers, the root first.
+        graph: what calibration made of it.
+    """
+
+    root: str
+    modules: tuple[str, ...]
+    graph: Graph
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What calibration made of a model's convolutions.
+
+    Args:
+        parts: by their roots.
+        refusals: why other convolutions stay in float, by their names.
+    """
+
+    parts: Mapping[str, Network]
+    refusals: Mapping[str, str]
 
 
 @dataclass(frozen=True)
