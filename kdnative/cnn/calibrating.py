@@ -15,7 +15,7 @@ from kdnative.cnn.observing import Observer
 from kdnative.cnn.quantizing import quantize
 from kdnative.cnn.ranges import LIMITS, Observations, ranges_of
 from kdnative.cnn.running import run
-from kdnative.cnn.spans import METHODS
+from kdnative.cnn.spans import METHODS, USUAL
 from kdnative.formats.convnet.graph import Graph
 
 __all__ = ["NetworkCalibration", "calibrate"]
@@ -40,7 +40,7 @@ class NetworkCalibration:
     def __init__(
         self,
         graph: FloatGraph,
-        method: str = "minmax",
+        method: str = USUAL,
         *,
         equalize: bool = True,
         correct_bias: bool = True,
@@ -113,7 +113,7 @@ class NetworkCalibration:
         return seen
 
 
-def calibrate(graph: FloatGraph, batches: Iterable[Tensor], method: str = "minmax", **options: bool) -> Graph:
+def calibrate(graph: FloatGraph, batches: Iterable[Tensor], method: str = USUAL, **options: bool) -> Graph:
     """The network of integers that a network in floats becomes.
 
     Args:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from kdnative.cnn.floats import FloatGraph
-from kdnative.cnn.recording import record
-from kdnative.cnn.tracing import image_size, trace, trace_recorded
-from kdnative.formats.convnet.graph import Conv
+from kdnative.cnn.recording import ModuleCall, record
+from kdnative.cnn.tracing import image_size, trace
 from kdnative.models.layer import Unsupported
 
 __all__ = ["Regions", "regions"]
+
+Refuse = Callable[[str, nn.Module], "str | None"]
+"""Why a module, by its name, may be no part whatever it computes; None if it may."""
 
 
 @dataclass
@@ -29,55 +31,63 @@ class Regions:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def regions(model: nn.Module, example: Tensor | Sequence[int]) -> Regions:
+def regions(
+    model: nn.Module,
+    example: Tensor | Sequence[int] | None = None,
+    *,
+    calls: Mapping[str, ModuleCall] | None = None,
+    refuse: Refuse = lambda name, module: None,
+    least: int = 1,
+) -> Regions:
     """The whole model if it is a network of convolutions, or else the largest of its modules that are.
 
-    A module is one if it takes one map and returns one tensor, is called once, and holds a convolution.
+    A module is one if it takes one map and returns one tensor, is called once, and holds a convolution. The model itself
+    may return several.
 
     Args:
         model, example: as `trace` has them.
+        calls: how modules are called, by their names, in the place of an example.
+        refuse: see `Refuse`.
+        least: fewer convolutions make no part.
     """
-    found = Regions()
-    recording = record(model, image_size(example))
-    try:
-        graph = trace_recorded(model, recording)
-    except Unsupported as error:
-        found.left[""] = str(error)
-    else:
-        if _has_convolution(graph):
-            found.graphs[""] = graph
-        else:
-            found.left[""] = "it has no convolution"
-        return found
-    waiting = list(_children(model, ""))
+    if calls is None:
+        if example is None:
+            raise TypeError("regions takes an example, or how modules are called")
+        size = image_size(example)
+        calls = {**record(model, size).calls, "": ModuleCall(size, True)}
+    found, waiting = Regions(), [("", model)]
     while waiting:
         name, module = waiting.pop(0)
-        call = recording.calls.get(name)
         try:
-            if call is None or len(call.shape) != 4 or not call.one_result:
-                raise Unsupported("it is not called once with one map, or doesn't return one tensor")
-            graph = trace(module, call.shape)
-            if not _has_convolution(graph):
-                raise Unsupported("its convolutions take no part in its result")
-            found.graphs[name] = graph
+            found.graphs[name] = _part(name, module, calls.get(name), refuse(name, module), least)
         except Unsupported as error:
             found.left[name] = str(error)
             waiting[:0] = _children(module, name)
     return found
 
 
+def _part(name: str, module: nn.Module, call: ModuleCall | None, refusal: str | None, least: int) -> FloatGraph:
+    """The graph of a module; Unsupported where it is no part."""
+    if refusal is not None:
+        raise Unsupported(refusal)
+    if call is None or len(call.shape) != 4 or not (call.one_result or not name):
+        raise Unsupported("it is not called once with one map, or doesn't return one tensor")
+    graph = trace(module, call.shape)
+    weights = [source.weight for source in graph.sources.values()]
+    count = sum(weight is not None and weight.dim() == 4 for weight in weights)  # those of linear layers have two
+    if not count:
+        raise Unsupported("its convolutions take no part in its result" if _has(module) else "it has no convolution")
+    if count < least:
+        raise Unsupported("it has a single convolution, and codes for its input and result would cost what it gains")
+    return graph
+
+
 def _children(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """Those that hold convolutions, in their order."""
     for child_name, child in module.named_children():
-        if any(isinstance(m, nn.Conv2d) for m in child.modules()):
+        if _has(child):
             yield (f"{name}.{child_name}" if name else child_name), child
 
 
-def _has_convolution(graph: FloatGraph) -> bool:
-    """Whether a node is more than a linear layer or a normalization."""
-    return any(
-        isinstance(node, Conv)
-        and graph.sources[node.name].weight is not None
-        and graph.sources[node.name].weight.dim() == 4  # type: ignore[union-attr]
-        for node in graph.nodes
-    )
+def _has(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())

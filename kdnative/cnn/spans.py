@@ -13,7 +13,7 @@ from torch import Tensor
 from kdnative.cnn.observing import Histogram, Observer
 from kdnative.formats.convnet.graph import Range
 
-__all__ = ["METHODS", "Span", "flat_ends", "range_of", "span_of"]
+__all__ = ["METHODS", "USUAL", "Span", "flat_ends", "range_of", "span_of"]
 
 Span = tuple[float, float]
 
@@ -87,6 +87,9 @@ METHODS: dict[str, Callable[[Histogram], Span]] = {
     "mse": _least_squares,
 }
 """How spans are found in a histogram."""
+
+USUAL = "mse"
+"""The method where none is asked for."""
 
 
 def range_of(span: Span) -> Range:

@@ -10,6 +10,7 @@ from torch import nn
 from kdnative.convert.building import Built, build
 from kdnative.convert.calibrated import calibrated
 from kdnative.convert.deciding import decide
+from kdnative.convert.networks import calibrated_networks, wanting_ranges
 from kdnative.convert.plan import Plan
 from kdnative.convert.report import ConversionReport, report_rows
 from kdnative.convert.rounded import check_rounded
