@@ -38,9 +38,7 @@ def wanting_ranges(plan: Plan, model: nn.Module) -> list[Decision]:
     return [each for each in plan.needing("ranges") if isinstance(modules[each.name], nn.Conv2d)]
 
 
-def calibrated_networks(
-    plan: Plan, around: Surroundings, batches: InputBatches, method: str = USUAL
-) -> Networks:
+def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches, method: str = USUAL) -> Networks:
     """What becomes of a model's convolutions.
 
     Args:
@@ -118,7 +116,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _called(model: nn.Module, batches: InputBatches) -> tuple[dict[str, ModuleCall], dict[str, tuple[Tensor, list[Tensor]]]]:
+def _called(
+    model: nn.Module, batches: InputBatches
+) -> tuple[dict[str, ModuleCall], dict[str, tuple[Tensor, list[Tensor]]]]:
     """How the modules with convolutions are called on the first batch, and examples of what they take and give."""
     times: dict[str, int] = {}
     calls: dict[str, ModuleCall] = {}

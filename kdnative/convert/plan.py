@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,9 +113,9 @@ class Plan:
         """What is kept until something is known, such as "ranges"."""
         return tuple(d for d in self.decisions if d.refusal is not None and d.refusal.needs == what)
 
-    def check(self) -> None:
-        """ValueError when something that was asked for by name can't be done."""
-        refused = {d.name: d.refusal for d in self.impossible() if d.refusal is not None}
+    def check(self, awaiting: Collection[Decision] = ()) -> None:
+        """ValueError when something that was asked for by name can't be done; what is ``awaiting`` may be later."""
+        refused = {d.name: d.refusal for d in self.impossible() if d.refusal is not None and d not in awaiting}
         if refused:
             raise ValueError(nothing_converted(refused))
 

@@ -31,7 +31,10 @@ def quantized_linears(plan: Plan, sites: Collection[str]) -> dict[str, Scheme]:
     return {
         decision.name: decision.planned.dense if decision.action == "fused" else decision.planned
         for decision in plan.decisions
-        if decision.action != "kept" and decision.scheme is not None and decision.name in sites and decision.name not in brought
+        if decision.action != "kept"
+        and decision.scheme is not None
+        and decision.name in sites
+        and decision.name not in brought
     }
 
 
