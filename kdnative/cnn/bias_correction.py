@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdnative.cnn.floats import FloatGraph, Folded
-from kdnative.cnn.ranges import Ranges
+from kdnative.cnn.ranges import ending_of
 from kdnative.cnn.running import run
 from kdnative.formats.convnet.graph import Conv, ConvWeight, Graph, Node, Range
 
@@ -66,7 +66,7 @@ def rounded_run(graph: FloatGraph, quantized: Graph, images: Tensor, change=None
     def tap(number: int, where: str, value: Tensor) -> Tensor:
         node = quantized.nodes[number]
         value = value if change is None else change(node, where, value)
-        return _rounded(value, node.out if where == "out" else node.ending.before)
+        return _rounded(value, node.out if where == "out" else ending_of(node).before)
 
     return run(graph, images, tap=tap, weights=_values(quantized.weights))
 

@@ -13,7 +13,7 @@ from kdnative.cnn.equalization import equalized, pairs_of
 from kdnative.cnn.floats import FloatGraph
 from kdnative.cnn.observing import Observer
 from kdnative.cnn.quantizing import quantize
-from kdnative.cnn.ranges import LIMITS, Observations, ranges_of
+from kdnative.cnn.ranges import LIMITS, Observations, ending_of, ranges_of
 from kdnative.cnn.running import run
 from kdnative.cnn.spans import METHODS, USUAL
 from kdnative.formats.convnet.graph import Graph
@@ -27,8 +27,8 @@ CORRECTED_ON = 64
 class NetworkCalibration:
     """What calibration knows of one network so far.
 
-    The images go through it as often as `passes` says: each time ``add`` for every batch, then ``end_pass``. The order of
-    batches, and how they are cut, plays no part (but for which images biases are corrected on: the first).
+    The images go through it as often as `passes` says: each time ``add`` for every batch, then ``end_pass``. The order
+    of batches, and how they are cut, plays no part (but for which images biases are corrected on: the first).
 
     Args:
         graph: the network.
@@ -107,8 +107,7 @@ class NetworkCalibration:
         seen = Observations([])
         for number, node in enumerate(self.graph.nodes):
             seen.results.append(Observer(histogram, node.channels if number in first else None))
-            ending = getattr(node, "ending", None)
-            if ending is not None and ending.activation not in LIMITS:
+            if ending_of(node).activation not in LIMITS:
                 seen.before[number] = Observer(histogram)
         return seen
 

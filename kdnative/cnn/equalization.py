@@ -1,7 +1,7 @@
-"""Cross-layer equalization: channels between two convolutions are scaled so that they fill the range of their map alike.
+"""Cross-layer equalization: channels between two convolutions are scaled so that all of them fill the range of the map.
 
-A factor on an output channel of a convolution passes through ReLU, and its inverse on the same input channel of the next
-convolution undoes it, so the network computes what it did (Nagel et al., "Data-Free Quantization Through Weight
+A factor on an output channel of a convolution passes through ReLU, and its inverse on the same input channel of the
+next convolution undoes it, so the network computes what it did (Nagel et al., "Data-Free Quantization Through Weight
 Equalization and Bias Correction", 2019). That paper equalizes ranges of weights that have one scale a layer. Here each
 output channel has its own, and what suffers are maps with one scale for all channels: factors come from the ranges of
 channels that calibration saw (as in Meller et al., "Same, Same But Different", 2019).
@@ -58,7 +58,8 @@ def equalized(graph: FloatGraph, folded: Mapping[str, Folded], largest: Sequence
 
     Args:
         graph: the network. folded: its weights and biases.
-        largest: for each node, the largest absolute value of each channel of its result, [C]; None where it wasn't seen.
+        largest: for each node, the largest absolute value of each channel of its result, [C]; None where that is not
+            known.
     """
     result = dict(folded)
     for pair in pairs_of(graph):

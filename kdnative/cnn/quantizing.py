@@ -8,7 +8,7 @@ from dataclasses import replace
 from kdnative.cnn.floats import FloatGraph, Folded
 from kdnative.cnn.integer_weights import integer_weight
 from kdnative.cnn.ranges import Ranges
-from kdnative.formats.convnet.graph import Conv, Ending, Graph, Node
+from kdnative.formats.convnet.graph import Add, Conv, Graph, Lookup, Node
 
 __all__ = ["quantize"]
 
@@ -28,7 +28,6 @@ def quantize(graph: FloatGraph, ranges: Ranges, folded: Mapping[str, Folded] | N
 
 
 def _with_ranges(number: int, node: Node, ranges: Ranges) -> Node:
-    ending: Ending | None = getattr(node, "ending", None)
-    if ending is None or number not in ranges.before:
-        return replace(node, out=ranges.results[number])
-    return replace(node, out=ranges.results[number], ending=replace(ending, before=ranges.before[number]))
+    if isinstance(node, Conv | Add | Lookup) and number in ranges.before:
+        node = replace(node, ending=replace(node.ending, before=ranges.before[number]))
+    return replace(node, out=ranges.results[number])

@@ -10,9 +10,21 @@ from kdnative.cnn.floats import FloatGraph
 from kdnative.cnn.observing import Observer
 from kdnative.cnn.running import activate
 from kdnative.cnn.spans import Span, flat_ends, range_of, span_of
-from kdnative.formats.convnet.graph import Channels, Concat, Conv, Ending, Input, Multiply, Node, Pool, Range, Resize
+from kdnative.formats.convnet.graph import (
+    Add,
+    Channels,
+    Concat,
+    Conv,
+    Ending,
+    Input,
+    Lookup,
+    Node,
+    Pool,
+    Range,
+    Resize,
+)
 
-__all__ = ["LIMITS", "Observations", "Ranges", "is_real", "ranges_of"]
+__all__ = ["LIMITS", "Observations", "Ranges", "ending_of", "is_real", "ranges_of"]
 
 LIMITS = ("none", "relu", "relu6", "hard_swish")
 """Endings without a table: they need no range before them."""
@@ -21,7 +33,7 @@ GATE = Range(1 / 255, 0)
 """Of sigmoids, whose values are within [0, 1] whatever calibration sees."""
 
 SHARED_WITHIN = 2.0
-"""Maps side by side share one range, which makes a concatenation free, unless that costs one of them more than a bit."""
+"""Maps side by side share one range, which makes joining them free, unless that costs one of them more than a bit."""
 
 
 @dataclass
@@ -62,7 +74,7 @@ def ranges_of(graph: FloatGraph, seen: Observations, method: str) -> Ranges:
         alone = sum(span is shared[number] for span in shared) == 1
         if is_real(node, readers[number]):
             results.append(None)
-        elif alone and _ending(node).activation in ("sigmoid", "hard_sigmoid"):
+        elif alone and ending_of(node).activation in ("sigmoid", "hard_sigmoid"):
             results.append(GATE)
         else:
             results.append(range_of((shared[number].low, shared[number].high)))
@@ -70,7 +82,7 @@ def ranges_of(graph: FloatGraph, seen: Observations, method: str) -> Ranges:
     for number, observer in seen.before.items():
         result = results[number]
         assert result is not None
-        function = partial(activate, ending=_ending(graph.nodes[number]))
+        function = partial(activate, ending=ending_of(graph.nodes[number]))
         before[number] = range_of(flat_ends(function, span_of(observer, method), result.scale))
     return Ranges(tuple(results), before)
 
@@ -81,8 +93,9 @@ def is_real(node: Node, readers: Sequence[int]) -> bool:
     return plain and set(readers) == {-1}
 
 
-def _ending(node: Node) -> Ending:
-    return getattr(node, "ending", Ending())
+def ending_of(node: Node) -> Ending:
+    """The activation behind a node; one that does nothing where it can have none."""
+    return node.ending if isinstance(node, Conv | Add | Lookup) else Ending()
 
 
 @dataclass(eq=False)

@@ -41,8 +41,8 @@ def regions(
 ) -> Regions:
     """The whole model if it is a network of convolutions, or else the largest of its modules that are.
 
-    A module is one if it takes one map and returns one tensor, is called once, and holds a convolution. The model itself
-    may return several.
+    A module is one if it takes one map and returns one tensor, is called once, and holds a convolution. The model
+    itself may return several.
 
     Args:
         model, example: as `trace` has them.

@@ -51,9 +51,9 @@ def convert_(
     :class:`kdnative.nn.Encoder`, ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`, and
     layers of vision, speech and sequence-to-sequence encoders that it knows (of transformers, timm, torchvision and
     OpenCLIP) a :class:`kdnative.nn.EncoderLayer` each. With ``calibration``, networks of convolutions become one
-    :class:`kdnative.nn.ConvNet`: the whole model if its forward can be followed, or else the largest of its modules that
-    can be (``w8a8`` only; without calibration convolutions stay in float, as the ranges of their maps aren't known).
-    Everywhere else ``nn.Linear``, ``nn.MultiheadAttention``,
+    :class:`kdnative.nn.ConvNet`: the whole model if its forward can be followed, or else the largest of its modules
+    that can be (``w8a8`` only; without calibration convolutions stay in float, as nobody knows the ranges of their
+    maps). Everywhere else ``nn.Linear``, ``nn.MultiheadAttention``,
     ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2 are replaced one by one. What
     remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it was trained with. Layers that
     share a weight, as a language model's head does with its embedding, each get their own; only embeddings go on
@@ -150,18 +150,19 @@ def convert_(
     selection = Selection(schemes, keep, without_input_scales if calibrating else Scheme.parse)
     deciding = partial(decide, model, selection, embeddings=embeddings, fuse=fuse, values=True)
     plan, networks = deciding(weights=weights), None
+    data: Iterable[Any] | InputBatches | Calibration | None = calibration
     wanted = wanting_ranges(plan, model) if fuse else ()
     if wanted and calibration is not None and not isinstance(calibration, Calibration):
         plan.check(awaiting=wanted)
-        calibration = InputBatches(calibration, tokenizer)
+        data = batches = InputBatches(calibration, tokenizer)
         around = Surroundings.of(model, selection, embeddings, True, weights)
-        networks = calibrated_networks(plan, around, calibration, method if method in METHODS else USUAL)
+        networks = calibrated_networks(plan, around, batches, method if method in METHODS else USUAL)
         plan = deciding(weights=weights, networks=networks)
         method = None if method in METHODS else method
     plan.check()
     methods: dict[str, str] = {}
     if calibrating and not (networks is not None and nothing_left(plan, model, networks)):
-        made = calibrated(plan, model, calibration, method, tokenizer, weights or {})
+        made = calibrated(plan, model, data, method, tokenizer, weights or {})
         weights, methods = {**(weights or {}), **made}, {row.name: row.method for row in made.rows}
         plan = deciding(weights=weights, networks=networks)
         plan.check()

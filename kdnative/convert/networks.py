@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from kdnative.convert.fuse import refusal
 from kdnative.convert.plan import Decision, Network, Networks, Plan, nothing_converted
 from kdnative.convert.refusals import Refusal, not_finite
 from kdnative.convert.surroundings import Surroundings
+from kdnative.formats.convnet.graph import Graph
 from kdnative.patterns import within
 from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.linears import LinearSite
@@ -124,7 +125,7 @@ def _called(
     calls: dict[str, ModuleCall] = {}
     samples: dict[str, tuple[Tensor, list[Tensor]]] = {}
 
-    def behind(name: str):
+    def behind(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
             times[name] = times.get(name, 0) + 1
             calls.pop(name, None)
@@ -175,32 +176,35 @@ def _check_values(found: Regions, around: Surroundings) -> None:
 
 def _calibrated(
     model: nn.Module, graphs: Mapping[str, FloatGraph], batches: InputBatches, method: str
-) -> dict[str, Any]:
+) -> dict[str, Graph]:
     """The integer networks of some parts."""
-    parts = {root: NetworkCalibration(graph, method) for root, graph in graphs.items()}
     modules = dict(model.named_modules())
-    sites = {root: LinearSite(root, modules[root]) for root in parts}
-    number, done, left = 0, 0, set(parts)
+    parts = {root: NetworkCalibration(graph, method) for root, graph in graphs.items()}
+    for done in range(max((part.passes for part in parts.values()), default=0)):
+        waiting = {root: part for root, part in parts.items() if done < part.passes}
+        _show(model, {root: LinearSite(root, modules[root]) for root in waiting}, batches, waiting)
+        for part in waiting.values():
+            part.end_pass()
+    with torch.no_grad():
+        return {root: part.result() for root, part in parts.items()}
+
+
+def _show(
+    model: nn.Module, sites: Mapping[str, LinearSite], batches: InputBatches, parts: Mapping[str, NetworkCalibration]
+) -> None:
+    """Runs the model on all batches, and adds to each part what it is given there."""
+    number, left = 0, set(parts)
 
     def on_input(root: str, _: Tensor, x: Tensor) -> None:
-        if wanted(root):
-            try:
-                parts[root].add(x)
-            except ValueError as error:
-                raise ValueError(f"batch {number} of calibration: {error}") from error
+        try:
+            parts[root].add(x)
+        except ValueError as error:
+            raise ValueError(f"batch {number} of calibration: {error}") from error
         left.discard(root)
         if not left:
             raise Enough  # what follows is of no interest
 
-    def wanted(root: str) -> bool:
-        return done < parts[root].passes
-
     with watched(model, sites, on_input):
-        for done in range(max((part.passes for part in parts.values()), default=0)):
-            for number, batch in enumerate(batches.all):
-                left = set(parts)
-                forward(model, batch)
-            for root, part in parts.items():
-                if wanted(root):
-                    part.end_pass()
-        return {root: part.result() for root, part in parts.items()}
+        for number, batch in enumerate(batches.all):  # noqa: B007  (read in on_input)
+            left = set(parts)
+            forward(model, batch)

@@ -48,7 +48,11 @@ class InputBatch:
 
     @classmethod
     def of(cls, given: Any, number: int) -> InputBatch:
-        """A batch as a user has it, images without their labels; TypeError for what is none, ValueError for one that is empty or all padding."""
+        """A batch as a user has it, without the labels of images.
+
+        Raises:
+            TypeError: it is none. ValueError: it is empty, or all padding.
+        """
         inputs = getattr(given, "inputs", None)  # kdnative.data.Batch
         if isinstance(inputs, Mapping):
             given = inputs
