@@ -50,7 +50,7 @@ class Scale:
 
     def affine(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Both as tensors that can be multiplied with [C]."""
-        factor, offset = (torch.as_tensor(value).to(dtype) for value in (self.factor, self.offset))
+        factor, offset = (torch.as_tensor(value, dtype=dtype) for value in (self.factor, self.offset))
         return factor.reshape(-1), offset.reshape(-1)
 
 

@@ -7,6 +7,7 @@ not at values. What a model computes from its own tensors alone (standardized we
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -108,7 +109,7 @@ def record(module: nn.Module, shape: Sequence[int]) -> Recording:
         recorder = _Recorder(module, _image(module, shape))
         recording = recorder.recording
         try:
-            with recorder.hooks(), recorder:
+            with _quietly(), recorder.hooks(), recorder:
                 result = module(recorder.image)
             recording.result = recorder.values_of(result)
         except Unsupported as error:
@@ -130,6 +131,18 @@ def _image(module: nn.Module, shape: Sequence[int]) -> Tensor:
         return torch.empty(tuple(shape), dtype=like.dtype, device="meta")
     with FakeTensorMode(allow_non_fake_inputs=True):
         return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's own log of what failed on tensors without values: the error says it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager
