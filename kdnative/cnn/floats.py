@@ -61,6 +61,7 @@ class Source:
     Args:
         module: name of the convolution or linear; empty where there is none (a normalization that stands alone).
         weight: [O, I / groups, kh, kw], or that of a linear layer [O, I * kh * kw]. None: ones, of a depthwise 1x1.
+            It is the model's parameter, or a copy where the model computes it (parametrizations, standardized weights).
         bias: [O] or None.
         shape: of the kernel, [O, I / groups, kh, kw].
         behind: what its result goes through before anything else reads it, in order.

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from kdnative.cnn.floats import FloatGraph
-from kdnative.cnn.recording import record
+from kdnative.cnn.recording import ModuleCall, record
 from kdnative.cnn.tracing import image_size, trace, trace_recorded
-from kdnative.formats.convnet.graph import Conv
 from kdnative.models.layer import Unsupported
 
 __all__ = ["Regions", "regions"]
@@ -52,18 +51,23 @@ def regions(model: nn.Module, example: Tensor | Sequence[int]) -> Regions:
     waiting = list(_children(model, ""))
     while waiting:
         name, module = waiting.pop(0)
-        call = recording.calls.get(name)
         try:
-            if call is None or len(call.shape) != 4 or not call.one_result:
-                raise Unsupported("it is not called once with one map, or doesn't return one tensor")
-            graph = trace(module, call.shape)
-            if not _has_convolution(graph):
-                raise Unsupported("its convolutions take no part in its result")
-            found.graphs[name] = graph
+            found.graphs[name] = _part(module, recording.calls.get(name))
         except Unsupported as error:
-            found.left[name] = str(error)
+            if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+                found.left[name] = str(error)
             waiting[:0] = _children(module, name)
     return found
+
+
+def _part(module: nn.Module, call: ModuleCall | None) -> FloatGraph:
+    why = "it isn't called, or fails" if call is None else call.why_no_part()
+    if why or call is None or call.shape is None:
+        raise Unsupported(why)
+    graph = trace(module, call.shape)
+    if not _has_convolution(graph):
+        raise Unsupported("its convolutions take no part in its result")
+    return graph
 
 
 def _children(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -75,9 +79,5 @@ def _children(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _has_convolution(graph: FloatGraph) -> bool:
     """Whether a node is more than a linear layer or a normalization."""
-    return any(
-        isinstance(node, Conv)
-        and graph.sources[node.name].weight is not None
-        and graph.sources[node.name].weight.dim() == 4  # type: ignore[union-attr]
-        for node in graph.nodes
-    )
+    weights = [source.weight for source in graph.sources.values()]
+    return any(weight is not None and weight.dim() == 4 for weight in weights)

@@ -32,8 +32,14 @@ TIMM = (
     "hgnet_tiny hgnetv2_b0 starnet_s1 repghostnet_050 convnext_atto nf_resnet50"
 ).split()
 
-SIZES = {"inception_v3": (91, 107), "inception_v4": (91, 107), "alexnet": (91, 107)}
-"""Height and width of images where 61 x 83 is too small."""
+SIZES = {
+    "inception_v3": (91, 107),
+    "inception_v4": (91, 107),
+    "alexnet": (91, 107),
+    "dla34": (64, 96),
+    "hrnet_w18_small": (64, 96),
+}
+"""Height and width of images where 61 x 83 doesn't fit the model."""
 
 
 @dataclass(frozen=True)
