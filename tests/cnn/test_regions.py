@@ -38,7 +38,8 @@ def test_the_largest_parts_and_the_reasons():
     for name, graph in found.graphs.items():
         assert relative_error(model.get_submodule(name), graph) < 1e-12
     assert set(found.left) == {"", "odd", "unused"}
-    assert "odd.1 (Softmax): softmax is no part" in found.left[""] and "softmax is no part" in found.left["odd"]
+    assert "odd.1 (Softmax) at test_regions.py" in found.left[""] and "odd.1" not in found.left
+    assert found.left["odd"].startswith("1 (Softmax): softmax is no part")
     assert "isn't called" in found.left["unused"]
 
 
