@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -89,9 +90,15 @@ class Builder:
         self.conv(step, Conv(name, (x,), None, c, groups=c), Source("", None, None, (c, 1, 1, 1), (part,)))
 
     def activation(self, step: Step, argument: Any, ending: Ending) -> None:
-        """A function of each value."""
-        x = self.map(step, argument)
-        self.add(step, Lookup(self.name(step), (x,), None, self.nodes[x].channels, ending))
+        """A function of each value. What isn't a map, such as a flattened one, has it from the map it is a view of."""
+        view = self.view(step, argument)
+        whole = view.channels() is None and not any(view.padding)
+        x = view.node if whole else self.map(step, argument)
+        node = Lookup(self.name(step), (x,), None, self.nodes[x].channels, ending)
+        if whole:
+            self.views[step.results[0]] = replace(view, node=self._append(node, self.shapes[x]))
+        else:
+            self.add(step, node)
 
     def _append(self, node: Node, shape: tuple[int, int, int]) -> int:
         self.nodes.append(node)

@@ -50,7 +50,7 @@ class Scale:
 
     def affine(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Both as tensors that can be multiplied with [C]."""
-        factor, offset = (torch.as_tensor(value).to(dtype) for value in (self.factor, self.offset))
+        factor, offset = (torch.as_tensor(value, dtype=dtype) for value in (self.factor, self.offset))
         return factor.reshape(-1), offset.reshape(-1)
 
 
@@ -61,6 +61,7 @@ class Source:
     Args:
         module: name of the convolution or linear; empty where there is none (a normalization that stands alone).
         weight: [O, I / groups, kh, kw], or that of a linear layer [O, I * kh * kw]. None: ones, of a depthwise 1x1.
+            It is the model's parameter, or a copy where the model computes it (parametrizations, standardized weights).
         bias: [O] or None.
         shape: of the kernel, [O, I / groups, kh, kw].
         behind: what its result goes through before anything else reads it, in order.

@@ -67,7 +67,8 @@ class View:
             return tuple(range(c))
         order = found[0, :, 0, 0] // (h * w)
         whole = torch.arange(n * c * h * w).reshape(n, c, h, w)
-        return tuple(order.tolist()) if torch.equal(found, whole[:, order]) else None
+        in_place = int(order.max()) < c and torch.equal(found, whole[:, order])
+        return tuple(order.tolist()) if in_place else None
 
     def is_row(self) -> bool:
         """Whether it is [N, C * H * W], all elements of each image in order."""

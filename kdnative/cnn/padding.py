@@ -13,7 +13,7 @@ Padding = tuple[int, int, int, int]
 def tensorflow_padding(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Padding:
-    """The padding "same": as much as makes ceil(size / stride) pixels, the smaller half in front. Arguments: height, width."""
+    """The padding "same": as much as makes ceil(size / stride) pixels, the smaller half in front."""
     found = []
     for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)

@@ -7,6 +7,7 @@ not at values. What a model computes from its own tensors alone (standardized we
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,7 @@ class Step:
         shapes: of the results.
         module: name of the module whose code called; empty for the outermost.
         kind: the class of that module.
-        line: "resnet.py:102", where the call is written.
+        line: "resnet.py:102", where the call is written; empty where torch's own modules call each other.
     """
 
     function: str
@@ -67,15 +68,36 @@ class Step:
     def refuse(self, why: str) -> Unsupported:
         """The error that says that this step is no part of a native network."""
         where = f"{self.module} ({self.kind})" if self.module else self.kind
-        return Unsupported(f"{where} at {self.line}: {why}")
+        return Unsupported(f"{where}{f' at {self.line}' if self.line else ''}: {why}")
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """A module that was called with one tensor: the tensor's shape, and whether one tensor came back."""
+    """How a module was called.
 
-    shape: tuple[int, ...]
-    one_result: bool
+    Args:
+        times: how often.
+        shape: of the one tensor that it took the last time; None where it took something else.
+        result: the class of what it returned; "Tensor" for a tensor.
+    """
+
+    times: int
+    shape: tuple[int, ...] | None
+    result: str
+
+    def why_no_part(self) -> str:
+        """What keeps it from being a network of its own, seen from outside; empty where nothing does."""
+        if self.times > 1:
+            return f"it is called {self.times} times"
+        if self.shape is None:
+            return "it takes something else than one tensor"
+        if len(self.shape) != 4:
+            return f"it takes {list(self.shape)}, which isn't a map [N, C, H, W]"
+        return (
+            ""
+            if self.result == "Tensor"
+            else f"it returns {self.result}; a part of a model can return one tensor alone"
+        )
 
 
 @dataclass
@@ -86,7 +108,7 @@ class Recording:
         shape: of the image.
         steps: in order.
         result: what the model returned, with a `Value` in the place of each tensor.
-        calls: modules by name, those that were called once, with a single tensor and nothing else.
+        calls: of modules by name, for those that returned.
         failure: why the model could not be followed to its end.
     """
 
@@ -104,11 +126,11 @@ def record(module: nn.Module, shape: Sequence[int]) -> Recording:
         module: called with one tensor. Its tensors may be on the meta device. It is left as it was.
         shape: of the image, [N, C, H, W].
     """
-    with _evaluating(module), torch.no_grad():
+    with torch.inference_mode(False), _evaluating(module), torch.no_grad():
         recorder = _Recorder(module, _image(module, shape))
         recording = recorder.recording
         try:
-            with recorder.hooks(), recorder:
+            with _quietly(), recorder.hooks(), recorder:
                 result = module(recorder.image)
             recording.result = recorder.values_of(result)
         except Unsupported as error:
@@ -130,6 +152,18 @@ def _image(module: nn.Module, shape: Sequence[int]) -> Tensor:
         return torch.empty(tuple(shape), dtype=like.dtype, device="meta")
     with FakeTensorMode(allow_non_fake_inputs=True):
         return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's own log of what failed on tensors without values: the error says it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager
@@ -156,7 +190,6 @@ class _Recorder(TorchFunctionMode):
         # Tensors are known by their ids, so they must live. The version tells whether one was changed since.
         self.known: dict[int, tuple[Tensor, int, int]] = {id(image): (image, image._version, 0)}
         self.count = 1
-        self.seen: dict[str, int] = {}
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -169,18 +202,19 @@ class _Recorder(TorchFunctionMode):
     def _entering(self, name: str):
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             self.stack.append((name, module))
-            self.seen[name] = self.seen.get(name, 0) + 1
 
         return hook
 
     def _leaving(self, name: str):
         def hook(module: nn.Module, args: tuple, kwargs: dict, result: Any) -> None:
             self.stack.pop()
-            single = len(args) + len(kwargs) == 1 and len(args) == 1 and isinstance(args[0], Tensor)
-            if single and self.seen[name] == 1:
-                self.recording.calls[name] = ModuleCall(tuple(args[0].shape), isinstance(result, Tensor))
-            else:
-                self.recording.calls.pop(name, None)
+            before = self.recording.calls.get(name)
+            single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+            self.recording.calls[name] = ModuleCall(
+                times=before.times + 1 if before else 1,
+                shape=tuple(args[0].shape) if single else None,
+                result="Tensor" if isinstance(result, Tensor) else type(result).__name__,
+            )
 
         return hook
 
@@ -230,14 +264,14 @@ class _Recorder(TorchFunctionMode):
         return result
 
 
-_SKIPPED = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
 
 def _line(frame: FrameType | None) -> str:
-    """Where the model's code is: the innermost line that is neither torch's nor ours."""
-    while frame is not None:
+    """Where the model's code is: the innermost line that isn't torch's, up to `record`."""
+    while frame is not None and frame.f_code.co_filename != __file__:
         file = frame.f_code.co_filename
-        if not file.startswith(_SKIPPED):
+        if not file.startswith(_TORCH):
             return f"{Path(file).name}:{frame.f_lineno}"
         frame = frame.f_back
-    return "an unknown line"
+    return ""

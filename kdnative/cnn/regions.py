@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ from kdnative.cnn.recording import ModuleCall, record
 from kdnative.cnn.tracing import image_size, trace
 from kdnative.models.layer import Unsupported
 
-__all__ = ["Regions", "regions"]
+__all__ = ["Refuse", "Regions", "regions"]
 
 Refuse = Callable[[str, nn.Module], "str | None"]
 """Why a module, by its name, may be no part whatever it computes; None if it may."""
@@ -54,29 +54,34 @@ def regions(
         if example is None:
             raise TypeError("regions takes an example, or how modules are called")
         size = image_size(example)
-        calls = {**record(model, size).calls, "": ModuleCall(size, True)}
+        calls = {**record(model, size).calls, "": ModuleCall(1, size, "Tensor")}
     found, waiting = Regions(), [("", model)]
     while waiting:
         name, module = waiting.pop(0)
         try:
-            found.graphs[name] = _part(name, module, calls.get(name), refuse(name, module), least)
+            if (why := refuse(name, module)) is not None:
+                raise Unsupported(why)
+            found.graphs[name] = _part(name, module, calls.get(name), least)
         except Unsupported as error:
-            found.left[name] = str(error)
+            if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+                found.left[name] = str(error)
             waiting[:0] = _children(module, name)
     return found
 
 
-def _part(name: str, module: nn.Module, call: ModuleCall | None, refusal: str | None, least: int) -> FloatGraph:
+def _part(name: str, module: nn.Module, call: ModuleCall | None, least: int) -> FloatGraph:
     """The graph of a module; Unsupported where it is no part."""
-    if refusal is not None:
-        raise Unsupported(refusal)
-    if call is None or len(call.shape) != 4 or not (call.one_result or not name):
-        raise Unsupported("it is not called once with one map, or doesn't return one tensor")
+    if call is not None and not name:
+        call = replace(call, result="Tensor")  # several are fine for the model itself
+    why = "it isn't called, or fails" if call is None else call.why_no_part()
+    if why or call is None or call.shape is None:
+        raise Unsupported(why)
     graph = trace(module, call.shape)
     weights = [source.weight for source in graph.sources.values()]
     count = sum(weight is not None and weight.dim() == 4 for weight in weights)  # those of linear layers have two
     if not count:
-        raise Unsupported("its convolutions take no part in its result" if _has(module) else "it has no convolution")
+        has = any(isinstance(part, nn.Conv2d) for part in module.modules())
+        raise Unsupported("its convolutions take no part in its result" if has else "it has no convolution")
     if count < least:
         raise Unsupported("it has a single convolution, and codes for its input and result would cost what it gains")
     return graph
@@ -85,9 +90,5 @@ def _part(name: str, module: nn.Module, call: ModuleCall | None, refusal: str | 
 def _children(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """Those that hold convolutions, in their order."""
     for child_name, child in module.named_children():
-        if _has(child):
+        if any(isinstance(m, nn.Conv2d) for m in child.modules()):
             yield (f"{name}.{child_name}" if name else child_name), child
-
-
-def _has(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d) for part in module.modules())

@@ -40,12 +40,16 @@ def trace_recorded(model: nn.Module, recording: Recording) -> FloatGraph:
     """`trace`, of a model that was recorded already."""
     graph = graph_of(recording)
     n, c, h, w = recording.shape
-    larger = (n, c, h + 37, w + 53)
-    try:
-        other = graph_of(record(model, larger))
-    except Unsupported as error:
-        return replace(graph, fixed=str(error))
-    return of_any_size(graph, other)
+    # Some models are made for multiples of 32 alone; others for one size.
+    failures = []
+    for more_h, more_w in ((37, 53), (64, 128)):
+        try:
+            other = graph_of(record(model, (n, c, h + more_h, w + more_w)))
+        except Unsupported as error:
+            failures.append(str(error))
+        else:
+            return of_any_size(graph, other)
+    return replace(graph, fixed=failures[-1])
 
 
 def graph_of(recording: Recording) -> FloatGraph:

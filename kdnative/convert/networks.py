@@ -121,17 +121,17 @@ def _called(
     model: nn.Module, batches: InputBatches
 ) -> tuple[dict[str, ModuleCall], dict[str, tuple[Tensor, list[Tensor]]]]:
     """How the modules with convolutions are called on the first batch, and examples of what they take and give."""
-    times: dict[str, int] = {}
     calls: dict[str, ModuleCall] = {}
     samples: dict[str, tuple[Tensor, list[Tensor]]] = {}
 
     def behind(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-            times[name] = times.get(name, 0) + 1
-            calls.pop(name, None)
-            if times[name] == 1 and not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
-                calls[name] = ModuleCall(tuple(args[0].shape), isinstance(result, Tensor))
-                samples[name] = args[0][:_CHECKED_ON].clone(), _first(result)
+            times = calls[name].times + 1 if name in calls else 1
+            x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+            kind = "Tensor" if isinstance(result, Tensor) else type(result).__name__
+            calls[name] = ModuleCall(times, None if x is None else tuple(x.shape), kind)
+            if x is not None:
+                samples[name] = x[:_CHECKED_ON].clone(), _first(result)
 
         return hook
 
