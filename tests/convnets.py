@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 
 from kdnative.formats.convnet.graph import (
     Add,
@@ -19,6 +20,7 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
+from kdnative.nn import ConvNet
 
 PICTURE, USUAL = Range(0.02, 128), Range(0.03, 120)
 
@@ -79,3 +81,16 @@ def every_kind(channels=3, width=24, classes=7):
     mean = b.other(Pool, [both], kind="average", kernel=(1, 1), adaptive=True, out=Range(0.02, 60))
     logits = b.conv(mean, classes, out=None, name="fc")
     return b.graph(twice, logits, flat=(False, True))
+
+
+def small():
+    """A native network that `small_floats` might have become."""
+    b = Builder()
+    x = b.conv(0, 8, kernel=(3, 3), ending=Ending("relu"), out=Range(0.01, 0), name="0")
+    mean = b.other(Pool, [x], kind="average", kernel=(1, 1), adaptive=True, out=Range(0.01, 0))
+    b.conv(mean, 3, out=None, name="4")
+    return ConvNet.from_graph(b.graph(3, flat=(True,)))
+
+
+def small_floats():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))

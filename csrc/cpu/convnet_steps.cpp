@@ -44,8 +44,9 @@ struct Source {
 Source source_of(const ConvnetRecord& r, int64_t at, int64_t size, int64_t results, bool by_factor, double factor) {
   const auto last = static_cast<double>(size - 1);
   const double step = by_factor ? 1 / factor : static_cast<double>(size) / static_cast<double>(results);
-  if (r.bilinear == 0) {
-    const auto found = static_cast<int64_t>(std::min(static_cast<double>(at) * step, last));
+  if (r.bilinear == 0) {  // in fp32, as torch does it: some results differ from those in exact arithmetic
+    const float ratio = by_factor ? static_cast<float>(step) : static_cast<float>(size) / static_cast<float>(results);
+    const int64_t found = std::min(static_cast<int64_t>(static_cast<float>(at) * ratio), size - 1);
     return {found, found, 0};
   }
   double place = (static_cast<double>(at) + 0.5) * step - 0.5;

@@ -182,9 +182,9 @@ def _(node: Resize, graph: Graph, inputs: list[Tensor], ranges: list[Any]) -> Te
         return F.interpolate(x.float(), size=node.size, scale_factor=node.factor, mode="nearest").to(torch.uint8)
     y0, y1, fy = _corners(node, 0, x.shape[2], x.device)
     x0, x1, fx = _corners(node, 1, x.shape[3], x.device)
-    a, b, c, d = (x[:, :, rows][:, :, :, columns].float() for rows in (y0, y1) for columns in (x0, x1))
-    upper, lower = a + (b - a) * fx, c + (d - c) * fx
-    return _code(upper + (lower - upper) * fy[:, None])
+    a, b, c, d = (x[:, :, rows][:, :, :, columns].long() for rows in (y0, y1) for columns in (x0, x1))
+    upper, lower = a * (2048 - fx) + b * fx, c * (2048 - fx) + d * fx
+    return ((upper * (2048 - fy[:, None]) + lower * fy[:, None] + (1 << 21)) >> 22).to(torch.uint8)
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _windows(node: Pool, axis: int, size: int) -> list[tuple[int, int, int]]:
 
 
 def _corners(node: Resize, axis: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each output pixel of an axis: the two pixels between which it lies, and how far behind the first, fp32."""
+    """For each output pixel of an axis: the two pixels between which it lies, and how far behind the first, in 2048ths."""
     step = sizes.step(node, axis)
     assert step is not None
     count = sizes.out_size(size, step)
@@ -218,7 +218,7 @@ def _corners(node: Resize, axis: int, size: int, device: torch.device) -> tuple[
         ratio = 1 / node.factor[axis] if node.factor is not None else size / count
         place = ((place + 0.5) * ratio - 0.5).clamp(min=0)
     first = place.long().clamp(max=size - 1)
-    return first, (first + 1).clamp(max=size - 1), (place - first).float()
+    return first, (first + 1).clamp(max=size - 1), ((place - first) * 2048 + 0.5).long()
 
 
 def _finish(target: Target, v: Tensor) -> Tensor:
