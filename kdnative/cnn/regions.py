@@ -12,10 +12,13 @@ from kdnative.cnn.recording import ModuleCall, record
 from kdnative.cnn.tracing import image_size, trace
 from kdnative.models.layer import Unsupported
 
-__all__ = ["Refuse", "Regions", "regions"]
+__all__ = ["Judge", "Refuse", "Regions", "convolutions", "regions"]
 
 Refuse = Callable[[str, nn.Module], "str | None"]
 """Why a module, by its name, may be no part whatever it computes; None if it may."""
+
+Judge = Callable[[str, FloatGraph], "str | None"]
+"""Why a module of that name and graph is to be no part; None if it may be one."""
 
 
 @dataclass
@@ -37,7 +40,7 @@ def regions(
     *,
     calls: Mapping[str, ModuleCall] | None = None,
     refuse: Refuse = lambda name, module: None,
-    least: int = 1,
+    judge: Judge = lambda name, graph: None,
 ) -> Regions:
     """The whole model if it is a network of convolutions, or else the largest of its modules that are.
 
@@ -47,8 +50,7 @@ def regions(
     Args:
         model, example: as `trace` has them.
         calls: how modules are called, by their names, in the place of an example.
-        refuse: see `Refuse`.
-        least: fewer convolutions make no part.
+        refuse, judge: see `Refuse` and `Judge`.
     """
     if calls is None:
         if example is None:
@@ -61,7 +63,10 @@ def regions(
         try:
             if (why := refuse(name, module)) is not None:
                 raise Unsupported(why)
-            found.graphs[name] = _part(name, module, calls.get(name), least)
+            graph = _part(name, module, calls.get(name))
+            if (why := judge(name, graph)) is not None:
+                raise Unsupported(why)
+            found.graphs[name] = graph
         except Unsupported as error:
             if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
                 found.left[name] = str(error)
@@ -69,7 +74,7 @@ def regions(
     return found
 
 
-def _part(name: str, module: nn.Module, call: ModuleCall | None, least: int) -> FloatGraph:
+def _part(name: str, module: nn.Module, call: ModuleCall | None) -> FloatGraph:
     """The graph of a module; Unsupported where it is no part."""
     if call is not None and not name:
         call = replace(call, result="Tensor")  # several are fine for the model itself
@@ -77,14 +82,16 @@ def _part(name: str, module: nn.Module, call: ModuleCall | None, least: int) -> 
     if why or call is None or call.shape is None:
         raise Unsupported(why)
     graph = trace(module, call.shape)
-    weights = [source.weight for source in graph.sources.values()]
-    count = sum(weight is not None and weight.dim() == 4 for weight in weights)  # those of linear layers have two
-    if not count:
+    if not convolutions(graph):
         has = any(isinstance(part, nn.Conv2d) for part in module.modules())
         raise Unsupported("its convolutions take no part in its result" if has else "it has no convolution")
-    if count < least:
-        raise Unsupported("it has a single convolution, and codes for its input and result would cost what it gains")
     return graph
+
+
+def convolutions(graph: FloatGraph) -> list[str]:
+    """Names of the nodes that are more than a linear layer or a normalization."""
+    weights = {name: source.weight for name, source in graph.sources.items()}
+    return [name for name, weight in weights.items() if weight is not None and weight.dim() == 4]
 
 
 def _children(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:

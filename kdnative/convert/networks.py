@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from kdnative.cnn import FloatGraph, Regions, regions, run
 from kdnative.cnn.calibrating import NetworkCalibration
 from kdnative.cnn.recording import ModuleCall
+from kdnative.cnn.regions import convolutions
 from kdnative.cnn.spans import USUAL
 from kdnative.convert.convolutions import SCHEME, has_convolutions
 from kdnative.convert.fuse import refusal
@@ -29,6 +31,8 @@ __all__ = ["calibrated_networks", "wanting_ranges"]
 _LEAST = 2
 """Convolutions of a part. A single one gets its input as codes and gives its result as real numbers, which costs about
 as much as it saves; a pattern that names it makes one all the same."""
+
+_ALONE = "a single convolution gains less than codes for its input and result cost"
 
 _CHECKED_ON = 2  # images
 
@@ -55,10 +59,8 @@ def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches,
     model = around.modules[""]
     wanted = wanting_ranges(plan, model)
     calls, samples = _called(model, batches)
-    refuse = _Refusing(plan, around)
-    least = 1 if any(decision.explicit for decision in wanted) else _LEAST
-    found = regions(model, calls=calls, refuse=refuse, least=least)
-    _check_traces(found, samples)
+    judge = _Judging(samples, 1 if any(decision.explicit for decision in wanted) else _LEAST)
+    found = regions(model, calls=calls, refuse=_Refusing(plan, around), judge=judge)
     _check_values(found, around)
     made = _calibrated(model, found.graphs, batches, method)
     parts = {
@@ -98,14 +100,41 @@ class _Refusing:
         return None if decision.scheme.plain == SCHEME else f"is to be {decision.scheme}, and networks are {SCHEME}"
 
 
+@dataclass(frozen=True)
+class _Judging:
+    """Says which graphs are not worth it, or are not what their modules compute.
+
+    Args:
+        samples: what modules are given, and what they make of it.
+        least: convolutions of a part.
+    """
+
+    samples: Mapping[str, tuple[Tensor, list[Tensor]]]
+    least: int
+
+    def __call__(self, name: str, graph: FloatGraph) -> str | None:
+        if len(convolutions(graph)) < self.least:
+            return _ALONE
+        images, wanted = self.samples[name]
+        with torch.no_grad():
+            found = run(graph, images.to(torch.float32))
+        tolerance = 1e-3 if images.dtype == torch.float32 else 0.03
+        for ours, theirs in zip(found, wanted, strict=True):
+            if ours.shape != theirs.shape or float((ours - theirs).norm()) > tolerance * float(theirs.norm()) + 1e-6:
+                return "what it computes depends on values, so it can't be followed with shapes alone"
+        return None
+
+
 def _wants(decision: Decision) -> bool:
     return decision.refusal is not None and decision.refusal.needs == "ranges"
 
 
 def _why(name: str, found: Regions) -> str:
-    """Why a convolution is in no network: what the smallest module around it said."""
-    around = max((left for left in found.left if left != name and within(name, left)), key=len, default=name)
-    return f"{around or 'the model'} is no network of convolutions: {found.left[around]}"
+    """Why a convolution is in no network: what the smallest module around it said that says more than that it is alone."""
+    around = sorted((left for left in found.left if within(name, left)), key=len, reverse=True)
+    telling = next((left for left in around if found.left[left] != _ALONE), around[0])
+    words = f"{telling or 'the model'} is no network of convolutions: {found.left[telling]}"
+    return words if found.left[around[0]] != _ALONE or telling == around[0] else f"{words}; of the rest, {_ALONE}"
 
 
 # -- the model at work -------------------------------------------------------------------------------------------------
@@ -148,20 +177,6 @@ def _first(result: Any) -> list[Tensor]:
     """What a module gave for the first images."""
     each = list(result) if isinstance(result, tuple | list) else [result]
     return [x[:_CHECKED_ON].to(torch.float32) for x in each if isinstance(x, Tensor)]
-
-
-def _check_traces(found: Regions, samples: Mapping[str, tuple[Tensor, list[Tensor]]]) -> None:
-    """Leaves out what was not read right: a model whose Python code looks at values computes something else."""
-    for root, graph in list(found.graphs.items()):
-        images, result = samples[root]
-        with torch.no_grad():
-            traced = run(graph, images.to(torch.float32))
-        for ours, theirs in zip(traced, result, strict=True):
-            tolerance = 0.02 if images.dtype != torch.float32 else 1e-3
-            if ours.shape != theirs.shape or float((ours - theirs).norm()) > tolerance * float(theirs.norm()) + 1e-6:
-                del found.graphs[root]
-                found.left[root] = "what it computes depends on values, so it can't be followed with shapes alone"
-                break
 
 
 def _check_values(found: Regions, around: Surroundings) -> None:
