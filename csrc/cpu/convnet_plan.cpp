@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kMostSide = 1 << 16;             // of a map
 constexpr int64_t kMostBorder = 1 << 13;           // around a map
 constexpr int64_t kMostWindow = int64_t{1} << 22;  // pixels of an average: its sum stays within int32
-constexpr int64_t kSmallMap = 100;                 // pixels; notes on kGroupImages
+constexpr int64_t kSmallMap = 100;                 // pixels, of the maps that a group shares
 
 // Of the maps of an image: far more than any network has, so that a damaged one does not take all memory.
 constexpr int64_t most_bytes(int64_t pixels) { return (int64_t{1} << 24) + 2048 * pixels; }
@@ -62,7 +62,7 @@ class Planner {
   const char* measure(int64_t height, int64_t width) {
     maps_.assign(model_.nodes.size(), {});
     if (height > kMostSide || width > kMostSide) return too_large(height, width);
-    most_bytes_ = most_bytes(height * width);
+    const int64_t most = most_bytes(height * width);
     for (int64_t i = 0; i < count(); ++i) {
       PlannedMap& m = map(i);
       m.root = i;
@@ -74,10 +74,18 @@ class Planner {
             "images of %lld x %lld pixels are too small: node %lld of the network has nothing to work on; "
             "give larger ones",
             static_cast<long long>(height), static_cast<long long>(width), static_cast<long long>(i));
-      if (m.height > kMostSide || m.width > kMostSide || m.border > kMostBorder ||
-          m.pixels() * padded_channels(record(i).channels) > most_bytes_)
+      if (m.height > kMostSide || m.width > kMostSide || m.pixels() * padded_channels(record(i).channels) > most)
         return too_large(height, width);
     }
+    plan_.first_grouped = first_grouped();
+    plan_.steps.clear();
+    for (int64_t i = 0; i < count(); ++i) {
+      if (i == plan_.first_grouped) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
+      plan_.steps.push_back(i);
+      for (int64_t j = 0; j < model_.output_count; ++j)
+        if (model_.outputs[j] == i && record(i).real == 0) plan_.steps.push_back(~j);
+    }
+    if (plan_.first_grouped == count()) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
     plan_.features = 0;
     plan_.feature_places.clear();
     for (int64_t i = 0; i < model_.output_count; ++i) {
@@ -89,15 +97,6 @@ class Planner {
 
   const char* lay_out(int64_t images) {
     const PlannedMap& x = map(0);
-    plan_.first_grouped = first_grouped();
-    plan_.steps.clear();
-    for (int64_t i = 0; i < count(); ++i) {
-      if (i == plan_.first_grouped) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
-      plan_.steps.push_back(i);
-      for (int64_t j = 0; j < model_.output_count; ++j)
-        if (model_.outputs[j] == i && record(i).real == 0) plan_.steps.push_back(~j);
-    }
-    if (plan_.first_grouped == count()) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
     join_parts();
     find_lifetimes();
     return place(images) ? nullptr : too_large(x.height, x.width);
@@ -270,6 +269,7 @@ class Planner {
 
   // False: the maps of an image would take more than they may.
   bool place(int64_t images) {
+    const int64_t most = most_bytes(map(0).pixels());
     order_.clear();
     for (int64_t i = 0; i < count(); ++i)
       if (map(i).root == i && record(i).real == 0) order_.push_back(i);
@@ -279,16 +279,17 @@ class Planner {
     image_.clear();
     for (const int64_t i : order_) {
       PlannedMap& m = map(i);
+      if (m.border > kMostBorder) return false;
       const int64_t pixel = padded_channels(record(i).channels);
       m.bytes = (m.height + 2 * m.border) * (m.width + 2 * m.border) * pixel;
       const int64_t copies = m.grouped ? images : 1;
-      if (m.bytes > most_bytes_) return false;
+      if (m.bytes > most) return false;
       const int64_t bytes = (m.bytes * copies + m.overrun + 63) / 64 * 64;
       int64_t& total = m.grouped ? plan_.group_bytes : plan_.image_bytes;
       m.place = find_room(m.grouped ? group_ : image_, m.begin, bytes);
       (m.grouped ? group_ : image_).push_back({m.place, m.place + bytes, m.end});
       total = std::max(total, m.place + bytes);
-      if (total > most_bytes_ * copies) return false;
+      if (total > most * copies) return false;
     }
     return true;
   }
@@ -311,7 +312,6 @@ class Planner {
   }
 
   const ConvnetModel& model_;
-  int64_t most_bytes_ = 0;
   ConvnetPlan& plan_;
   std::vector<PlannedMap>& maps_;
   std::vector<uint8_t>& alone_ = scratch_bytes();
@@ -335,10 +335,12 @@ class Planner {
 
 }  // namespace
 
-const char* ConvnetPlan::make(const ConvnetModel& model, int64_t height, int64_t width, int64_t images) {
-  Planner planner(model, *this);
-  if (const char* problem = planner.measure(height, width)) return problem;
-  return planner.lay_out(images);
+const char* ConvnetPlan::measure(const ConvnetModel& model, int64_t height, int64_t width) {
+  return Planner(model, *this).measure(height, width);
+}
+
+const char* ConvnetPlan::lay_out(const ConvnetModel& model, int64_t images) {
+  return Planner(model, *this).lay_out(images);
 }
 
 bool ConvnetPlan::in_place(const ConvnetModel& model, int64_t concat, int64_t input) const {

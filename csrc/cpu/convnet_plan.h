@@ -1,5 +1,6 @@
 // What a network of convolutions needs for images of one size: sizes of maps, where they lie in memory, and which part
-// of it takes images one by one.
+// of it takes images one by one. Large maps are made image by image, so that they stay in the nearer caches; from some
+// node on maps are so small, and weights so large, that a weight is better read once for the images of a group.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +10,6 @@
 #include "convnet_format.h"
 
 namespace kdnative::cpu {
-
-// Large maps are made image by image, so that they stay in the nearer caches; from some node on maps are so small, and
-// weights so large, that a weight is better read once for the images of a group.
-constexpr int64_t kGroupImages = 32;
 
 struct PlannedMap {
   int64_t height, width;
@@ -40,8 +37,11 @@ struct ConvnetPlan {
   int64_t image_bytes;                  // of the maps of one image
   int64_t features;                     // values of an image, of all outputs
 
-  // nullptr, or what is wrong, in words that are valid until the next call on this thread. `images`: of a group.
-  const char* make(const ConvnetModel& model, int64_t height, int64_t width, int64_t images);
+  // Sizes of maps, steps and features. nullptr, or what is wrong, in words that are valid until the next call on this
+  // thread.
+  const char* measure(const ConvnetModel& model, int64_t height, int64_t width);
+  // Then the memory, for groups of so many images.
+  const char* lay_out(const ConvnetModel& model, int64_t images);
 
   const PlannedMap& root_of(int64_t node) const {
     return maps[static_cast<size_t>(maps[static_cast<size_t>(node)].root)];

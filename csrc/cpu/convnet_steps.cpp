@@ -60,22 +60,22 @@ Source source_of(const ConvnetRecord& r, int64_t at, int64_t size, int64_t resul
 
 }  // namespace
 
-int64_t ConvnetGroup::work(int64_t step) const {
+double ConvnetGroup::work(int64_t step) const {
   const int64_t i = node_of(step);
   const ConvnetRecord& r = *node(i).record;
-  const int64_t values = planned(i).pixels() * padded_channels(r.channels);
-  if (step < 0) return 16 * values;
+  const auto pixels = static_cast<double>(planned(i).pixels()), channels = static_cast<double>(r.channels);
+  if (step < 0) return 16 * pixels * channels;
   switch (r.kind) {
     case NodeKind::conv:
-      return planned(i).pixels() * (r.weight_bytes + 16 * padded_channels(r.channels));
+      return pixels * (static_cast<double>(r.weight_bytes) + 16 * channels);
     case NodeKind::depthwise:
-      return values * (4 * r.kernel_h * ((r.kernel_w + 3) / 4) + 16);
+      return pixels * channels * (4 * r.kernel_h * ((r.kernel_w + 3) / 4) + 16);
     case NodeKind::max:
-      return values * (r.kernel_h * r.kernel_w + 4);
+      return pixels * channels * (r.kernel_h * r.kernel_w + 4);
     case NodeKind::average:
-      return 4 * planned(node(i).inputs[0]).pixels() * padded_channels(r.channels);
+      return 4 * static_cast<double>(planned(node(i).inputs[0]).pixels()) * channels;
     default:
-      return 16 * values;
+      return 16 * pixels * channels;
   }
 }
 

@@ -43,7 +43,7 @@ struct ConvnetGroup {
     return is_conv(step) ? m.pixels() : m.height;
   }
   int64_t tiles(int64_t step) const { return is_conv(step) ? node(step).record->tiles : 1; }
-  int64_t work(int64_t step) const;  // about its time, in multiply-adds
+  double work(int64_t step) const;  // about its time, in multiply-adds
 
   // A task: its share of a step, on a worker's maps.
   void run(int64_t step, const Span& span, const Share& share, int64_t worker) const;
