@@ -130,7 +130,7 @@ def _wants(decision: Decision) -> bool:
 
 
 def _why(name: str, found: Regions) -> str:
-    """Why a convolution is in no network: what the smallest module around it said that says more than that it is alone."""
+    """Why a convolution is in no network: what the smallest module around it said, if it said more than `_ALONE`."""
     around = sorted((left for left in found.left if within(name, left)), key=len, reverse=True)
     telling = next((left for left in around if found.left[left] != _ALONE), around[0])
     words = f"{telling or 'the model'} is no network of convolutions: {found.left[telling]}"
