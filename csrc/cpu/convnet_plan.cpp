@@ -8,9 +8,12 @@ namespace kdnative::cpu {
 namespace {
 
 constexpr int64_t kMostSide = 1 << 16;             // of a map
-constexpr int64_t kMostBytes = int64_t{1} << 40;   // of a map of a group: sums of them stay within 64 bits
+constexpr int64_t kMostBorder = 1 << 13;           // around a map
 constexpr int64_t kMostWindow = int64_t{1} << 22;  // pixels of an average: its sum stays within int32
 constexpr int64_t kSmallMap = 100;                 // pixels; notes on kGroupImages
+
+// Of the maps of an image: far more than any network has, so that a damaged one does not take all memory.
+constexpr int64_t most_bytes(int64_t pixels) { return (int64_t{1} << 24) + 2048 * pixels; }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -58,6 +61,8 @@ class Planner {
 
   const char* measure(int64_t height, int64_t width) {
     maps_.assign(model_.nodes.size(), {});
+    if (height > kMostSide || width > kMostSide) return too_large(height, width);
+    most_bytes_ = most_bytes(height * width);
     for (int64_t i = 0; i < count(); ++i) {
       PlannedMap& m = map(i);
       m.root = i;
@@ -69,11 +74,9 @@ class Planner {
             "images of %lld x %lld pixels are too small: node %lld of the network has nothing to work on; "
             "give larger ones",
             static_cast<long long>(height), static_cast<long long>(width), static_cast<long long>(i));
-      if (m.height > kMostSide || m.width > kMostSide)
-        return complain(
-            "images of %lld x %lld pixels are too large: no map of the network may have more than 65536 "
-            "rows or columns",
-            static_cast<long long>(height), static_cast<long long>(width));
+      if (m.height > kMostSide || m.width > kMostSide || m.border > kMostBorder ||
+          m.pixels() * padded_channels(record(i).channels) > most_bytes_)
+        return too_large(height, width);
     }
     plan_.features = 0;
     plan_.feature_places.clear();
@@ -85,6 +88,7 @@ class Planner {
   }
 
   const char* lay_out(int64_t images) {
+    const PlannedMap& x = map(0);
     plan_.first_grouped = first_grouped();
     plan_.steps.clear();
     for (int64_t i = 0; i < count(); ++i) {
@@ -96,7 +100,7 @@ class Planner {
     if (plan_.first_grouped == count()) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
     join_parts();
     find_lifetimes();
-    return place(images);
+    return place(images) ? nullptr : too_large(x.height, x.width);
   }
 
  private:
@@ -152,6 +156,13 @@ class Planner {
       default:
         return nullptr;
     }
+  }
+
+  static const char* too_large(int64_t height, int64_t width) {
+    return complain(
+        "images of %lld x %lld pixels need too much memory in this network: give smaller ones, or convert "
+        "the model again if it is damaged",
+        static_cast<long long>(height), static_cast<long long>(width));
   }
 
   // The border that a kernel without bounds needs around its input.
@@ -257,7 +268,8 @@ class Planner {
       if (map(i).grouped && map(i).begin < plan_.first_grouped) map(i).begin = 0;
   }
 
-  const char* place(int64_t images) {
+  // False: the maps of an image would take more than they may.
+  bool place(int64_t images) {
     order_.clear();
     for (int64_t i = 0; i < count(); ++i)
       if (map(i).root == i && record(i).real == 0) order_.push_back(i);
@@ -270,14 +282,15 @@ class Planner {
       const int64_t pixel = padded_channels(record(i).channels);
       m.bytes = (m.height + 2 * m.border) * (m.width + 2 * m.border) * pixel;
       const int64_t copies = m.grouped ? images : 1;
-      if (m.bytes > kMostBytes / copies) return "images are too large: a map of the network would take a terabyte";
+      if (m.bytes > most_bytes_) return false;
       const int64_t bytes = (m.bytes * copies + m.overrun + 63) / 64 * 64;
       int64_t& total = m.grouped ? plan_.group_bytes : plan_.image_bytes;
       m.place = find_room(m.grouped ? group_ : image_, m.begin, bytes);
       (m.grouped ? group_ : image_).push_back({m.place, m.place + bytes, m.end});
       total = std::max(total, m.place + bytes);
+      if (total > most_bytes_ * copies) return false;
     }
-    return nullptr;
+    return true;
   }
 
   struct Block {
@@ -298,6 +311,7 @@ class Planner {
   }
 
   const ConvnetModel& model_;
+  int64_t most_bytes_ = 0;
   ConvnetPlan& plan_;
   std::vector<PlannedMap>& maps_;
   std::vector<uint8_t>& alone_ = scratch_bytes();

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdnative.formats import large_pages
 from kdnative.formats.convnet import tiles
+from kdnative.formats.convnet.checks import check
 from kdnative.formats.convnet.endings import Target, check_bound, table, target_of
 from kdnative.formats.convnet.graph import (
     Add,
@@ -26,7 +27,7 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
-from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, RECORD, VERSION
+from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_PIXELS, MOST_TAPS, RECORD, VERSION
 
 __all__ = ["is_depthwise", "pack"]
 
@@ -40,20 +41,20 @@ def pack(graph: Graph) -> Tensor:
     """All of ``graph`` as one uint8 ``[bytes]`` buffer on the CPU, aligned to 64 bytes.
 
     Raises:
-        ValueError: a node that kernels don't have, or whose sums could leave int32 or the range of exact rounding.
+        ValueError: the network is wrong, a node is one that kernels don't have, or its sums could leave int32 or the
+            range of exact rounding.
     """
+    check(graph)
     writer = _Writer()
     records = np.zeros(len(graph.nodes), RECORD)
     links: list[int] = []
-    for number, (record, node) in enumerate(zip(records, graph.nodes, strict=True)):
+    for record, node in zip(records, graph.nodes, strict=True):
         record["channels"], record["real"] = node.channels, node.out is None
         if node.out is not None:
             record["step"], record["zero"] = node.out.scale, node.out.zero_point
         record["inputs"], record["input_count"] = len(links), len(node.inputs)
         links += node.inputs
         _PACKERS[type(node)](writer, record, node, graph)
-        if any(not 0 <= i < number for i in node.inputs):
-            raise ValueError(f"{node.name}: its inputs {node.inputs} are not all earlier nodes than its own, {number}")
     header = np.zeros((), HEADER)
     header["magic"], header["version"] = MAGIC, VERSION
     header["nodes"], header["link_count"], header["outputs"] = len(records), len(links), len(graph.outputs)
@@ -90,10 +91,9 @@ def _raw(record: np.ndarray) -> Tensor:
     return torch.from_numpy(np.frombuffer(record.tobytes(), dtype=np.uint8).copy())
 
 
-def _range(graph: Graph, number: int, reader: Node) -> Range:
+def _range(graph: Graph, number: int) -> Range:
     found = graph.nodes[number].out
-    if found is None:
-        raise ValueError(f"{reader.name}: it reads {graph.nodes[number].name}, whose result is real numbers")
+    assert found is not None  # of what nodes read
     return found
 
 
@@ -113,15 +113,13 @@ def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
 
 def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     source = graph.nodes[node.inputs[0]]
-    before = _range(graph, node.inputs[0], node)
+    before = _range(graph, node.inputs[0])
     weight = graph.weights[node.name]
     q = weight.q.detach().cpu()
-    wanted = [node.channels, source.channels // node.groups, *node.kernel]
-    if list(q.shape) != wanted or source.channels % node.groups or node.channels % node.groups:
-        raise ValueError(
-            f"{node.name}: weights of shape {list(q.shape)}, but {source.channels} input channels in {node.groups} "
-            f"groups make {wanted}"
-        )
+    if node.kernel[0] * node.kernel[1] > MOST_TAPS:
+        raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")
+    if max(*node.dilation, *(() if node.padding == "same" else node.padding)) > MOST_PIXELS:
+        raise ValueError(f"{node.name}: paddings and dilations may be {MOST_PIXELS} at most, for the kernels")
     single = is_depthwise(node, source.channels)
     rows = not single and _is_stem(node, source)
     packed = tiles.depthwise(q) if single else tiles.tiles(q, node.groups, rows)
@@ -133,7 +131,7 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
         raise ValueError(f"{node.name}: sums of its products could overflow int32; it has too many inputs")
     largest = most.double() * scale.abs() + bias.abs()
     if len(node.inputs) == 2:
-        residual = _range(graph, node.inputs[1], node)
+        residual = _range(graph, node.inputs[1])
         factor = residual.scale / target.step
         bias = bias - residual.zero_point * factor
         record["residual_scale"] = factor
@@ -171,8 +169,6 @@ def _is_stem(node: Conv, source: Node) -> bool:
 def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
     if node.kind == "max" and node.dilation != (1, 1):
         raise ValueError(f"{node.name}: max pooling has no kernel with a dilation of {node.dilation}; keep it (1, 1)")
-    if node.kind == "max" and node.out != graph.nodes[node.inputs[0]].out:
-        raise ValueError(f"{node.name}: max pooling keeps the range of its input")
     record["kind"] = KINDS[node.kind]
     record["kernel_h"], record["kernel_w"] = node.kernel
     record["stride_h"], record["stride_w"] = node.stride
@@ -184,7 +180,7 @@ def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
 
 
 def _add(writer: _Writer, record: np.void, node: Add, graph: Graph) -> None:
-    a, b = (_range(graph, number, node) for number in node.inputs)
+    a, b = (_range(graph, number) for number in node.inputs)
     target = target_of(node.name, node.ending, node.out)
     if target.finish not in ("clamp", "table"):
         raise ValueError(f"{node.name}: a sum of maps ends in codes, by limits or a table (got {node.ending})")
@@ -197,7 +193,7 @@ def _add(writer: _Writer, record: np.void, node: Add, graph: Graph) -> None:
 
 
 def _multiply(writer: _Writer, record: np.void, node: Multiply, graph: Graph) -> None:
-    x, gate = (_range(graph, number, node) for number in node.inputs)
+    x, gate = (_range(graph, number) for number in node.inputs)
     assert node.out is not None
     scale = x.scale * gate.scale / node.out.scale
     check_bound(node.name, 255 * 255 * scale + 255)
@@ -207,7 +203,7 @@ def _multiply(writer: _Writer, record: np.void, node: Multiply, graph: Graph) ->
 def _concat(writer: _Writer, record: np.void, node: Concat, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["concat"]
-    ranges = [_range(graph, number, node) for number in node.inputs]
+    ranges = [_range(graph, number) for number in node.inputs]
     if any(found != node.out for found in ranges):
         record["table"] = writer.add(torch.cat([table(Ending(), found, node.out) for found in ranges]))
 
@@ -220,7 +216,7 @@ def _channels(writer: _Writer, record: np.void, node: Channels, graph: Graph) ->
 def _lookup(writer: _Writer, record: np.void, node: Lookup, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["lookup"]
-    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0], node), node.out))
+    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0]), node.out))
 
 
 def _resize(writer: _Writer, record: np.void, node: Resize, graph: Graph) -> None:
