@@ -89,8 +89,8 @@ class Seen:
         parent = names[0].rpartition(".")[0]
         with ExitStack() as stack, watched(self.model, {}, lambda name, x, _: None):
             for name in names:
-                stack.callback(vars(modules[name]).pop, "forward")
-                modules[name].forward = (lambda x: result) if name == names[0] else (lambda x: x)  # type: ignore[method-assign]
+                stack.callback(delattr, modules[name], "forward")
+                modules[name].forward = (lambda x: result) if name == names[0] else (lambda x: x)
             hook = modules[parent].register_forward_hook(lambda *call: around.extend(_tensors(call[2])))
             stack.callback(hook.remove)
             try:
