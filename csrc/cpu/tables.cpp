@@ -32,6 +32,14 @@ constexpr Kernels kReference = {
     .add_scaled_int8 = reference::add_scaled_int8,
     .rotate = reference::rotate,
     .gate = reference::gate,
+    .conv = reference::conv,
+    .depthwise = reference::depthwise,
+    .max_window = reference::max_window,
+    .average_window = reference::average_window,
+    .add_codes = reference::add_codes,
+    .multiply_codes = reference::multiply_codes,
+    .look_up = reference::look_up,
+    .quantize_pixels = reference::quantize_pixels,
     .int8_burst = nullptr,
     .read_all = nullptr,
 };
@@ -66,6 +74,14 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = avx2::add_scaled_int8;
   t.rotate = avx2::rotate;
   t.gate = avx2::gate;
+  t.conv = avx2::conv;
+  t.depthwise = avx2::depthwise;
+  t.max_window = avx2::max_window;
+  t.average_window = avx2::average_window;
+  t.add_codes = avx2::add_codes;
+  t.multiply_codes = avx2::multiply_codes;
+  t.look_up = avx2::look_up;
+  t.quantize_pixels = avx2::quantize_pixels;
   t.int8_burst = avx2::int8_burst;
   t.read_all = avx2::read_all;
   return t;
@@ -80,6 +96,8 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.gemm_two_level = {avxvnni::gemm_two_level};
   t.arrange_rows = avxvnni::arrange_rows;
   t.gemm_blocks = avxvnni::gemm_blocks;
+  t.conv = avxvnni::conv;
+  t.depthwise = avxvnni::depthwise;
   t.int8_burst = avxvnni::int8_burst;
   return t;
 }();
@@ -104,6 +122,14 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = avx512vnni::add_scaled_int8;
   t.rotate = avx512vnni::rotate;
   t.gate = avx512vnni::gate;
+  t.conv = avx512vnni::conv;
+  t.depthwise = avx512vnni::depthwise;
+  t.max_window = avx512vnni::max_window;
+  t.average_window = avx512vnni::average_window;
+  t.add_codes = avx512vnni::add_codes;
+  t.multiply_codes = avx512vnni::multiply_codes;
+  t.look_up = avx512vnni::look_up;
+  t.quantize_pixels = avx512vnni::quantize_pixels;
   t.int8_burst = avx512vnni::int8_burst;
   t.read_all = avx512vnni::read_all;
   return t;
@@ -149,6 +175,14 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.add_scaled_int8 = neon::add_scaled_int8;
   t.rotate = neon::rotate;
   t.gate = neon::gate;
+  t.conv = neon::conv;
+  t.depthwise = neon::depthwise;
+  t.max_window = neon::max_window;
+  t.average_window = neon::average_window;
+  t.add_codes = neon::add_codes;
+  t.multiply_codes = neon::multiply_codes;
+  t.look_up = neon::look_up;
+  t.quantize_pixels = neon::quantize_pixels;
   t.int8_burst = neon::int8_burst;
   t.read_all = neon::read_all;
   return t;
@@ -161,6 +195,8 @@ constexpr Kernels extend(const Kernels& base, const char* isa) {
   t.gemm_w4a8 = above(4, i8mm::gemm_w4a8, t.gemm_w4a8);
   t.gemm_w2a8 = above(4, i8mm::gemm_w2a8, t.gemm_w2a8);
   t.gemm_two_level = above(4, i8mm::gemm_two_level, t.gemm_two_level);
+  t.conv = i8mm::conv;
+  t.depthwise = i8mm::depthwise;
   t.int8_burst = i8mm::int8_burst;
   return t;
 }();
