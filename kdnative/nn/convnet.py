@@ -70,7 +70,8 @@ class ConvNet(nn.Module):
         check(graph)
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._set(replace(graph, weights={}), pack(graph), _numbers(graph))
+        with torch.device("cpu"):
+            module._set(replace(graph, weights={}), pack(graph), _numbers(graph))
         return module.eval()
 
     @classmethod
@@ -106,7 +107,8 @@ class ConvNet(nn.Module):
         """The network with a copy of its weights; RuntimeError when it is empty."""
         if self.is_empty:
             raise RuntimeError(empty("kdnative.nn.ConvNet"))
-        codes = unpack(self.packed, self._graph)
+        with torch.device("cpu"):
+            codes = unpack(self.packed, self._graph)
         values = self.numbers.view(torch.float32)
         weights, begin = {}, 0
         for node in _convolutions(self._graph):
@@ -214,11 +216,12 @@ class ConvNet(nn.Module):
             numbers.extend((weight.scale, weight.bias))
             return weight
 
-        try:
-            packed = pack(self._graph, weight_of)
-        except ValueError as error:
-            return [str(error)]
-        self.packed, self.numbers = packed, _as_bytes(numbers)
+        with torch.device("cpu"):
+            try:
+                packed = pack(self._graph, weight_of)
+            except ValueError as error:
+                return [str(error)]
+            self.packed, self.numbers = packed, _as_bytes(numbers)
         return []
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
