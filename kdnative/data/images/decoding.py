@@ -1,0 +1,137 @@
+"""From files to pixels: decoded once, as squares of one size, and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdnative.data.images.pictures import Pictures
+from kdnative.data.packages import cached
+from kdnative.data.types import DataError
+from kdnative.extras import require
+
+__all__ = ["FITS", "SUFFIXES", "decode", "decode_file", "decode_files"]
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FITS = ("crop", "pad")
+_FORMAT = 1  # of what is in the cache
+_NAMED = 5  # broken files that an error lists
+_THREADS = 8  # at most: decoding lets go of the interpreter
+
+
+def decode_files(
+    folder: Path, files: Sequence[str], side: int, fit: str = "crop", broken: str = "error"
+) -> tuple[Pictures, list[str]]:
+    """Pictures of files, from the cache where the same files were decoded before, and what is wrong with some.
+
+    They are the same where names, sizes and times of change are.
+
+    Args:
+        folder: of the files. files: their paths in it, with "/".
+        side: of the squares, pixels.
+        fit: "crop" (the middle, as wide as the shorter side) or "pad" (all of it, on white).
+        broken: "error", or "drop": files that can't be read have an empty digest.
+
+    Returns:
+        The pictures, and a sentence for each broken file.
+
+    Raises:
+        DataError: files that are no pictures, or broken or huge ones; the text names them.
+        ImportError: Pillow is not installed.
+    """
+    require("PIL", "reading pictures")
+    if side < 1 or fit not in FITS or broken not in ("error", "drop"):
+        raise ValueError(
+            f"side={side}, fit={fit!r}, broken={broken!r}: at least 1 pixel, one of {', '.join(FITS)}, and error or drop"
+        )
+    stamps = [os.stat(folder / name) for name in files]
+    told = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(files, stamps, strict=True)]
+    key = hashlib.sha256(json.dumps([_FORMAT, str(folder.resolve()), side, fit, told]).encode()).hexdigest()[:32]
+
+    def build(target: Path, scratch: Path) -> None:
+        target.mkdir()
+        pixels = np.lib.format.open_memmap(target / "pixels.npy", "w+", np.uint8, (len(files), side, side, 3))
+        digests, problems = _decode_all(folder, files, side, fit, pixels)
+        pixels.flush()
+        (target / "digests.json").write_text(json.dumps([digests, problems]))
+        if problems and broken == "error":
+            raise _unreadable(folder, len(files), problems)
+
+    found = cached(f"images/{key}", build)
+    digests, problems = json.loads((found / "digests.json").read_text())
+    if problems and broken == "error":  # they were dropped when this was decoded
+        raise _unreadable(folder, len(files), problems)
+    return Pictures(np.load(found / "pixels.npy", mmap_mode="r"), digests), problems
+
+
+def _unreadable(folder: Path, files: int, problems: Sequence[str]) -> DataError:
+    listed = "\n  ".join([*problems[:_NAMED], *(["..."] if len(problems) > _NAMED else [])])
+    return DataError(
+        f"{folder}: {len(problems)} of {files} pictures can't be read; repair them, take them out, or leave them out with "
+        f"broken: drop:\n  {listed}"
+    )
+
+
+def _decode_all(
+    folder: Path, files: Sequence[str], side: int, fit: str, pixels: np.ndarray
+) -> tuple[list[str], list[str]]:
+    """Fills the pixels, and returns the digests and what is wrong with files, sorted."""
+    broken: list[str] = []
+
+    def one(row: int) -> str:
+        try:
+            pixels[row], digest = decode_file(folder / files[row], side, fit)
+            return digest
+        except DataError as error:
+            broken.append(str(error))
+            return ""
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        digests = list(pool.map(one, range(len(files))))
+    return digests, sorted(broken)
+
+
+def decode_file(path: Path, side: int, fit: str = "crop") -> tuple[np.ndarray, str]:
+    """A picture as uint8 [side, side, 3], and the SHA-256 (hex) of its file.
+
+    Raises:
+        DataError: it can't be read as a picture.
+    """
+    image = require("PIL.Image", "reading pictures")
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", image.DecompressionBombWarning)
+            with image.open(path) as opened:
+                return decode(opened, side, fit), digest
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not a picture that can be read: {text[:200]}") from error
+
+
+def decode(opened: Any, side: int, fit: str = "crop") -> np.ndarray:
+    """A picture of Pillow as uint8 [side, side, 3]: upright, on white where it is transparent, resized bilinearly."""
+    image, ops = require("PIL.Image"), require("PIL.ImageOps")
+    if opened.format == "JPEG":
+        opened.draft("RGB", (2 * side, 2 * side))  # decoded at a fraction of its size, where it is much larger
+    found = ops.exif_transpose(opened)
+    if found.mode in ("RGBA", "LA", "PA") or "transparency" in found.info:
+        found = found.convert("RGBA")
+        white = image.new("RGBA", found.size, "white")
+        found = image.alpha_composite(white, found)
+    found = found.convert("RGB")
+    bilinear = image.Resampling.BILINEAR
+    square = (
+        ops.pad(found, (side, side), bilinear, color="white")
+        if fit == "pad"
+        else ops.fit(found, (side, side), bilinear)
+    )
+    return np.asarray(square)
