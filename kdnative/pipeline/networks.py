@@ -1,4 +1,4 @@
-"""Networks for pictures in recipes: of torchvision or timm by name, with weights of a package, a file or a checkpoint."""
+"""Networks for pictures in recipes: torchvision's and timm's, with weights of a package, a file or a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdnative.checkpoint.weights import open_checkpoint
 from kdnative.data.image_weights import WEIGHTS, is_cached, weights_file
 from kdnative.extras import require
 from kdnative.files import replace_text
@@ -184,8 +185,9 @@ def _state(source: str, weights: str | None, model: nn.Module) -> tuple[dict[str
         state = _read(weights_file(source))
         return (_renamed(state, network_of(source)) if WEIGHTS[source].by_position else state), ()
     if Path(source).is_dir():
-        file = Path(source) / "model.safetensors"
-        return _read(file), read_description(Path(source)).classes
+        _, weights = open_checkpoint(Path(source))
+        with weights:
+            return weights.state(), read_description(Path(source)).classes
     return None, ()
 
 
@@ -235,10 +237,11 @@ def _take(
     wanted = {name for name in mine if keep_head or name.rpartition(".")[0] != head}
     if not selected:
         given = {name: tensor for name, tensor in given.items() if name in wanted}  # auxiliary heads, and the like
+    wanted = {name for name in wanted if name in given or not name.endswith("num_batches_tracked")}  # of old files
     if missing := sorted(wanted - given.keys()):
         raise ValueError(
-            f"{source} has no {listed(missing[:3])}{' and others' if len(missing) > 3 else ''}, which the network needs: give "
-            "weights of the same network"
+            f"{source} has no {listed(missing[:3])}{' and others' if len(missing) > 3 else ''}, which the network "
+            "needs: give weights of the same network"
         )
     for name in sorted(wanted):
         tensor = given[name]
@@ -249,8 +252,8 @@ def _take(
                 or any(a < b for a, b in zip(tensor.shape, mine[name].shape, strict=True))
             ):
                 raise ValueError(
-                    f"{source}: {name} has shape {list(tensor.shape)}, the network needs {list(mine[name].shape)}: give "
-                    "weights of the same network and width"
+                    f"{source}: {name} has shape {list(tensor.shape)}, the network needs {list(mine[name].shape)}: "
+                    "give weights of the same network and width"
                 )
             for axis, size in enumerate(mine[name].shape):
                 tensor = tensor.index_select(axis, _spaced(tensor.shape[axis], size))

@@ -51,7 +51,7 @@ def _examples(context: Context) -> list[dict[str, Any]]:
     """Texts of the test split on which student and teacher disagree most, as many as the recipe asks for."""
     found = context.run.metrics("evaluate")["disagreements"][: context.settings.examples]
     test = context.data.test
-    return [{"texts": list(test[row["index"]].texts), **row} for row in found]
+    return [{**context.kind.shown(test, row["index"]), **row} for row in found]
 
 
 REPORT = Stage(
