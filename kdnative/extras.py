@@ -27,8 +27,6 @@ EXTRAS = {
     "torchao": "bench",
     "triton": "triton",
     "PIL": "vision",
-    "PIL.Image": "vision",
-    "PIL.ImageOps": "vision",
     "torchvision": "vision",
     "timm": "vision",
 }
@@ -56,7 +54,7 @@ def require(module: str, what: str = "this", otherwise: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in (module, module.partition(".")[0]):  # the package is there and misses something of its own
+        if error.name != module:  # the package is there and misses something of its own
             raise
         text = f"{what} needs the package {module!r}, which is not installed: {how_to_get(EXTRAS[module])}"
         raise ImportError(f"{text}, {otherwise}" if otherwise else text) from error

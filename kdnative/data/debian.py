@@ -104,7 +104,7 @@ def _unpack(file: Path, folder: str, target: Path) -> None:
                 continue
             place = target / path.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
-            with archive.extractfile(member) as source, open(place, "wb") as copy:  # type: ignore[union-attr]
+            with archive.extractfile(member) as source, open(place, "wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
 
 

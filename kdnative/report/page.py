@@ -10,7 +10,10 @@ from kdnative.report.read import Run
 from kdnative.report.sections import SECTIONS
 
 # The browser itself then refuses anything that is not in the file.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'"
+)
 
 
 def render(run: Run) -> tuple[str, list[str]]:

@@ -56,8 +56,8 @@ def corruptions(run: Run) -> str | None:
             "<figure>"
             + xy_chart(
                 title,
-                f"{deciding['name']} of {words.counted(clean['n'], 'test picture')} against the strength of {kind}; 0 is none. "
-                "Bars are 95 % intervals.",
+                f"{deciding['name']} of {words.counted(clean['n'], 'test picture')} against the strength of {kind}; "
+                "0 is none. Bars are 95 % intervals.",
                 series,
                 Axis("strength", "whole"),
                 Axis(deciding["name"], "linear", lambda value: words.measure(value, deciding["percent"], 0)),

@@ -10,7 +10,7 @@ from kdnative.tasks.regression import TextRegression
 from kdnative.tasks.texts import TextTask
 
 __all__ = ["SERVED", "TASKS", "ImageClassification", "Measure", "Task", "TextClassification", "TextRegression"]
-__all__ += ["TextTask", "Validation", "task_named"]
+__all__ += ["TextTask", "Validation", "task_named", "text_task"]
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -39,3 +39,15 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"there is no task {shown(name)}; there are {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def text_task(name: str) -> TextTask:
+    """The task of a recipe about texts.
+
+    Raises:
+        ValueError: there is none of this name, or it is about pictures.
+    """
+    task = task_named(name)
+    if not isinstance(task, TextTask):
+        raise ValueError(f"the task {name} is about pictures, and texts are needed here")
+    return task

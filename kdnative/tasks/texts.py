@@ -24,7 +24,9 @@ class TextTask(Task):
         """The texts of an example."""
         return (TEXT, PAIR) if self.pair else (TEXT,)
 
-    def load(self, source: str, *, text: str, text_pair: str | None, label: str, **options: Any) -> DataSplits:
+    def load(  # type: ignore[override]
+        self, source: str, *, text: str, text_pair: str | None, label: str, **options: Any
+    ) -> DataSplits:
         """The examples, with the fields that the task needs (arguments: columns, and options of `load_dataset`).
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -65,8 +65,8 @@ class MixedBatch(Batch):
     share: float = 1.0
 
     def to(self, device: torch.device | str) -> MixedBatch:
-        moved = super().to(device)
-        return replace(moved, others=None if self.others is None else self.others.to(device))  # type: ignore[return-value]
+        others = None if self.others is None else self.others.to(device)
+        return MixedBatch(**{**vars(super().to(device)), "others": others})
 
 
 class AugmentedBatches:
@@ -87,7 +87,7 @@ class AugmentedBatches:
 
     @property
     def data(self) -> ImageDataset:
-        return self.batches.data  # type: ignore[return-value]
+        return self.batches.data
 
     @property
     def fingerprint(self) -> str:

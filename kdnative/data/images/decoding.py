@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from kdnative.data.images.pictures import Pictures
+from kdnative.data.images.pillow import pillow
 from kdnative.data.packages import cached
 from kdnative.data.types import DataError
-from kdnative.extras import require
 
 __all__ = ["FITS", "SUFFIXES", "decode", "decode_file", "decode_files"]
 
@@ -47,10 +47,10 @@ def decode_files(
         DataError: files that are no pictures, or broken or huge ones; the text names them.
         ImportError: Pillow is not installed.
     """
-    require("PIL", "reading pictures")
+    pillow("Image")
     if side < 1 or fit not in FITS or broken not in ("error", "drop"):
         raise ValueError(
-            f"side={side}, fit={fit!r}, broken={broken!r}: at least 1 pixel, one of {', '.join(FITS)}, and error or drop"
+            f"side={side}, fit={fit!r}, broken={broken!r}: at least 1 pixel, one of {', '.join(FITS)}, error or drop"
         )
     stamps = [os.stat(folder / name) for name in files]
     told = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(files, stamps, strict=True)]
@@ -75,8 +75,8 @@ def decode_files(
 def _unreadable(folder: Path, files: int, problems: Sequence[str]) -> DataError:
     listed = "\n  ".join([*problems[:_NAMED], *(["..."] if len(problems) > _NAMED else [])])
     return DataError(
-        f"{folder}: {len(problems)} of {files} pictures can't be read; repair them, take them out, or leave them out with "
-        f"broken: drop:\n  {listed}"
+        f"{folder}: {len(problems)} of {files} pictures can't be read; repair them, take them out, or leave them out "
+        f"with broken: drop:\n  {listed}"
     )
 
 
@@ -105,7 +105,7 @@ def decode_file(path: Path, side: int, fit: str = "crop") -> tuple[np.ndarray, s
     Raises:
         DataError: it can't be read as a picture.
     """
-    image = require("PIL.Image", "reading pictures")
+    image = pillow("Image")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         with warnings.catch_warnings():
@@ -119,7 +119,7 @@ def decode_file(path: Path, side: int, fit: str = "crop") -> tuple[np.ndarray, s
 
 def decode(opened: Any, side: int, fit: str = "crop") -> np.ndarray:
     """A picture of Pillow as uint8 [side, side, 3]: upright, on white where it is transparent, resized bilinearly."""
-    image, ops = require("PIL.Image"), require("PIL.ImageOps")
+    image, ops = pillow("Image"), pillow("ImageOps")
     if opened.format == "JPEG":
         opened.draft("RGB", (2 * side, 2 * side))  # decoded at a fraction of its size, where it is much larger
     found = ops.exif_transpose(opened)

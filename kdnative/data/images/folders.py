@@ -88,8 +88,8 @@ def _of_split(
         )
     if classes is not None and (absent := [name for name in classes if name not in folders]):
         raise DataError(
-            f"{place}: there is no folder for the class {shown(absent[0])}; each of {listed(classes)} needs pictures in "
-            "every split"
+            f"{place}: there is no folder for the class {shown(absent[0])}; each of {listed(classes)} needs pictures "
+            "in every split"
         )
     if classes is not None and place != root and (strange := sorted(folders.keys() - set(classes))):
         raise DataError(f"{place}: the training split has no class {shown(strange[0])}; it has {listed(classes)}")

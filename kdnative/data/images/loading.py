@@ -96,8 +96,8 @@ def check_classes(found: DataSplits, source: str) -> None:
         part: Dataset = getattr(found, name)
         if absent := [label for label, count in part.counts.items() if not count]:
             raise DataError(
-                f"{source}: the {name} split has no picture of the class {shown(absent[0])}: give it some, other shares "
-                "(data.split in a recipe), or a larger limit"
+                f"{source}: the {name} split has no picture of the class {shown(absent[0])}: give it some, other "
+                "shares (data.split in a recipe), or a larger limit"
             )
 
 
@@ -166,8 +166,8 @@ def _without_held_out(found: DataSplits, source: str) -> DataSplits:
     if len(kept) == len(found.train):
         return found
     note = (
-        f"{len(found.train) - len(kept):,} of {len(found.train):,} training pictures are left out: the same files are in "
-        "the validation or test split"
+        f"{len(found.train) - len(kept):,} of {len(found.train):,} training pictures are left out: the same files are "
+        "in the validation or test split"
     )
     return replace(found, train=Dataset(kept, found.labels, found.train.name), notes=(*found.notes, note))
 

@@ -79,6 +79,7 @@ class Kind(ABC):
         """A student from the fine-tuned teacher that was saved there, before it is given a shape of its own."""
         return self.load_saved(path)
 
+    @abstractmethod
     def check_sizes(self, recipe: Recipe, who: str, source: str, model: nn.Module, pending: Collection[str]) -> None:
         """PipelineError for inputs that are too large for a model or the machine."""
 
@@ -92,6 +93,7 @@ class Kind(ABC):
     def changes_inputs(self, context: Context) -> bool:
         """Whether training inputs change from epoch to epoch, so that a teacher has to answer for each."""
 
+    @abstractmethod
     def check_training(self, context: Context, source: str) -> None:
         """PipelineError for what only the model itself can tell of a recipe."""
 

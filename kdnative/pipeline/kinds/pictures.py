@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from kdnative.convert import decide
 from kdnative.data import Batches, Dataset, DataSplits
 from kdnative.data.batches import EncodedDataset
 from kdnative.data.images import Augmentation, AugmentedBatches, ImageDataset, Preprocessing
+from kdnative.data.images.pillow import pillow
 from kdnative.data.types import IMAGE
 from kdnative.evaluate import Predictions
 from kdnative.evaluate.predict import fast_bf16
-from kdnative.extras import require
 from kdnative.files import replace_text
 from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
@@ -110,6 +110,12 @@ class _Pictures(Kind):
             return self.load_saved(path)
         return _channels_last(networks.load_network(str(path), None, width, context.data.labels)[0])
 
+    def check_sizes(self, recipe: Recipe, who: str, source: str, model: nn.Module, pending: Collection[str]) -> None:
+        """Pictures have the size that the rehearsal has tried."""
+
+    def check_training(self, context: Context, source: str) -> None:
+        """Nothing that a rehearsal could not tell."""
+
     def batches(self, context: Context, source: str, data: EncodedDataset) -> Any:
         seed, augment = context.recipe.seed, context.recipe.data.pictures.augment
         changes = Augmentation(1.0, 0.0) if augment is None else Augmentation(**dict(augment))
@@ -155,7 +161,7 @@ class _Pictures(Kind):
 def data_uri(part: Dataset, index: int) -> str:
     """A picture as it is stored, for HTML."""
     file = io.BytesIO()
-    require("PIL.Image").fromarray(part[index].fields[IMAGE].pixels).save(file, "JPEG", quality=85)
+    pillow("Image").fromarray(part[index].fields[IMAGE].pixels).save(file, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

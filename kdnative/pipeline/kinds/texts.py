@@ -17,7 +17,7 @@ from kdnative.pipeline.kinds.base import Context, Kind, Recipe, Rehearsal, Share
 from kdnative.pipeline.limits import check_mask_token, check_sizes
 from kdnative.pipeline.models import load_for_task, load_tokenizer, may_be_asked
 from kdnative.pipeline.unread import unread_texts
-from kdnative.tasks import task_named
+from kdnative.tasks import text_task
 
 __all__ = ["TEXTS"]
 
@@ -28,7 +28,7 @@ class _Texts(Kind):
 
     def load_data(self, recipe: Recipe) -> DataSplits:
 
-        return task_named(recipe.task).load(**recipe.data.model_dump(exclude={"max_length", "images"}))
+        return text_task(recipe.task).load(**recipe.data.model_dump(exclude={"max_length", "images"}))
 
     def encode(self, shared: Shared, source: str, part: Dataset) -> EncodedDataset:
         return shared.task.encode(part, self.tokenizer(shared, source), shared.recipe.data.max_length)
@@ -42,7 +42,7 @@ class _Texts(Kind):
 
     def notes(self, recipe: Recipe) -> list[str]:
 
-        return unread_texts(recipe.data, task_named(recipe.task))
+        return unread_texts(recipe.data, text_task(recipe.task))
 
     def shown(self, part: Dataset, index: int) -> dict[str, Any]:
         return {"texts": list(part[index].texts)}
@@ -57,7 +57,7 @@ class _Texts(Kind):
         if not may_be_asked(source, bool(rehearsal.now & stages)):
             return None
         transformers = require("transformers")
-        head = task_named(recipe.task).head(rehearsal.labels)
+        head = text_task(recipe.task).head(rehearsal.labels)
         with rehearsal.blaming(key, stages):
             folder = Path(model_path(source))
             if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):

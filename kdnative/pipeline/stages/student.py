@@ -152,8 +152,8 @@ def _running_teacher(context: Context) -> nn.Module:
     ours, theirs = context.recipe.student_source, context.recipe.teacher.source
     if ours == theirs:
         return teacher
-    words = (TEXTS.tokenizer(context.shared, source) for source in (ours, theirs))
-    return TranslatingTeacher(teacher, id_table(*words, context.task.pair))
+    table = id_table(*(TEXTS.tokenizer(context.shared, source) for source in (ours, theirs)), pair=context.task.pair)
+    return TranslatingTeacher(teacher, table)
 
 
 def _sources(recipe: Recipe) -> tuple[str, ...]:
