@@ -34,6 +34,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.size < 1 or min(self.std) <= 0:
             raise ValueError(f"size={self.size}, std={self.std}: at least 1 pixel, and above 0")
+        for name in ("mean", "std"):  # lists, where they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """fp32 [N, 3, size, size], the channels last in memory, of uint8 [N, H, W, 3]."""

@@ -14,9 +14,9 @@ __all__ = ["in_parts"]
 def in_parts(groups: Sequence[str], classes: Sequence[int], shares: Sequence[float], names: Sequence[str]) -> list[int]:
     """The part of each picture.
 
-    The groups of a class go, in the order of their hashes, to the part that lacks most of its share; so the parts never
-    depend on the order of the pictures, and a large group sits in a large part. A part that got none of a class takes
-    its smallest group from the part with most groups.
+    The groups of a class go, the largest first and those of one size in the order of their hashes, to the part that
+    lacks most of its share; so the parts never depend on the order of the pictures, and a large group sits in a large
+    part. A part that got none of a class takes the smallest group of the part with most groups.
 
     Args:
         groups: of each picture; pictures of one class and group are never parted.
@@ -41,6 +41,10 @@ def in_parts(groups: Sequence[str], classes: Sequence[int], shares: Sequence[flo
     return places
 
 
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+
+
 def _parts_of(
     found: dict[str, list[int]], number: int, shares: Sequence[float], names: Sequence[str]
 ) -> list[list[str]]:
@@ -52,7 +56,7 @@ def _parts_of(
         )
     parts: list[list[str]] = [[] for _ in shares]
     total, had = sum(map(len, found.values())), [0] * len(shares)
-    for group in sorted(found, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()):
+    for group in sorted(found, key=lambda name: (-len(found[name]), _hash(name))):
         lacks = [total * share / sum(shares) - count for share, count in zip(shares, had, strict=True)]
         place = max(wanted, key=lambda part: (lacks[part], -part))
         parts[place].append(group)
