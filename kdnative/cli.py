@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnative import __version__
-from kdnative.shown import printable
+from kdnative.shown import listed, printable
 
 # Failures that a user can act on; anything else is a defect and deserves its traceback.
 # FloatingPointError, not all of ArithmeticError: a loss that became NaN is worded, a division by zero is a defect.
@@ -301,7 +301,11 @@ def _table_of(found: dict) -> str:
     table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     totals = found["totals"]
     table = [printable(line) for line in table]  # names are those of the file
-    return "\n".join([*table, f"{totals['modules']} modules, {totals['file_bytes'] / 1e6:.2f} MB file"])
+    table.append(f"{totals['modules']} modules, {totals['file_bytes'] / 1e6:.2f} MB file")
+    if (image := found["image_input"]) is not None:
+        size = " x ".join(map(str, image["size"]))
+        table.append(printable(f"pictures: {size} pixels, {len(image['classes'])} classes {listed(image['classes'])}"))
+    return "\n".join(table)
 
 
 def _store(arguments: argparse.Namespace) -> int:

@@ -20,6 +20,14 @@
   AddScaledInt8Fn add_scaled_int8;                        \
   RotateFn rotate;                                        \
   GateFn gate;                                            \
+  ConvFn conv;                                            \
+  DepthwiseFn depthwise;                                  \
+  MaxWindowFn max_window;                                 \
+  AverageWindowFn average_window;                         \
+  AddCodesFn add_codes;                                   \
+  MultiplyCodesFn multiply_codes;                         \
+  LookUpFn look_up;                                       \
+  QuantizePixelsFn quantize_pixels;                       \
   BurstFn int8_burst;                                     \
   ReadAllFn read_all;                                     \
   }

@@ -6,14 +6,15 @@
 // split because K is never split across calls.
 //
 // quantize_rows, the GEMMs with int8 activations, their sparse forms and gemm_a16 return the same bits on every
-// instruction set, activation functions included (simd/math.h). layer_norm and attention do not: they add in the order
-// of their vectors. Nor does what rounds to bf16.
+// instruction set, activation functions included (simd/math.h), and so do the kernels of convolution.h. layer_norm and
+// attention do not: they add in the order of their vectors. Nor does what rounds to bf16.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "convolution.h"
 #include "packed.h"
 #include "sparse.h"
 
@@ -202,6 +203,15 @@ struct Kernels {
   AddScaledInt8Fn* add_scaled_int8;
   RotateFn* rotate;
   GateFn* gate;
+
+  ConvFn* conv;  // networks of convolutions: convolution.h
+  DepthwiseFn* depthwise;
+  MaxWindowFn* max_window;
+  AverageWindowFn* average_window;
+  AddCodesFn* add_codes;
+  MultiplyCodesFn* multiply_codes;
+  LookUpFn* look_up;
+  QuantizePixelsFn* quantize_pixels;
 
   BurstFn* int8_burst;  // ceilings, for the benchmarks (roofline.h); nullptr: none
   ReadAllFn* read_all;

@@ -13,6 +13,7 @@ const bool registered = [] {
   register_linear(library);
   register_sparse(library);
   register_encoder(library);
+  register_convnet(library);
   return true;
 }();
 

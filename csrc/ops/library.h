@@ -36,5 +36,6 @@ class Library {
 void register_linear(Library& library);
 void register_sparse(Library& library);
 void register_encoder(Library& library);
+void register_convnet(Library& library);
 
 }  // namespace kdnative

@@ -17,6 +17,7 @@ from kdnative.nn.encoder_spec import LINEARS
 __all__ = ["file_size", "inspect"]
 
 _ENCODERS = ("kdnative.nn.Encoder", "kdnative.nn.EncoderLayer", "kdnative.nn.TransformerEncoder")
+_CONVNET = "kdnative.nn.ConvNet"
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -24,8 +25,9 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         ``{"path", "format", "kdnative", "model", "rebuild", "modules": [{"name", "kind", "scheme", "shape", "bytes"}],
-        "totals": {"modules", "tensors", "bytes", "file_bytes"}}``; bytes are those stored. A fused encoder has a row
-        for each of its parts.
+        "image_input", "totals": {"modules", "tensors", "bytes", "file_bytes"}}``; bytes are those stored. A fused encoder
+        has a row for each of its parts, a network of convolutions one for each convolution. ``image_input`` is how the
+        model is given pictures, :meth:`kdnative.nn.ImageInput.to_json`, or None.
 
     Raises:
         CheckpointError: there is no readable description.
@@ -49,6 +51,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         "model": manifest["modules"][""]["class"],
         "rebuild": manifest["rebuild"],
         "modules": rows,
+        "image_input": manifest["image_input"],
         "totals": {
             "modules": len(rows),
             "tensors": len(tensors),
@@ -81,7 +84,7 @@ def _row(name: str, tensors: dict[str, dict[str, Any]], modules: dict[str, dict[
     if entry is not None:
         kind, scheme = entry["class"], entry.get("config", {}).get("scheme")
     else:
-        kind, scheme = _part_of_encoder(name, modules)
+        kind, scheme = _part_of_fused(name, modules)
     weight = codes or tensors.get("weight")
     shape = None if weight is None else list(weight["shape"])
     if codes is not None and scheme is None:
@@ -97,12 +100,14 @@ def _row(name: str, tensors: dict[str, dict[str, Any]], modules: dict[str, dict[
     }
 
 
-def _part_of_encoder(name: str, modules: dict[str, dict[str, Any]]) -> tuple[str, str | None]:
-    """What a part of a fused encoder is, and its scheme if it is a linear."""
+def _part_of_fused(name: str, modules: dict[str, dict[str, Any]]) -> tuple[str, str | None]:
+    """What a part of a fused module is, and its scheme if it is a linear or a convolution."""
     outer = name
     while outer and outer not in modules:
         outer = outer.rpartition(".")[0]
     entry, inner = modules[outer], name[len(outer) :].lstrip(".").split(".")
+    if entry["class"] == _CONVNET:
+        return f"part of {_CONVNET}", "w8a8"
     if entry["class"] not in _ENCODERS:
         raise ValueError(f"{name} is in no module of the table")
     scheme = None

@@ -13,9 +13,15 @@ from torch import Tensor, nn
 
 from kdnative.checkpoint import hostile, structure
 from kdnative.checkpoint.manifest import MANIFEST, CheckpointError, some
-from kdnative.checkpoint.settings import freeze, read_generation, set_generation
+from kdnative.checkpoint.settings import (
+    freeze,
+    read_generation,
+    read_image_input,
+    set_generation,
+    set_image_input,
+)
 from kdnative.checkpoint.weights import Weights, open_checkpoint
-from kdnative.nn import Encoder, Linear, PackedEncoder
+from kdnative.nn import ConvNet, Encoder, Linear, PackedEncoder
 from kdnative.nn.saving import forbid_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.ops.forks import one_thread
@@ -30,6 +36,9 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> nn.Modu
     """Read a checkpoint. It runs no code from the files, opens no connection and asks no questions.
 
     A process that saves into the folder meanwhile does no harm: the result is the old model or the new one, whole.
+
+    A model that was saved with a :class:`kdnative.nn.ImageInput` as its ``preprocess`` has it again, and ``classes``:
+    ``model(model.preprocess("picture.png"))``.
 
     The model computes, and generates, what the saved one did: tensors have the types in which they were saved,
     transformers' models the generation config, and parameters that were frozen (``requires_grad=False``) are frozen.
@@ -57,13 +66,16 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> nn.Modu
     manifest, weights = open_checkpoint(path)
     with weights, one_thread():
         try:
+            image_input = read_image_input(manifest["image_input"])
             _check_natives(path, manifest, weights, configurations=into is None)
-            return _rebuild(path, manifest, weights) if into is None else _fill(path, manifest, weights, into)
+            model = _rebuild(path, manifest, weights) if into is None else _fill(path, manifest, weights, into)
         except (CheckpointError, ImportError):
             raise
         except Exception as error:  # whatever a damaged or foreign description makes a constructor raise
             text = str(error) or type(error).__name__
             raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {text}") from error
+    set_image_input(model, image_input)
+    return model
 
 
 def _check_natives(path: Path, manifest: dict[str, Any], weights: Weights, configurations: bool) -> None:
@@ -72,20 +84,20 @@ def _check_natives(path: Path, manifest: dict[str, Any], weights: Weights, confi
     ``configurations``: whether those of encoders are going to be used.
     """
     natives = [(NATIVE[entry["class"]], entry) for entry in manifest["modules"].values() if entry["class"] in NATIVE]
-    encoders = [(cls, entry["config"]) for cls, entry in natives if issubclass(cls, PackedEncoder)]
+    fused = [(cls, entry["config"]) for cls, entry in natives if issubclass(cls, (ConvNet, PackedEncoder))]
     try:
         for name, shape in structure.native_shapes(manifest["modules"]):
             _check_shape(weights, name, shape)
-        for _, config in encoders if configurations else ():
+        for _, config in fused if configurations else ():
             if plain := config.get("transformers"):
                 hostile.check_config(plain)
-        derived = sum(cls.derived_bytes(config) for cls, config in encoders)
+        derived = sum(cls.derived_bytes(config) for cls, config in fused)
     except ValueError as error:
         raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
     if derived > _MOST_DERIVED + 4 * weights.bytes:
         raise CheckpointError(
-            f"{path / MANIFEST}: damaged: its encoders would have {derived:,} bytes of positions beside "
-            f"{weights.bytes:,} bytes of tensors"
+            f"{path / MANIFEST}: damaged: its native modules would have {derived:,} bytes beside {weights.bytes:,} bytes "
+            "of tensors"
         )
 
 
@@ -207,13 +219,13 @@ def _fill_packed(model: nn.Module, weights: Weights) -> set[str]:
     """
     filled: set[str] = set()
     for name, module in walk(model):
-        if not isinstance(module, (PackedEncoder, Linear)):
+        if not isinstance(module, (ConvNet, PackedEncoder, Linear)):
             continue
         prefix = f"{name}." if name else ""
         own = {prefix + key for key in module.plain_names()}
         if not own <= weights.shapes.keys():
             continue  # load_state_dict says what is missing
-        if isinstance(module, PackedEncoder):
+        if isinstance(module, (ConvNet, PackedEncoder)):
             errors = module.fill(partial(_read_below, weights, prefix))
         else:
             errors = []

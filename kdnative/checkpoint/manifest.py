@@ -189,6 +189,10 @@ def _is_generation(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_table, value.values()))
 
 
+def _is_image_input(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
+
+
 def is_companion_name(name: str) -> bool:
     """A place inside of the checkpoint's folder, and not that of a file that has a meaning of its own."""
     parts = name.split("/")
@@ -209,6 +213,7 @@ _FIELDS: _Fields = {
     "transformers": (_is_transformers, "null, or a table of class, config and attention"),
     "rebuild": (lambda value: value in ("transformers", "modules", "into"), "'transformers', 'modules' or 'into'"),
     "generation": (_is_generation, "a table of tables"),
+    "image_input": (_is_image_input, "null or a table"),
     "frozen": (lambda value: value == "all" or _is_names(value), "'all' or a list of names"),
     "plain": (_is_names, "a list of names"),
     "why": (_is_text, "a text"),

@@ -1,4 +1,4 @@
-"""What a model has besides structure and tensors: how it generates (transformers), and which parameters are frozen."""
+"""What a model has besides structure and tensors: how it generates and reads pictures, and what of it is frozen."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from typing import Any
 from torch import nn
 
 from kdnative.checkpoint import hostile
+from kdnative.nn.image_input import ImageInput
 
-__all__ = ["freeze", "frozen_parameters", "generation_settings", "read_generation", "set_generation"]
+__all__ = [
+    "freeze",
+    "frozen_parameters",
+    "generation_settings",
+    "image_input_of",
+    "read_generation",
+    "read_image_input",
+    "set_generation",
+    "set_image_input",
+]
 
 _OF_THE_MACHINE = ("compile_config", "continuous_batching_config")  # how to run, not what to generate
 
@@ -60,6 +70,26 @@ def set_generation(model: nn.Module, configs: dict[str, Any]) -> None:
     """Give modules their generation configs; AttributeError where there is no module of that name."""
     for module, config in [(model.get_submodule(name), config) for name, config in configs.items()]:
         module.generation_config = config
+
+
+def image_input_of(model: nn.Module) -> dict[str, Any] | None:
+    """How the model is given pictures, as plain data; None where it has no `ImageInput`."""
+    preprocess = vars(model).get("preprocess")
+    return preprocess.to_json() if isinstance(preprocess, ImageInput) else None
+
+
+def read_image_input(saved: dict[str, Any] | None) -> ImageInput | None:
+    """What `image_input_of` described; ValueError where it is something else."""
+    return None if saved is None else ImageInput.from_json(saved)
+
+
+def set_image_input(model: nn.Module, image_input: ImageInput | None) -> None:
+    """Give a model its ``preprocess`` and ``classes``, unless it has others of its own."""
+    if image_input is None:
+        return
+    for name, value in (("preprocess", image_input), ("classes", image_input.classes)):
+        if name in vars(model) or not hasattr(model, name):
+            setattr(model, name, value)
 
 
 def frozen_parameters(model: nn.Module) -> str | list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kdnative.checkpoint import hostile
 from kdnative.extras import require
 from kdnative.models import hf, known_layers, torch_encoder
-from kdnative.nn import Encoder, EncoderLayer, MultiheadAttention, PackedEncoder
+from kdnative.nn import ConvNet, Encoder, EncoderLayer, MultiheadAttention, PackedEncoder
 from kdnative.nn.config_checks import FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.hf_config import set_attention, settings_of
 from kdnative.nn.tree import NATIVE, walk
@@ -148,6 +148,9 @@ def takes_place_of(entry: dict[str, Any], module: nn.Module) -> bool:
     if type(module) is ROOTS[entry["class"]]:
         own = module.spec
         return all(own[key] == spec.get(key) for key in own if key not in ("dtype", "transformers"))
+    if entry["class"] == "kdnative.nn.ConvNet":
+        shapes = [(n, s) for n, s, _ in ConvNet.plain_shapes(spec) if n.endswith(".qweight")]
+        return bool(shapes) and all(_is_convolution(module, name.removesuffix(".qweight"), s) for name, s in shapes)
     if entry["class"] == "kdnative.nn.Encoder":
         # The plain configuration has a family's own names for sizes, such as `dim`; its class knows the common ones.
         wanted = {"model_type": (spec["transformers"] or {}).get("model_type")}
@@ -163,6 +166,16 @@ def takes_place_of(entry: dict[str, Any], module: nn.Module) -> bool:
     sizes, cls = _FLOAT_FORMS[entry["class"]]
     module = hf.linear_of_conv1d(module) if hf.is_conv1d(module) else module
     return type(module) is cls and all(getattr(module, name) == spec[name] for name in sizes)
+
+
+def _is_convolution(model: nn.Module, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a module of a float model may be what a convolution of the shape ``[O, I / groups, kh, kw]`` was."""
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        return False
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.shape[0] == shape[0]
 
 
 def set_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]]) -> None:
@@ -283,7 +296,7 @@ def _make(entry: dict[str, Any]) -> nn.Module:
     name, config = entry["class"], cast(dict[str, Any], entry.get("config"))  # constructors refuse what else it is
     if name in NATIVE:
         cls = NATIVE[name]
-        return cls.from_spec(config) if issubclass(cls, PackedEncoder) else cls(**config)
+        return cls.from_spec(config) if issubclass(cls, (ConvNet, PackedEncoder)) else cls(**config)
     with torch.device("meta"):
         if name == _QAT:
             kinds = {"in_features": SIZE, "out_features": SIZE, "scheme": SCHEME, "bias": FLAG}

@@ -24,7 +24,7 @@ from kdnative.checkpoint.manifest import (
     weights_name,
 )
 from kdnative.checkpoint.placing import check_folder, place, staging
-from kdnative.checkpoint.settings import frozen_parameters, generation_settings
+from kdnative.checkpoint.settings import frozen_parameters, generation_settings, image_input_of
 from kdnative.files import sha256_of
 
 __all__ = ["save"]
@@ -40,6 +40,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = Non
 
     Args:
         model: converted, pruned, or plain float; on any device.
+            A :class:`kdnative.nn.ImageInput` that it has as ``preprocess`` is saved with it.
         path: the folder. It and its parents are created; it may be a mount point, or a link to a folder.
         tokenizer: anything with ``save_pretrained(folder)``, saved beside the model. Its files replace those that
             an earlier `save` wrote, and nothing else.
@@ -91,6 +92,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = Non
                 },
                 **described,
                 "generation": generation,
+                "image_input": image_input_of(model),
                 "frozen": frozen_parameters(model),
             }
             place(stage, lambda files: encode({**manifest, "files": files}))

@@ -7,17 +7,20 @@ from typing import Any
 
 from torch import nn
 
+from kdnative.nn.convnet import ConvNet
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_layer import EncoderLayer
+from kdnative.nn.image_input import ImageInput
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
 
 __all__ = ["NATIVE", "become", "hooks_of", "walk"]
 
-NATIVE: dict[str, type[Linear] | type[Embedding] | type[PackedEncoder]] = {
-    f"kdnative.nn.{cls.__name__}": cls for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder)
+NATIVE: dict[str, type[Linear] | type[Embedding] | type[PackedEncoder] | type[ConvNet]] = {
+    f"kdnative.nn.{cls.__name__}": cls
+    for cls in (Linear, Embedding, Encoder, EncoderLayer, TransformerEncoder, ConvNet)
 }
 """The modules that hold packed weights, by the names that checkpoints have for them."""
 
@@ -42,5 +45,8 @@ def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
 
 def become(module: nn.Module, native: nn.Module) -> None:
     """Turn a module that may have no parent into the native one: it stays the same object and changes its class."""
+    kept = {name: vars(module)[name] for name in ("preprocess", "classes") if name in vars(module)}
+    kept = kept if isinstance(kept.get("preprocess"), ImageInput) else {}
     module.__class__ = type(native)
     module.__dict__ = native.__dict__
+    module.__dict__.update(kept)

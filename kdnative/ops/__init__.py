@@ -36,6 +36,7 @@ __all__ = [
     "available_isas",
     "avx512_in_halves",
     "built_isas",
+    "convnet",
     "emulates_amx",
     "encoder",
     "encoder_hidden_states",
@@ -72,6 +73,11 @@ encoder_hidden_states = torch.ops.kdnative.encoder_hidden_states.default
 encoder_layers = torch.ops.kdnative.encoder_layers.default
 """``(packed, hidden states [B, T, H], attention mask [B, T] or None, causal 0 or 1, rotary=None, padding_mask=None)``:
 layers without embeddings. In an attention mask 0 is padding, in a padding mask [B, T] what is not 0."""
+
+convnet = torch.ops.kdnative.convnet.default
+"""``(packed, images [N, C, H, W] of any float and strides, values an image) -> float32 [N, values]``: a network from
+:func:`kdnative.formats.convnet.pack.pack`; of each of its outputs in order the values pixel by pixel, channels last. An
+image that holds NaN gives NaN."""
 
 
 def isa() -> str:

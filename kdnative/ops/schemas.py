@@ -71,6 +71,11 @@ def _encoder_layers(
     return hidden_states.new_empty(hidden_states.shape, dtype=torch.float32)
 
 
+def _convnet(packed: Tensor, x: Tensor, features: int) -> Tensor:
+    _same_device(packed, x)
+    return x.new_empty((x.shape[0], features), dtype=torch.float32)
+
+
 LINEARS = {
     f"linear_w{bits}a{activation_bits}": (bits, activation_bits) for activation_bits in (8, 16) for bits in (8, 4, 2)
 }
@@ -80,6 +85,7 @@ FUSED: dict[str, Callable[..., Tensor]] = {
     "encoder": _encoder,
     "encoder_hidden_states": _encoder_hidden_states,
     "encoder_layers": _encoder_layers,
+    "convnet": _convnet,
 }
 
 _FAKES: dict[str, Callable[..., object]] = {

@@ -24,7 +24,15 @@ from tests.fuzz.words import CANARY, OUTSIDE
 
 __all__ = ["Attempt", "Checkpoints"]
 
-_SHARES = {"modules": 40, "transformers": 20, "weights": 20, "attributes": 4, "generation": 6, "frozen": 4}
+_SHARES = {
+    "modules": 40,
+    "transformers": 20,
+    "weights": 20,
+    "attributes": 4,
+    "generation": 6,
+    "frozen": 4,
+    "image_input": 4,
+}
 """Of the parts of a manifest that are changed: the rest is checked by its type alone."""
 
 

@@ -15,6 +15,8 @@ from torch import nn
 import kdnative
 from kdnative import nn as native
 from kdnative.prune import mask_
+from tests.convnets import small as convnet
+from tests.convnets import small_floats
 from tests.fuzz.checkpoint_files import Checkpoint
 from tests.input_scales import scaled_weights
 from tests.nn.encoder_models import small
@@ -59,6 +61,12 @@ def _hugging_face(name: str, **settings: Any) -> nn.Module:
     return getattr(transformers, name)(config(**{**sizes, **settings}))
 
 
+def _convnet() -> nn.Module:
+    model = convnet()
+    model.preprocess = native.ImageInput((9, 8), classes=("a", "b", "c"))
+    return model
+
+
 def _ids() -> dict[str, torch.Tensor]:
     return {"input_ids": torch.arange(3, 17).view(2, 7), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
 
@@ -72,6 +80,7 @@ class Kind:
         call: one forward.
         scheme, options: of `kdnative.convert_`; ``zeros`` is a pattern of `kdnative.prune.mask_`, and then every linear
             is converted, whether that pays or not. ``scaled``: weights have input scales.
+        native: makes the converted model in another way.
     """
 
     build: Callable[[], nn.Module]
@@ -80,8 +89,11 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
     zeros: str | None = None
     scaled: bool = False
+    native: Callable[[], nn.Module] | None = None
 
     def convert(self, model: nn.Module) -> nn.Module:
+        if self.native is not None:
+            return self.native()
         if self.zeros is None:
             weights = scaled_weights(model, self.scheme) if self.scaled else None
             method = None if self.scheme.startswith("w8") else "rtn"
@@ -136,6 +148,7 @@ KINDS = {
     "llama": _tokens(
         partial(_hugging_face, "LlamaForCausalLM", vocab_size=40, num_key_value_heads=2, max_position_embeddings=32)
     ),
+    "convnet": Kind(small_floats, _of_rows(2, 3, 9, 8), native=_convnet),
     "into": Kind(Own, _of_rows(3, 64)),
 }
 
