@@ -117,8 +117,8 @@ def load_dataset(
         found = hub_splits(text[4:], columns, config=config, revision=revision, split=split, empty=empty)
     elif text.startswith("imagefolder:"):
         raise ValueError(
-            f"{text!r}: this reads texts; pictures are read by kdnative.data.images.load_images, in a recipe with task: "
-            "image-classification, and a folder needs no prefix"
+            f"{text!r}: this reads texts; pictures are read by kdnative.data.images.load_images, in a recipe with "
+            "task: image-classification, and a folder needs no prefix"
         )
     else:
         found = _from_files(Path(spec), columns, validation, test, split, empty)

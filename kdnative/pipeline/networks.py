@@ -18,9 +18,10 @@ from kdnative.files import replace_text
 from kdnative.pipeline.folder import PipelineError
 from kdnative.shown import listed, shown
 
-__all__ = ["DESCRIPTION", "Network", "build", "fitted", "is_here", "load_network", "network_of", "read_description"]
+__all__ = ["DESCRIPTION", "Network", "build", "fitted", "is_here", "load_network", "network_of"]
+__all__ += ["read_description", "save_description"]
 
-DESCRIPTION = "images.json"  # beside a checkpoint: which network it is of, and what it reads
+DESCRIPTION = "network.json"  # beside a checkpoint: which network it is of
 _LIBRARIES = ("torchvision", "timm")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which files have the tensors
 _KINDS = (
@@ -67,16 +68,15 @@ def network_of(source: str, width: float | None = None) -> Network:
 def read_description(folder: Path) -> Network:
     """What `save_description` wrote beside a checkpoint."""
     try:
-        found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["network"]
+        found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         return Network(str(found["library"]), str(found["name"]), found["width"], tuple(map(str, found["classes"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{folder / DESCRIPTION} does not say which network it is of: {error}") from error
 
 
-def save_description(folder: Path, network: Network, preprocessing: Mapping[str, Any]) -> None:
-    """Says beside a checkpoint which network it is of, and how pictures become its inputs."""
-    content = {"network": asdict(network), "preprocessing": dict(preprocessing)}
-    replace_text(folder / DESCRIPTION, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+def save_description(folder: Path, network: Network) -> None:
+    """Says beside a checkpoint which network it is of."""
+    replace_text(folder / DESCRIPTION, json.dumps(asdict(network), indent=1, ensure_ascii=False) + "\n")
 
 
 def build(network: Network) -> nn.Module:

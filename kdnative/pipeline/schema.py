@@ -58,8 +58,8 @@ class Images(Section):
     """Pixels on a side of what the models are given."""
     stored: Annotated[Positive, at_most(4096, " pixels")] | None = None
     """Pixels on a side of what is kept in the cache, for crops that are sharper than `size`; null means `size`."""
-    fit: Literal["crop", "pad"] = "crop"
-    """How a picture becomes a square: `crop` keeps its middle, `pad` all of it, on white."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How a picture becomes a square: `crop` keeps its middle, `pad` all of it, on white, `stretch` too, distorted."""
     group: str | None = None
     """A regular expression: pictures of a class in whose file names it finds the same stay in one split; null means the
     first word for `package:openclipart`, else nothing."""

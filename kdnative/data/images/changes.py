@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdnative.data.images.pillow import pillow
+from kdnative.extras import require
 
 __all__ = ["OPERATIONS", "crop", "erase", "rand_augment"]
 
@@ -22,7 +22,7 @@ _LEVELS = 10
 
 def crop(pixels: np.ndarray, smallest: float, generator: np.random.Generator) -> np.ndarray:
     """A part of the picture at its full size: at least this share of the area (Szegedy et al. 2015)."""
-    image = pillow("Image")
+    image = require("PIL.Image")
     side = pixels.shape[0]
     for _ in range(10):
         area = side * side * generator.uniform(smallest, 1.0)
@@ -53,7 +53,7 @@ def rand_augment(pixels: np.ndarray, count: int, magnitude: int, generator: np.r
     Args:
         magnitude: from 0 (nothing) to 10.
     """
-    image = pillow("Image").fromarray(pixels)
+    image = require("PIL.Image").fromarray(pixels)
     names = sorted(OPERATIONS)
     for number in generator.integers(len(names), size=count):
         sign = 1 if generator.random() < 0.5 else -1
@@ -62,7 +62,7 @@ def rand_augment(pixels: np.ndarray, count: int, magnitude: int, generator: np.r
 
 
 def _affine(image: Any, a: float, b: float, c: float, d: float, e: float, f: float) -> Any:
-    pil = pillow("Image")
+    pil = require("PIL.Image")
     return image.transform(
         image.size, pil.Transform.AFFINE, (a, b, c, d, e, f), pil.Resampling.BILINEAR, fillcolor=_GREY
     )
@@ -72,27 +72,27 @@ def _enhanced(name: str) -> Callable[[Any, float, int], Any]:
     """Colour, contrast, brightness or sharpness, more or less of it."""
 
     def change(image: Any, level: float, sign: int) -> Any:
-        return getattr(pillow("ImageEnhance"), name)(image).enhance(1 + 0.9 * level * sign)
+        return getattr(require("PIL.ImageEnhance"), name)(image).enhance(1 + 0.9 * level * sign)
 
     return change
 
 
 def _rotate(image: Any, level: float, sign: int) -> Any:
-    return image.rotate(30 * level * sign, pillow("Image").Resampling.BILINEAR, fillcolor=_GREY)
+    return image.rotate(30 * level * sign, require("PIL.Image").Resampling.BILINEAR, fillcolor=_GREY)
 
 
 def _posterize(image: Any, level: float, sign: int) -> Any:
-    return pillow("ImageOps").posterize(image, 8 - round(4 * level))
+    return require("PIL.ImageOps").posterize(image, 8 - round(4 * level))
 
 
 def _solarize(image: Any, level: float, sign: int) -> Any:
-    return pillow("ImageOps").solarize(image, 256 - round(256 * level))
+    return require("PIL.ImageOps").solarize(image, 256 - round(256 * level))
 
 
 OPERATIONS: dict[str, Callable[[Any, float, int], Any]] = {
     "identity": lambda image, level, sign: image,
-    "autocontrast": lambda image, level, sign: pillow("ImageOps").autocontrast(image),
-    "equalize": lambda image, level, sign: pillow("ImageOps").equalize(image),
+    "autocontrast": lambda image, level, sign: require("PIL.ImageOps").autocontrast(image),
+    "equalize": lambda image, level, sign: require("PIL.ImageOps").equalize(image),
     "rotate": _rotate,
     "posterize": _posterize,
     "solarize": _solarize,

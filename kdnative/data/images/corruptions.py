@@ -14,7 +14,7 @@ import numpy as np
 
 from kdnative.data.batches import Batch
 from kdnative.data.images.encoded import ImageDataset
-from kdnative.data.images.pillow import pillow
+from kdnative.extras import require
 
 __all__ = ["CORRUPTIONS", "CorruptedDataset"]
 
@@ -31,12 +31,12 @@ def _noise(pixels: np.ndarray, strength: int, generator: np.random.Generator) ->
 
 def _blur(pixels: np.ndarray, strength: int, generator: np.random.Generator) -> np.ndarray:
     radius = _BLUR[strength - 1] * pixels.shape[0]
-    blurred = pillow("Image").fromarray(pixels).filter(pillow("ImageFilter").GaussianBlur(radius))
+    blurred = require("PIL.Image").fromarray(pixels).filter(require("PIL.ImageFilter").GaussianBlur(radius))
     return np.asarray(blurred)
 
 
 def _jpeg(pixels: np.ndarray, strength: int, generator: np.random.Generator) -> np.ndarray:
-    image, file = pillow("Image"), io.BytesIO()
+    image, file = require("PIL.Image"), io.BytesIO()
     image.fromarray(pixels).save(file, "JPEG", quality=_JPEG[strength - 1])
     return np.asarray(image.open(file))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from kdnative.data.images.pictures import Pictures
-from kdnative.data.images.pillow import pillow
 from kdnative.data.packages import cached
 from kdnative.data.types import DataError
+from kdnative.extras import require
+from kdnative.files import sha256_of
+from kdnative.nn.image_input import FITS, ImageInput
 
-__all__ = ["FITS", "SUFFIXES", "decode", "decode_file", "decode_files"]
+__all__ = ["SUFFIXES", "decode", "decode_file", "decode_files"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FITS = ("crop", "pad")
 _FORMAT = 1  # of what is in the cache
 _NAMED = 5  # broken files that an error lists
 _THREADS = 8  # at most: decoding lets go of the interpreter
@@ -37,7 +37,7 @@ def decode_files(
     Args:
         folder: of the files. files: their paths in it, with "/".
         side: of the squares, pixels.
-        fit: "crop" (the middle, as wide as the shorter side) or "pad" (all of it, on white).
+        fit: "crop" (the middle, as wide as the shorter side), "pad" (all of it, on white) or "stretch".
         broken: "error", or "drop": files that can't be read have an empty digest.
 
     Returns:
@@ -47,7 +47,7 @@ def decode_files(
         DataError: files that are no pictures, or broken or huge ones; the text names them.
         ImportError: Pillow is not installed.
     """
-    pillow("Image")
+    require("PIL.Image")
     if side < 1 or fit not in FITS or broken not in ("error", "drop"):
         raise ValueError(
             f"side={side}, fit={fit!r}, broken={broken!r}: at least 1 pixel, one of {', '.join(FITS)}, error or drop"
@@ -100,38 +100,17 @@ def _decode_all(
 
 
 def decode_file(path: Path, side: int, fit: str = "crop") -> tuple[np.ndarray, str]:
-    """A picture as uint8 [side, side, 3], and the SHA-256 (hex) of its file.
+    """A picture as uint8 [side, side, 3], as a loaded model reads it, and the SHA-256 (hex) of its file.
 
     Raises:
         DataError: it can't be read as a picture.
     """
-    image = pillow("Image")
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", image.DecompressionBombWarning)
-            with image.open(path) as opened:
-                return decode(opened, side, fit), digest
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: not a picture that can be read: {text[:200]}") from error
+        return decode(path, side, fit), sha256_of(path)
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from error
 
 
-def decode(opened: Any, side: int, fit: str = "crop") -> np.ndarray:
-    """A picture of Pillow as uint8 [side, side, 3]: upright, on white where it is transparent, resized bilinearly."""
-    image, ops = pillow("Image"), pillow("ImageOps")
-    if opened.format == "JPEG":
-        opened.draft("RGB", (2 * side, 2 * side))  # decoded at a fraction of its size, where it is much larger
-    found = ops.exif_transpose(opened)
-    if found.mode in ("RGBA", "LA", "PA") or "transparency" in found.info:
-        found = found.convert("RGBA")
-        white = image.new("RGBA", found.size, "white")
-        found = image.alpha_composite(white, found)
-    found = found.convert("RGB")
-    bilinear = image.Resampling.BILINEAR
-    square = (
-        ops.pad(found, (side, side), bilinear, color="white")
-        if fit == "pad"
-        else ops.fit(found, (side, side), bilinear)
-    )
-    return np.asarray(square)
+def decode(picture: Any, side: int, fit: str = "crop") -> np.ndarray:
+    """A picture of Pillow, or the path of a file, as uint8 [side, side, 3]; errors are those of `ImageInput`."""
+    return ImageInput((side, side), fit=fit).pixels(picture)

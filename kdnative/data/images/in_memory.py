@@ -10,8 +10,8 @@ import numpy as np
 
 from kdnative.data.images.decoding import decode
 from kdnative.data.images.pictures import Pictures
-from kdnative.data.images.pillow import pillow
 from kdnative.data.types import DataError, Dataset
+from kdnative.extras import require
 
 __all__ = ["from_pictures"]
 
@@ -28,7 +28,7 @@ def from_pictures(
     Raises:
         DataError: something else than a picture, or a class without a name.
     """
-    image = pillow("Image")
+    image = require("PIL.Image")
     pixels, digests, labels = [], [], []
     for i, (given, label) in ((i, examples[i]) for i in range(len(examples))):
         try:

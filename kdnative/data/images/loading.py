@@ -49,7 +49,7 @@ def load_images(
             ``test`` folders of these; a folder with the IDX files of MNIST and its like; ``"package:openclipart"`` (the
             ten largest classes of Debian's drawings), or ``"package:fashion-mnist"``.
         side: of the squares that are kept, pixels.
-        fit: "crop" (the middle of a picture) or "pad" (all of it, on white).
+        fit: "crop" (the middle of a picture), "pad" (all of it, on white) or "stretch".
         group: a regular expression; pictures of a class in whose file names it finds the same (its first group, where
             it has one) stay together when splits are cut. None: of ``package:openclipart`` the first word, else
             nothing.

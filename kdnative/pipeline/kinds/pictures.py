@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from kdnative.convert import decide
 from kdnative.data import Batches, Dataset, DataSplits
 from kdnative.data.batches import EncodedDataset
 from kdnative.data.images import Augmentation, AugmentedBatches, ImageDataset, Preprocessing
-from kdnative.data.images.pillow import pillow
 from kdnative.data.types import IMAGE
 from kdnative.evaluate import Predictions
 from kdnative.evaluate.predict import fast_bf16
+from kdnative.extras import require
 from kdnative.files import replace_text
+from kdnative.nn import ImageInput
 from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 from kdnative.pipeline import networks
@@ -90,8 +91,12 @@ class _Pictures(Kind):
     def save(self, context: Context, model: nn.Module, source: str, path: Path) -> None:
         import kdnative
 
+        images = context.recipe.data.pictures
+        model.preprocess = ImageInput(
+            (images.size, images.size), None, images.fit, images.mean, images.std, classes=tuple(context.data.labels)
+        )
         kdnative.save(model, path)
-        networks.save_description(path, _network(context), asdict(_preprocessing(context.recipe)))
+        networks.save_description(path, _network(context))
 
     def load_saved(self, path: Path) -> nn.Module:
         import kdnative
@@ -161,7 +166,7 @@ class _Pictures(Kind):
 def data_uri(part: Dataset, index: int) -> str:
     """A picture as it is stored, for HTML."""
     file = io.BytesIO()
-    pillow("Image").fromarray(part[index].fields[IMAGE].pixels).save(file, "JPEG", quality=85)
+    require("PIL.Image").fromarray(part[index].fields[IMAGE].pixels).save(file, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -32,7 +32,7 @@ _NAMED = (
     "timm:",
 )  # a source that is the name of a model, not the path of its folder
 # Of a model's folder: weights, configuration and tokenizer, but not notes that people write beside them.
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.index.json", "config.json", "kdnative.json", "images.json", "tokenizer*")
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.index.json", "config.json", "kdnative.json", "network.json", "tokenizer*")
 _MODEL_FILES += ("vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
 
 

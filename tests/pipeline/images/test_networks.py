@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-torchvision = pytest.importorskip("torchvision")
+pytest.importorskip("torchvision")
 
 import kdnative
 from kdnative.pipeline import networks
@@ -30,7 +30,7 @@ def test_a_checkpoint_knows_its_classes(tmp_path):
     network = Network("torchvision", "shufflenet_v2_x0_5", None, ("a", "b"))
     model = build(network)
     kdnative.save(model, tmp_path / "m")
-    networks.save_description(tmp_path / "m", network, {"size": 32})
+    networks.save_description(tmp_path / "m", network)
     assert network_of(str(tmp_path / "m")) == network
     for labels, is_new in ((("a", "b"), False), (("b", "a"), True), (("a", "c"), True)):
         found, new = load_network(str(tmp_path / "m"), None, None, labels)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import kdnative
-from kdnative.data.images import Preprocessing
 from kdnative.evaluate import predict
 from kdnative.pipeline import PipelineError, RecipeError, load_recipe, networks
 from kdnative.pipeline.kinds.pictures import PICTURES
@@ -49,18 +49,21 @@ def test_a_saved_model_answers_as_the_trained_one(finished_images, shapes):
     """The checkpoint holds plain tensors; its network and what it reads are said beside it."""
     folder = finished_images.output("distil") / "model"
     told = json.loads((folder / networks.DESCRIPTION).read_text())
-    assert told["network"] == {
+    assert told == {
         "library": "torchvision",
         "name": "mobilenet_v2",
         "width": 0.25,
         "classes": ["cross", "disc", "square"],
     }
-    assert Preprocessing(**told["preprocessing"]) == Preprocessing(32)
     model = PICTURES.load_saved(folder)
+    assert model.preprocess.size == (32, 32) and model.classes == ("cross", "disc", "square")
     shared = Shared(load_recipe(finished_images.path / "recipe.yaml"))
     test = PICTURES.encode(shared, "", shared.data.test)
     row = json.loads((finished_images.path / "summary.json").read_text())["rows"][2]
     found = predict(model, test, device="cpu")
+    file = Path(shapes["data"]["source"]) / shared.data.test[0].id
+    with torch.no_grad():  # from the file, without the pipeline
+        assert torch.allclose(model(model.preprocess(file))[0], found.logits[0], atol=1e-4)
     assert float((found.classes == found.labels).double().mean()) == pytest.approx(row["accuracy"]["value"])
 
 
