@@ -155,8 +155,8 @@ const char* convnet_forward(const Kernels& kernels, const Parallel& parallel, co
   const auto carve = [&](Carver c) {
     memory = c.take<Steps>(steps * workers + steps + 1);
     group.unsound = c.take<bool>(group_images);
-    group.group_maps = c.take<uint8_t>(plan.group_bytes);
-    group.image_maps = c.take<uint8_t>(arenas * plan.image_bytes);
+    group.group_maps = c.take<uint8_t>(plan.group.bytes());
+    group.image_maps = c.take<uint8_t>(arenas * plan.image.bytes());
     return c.used();
   };
   carve(Carver(scratch(carve(Carver()))));

@@ -195,6 +195,8 @@ class _Recorder(TorchFunctionMode):
     def hooks(self) -> Iterator[None]:
         with ExitStack() as stack:
             for name, module in self.module.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks, and nothing of it is seen
+                    continue
                 stack.callback(module.register_forward_pre_hook(self._entering(name), with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(self._leaving(name), with_kwargs=True).remove)
             yield

@@ -13,7 +13,8 @@ def images(count: int, size: int = 17, channels: int = 3, seed: int = 0) -> Tens
     drawn = torch.Generator().manual_seed(seed)
     coarse = torch.randn(count, channels, 5, 5, generator=drawn)
     smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
-    return smooth + 0.1 * torch.randn(smooth.shape, generator=drawn) + torch.randn(1, channels, 1, 1, generator=drawn)
+    means = torch.linspace(-1, 1, channels).reshape(-1, 1, 1)
+    return smooth + 0.1 * torch.randn(smooth.shape, generator=drawn) + means
 
 
 def _settled(model: nn.Module) -> nn.Module:
@@ -23,7 +24,7 @@ def _settled(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # of all batches alike
             with torch.no_grad():
-                module.weight.copy_(torch.randn(module.weight.shape, generator=drawn).exp())
+                module.weight.copy_(torch.randn(module.weight.shape, generator=drawn).mul(0.5).exp())
                 module.bias.copy_(torch.randn(module.bias.shape, generator=drawn))
     with torch.no_grad():
         model.train()(images(64, seed=2))

@@ -100,9 +100,47 @@ def test_what_is_kept_splits_the_network():
     model[1][0][0] = nn.Conv2d(16, 40, 1)
     wanted = forward(model.eval(), x)
     rows = rows_by_name(convert_(model, calibration=[x], keep=["1.3"]))
-    assert type(model[0]) is ConvNet and type(model[1][0][0]) is nn.Conv2d
+    assert (
+        type(model[0]) is ConvNet and type(model[1][0][0]) is nn.Conv2d and type(model[1].get_submodule("4")) is ConvNet
+    )
     assert rows["1.3.0"].reason == "asked for by keep='1.3'"
-    assert rows["1.4.0"].action == "kept" and "single convolution" in rows["1.4.0"].reason
+    assert rows["1.4.0"].reason == "runs inside the fused network 1.4"
+    assert error(forward(model, x), wanted) < 0.08
+
+
+class Trunk(nn.Module):
+    """As ResNet is written: a stem and layers as attributes, called one after the other."""
+
+    def __init__(self, uses_inner=False):
+        super().__init__()
+        parts = depthwise()
+        self.stem, self.act, self.one, self.two = parts[0][:2], parts[0][2], parts[1:3], parts[3:6]
+        self.pool, self.fc, self.uses_inner = nn.AdaptiveAvgPool2d(1), parts[8], uses_inner
+
+    def forward(self, x):
+        first = self.one(self.act(self.stem(x)))
+        x = self.two(first)
+        x = x + first.mean() if self.uses_inner else x
+        return self.fc(torch.flatten(self.pool(x), 1))
+
+
+def test_modules_that_follow_one_another_are_one_network():
+    model, x = Trunk().eval(), images(32)
+    wanted = forward(model, x)
+    report = convert_(model, calibration=[x], keep=["fc"])
+    assert type(model.stem) is ConvNet and type(model.fc) is nn.Linear
+    assert all(type(part) is nn.Identity for part in (model.act, model.one, model.two, model.pool))
+    assert error(forward(model, x), wanted) < 0.08
+    rows = rows_by_name(report)
+    assert rows["stem"].reason == "the whole network is one native operator"
+    assert rows["two.3.0"].reason == "runs inside the fused network stem" and rows["fc"].action == "kept"
+
+
+def test_what_is_used_in_between_is_not_swallowed():
+    model, x = Trunk(uses_inner=True).eval(), images(32)
+    wanted = forward(model, x)
+    convert_(model, calibration=[x], keep=["fc"])
+    assert type(model.one) is ConvNet and type(model.two) is ConvNet and type(model.stem) is nn.Sequential
     assert error(forward(model, x), wanted) < 0.08
 
 
@@ -194,7 +232,7 @@ def test_what_looks_at_values_is_left_out():
     model = Odd("counts").eval()
     convert_(model, calibration=[images(8)])
     assert type(model) is Odd and type(model.trunk) is ConvNet
-    with pytest.raises(ValueError, match=r"trunk\.stem\.0: trunk\.stem is no network of convolutions: it isn't called"):
+    with pytest.raises(ValueError, match=r"trunk\.stem\.0 is no network of convolutions: it isn't called"):
         convert_(Odd("branches").eval(), calibration=[images(8)])
 
 
