@@ -180,7 +180,7 @@ def test_many_sizes(net):
     for width in range(1, 80):
         x = torch.randn(1, 3, 3, width)
         assert_same(net(x), reference.run(every_kind(), x)) if width % 20 == 0 else net(x)
-    assert len(net._sizes_of) <= 64
+    assert len(net._places_of) <= 64
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
