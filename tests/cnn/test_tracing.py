@@ -20,6 +20,7 @@ def kinds(graph: FloatGraph) -> str:
     return " ".join(type(node).__name__ for node in graph.nodes)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same.")
 @pytest.mark.parametrize("name", SMALL)
 def test_small_networks(name):
     model, expected = copy.deepcopy(SMALL[name])
