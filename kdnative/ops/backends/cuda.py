@@ -22,7 +22,14 @@ __all__ = ["CUDA", "LEAST_CAPABILITY", "OPERATORS", "CudaBackend", "start", "too
 LEAST_CAPABILITY = (8, 0)
 """That of the devices that run the kernels; ``csrc/cuda/host/device.cpp`` has the same."""
 
-OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w8a16", "linear_w4a16", "linear_sparse")
+OPERATORS = (
+    "quantize_per_token",
+    "norm_quantize",
+    "linear_w8a8",
+    "linear_w8a16",
+    "linear_w4a16",
+    "linear_sparse",
+)
 """What the native library computes on GPUs (``csrc/ops/cuda.cpp``); the reference has the rest."""
 
 
