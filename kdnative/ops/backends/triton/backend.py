@@ -17,6 +17,7 @@ from kdnative.formats.gpu.form import Form
 from kdnative.formats.gpu.layouts import W8A8, TritonBlocks, TritonW4A16
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import NAMES, Scheme
+from kdnative.ops.backends import capability
 from kdnative.ops.backends.base import Backend
 from kdnative.ops.backends.implementing import implement
 from kdnative.ops.backends.reference import IMPLEMENTATIONS as IN_TORCH
@@ -33,6 +34,9 @@ __all__ = ["IMPLEMENTATIONS", "TRITON", "start"]
 class _Triton(Backend):
     def has_kernels(self, scheme: Scheme) -> bool:
         return _layout(scheme, 1, scheme.group_size or 1, True) is not None
+
+    def device_refusal(self, device: torch.device) -> str | None:
+        return capability.device_refusal(device)
 
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
         if shape is None:
