@@ -53,10 +53,10 @@ def check(capabilities: list[int]) -> None:
 
 
 def doctor(**environment: str) -> tuple[dict[str, Any], str]:
-    """What ``kdnative doctor`` says, as JSON and as a person reads it."""
-    command = [sys.executable, "-m", "kdnative", "doctor"]
+    """What ``kdnative doctor`` says, as JSON and as a person reads it; away from the source tree."""
+    command, variables = [sys.executable, "-m", "kdnative", "doctor"], {**os.environ, **environment}
     run = [
-        subprocess.run(given, capture_output=True, text=True, check=True, env={**os.environ, **environment}).stdout
+        subprocess.run(given, capture_output=True, text=True, check=True, env=variables, cwd=sys.prefix).stdout
         for given in ([*command, "--json"], command)
     ]
     return json.loads(run[0]), run[1]
