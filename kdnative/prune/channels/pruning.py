@@ -40,7 +40,7 @@ def prune_channels_(
     ranking: str | None = None,
     round_to: int | None = None,
     keep: Iterable[str] = (),
-    measure: bool = True,
+    measure: bool = False,
     seed: int = 0,
 ) -> ChannelReport:
     """Removes channels of convolutions in place, and checks that the model still runs, forward and backward.
@@ -67,7 +67,7 @@ def prune_channels_(
         round_to: widths are multiples of it. None: what kernels compute together, 16, or 8 for up to 32 channels. An
             eighth of each group stays in any case.
         keep: patterns of modules that keep all the channels that they give.
-        measure: whether the report has milliseconds of native kernels. With `latency` it always does.
+        measure: whether the report has milliseconds of native kernels, too. With `latency` it always does.
         seed: of "random".
 
     Returns:
