@@ -202,7 +202,7 @@ def _fixed(source: Source, owners: dict[int, list[Place]]) -> str:
             return "is followed by numbers for each channel that are no parameters of their own"
     for part in source.behind:
         if isinstance(part, Norm):
-            module = owners[id(part.mean)][0][0]
+            module = next((module for module, _ in owners.get(id(part.mean), [])), None)
             if not isinstance(module, _NormBase):
                 return f"is normalized by {type(module).__name__}, which may count on its shape"
     return ""
