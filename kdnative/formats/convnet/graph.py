@@ -146,7 +146,7 @@ class Add(Node):
 
 @dataclass(frozen=True)
 class Multiply(Node):
-    """A map times a number for each channel: inputs ``(x, gate)``, the gate with one pixel an image (squeeze-excite)."""
+    """A map times a number a channel: inputs ``(x, gate)``, the gate with one pixel an image (squeeze-excite)."""
 
 
 @dataclass(frozen=True)
