@@ -1,14 +1,16 @@
 """kdnative::convnet: every kind of node, bit for bit as the oracle in torch has it."""
 
+import numpy as np
 import pytest
 import torch
 
 from kdnative import ops
-from kdnative.formats.convnet import pack, sizes
+from kdnative.formats.convnet import layout, pack, sizes
 from kdnative.formats.convnet.graph import (
     Add,
     Channels,
     Concat,
+    ConvWeight,
     Ending,
     Lookup,
     Multiply,
@@ -153,6 +155,22 @@ def test_joined_maps_are_made_in_their_places(isa):
     same(b.graph(b.other(Channels, [recoded], 55, order=order, out=Range(0.05, 100)), whole), (2, 6, 5, 9))
 
 
+@pytest.mark.parametrize("width", [8, 7])
+def test_convolutions_of_one_pixel_leave_joined_maps_where_they_are(isa, width):
+    """Depthwise ones, as a BatchNorm that stands alone becomes in a DenseNet."""
+    b = Builder(3)
+    parts = [b.conv(0, width)]
+    for _ in range(3):
+        whole = b.other(Concat, parts, width * len(parts)) if len(parts) > 1 else parts[0]
+        channels = width * len(parts)
+        norm = b.conv(whole, channels, groups=channels, ending=Ending("relu"), out=USUAL)
+        parts.append(b.conv(norm, width, kernel=(3, 3), padding=(1, 1, 1, 1)))
+    parts.append(b.conv(parts[1], width, groups=width))
+    whole = b.other(Concat, parts, width * len(parts))
+    deep = b.conv(whole, width * 5, kernel=(3, 3), padding=(1, 1, 1, 1), groups=width * 5)
+    same(b.graph(whole, deep), (2, 3, 5, 9), (9, 3, 1, 2))
+
+
 def test_images_by_groups_and_threads(isa):
     """More images than one group has, of a network whose first maps are large and last ones small."""
     b = Builder(3)
@@ -190,3 +208,110 @@ def test_images_that_hold_nan_give_nan_and_infinity_saturates(isa):
 
 def test_empty_batches(isa):
     assert native(every_kind(), torch.empty(0, 3, 20, 20)).shape == (0, feature_count(every_kind(), 20, 20))
+
+
+def test_largest_sums_are_exact(isa):
+    """Codes and weights at their ends, in the deepest sum whose result float32 still holds exactly."""
+    inputs, codes = 455, torch.tensor([0.0, 255.0])
+    b = Builder(inputs, out=Range(1.0, 0))
+    b.conv(0, 3, kernel=(1, 1), out=None)
+    q = torch.tensor([127, -127, 1], dtype=torch.int8)[:, None, None, None].repeat(1, inputs, 1, 1)
+    q[2, ::2] = -127
+    b.weights["conv1"] = ConvWeight(q, torch.ones(3), torch.zeros(3))
+    x = torch.stack([codes[torch.randint(0, 2, (inputs, 2, 3))] for _ in range(4)])
+    want = torch.einsum("nchw,oc->nhwo", x.double(), q[:, :, 0, 0].double()).flatten(1)
+    assert want.abs().max() < 2**24 and torch.equal(native(b.graph(1), x).double(), want)
+
+
+def test_opcheck():
+    graph = every_kind()
+    x = torch.randn(2, 3, 12, 9)
+    torch.library.opcheck(torch.ops.kdnative.convnet.default, (pack.pack(graph), x, feature_count(graph, 12, 9)))
+
+
+class TestWhatIsRefused:
+    graph = every_kind()
+    packed = pack.pack(graph)
+    values = feature_count(graph, 12, 9)
+
+    @pytest.mark.parametrize(
+        "x,message",
+        [
+            (torch.zeros(1, 4, 12, 9), "x has 4 channels, but the network takes images of 3"),
+            (torch.zeros(3, 12, 9), r"x must be \[N, C, H, W\] \(got shape \[3, 12, 9\]\)"),
+            (torch.zeros(1, 3, 12, 9, dtype=torch.float64), "x must be float32, bfloat16 or float16"),
+            (torch.zeros(1, 3, 12, 90), "but the network returns .* values for an image of 12 x 90"),
+            (torch.zeros(1, 3, 0, 9), "images of 0 x 9 pixels are too small"),
+            (torch.zeros(1, 3, 1, 1).expand(1, 3, 70000, 1), "70000 x 1 pixels need too much memory"),
+        ],
+    )
+    def test_images(self, x, message):
+        with pytest.raises(RuntimeError, match=message):
+            ops.convnet(self.packed, x, self.values)
+
+    @pytest.mark.parametrize(
+        "change,message",
+        [
+            (lambda p: p[:100], "shorter than its header"),
+            (lambda p: p[:-64], "truncated or has trailing bytes"),
+            (lambda p: torch.cat([p, p[:64]]), "truncated or has trailing bytes"),
+            (lambda p: torch.cat([p[:1] + 1, p[1:]]), "wrong magic number"),
+            (lambda p: torch.cat([p[:4], p[4:5] + 1, p[5:]]), "an unknown version"),
+            (lambda p: torch.cat([p[:8], p])[8:], "not 64-byte aligned"),
+            (lambda p: p.view(torch.int8), "must be a contiguous uint8 tensor of one dimension"),
+            (lambda p: p[None], "must be a contiguous uint8 tensor of one dimension"),
+        ],
+    )
+    def test_buffers(self, change, message):
+        with pytest.raises(RuntimeError, match=message):
+            ops.convnet(change(self.packed), torch.zeros(1, 3, 12, 9), self.values)
+
+    @pytest.mark.parametrize("number", [-1, 0, 7, 1 << 30, -(1 << 31)])
+    def test_every_number_of_every_record_may_be_damaged(self, number):
+        """A result or an error in words; what is read outside of the buffer shows in a sanitizer (docs/fuzzing.md)."""
+        header = np.frombuffer(self.packed.numpy(), layout.HEADER, 1)[0]
+        places = [(0, layout.HEADER)]
+        records = np.frombuffer(self.packed.numpy(), layout.RECORD, int(header["nodes"]), int(header["node_table"]))
+        places += [(int(header["node_table"]) + i * records.itemsize, layout.RECORD) for i in range(len(records))]
+        places += [(int(record["tile_table"]), layout.TILE) for record in records if record["tiles"]]
+        x, refused = torch.zeros(1, 3, 12, 9), 0
+        for start, kind in places:
+            for dtype, offset in kind.fields.values():
+                damaged = self.packed.clone()
+                end = start + offset + dtype.base.itemsize
+                value = np.array(number).astype(dtype.base).tobytes()
+                damaged[start + offset : end] = torch.frombuffer(bytearray(value), dtype=torch.uint8)
+                try:
+                    ops.convnet(damaged, x, self.values)
+                except RuntimeError as error:
+                    assert "network" in str(error), error
+                    refused += 1
+        assert refused > 100
+
+    def test_sums_that_could_overflow(self):
+        b = Builder(66400)
+        b.conv(0, 1)
+        b.weights["conv1"].q.fill_(127)
+        with pytest.raises(ValueError, match="conv1.*could overflow int32"):
+            pack.pack(b.graph(1))
+
+    @pytest.mark.parametrize(
+        "settings,message",
+        [
+            (dict(kernel=(65, 64)), "4096 taps are allowed"),
+            (dict(padding=(0, 0, 1025, 0)), "paddings and dilations may be 1024 at most"),
+            (dict(dilation=(1, 1025)), "paddings and dilations may be 1024 at most"),
+            (dict(out=Range(1e-9, 0)), "steps of its range, which is more than kernels take"),
+        ],
+    )
+    def test_convolutions_that_kernels_do_not_have(self, settings, message):
+        b = Builder(3)
+        b.conv(0, 2, **settings)
+        with pytest.raises(ValueError, match=message):
+            pack.pack(b.graph(1))
+
+    def test_max_pooling_with_a_dilation(self):
+        b = Builder(3)
+        b.other(Pool, [0], kind="max", kernel=(2, 2), dilation=(2, 1), out=PICTURE)
+        with pytest.raises(ValueError, match="max pooling has no kernel with a dilation"):
+            pack.pack(b.graph(1))

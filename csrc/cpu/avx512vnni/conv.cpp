@@ -61,24 +61,28 @@ inline void store_codes(const ConvBlock& b, const __m512i (&sum)[rows][vectors])
   constexpr bool permuted = vectors == 4;
   const Requantizer requantizer(b.e);
   const __mmask64 mask = byte_mask(b.tile.outputs);
+  const int64_t first = b.tile.first;
+  const float *scale = b.scale, *bias = b.bias;
+  uint8_t* const* out = b.out;
+  const uint8_t* const* residual = b.e.residual != nullptr ? b.residual : nullptr;
   const Vec residual_scale = Vec::set1(b.e.residual_scale);
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i) {
     Vec v[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      v[j] = j < vectors ? Vec{_mm512_cvtepi32_ps(sum[i][j])} * Vec::load(b.scale + 16 * j) + Vec::load(b.bias + 16 * j)
+      v[j] = j < vectors ? Vec{_mm512_cvtepi32_ps(sum[i][j])} * Vec::load(scale + 16 * j) + Vec::load(bias + 16 * j)
                          : Vec::zero();
     }
-    if (b.e.residual != nullptr) {
-      const Codes codes = Codes::load(b.residual[i]);
+    if (residual != nullptr) {
+      const Codes codes = Codes::load(residual[i] + first);
       Vec r[4];
       unpack(permuted ? codes : out_of_order(codes), r);
 #pragma GCC unroll 4
       for (int j = 0; j < vectors; ++j) v[j] = v[j] + r[j] * residual_scale;
     }
     const Codes codes = requantizer.finish<swish>(v);
-    _mm512_mask_storeu_epi8(b.out[i], mask, (permuted ? codes : in_order(codes)).v);
+    _mm512_mask_storeu_epi8(out[i] + first, mask, (permuted ? codes : in_order(codes)).v);
   }
 }
 
@@ -110,7 +114,8 @@ struct Kernel {
   }
 
   static void look_up(const ConvBlock& b, int64_t rows) {
-    (features().avx512vbmi2 ? look_up_rows_vbmi : look_up_rows_words)(b.out, rows, b.tile.outputs, b.e.table);
+    (features().avx512vbmi2 ? look_up_rows_vbmi : look_up_rows_words)(b.out, rows, b.tile.first, b.tile.outputs,
+                                                                      b.e.table);
   }
 };
 

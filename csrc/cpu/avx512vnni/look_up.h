@@ -6,8 +6,8 @@
 
 namespace kdnative::cpu::avx512vnni {
 
-// row[i][j] = table[row[i][j]] for i < rows, j < n, n <= 64. The table is aligned to 64 bytes.
-using LookUpRowsFn = void(uint8_t* const* row, int64_t rows, int64_t n, const uint8_t* table);
+// row[i][j] = table[row[i][j]] for i < rows, first <= j < first + n, n <= 64. The table is aligned to 64 bytes.
+using LookUpRowsFn = void(uint8_t* const* row, int64_t rows, int64_t first, int64_t n, const uint8_t* table);
 LookUpRowsFn look_up_rows_vbmi, look_up_rows_words;
 LookUpFn look_up_vbmi, look_up_words;
 

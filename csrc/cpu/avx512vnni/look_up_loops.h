@@ -8,8 +8,8 @@ namespace kdnative::cpu::avx512vnni {
 namespace {
 
 template <typename Table>
-inline void for_rows(uint8_t* const* row, int64_t rows, int64_t n, const Table& table) {
-  for (int64_t i = 0; i < rows; ++i) table.find(Codes::load(row[i], n)).store(row[i], n);
+inline void for_rows(uint8_t* const* row, int64_t rows, int64_t first, int64_t n, const Table& table) {
+  for (int64_t i = 0; i < rows; ++i) table.find(Codes::load(row[i] + first, n)).store(row[i] + first, n);
 }
 
 template <typename Table>

@@ -25,8 +25,8 @@ struct Table {
 
 }  // namespace
 
-void look_up_rows_vbmi(uint8_t* const* row, int64_t rows, int64_t n, const uint8_t* table) {
-  for_rows(row, rows, n, Table(table));
+void look_up_rows_vbmi(uint8_t* const* row, int64_t rows, int64_t first, int64_t n, const uint8_t* table) {
+  for_rows(row, rows, first, n, Table(table));
 }
 
 void look_up_vbmi(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {

@@ -32,8 +32,8 @@ struct Table {
 
 }  // namespace
 
-void look_up_rows_words(uint8_t* const* row, int64_t rows, int64_t n, const uint8_t* table) {
-  for_rows(row, rows, n, Table(table));
+void look_up_rows_words(uint8_t* const* row, int64_t rows, int64_t first, int64_t n, const uint8_t* table) {
+  for_rows(row, rows, first, n, Table(table));
 }
 
 void look_up_words(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {

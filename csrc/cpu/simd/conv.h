@@ -27,12 +27,12 @@ struct ConvBlock {
   const float *scale, *bias;
   const int8_t* weights;
   int64_t taps;
-  const uint8_t* const* pixel;  // of row i and tap t at pixel[t * tap_step + i]
+  const uint8_t* const* pixel;  // of row i and tap t at pixel[t * tap_step + i]; where the channels of the tile begin
   int64_t tap_step;
   const int32_t* start;  // of row i at start + i * start_step
   int64_t start_step;
-  int32_t* sums;  // [row][16 * vectors]: where they go instead of to the result; or nullptr
-  uint8_t* const* out;
+  int32_t* sums;        // [row][16 * vectors]: where they go instead of to the result; or nullptr
+  uint8_t* const* out;  // where pixels begin: the channels of the tile are `first` further on
   const uint8_t* const* residual;
 };
 
@@ -114,13 +114,13 @@ struct ConvCursor : ConvPosition {
   }
 
   // pixel[t * tap_step + i] = what tap `first` + t of the output pixel i further on in this line reads, i < pixels.
-  void find(const ConvTile& tile, const uint8_t* zeros, int64_t first, int64_t count, int64_t pixels, int64_t tap_step,
+  void find(int64_t channel, const uint8_t* zeros, int64_t first, int64_t count, int64_t pixels, int64_t tap_step,
             const uint8_t** pixel) const {
     int64_t ky = 0, kx = 0;
     if (first != 0) ky = first / grid.width, kx = first % grid.width;
     const bool inside = lines_inside && x >= grid.x_begin && x + pixels <= grid.x_end;
     const int64_t step = w.stride_w * in.pixel;
-    const uint8_t* at = in_line + x * step + tile.channel;
+    const uint8_t* at = in_line + x * step + channel;
     for (int64_t t = 0; t < count; ++t, pixel += tap_step) {
       if (inside) {
         put_pointers(at + ky * grid.row + kx * grid.column, step, pixels, pixel);
@@ -161,16 +161,14 @@ struct ConvPointers {
   const uint8_t* residual[kMostPixels];
 
   // Of `pixels` output pixels from the cursor on, which goes behind them, and of taps [first, first + taps).
-  void find(ConvCursor& cursor, const ConvTile& tile, const uint8_t* zeros, int64_t first, int64_t taps,
-            int64_t pixels) {
+  void find(ConvCursor& cursor, int64_t channel, const uint8_t* zeros, int64_t first, int64_t taps, int64_t pixels) {
     const Map &map = cursor.out, *more = cursor.residual;
     for (int64_t i = 0; i < pixels;) {  // line by line
       const int64_t left = map.width - cursor.x, some = pixels - i < left ? pixels - i : left;
-      cursor.find(tile, zeros, first, taps, some, pixels, pixel + i);
-      put_pointers(cursor.out_line + cursor.x * map.pixel + tile.first, map.pixel, some, out + i);
+      cursor.find(channel, zeros, first, taps, some, pixels, pixel + i);
+      put_pointers(cursor.out_line + cursor.x * map.pixel, map.pixel, some, out + i);
       if (more != nullptr) {
-        const uint8_t* at = cursor.residual_line + cursor.x * more->pixel + tile.first;
-        put_pointers(at, more->pixel, some, residual + i);
+        put_pointers(cursor.residual_line + cursor.x * more->pixel, more->pixel, some, residual + i);
       }
       cursor.advance(some);
       i += some;
@@ -181,30 +179,33 @@ struct ConvPointers {
 template <typename Kernel>
 void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint8_t* zeros, const Map& out, float* real,
               int64_t ld_real, const ConvRange& r) {
-  alignas(64) int32_t sums[kMostConvSums];
-  ConvPointers pointers;
   const TapGrid grid(w, in, out);
   const int64_t pixels = r.end - r.begin, taps = grid.height * grid.width;
   if (pixels <= 0) return;
+  alignas(64) int32_t sums[kMostConvSums];
+  ConvPointers pointers;
+  ConvCursor cursor(w, in, out, e.residual, grid, r.begin);
+  const ConvPosition begin = cursor;
+  const int64_t pixels_at_once = kMostPointers / taps < kMostPixels ? kMostPointers / taps : kMostPixels;
+  int64_t found = -1;  // the pointers are those of all pixels, for input channels from this one on
   for (int64_t t = r.tile_begin; t < r.tile_end; ++t) {
     const ConvTile& tile = w.tiles[t];
-    ConvCursor cursor(w, in, out, e.residual, grid, r.begin);
     // Nearly the same number of rows in all blocks.
     const int64_t most = Kernel::kRows[tile.vectors], blocks = (pixels + most - 1) / most;
     const int64_t shorter = pixels / blocks, longer = pixels % blocks;
-    const int64_t pixels_at_once = kMostPointers / taps < kMostPixels ? kMostPointers / taps : kMostPixels;
     const int64_t at_once = taps > kMostTaps ? 1 : pixels_at_once / most;  // blocks
+    const bool all_found = found == tile.channel && blocks <= at_once && taps <= kMostTaps;
+    if (!all_found) cursor.go_to(begin);
     for (int64_t first = 0, p = r.begin; first < blocks; first += at_once) {
       const int64_t end = first + at_once < blocks ? first + at_once : blocks;
-      const int64_t count = (end - first) * shorter + (end < longer     ? end - first
-                                                       : first < longer ? longer - first
-                                                                        : 0);
-      const ConvPosition begin = cursor;
+      const int64_t long_ones = end < longer ? end - first : first < longer ? longer - first : 0;
+      const int64_t count = (end - first) * shorter + long_ones;
+      const ConvPosition of_piece = cursor;
       for (int64_t tap = 0; tap < taps; tap += kMostTaps) {
         const int64_t some = taps - tap < kMostTaps ? taps - tap : kMostTaps;
         const bool last = tap + some == taps;
-        if (tap != 0) cursor.go_to(begin);
-        pointers.find(cursor, tile, zeros, tap, some, count);
+        if (tap != 0) cursor.go_to(of_piece);
+        if (!all_found) pointers.find(cursor, tile.channel, zeros, tap, some, count);
         ConvBlock b{.e = e,
                     .tile = tile,
                     .scale = w.scale + tile.lane,
@@ -230,6 +231,7 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
         }
       }
     }
+    found = blocks <= at_once && taps <= kMostTaps ? tile.channel : -1;
   }
 }
 

@@ -81,7 +81,7 @@ inline void store_codes(const ConvBlock& b, const Requantizer& requantizer, int 
                      : Vec::zero();
   }
   if (b.e.residual != nullptr) {
-    const Codes codes = Codes::load(b.residual[i] + first);
+    const Codes codes = Codes::load(b.residual[i] + b.tile.first + first);
     Vec r[4];
     unpack(vectors == 4 ? codes : out_of_order(codes), r);
 #pragma GCC unroll 4
@@ -89,7 +89,7 @@ inline void store_codes(const ConvBlock& b, const Requantizer& requantizer, int 
   }
   const Codes codes = requantizer.finish<swish>(v);
   const int64_t left = b.tile.outputs - first;
-  (vectors == 4 ? codes : in_order(codes)).store(b.out[i] + first, left < 8 * count ? left : 8 * count);
+  (vectors == 4 ? codes : in_order(codes)).store(b.out[i] + b.tile.first + first, left < 8 * count ? left : 8 * count);
 }
 
 template <bool swish, int rows, int vectors>
@@ -136,7 +136,8 @@ struct ConvKernel {
   }
 
   static void look_up(const ConvBlock& b, int64_t rows) {
-    for (int64_t i = 0; i < rows; ++i) avx2::look_up(b.out[i], b.tile.outputs, b.e.table, b.out[i]);
+    for (int64_t i = 0; i < rows; ++i)
+      avx2::look_up(b.out[i] + b.tile.first, b.tile.outputs, b.e.table, b.out[i] + b.tile.first);
   }
 };
 

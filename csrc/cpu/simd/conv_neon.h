@@ -79,10 +79,10 @@ inline void store_codes(const ConvBlock& b, const ChannelGroup& group, int64_t c
       v[j] = Vec{vcvtq_f32_s32(sum[i][j])} * Vec::load(b.scale + group.lane(j)) + Vec::load(b.bias + group.lane(j));
     if (b.e.residual != nullptr) {
       Vec r[4];
-      unpack(Codes::load(b.residual[i] + channel), r);
+      unpack(Codes::load(b.residual[i] + b.tile.first + channel), r);
       for (int j = 0; j < 4; ++j) v[j] = v[j] + r[j] * Vec::set1(b.e.residual_scale);
     }
-    requantizer.finish<swish>(v).store(b.out[i] + channel, b.tile.outputs - channel);
+    requantizer.finish<swish>(v).store(b.out[i] + b.tile.first + channel, b.tile.outputs - channel);
   }
 }
 
@@ -113,7 +113,8 @@ struct ConvKernel {
   }
 
   static void look_up(const ConvBlock& b, int64_t rows) {
-    for (int64_t i = 0; i < rows; ++i) neon::look_up(b.out[i], b.tile.outputs, b.e.table, b.out[i]);
+    for (int64_t i = 0; i < rows; ++i)
+      neon::look_up(b.out[i] + b.tile.first, b.tile.outputs, b.e.table, b.out[i] + b.tile.first);
   }
 };
 

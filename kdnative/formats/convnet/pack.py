@@ -17,6 +17,7 @@ from kdnative.formats.convnet.graph import (
     Channels,
     Concat,
     Conv,
+    ConvWeight,
     Ending,
     Graph,
     Input,
@@ -28,6 +29,7 @@ from kdnative.formats.convnet.graph import (
     Resize,
 )
 from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_PIXELS, MOST_TAPS, RECORD, VERSION
+from kdnative.formats.convnet.unpack import packed_bytes
 
 __all__ = ["is_depthwise", "pack"]
 
@@ -37,15 +39,19 @@ def is_depthwise(conv: Conv, inputs: int) -> bool:
     return conv.groups == inputs == conv.channels and len(conv.inputs) == 1 and conv.out is not None
 
 
-def pack(graph: Graph) -> Tensor:
+def pack(graph: Graph, weight_of: Callable[[Conv], ConvWeight] | None = None) -> Tensor:
     """All of ``graph`` as one uint8 ``[bytes]`` buffer on the CPU, aligned to 64 bytes.
+
+    Args:
+        weight_of: gives the checked weights of each convolution, in the order of nodes, so that they need not all be in
+            memory at once. None: they are those of the graph.
 
     Raises:
         ValueError: the network is wrong, a node is one that kernels don't have, or its sums could leave int32 or the
             range of exact rounding.
     """
-    check(graph)
-    writer = _Writer()
+    check(graph, weights=weight_of is None)
+    writer = _Writer(weight_of or (lambda node: graph.weights[node.name]), packed_bytes(graph))
     records = np.zeros(len(graph.nodes), RECORD)
     links: list[int] = []
     for record, node in zip(records, graph.nodes, strict=True):
@@ -64,27 +70,29 @@ def pack(graph: Graph) -> Tensor:
 
 
 class _Writer:
-    """Collects sections behind the header and gives each its offset."""
+    """Puts sections behind the header, where they stay, and gives each its offset.
 
-    def __init__(self) -> None:
-        self.sections: list[tuple[int, Tensor]] = []
+    Args:
+        most: bytes that the buffer may have. Memory that nothing is written to costs nothing.
+    """
+
+    def __init__(self, weight_of: Callable[[Conv], ConvWeight], most: int) -> None:
+        self.weight_of = weight_of
         self.bytes = HEADER.itemsize
+        self._out = large_pages.zeros(most)
 
     def add(self, section: Tensor) -> int:
         offset = self.bytes
         raw = section.contiguous().view(torch.uint8).flatten()
-        self.sections.append((offset, raw))
+        self._out[offset : offset + raw.numel()] = raw
         self.bytes += -(-raw.numel() // ALIGN) * ALIGN
         return offset
 
     def buffer(self, header: np.ndarray) -> Tensor:
+        """As large as what was written, and so are copies of it."""
         header["bytes"] = self.bytes
-        with torch.device("cpu"):
-            out = large_pages.zeros(self.bytes)
-            out[: HEADER.itemsize] = _raw(header)
-        for offset, raw in self.sections:
-            out[offset : offset + raw.numel()] = raw
-        return out
+        self._out[: HEADER.itemsize] = _raw(header)
+        return torch.frombuffer(self._out.numpy(), dtype=torch.uint8, count=self.bytes)
 
 
 def _raw(record: np.ndarray) -> Tensor:
@@ -114,7 +122,7 @@ def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
 def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     source = graph.nodes[node.inputs[0]]
     before = _range(graph, node.inputs[0])
-    weight = graph.weights[node.name]
+    weight = writer.weight_of(node)
     q = weight.q.detach().cpu()
     if node.kernel[0] * node.kernel[1] > MOST_TAPS:
         raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")
