@@ -26,6 +26,9 @@ EXTRAS = {
     "openvino": "bench",
     "torchao": "bench",
     "triton": "triton",
+    "PIL": "vision",
+    "torchvision": "vision",
+    "timm": "vision",
 }
 
 
@@ -41,7 +44,7 @@ def require(module: str, what: str = "this", otherwise: str = "") -> ModuleType:
     """Imports an optional package.
 
     Args:
-        module: one of :data:`EXTRAS`.
+        module: one of :data:`EXTRAS`, or a part of it, such as PIL.Image.
         what: that needs it, as the error's first words.
         otherwise: how to do without it, as the error's last words.
 
@@ -51,9 +54,10 @@ def require(module: str, what: str = "this", otherwise: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:  # the package is there and misses something of its own
+        package = module.partition(".")[0]
+        if error.name not in (module, package):  # the package is there and misses something of its own
             raise
-        text = f"{what} needs the package {module!r}, which is not installed: {how_to_get(EXTRAS[module])}"
+        text = f"{what} needs the package {package!r}, which is not installed: {how_to_get(EXTRAS[package])}"
         raise ImportError(f"{text}, {otherwise}" if otherwise else text) from error
 
 

@@ -8,6 +8,7 @@ import pytest
 from kdnative.extras import EXTRAS, require
 
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "auto_round": "auto-round",
     "huggingface_hub": "huggingface-hub",
     "sentence_transformers": "sentence-transformers",

@@ -77,7 +77,7 @@ def of_run(folder: Path) -> Student:
     from kdnative.pipeline.models import load_tokenizer
     from kdnative.pipeline.recipe import load_recipe
     from kdnative.quantize import finish_qat_
-    from kdnative.tasks import task_named
+    from kdnative.tasks import text_task
 
     recipe = load_recipe(folder / "recipe.yaml")
     teacher = next(s.name for s in recipe.active_stages() if s.row is not None and s.row.key == "teacher")
@@ -89,8 +89,8 @@ def of_run(folder: Path) -> Student:
             raise ValueError(f"{path} is missing: finish the run with kdnative run --resume, then measure its student")
         models[what] = kdnative.load(path).eval()
     finish_qat_(models["float"])
-    task = task_named(recipe.task)
-    data = task.load(**recipe.data.model_dump(exclude={"max_length"}))
+    task = text_task(recipe.task)
+    data = task.load(**recipe.data.model_dump(exclude={"max_length", "images"}))
     words = load_tokenizer(recipe.student_source)
     encoded = task.encode(data.train.head(_SAMPLES), words, recipe.data.max_length)
     samples = [dict(encoded.batch([i]).inputs) for i in range(min(_SAMPLES, len(encoded)))]

@@ -42,7 +42,7 @@ from kdnative.machine.environment import environment, write_result
 from kdnative.machine.timer import torch_threads
 from kdnative.pipeline.models import load_for_task, load_tokenizer
 from kdnative.quantize import prepare_qat_
-from kdnative.tasks import task_named
+from kdnative.tasks import text_task
 
 MODEL = "package:minilm-l6"
 CALIBRATION = 128
@@ -125,7 +125,7 @@ def run(
     Returns:
         The result, see the head of this module (without ``model`` and ``data``).
     """
-    task, data, tokenizer = task_named(TASK), splits(), load_tokenizer(str(folder))
+    task, data, tokenizer = text_task(TASK), splits(), load_tokenizer(str(folder))
     model = load_for_task(str(folder), task, data.train, fine_tuned=True).eval()
 
     def encoded(part: Dataset) -> TokenizedDataset:

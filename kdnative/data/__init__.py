@@ -1,7 +1,7 @@
 """Data sets, packaged models, tokenized texts. Start with `load_dataset` or `from_texts`, `tokenize` and `Batches`."""
 
 from kdnative.data.augment import MaskedBatches
-from kdnative.data.batches import Batch, Batches, TokenizedDataset, collate, tokenize
+from kdnative.data.batches import Batch, Batches, EncodedDataset, TokenizedDataset, collate, tokenize
 from kdnative.data.datasets import load_dataset
 from kdnative.data.movies import movie_reviews
 from kdnative.data.packages import FetchError, cache_dir, model_path
@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "DataSplits",
     "Dataset",
+    "EncodedDataset",
     "Example",
     "FetchError",
     "MaskedBatches",

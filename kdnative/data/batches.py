@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ import torch
 
 from kdnative.data.types import PAIR, TEXT, DataError, Dataset
 
-__all__ = ["UNLABELLED", "Batch", "Batches", "TokenizedDataset", "collate", "tokenize"]
+__all__ = ["UNLABELLED", "Batch", "Batches", "EncodedDataset", "TokenizedDataset", "collate", "labels_of", "tokenize"]
 
 UNLABELLED = -100  # the class number of an example without a label, as torch's losses have it; a target is NaN there
 
@@ -27,7 +28,7 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of the model, batch first: of texts ``input_ids``, ``attention_mask`` and perhaps
-            ``token_type_ids``, int64 [B, T].
+            ``token_type_ids``, int64 [B, T]; of pictures ``x``, fp32 [B, 3, H, W].
         labels: int64 [B], `UNLABELLED` where there is none; or targets, fp32 [B], NaN where there is none; None for
             data without any.
         index: int64 [B], the examples' positions in the dataset; what cached soft labels are looked up by.
@@ -46,7 +47,36 @@ class Batch:
         return len(self.index)
 
 
-class TokenizedDataset(Sequence):
+class EncodedDataset(Sequence):
+    """Examples as a model reads them: what `Batches` are made of, and what soft labels know their examples by.
+
+    Attributes:
+        labels: as in a `Batch`, of all N examples, or None. source: the Dataset.
+    """
+
+    labels: np.ndarray | None
+    source: Dataset
+
+    @property
+    @abstractmethod
+    def lengths(self) -> np.ndarray:
+        """int64 [N], the size of every example; batches are made of similar ones."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the data and of everything that decides what the model is given."""
+
+    @abstractmethod
+    def batch(self, rows: np.ndarray | Sequence[int], multiple: int = 1) -> Batch:
+        """The batch of these examples, their sizes made equal and rounded up to a multiple of so many."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.labels
+
+
+class TokenizedDataset(EncodedDataset):
     """Token ids of every example, back to back in one array.
 
     Attributes:
@@ -80,10 +110,6 @@ class TokenizedDataset(Sequence):
     def lengths(self) -> np.ndarray:
         """int64 [N], tokens of every example."""
         return np.diff(self.offsets)
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.source.labels
 
     @cached_property
     def fingerprint(self) -> str:
@@ -137,10 +163,11 @@ def tokenize(dataset: Dataset, tokenizer: Any, max_length: int = 128) -> Tokeniz
     types = None
     if "token_type_ids" in encoded:
         types = np.fromiter((i for row in encoded["token_type_ids"] for i in row), np.int8, int(offsets[-1]))
-    return TokenizedDataset(ids, offsets, _labels(dataset), int(tokenizer.pad_token_id), dataset, types)
+    return TokenizedDataset(ids, offsets, labels_of(dataset), int(tokenizer.pad_token_id), dataset, types)
 
 
-def _labels(dataset: Dataset) -> np.ndarray | None:
+def labels_of(dataset: Dataset) -> np.ndarray | None:
+    """The labels of a data set as a `Batch` has them; None where it has none."""
     if not dataset.labelled:
         return None
     kind, missing = (np.int64, UNLABELLED) if dataset.labels else (np.float32, np.nan)
@@ -165,7 +192,7 @@ def collate(rows: Sequence[np.ndarray], pad_id: int, multiple: int = 1) -> dict[
 
 
 class Batches:
-    """Batches of a tokenised dataset, in an order that depends on (seed, epoch) only.
+    """Batches of an encoded dataset, in an order that depends on (seed, epoch) only.
 
     Shuffling permutes the examples, sorts pools of 64 batches by length and shuffles the batches: padding almost
     vanishes and every epoch still mixes differently. Without shuffling the examples come in order of length, longest
@@ -182,7 +209,7 @@ class Batches:
 
     def __init__(
         self,
-        data: TokenizedDataset,
+        data: EncodedDataset,
         batch_size: int,
         *,
         shuffle: bool = False,

@@ -116,7 +116,10 @@ def load_dataset(
     elif text.startswith("hub:"):
         found = hub_splits(text[4:], columns, config=config, revision=revision, split=split, empty=empty)
     elif text.startswith("imagefolder:"):
-        raise ValueError(f"{text!r}: image folders are reserved and not read by this version; give a text data set")
+        raise ValueError(
+            f"{text!r}: this reads texts; pictures are read by kdnative.data.images.load_images, in a recipe with "
+            "task: image-classification, and a folder needs no prefix"
+        )
     else:
         found = _from_files(Path(spec), columns, validation, test, split, empty)
     _check_labels(text, found, label_column is not None)

@@ -45,7 +45,7 @@ def keep_labels(train: Dataset, count: int, source: str) -> Dataset:
             f"{source}: labelled={count:,} (data.labelled in a recipe), but there are {len(members):,} classes: "
             "at least one label for each is needed"
         )
-    hashes = [text_hash(e.texts) for e in train]
+    hashes = [text_hash(e.content) for e in train]
     ranked = []
     for positions in members.values():
         positions.sort(key=lambda i: (hashes[i], i))

@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-__all__ = ["LABEL", "PAIR", "TEXT", "DataError", "DataSplits", "Dataset", "Example", "KindError"]
+__all__ = ["IMAGE", "LABEL", "PAIR", "TEXT", "DataError", "DataSplits", "Dataset", "Example", "KindError"]
 __all__ += ["Value", "by_hash", "text_hash"]
 
-TEXT, PAIR, LABEL = "text", "text_pair", "label"  # names of fields
-Value = str | int | float | None
+TEXT, PAIR, IMAGE, LABEL = "text", "text_pair", "image", "label"  # names of fields
+Value = Any  # texts, numbers, None, or a picture, which has a digest
 
 
 class DataError(ValueError):
@@ -27,8 +28,9 @@ class KindError(DataError):
 class Example:
     """Fields by name, and an identifier that is unique in its dataset.
 
-    A task decides which fields there are. Those of texts are "text" and "text_pair"; "label" is the number of a class
-    (int), a target (float), or None where nobody gave one.
+    A task decides which fields there are. Those of texts are "text" and "text_pair", that of pictures is "image" (a
+    `kdnative.data.images.Picture`); "label" is the number of a class (int), a target (float), or None where nobody gave
+    one.
     """
 
     fields: Mapping[str, Value]
@@ -45,6 +47,11 @@ class Example:
     def texts(self) -> tuple[str, ...]:
         """The texts, one or two."""
         return tuple(self.fields[name] for name in (TEXT, PAIR) if name in self.fields)
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """What makes two examples the same one: the texts, or the digest of the picture."""
+        return self.texts or ((self.fields[IMAGE].digest,) if IMAGE in self.fields else ())
 
 
 class Dataset(Sequence):
@@ -129,18 +136,18 @@ class Dataset(Sequence):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of class names, ids, labels and texts in order; the name does not count."""
+        """SHA-256 (hex) of class names, ids, labels and contents in order; the name does not count."""
         digest = hashlib.sha256()
-        for part in (*self.labels, *(v for e in self.examples for v in (e.id, str(e.label), *e.texts))):
+        for part in (*self.labels, *(v for e in self.examples for v in (e.id, str(e.label), *e.content))):
             data = part.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()
 
     def head(self, limit: int | None) -> Dataset:
-        """At most `limit` examples in their order, chosen by a hash of the text: a sorted file stays balanced."""
+        """At most `limit` examples in their order, chosen by a hash of the content: a sorted file stays balanced."""
         if limit is None or limit >= len(self):
             return self
-        kept = sorted(sorted(range(len(self)), key=lambda i: (text_hash(self[i].texts), i))[:limit])
+        kept = sorted(sorted(range(len(self)), key=lambda i: (text_hash(self[i].content), i))[:limit])
         return Dataset([self[i] for i in kept], self.labels, self.name)
 
 
@@ -213,7 +220,7 @@ def by_hash(dataset: Dataset, shares: tuple[float, ...], names: Sequence[str]) -
     if len(shares) != len(names) or not shares or min(shares) < 0 or not sum(shares) > 0:
         raise ValueError(f"split={shares!r}: give {len(names)} shares >= 0 that are not all 0, such as (0.8, 0.1, 0.1)")
     ends = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares) - 1)]
-    hashes = [text_hash(e.texts) for e in dataset]
+    hashes = [text_hash(e.content) for e in dataset]
     places = [sum(h / 2**256 >= end for end in ends) for h in hashes]
     in_part = 0 < dataset.labelled < len(dataset)
     held_out = {h for e, h, place in zip(dataset, hashes, places, strict=True) if place and e.label is not None}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnative.data.batches import TokenizedDataset
+from kdnative.data.batches import EncodedDataset
 from kdnative.distill.topk import TopK
 from kdnative.evaluate.predict import predict
 from kdnative.files import write_atomically
@@ -62,7 +62,7 @@ class SoftLabels:
     def compute(
         cls,
         model: nn.Module,
-        dataset: TokenizedDataset,
+        dataset: EncodedDataset,
         *,
         top_k: int | None = None,
         temperature: float | None = None,
@@ -107,7 +107,7 @@ class SoftLabels:
         path: str | Path,
         *,
         model: nn.Module | None = None,
-        dataset: TokenizedDataset | None = None,
+        dataset: EncodedDataset | None = None,
     ) -> SoftLabels:
         """Reads soft labels; whatever is given is checked against what they were computed from.
 

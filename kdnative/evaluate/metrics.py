@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdnative.data.batches import Batches, TokenizedDataset
+from kdnative.data.batches import Batches, EncodedDataset
 from kdnative.evaluate.calibration import calibration_error
 from kdnative.evaluate.intervals import Interval, bootstrap_counts, wilson
 from kdnative.evaluate.predict import Predictions, predict
@@ -42,7 +42,7 @@ class Metrics:
 
 def evaluate(
     model: nn.Module,
-    data: TokenizedDataset | Batches,
+    data: EncodedDataset | Batches,
     *,
     batch_size: int = 64,
     device: str | torch.device = "auto",

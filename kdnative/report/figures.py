@@ -117,8 +117,8 @@ def reliability(rows: Sequence[ModelRow]) -> str:
     )
 
 
-def latency_by_length(rows: Sequence[LatencyRow]) -> list[tuple[int, str]]:
-    """For each batch size its chart of latency against length."""
+def latency_by_length(rows: Sequence[LatencyRow], unit: str = "tokens") -> list[tuple[int, str]]:
+    """For each batch size its chart of latency against length, or the side of pictures in pixels."""
     charts = []
     models = list(dict.fromkeys(row["model"] for row in rows))
     for batch in sorted({row["batch"] for row in rows}):
@@ -130,10 +130,10 @@ def latency_by_length(rows: Sequence[LatencyRow]) -> list[tuple[int, str]]:
         threads = words.counted(of_batch[0]["threads"], "thread")
         chart = xy_chart(
             f"Batch {batch}",
-            f"Median latency in milliseconds against the number of tokens, batch {batch}, {threads}; bars span "
+            f"Median latency in milliseconds against the number of {unit}, batch {batch}, {threads}; bars span "
             "the 20th to the 80th percentile. Lower is better.",
             [s for s in series if s.points],
-            Axis("tokens per sequence", "marked"),
+            Axis("tokens per sequence" if unit == "tokens" else f"{unit} on a side", "marked"),
             Axis("latency, ms (log scale)", "log", _milliseconds),
             width=540,
             height=360,
@@ -197,7 +197,7 @@ def _sensitivity_bar(row: SensitivityRow, key: str, measure: Measure, with_schem
 def _at(case: dict[str, int] | None) -> str:
     if not case:
         return ""
-    return f", batch {case['batch']} × {case['tokens']} tokens, {words.counted(case['threads'], 'thread')}"
+    return f", {words.case(case)}"
 
 
 def _title(measure: Measure) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from kdnative.report import figures, peers, words
+from kdnative.report.pictures import thumbnail
 from kdnative.report.read import Run
 from kdnative.report.schema import GoalRow, Measure, ModelRow, StepRow
 from kdnative.report.tables import Cell, caption, details, table
@@ -93,9 +94,7 @@ def models(run: Run) -> str | None:
         lines.append(line)
     title = "Every model of the pipeline"
     if case:
-        title += (
-            f"; latency at batch {case['batch']} × {case['tokens']} tokens, {words.counted(case['threads'], 'thread')}"
-        )
+        title += f"; latency at {words.case(case)}"
     made = table(title, columns, lines, numeric=range(1, len(columns)), emphasised=[len(lines) - 1])
     return made + _notes(run.summary.get("notes", []), "notes")
 
@@ -175,14 +174,14 @@ def disagreements(run: Run) -> str | None:
         return None
     lines = [
         [
-            Cell("", html="<br>".join(escape(_cut(text)) for text in row["texts"])),
+            Cell("", html=thumbnail(row) + "<br>".join(escape(_cut(text)) for text in row["texts"])),
             Cell(row["label"]),
             Cell(row["teacher"]),
             Cell(row["student"]),
         ]
         for row in found
     ]
-    columns = ["text", "label", "teacher", "native student"]
+    columns = ["picture" if "image" in found[0] else "text", "label", "teacher", "native student"]
     title = f"{words.counted(len(found), 'example')} of the test split, those first on which they differ most"
     return table(title, columns, lines, sortable=False, wrap=(1, 2, 3))
 

@@ -11,7 +11,8 @@ from kdnative.report.sections import SECTIONS
 
 # The browser itself then refuses anything that is not in the file.
 _POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'"
 )
 
 

@@ -143,22 +143,34 @@ class GoalRow(TypedDict, total=False):
     detail: str  # how the value came about
 
 
-class LatencyCase(TypedDict):
+class LatencyCase(TypedDict, total=False):
     """The case that the final table's latencies belong to."""
 
     batch: int
-    tokens: int
+    tokens: int  # of pictures: pixels on a side
     threads: int
+    unit: str  # of these: "tokens" where it is left out, or "pixels"
 
 
-class ExampleRow(TypedDict):
+class ExampleRow(TypedDict, total=False):
     """A test example on which student and teacher disagree; answers as a reader sees them."""
 
     index: int  # in the test split
-    texts: list[str]
+    texts: list[str]  # of a picture the name of its file
+    image: str  # of a picture: a data URI
     label: str
     teacher: str
     student: str
+
+
+class CorruptionRow(TypedDict):
+    """The deciding measure on worse pictures."""
+
+    corruption: str  # "none", "noise", "blur", "jpeg"
+    strength: int  # 0 of none, else 1 to 3
+    n: int
+    teacher: Estimate
+    student: Estimate
 
 
 class Summary(TypedDict, total=False):
@@ -174,6 +186,8 @@ class Summary(TypedDict, total=False):
     data: dict[str, Any]  # source, labels, "sizes": texts labelled, unlabelled, of validation and test
     gate: dict[str, Any] | None  # of convert, see kdnative/precision/gate_report.py
     examples: list[ExampleRow]
+    pictures: list[ExampleRow]  # of the test split, chosen by a hash
+    corruptions: list[CorruptionRow]
     notes: list[str]  # anything a reader must know, in words
 
 

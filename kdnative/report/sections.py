@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from kdnative.report import figures, outcome, words
+from kdnative.report import figures, outcome, pictures, words
 from kdnative.report.precision import precision
 from kdnative.report.read import Run
 from kdnative.report.tables import Cell, details, facts, table
@@ -15,7 +15,8 @@ def latency(run: Run) -> str | None:
     """Latency over batch size and length."""
     parts = []
     for rows in run.rows("latency").values():
-        charts = "".join(f"<figure>{chart}</figure>" for _, chart in figures.latency_by_length(rows))
+        unit = run.summary.get("case", {}).get("unit", "tokens")
+        charts = "".join(f"<figure>{chart}</figure>" for _, chart in figures.latency_by_length(rows, unit))
         lines = [
             [
                 Cell(row["model"]),
@@ -24,7 +25,7 @@ def latency(run: Run) -> str | None:
             ]
             for row in rows
         ]
-        columns = ["model", "batch", "tokens", "threads", "median, ms", "20th percentile", "80th percentile"]
+        columns = ["model", "batch", unit, "threads", "median, ms", "20th percentile", "80th percentile"]
         as_table = table("Latency over batch size and length", columns, lines, numeric=range(1, 7))
         parts.append(f'<div class="pair">{charts}</div>{details("Latencies as a table", as_table)}')
     return "".join(parts) or None
@@ -142,6 +143,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("trade-offs", "Quality, latency and size", outcome.trade_offs),
     ("calibration", "Calibration", outcome.calibration),
     ("disagreements", "Where student and teacher disagree", outcome.disagreements),
+    ("pictures", "Some pictures", pictures.samples),
+    ("corruptions", "Noise, blur and JPEG", pictures.corruptions),
     ("latency", "Latency over batch size and length", latency),
     ("training", "Training", training),
     ("modules", "Modules", conversion),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 DASH = "–"
 
 
@@ -58,6 +61,12 @@ def millions(count: int | None) -> str:
     if count is None:
         return DASH
     return f"{count / 1e6:.2f} M" if count >= 100_000 else f"{count:,}"
+
+
+def case(found: Mapping[str, Any], times: str = "×") -> str:
+    """What models were timed with: "batch 1 × 32 tokens, 2 threads"."""
+    size = f"{found['tokens']} {found.get('unit', 'tokens')}"
+    return f"batch {found['batch']} {times} {size}, {counted(found['threads'], 'thread')}"
 
 
 def counted(count: int, what: str) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from kdnative.shown import shown
 from kdnative.tasks.base import Measure, Task, Validation
 from kdnative.tasks.classification import TextClassification
+from kdnative.tasks.images import ImageClassification
 from kdnative.tasks.regression import TextRegression
+from kdnative.tasks.texts import TextTask
 
-__all__ = ["SERVED", "TASKS", "Measure", "Task", "TextClassification", "TextRegression", "Validation", "task_named"]
+__all__ = ["SERVED", "TASKS", "ImageClassification", "Measure", "Task", "TextClassification", "TextRegression"]
+__all__ += ["TextTask", "Validation", "task_named", "text_task"]
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -16,11 +19,12 @@ TASKS: dict[str, Task] = {
         TextRegression("text-regression"),
         TextClassification("sentence-pair-classification", pair=True),
         TextRegression("sentence-pair-regression", pair=True),
+        ImageClassification("image-classification"),
     )
 }
 
 SERVED = (
-    "Recipes serve one class or one number for a text, or for a pair of texts (task: "
+    "Recipes serve one class or one number for a text or a pair of texts, and one class for a picture (task: "
     f"{', '.join(TASKS)}). For other tasks, train with the parts of kdnative and convert with kdnative.convert_"
 )
 """What recipes are for, as errors and helps say it."""
@@ -35,3 +39,15 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"there is no task {shown(name)}; there are {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def text_task(name: str) -> TextTask:
+    """The task of a recipe about texts.
+
+    Raises:
+        ValueError: there is none of this name, or it is about pictures.
+    """
+    task = task_named(name)
+    if not isinstance(task, TextTask):
+        raise ValueError(f"the task {name} is about pictures, and texts are needed here")
+    return task

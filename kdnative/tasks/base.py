@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
-from kdnative.data import Batch, Batches, DataError, Dataset, DataSplits, TokenizedDataset, load_dataset, tokenize
-from kdnative.data.types import PAIR, TEXT
+from kdnative.data import Batch, Batches, DataSplits
 from kdnative.evaluate import Interval, Predictions, predict
-from kdnative.machine.latency import example_inputs
 
 __all__ = ["Measure", "Task", "Validation", "estimate"]
 
@@ -46,10 +44,10 @@ class Trained(Protocol):
 
 
 class Task(ABC):
-    """One kind of question to a model. Ours are about texts: one, or two together.
+    """One kind of question to a model, about a text, two texts together, or a picture.
 
     Attributes:
-        name: in recipes. pair: whether an example has two texts.
+        name: in recipes. pair: whether an example has two texts. pictures: whether it is about a picture.
         measures: figures of the final table. The first decides: the best epoch on the validation split is chosen by it,
             and what a student keeps of its teacher is the ratio of it.
         selectable: measures of the validation split by which a recipe may choose the best epoch, and which end is
@@ -64,6 +62,7 @@ class Task(ABC):
     from_teacher: ClassVar[str]
     lacks: ClassVar[Mapping[str, str]] = {}
     numbers: ClassVar[bool] = False
+    pictures: ClassVar[bool] = False
     divergence_unit: ClassVar[str]
 
     def __init__(self, name: str, pair: bool = False) -> None:
@@ -76,72 +75,19 @@ class Task(ABC):
     def deciding(self) -> Measure:
         return self.measures[0]
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The texts of an example."""
-        return (TEXT, PAIR) if self.pair else (TEXT,)
-
     # Data
 
-    def load(self, source: str, *, text: str, text_pair: str | None, label: str, **options: Any) -> DataSplits:
-        """The examples, with the fields that the task needs (arguments: columns, and options of `load_dataset`).
+    @abstractmethod
+    def load(self, source: str, **options: Any) -> DataSplits:
+        """The examples, with the fields that the task needs (options: of the recipe's section `data`).
 
         Raises:
-            DataError: what `load_dataset` says, or no labels to learn from.
+            DataError: data that can't be used, or no labels to learn from.
         """
-        columns = {
-            "text_column": text,
-            "label_column": label,
-            "text_pair_column": (text_pair or PAIR) if self.pair else None,
-        }
-        found = load_dataset(source, **columns, numbers=self.numbers, **options)
-        if not found.train.labelled:
-            raise DataError(f"{source}: the training split has no labels to learn from")
-        return found
-
-    def encode(self, split: Dataset, tokenizer: Any, max_length: int) -> TokenizedDataset:
-        """A split as a model reads it; its ``batch`` makes batches."""
-        return tokenize(split, tokenizer, max_length)
 
     def notes(self, data: DataSplits) -> list[str]:
         """What the user should know of data that can be learned from all the same, a sentence each."""
         return []
-
-    # Model
-
-    @abstractmethod
-    def head(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Options of transformers' configuration that make the right head."""
-
-    @abstractmethod
-    def fit_head(
-        self,
-        model: nn.Module,
-        own: Sequence[str],
-        train: Dataset,
-        missing: Collection[str],
-        replaced: Collection[str],
-        source: str,
-    ) -> bool:
-        """Adapts the head of a loaded model to the training split, in place.
-
-        Args:
-            model: a sequence classifier of transformers, made with `head`.
-            own: the class names in the model's own configuration.
-            missing: names of the parameters that the model's file does not have.
-            replaced: names of those that it has in another shape; they are new, too.
-            source: of the model, for messages.
-
-        Returns:
-            Whether it drew a layer anew that the model's file has.
-
-        Raises:
-            ValueError: the head can't be made to fit.
-        """
-
-    @abstractmethod
-    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
-        """Why a head for these classes can't answer for those of the data, in words; None where it may."""
 
     # Training
 
@@ -211,12 +157,9 @@ class Task(ABC):
 
     # Timing
 
-    def example_inputs(self, model: nn.Module, batch: int, tokens: int) -> dict[str, Tensor]:
-        """Inputs to time a model with: of pairs, the second half of the tokens is the second text."""
-        inputs = example_inputs(model, batch, tokens)
-        if self.pair and "token_type_ids" in inputs:
-            inputs["token_type_ids"][:, tokens // 2 :] = 1
-        return inputs
+    @abstractmethod
+    def example_inputs(self, model: nn.Module, batch: int, size: int) -> dict[str, Tensor]:
+        """Inputs to time a model with: so many examples of so many tokens, or pixels on a side."""
 
 
 class Validation:

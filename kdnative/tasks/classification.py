@@ -1,4 +1,4 @@
-"""Which of some classes a text, or a pair of texts, belongs to."""
+"""Which of some classes an example belongs to: a text, or a pair of texts, or a picture."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from kdnative.evaluate.metrics import accuracy, mean_divergence
 from kdnative.shown import listed
 from kdnative.tasks.base import Measure, Task, Trained, estimate
 from kdnative.tasks.heads import fit_head, mismatch
+from kdnative.tasks.texts import TextTask
 
-__all__ = ["TextClassification"]
+__all__ = ["Classification", "TextClassification"]
 
 # Of a scale; fewer are mostly names, more are mostly numbers of topics.
 _FEWEST_STEPS, _MOST_STEPS = 4, 11
 
 
-class TextClassification(Task):
-    """One class of several. A soft label is the teacher's logits; accuracy decides."""
+class Classification(Task):
+    """One class of several, whatever is classified. A soft label is the teacher's logits; accuracy decides."""
 
     measures = (
         Measure("accuracy", "accuracy", short="accuracy"),
@@ -46,27 +47,6 @@ class TextClassification(Task):
     selectable = {"accuracy": "max", "macro_f1": "max", "loss": "min", "kl": "min"}
     from_teacher = "kl"
     divergence_unit = "nats"
-
-    def notes(self, data: DataSplits) -> list[str]:
-        return [note for note in (_untrained(data), _single(data), _ordinal(data.labels)) if note]
-
-    def head(self, labels: Sequence[str]) -> dict[str, Any]:
-        numbered = dict(enumerate(labels))
-        return {"num_labels": len(labels), "id2label": numbered, "label2id": {name: i for i, name in numbered.items()}}
-
-    def fit_head(
-        self,
-        model: nn.Module,
-        own: Sequence[str],
-        train: Dataset,
-        missing: Collection[str],
-        replaced: Collection[str],
-        source: str,
-    ) -> bool:
-        return fit_head(model, own, train.labels, missing, source)
-
-    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
-        return mismatch(own, labels)
 
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return HardLabelLoss(weight=weight, class_weights=class_weights, label_smoothing=settings.label_smoothing)
@@ -152,6 +132,31 @@ class TextClassification(Task):
             }
             for index in differ[order].tolist()
         ]
+
+
+class TextClassification(Classification, TextTask):
+    """Which class a text, or a pair of texts, belongs to."""
+
+    def notes(self, data: DataSplits) -> list[str]:
+        return [note for note in (_untrained(data), _single(data), _ordinal(data.labels)) if note]
+
+    def head(self, labels: Sequence[str]) -> dict[str, Any]:
+        numbered = dict(enumerate(labels))
+        return {"num_labels": len(labels), "id2label": numbered, "label2id": {name: i for i, name in numbered.items()}}
+
+    def fit_head(
+        self,
+        model: nn.Module,
+        own: Sequence[str],
+        train: Dataset,
+        missing: Collection[str],
+        replaced: Collection[str],
+        source: str,
+    ) -> bool:
+        return fit_head(model, own, train.labels, missing, source)
+
+    def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
+        return mismatch(own, labels)
 
 
 def _untrained(data: DataSplits) -> str:

@@ -13,15 +13,16 @@ from kdnative.data import Batch, Dataset
 from kdnative.distill import SoftTargetLoss, TargetLoss
 from kdnative.evaluate import Interval, Predictions, correlation, logits_of, measure_targets, pearson, spearman
 from kdnative.evaluate.targets import correlation_difference, correlation_ratio, numbers_of
-from kdnative.tasks.base import Measure, Task, Trained, estimate
+from kdnative.tasks.base import Measure, Trained, estimate
 from kdnative.tasks.heads import last_linear, log
+from kdnative.tasks.texts import TextTask
 
 __all__ = ["TextRegression"]
 
 _NO_CLASSES = "a regression task has no classes"
 
 
-class TextRegression(Task):
+class TextRegression(TextTask):
     """One number. A soft label is the teacher's prediction; Pearson's correlation with the targets decides."""
 
     measures = (

@@ -290,7 +290,7 @@ def test_other_problems(tmp_path):
         load_dataset(tmp_path)
     with pytest.raises(ValueError, match="only packaged data set"):
         load_dataset("package:imdb")
-    with pytest.raises(ValueError, match="image folders are reserved"):
+    with pytest.raises(ValueError, match="task: image-classification"):
         load_dataset("imagefolder:photos")
     with pytest.raises(ValueError, match="limit=0"):
         load_dataset(write_csv(tmp_path / "a.csv"), limit=0)

@@ -9,7 +9,7 @@ import torch
 
 import kdnative
 from kdnative.pipeline import PipelineError, RecipeError, RunFolder, check, load_recipe
-from kdnative.pipeline.stages import calibrating
+from kdnative.pipeline.models import load_tokenizer
 from kdnative.quantize import Calibration, FakeQuantLinear
 from tests.pipeline.conftest import changed, copy_of, write_recipe
 
@@ -60,7 +60,7 @@ def test_the_calibration_is_that_of_the_training_texts(calibrated, tiny):
     """The same call in Python, on the texts that a hash chooses, gives the same bits."""
     recipe = load_recipe(calibrated.path / "recipe.yaml")
     data = kdnative.data.load_dataset(tiny["data"]["source"]).train.head(24)
-    tokenizer = calibrating.tokenizer.__globals__["load_tokenizer"](tiny["teacher"]["source"])
+    tokenizer = load_tokenizer(tiny["teacher"]["source"])
     batches = kdnative.data.Batches(kdnative.data.tokenize(data, tokenizer, recipe.data.max_length), 8)
     model = kdnative.load(calibrated.output("prune") / "model").eval()
     again = kdnative.quantize.calibrate_(model, SCHEMES, [b.inputs for b in batches], method="gptq")

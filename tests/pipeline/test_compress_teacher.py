@@ -9,7 +9,8 @@ import torch
 
 import kdnative
 from kdnative.distill import SoftLabels
-from kdnative.pipeline import PipelineError, RunFolder, rehearsal
+from kdnative.pipeline import PipelineError, RunFolder
+from kdnative.pipeline.kinds.texts import TEXTS
 from kdnative.pipeline.stages import teacher, training
 from tests.pipeline.conftest import changed, write_recipe
 
@@ -81,7 +82,7 @@ def test_an_interrupted_recovery_goes_on_with_the_same_bits(tiny, tmp_path, monk
 def test_what_it_cannot_learn_with_is_refused_before_anything_runs(tiny, tmp_path, monkeypatch, prune, words):
     if "mask_tokens" in prune:
         without = SimpleNamespace(mask_token_id=None)
-        monkeypatch.setattr(rehearsal, "tokenizer", lambda context, source: without)
+        monkeypatch.setattr(type(TEXTS), "tokenizer", lambda self, shared, source: without)
     with pytest.raises(PipelineError, match=words):
         run(recipe_of(tiny, prune={**PRUNE, **prune}), tmp_path)
     assert not (tmp_path / "runs").exists()

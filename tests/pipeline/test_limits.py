@@ -9,6 +9,7 @@ import torch
 
 import kdnative
 from kdnative.pipeline import PipelineError, limits, load_recipe
+from kdnative.pipeline.kinds.texts import TEXTS
 from kdnative.pipeline.limits import check_sizes, positions
 from kdnative.pipeline.stages import Context, Shared, training
 from tests.pipeline.conftest import changed, write_recipe
@@ -128,7 +129,7 @@ def test_cases_of_the_benchmark_fit_the_memory(tiny, tmp_path, monkeypatch, sett
     ],
 )
 def test_a_model_that_was_not_rehearsed_is_judged_before_its_training(tiny, tmp_path, monkeypatch, sections, words):
-    for module in ("rehearsal", "rehearsed_models"):
+    for module in ("rehearsal", "kinds.texts"):
         monkeypatch.setattr(f"kdnative.pipeline.{module}.may_be_asked", lambda source, needed: False)
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained"))
     path = write_recipe(tmp_path / "r.yaml", changed(tiny, **sections))
@@ -141,6 +142,6 @@ def test_hidden_tokens_of_a_later_stage_are_judged_before_training(tiny, tmp_pat
     shared = Shared(recipe)
     source = recipe.teacher.source
     context = Context(recipe, None, "train_teacher", tmp_path, "cpu", logging.getLogger(), False, shared)
-    training.tokenizer(context, source).mask_token = None
+    TEXTS.tokenizer(context.shared, source).mask_token = None
     with pytest.raises(PipelineError, match=r"^recover\.mask_tokens: the tokenizer of .* has no mask token"):
         training._check_recipe(context, source, classifier("Bert", 512, "meta"))

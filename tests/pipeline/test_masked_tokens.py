@@ -12,6 +12,7 @@ from kdnative.data import MaskedBatches
 from kdnative.distill import SoftLabels
 from kdnative.pipeline import PipelineError
 from kdnative.pipeline.folder import RunFolder
+from kdnative.pipeline.kinds.texts import TEXTS
 from kdnative.pipeline.stages import student, training
 from tests.pipeline.conftest import changed, write_model, write_recipe
 
@@ -53,7 +54,7 @@ def test_no_teacher_runs_where_soft_labels_are_enough(tiny, tmp_path, monkeypatc
 
 def test_a_tokenizer_without_a_mask_token():
     words = SimpleNamespace(mask_token_id=None, all_special_ids=[])
-    cache = {"train for m": SimpleNamespace(labels=None), "tokenizer of m": words}
+    cache = {"tokenizer of m": words}
     context = SimpleNamespace(
         settings=SimpleNamespace(mask_tokens=0.1, batch_size=4),
         recipe=SimpleNamespace(seed=0),
@@ -61,7 +62,7 @@ def test_a_tokenizer_without_a_mask_token():
         section="distil",
     )
     with pytest.raises(PipelineError, match=r"distil\.mask_tokens: the tokenizer of m has no mask token; set it to 0"):
-        training._batches(context, "m", "train")
+        TEXTS.batches(context, "m", SimpleNamespace(labels=None))
 
 
 def test_students_of_hidden_tokens_go_on_where_they_were(tiny, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from kdnative.formats.convnet.graph import (
     Resize,
 )
 from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_PIXELS, MOST_TAPS, RECORD, VERSION
+from kdnative.formats.convnet.unpack import packed_bytes
 
 __all__ = ["is_depthwise", "pack"]
 
@@ -50,7 +51,7 @@ def pack(graph: Graph, weight_of: Callable[[Conv], ConvWeight] | None = None) ->
             range of exact rounding.
     """
     check(graph, weights=weight_of is None)
-    writer = _Writer(weight_of or (lambda node: graph.weights[node.name]))
+    writer = _Writer(weight_of or (lambda node: graph.weights[node.name]), packed_bytes(graph))
     records = np.zeros(len(graph.nodes), RECORD)
     links: list[int] = []
     for record, node in zip(records, graph.nodes, strict=True):
@@ -69,29 +70,29 @@ def pack(graph: Graph, weight_of: Callable[[Conv], ConvWeight] | None = None) ->
 
 
 class _Writer:
-    """Collects sections behind the header and gives each its offset."""
+    """Puts sections behind the header, where they stay, and gives each its offset.
 
-    def __init__(self, weight_of: Callable[[Conv], ConvWeight]) -> None:
+    Args:
+        most: bytes that the buffer may have. Memory that nothing is written to costs nothing.
+    """
+
+    def __init__(self, weight_of: Callable[[Conv], ConvWeight], most: int) -> None:
         self.weight_of = weight_of
-        self.sections: list[tuple[int, Tensor]] = []
         self.bytes = HEADER.itemsize
+        self._out = large_pages.zeros(most)
 
     def add(self, section: Tensor) -> int:
         offset = self.bytes
         raw = section.contiguous().view(torch.uint8).flatten()
-        self.sections.append((offset, raw))
+        self._out[offset : offset + raw.numel()] = raw
         self.bytes += -(-raw.numel() // ALIGN) * ALIGN
         return offset
 
     def buffer(self, header: np.ndarray) -> Tensor:
+        """As large as what was written, and so are copies of it."""
         header["bytes"] = self.bytes
-        with torch.device("cpu"):
-            out = large_pages.zeros(self.bytes)
-            out[: HEADER.itemsize] = _raw(header)
-        while self.sections:  # each is freed once it is copied
-            offset, raw = self.sections.pop()
-            out[offset : offset + raw.numel()] = raw
-        return out
+        self._out[: HEADER.itemsize] = _raw(header)
+        return torch.frombuffer(self._out.numpy(), dtype=torch.uint8, count=self.bytes)
 
 
 def _raw(record: np.ndarray) -> Tensor:

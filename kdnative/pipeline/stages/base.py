@@ -14,20 +14,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kdnative.data.types import DataError, KindError
 from kdnative.files import sha256_of
 from kdnative.pipeline.folder import RunFolder
+from kdnative.pipeline.kinds import Kind, kind_of
 from kdnative.tasks import SERVED, Task, task_named
 
 if TYPE_CHECKING:
     from kdnative.data import DataSplits
     from kdnative.pipeline.rehearsed_models import Rehearsal
-    from kdnative.pipeline.schema import Recipe
+    from kdnative.pipeline.schema import Recipe, Student, Teacher
     from kdnative.pipeline.sections import Section
 
 
 ABSENT = "absent"
-_NAMED = ("package:", "hub:")  # a source that is the name of a model, not the path of its folder
+_NAMED = (
+    "package:",
+    "hub:",
+    "torchvision:",
+    "timm:",
+)  # a source that is the name of a model, not the path of its folder
 # Of a model's folder: weights, configuration and tokenizer, but not notes that people write beside them.
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.index.json", "config.json", "kdnative.json", "tokenizer*", "vocab*")
-_MODEL_FILES += ("merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.index.json", "config.json", "kdnative.json", "network.json", "tokenizer*")
+_MODEL_FILES += ("vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
 
 
 @dataclass
@@ -82,6 +88,10 @@ class Context:
     def task(self) -> Task:
         return self.shared.task
 
+    @property
+    def kind(self) -> Kind:
+        return self.shared.kind
+
     def input(self, stage: str) -> Path:
         """The output folder of an earlier stage, one of those this stage says it needs."""
         return self.run.output(stage)
@@ -98,6 +108,11 @@ class Shared:
     def task(self) -> Task:
         return task_named(self.recipe.task)
 
+    @property
+    def kind(self) -> Kind:
+        """What depends on whether the task is about texts or pictures."""
+        return kind_of(self.task.pictures)
+
     @cached_property
     def data(self) -> DataSplits:
         """The examples.
@@ -106,12 +121,12 @@ class Shared:
             DataError: they can't be read, or are not of the kind that the task reads.
         """
         try:
-            return self.task.load(**self.recipe.data.model_dump(exclude={"max_length"}))
+            return self.kind.load_data(self.recipe)
         except KindError as error:
             raise DataError(f"{error}. The task is {self.task.name}. {SERVED}") from error
 
     def model_digest(self, source: str) -> str | None:
-        """SHA-256 of the names and contents of a model's files, read once per run; ABSENT when the folder is gone.
+        """SHA-256 of the names and contents of a model's files, read once per run; ABSENT when they are gone.
 
         None for names, which say themselves what they stand for.
         """
@@ -119,8 +134,14 @@ class Shared:
             return None
         key = f"digest of {source}"
         if key not in self.cache:
-            self.cache[key] = _digest(Path(source)) if Path(source).is_dir() else ABSENT
+            place = Path(source)
+            self.cache[key] = sha256_of(place) if place.is_file() else _digest(place) if place.is_dir() else ABSENT
         return self.cache[key]
+
+
+def named(model: Teacher | Student) -> tuple[str, ...]:
+    """The models and files from outside of the run that a model of the recipe starts from."""
+    return (model.source,) if model.weights is None else (model.source, model.weights)
 
 
 def _digest(folder: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdnative.data import Batches
 from kdnative.pipeline.sections import Calibrate, of_bits
 from kdnative.pipeline.stages.base import Context, Stage
-from kdnative.pipeline.stages.training import load_model, tokenizer
+from kdnative.pipeline.stages.training import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ def calibrated(
 def calibration_batches(context: Context, source: str, settings: Calibrate) -> list[dict[str, Tensor]]:
     """Inputs of the model from `source`: training texts that are chosen by a hash, longest first."""
     texts = context.data.train.head(settings.texts)
-    data = context.task.encode(texts, tokenizer(context, source), context.recipe.data.max_length)
+    data = context.kind.encode(context.shared, source, texts)
     return [batch.inputs for batch in Batches(data, settings.batch_size)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -13,7 +14,7 @@ from kdnative.pipeline.stages.calibrating import to_the_nearest, with_calibratio
 from kdnative.pipeline.stages.native import NATIVE, conversion_options, final_schemes
 from kdnative.pipeline.stages.student import BASELINE
 from kdnative.pipeline.stages.teacher import TEACHER
-from kdnative.pipeline.stages.training import MODEL, load_model, tokenized, tokenizer
+from kdnative.pipeline.stages.training import MODEL, encoded, load_model
 from kdnative.tasks.base import estimate
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ def _evaluate(context: Context) -> dict[str, Any]:
     recipe, task = context.recipe, context.task
     rows: dict[str, Any] = {}
     answers: dict[str, Predictions] = {}  # of each row's model as it is
+    ends: dict[str, nn.Module] = {}  # the teacher and the final student
     for row, stage in row_stages(recipe).items():
         key = row.key
         model = load_model(context, stage)
         source = recipe.teacher.source if row == TEACHER else recipe.student_source
+        ends |= {name: model for name, end in (("teacher", TEACHER), ("student", NATIVE)) if row == end}
         own = native = _answers(context, model, source, native=row == NATIVE)
         if row != NATIVE:
-            native = _answers(context, converted(context, model), source, native=True)
+            native = _answers(context, converted(context, copy.deepcopy(model.cpu()), source), source, native=True)
         answers[key] = own
         teacher = answers[TEACHER.key]
         rows[key] = {
@@ -61,12 +64,13 @@ def _evaluate(context: Context) -> dict[str, Any]:
         "teacher_calibration": _teacher_calibration(context),
         "disagreements": task.disagreements(answers[TEACHER.key], answers[NATIVE.key], MOST_EXAMPLES),
         **_sensitivity(context),
+        **context.kind.measured(context, ends, {"teacher": answers[TEACHER.key], "student": answers[NATIVE.key]}),
     }
 
 
 def _answers(context: Context, model: nn.Module, source: str, *, native: bool, split: str = "test") -> Predictions:
     device = "cpu" if native else context.device
-    return predict(model, tokenized(context, source, split), batch_size=context.settings.batch_size, device=device)
+    return predict(model, encoded(context, source, split), batch_size=context.settings.batch_size, device=device)
 
 
 def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, Any]]:
@@ -136,7 +140,7 @@ def _untrained(context: Context, row: Row, *, calibrated: bool = True) -> Predic
     from kdnative import convert_
 
     model = load_model(context, row_stages(context.recipe)[row]).cpu()
-    options = conversion_options(context, calibrated=calibrated)
+    options = conversion_options(context, model, calibrated=calibrated)
     native = convert_(model, final_schemes(context), **options).model
     return _answers(context, native, context.recipe.student_source, native=True)
 
@@ -157,18 +161,19 @@ def _sensitivity(context: Context) -> dict[str, Any]:
         return {}
     model = load_model(context, recipe.student_before("convert"))
     examples = context.data.validation.head(limit)
-    data = task.encode(examples, tokenizer(context, recipe.student_source), recipe.data.max_length)
+    data = context.kind.encode(context.shared, recipe.student_source, examples)
     found = sensitivity(model, data, include_all=True, device=context.device, score=task.score)
     rows = [{"layer": s.layer, "scheme": s.change, "drop": -s.score_change, "divergence": s.loss} for s in found]
     return {"sensitivity": rows}
 
 
-def converted(context: Context, model: nn.Module) -> nn.Module:
+def converted(context: Context, model: nn.Module, source: str) -> nn.Module:
     """A float model on native kernels, rounded to the nearest and without further training."""
     from kdnative import convert_
 
     schemes = context.recipe.evaluate.native_schemes
-    return convert_(model.cpu(), schemes, **to_the_nearest(schemes)).model
+    options = {**to_the_nearest(schemes), **context.kind.conversion(context, source, model, schemes)}
+    return convert_(model.cpu(), schemes, **options).model
 
 
 def scheme_text(schemes: Any) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdnative.pipeline.folder import PipelineError
 from kdnative.pipeline.stages.base import Context
-from kdnative.pipeline.stages.training import VALIDATION_BATCH, tokenized
+from kdnative.pipeline.stages.training import VALIDATION_BATCH, encoded
 from kdnative.tasks import task_named
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def through_the_gate(
     from kdnative.precision import Gate, GateError
 
     gate = Gate(
-        data=tokenized(context, context.recipe.student_source, "validation"),
+        data=encoded(context, context.recipe.student_source, "validation"),
         seed=context.recipe.seed,
         batch_size=VALIDATION_BATCH,
         show=lambda text: context.log.info("convert: %s", text),

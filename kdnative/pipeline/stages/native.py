@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.sections import Convert, of_bits
@@ -13,9 +15,9 @@ from kdnative.pipeline.stages.gating import plan_of, through_the_gate
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
     compared,
+    encoded,
     load_model,
     save_model,
-    tokenized,
 )
 
 if TYPE_CHECKING:
@@ -29,9 +31,9 @@ def _convert(context: Context) -> dict[str, Any]:
     source = recipe.student_source
     model = load_model(context, recipe.student_before("convert"))
     count = parameters(model)
-    validation = tokenized(context, source, "validation")
+    validation = encoded(context, source, "validation")
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
-    options = conversion_options(context, trained=recipe.recover is not None)
+    options = conversion_options(context, model, trained=recipe.recover is not None)
     schemes = recipe.schemes_to_convert()
     if recipe.convert.gate is None:
         report, gate = convert_(model.cpu(), schemes, **options), {}
@@ -69,15 +71,20 @@ def _warn(context: Context, agreement: float) -> None:
         )
 
 
-def conversion_options(context: Context, *, trained: bool = False, calibrated: bool = True) -> dict[str, Any]:
+def conversion_options(
+    context: Context, model: nn.Module, *, trained: bool = False, calibrated: bool = True
+) -> dict[str, Any]:
     """How `convert` converts.
 
     Args:
+        model: the float student.
         trained: for the student that `recover` trained, whose layers have their weights.
         calibrated: with the weights of `calibrate`, if the recipe has it; else rounded to the nearest.
     """
     settings = context.recipe.convert
     options = {"keep": settings.keep, "embeddings": settings.embeddings, "clip_search": settings.clip_search}
+    schemes = context.recipe.schemes_to_convert()
+    options |= context.kind.conversion(context, context.recipe.student_source, model, schemes)
     if trained:
         return options
     if calibrated and (found := student_calibration(context)) is not None:

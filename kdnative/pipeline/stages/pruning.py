@@ -10,7 +10,7 @@ from torch import nn
 from kdnative.data import Batch, Batches
 from kdnative.pipeline.models import parameters
 from kdnative.pipeline.stages.base import Context
-from kdnative.pipeline.stages.training import seeded, tokenized
+from kdnative.pipeline.stages.training import encoded, seeded
 from kdnative.prune import structured_, student_from
 
 if TYPE_CHECKING:
@@ -77,5 +77,5 @@ def shaped(context: Context, model: nn.Module) -> nn.Module:
 
 def _calibration(context: Context, source: str, count: int, size: int) -> list[Batch]:
     """The first shuffled batches of the labelled training examples: the others have no loss."""
-    labelled = tokenized(context, source, "labelled")
+    labelled = encoded(context, source, "labelled")
     return list(itertools.islice(Batches(labelled, size, shuffle=True, seed=context.recipe.seed), count))

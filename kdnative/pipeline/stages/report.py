@@ -19,7 +19,7 @@ def _report(context: Context) -> dict[str, Any]:
     """Writes the summary into the run's folder, and the report where the recipe asks for it."""
     recipe, run = context.recipe, context.run
     stages = [stage.name for stage in recipe.active_stages() if stage.name != context.stage]
-    gate = run.metrics("convert").get("gate")
+    gate, metrics = run.metrics("convert").get("gate"), run.metrics("evaluate")
     summary = build_summary(
         context.task,
         recipe.goals,
@@ -30,6 +30,10 @@ def _report(context: Context) -> dict[str, Any]:
     )
     summary["gate"] = gate
     summary["examples"] = _examples(context)
+    summary["pictures"] = [
+        {**context.kind.shown(context.data.test, row["index"]), **row} for row in metrics.get("pictures", [])
+    ]
+    summary["corruptions"] = metrics.get("corruptions", [])
     write_json(run.path / "summary.json", summary)
     text = format_summary(summary)
     replace_text(run.path / "summary.txt", text + "\n")
@@ -42,16 +46,17 @@ def _report(context: Context) -> dict[str, Any]:
 
 
 def _data(context: Context) -> dict[str, Any]:
-    """Where the texts come from and how many each part has."""
+    """Where the examples come from and how many each part has."""
     data, source = context.data, context.recipe.data.source
-    return {"source": source, "labels": list(data.labels), "sizes": data.sizes, "counts": data.summary()}
+    found = {"source": source, "labels": list(data.labels), "sizes": data.sizes, "counts": data.summary()}
+    return {**found, "things": context.kind.things}
 
 
 def _examples(context: Context) -> list[dict[str, Any]]:
     """Texts of the test split on which student and teacher disagree most, as many as the recipe asks for."""
     found = context.run.metrics("evaluate")["disagreements"][: context.settings.examples]
     test = context.data.test
-    return [{"texts": list(test[row["index"]].texts), **row} for row in found]
+    return [{**context.kind.shown(test, row["index"]), **row} for row in found]
 
 
 REPORT = Stage(

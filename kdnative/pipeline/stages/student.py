@@ -10,22 +10,22 @@ from torch import nn
 
 from kdnative.distill import SoftLabels
 from kdnative.evaluate import Predictions, predict
-from kdnative.pipeline.models import load_for_task
+from kdnative.pipeline.kinds.texts import TEXTS
 from kdnative.pipeline.sections import Distilling, Prune, Recover, Training
-from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.base import Context, Row, Stage, named
 from kdnative.pipeline.stages.calibrating import calibration_of, student_calibration, with_calibration
 from kdnative.pipeline.stages.pruning import cut, shaped
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
+    MODEL,
     asks_teacher,
     distillation_loss,
+    encoded,
     fit,
     hard_loss,
     load_model,
     save_model,
     seeded,
-    tokenized,
-    tokenizer,
 )
 from kdnative.pipeline.vocabulary import TranslatingTeacher, id_table
 
@@ -95,24 +95,25 @@ def _new_student(context: Context) -> nn.Module:
     settings = context.recipe.student
     seeded(context)
     if settings.source == "teacher":
-        model = load_model(context, "train_teacher")
+        model = context.kind.copied(context, context.input("train_teacher") / MODEL)
     else:
-        model = load_for_task(settings.source, context.task, context.data.train)
+        model = context.kind.load(context, settings)
     return shaped(context, model)
 
 
 def _learn(context: Context, model: nn.Module, forward: AbstractContextManager | None = None) -> dict[str, Any]:
     """Trains with the recipe's distillation loss, on the cached soft labels and the teacher's hidden states.
 
-    `forward`: what to train within. Where tokens are hidden, the teacher has to label what is left, and runs with every
-    batch.
+    `forward`: what to train within. Where inputs change from epoch to epoch (tokens are hidden, pictures cropped), the
+    teacher has to label what they become, and runs with every batch.
     """
     source, settings = context.recipe.student_source, context.settings
-    labels_batches = settings.soft_weight and settings.mask_tokens
+    changed = context.kind.changes_inputs(context)
+    labels_batches = settings.soft_weight and changed
     teacher = _running_teacher(context) if settings.hidden_weight or labels_batches else None
     soft_labels = None
-    if settings.soft_weight and not settings.mask_tokens:
-        labelled = tokenized(context, context.recipe.teacher.source, "train")
+    if settings.soft_weight and not changed:
+        labelled = encoded(context, context.recipe.teacher.source, "train")
         soft_labels = SoftLabels.load(context.input("compress_teacher") / SOFT_LABELS, dataset=labelled)
     loss = distillation_loss(context, model, teacher)
     answers = _answers(context) if asks_teacher(context) else None
@@ -125,16 +126,24 @@ def _learn(context: Context, model: nn.Module, forward: AbstractContextManager |
 def _answers(context: Context) -> Predictions:
     """What the teacher of the soft labels says of the validation split."""
     settings = context.recipe.compress_teacher
-    compressed = settings.scheme is not None or settings.prune is not None
-    teacher = load_model(context, "compress_teacher" if compressed else "train_teacher")
+    teacher = _labelling_teacher(context)
     device = context.device if settings.scheme is None else "cpu"
-    data = tokenized(context, context.recipe.teacher.source, "validation")
+    data = encoded(context, context.recipe.teacher.source, "validation")
     return predict(teacher, data, batch_size=settings.batch_size, device=device)
+
+
+def _labelling_teacher(context: Context) -> nn.Module:
+    """The teacher of the soft labels, compressed if the recipe says so."""
+    settings = context.recipe.compress_teacher
+    compressed = settings.scheme is not None or settings.prune is not None
+    return load_model(context, "compress_teacher" if compressed else "train_teacher")
 
 
 def _running_teacher(context: Context) -> nn.Module:
     """The teacher for the hidden states and labels of single batches, on the student's token ids."""
     settings = context.recipe.compress_teacher
+    if context.task.pictures:
+        return _labelling_teacher(context)
     # What was calibrated for the pruned teacher doesn't fit the whole one, which hidden states come from.
     fits = settings.calibrate is not None and settings.prune is None
     calibration = calibration_of(context.input("compress_teacher")) if fits else None
@@ -143,14 +152,13 @@ def _running_teacher(context: Context) -> nn.Module:
     ours, theirs = context.recipe.student_source, context.recipe.teacher.source
     if ours == theirs:
         return teacher
-    return TranslatingTeacher(
-        teacher, id_table(tokenizer(context, ours), tokenizer(context, theirs), context.task.pair)
-    )
+    table = id_table(*(TEXTS.tokenizer(context.shared, source) for source in (ours, theirs)), pair=context.task.pair)
+    return TranslatingTeacher(teacher, table)
 
 
 def _sources(recipe: Recipe) -> tuple[str, ...]:
     """Where a new student comes from, when that is not a stage of the run."""
-    return () if recipe.student.source == "teacher" else (recipe.student.source,)
+    return () if recipe.student.source == "teacher" else named(recipe.student)
 
 
 _STUDENT = ("data", "teacher", "student")

@@ -11,9 +11,8 @@ from torch import nn
 from kdnative.distill import SoftLabels
 from kdnative.evaluate import predict
 from kdnative.evaluate.temperature import HIGHEST, LOWEST, fit_temperature
-from kdnative.pipeline.models import load_for_task
 from kdnative.pipeline.sections import CompressTeacher, TeacherTraining
-from kdnative.pipeline.stages.base import Context, Row, Stage
+from kdnative.pipeline.stages.base import Context, Row, Stage, named
 from kdnative.pipeline.stages.calibrating import calibrated, to_the_nearest
 from kdnative.pipeline.stages.pruning import cut
 from kdnative.pipeline.stages.training import (
@@ -22,11 +21,11 @@ from kdnative.pipeline.stages.training import (
     asks_teacher,
     compared,
     distillation_loss,
+    encoded,
     fit,
     hard_loss,
     load_model,
     save_model,
-    tokenized,
 )
 from kdnative.tasks.heads import scale_logits
 
@@ -40,7 +39,7 @@ TEACHER = Row("teacher", "teacher")
 
 def _train_teacher(context: Context) -> dict[str, Any]:
     source, fine_tuned = context.recipe.teacher.source, context.recipe.teacher.fine_tuned
-    model = load_for_task(source, context.task, context.data.train, fine_tuned=fine_tuned)
+    model = context.kind.load(context, context.recipe.teacher, fine_tuned=fine_tuned)
     metrics = as_it_is(context, model, source) if fine_tuned else fit(context, model, hard_loss(context), source)
     if context.settings.fit_temperature:
         metrics["calibration"] = _calibrated(context, model, source)
@@ -54,7 +53,7 @@ def _calibrated(context: Context, model: nn.Module, source: str) -> dict[str, fl
     So everything that is made from the teacher is made from the calibrated one. Its errors afterwards are flattered a
     little, as the temperature was fitted on the same examples.
     """
-    validation, task = tokenized(context, source, "validation"), context.task
+    validation, task = encoded(context, source, "validation"), context.task
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
     temperature = fit_temperature(before.logits, before.labels)
     scale_logits(model.cpu(), 1 / temperature, before.logits.shape[1], source)
@@ -88,7 +87,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
 
     settings, source = context.settings, context.recipe.teacher.source
     teacher = load_model(context, "train_teacher")
-    validation = tokenized(context, source, "validation")
+    validation = encoded(context, source, "validation")
     metrics: dict[str, Any] = {}
     device = context.device
     compressed = settings.scheme is not None or settings.prune is not None
@@ -103,7 +102,7 @@ def _compress_teacher(context: Context) -> dict[str, Any]:
         after = predict(teacher, validation, batch_size=settings.batch_size, device=device)
         metrics["validation"] = compared(context, before, after)
         metrics["bytes"] = save_model(context, teacher.cpu(), source)
-    train = tokenized(context, source, "train")
+    train = encoded(context, source, "train")
     top = {"top_k": settings.top_k, "temperature": settings.temperature}
     labels = SoftLabels.compute(teacher, train, batch_size=settings.batch_size, device=device, **top)
     labels.save(context.folder / SOFT_LABELS)
@@ -114,7 +113,7 @@ def _rounding(context: Context, teacher: nn.Module, source: str) -> dict[str, An
     """How `convert_` is to round the teacher's weights: as `compress_teacher.calibrate` says."""
     settings = context.settings
     if settings.calibrate is None:
-        return to_the_nearest(settings.scheme)
+        return {**to_the_nearest(settings.scheme), **context.kind.conversion(context, source, teacher, settings.scheme)}
     return {"calibration": calibrated(context, teacher, source, settings.scheme, settings.calibrate)}
 
 
@@ -126,7 +125,7 @@ def _pruned(context: Context, teacher: nn.Module, source: str) -> dict[str, Any]
     loss = distillation_loss(inner, teacher, whole)
     answers = None
     if asks_teacher(inner):
-        data = tokenized(context, source, "validation")
+        data = encoded(context, source, "validation")
         answers = predict(whole, data, batch_size=context.settings.batch_size, device=context.device)
     asked = whole if inner.settings.learns_from_teacher else None
     metrics = fit(inner, teacher, loss, source, teacher=asked, answers=answers)
@@ -172,7 +171,7 @@ TRAIN_TEACHER = Stage(
     default=TeacherTraining(),
     uses=("data", "teacher"),
     version=1,
-    sources=lambda recipe: (recipe.teacher.source,),
+    sources=lambda recipe: named(recipe.teacher),
     teacher=True,
     row=TEACHER,
     rehearse=lambda rehearsal: rehearsal.load_teacher(),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kdnative.data import Batches, MaskedBatches, TokenizedDataset
+from kdnative.data import Batches
+from kdnative.data.batches import EncodedDataset
 from kdnative.distill import (
     Callback,
     HiddenStateLoss,
@@ -23,7 +24,7 @@ from kdnative.distill import (
 )
 from kdnative.evaluate import Predictions, predict
 from kdnative.pipeline.folder import STATE
-from kdnative.pipeline.models import load_tokenizer, parameters
+from kdnative.pipeline.models import parameters
 from kdnative.pipeline.runlog import FILE_ONLY
 from kdnative.pipeline.stages.base import Context
 from kdnative.pipeline.training_log import TrainingLog
@@ -36,8 +37,8 @@ VALIDATION_BATCH = 64
 _PRECISIONS = {True: "bf16", False: "fp32", "auto": "auto"}  # of a recipe's `amp`
 
 
-def tokenized(context: Context, source: str, split: str) -> TokenizedDataset:
-    """A split of the data as the model from ``source`` reads it; tokenized once per run.
+def encoded(context: Context, source: str, split: str) -> EncodedDataset:
+    """A split of the data as the model from ``source`` reads it; made once per run.
 
     Args:
         split: "train", "validation" or "test"; or "labelled", the training examples that have a label.
@@ -45,17 +46,7 @@ def tokenized(context: Context, source: str, split: str) -> TokenizedDataset:
     cache = context.shared.cache
     key = f"{split} for {source}"
     if key not in cache:
-        part, words = getattr(context.data, split), tokenizer(context, source)
-        cache[key] = context.task.encode(part, words, context.recipe.data.max_length)
-    return cache[key]
-
-
-def tokenizer(context: Context, source: str) -> Any:
-    """The tokenizer of the model from ``source``; loaded once per run."""
-    cache = context.shared.cache
-    key = f"tokenizer of {source}"
-    if key not in cache:
-        cache[key] = load_tokenizer(source)
+        cache[key] = context.kind.encode(context.shared, source, getattr(context.data, split))
     return cache[key]
 
 
@@ -121,7 +112,10 @@ def fit(
     seed = context.recipe.seed
     _check_recipe(context, source, model)
     split = "train" if settings.learns_from_teacher else "labelled"
-    batches = _batches(context, source, split)
+    batches = context.kind.batches(context, source, encoded(context, source, split))
+    precision = _PRECISIONS[settings.amp]
+    if precision == "auto":
+        precision = context.kind.precision(context, model, batches, loss)
     state = context.folder / STATE
     if state.is_file():
         context.log.info("%s: continues from its last saved step", context.stage)
@@ -133,7 +127,7 @@ def fit(
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
         max_steps=settings.max_steps,
-        precision=_PRECISIONS[settings.amp],
+        precision=precision,
         device=context.device,
         seed=seed,
         accumulation=settings.accumulate,
@@ -155,9 +149,7 @@ def fit(
         loss,
         config,
         teachers=[] if teacher is None and soft_labels is None else [Teacher(teacher, soft_labels)],
-        validation=context.task.validation(
-            Batches(tokenized(context, source, "validation"), VALIDATION_BATCH), answers
-        ),
+        validation=context.task.validation(Batches(encoded(context, source, "validation"), VALIDATION_BATCH), answers),
         callbacks=[_Clock(context), log, *([ProgressBar()] if context.progress else [])],
         state_path=state,
         save_every=settings.save_every,
@@ -175,7 +167,7 @@ def fit(
 def as_it_is(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
     """The figures of `fit` for a model that has learned enough: it is measured on the validation split, not trained."""
     _check_recipe(context, source, model)
-    data = tokenized(context, source, "validation")
+    data = encoded(context, source, "validation")
     found = context.task.measured(predict(model, data, batch_size=VALIDATION_BATCH, device=context.device))
     model.cpu()
     deciding = context.task.deciding
@@ -206,52 +198,25 @@ def _measure(context: Context) -> str:
     return context.settings.select_by or usual
 
 
-def _batches(context: Context, source: str, split: str) -> Batches | MaskedBatches:
-    """The training examples in a new order for every epoch, with some tokens hidden if the stage asks for that."""
-    settings, seed = context.settings, context.recipe.seed
-    batches = Batches(tokenized(context, source, split), settings.batch_size, shuffle=True, seed=seed)
-    if not settings.mask_tokens:
-        return batches
-    from kdnative.pipeline.limits import check_mask_token
-
-    words = tokenizer(context, source)
-    mask = check_mask_token(context.section, source, words)
-    return MaskedBatches(batches, settings.mask_tokens, mask, words.all_special_ids, seed)
-
-
 def _check_recipe(context: Context, source: str, model: nn.Module) -> None:
     """What only the model itself can tell of a recipe (one of the hub has not been rehearsed), before it is trained."""
-    from kdnative.pipeline.limits import (  # they need the native library, which `kdnative doctor` does not
-        check_mask_token,
-        check_sizes,
-    )
-
-    recipe = context.recipe
-    who = "teacher" if context.of_teacher else "student"
-    stages = recipe.active_stages()
-    check_sizes(recipe, who, source, model, [stage.name for stage in stages])
-    for stage in stages:
-        own = recipe.teacher.source if stage.teacher else recipe.student_source
-        for name, section in recipe.sections_of(stage):
-            if getattr(section, "mask_tokens", 0) and own == source:
-                check_mask_token(name, source, tokenizer(context, source))
+    recipe, who = context.recipe, "teacher" if context.of_teacher else "student"
+    context.kind.check_sizes(recipe, who, source, model, [stage.name for stage in recipe.active_stages()])
+    context.kind.check_training(context, source)
 
 
 def save_model(context: Context, model: nn.Module, source: str) -> int:
-    """Saves the stage's model with its tokenizer and returns the bytes of the model file."""
-    import kdnative
+    """Saves the stage's model with what it reads its inputs by, and returns the bytes of the model file."""
     from kdnative.checkpoint import file_size
 
     path = context.folder / MODEL
-    kdnative.save(model, path, tokenizer=tokenizer(context, source))
+    context.kind.save(context, model, source, path)
     return file_size(path)
 
 
 def load_model(context: Context, stage: str) -> nn.Module:
     """The model that an earlier stage saved, on the CPU, in evaluation mode."""
-    import kdnative
-
-    return kdnative.load(context.input(stage) / MODEL).eval()
+    return context.kind.load_saved(context.input(stage) / MODEL)
 
 
 def compared(context: Context, before: Predictions, after: Predictions) -> dict[str, float]:

@@ -1,0 +1,59 @@
+"""Keys of recipes that only texts or only pictures have: one that would be passed over is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdnative.shown import shown
+
+__all__ = ["check_kind"]
+
+_OF_TEXTS = ("text", "text_pair", "label", "unlabelled", "unlabelled_files", "validation", "test", "empty")
+_OF_TEXTS += ("delimiter", "config", "revision", "max_length")
+_OF_PICTURES = ("weights", "width")
+# What a recipe of pictures can't have: the key, and what it must be.
+_NOT_YET = {
+    "train_teacher.fit_temperature": False,
+    "compress_teacher.calibrate": None,
+    "compress_teacher.prune": None,
+    "prune": None,
+    "calibrate": None,
+    "recover": None,
+    "convert.gate": None,
+    "convert.clip_search": False,
+    "evaluate.sensitivity": 0,
+}
+
+
+def check_kind(recipe: Any, pictures: bool) -> None:
+    """ValueError where a recipe says something about texts to models of pictures, or the other way round."""
+    if not pictures:
+        if recipe.data.images is not None:
+            raise ValueError(f"data.images is given, but the task {recipe.task} reads texts: leave it out")
+        for name, part in (("teacher", recipe.teacher), ("student", recipe.student)):
+            for key in _OF_PICTURES:
+                if (value := getattr(part, key)) is not None:
+                    raise ValueError(
+                        f"{name}.{key} is {shown(value)}, but the task {recipe.task} reads texts, whose models have "
+                        "their weights and widths in their folder: leave it out"
+                    )
+        return
+    for key in _OF_TEXTS:
+        value = getattr(recipe.data, key)
+        if value != type(recipe.data).model_fields[key].get_default(call_default_factory=True):
+            raise ValueError(
+                f"data.{key} is {shown(value)}, but it is about texts, and the task {recipe.task} reads pictures: "
+                "leave it out"
+            )
+    for key, wanted in _NOT_YET.items():
+        if (value := _at(recipe, key)) != wanted:
+            given = shown(value) if isinstance(value, str | int | float) else "given"
+            told = "null" if wanted is None else str(wanted).lower()
+            raise ValueError(f"{key} is {given}, and recipes of pictures do without it: write {key}: {told}")
+
+
+def _at(recipe: Any, key: str) -> Any:
+    found = recipe
+    for name in key.split("."):
+        found = getattr(found, name, None)
+    return found
