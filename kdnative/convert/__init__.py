@@ -1,6 +1,6 @@
 """Float modules become native ones, in place: ``decide``, ``build`` and ``apply``, which ``convert_`` calls."""
 
-from kdnative.convert import attention, encoders, layers  # noqa: F401  (they register their converters)
+from kdnative.convert import attention, convolutions, encoders, layers  # noqa: F401  (they register their converters)
 from kdnative.convert.building import Built, build
 from kdnative.convert.deciding import decide
 from kdnative.convert.in_place import apply, convert_

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from kdnative.convert.plan import Plan
+from kdnative.convert.plan import Networks, Plan, nothing_converted
+from kdnative.convert.refusals import Refusal
 from kdnative.convert.rounded import quantized_linears
 from kdnative.formats.scheme import Scheme
 from kdnative.quantize.calibrating import calibrate_layers
@@ -17,13 +18,13 @@ from kdnative.quantize.linears import LinearSite, linears_of
 from kdnative.quantize.methods import Method
 from kdnative.shown import listed
 
-__all__ = ["calibrated"]
+__all__ = ["calibrated", "nothing_left"]
 
 
 def calibrated(
     plan: Plan,
     model: nn.Module,
-    calibration: Iterable[Any] | Calibration | None,
+    calibration: Iterable[Any] | InputBatches | Calibration | None,
     method: str | Method | None,
     tokenizer: Any,
     given: Collection[str],
@@ -56,9 +57,22 @@ def calibrated(
         )
     batches = None
     if calibration is not None:
-        batches = InputBatches(calibration, tokenizer)
+        batches = calibration if isinstance(calibration, InputBatches) else InputBatches(calibration, tokenizer)
         batches.warn_if_few(stacklevel=4)
     return calibrate_layers(model, schemes, batches, method=method, stacklevel=4)
+
+
+def nothing_left(plan: Plan, model: nn.Module, networks: Networks) -> bool:
+    """Whether networks of convolutions took all that there was to calibrate.
+
+    Raises:
+        ValueError: there are no linears to calibrate, and no networks either.
+    """
+    if quantized_linears(plan, linears_of(model)):
+        return False
+    if not networks.parts:
+        raise ValueError(nothing_converted({name: Refusal(why) for name, why in networks.refusals.items()}))
+    return True
 
 
 def _checked(calibration: Calibration, schemes: dict[str, Scheme], sites: dict[str, LinearSite]) -> Calibration:

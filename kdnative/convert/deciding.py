@@ -10,7 +10,7 @@ from torch import nn
 from kdnative.convert.fuse import refusal
 from kdnative.convert.last_parameter import linears_to_keep
 from kdnative.convert.layers import LinearConverter, needs_ranges
-from kdnative.convert.plan import Decision, Plan, Region
+from kdnative.convert.plan import Decision, Networks, Plan, Region
 from kdnative.convert.refusals import Refusal, check_parameters, native_already, native_in_another_scheme
 from kdnative.convert.registry import (
     RegionConverter,
@@ -42,6 +42,7 @@ def decide(
     fuse: bool = True,
     values: bool = False,
     weights: Mapping[str, QuantizedWeight] | None = None,
+    networks: Networks | None = None,
 ) -> Plan:
     """What :func:`kdnative.convert_` would do with a model, as data.
 
@@ -53,6 +54,7 @@ def decide(
         embeddings, fuse: as there.
         values: refuse layers on the meta device, as what has no values can't be built.
         weights: integer weights that are there already; their names, shapes and schemes are checked.
+        networks: what calibration made of convolutions; None: nothing, and they need ranges.
 
     Returns:
         The plan. What was asked for by name and can't be done is in :meth:`Plan.impossible`.
@@ -62,7 +64,7 @@ def decide(
             that has no kernels and is not meta; ``weights`` do not fit.
     """
     check_parameters(model)
-    around = Surroundings.of(model, selection, embeddings, values, weights)
+    around = Surroundings.of(model, selection, embeddings, values, weights, networks)
     selection.check_used(
         [n for n, m in around.modules.items() if converter_of(m) is not None or isinstance(m, _NATIVE)]
     )
@@ -76,7 +78,8 @@ class _Planner:
     """Goes through a model: layers by themselves, regions, and what stays for the sake of others."""
 
     def __init__(self, around: Surroundings, fuse: bool) -> None:
-        candidates = {n: c for n, m in around.modules.items() if fuse and (c := region_converter_of(m)) is not None}
+        found = {n: c for n, m in around.modules.items() if fuse and (c := region_converter_of(m)) is not None}
+        candidates = {name: converter for name, converter in found.items() if converter.considers(around.site(name))}
         self.candidates: dict[str, RegionConverter] = candidates
         whole = frozenset(name for name, converter in candidates.items() if not converter.opened_by_fuse)
         self.around = replace(around, whole=whole)
@@ -124,13 +127,14 @@ class _Planner:
 
     def _region(self, site: Site, converter: RegionConverter) -> Region | Refusal | None:
         inside = [name for name in self.around.modules if within(name, site.name)]
-        found = refusal(site, inside, self.answers) or converter.decide(site, self._schemes_in(site.name))
+        any_class = converter.follows_calls
+        found = refusal(site, inside, self.answers, any_class) or converter.decide(site, self._schemes_in(site.name))
         if not isinstance(found, Region):
             return found
         if taken := [name for name in found.modules if name in self.covering]:
             return Refusal(f"{taken[0]} is part of another operator")
         beside = [name for name in found.modules if name not in inside]
-        return refusal(site, beside, self.answers) or found
+        return refusal(site, beside, self.answers, any_class) or found
 
     def _opens(self, name: str) -> bool:
         """Whether parts of what could not be fused may do better on their own."""

@@ -31,7 +31,9 @@ _INSIDES = (
 attribute that is something only in those of its objects that do (empty: all of them), and what they do."""
 
 
-def refusal(site: Site, parts: Iterable[str], answers: Mapping[str, Scheme | Refusal]) -> Refusal | None:
+def refusal(
+    site: Site, parts: Iterable[str], answers: Mapping[str, Scheme | Refusal], any_class: bool = False
+) -> Refusal | None:
     """Why a module and some parts can't become one operator, whatever its converter makes of them; None if they may.
 
     A fused operator has no room for float layers, runs no hooks, and knows nothing of what somebody else's class does,
@@ -41,6 +43,7 @@ def refusal(site: Site, parts: Iterable[str], answers: Mapping[str, Scheme | Ref
         site: of the module.
         parts: names of what goes into the operator.
         answers: the scheme of every layer of the model that can be native by itself, or why it can't.
+        any_class: whether parts may be of anybody's classes.
     """
     modules, held = site.around.modules, site.around.held
     inside = {inner: modules[inner] for inner in parts}
@@ -53,7 +56,7 @@ def refusal(site: Site, parts: Iterable[str], answers: Mapping[str, Scheme | Ref
             who = others[0] or "the model"
             return Refusal(f"{who} holds {inner} outside of its children too, and may call it from there")
     for inner, module in inside.items():
-        if why := _foreign(module, site.module):
+        if why := None if any_class else _foreign(module, site.module):
             return Refusal(f"{inner} {why}")
     for inner in inside:
         found = answers.get(inner)

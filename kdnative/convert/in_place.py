@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from kdnative.cnn.spans import METHODS, USUAL
 from kdnative.convert.building import Built, build
-from kdnative.convert.calibrated import calibrated
+from kdnative.convert.calibrated import calibrated, nothing_left
 from kdnative.convert.deciding import decide
+from kdnative.convert.networks import calibrated_networks, wanting_ranges
 from kdnative.convert.plan import Plan
 from kdnative.convert.report import ConversionReport, report_rows
 from kdnative.convert.rounded import check_rounded
+from kdnative.convert.surroundings import Surroundings
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.nn.saving import forbid_save_pretrained
@@ -20,6 +24,7 @@ from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.patterns import Selection
 from kdnative.quantize.calibrating import without_input_scales
 from kdnative.quantize.calibration import Calibration
+from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.methods import Method
 
 __all__ = ["apply", "convert_"]
@@ -45,7 +50,10 @@ def convert_(
     Encoders of Hugging Face transformers that the library knows (BERT, MiniLM and others, pruned or not) become one
     :class:`kdnative.nn.Encoder`, ``nn.TransformerEncoder`` or its layers a :class:`kdnative.nn.TransformerEncoder`, and
     layers of vision, speech and sequence-to-sequence encoders that it knows (of transformers, timm, torchvision and
-    OpenCLIP) a :class:`kdnative.nn.EncoderLayer` each. Everywhere else ``nn.Linear``, ``nn.MultiheadAttention``,
+    OpenCLIP) a :class:`kdnative.nn.EncoderLayer` each. With ``calibration``, networks of convolutions become one
+    :class:`kdnative.nn.ConvNet`: the whole model if its forward can be followed, or else the largest of its modules
+    that can be (``w8a8`` only; without calibration convolutions stay in float, as nobody knows the ranges of their
+    maps). Everywhere else ``nn.Linear``, ``nn.MultiheadAttention``,
     ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2 are replaced one by one. What
     remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it was trained with. Layers that
     share a weight, as a language model's head does with its embedding, each get their own; only embeddings go on
@@ -82,10 +90,12 @@ def convert_(
         calibration: batches of the model's inputs (dicts of keyword arguments, tuples of arguments, or tensors), texts,
             or what :func:`kdnative.calibrate_` made of either: weights are chosen for the inputs that layers get there.
             128 texts are usual. A layer whose weight comes with input scales gets them in its scheme (``w8a8-is``).
-            Layers with factors behind their linears (LayerScale) are not fused then.
+            Layers with factors behind their linears (LayerScale) are not fused then. For images, 64 or more; in pairs
+            of images [N, C, H, W] and labels [N], as a DataLoader gives them, labels are left out.
         method: how weights are chosen, a name or a ``Method`` of :mod:`kdnative.quantize.methods`. None: rounded to the
             nearest without calibration; with it, of each layer the usual method of its scheme ("smoothquant" for
-            ``w8a8``, else "gptq"). "hqq" and "rtn" need no calibration.
+            ``w8a8``, else "gptq"). "hqq" and "rtn" need no calibration. Of networks of convolutions, how ranges are
+            found: "minmax", "percentile" (99.99) or "mse" (the least squared error; the usual one).
         tokenizer: of transformers, for texts, which are cut to 128 tokens here (`calibrate_` takes ``max_length=``).
         gate: a :class:`kdnative.Gate`: what the conversion may cost, and what happens where it costs more.
 
@@ -138,15 +148,25 @@ def convert_(
     if clip_search and calibrating:
         raise ValueError("clip_search=True is for rounding without data; with data, method='clip' is the search")
     selection = Selection(schemes, keep, without_input_scales if calibrating else Scheme.parse)
-    plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
+    deciding = partial(decide, model, selection, embeddings=embeddings, fuse=fuse, values=True)
+    plan, networks = deciding(weights=weights), None
+    data: Iterable[Any] | InputBatches | Calibration | None = calibration
+    wanted = wanting_ranges(plan, model) if fuse else ()
+    if wanted and calibration is not None and not isinstance(calibration, Calibration):
+        plan.check(awaiting=wanted)
+        data = batches = InputBatches(calibration, tokenizer)
+        around = Surroundings.of(model, selection, embeddings, True, weights)
+        networks = calibrated_networks(plan, around, batches, method if method in METHODS else USUAL)
+        plan = deciding(weights=weights, networks=networks)
+        method = None if method in METHODS else method
     plan.check()
     methods: dict[str, str] = {}
-    if calibrating:
-        made = calibrated(plan, model, calibration, method, tokenizer, weights or {})
+    if calibrating and not (networks is not None and nothing_left(plan, model, networks)):
+        made = calibrated(plan, model, data, method, tokenizer, weights or {})
         weights, methods = {**(weights or {}), **made}, {row.name: row.method for row in made.rows}
-        plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=weights)
+        plan = deciding(weights=weights, networks=networks)
         plan.check()
-    elif not clip_search:
+    elif not calibrating and not clip_search:
         check_rounded(plan, model, weights or {})
     built = build(plan, model, weights=weights, clip_search=clip_search, rows=rows)
     report = ConversionReport(model, report_rows(plan, built, dict(walk(model)), methods))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kdnative.convert.refusals import Refusal
+from kdnative.formats.convnet.graph import Graph
 from kdnative.formats.scheme import Scheme
 
-__all__ = ["Decision", "Plan", "Region"]
+__all__ = ["Decision", "Network", "Networks", "Plan", "Region"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,34 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Network:
+    """A part of a model whose convolutions, and all between them, become one operator.
+
+    Args:
+        root: the module that it replaces.
+        modules: every module that it covers, the root first.
+        graph: what calibration made of it.
+    """
+
+    root: str
+    modules: tuple[str, ...]
+    graph: Graph
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What calibration made of a model's convolutions.
+
+    Args:
+        parts: by their roots.
+        refusals: why other convolutions stay in float, by their names.
+    """
+
+    parts: Mapping[str, Network]
+    refusals: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Decisions for every module that a report has a row for, in the order of the model; and the regions.
 
@@ -84,9 +113,9 @@ class Plan:
         """What is kept until something is known, such as "ranges"."""
         return tuple(d for d in self.decisions if d.refusal is not None and d.refusal.needs == what)
 
-    def check(self) -> None:
-        """ValueError when something that was asked for by name can't be done."""
-        refused = {d.name: d.refusal for d in self.impossible() if d.refusal is not None}
+    def check(self, awaiting: Collection[Decision] = ()) -> None:
+        """ValueError when something that was asked for by name can't be done; what is ``awaiting`` may be later."""
+        refused = {d.name: d.refusal for d in self.impossible() if d.refusal is not None and d not in awaiting}
         if refused:
             raise ValueError(nothing_converted(refused))
 

@@ -102,6 +102,16 @@ class RegionConverter(ABC):
     tried_inside: bool = True
     """Whether it is tried inside of a module that could have been one operator, and for some reason can't be."""
 
+    follows_calls: bool = False
+    """Whether it follows what a module calls, so that classes of parts say nothing."""
+
+    brings_weights: bool = False
+    """Whether the integer weights of its parts are there already when the region is decided."""
+
+    def considers(self, site: Site) -> bool:
+        """Whether it has anything to say of the module; asked before all else."""
+        return True
+
     @abstractmethod
     def decide(self, site: Site, scheme_of: Callable[[str, nn.Linear], Scheme]) -> Region | Refusal | None:
         """What is to be built, or why it can't be; None where there is nothing to say of the module.

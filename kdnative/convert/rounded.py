@@ -8,6 +8,7 @@ from collections.abc import Collection
 from torch import nn
 
 from kdnative.convert.plan import Plan
+from kdnative.convert.registry import region_converter_named
 from kdnative.formats.scheme import Scheme
 from kdnative.quantize.linears import LinearSite, linears_of
 from kdnative.shown import listed
@@ -21,10 +22,19 @@ def quantized_linears(plan: Plan, sites: Collection[str]) -> dict[str, Scheme]:
     Args:
         sites: names of the linears with float weights, see `linears_of`.
     """
+    brought = {
+        name
+        for region in plan.regions
+        if region_converter_named(region.converter).brings_weights
+        for name in region.modules
+    }
     return {
         decision.name: decision.planned.dense if decision.action == "fused" else decision.planned
         for decision in plan.decisions
-        if decision.action != "kept" and decision.scheme is not None and decision.name in sites
+        if decision.action != "kept"
+        and decision.scheme is not None
+        and decision.name in sites
+        and decision.name not in brought
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from kdnative.convert.plan import Networks
 from kdnative.convert.refusals import Refusal, bypassed, held_elsewhere, owners_of, storage
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
@@ -29,6 +30,7 @@ class Surroundings:
         held: who holds a module besides its parent, by the module's id.
         owners: the modules that hold a parameter, by its storage.
         names: of modules, by their ids.
+        networks: what calibration made of convolutions; None before it.
         whole: names of encoders of torch that are to become one operator: what they read without calling it may too.
     """
 
@@ -40,6 +42,7 @@ class Surroundings:
     held: Mapping[int, list[str]]
     owners: Mapping[tuple[str, int], list[str]]
     names: Mapping[int, str]
+    networks: Networks | None = None
     whole: frozenset[str] = frozenset()
 
     @classmethod
@@ -50,11 +53,12 @@ class Surroundings:
         embeddings: int | None = 8,
         values: bool = False,
         given: Mapping[str, QuantizedWeight] | None = None,
+        networks: Networks | None = None,
     ) -> Surroundings:
         modules = dict(walk(model))
         names = {id(module): name for name, module in modules.items()}
         held, owners = held_elsewhere(modules), owners_of(modules)
-        return cls(modules, selection, embeddings, values, given or {}, held, owners, names)
+        return cls(modules, selection, embeddings, values, given or {}, held, owners, names, networks)
 
     def site(self, name: str) -> Site:
         return Site(name, self.modules[name], self.selection.choose(name), self)

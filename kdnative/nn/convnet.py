@@ -196,7 +196,7 @@ class ConvNet(nn.Module):
         return [name for name, _, _ in weight_shapes(self._graph)]
 
     def fill(self, read: Callable[[str, Tensor | None], Tensor]) -> list[str]:
-        """Give a network its weights.
+        """Give a network its weights, one convolution after the other, so that they are never all in memory twice.
 
         Args:
             read: returns the plain tensor of a name of :meth:`plain_names`. Its second argument is None.
@@ -205,23 +205,20 @@ class ConvNet(nn.Module):
             What is wrong with the tensors, in words; if anything is, the network is as it was.
         """
         shapes = {name: (shape, dtype) for name, shape, dtype in weight_shapes(self._graph)}
-        weights, errors = {}, []
-        for node in _convolutions(self._graph):
-            tensors = [read(f"{node.name}.{part}", None).detach() for part in _PARTS]
-            weight = ConvWeight(tensors[0], *(t.float() if t.is_floating_point() else t for t in tensors[1:]))
-            try:
-                check_weight(node.name, weight, shapes)
-            except ValueError as error:
-                errors.append(str(error))
-            weights[node.name] = weight
-        if errors:
-            return errors
-        graph = replace(self._graph, weights=weights)
+        numbers: list[Tensor] = []
+
+        def weight_of(node: Conv) -> ConvWeight:
+            q, scale, bias = (read(f"{node.name}.{part}", None).detach() for part in _PARTS)
+            weight = ConvWeight(q, *(t.float() if t.is_floating_point() else t for t in (scale, bias)))
+            check_weight(node.name, weight, shapes)
+            numbers.extend((weight.scale, weight.bias))
+            return weight
+
         try:
-            packed = pack(graph)
+            packed = pack(self._graph, weight_of)
         except ValueError as error:
             return [str(error)]
-        self.packed, self.numbers = packed, _numbers(graph)
+        self.packed, self.numbers = packed, _as_bytes(numbers)
         return []
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -272,10 +269,12 @@ def _convolutions(graph: Graph) -> Iterator[Conv]:
 
 def _numbers(graph: Graph) -> Tensor:
     """Scale and bias of every convolution in the order of nodes, as bytes."""
-    parts = [
-        t for node in _convolutions(graph) for t in (graph.weights[node.name].scale, graph.weights[node.name].bias)
-    ]
-    return torch.cat([t.detach().cpu().float() for t in (*parts, torch.empty(0))]).view(torch.uint8)
+    weights = [graph.weights[node.name] for node in _convolutions(graph)]
+    return _as_bytes([tensor for weight in weights for tensor in (weight.scale, weight.bias)])
+
+
+def _as_bytes(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.detach().cpu().float() for t in (*tensors, torch.empty(0))]).view(torch.uint8)
 
 
 def _after(size: int, steps: tuple[Any, ...]) -> int:

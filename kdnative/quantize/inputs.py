@@ -48,14 +48,18 @@ class InputBatch:
 
     @classmethod
     def of(cls, given: Any, number: int) -> InputBatch:
-        """A batch as a user has it; TypeError for what is none, ValueError for one that is empty or all padding."""
+        """A batch as a user has it, without the labels of images.
+
+        Raises:
+            TypeError: it is none. ValueError: it is empty, or all padding.
+        """
         inputs = getattr(given, "inputs", None)  # kdnative.data.Batch
         if isinstance(inputs, Mapping):
             given = inputs
         if isinstance(given, Mapping):
             args, kwargs = (), dict(given)
         elif isinstance(given, tuple | list):
-            args, kwargs = tuple(given), {}
+            args, kwargs = tuple(given[:1] if _is_labelled(given) else given), {}
         elif isinstance(given, Tensor):
             args, kwargs = (given,), {}
         else:
@@ -181,6 +185,14 @@ class InputBatches:
                 if not held:
                     digest.update(f"{name} {value!r}".encode())
         return digest.hexdigest()
+
+
+def _is_labelled(given: Sequence[Any]) -> bool:
+    """Whether it is a batch of images [N, C, H, W] and a label for each, as data sets of pictures have them."""
+    if len(given) != 2 or not all(isinstance(each, Tensor) for each in given):
+        return False
+    images, labels = given
+    return images.dim() == 4 and labels.dim() == 1 and len(labels) == len(images) and not labels.is_floating_point()
 
 
 def _tokenized(texts: Sequence[str], tokenizer: Any, max_length: int, batch_size: int) -> list[dict[str, Tensor]]:

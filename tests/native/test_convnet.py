@@ -155,6 +155,22 @@ def test_joined_maps_are_made_in_their_places(isa):
     same(b.graph(b.other(Channels, [recoded], 55, order=order, out=Range(0.05, 100)), whole), (2, 6, 5, 9))
 
 
+@pytest.mark.parametrize("width", [8, 7])
+def test_convolutions_of_one_pixel_leave_joined_maps_where_they_are(isa, width):
+    """Depthwise ones, as a BatchNorm that stands alone becomes in a DenseNet."""
+    b = Builder(3)
+    parts = [b.conv(0, width)]
+    for _ in range(3):
+        whole = b.other(Concat, parts, width * len(parts)) if len(parts) > 1 else parts[0]
+        channels = width * len(parts)
+        norm = b.conv(whole, channels, groups=channels, ending=Ending("relu"), out=USUAL)
+        parts.append(b.conv(norm, width, kernel=(3, 3), padding=(1, 1, 1, 1)))
+    parts.append(b.conv(parts[1], width, groups=width))
+    whole = b.other(Concat, parts, width * len(parts))
+    deep = b.conv(whole, width * 5, kernel=(3, 3), padding=(1, 1, 1, 1), groups=width * 5)
+    same(b.graph(whole, deep), (2, 3, 5, 9), (9, 3, 1, 2))
+
+
 def test_images_by_groups_and_threads(isa):
     """More images than one group has, of a network whose first maps are large and last ones small."""
     b = Builder(3)

@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from kdnative.formats.convnet.graph import Pool, Range, Resize
 from kdnative.nn import ConvNet
@@ -178,7 +179,7 @@ def test_many_sizes(net):
 def test_compiles_without_graph_breaks(net, dynamic):
     """Once for each size, or once for all."""
     torch._dynamo.reset()
-    frames = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    frames = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend=frames)
     for n, h, w in ((2, 17, 23), (3, 20, 9)):
         x = torch.randn(n, 3, h, w)

@@ -190,42 +190,38 @@ struct DepthwiseLoops {
   }
 };
 
+// Finish::table, of a row that was just written: it is in the nearest caches.
+inline void look_row_up(const PackedDepthwise& w, const Epilogue8& e, const Map& out, uint8_t* row, LookUpFn* look_up) {
+  if (out.pixel == w.pixel) return look_up(row, (out.width - 1) * out.pixel + out.channels, e.table, row);
+  for (int64_t x = 0; x < out.width; ++x, row += out.pixel) look_up(row, out.channels, e.table, row);
+}
+
 template <typename Products, int kernel>
 inline void depthwise_rows(const PackedDepthwise& w, const Epilogue8& e, const Map& in, const Map& out, int64_t begin,
                            int64_t end, LookUpFn* look_up) {
+  using Loops = DepthwiseLoops<Products, kernel>;
   constexpr int kRows = kernel == 0 ? 1 : Products::template kRows<kernel>;
-  const Requantizer last(e);
-  const DepthwiseLine line{w,      last, e.finish == Finish::hard_swish, w.dilation_w * in.pixel, w.dilation_h * in.row,
-                           out.row};
-  // Rows of the output share input rows where both move by one.
+  const DepthwiseLine line{
+      w, Requantizer(e), e.finish == Finish::hard_swish, w.dilation_w * in.pixel, w.dilation_h * in.row, out.row};
   const bool flat = w.stride_w == 1 && in.pixel == w.pixel && out.pixel == w.pixel;
-  const int64_t most = flat && w.stride_h == 1 && w.dilation_h == 1 ? kRows : 1;
-  const int64_t bytes = (out.width - 1) * out.pixel + out.channels;
+  // Rows of the result share those of the input where both move by one.
+  const bool shared = flat && w.stride_h == 1 && w.dilation_h == 1;
   for (int64_t r = begin; r < end;) {
     const int64_t image = r / out.height, y = r % out.height;
-    const int64_t last = end < (image + 1) * out.height ? end - r : out.height - y;  // rows of this image
-    for_row_blocks<kRows>(0, most == 1 ? 1 : last, [&](int64_t first, auto rows) {
-      const uint8_t* from =
-          in.data + image * in.image + ((y + first) * w.stride_h - w.pad_top) * in.row - w.pad_left * in.pixel;
+    const int64_t of_image = end - r < out.height - y ? end - r : out.height - y, count = shared ? of_image : 1;
+    for_row_blocks<kRows>(0, count, [&](int64_t first, auto rows) {
+      const int64_t top = (y + first) * w.stride_h - w.pad_top;
+      const uint8_t* from = in.data + image * in.image + top * in.row - w.pad_left * in.pixel;
       uint8_t* to = out.data + image * out.image + (y + first) * out.row;
       if (flat) {
-        DepthwiseLoops<Products, kernel>::template flat<rows.count>(line, from, to, bytes);
+        Loops::template flat<rows.count>(line, from, to, (out.width - 1) * out.pixel + out.channels);
       } else {
-        DepthwiseLoops<Products, kernel>::pixels(line, from, w.stride_w * in.pixel, to, out.pixel, out.width,
-                                                 out.channels);
+        Loops::pixels(line, from, w.stride_w * in.pixel, to, out.pixel, out.width, out.channels);
       }
       if (e.finish != Finish::table) return;
-      for (int64_t i = 0; i < rows.count; ++i) {
-        uint8_t* row = to + i * out.row;
-        if (flat) {
-          look_up(row, bytes, e.table, row);
-          continue;
-        }
-        for (int64_t x = 0; x < out.width; ++x)
-          look_up(row + x * out.pixel, out.channels, e.table, row + x * out.pixel);
-      }
+      for (int64_t i = 0; i < rows.count; ++i) look_row_up(w, e, out, to + i * out.row, look_up);
     });
-    r += most == 1 ? 1 : last;
+    r += count;
   }
 }
 

@@ -17,6 +17,7 @@ from kdnative.formats.convnet.graph import (
     Channels,
     Concat,
     Conv,
+    ConvWeight,
     Ending,
     Graph,
     Input,
@@ -37,15 +38,19 @@ def is_depthwise(conv: Conv, inputs: int) -> bool:
     return conv.groups == inputs == conv.channels and len(conv.inputs) == 1 and conv.out is not None
 
 
-def pack(graph: Graph) -> Tensor:
+def pack(graph: Graph, weight_of: Callable[[Conv], ConvWeight] | None = None) -> Tensor:
     """All of ``graph`` as one uint8 ``[bytes]`` buffer on the CPU, aligned to 64 bytes.
+
+    Args:
+        weight_of: gives the checked weights of each convolution, in the order of nodes, so that they need not all be in
+            memory at once. None: they are those of the graph.
 
     Raises:
         ValueError: the network is wrong, a node is one that kernels don't have, or its sums could leave int32 or the
             range of exact rounding.
     """
-    check(graph)
-    writer = _Writer()
+    check(graph, weights=weight_of is None)
+    writer = _Writer(weight_of or (lambda node: graph.weights[node.name]))
     records = np.zeros(len(graph.nodes), RECORD)
     links: list[int] = []
     for record, node in zip(records, graph.nodes, strict=True):
@@ -66,7 +71,8 @@ def pack(graph: Graph) -> Tensor:
 class _Writer:
     """Collects sections behind the header and gives each its offset."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight_of: Callable[[Conv], ConvWeight]) -> None:
+        self.weight_of = weight_of
         self.sections: list[tuple[int, Tensor]] = []
         self.bytes = HEADER.itemsize
 
@@ -82,7 +88,8 @@ class _Writer:
         with torch.device("cpu"):
             out = large_pages.zeros(self.bytes)
             out[: HEADER.itemsize] = _raw(header)
-        for offset, raw in self.sections:
+        while self.sections:  # each is freed once it is copied
+            offset, raw = self.sections.pop()
             out[offset : offset + raw.numel()] = raw
         return out
 
@@ -114,7 +121,7 @@ def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
 def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     source = graph.nodes[node.inputs[0]]
     before = _range(graph, node.inputs[0])
-    weight = graph.weights[node.name]
+    weight = writer.weight_of(node)
     q = weight.q.detach().cpu()
     if node.kernel[0] * node.kernel[1] > MOST_TAPS:
         raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")

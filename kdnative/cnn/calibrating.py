@@ -1,0 +1,148 @@
+"""From a network in floats and images to one of integers, pass by pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kdnative.cnn.bias_correction import corrected
+from kdnative.cnn.equalization import equalized, pairs_of
+from kdnative.cnn.floats import FloatGraph
+from kdnative.cnn.observing import Observer
+from kdnative.cnn.quantizing import quantize
+from kdnative.cnn.ranges import LIMITS, Observations, ending_of, ranges_of
+from kdnative.cnn.running import run
+from kdnative.cnn.spans import METHODS, USUAL
+from kdnative.formats.convnet.graph import Graph
+
+__all__ = ["NetworkCalibration", "calibrate"]
+
+CORRECTED_ON = 64
+"""Images that biases are corrected on: all of them run at once."""
+
+
+class NetworkCalibration:
+    """What calibration knows of one network so far.
+
+    The images go through it as often as `passes` says: each time ``add`` for every batch, then ``end_pass``. The order
+    of batches, and how they are cut, plays no part (but for which images biases are corrected on: the first).
+
+    Args:
+        graph: the network.
+        method: how ranges are found, of `kdnative.cnn.spans.METHODS`.
+        equalize: scale channels between convolutions (:mod:`kdnative.cnn.equalization`).
+        correct_bias: take the mean error of rounding off biases (:mod:`kdnative.cnn.bias_correction`).
+    """
+
+    def __init__(
+        self,
+        graph: FloatGraph,
+        method: str = USUAL,
+        *,
+        equalize: bool = True,
+        correct_bias: bool = True,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"ranges are found by {', '.join(map(repr, METHODS))}, not by {method!r}")
+        self.graph, self.method = graph, method
+        self.folded = graph.fold()
+        self.correct_bias = correct_bias
+        self.images: list[Tensor] = []
+        self.equalizing = equalize and bool(pairs_of(graph))
+        self.passes = 1 + self.equalizing
+        self.seen = self._nothing_yet()
+
+    def add(self, images: Tensor) -> None:
+        """Images [N, C, H, W].
+
+        Raises:
+            ValueError: images, or what the network makes of them, hold NaN or infinite values; no images for this
+                network.
+        """
+        if images.dim() != 4 or images.shape[1] != self.graph.input.channels:
+            raise ValueError(f"images are [N, {self.graph.input.channels}, H, W], and these are {list(images.shape)}")
+        size, traced = tuple(images.shape[2:]), self.graph.shapes[0][1:]
+        if self.graph.fixed and size != traced:
+            raise ValueError(f"images of {size[0]} x {size[1]} pixels in a network for {traced}: {self.graph.fixed}")
+        images = images.detach().to(torch.float32)
+
+        def see(number: int, where: Literal["before", "out"], value: Tensor) -> None:
+            observer = self.seen.results[number] if where == "out" else self.seen.before.get(number)
+            if observer is not None and not observer.add(value):
+                raise ValueError(_not_finite(self.graph.nodes[number].name if number else ""))
+
+        run(self.graph, images, tap=see, weights=self.folded)
+        if self.correct_bias and not self.equalizing:
+            self.images.append(images[: max(CORRECTED_ON - sum(map(len, self.images)), 0)].clone())
+
+    def end_pass(self) -> None:
+        """All batches were added."""
+        if self.equalizing:
+            self.folded = equalized(self.graph, self.folded, [_largest(each) for each in self.seen.results])
+            self.equalizing = False
+            self.seen = self._nothing_yet()
+
+    def result(self) -> Graph:
+        """The network of integers, after the last pass.
+
+        Raises:
+            ValueError: there were no images.
+        """
+        if not self.seen.results[0].seen:
+            raise ValueError("calibration holds no images, so nothing is known of the ranges of maps")
+        ranges = ranges_of(self.graph, self.seen, self.method)
+        made = quantize(self.graph, ranges, self.folded)
+        if not self.correct_bias:
+            return made
+        size = self.images[0].shape[2:]
+        alike = torch.cat([images for images in self.images if images.shape[2:] == size])
+        return corrected(self.graph, made, alike, self.folded)
+
+    def _nothing_yet(self) -> Observations:
+        first = {pair.first for pair in pairs_of(self.graph)} if self.equalizing else set()
+        histogram = self.method != "minmax" and not self.equalizing
+        seen = Observations([])
+        for number, node in enumerate(self.graph.nodes):
+            seen.results.append(Observer(histogram, node.channels if number in first else None))
+            if ending_of(node).activation not in LIMITS:
+                seen.before[number] = Observer(histogram)
+        return seen
+
+
+def calibrate(graph: FloatGraph, batches: Iterable[Tensor], method: str = USUAL, **options: bool) -> Graph:
+    """The network of integers that a network in floats becomes.
+
+    Args:
+        graph: the network.
+        batches: of images, [N, C, H, W] each, of any sizes that fit the network; read once and kept.
+        method, options: see `NetworkCalibration`.
+
+    Raises:
+        ValueError: no images, or images with NaN or infinite values (with the number of the batch); no such method.
+    """
+    calibration, kept = NetworkCalibration(graph, method, **options), list(batches)
+    with torch.no_grad():
+        for _ in range(calibration.passes):
+            for number, images in enumerate(kept):
+                try:
+                    calibration.add(images)
+                except ValueError as error:
+                    raise ValueError(f"batch {number} of calibration: {error}") from error
+            calibration.end_pass()
+        return calibration.result()
+
+
+def _largest(observer: Observer) -> Tensor | None:
+    """The largest absolute value of each channel."""
+    if observer.channel_lowest is None or observer.channel_highest is None:
+        return None
+    return torch.maximum(observer.channel_lowest.abs(), observer.channel_highest.abs())
+
+
+def _not_finite(name: str) -> str:
+    if not name:
+        return "images hold NaN or infinite values: leave them out or repair them"
+    return f"the results of {name} hold NaN or infinite values: the float model already fails there"
