@@ -44,9 +44,14 @@ struct Lanes {
   static constexpr int at(int g, int j) { return vectors == 4 ? 16 * j + 8 * g : first(g) + 8 * j; }
 };
 
+template <int at>
+struct Index {
+  constexpr operator int() const { return at; }
+};
+
 template <typename F, int... i>
 [[gnu::always_inline]] inline void for_indices(std::integer_sequence<int, i...>, const F& f) {
-  (f(std::integral_constant<int, i>{}), ...);
+  (f(Index<i>{}), ...);
 }
 
 // f(0) .. f(n - 1). GCC unrolls long loops too late to keep an array that they index in registers.
