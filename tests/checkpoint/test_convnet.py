@@ -9,6 +9,7 @@ from torch import nn
 from kdnative import cli
 from kdnative.checkpoint import CheckpointError, inspect, load, save
 from kdnative.nn import ConvNet, ImageInput
+from kdnative.nn.tree import become
 from tests.checkpoints import edit
 from tests.convnets import every_kind, small, small_floats
 
@@ -99,6 +100,13 @@ def test_any_model_may_take_pictures(tmp_path):
     other = small_floats()
     other.classes = "mine"
     assert load(tmp_path / "m", into=other).classes == "mine" or other.classes == PICTURES.classes
+
+
+def test_a_model_that_becomes_native_still_takes_pictures():
+    model = small_floats()
+    model.preprocess, model.classes = PICTURES, PICTURES.classes
+    become(model, small())
+    assert type(model) is ConvNet and model.preprocess is PICTURES and model.classes == PICTURES.classes
 
 
 def test_inspect_shows_convolutions_and_pictures(tmp_path, capsys):

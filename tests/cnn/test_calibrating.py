@@ -62,6 +62,7 @@ def test_corrected_biases_make_the_mean_error_of_every_convolution_small():
     plain = calibrate(graph, [x], "minmax", equalize=False, correct_bias=False)
     better = corrected(graph, plain, x, folded)
 
+    @torch.no_grad()
     def means(network):
         floats, rounded = {}, {}
         run(graph, x, tap=lambda n, where, v: floats.update({n: v.mean((0, 2, 3))}) if where == "out" else None)
