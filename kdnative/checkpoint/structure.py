@@ -229,6 +229,8 @@ def _arguments_of(module: nn.Module) -> dict[str, Any] | None:
     """Constructor arguments of a layer of torch.nn, read from its attributes; None if they can't all be."""
     if next(module.children(), None) is not None:
         return None
+    if isinstance(module, nn.Identity):  # it takes any, and keeps none
+        return {}
     arguments = {}
     for name, parameter in _parameters_of(type(module)).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or not hasattr(module, name):

@@ -77,6 +77,20 @@ def test_into_the_part_of_a_float_model(tmp_path):
     assert_same(model, native)
 
 
+def test_modules_that_are_gone(tmp_path):
+    """A network takes the place of several modules that follow one another; the others pass on what they are given."""
+    native = small_floats().eval()
+    whole = small()
+    for number in range(1, 5):
+        native[number] = nn.Identity()
+    native[0] = whole
+    save(native, tmp_path / "m")
+    assert_same(load(tmp_path / "m"), native)
+    model = load(tmp_path / "m", into=small_floats())
+    assert type(model[0]) is ConvNet and type(model[4]) is nn.Identity
+    assert_same(model, native)
+
+
 def test_a_loaded_model_takes_pictures(tmp_path):
     image = pytest.importorskip("PIL.Image")
     net = small()
