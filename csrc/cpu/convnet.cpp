@@ -13,9 +13,12 @@ namespace kdnative::cpu {
 namespace {
 
 // Multiply-adds that make one more thread worth waking, and those that make a step worth sharing.
-constexpr int64_t kWorkPerThread = int64_t{1} << 22, kWorkToShare = int64_t{1} << 18;
+constexpr double kWorkPerThread = 1 << 22, kWorkToShare = 1 << 18;
 // More tasks than threads let them end together, when one was held up.
-constexpr int64_t kWorkForTwoTasks = int64_t{1} << 24;
+constexpr double kWorkForTwoTasks = 1 << 24;
+
+// Of small maps that lie in the second cache together, while the weights pass by.
+constexpr int64_t kGroupImages = 8;
 
 constexpr int64_t kPixelBlock = 24, kRowBlock = 4;  // kernels are fastest with multiples of these
 
@@ -45,7 +48,8 @@ class Stages {
   void shared(int64_t begin, int64_t end, const Span& span, int64_t workers) {
     bool small = false;  // the last stage is of steps that are not worth sharing
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t step = group_.plan.steps[static_cast<size_t>(i)], work = group_.work(step) * span.count;
+      const int64_t step = group_.plan.steps[static_cast<size_t>(i)];
+      const double work = group_.work(step) * static_cast<double>(span.count);
       if (work < kWorkToShare || workers == 1) {
         if (small) {
           stages_[count - 1].end = i + 1;
@@ -133,24 +137,26 @@ const char* convnet_forward(const Kernels& kernels, const Parallel& parallel, co
   thread_local ConvnetModel model;  // they keep their memory from call to call
   thread_local ConvnetPlan plan;
   if (const char* problem = read_convnet(in.packed, in.packed_bytes, &model)) return problem;
-  const int64_t groups = std::max(ceil_div(in.count, kGroupImages), int64_t{1});
-  const int64_t group_images = std::max(ceil_div(in.count, groups), int64_t{1});
-  if (const char* problem = plan.make(model, in.height, in.width, group_images)) return problem;
+  if (const char* problem = plan.measure(model, in.height, in.width)) return problem;
   if (const char* problem = check(in, model, plan)) return problem;
   if (in.count == 0) return nullptr;
 
   ConvnetGroup group{kernels, model, plan, in, out};
   const auto steps = static_cast<int64_t>(plan.steps.size());
-  int64_t work = 0;
+  double work = 0;
   for (const int64_t step : plan.steps) work += group.work(step);
-  const int64_t workers = std::clamp(work * group_images / kWorkPerThread, int64_t{1}, parallel.threads);
+  const int64_t workers = static_cast<int64_t>(
+      std::clamp(work * static_cast<double>(in.count) / kWorkPerThread, 1.0, static_cast<double>(parallel.threads)));
+  // Every thread has as many images of a group as the others.
+  const int64_t group_images = std::min(std::max(kGroupImages / workers, int64_t{1}) * workers, in.count);
+  if (const char* problem = plan.lay_out(model, group_images)) return problem;
   const int64_t arenas = group_images >= workers ? workers : 1;
   Steps* memory = nullptr;
   const auto carve = [&](Carver c) {
     memory = c.take<Steps>(steps * workers + steps + 1);
     group.unsound = c.take<bool>(group_images);
-    group.group_maps = c.take<uint8_t>(plan.group_bytes);
-    group.image_maps = c.take<uint8_t>(arenas * plan.image_bytes);
+    group.group_maps = c.take<uint8_t>(plan.group.bytes());
+    group.image_maps = c.take<uint8_t>(arenas * plan.image.bytes());
     return c.used();
   };
   carve(Carver(scratch(carve(Carver()))));

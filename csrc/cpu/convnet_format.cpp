@@ -8,7 +8,7 @@ namespace {
 
 constexpr const char* kSizes = "the packed network has impossible sizes; convert the model again";
 constexpr const char* kDamaged = "the packed network is damaged (a section lies outside it); convert the model again";
-constexpr int32_t kMostChannels = 1 << 20, kMostNodes = 1 << 16, kMostPadding = 4096;
+constexpr int32_t kMostChannels = 1 << 20, kMostNodes = 1 << 16, kMostPixels = 1024;
 
 bool within(int32_t value, int32_t low, int32_t high) { return value >= low && value <= high; }
 bool positive(double value) { return value > 0 && std::isfinite(value); }
@@ -140,9 +140,9 @@ class Reader {
     const bool sizes = within(r.kernel_h, 1, kMostTaps) && within(r.kernel_w, 1, kMostTaps) &&
                        int64_t{r.kernel_h} * r.kernel_w <= kMostTaps;
     const bool steps = within(r.stride_h, 1, kMostTaps) && within(r.stride_w, 1, kMostTaps) &&
-                       within(r.dilation_h, 1, kMostTaps) && within(r.dilation_w, 1, kMostTaps);
-    return sizes && steps && within(r.pad_top, 0, kMostPadding) && within(r.pad_bottom, 0, kMostPadding) &&
-           within(r.pad_left, 0, kMostPadding) && within(r.pad_right, 0, kMostPadding);
+                       within(r.dilation_h, 1, kMostPixels) && within(r.dilation_w, 1, kMostPixels);
+    return sizes && steps && within(r.pad_top, 0, kMostPixels) && within(r.pad_bottom, 0, kMostPixels) &&
+           within(r.pad_left, 0, kMostPixels) && within(r.pad_right, 0, kMostPixels);
   }
 
   static const char* read_pool(const ConvnetRecord& r) {

@@ -8,9 +8,12 @@ namespace kdnative::cpu {
 namespace {
 
 constexpr int64_t kMostSide = 1 << 16;             // of a map
-constexpr int64_t kMostBytes = int64_t{1} << 40;   // of a map of a group: sums of them stay within 64 bits
+constexpr int64_t kMostBorder = 1 << 13;           // around a map
 constexpr int64_t kMostWindow = int64_t{1} << 22;  // pixels of an average: its sum stays within int32
-constexpr int64_t kSmallMap = 100;                 // pixels; notes on kGroupImages
+constexpr int64_t kSmallMap = 100;                 // pixels, of the maps that a group shares
+
+// Of the maps of an image: far more than any network has, so that a damaged one does not take all memory.
+constexpr int64_t most_bytes(int64_t pixels) { return (int64_t{1} << 24) + 2048 * pixels; }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -58,6 +61,8 @@ class Planner {
 
   const char* measure(int64_t height, int64_t width) {
     maps_.assign(model_.nodes.size(), {});
+    if (height > kMostSide || width > kMostSide) return too_large(height, width);
+    const int64_t most = most_bytes(height * width);
     for (int64_t i = 0; i < count(); ++i) {
       PlannedMap& m = map(i);
       m.root = i;
@@ -69,12 +74,18 @@ class Planner {
             "images of %lld x %lld pixels are too small: node %lld of the network has nothing to work on; "
             "give larger ones",
             static_cast<long long>(height), static_cast<long long>(width), static_cast<long long>(i));
-      if (m.height > kMostSide || m.width > kMostSide)
-        return complain(
-            "images of %lld x %lld pixels are too large: no map of the network may have more than 65536 "
-            "rows or columns",
-            static_cast<long long>(height), static_cast<long long>(width));
+      if (m.height > kMostSide || m.width > kMostSide || m.pixels() * padded_channels(record(i).channels) > most)
+        return too_large(height, width);
     }
+    plan_.first_grouped = first_grouped();
+    plan_.steps.clear();
+    for (int64_t i = 0; i < count(); ++i) {
+      if (i == plan_.first_grouped) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
+      plan_.steps.push_back(i);
+      for (int64_t j = 0; j < model_.output_count; ++j)
+        if (model_.outputs[j] == i && record(i).real == 0) plan_.steps.push_back(~j);
+    }
+    if (plan_.first_grouped == count()) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
     plan_.features = 0;
     plan_.feature_places.clear();
     for (int64_t i = 0; i < model_.output_count; ++i) {
@@ -85,18 +96,10 @@ class Planner {
   }
 
   const char* lay_out(int64_t images) {
-    plan_.first_grouped = first_grouped();
-    plan_.steps.clear();
-    for (int64_t i = 0; i < count(); ++i) {
-      if (i == plan_.first_grouped) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
-      plan_.steps.push_back(i);
-      for (int64_t j = 0; j < model_.output_count; ++j)
-        if (model_.outputs[j] == i && record(i).real == 0) plan_.steps.push_back(~j);
-    }
-    if (plan_.first_grouped == count()) plan_.first_grouped_step = static_cast<int64_t>(plan_.steps.size());
+    const PlannedMap& x = map(0);
     join_parts();
     find_lifetimes();
-    return place(images);
+    return place(images) ? nullptr : too_large(x.height, x.width);
   }
 
  private:
@@ -154,6 +157,13 @@ class Planner {
     }
   }
 
+  static const char* too_large(int64_t height, int64_t width) {
+    return complain(
+        "images of %lld x %lld pixels need too much memory in this network: give smaller ones, or convert "
+        "the model again if it is damaged",
+        static_cast<long long>(height), static_cast<long long>(width));
+  }
+
   // The border that a kernel without bounds needs around its input.
   static int64_t reach(const ConvnetRecord& r, const PlannedMap& in, const PlannedMap& out) {
     const int64_t below = (out.height - 1) * r.stride_h - out.pad_top + r.dilation_h * (r.kernel_h - 1) + 1 - in.height;
@@ -178,23 +188,23 @@ class Planner {
     return first;
   }
 
-  // Maps that a depthwise convolution reads or makes lie alone; so does the input.
-  bool lies_alone(int64_t i) const { return alone_[static_cast<size_t>(i)] != 0; }
-
   // Parts of a concatenation are made in their places where that needs no other codes; successive channels of a map are
   // no copy of it.
   void join_parts() {
-    alone_.assign(model_.nodes.size(), 0);
-    alone_[0] = 1;
+    for (PlannedMap& m : maps_) m.alone = m.border > 0;
+    map(0).alone = true;
     for (int64_t i = 0; i < count(); ++i) {
-      if (record(i).kind == NodeKind::depthwise)
-        alone_[static_cast<size_t>(i)] = alone_[static_cast<size_t>(node(i).inputs[0])] = 1;
-      if (map(i).border > 0 || record(i).real != 0) alone_[static_cast<size_t>(i)] = 1;
+      if (record(i).real != 0) map(i).alone = true;
+      if (is_pointwise(record(i))) {  // whole quads of channels are written
+        if (record(i).channels % 4 != 0) map(i).alone = true;
+      } else if (record(i).kind == NodeKind::depthwise) {
+        map(i).alone = map(node(i).inputs[0]).alone = true;
+      }
     }
     for (int64_t i = count() - 1; i > 0; --i)
       if (record(i).kind == NodeKind::concat) join(i);
     for (int64_t i = 1; i < count(); ++i)
-      if (record(i).kind == NodeKind::channels && map(i).root == i && !lies_alone(i)) look_into(i);
+      if (record(i).kind == NodeKind::channels && map(i).root == i && !map(i).alone) look_into(i);
     for (int64_t i = 1; i < count(); ++i)  // a root that lies in another one by now
       while (root(i).root != map(i).root) {
         map(i).shift += root(i).shift;
@@ -211,13 +221,13 @@ class Planner {
     int64_t shift = 0;
     for (int64_t j = 0; j < record(concat).input_count; ++j) {
       const int64_t part = n.inputs[j];
-      if (!lies_alone(part) && map(part).root == part && same_codes(part, concat)) {
+      if (!map(part).alone && map(part).root == part && same_codes(part, concat)) {
         map(part).root = map(concat).root;
         map(part).shift = map(concat).shift + shift;
       }
       shift += record(part).channels;
     }
-    if (lies_alone(concat) || map(concat).root != concat) return;
+    if (map(concat).alone || map(concat).root != concat) return;
     // All of it may lie in a larger one already.
     const int64_t whole = map(n.inputs[0]).root, begin = map(n.inputs[0]).shift;
     if (whole == concat || whole == n.inputs[0]) return;
@@ -246,6 +256,7 @@ class Planner {
       PlannedMap& m = root(what);
       m.begin = std::min(m.begin, when);
       m.end = std::max(m.end, when);
+      m.overrun = std::max(m.overrun, map(what).overrun);
       if (when >= plan_.first_grouped) m.grouped = true;
     };
     for (int64_t i = 0; i < count(); ++i) {
@@ -257,82 +268,46 @@ class Planner {
       if (map(i).grouped && map(i).begin < plan_.first_grouped) map(i).begin = 0;
   }
 
-  const char* place(int64_t images) {
-    order_.clear();
+  // False: the maps of an image would take more than they may.
+  bool place(int64_t images) {
+    const int64_t most = most_bytes(map(0).pixels());
+    std::vector<int64_t>& roots = plan_.roots;
+    roots.clear();
     for (int64_t i = 0; i < count(); ++i)
-      if (map(i).root == i && record(i).real == 0) order_.push_back(i);
-    std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return map(a).begin < map(b).begin; });
-    plan_.group_bytes = plan_.image_bytes = 0;
-    group_.clear();
-    image_.clear();
-    for (const int64_t i : order_) {
+      if (map(i).root == i && record(i).real == 0) roots.push_back(i);
+    std::sort(roots.begin(), roots.end(), [&](int64_t a, int64_t b) {
+      return map(a).begin < map(b).begin || (map(a).begin == map(b).begin && a < b);
+    });
+    plan_.group.clear();
+    plan_.image.clear();
+    for (const int64_t i : roots) {
       PlannedMap& m = map(i);
+      if (m.border > kMostBorder) return false;
       const int64_t pixel = padded_channels(record(i).channels);
       m.bytes = (m.height + 2 * m.border) * (m.width + 2 * m.border) * pixel;
       const int64_t copies = m.grouped ? images : 1;
-      if (m.bytes > kMostBytes / copies) return "images are too large: a map of the network would take a terabyte";
+      if (m.bytes > most) return false;
       const int64_t bytes = (m.bytes * copies + m.overrun + 63) / 64 * 64;
-      int64_t& total = m.grouped ? plan_.group_bytes : plan_.image_bytes;
-      m.place = find_room(m.grouped ? group_ : image_, m.begin, bytes);
-      (m.grouped ? group_ : image_).push_back({m.place, m.place + bytes, m.end});
-      total = std::max(total, m.place + bytes);
+      Arena& arena = m.grouped ? plan_.group : plan_.image;
+      m.place = arena.take(bytes, m.begin, m.end);
+      if (arena.bytes() > most * copies) return false;
     }
-    return nullptr;
-  }
-
-  struct Block {
-    int64_t begin, end;  // bytes
-    int64_t last;        // node
-  };
-
-  // The lowest place between the blocks that are still needed at node `now`.
-  static int64_t find_room(std::vector<Block>& blocks, int64_t now, int64_t bytes) {
-    std::erase_if(blocks, [&](const Block& b) { return b.last < now; });
-    std::sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.begin < b.begin; });
-    int64_t at = 0;
-    for (const Block& b : blocks) {
-      if (b.begin - at >= bytes) break;
-      at = std::max(at, b.end);
-    }
-    return at;
+    return true;
   }
 
   const ConvnetModel& model_;
   ConvnetPlan& plan_;
   std::vector<PlannedMap>& maps_;
-  std::vector<uint8_t>& alone_ = scratch_bytes();
-  std::vector<int64_t>& order_ = scratch_numbers();
-  std::vector<Block>&group_ = scratch_blocks(0), &image_ = scratch_blocks(1);
-
-  // They keep their memory from call to call.
-  static std::vector<uint8_t>& scratch_bytes() {
-    thread_local std::vector<uint8_t> v;
-    return v;
-  }
-  static std::vector<int64_t>& scratch_numbers() {
-    thread_local std::vector<int64_t> v;
-    return v;
-  }
-  static std::vector<Block>& scratch_blocks(int which) {
-    thread_local std::vector<Block> v[2];
-    return v[which];
-  }
 };
 
 }  // namespace
 
-const char* ConvnetPlan::make(const ConvnetModel& model, int64_t height, int64_t width, int64_t images) {
-  Planner planner(model, *this);
-  if (const char* problem = planner.measure(height, width)) return problem;
-  return planner.lay_out(images);
+const char* ConvnetPlan::measure(const ConvnetModel& model, int64_t height, int64_t width) {
+  return Planner(model, *this).measure(height, width);
 }
 
-bool ConvnetPlan::in_place(const ConvnetModel& model, int64_t concat, int64_t input) const {
-  const ConvnetNode& n = model.nodes[static_cast<size_t>(concat)];
-  int64_t shift = maps[static_cast<size_t>(concat)].shift;
-  for (int64_t j = 0; j < input; ++j) shift += model.nodes[static_cast<size_t>(n.inputs[j])].record->channels;
-  const PlannedMap &part = maps[static_cast<size_t>(n.inputs[input])], &whole = maps[static_cast<size_t>(concat)];
-  return part.root == whole.root && part.shift == shift && part.root != n.inputs[input];
+const char* ConvnetPlan::lay_out(const ConvnetModel& model, int64_t images) {
+  return Planner(model, *this).lay_out(images);
 }
 
 bool ConvnetPlan::is_view(const ConvnetModel& model, int64_t node) const {

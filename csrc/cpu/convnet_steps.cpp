@@ -60,22 +60,22 @@ Source source_of(const ConvnetRecord& r, int64_t at, int64_t size, int64_t resul
 
 }  // namespace
 
-int64_t ConvnetGroup::work(int64_t step) const {
+double ConvnetGroup::work(int64_t step) const {
   const int64_t i = node_of(step);
   const ConvnetRecord& r = *node(i).record;
-  const int64_t values = planned(i).pixels() * padded_channels(r.channels);
-  if (step < 0) return 16 * values;
+  const auto pixels = static_cast<double>(planned(i).pixels()), channels = static_cast<double>(r.channels);
+  if (step < 0) return 16 * pixels * channels;
   switch (r.kind) {
     case NodeKind::conv:
-      return planned(i).pixels() * (r.weight_bytes + 16 * padded_channels(r.channels));
+      return pixels * (static_cast<double>(r.weight_bytes) + 16 * channels);
     case NodeKind::depthwise:
-      return values * (4 * r.kernel_h * ((r.kernel_w + 3) / 4) + 16);
+      return pixels * channels * (4 * r.kernel_h * ((r.kernel_w + 3) / 4) + 16);
     case NodeKind::max:
-      return values * (r.kernel_h * r.kernel_w + 4);
+      return pixels * channels * (r.kernel_h * r.kernel_w + 4);
     case NodeKind::average:
-      return 4 * planned(node(i).inputs[0]).pixels() * padded_channels(r.channels);
+      return 4 * static_cast<double>(planned(node(i).inputs[0]).pixels()) * channels;
     default:
-      return 16 * values;
+      return 16 * pixels * channels;
   }
 }
 
@@ -83,7 +83,7 @@ Map ConvnetGroup::map(int64_t i, const Span& span, int64_t worker) const {
   const PlannedMap &m = planned(i), &root = plan.root_of(i);
   const int64_t pixel = plan.pixel_bytes(model, i), row = (root.width + 2 * root.border) * pixel;
   uint8_t* base = root.grouped ? group_maps + root.place + span.first * root.bytes
-                               : image_maps + worker * plan.image_bytes + root.place;
+                               : image_maps + worker * plan.image.bytes() + root.place;
   return {base + root.border * (row + pixel) + m.shift,
           root.bytes,
           row,
@@ -121,12 +121,8 @@ void ConvnetGroup::run(int64_t step, const Span& span, const Share& share, int64
   if (r.kind == NodeKind::input) return quantize(out, span, share);
   const Map a = map(n.inputs[0], span, worker);
   switch (r.kind) {
-    case NodeKind::depthwise: {
-      PackedDepthwise w = n.depthwise;
-      w.pad_top = static_cast<int32_t>(planned(step).pad_top);
-      w.pad_left = static_cast<int32_t>(planned(step).pad_left);
-      return kernels.depthwise(w, n.epilogue, a, out, share.begin, share.end);
-    }
+    case NodeKind::depthwise:
+      return filter(step, a, out, share);
     case NodeKind::max:
     case NodeKind::average:
       return pool(step, a, out, share);
@@ -218,6 +214,21 @@ void ConvnetGroup::convolve(int64_t i, const Span& span, const Share& share, int
   }
 }
 
+void ConvnetGroup::filter(int64_t i, const Map& a, const Map& result, const Share& share) const {
+  const Epilogue8& e = node(i).epilogue;
+  PackedDepthwise w = node(i).depthwise;
+  w.pad_top = static_cast<int32_t>(planned(i).pad_top);
+  w.pad_left = static_cast<int32_t>(planned(i).pad_left);
+  if (a.pixel == w.pixel && result.pixel == w.pixel) return kernels.depthwise(w, e, a, result, share.begin, share.end);
+  // Pixels that lie apart, of a map that is a part of another one: each is a row of its own.
+  const auto column = [&](const Map& m, int64_t image, int64_t y) {
+    return Map{pixel_at(m, image, y, 0), m.width * m.pixel, m.pixel, w.pixel, 1, m.width, 1, m.channels};
+  };
+  for_each_row(result, share, [&](int64_t image, int64_t y) {
+    kernels.depthwise(w, e, column(a, image, y), column(result, image, y), 0, result.width);
+  });
+}
+
 void ConvnetGroup::pool(int64_t i, const Map& a, const Map& result, const Share& share) const {
   const ConvnetRecord& r = *node(i).record;
   const ConvnetRecord& before = *node(node(i).inputs[0]).record;
@@ -248,7 +259,7 @@ void ConvnetGroup::join(int64_t i, const Span& span, const Map& whole, const Sha
     const Map part = map(n.inputs[j], span, worker);
     const ConvnetRecord& from = *node(n.inputs[j]).record;
     const bool same = from.step == n.record->step && from.zero == n.record->zero;
-    if (!plan.in_place(model, i, j)) {
+    if (!plan.in_place(n.inputs[j], i, shift)) {
       for_each_row(part, share, [&](int64_t image, int64_t y) {
         for (int64_t x = 0; x < part.width; ++x) {
           const uint8_t* const codes = pixel_at(part, image, y, x);

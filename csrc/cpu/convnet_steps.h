@@ -29,8 +29,8 @@ struct ConvnetGroup {
   float* out;
   int64_t first = 0;              // of all images
   int64_t images = 0;             // of the group
-  uint8_t* group_maps = nullptr;  // plan.group_bytes
-  uint8_t* image_maps = nullptr;  // [workers, plan.image_bytes]
+  uint8_t* group_maps = nullptr;  // plan.group.bytes()
+  uint8_t* image_maps = nullptr;  // [workers, plan.image.bytes()]
   bool* unsound = nullptr;        // [images]: the image holds NaN
 
   int64_t nodes() const { return static_cast<int64_t>(model.nodes.size()); }
@@ -43,7 +43,7 @@ struct ConvnetGroup {
     return is_conv(step) ? m.pixels() : m.height;
   }
   int64_t tiles(int64_t step) const { return is_conv(step) ? node(step).record->tiles : 1; }
-  int64_t work(int64_t step) const;  // about its time, in multiply-adds
+  double work(int64_t step) const;  // about its time, in multiply-adds
 
   // A task: its share of a step, on a worker's maps.
   void run(int64_t step, const Span& span, const Share& share, int64_t worker) const;
@@ -56,6 +56,7 @@ struct ConvnetGroup {
   void fill_border(int64_t i, const Map& m) const;
   void quantize(const Map& out, const Span& span, const Share& share) const;
   void convolve(int64_t i, const Span& span, const Share& share, int64_t worker) const;
+  void filter(int64_t i, const Map& in, const Map& out, const Share& share) const;  // depthwise
   void pool(int64_t i, const Map& in, const Map& out, const Share& share) const;
   void join(int64_t i, const Span& span, const Map& out, const Share& share, int64_t worker) const;
   void resize(int64_t i, const Map& in, const Map& out, const Share& share) const;

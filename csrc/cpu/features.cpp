@@ -56,7 +56,7 @@ Features detect() {
   found.avx512vnni =
       found.avx2 && (states & kZmm) == kZmm && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31) && has(c, 11);
   found.avx512halves = found.avx512vnni && is_zen4_or_zen3(signature);
-  found.avx512vbmi2 = found.avx512vnni && has(c, 6);
+  found.avx512vbmi2 = found.avx512vnni && has(c, 1) && has(c, 6);
   const bool tiles = (states & kTiles) == kTiles && has(d, 22) && has(d, 24) && has(d, 25);
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
   found.avxvnni = found.avx2 && has(a, 4);

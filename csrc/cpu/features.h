@@ -7,7 +7,7 @@ struct Features {
   bool avx2 = false;          // AVX2 + FMA + F16C, and the OS saves the registers
   bool avxvnni = false;       // avx2 + AVX-VNNI: dot products of bytes in 256-bit registers
   bool avx512vnni = false;    // AVX-512 F, BW, VL, DQ, VNNI
-  bool avx512vbmi2 = false;   // avx512vnni + VBMI2, which expands bytes
+  bool avx512vbmi2 = false;   // avx512vnni + VBMI and VBMI2: bytes by permutation and expansion
   bool avx512halves = false;  // 512-bit instructions take a 256-bit unit twice (AMD Zen 4)
   bool avx512bf16 = false;    // avx512vnni + dot products of bf16
   bool amx = false;           // avx512bf16 + AMX tile, int8 and bf16, and the OS granted the tile state to this process

@@ -1,6 +1,8 @@
 // convnet: argument checks and torch's thread pool around cpu::convnet_forward.
 #include "../cpu/convnet.h"
 
+#include <new>
+
 #include "../cpu/dispatch.h"
 #include "library.h"
 #include "tensor.h"
@@ -25,8 +27,13 @@ void boxed_convnet(StableIValue* stack, uint64_t, uint64_t) {
                               size[3],       stride[0],         stride[1], stride[2], stride[3], features};
   const int64_t sizes[2] = {in.count, features};
   Tensor out = Tensor::empty(2, sizes, f32);
-  if (const char* problem = cpu::convnet_forward(cpu::kernels(), thread_pool(), in, static_cast<float*>(out.data())))
-    fail(std::string("convnet: ") + problem);
+  const char* problem = nullptr;
+  try {
+    problem = cpu::convnet_forward(cpu::kernels(), thread_pool(), in, static_cast<float*>(out.data()));
+  } catch (const std::bad_alloc&) {
+    problem = "there is no memory for the maps of these images; give smaller ones, or fewer at a time";
+  }
+  if (problem != nullptr) fail(std::string("convnet: ") + problem);
   stack[0] = give_tensor(std::move(out));
 }
 

@@ -25,9 +25,9 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         ``{"path", "format", "kdnative", "model", "rebuild", "modules": [{"name", "kind", "scheme", "shape", "bytes"}],
-        "image_input", "totals": {"modules", "tensors", "bytes", "file_bytes"}}``; bytes are those stored. A fused encoder
-        has a row for each of its parts, a network of convolutions one for each convolution. ``image_input`` is how the
-        model is given pictures, :meth:`kdnative.nn.ImageInput.to_json`, or None.
+        "image_input", "totals": {"modules", "tensors", "bytes", "file_bytes"}}``; bytes are those stored. A fused
+        encoder has a row for each of its parts, a network of convolutions one for each convolution. ``image_input`` is
+        how the model is given pictures, :meth:`kdnative.nn.ImageInput.to_json`, or None.
 
     Raises:
         CheckpointError: there is no readable description.

@@ -96,8 +96,8 @@ def _check_natives(path: Path, manifest: dict[str, Any], weights: Weights, confi
         raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {error}") from error
     if derived > _MOST_DERIVED + 4 * weights.bytes:
         raise CheckpointError(
-            f"{path / MANIFEST}: damaged: its native modules would have {derived:,} bytes beside {weights.bytes:,} bytes "
-            "of tensors"
+            f"{path / MANIFEST}: damaged: its native modules would have {derived:,} bytes beside {weights.bytes:,} "
+            "bytes of tensors"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdnative.cnn.building import Builder
@@ -64,11 +65,12 @@ def _linear(builder: Builder, step: Step) -> None:
 
 @reads("batch_norm")
 def _batch_norm(builder: Builder, step: Step) -> None:
-    a = step.bind("input", "mean", "variance", weight=None, bias=None, training=False, momentum=0.1, eps=1e-5)
-    names = {"running_mean": "mean", "running_var": "variance"}
-    for theirs, ours in names.items():
-        setattr(a, ours, getattr(a, theirs, getattr(a, ours, None)))
-    mean, variance = constant(step, a.mean, "the mean"), constant(step, a.variance, "the variance")
+    if step.call is not F.batch_norm:
+        raise step.refuse("torch.batch_norm; torch.nn.functional.batch_norm will do")
+    a = step.bind(
+        "input", "running_mean", "running_var", weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    )
+    mean, variance = constant(step, a.running_mean, "the mean"), constant(step, a.running_var, "the variance")
     if a.training or mean is None or variance is None:
         raise step.refuse("a normalization with the statistics of the batch; it needs running statistics")
     weight, bias = constant(step, a.weight, "the weight"), constant(step, a.bias, "the bias")

@@ -16,21 +16,15 @@ from kdnative.cnn.recording import Step, Value
 __all__: list[str] = []
 
 
-@reads(
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "alpha_dropout",
-    "feature_dropout",
-    "feature_alpha_dropout",
-    "contiguous",
-    "clone",
-    "detach",
-    "to",
-    "float",
-    "type_as",
-)
+@reads("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+def _dropout(builder: Builder, step: Step) -> None:
+    a = step.bind("input", p=0.5, training=True)
+    if a.training and a.p:
+        raise step.refuse(f"{step.function} in evaluation mode, too; pass it training=self.training")
+    builder.same(step, a.input)
+
+
+@reads("contiguous", "clone", "detach", "to", "float", "type_as")
 def _nothing(builder: Builder, step: Step) -> None:
     dtypes = [leaf for leaf in tree_flatten((step.args, step.kwargs))[0] if isinstance(leaf, torch.dtype)]
     if any(not dtype.is_floating_point for dtype in dtypes):

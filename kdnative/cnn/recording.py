@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -40,7 +41,7 @@ class Step:
     """One call of a function of torch.
 
     Args:
-        function: its name, without underscores in front or behind.
+        function: its name, without underscores in front or behind; of operators "torch.ops" and the whole name.
         call: the function itself.
         args, kwargs: as it was called, with a `Value` in the place of each tensor that depends on the image.
         results: the value each result got, in order.
@@ -195,6 +196,8 @@ class _Recorder(TorchFunctionMode):
     def hooks(self) -> Iterator[None]:
         with ExitStack() as stack:
             for name, module in self.module.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks, and nothing of it is seen
+                    continue
                 stack.callback(module.register_forward_pre_hook(self._entering(name), with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(self._leaving(name), with_kwargs=True).remove)
             yield
@@ -230,7 +233,7 @@ class _Recorder(TorchFunctionMode):
         if not isinstance(leaf, Tensor) or (id(leaf) not in self.known and not isinstance(leaf, FakeTensor)):
             return leaf
         if id(leaf) not in self.known:
-            raise Unsupported(f"{self.place()}: it reads what code gave that can't be followed, such as TorchScript's")
+            raise Unsupported(f"{self.place()}: it reads what code gave that can't be followed, such as compiled code")
         _, version, number = self.known[id(leaf)]
         if version != leaf._version:
             raise Unsupported(f"{self.place()}: it reads a tensor that was changed in place through another view of it")
@@ -250,7 +253,7 @@ class _Recorder(TorchFunctionMode):
             self.count += 1
         name, module = self.stack[-1] if self.stack else ("", self.module)
         step = Step(
-            function=getattr(func, "__name__", str(func)).strip("_"),
+            function=_name(func),
             call=func,
             args=values_args,
             kwargs=values_kwargs,
@@ -262,6 +265,13 @@ class _Recorder(TorchFunctionMode):
         )
         self.recording.steps.append(step)
         return result
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """A function's name as steps have it. Operators (torch.ops, TorchScript) have their own order of arguments."""
+    if isinstance(function, (OpOverload, OpOverloadPacket)):
+        return f"torch.ops.{function}"
+    return getattr(function, "__name__", str(function)).strip("_")
 
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdnative.cnn import read_layers, read_moves, read_values  # noqa: F401  (they register their readers)
@@ -61,11 +62,12 @@ def graph_of(recording: Recording) -> FloatGraph:
     if recording.failure is not None:
         raise recording.failure
     builder = Builder(recording.shape)
-    for step in recording.steps:
-        reader = READERS.get(step.function)
-        if reader is None:
-            raise step.refuse(f"{step.function} is no part of native networks of convolutions")
-        reader(builder, step)
+    with torch.no_grad():
+        for step in recording.steps:
+            reader = READERS.get(step.function)
+            if reader is None:
+                raise step.refuse(f"{step.function} is no part of native networks of convolutions")
+            reader(builder, step)
     outputs, flat = _outputs(builder, recording.result)
     return fuse(builder, outputs, flat)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from kdnative.convert.plan import Decision, Region
-from kdnative.convert.refusals import Refusal, not_quantizable
+from kdnative.convert.refusals import Refusal, not_quantizable, unusual
 from kdnative.convert.registry import Converter, Native, RegionConverter, converts
 from kdnative.convert.surroundings import Site
 from kdnative.convert.transformer_layers import WeightOf
@@ -38,7 +38,7 @@ class ConvolutionConverter(Converter):
             return Refusal(f"the backend {backend.name!r} has no fused operators, and convolutions are part of one")
         if scheme.plain != SCHEME:
             return Refusal(f"there is no kernel for convolutions in {scheme}: they are native in {SCHEME}")
-        if why := not_quantizable(site.module, site.around.values):
+        if why := unusual(site.module, (type(site.module),)) or not_quantizable(site.module, site.around.values):
             return why
         networks = site.around.networks
         if networks is None:

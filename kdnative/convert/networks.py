@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from kdnative.cnn import FloatGraph, Regions, regions, run
+from kdnative.cnn import FloatGraph, Regions, regions
 from kdnative.cnn.calibrating import NetworkCalibration
-from kdnative.cnn.recording import ModuleCall
+from kdnative.cnn.regions import convolutions
 from kdnative.cnn.spans import USUAL
-from kdnative.convert.convolutions import SCHEME, has_convolutions
+from kdnative.convert.convolutions import SCHEME
 from kdnative.convert.fuse import refusal
+from kdnative.convert.network_calls import Seen
 from kdnative.convert.plan import Decision, Network, Networks, Plan, nothing_converted
 from kdnative.convert.refusals import Refusal, not_finite
 from kdnative.convert.surroundings import Surroundings
@@ -30,7 +30,7 @@ _LEAST = 2
 """Convolutions of a part. A single one gets its input as codes and gives its result as real numbers, which costs about
 as much as it saves; a pattern that names it makes one all the same."""
 
-_CHECKED_ON = 2  # images
+_ALONE = "a single convolution gains less than codes for its input and result cost"
 
 
 def wanting_ranges(plan: Plan, model: nn.Module) -> list[Decision]:
@@ -54,20 +54,23 @@ def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches,
     """
     model = around.modules[""]
     wanted = wanting_ranges(plan, model)
-    calls, samples = _called(model, batches)
+    seen = Seen(model, batches.all[0])
+    judge = _Judging(seen, 1 if any(decision.explicit for decision in wanted) else _LEAST)
     refuse = _Refusing(plan, around)
-    least = 1 if any(decision.explicit for decision in wanted) else _LEAST
-    found = regions(model, calls=calls, refuse=refuse, least=least)
-    _check_traces(found, samples)
+    found = regions(model, calls=seen.calls, follows=seen.follows, refuse=refuse, judge=judge)
     _check_values(found, around)
     made = _calibrated(model, found.graphs, batches, method)
-    parts = {
-        root: Network(root, tuple(name for name in around.modules if within(name, root)), graph)
-        for root, graph in made.items()
-    }
+    parts = {root: Network(root, _inside(found.chains[root], around.modules), graph) for root, graph in made.items()}
     covered = {name for part in parts.values() for name in part.modules}
     outside = [decision.name for decision in wanted if decision.name not in covered]
-    return Networks(parts, {name: _why(name, found) for name in outside})
+    shares = seen.shares()
+    words = {name: f"{_why(name, found)} ({shares.get(name, 0):.1%} of the model's products)" for name in outside}
+    return Networks(parts, words)
+
+
+def _inside(chain: tuple[str, ...], modules: Collection[str]) -> tuple[str, ...]:
+    """Names of all modules of a part, its root first."""
+    return tuple(name for part in chain for name in modules if within(name, part))
 
 
 class _Refusing:
@@ -98,70 +101,36 @@ class _Refusing:
         return None if decision.scheme.plain == SCHEME else f"is to be {decision.scheme}, and networks are {SCHEME}"
 
 
+@dataclass(frozen=True)
+class _Judging:
+    """Says which graphs are not worth it, or are not what their modules compute.
+
+    Args:
+        seen: the model at work.
+        least: convolutions of a part.
+    """
+
+    seen: Seen
+    least: int
+
+    def __call__(self, names: tuple[str, ...], graph: FloatGraph) -> str | None:
+        if len(convolutions(graph)) < self.least:
+            return _ALONE
+        return (
+            None if self.seen.agrees(names, graph) else "what it computes depends on more than the shape of its input"
+        )
+
+
 def _wants(decision: Decision) -> bool:
     return decision.refusal is not None and decision.refusal.needs == "ranges"
 
 
 def _why(name: str, found: Regions) -> str:
-    """Why a convolution is in no network: what the smallest module around it said."""
-    around = max((left for left in found.left if left != name and within(name, left)), key=len, default=name)
-    return f"{around or 'the model'} is no network of convolutions: {found.left[around]}"
-
-
-# -- the model at work -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    with watched(model, {}, lambda name, x, _: None):
-        yield
-
-
-def _called(
-    model: nn.Module, batches: InputBatches
-) -> tuple[dict[str, ModuleCall], dict[str, tuple[Tensor, list[Tensor]]]]:
-    """How the modules with convolutions are called on the first batch, and examples of what they take and give."""
-    calls: dict[str, ModuleCall] = {}
-    samples: dict[str, tuple[Tensor, list[Tensor]]] = {}
-
-    def behind(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-            times = calls[name].times + 1 if name in calls else 1
-            x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
-            kind = "Tensor" if isinstance(result, Tensor) else type(result).__name__
-            calls[name] = ModuleCall(times, None if x is None else tuple(x.shape), kind)
-            if x is not None:
-                samples[name] = x[:_CHECKED_ON].clone(), _first(result)
-
-        return hook
-
-    with ExitStack() as stack, _evaluating(model):
-        for name, module in model.named_modules():
-            if has_convolutions(module):
-                hook = module.register_forward_hook(behind(name), with_kwargs=True)
-                stack.callback(hook.remove)
-        forward(model, batches.all[0])
-    return calls, samples
-
-
-def _first(result: Any) -> list[Tensor]:
-    """What a module gave for the first images."""
-    each = list(result) if isinstance(result, tuple | list) else [result]
-    return [x[:_CHECKED_ON].to(torch.float32) for x in each if isinstance(x, Tensor)]
-
-
-def _check_traces(found: Regions, samples: Mapping[str, tuple[Tensor, list[Tensor]]]) -> None:
-    """Leaves out what was not read right: a model whose Python code looks at values computes something else."""
-    for root, graph in list(found.graphs.items()):
-        images, result = samples[root]
-        with torch.no_grad():
-            traced = run(graph, images.to(torch.float32))
-        for ours, theirs in zip(traced, result, strict=True):
-            tolerance = 0.02 if images.dtype != torch.float32 else 1e-3
-            if ours.shape != theirs.shape or float((ours - theirs).norm()) > tolerance * float(theirs.norm()) + 1e-6:
-                del found.graphs[root]
-                found.left[root] = "what it computes depends on values, so it can't be followed with shapes alone"
-                break
+    """Why a convolution is in no network: what the smallest module around it said, if it said more than `_ALONE`."""
+    around = sorted((left for left in found.left if within(name, left)), key=len, reverse=True)
+    telling = next((left for left in around if found.left[left] != _ALONE), around[0])
+    words = f"{telling or 'the model'} is no network of convolutions: {found.left[telling]}"
+    return words if found.left[around[0]] != _ALONE or telling == around[0] else f"{words}; of the rest, {_ALONE}"
 
 
 def _check_values(found: Regions, around: Surroundings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ __all__ = ["ConvNet"]
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)  # what the operator reads
 _PARTS = ("qweight", "scale", "bias")
 _REMEMBERED = 64  # sizes of images
+
+
+class _Place(NamedTuple):
+    """Where an output is in a row of results: a map of height, width and channels, or None: numbers without places."""
+
+    begin: int
+    end: int
+    map: tuple[int, int, int] | None
 
 
 class ConvNet(nn.Module):
@@ -51,11 +59,8 @@ class ConvNet(nn.Module):
 
     def _set(self, graph: Graph, packed: Tensor, numbers: Tensor) -> None:
         self._graph = graph
-        self._outputs = tuple(
-            (graph.nodes[number].channels, flat, steps_to(graph, number, 0), steps_to(graph, number, 1))
-            for number, flat in zip(graph.outputs, graph.flat, strict=True)
-        )
-        self._sizes_of: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._steps = tuple((steps_to(graph, number, 0), steps_to(graph, number, 1)) for number in graph.outputs)
+        self._places_of: dict[tuple[int, int], tuple[int, tuple[_Place, ...]]] = {}
         self.register_buffer("packed", packed, persistent=False)
         # Scales and biases as they were, which epilogues have only in products: bytes, so that .half() leaves them.
         self.register_buffer("numbers", numbers, persistent=False)
@@ -70,7 +75,8 @@ class ConvNet(nn.Module):
         check(graph)
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._set(replace(graph, weights={}), pack(graph), _numbers(graph))
+        with torch.device("cpu"):
+            module._set(replace(graph, weights={}), pack(graph), _numbers(graph))
         return module.eval()
 
     @classmethod
@@ -106,7 +112,8 @@ class ConvNet(nn.Module):
         """The network with a copy of its weights; RuntimeError when it is empty."""
         if self.is_empty:
             raise RuntimeError(empty("kdnative.nn.ConvNet"))
-        codes = unpack(self.packed, self._graph)
+        with torch.device("cpu"):
+            codes = unpack(self.packed, self._graph)
         values = self.numbers.view(torch.float32)
         weights, begin = {}, 0
         for node in _convolutions(self._graph):
@@ -137,32 +144,36 @@ class ConvNet(nn.Module):
                 f"kdnative.nn.ConvNet takes images [N, C, H, W] of floats, got {x.dtype} of {list(x.shape)}: add the "
                 "missing dimension (x[None]), and bring bytes to the mean and deviation of training"
             )
-        found = self._sizes(x.shape[2], x.shape[3])
-        counts = [height * width * output[0] for (height, width), output in zip(found, self._outputs, strict=True)]
-        rows = ops.convnet(self._buffers["packed"], x if x.dtype in _TYPES else x.float(), sum(counts))
-        if x.dtype != torch.float32:  # asking is faster than a conversion to what it is already
-            rows = rows.to(x.dtype)
-        results, begin = [], 0
-        for (height, width), count, (channels, flat, _, _) in zip(found, counts, self._outputs, strict=True):
-            y = rows if len(counts) == 1 else rows[:, begin : begin + count]
-            if not flat:
-                y = y.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
-            results.append(y)
-            begin += count
-        return results[0] if len(results) == 1 else tuple(results)
+        features, places = self._places(x.shape[2], x.shape[3])
+        dtype = x.dtype
+        rows = ops.convnet(self._buffers["packed"], x if dtype in _TYPES else x.float(), features)
+        if dtype != torch.float32:  # asking is faster than a conversion to what it is already
+            rows = rows.to(dtype)
+        if len(places) == 1:
+            return _output(rows, places[0])
+        return tuple(_output(rows[:, place.begin : place.end], place) for place in places)
 
-    def _sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of every output."""
-        if torch.compiler.is_compiling():  # they may be symbolic: arithmetic alone, and the operator checks the sum
-            return [(_after(height, steps_h), _after(width, steps_w)) for _, _, steps_h, steps_w in self._outputs]
-        found = self._sizes_of.get((height, width))
+    def _places(self, height: int, width: int) -> tuple[int, tuple[_Place, ...]]:
+        """How many numbers an image gives, and where the outputs are among them."""
+        if torch.compiler.is_compiling():  # sizes may be symbolic: arithmetic alone, and the operator checks the sum
+            return self._place([(_after(height, rows), _after(width, columns)) for rows, columns in self._steps])
+        found = self._places_of.get((height, width))
         if found is None:
             every = sizes(self._graph, height, width)
-            found = [every[number] for number in self._graph.outputs]
-            if len(self._sizes_of) >= _REMEMBERED:
-                self._sizes_of.clear()
-            self._sizes_of[height, width] = found
+            found = self._place([every[number] for number in self._graph.outputs])
+            if len(self._places_of) >= _REMEMBERED:
+                self._places_of.clear()
+            self._places_of[height, width] = found
         return found
+
+    def _place(self, every: list[tuple[int, int]]) -> tuple[int, tuple[_Place, ...]]:
+        places, begin = [], 0
+        for number, flat, (height, width) in zip(self._graph.outputs, self._graph.flat, every, strict=True):
+            channels = self._graph.nodes[number].channels
+            end = begin + height * width * channels
+            places.append(_Place(begin, end, None if flat else (height, width, channels)))
+            begin = end
+        return begin, tuple(places)
 
     def _apply(self, fn, recurse=True):
         if self.is_empty and stays_empty(fn, "kdnative.nn.ConvNet"):
@@ -196,7 +207,7 @@ class ConvNet(nn.Module):
         return [name for name, _, _ in weight_shapes(self._graph)]
 
     def fill(self, read: Callable[[str, Tensor | None], Tensor]) -> list[str]:
-        """Give a network its weights.
+        """Give a network its weights, one convolution after the other, so that they are never all in memory twice.
 
         Args:
             read: returns the plain tensor of a name of :meth:`plain_names`. Its second argument is None.
@@ -205,23 +216,21 @@ class ConvNet(nn.Module):
             What is wrong with the tensors, in words; if anything is, the network is as it was.
         """
         shapes = {name: (shape, dtype) for name, shape, dtype in weight_shapes(self._graph)}
-        weights, errors = {}, []
-        for node in _convolutions(self._graph):
-            tensors = [read(f"{node.name}.{part}", None).detach() for part in _PARTS]
-            weight = ConvWeight(tensors[0], *(t.float() if t.is_floating_point() else t for t in tensors[1:]))
+        numbers: list[Tensor] = []
+
+        def weight_of(node: Conv) -> ConvWeight:
+            q, scale, bias = (read(f"{node.name}.{part}", None).detach() for part in _PARTS)
+            weight = ConvWeight(q, *(t.float() if t.is_floating_point() else t for t in (scale, bias)))
+            check_weight(node.name, weight, shapes)
+            numbers.extend((weight.scale, weight.bias))
+            return weight
+
+        with torch.device("cpu"):
             try:
-                check_weight(node.name, weight, shapes)
+                packed = pack(self._graph, weight_of)
             except ValueError as error:
-                errors.append(str(error))
-            weights[node.name] = weight
-        if errors:
-            return errors
-        graph = replace(self._graph, weights=weights)
-        try:
-            packed = pack(graph)
-        except ValueError as error:
-            return [str(error)]
-        self.packed, self.numbers = packed, _numbers(graph)
+                return [str(error)]
+            self.packed, self.numbers = packed, _as_bytes(numbers)
         return []
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -272,10 +281,16 @@ def _convolutions(graph: Graph) -> Iterator[Conv]:
 
 def _numbers(graph: Graph) -> Tensor:
     """Scale and bias of every convolution in the order of nodes, as bytes."""
-    parts = [
-        t for node in _convolutions(graph) for t in (graph.weights[node.name].scale, graph.weights[node.name].bias)
-    ]
-    return torch.cat([t.detach().cpu().float() for t in (*parts, torch.empty(0))]).view(torch.uint8)
+    weights = [graph.weights[node.name] for node in _convolutions(graph)]
+    return _as_bytes([tensor for weight in weights for tensor in (weight.scale, weight.bias)])
+
+
+def _as_bytes(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.detach().cpu().float() for t in (*tensors, torch.empty(0))]).view(torch.uint8)
+
+
+def _output(rows: Tensor, place: _Place) -> Tensor:
+    return rows if place.map is None else rows.unflatten(1, place.map).permute(0, 3, 1, 2)
 
 
 def _after(size: int, steps: tuple[Any, ...]) -> int:

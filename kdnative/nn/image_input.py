@@ -34,7 +34,8 @@ class ImageInput:
         size: height and width of what the model is given, pixels.
         shorter: the shorter side is resized to this many pixels, then the middle is cropped, as torchvision does it
             (256 and 224). None: `fit` says what is done.
-        fit: "crop" (the middle, as much as there is of that shape, is resized), "pad" (all of it, on white) or "stretch".
+        fit: "crop" (the middle, as much as there is of that shape, is resized), "pad" (all of it, on white) or
+            "stretch".
         mean, std: of each channel, as shares of 255: ``(pixel / 255 - mean) / std``; three for RGB, one for grey.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos", of Pillow.
         classes: names of the model's outputs, in order; may be empty.
@@ -57,8 +58,8 @@ class ImageInput:
         sides = (*self.size, *(() if self.shorter is None else (self.shorter,)))
         if len(self.size) != 2 or not all(type(s) is int and 1 <= s <= _MOST_PIXELS for s in sides):
             raise ValueError(
-                f"size must be a height and a width, and shorter None or a number, from 1 to {_MOST_PIXELS} pixels (got "
-                f"{shown(self.size)} and {shown(self.shorter)})"
+                f"size must be a height and a width, and shorter None or a number, from 1 to {_MOST_PIXELS} pixels "
+                f"(got {shown(self.size)} and {shown(self.shorter)})"
             )
         if self.fit not in FITS or self.interpolation not in INTERPOLATIONS:
             raise ValueError(

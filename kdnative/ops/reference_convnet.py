@@ -207,7 +207,7 @@ def _windows(node: Pool, axis: int, size: int) -> list[tuple[int, int, int]]:
 
 
 def _corners(node: Resize, axis: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each output pixel of an axis: the two pixels between which it lies, and how far behind the first, in 2048ths."""
+    """For each output pixel of an axis: the two pixels between which it lies, and how far from the first, 2048ths."""
     step = sizes.step(node, axis)
     assert step is not None
     count = sizes.out_size(size, step)

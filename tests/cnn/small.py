@@ -67,6 +67,12 @@ def _in_place(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
     return z.relu_()
 
 
+def _read_twice(x: Tensor, a: nn.Module, b: nn.Module, norm: nn.Module) -> Tensor:
+    """Neither the activation nor the sum nor the norm may go into a convolution that something else reads."""
+    y, z = a(x), b(x)
+    return torch.cat([F.relu(y), norm(y), y + z, z], 1)
+
+
 def _old_hard_swish(x: Tensor, a: nn.Module) -> Tensor:
     y = a(x)
     return y * (F.relu6(y + 3.0) / 6.0)
@@ -109,6 +115,7 @@ SMALL: dict[str, tuple[nn.Module, str]] = {
     "residual": (Written(_residual, conv(), conv(8, 8, padding=1)), "Input Conv Conv"),
     "depthwise residual": (Written(_residual, conv(), conv(8, 8, padding=1, groups=8)), "Input Conv Conv Add"),
     "in place": (Written(_in_place, conv(), conv(8, 8, padding=1)), "Input Conv Conv"),
+    "read twice": (Written(_read_twice, conv(), conv(), _NORM(8)), "Input Conv Conv Lookup Conv Add Concat"),
     "squeeze and excite": (
         Written(_squeeze_excite, conv(), conv(8, 3, 1), conv(3, 8, 1)),
         "Input Conv Pool Conv Conv Multiply",

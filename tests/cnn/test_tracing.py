@@ -20,9 +20,14 @@ def kinds(graph: FloatGraph) -> str:
     return " ".join(type(node).__name__ for node in graph.nodes)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same.")
 @pytest.mark.parametrize("name", SMALL)
 def test_small_networks(name):
     model, expected = copy.deepcopy(SMALL[name])
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.1, 0.3)
     graph = trace(randomize(model.double()), (1, 3, 13, 17))
     assert kinds(graph) == expected.strip()
     assert relative_error(model, graph) < 1e-12
@@ -70,6 +75,11 @@ def test_tensorflows_padding_fits_every_size():
             torch.testing.assert_close(run(graph, images)[0], model(images), rtol=1e-5, atol=1e-5)
 
 
+def test_padding_by_hand_is_not_tensorflows():
+    graph = trace(Written(lambda x, a: a(F.pad(x, (0, 1, 0, 1))), conv(stride=2)), (1, 3, 12, 16))
+    assert graph.nodes[1].padding == (0, 1, 0, 1) and not graph.fixed
+
+
 def test_the_head_of_a_flattened_map_fits_one_size():
     graph = trace(nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 36, 5)), (1, 3, 8, 8))
     assert "mat1 and mat2" in graph.fixed or "shape" in graph.fixed
@@ -84,6 +94,11 @@ def test_a_size_that_follows_from_another_map_is_a_factor():
     resize = graph.nodes[-1]
     assert isinstance(resize, Resize) and (resize.size, resize.factor) == (None, (2.0, 2.0))
     assert not graph.fixed
+
+    def to_the_image(x, a):
+        return F.interpolate(F.max_pool2d(a(x), 2), size=x.shape[2:])
+
+    assert "resize depends on the size" in trace(Written(to_the_image, conv(padding=1)), (1, 3, 12, 16)).fixed
 
     fixed = trace(Written(lambda x, a: F.interpolate(a(x), size=(7, 9)), conv()), (1, 3, 12, 16))
     assert fixed.nodes[-1].size == (7, 9) and not fixed.fixed
@@ -193,6 +208,10 @@ def test_taps_see_every_edge_and_can_change_it():
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
+def _norm_of_torch(x, a):
+    return torch.batch_norm(a(x), None, None, torch.zeros(8), torch.ones(8), False, 0.1, 1e-5, False)
+
+
 def _changed_view(x, a):
     y = a(x)
     first, _ = y.chunk(2, 1)
@@ -219,17 +238,37 @@ REFUSED = {
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
     "dictionary": (Written(lambda x, a: {"out": a(x)}, conv()), "it returns dict"),
     "rows": (nn.Sequential(conv(), nn.Flatten()), "it returns"),
+    "mirrored": (Written(lambda x, a: F.max_pool2d(a(x).flip(3), 2), conv()), "isn't a map"),
     "divided": (Written(lambda x, a: 1 / a(x), conv()), "rdiv is no part"),
-    "scripted": (nn.Sequential(conv(), torch.jit.script(nn.Sequential(nn.ReLU()))), "followed|returns"),
+    "dropout of old": (Written(lambda x, a: F.dropout(a(x)), conv()), "pass it training=self.training"),
+    "torch's own norm": (Written(_norm_of_torch, conv()), "torch.nn.functional.batch_norm will do"),
+    "an operator": (Written(lambda x, a: torch.ops.aten.relu(a(x)), conv()), "torch.ops.aten.relu is no part"),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_and_why(name):
     model, why = REFUSED[name]
     with pytest.raises(Unsupported, match=why.replace("(", r"\(").replace(")", r"\)")):
         trace(model, (1, 3, 13, 17))
+
+
+def test_tensors_of_unknown_origin_are_refused():
+    def forward(x, a):
+        y = a(x)
+        with torch._C.DisableTorchFunction():
+            z = y + 1
+        return F.relu(z)
+
+    with pytest.raises(Unsupported, match="it reads what code gave that can't be followed"):
+        trace(Written(forward, conv()), (1, 3, 13, 17))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripts_are_refused():
+    script = torch.jit.script(nn.Sequential(nn.ReLU()))
+    with pytest.raises(Unsupported, match="torch.ops.aten.relu.default is no part"):
+        trace(nn.Sequential(conv(), script, nn.ReLU()), (1, 3, 13, 17))
 
 
 @pytest.mark.parametrize("size", [(3, 8, 8), (1, 3, 0, 8)])

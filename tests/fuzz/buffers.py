@@ -11,9 +11,14 @@ from torch import Tensor, nn
 
 import kdnative
 from kdnative.formats import dense, sparse
+from kdnative.formats.convnet import layout as convnet_layout
+from kdnative.formats.convnet import pack as convnet_pack
+from kdnative.formats.convnet.graph import Channels, Concat, Graph, Resize
+from kdnative.formats.convnet.sizes import sizes
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import encoder_format
 from kdnative.quantize import quantize_weight
+from tests import convnets
 from tests.fuzz.words import NUMBERS
 from tests.input_scales import random_scales, scaled_weights
 from tests.nn import encoder_models
@@ -27,7 +32,8 @@ _FIELDS = {  # names, offsets and widths of the numbers in the headers that buff
     kind: [(field, offset, dtype.itemsize) for field, (dtype, offset) in layout.fields.items() if dtype.itemsize <= 8]
     for kind, layout in (
         ("dense", dense._HEADER), ("sparse", sparse._HEADER), ("encoder", encoder_format._HEADER),
-        ("layer", encoder_format._LAYER),
+        ("layer", encoder_format._LAYER), ("convnet", convnet_layout.HEADER), ("node", convnet_layout.RECORD),
+        ("tile", convnet_layout.TILE),
     )
 }  # fmt: skip
 
@@ -37,9 +43,10 @@ class Buffer:
     """A packed buffer that is right.
 
     Attributes:
-        kind: "dense", "sparse" or "encoder".
+        kind: "dense", "sparse", "encoder" or "convnet".
         bits: of the weights; 0 for encoders.
-        n, k: what a linear gives and takes; of an encoder its width, twice.
+        n, k: what a linear gives and takes; of an encoder its width, twice; of a network of convolutions the values of
+            an image of 12 x 9 pixels, and its channels.
         layers: of an encoder.
         embeddings: whether an encoder takes ids.
         heads: starts of buffers inside this one, and their kinds.
@@ -72,7 +79,8 @@ def make_buffers() -> list[Buffer]:
             kind = "dense" if scheme.sparsity is None else "sparse"
             data = bytes(packed.numpy())
             buffers.append(Buffer(f"{name} {n}x{k}", kind, data, scheme.weight_bits, n, k, heads=((0, kind),)))
-    return buffers + [_of_encoder(name, module) for name, module in _encoders().items()]
+    buffers += [_of_encoder(name, module) for name, module in _encoders().items()]
+    return buffers + [_of_network(name, graph) for name, graph in _networks().items()]
 
 
 def _encoders() -> dict[str, nn.Module]:
@@ -108,6 +116,31 @@ def _of_encoder(name: str, module: nn.Module) -> Buffer:
     width = spec["hidden_size"]
     embeddings = bool(header["vocabulary"])
     return Buffer(name, "encoder", bytes(packed.numpy()), 0, width, width, len(layers), embeddings, tuple(heads))
+
+
+def _networks() -> dict[str, Graph]:
+    joined = convnets.Builder(5)
+    parts = [joined.conv(0, 6), joined.conv(0, 7, kernel=(3, 3), padding=(1, 1, 1, 1), groups=1)]
+    whole = joined.other(Concat, parts, 13)
+    part = joined.other(Channels, [whole], 6, order=tuple(range(3, 9)))
+    resized = joined.other(Resize, [part], size=(5, 6), mode="bilinear")
+    return {
+        "every kind": convnets.every_kind(),
+        "one channel": convnets.every_kind(1, 4, 3),
+        "joined": joined.graph(resized, joined.conv(whole, 3, out=None)),
+    }
+
+
+def _of_network(name: str, graph: Graph) -> Buffer:
+    packed = convnet_pack.pack(graph)
+    header = np.frombuffer(packed.numpy(), convnet_layout.HEADER, 1)[0]
+    table = int(header["node_table"])
+    records = np.frombuffer(packed.numpy(), convnet_layout.RECORD, int(header["nodes"]), table)
+    heads = [(0, "convnet")] + [(table + number * records.itemsize, "node") for number in range(len(records))] * 3
+    heads += [(int(record["tile_table"]), "tile") for record in records if record["tiles"]]
+    found = sizes(graph, 12, 9)
+    values = sum(found[i][0] * found[i][1] * graph.nodes[i].channels for i in graph.outputs)
+    return Buffer(name, "convnet", bytes(packed.numpy()), 0, values, graph.nodes[0].channels, heads=tuple(heads))
 
 
 def hostile(rng: random.Random, buffer: Buffer, others: list[Buffer]) -> bytearray:

@@ -49,14 +49,14 @@ class Operators:
 
     def make(self, number: int, rng: random.Random) -> Call:
         operator = rng.choice(ops.OPERATORS)
-        kind = "encoder" if operator.startswith("encoder") else "sparse" if operator == "linear_sparse" else "dense"
+        kind = _KINDS.get(operator, "encoder" if operator.startswith("encoder") else "dense")
         if operator == "quantize_per_token":
             arguments: list[Any] = [rows(rng, rng.choice((0, 1, 7, 64, 200)))]
         else:
             fitting = [b for b in self._buffers if b.kind == kind and _takes(operator, b)]
             buffer = rng.choice(fitting if rng.random() < 0.95 else self._buffers)
             packed = _buffer_tensor(rng, hostile(rng, buffer, self._buffers))
-            arguments = (_encoder_arguments if kind == "encoder" else _linear_arguments)(rng, operator, buffer, packed)
+            arguments = _ARGUMENTS.get(kind, _linear_arguments)(rng, operator, buffer, packed)
         if rng.random() < 0.5:  # the other half keeps the memory that a sanitizer surrounds
             arguments = [self._guard(place, argument) for place, argument in enumerate(arguments)]
         return Call(operator, arguments, rng.choice(self._isas), rng.choice((1, 1, 2)))
@@ -90,7 +90,7 @@ def _takes(operator: str, buffer: Buffer) -> bool:
     """Whether it is a buffer for this operator."""
     if buffer.kind == "encoder":
         return buffer.embeddings != (operator == "encoder_layers")
-    return operator == "linear_sparse" or operator.startswith(f"linear_w{buffer.bits}a")
+    return operator in _KINDS or operator.startswith(f"linear_w{buffer.bits}a")
 
 
 def _number(rng: random.Random, right: int) -> int:
@@ -119,6 +119,17 @@ def _encoder_arguments(rng: random.Random, operator: str, buffer: Buffer, packed
         return [packed, states, mask, rng.randrange(2), rotary, optional(0.2, OTHERS)]
     arguments = [packed, integers(rng, [batch, tokens]), mask, optional(0.5), optional(0.5), _number(rng, buffer.n)]
     return arguments + ([_number(rng, buffer.layers)] if operator == "encoder_hidden_states" else [])
+
+
+def _image_arguments(rng: random.Random, operator: str, buffer: Buffer, packed: Tensor) -> list[Any]:
+    height, width = (12, 9) if rng.random() < 0.9 else (rng.choice((0, 1, 3, 40)), rng.choice((0, 1, 7, 33)))
+    shape = [rng.choice((0, 1, 2, 5)), _size(rng, buffer.k), height, width]
+    dtype = torch.float32 if rng.random() < 0.8 else rng.choice((*FLOATS, *OTHERS))
+    return [packed, floats(rng, shape, dtype), _number(rng, buffer.n)]
+
+
+_KINDS = {"linear_sparse": "sparse", "convnet": "convnet"}
+_ARGUMENTS = {"encoder": _encoder_arguments, "convnet": _image_arguments}
 
 
 def _size(rng: random.Random, right: int) -> int:

@@ -37,7 +37,7 @@ compile() { # SET "SHARED SOURCE..." FLAGS...: the folder of an instruction set,
   compile_sources "$set_name" "$sources" -DKDNATIVE_ISA="$set_name" "$@"
 }
 define=
-vec="quantize gemm_a16 transformer"
+vec="quantize gemm_a16 transformer codes pixels"
 compile reference "gemm_a16 gemm_two_level transformer" "$@"
 case "${TARGET:-$(uname -m)}" in
 x86_64 | amd64)

@@ -38,8 +38,10 @@ constexpr Part<Kernels> kParts[] = {
     {"quantize", check_quantize},   {"layer_norm", check_layer_norm},
     {"attention", check_attention}, {"add_scaled_int8", check_add_scaled_int8},
     {"rotate", check_rotate},       {"gate", check_gate},
+    {"depthwise", check_depthwise}, {"codes", check_codes},
 };
-constexpr Part<Tables> kTableParts[] = {{"gemm", check_gemms}, {"a16", check_a16}, {"sparse", check_sparse}};
+constexpr Part<Tables> kTableParts[] = {
+    {"gemm", check_gemms}, {"a16", check_a16}, {"sparse", check_sparse}, {"conv", check_conv}};
 
 }  // namespace
 

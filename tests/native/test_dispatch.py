@@ -79,6 +79,10 @@ KERNELS = {
     "encoder": [*LAYERS, "quantize_rows", "add_scaled_int8"],
     "encoder_hidden_states": [*LAYERS, "quantize_rows", "add_scaled_int8"],
     "encoder_layers": [*LAYERS, "quantize_rows"],
+    "convnet": [
+        *("conv", "depthwise", "max_window", "average_window", "add_codes", "multiply_codes", "look_up"),
+        "quantize_pixels",
+    ],
 }
 
 

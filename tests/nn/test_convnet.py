@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from kdnative.formats.convnet.graph import Pool, Range, Resize
 from kdnative.nn import ConvNet
@@ -143,6 +144,14 @@ class FakeCuda:
     device = torch.device("cuda")
 
 
+def test_whatever_the_default_device_is(net):
+    with torch.device("meta"):
+        other = ConvNet.from_graph(net.plain())
+        empty = ConvNet.from_spec(net.spec)
+        empty.load_state_dict(other.state_dict())
+    assert torch.equal(other.packed, net.packed) and torch.equal(empty.packed, net.packed)
+
+
 def test_gradients_are_refused(net):
     x = torch.randn(1, 3, 9, 9, requires_grad=True)
     with pytest.raises(RuntimeError, match="ConvNet is for inference and its input requires grad"):
@@ -171,14 +180,14 @@ def test_many_sizes(net):
     for width in range(1, 80):
         x = torch.randn(1, 3, 3, width)
         assert_same(net(x), reference.run(every_kind(), x)) if width % 20 == 0 else net(x)
-    assert len(net._sizes_of) <= 64
+    assert len(net._places_of) <= 64
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_graph_breaks(net, dynamic):
     """Once for each size, or once for all."""
     torch._dynamo.reset()
-    frames = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    frames = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend=frames)
     for n, h, w in ((2, 17, 23), (3, 20, 9)):
         x = torch.randn(n, 3, h, w)

@@ -33,13 +33,14 @@ void conv(const PackedConv& w, const Epilogue8& e, const Map& in, const uint8_t*
       for (int64_t lane = 0; lane < 16 * tile.vectors; ++lane) {
         const int64_t n = tile.first + channel_of_lane(tile, lane);
         if (n - tile.first >= tile.outputs) continue;
-        int32_t acc = w.start[tile.lane + lane];
+        auto acc = static_cast<uint32_t>(w.start[tile.lane + lane]);  // of damaged weights it may overflow
         for (int64_t tap = 0; tap < taps; ++tap) {
           const uint8_t* q = tap_pixel(w, in, zeros, tile, image, y, x, tap);
           for (int64_t k = 0; k < tile.depth; ++k)
-            acc += q[k] * w.weights[tile.weights + ((tap * tile.depth + k) / 4 * 16 * tile.vectors + lane) * 4 + k % 4];
+            acc += static_cast<uint32_t>(
+                q[k] * w.weights[tile.weights + ((tap * tile.depth + k) / 4 * 16 * tile.vectors + lane) * 4 + k % 4]);
         }
-        float v = static_cast<float>(acc) * w.scale[tile.lane + lane] + w.bias[tile.lane + lane];
+        float v = static_cast<float>(static_cast<int32_t>(acc)) * w.scale[tile.lane + lane] + w.bias[tile.lane + lane];
         if (e.finish == Finish::real) {
           real[p * ld_real + n] = v;
           continue;
@@ -60,16 +61,16 @@ void depthwise(const PackedDepthwise& w, const Epilogue8& e, const Map& in, cons
       for (int64_t c = 0; c < out.channels; ++c) {
         // Byte 16 * l + 4 * v + e of vector p.
         const int64_t p = c / 64, lane = 16 * (c % 16 / 4) + 4 * (c % 64 / 16) + c % 4;
-        int32_t acc = w.start[p * 64 + lane];
+        auto acc = static_cast<uint32_t>(w.start[p * 64 + lane]);
         for (int64_t ky = 0; ky < w.kernel_h; ++ky) {
           const int8_t* taps = w.weights + (p * w.kernel_h + ky) * groups * 256 + 4 * lane;
           for (int64_t kx = 0; kx < w.kernel_w; ++kx) {
             const int64_t iy = y * w.stride_h - w.pad_top + ky * w.dilation_h;
             const int64_t ix = x * w.stride_w - w.pad_left + kx * w.dilation_w;
-            acc += pixel_at(in, image, iy, ix)[c] * taps[kx / 4 * 256 + kx % 4];
+            acc += static_cast<uint32_t>(pixel_at(in, image, iy, ix)[c] * taps[kx / 4 * 256 + kx % 4]);
           }
         }
-        const float v = static_cast<float>(acc) * w.scale[p * 64 + lane] + w.bias[p * 64 + lane];
+        const float v = static_cast<float>(static_cast<int32_t>(acc)) * w.scale[p * 64 + lane] + w.bias[p * 64 + lane];
         pixel_at(out, image, y, x)[c] = finish_code(e, v);
       }
     }

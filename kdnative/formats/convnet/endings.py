@@ -97,5 +97,5 @@ def check_bound(name: str, values: Tensor | float) -> None:
     if not (math.isfinite(largest) and largest < MOST):
         raise ValueError(
             f"{name}: results may become {largest:.3g} steps of its range, which is more than kernels take (2^30); "
-            "calibrate the range again, or look for a scale that is far too small"
+            "calibrate the range again, or look for a scale that is far too large"
         )

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ALIGN", "FINISH", "HEADER", "KINDS", "MAGIC", "RECORD", "TILE", "VERSION"]
+__all__ = ["ALIGN", "FINISH", "HEADER", "KINDS", "MAGIC", "MOST_PIXELS", "MOST_TAPS", "RECORD", "TILE", "VERSION"]
 
 MAGIC = 0x4B444331  # "KDC1"
 VERSION = 1
 ALIGN = 64
+MOST_TAPS = 4096  # of a kernel
+MOST_PIXELS = 1024  # of a padding or a dilation
 
 KINDS = {
     "input": 0,

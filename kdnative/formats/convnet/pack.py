@@ -10,12 +10,14 @@ from torch import Tensor
 
 from kdnative.formats import large_pages
 from kdnative.formats.convnet import tiles
+from kdnative.formats.convnet.checks import check
 from kdnative.formats.convnet.endings import Target, check_bound, table, target_of
 from kdnative.formats.convnet.graph import (
     Add,
     Channels,
     Concat,
     Conv,
+    ConvWeight,
     Ending,
     Graph,
     Input,
@@ -26,7 +28,8 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
-from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, RECORD, VERSION
+from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_PIXELS, MOST_TAPS, RECORD, VERSION
+from kdnative.formats.convnet.unpack import packed_bytes
 
 __all__ = ["is_depthwise", "pack"]
 
@@ -36,24 +39,28 @@ def is_depthwise(conv: Conv, inputs: int) -> bool:
     return conv.groups == inputs == conv.channels and len(conv.inputs) == 1 and conv.out is not None
 
 
-def pack(graph: Graph) -> Tensor:
+def pack(graph: Graph, weight_of: Callable[[Conv], ConvWeight] | None = None) -> Tensor:
     """All of ``graph`` as one uint8 ``[bytes]`` buffer on the CPU, aligned to 64 bytes.
 
+    Args:
+        weight_of: gives the checked weights of each convolution, in the order of nodes, so that they need not all be in
+            memory at once. None: they are those of the graph.
+
     Raises:
-        ValueError: a node that kernels don't have, or whose sums could leave int32 or the range of exact rounding.
+        ValueError: the network is wrong, a node is one that kernels don't have, or its sums could leave int32 or the
+            range of exact rounding.
     """
-    writer = _Writer()
+    check(graph, weights=weight_of is None)
+    writer = _Writer(weight_of or (lambda node: graph.weights[node.name]), packed_bytes(graph))
     records = np.zeros(len(graph.nodes), RECORD)
     links: list[int] = []
-    for number, (record, node) in enumerate(zip(records, graph.nodes, strict=True)):
+    for record, node in zip(records, graph.nodes, strict=True):
         record["channels"], record["real"] = node.channels, node.out is None
         if node.out is not None:
             record["step"], record["zero"] = node.out.scale, node.out.zero_point
         record["inputs"], record["input_count"] = len(links), len(node.inputs)
         links += node.inputs
         _PACKERS[type(node)](writer, record, node, graph)
-        if any(not 0 <= i < number for i in node.inputs):
-            raise ValueError(f"{node.name}: its inputs {node.inputs} are not all earlier nodes than its own, {number}")
     header = np.zeros((), HEADER)
     header["magic"], header["version"] = MAGIC, VERSION
     header["nodes"], header["link_count"], header["outputs"] = len(records), len(links), len(graph.outputs)
@@ -63,37 +70,38 @@ def pack(graph: Graph) -> Tensor:
 
 
 class _Writer:
-    """Collects sections behind the header and gives each its offset."""
+    """Puts sections behind the header, where they stay, and gives each its offset.
 
-    def __init__(self) -> None:
-        self.sections: list[tuple[int, Tensor]] = []
+    Args:
+        most: bytes that the buffer may have. Memory that nothing is written to costs nothing.
+    """
+
+    def __init__(self, weight_of: Callable[[Conv], ConvWeight], most: int) -> None:
+        self.weight_of = weight_of
         self.bytes = HEADER.itemsize
+        self._out = large_pages.zeros(most)
 
     def add(self, section: Tensor) -> int:
         offset = self.bytes
         raw = section.contiguous().view(torch.uint8).flatten()
-        self.sections.append((offset, raw))
+        self._out[offset : offset + raw.numel()] = raw
         self.bytes += -(-raw.numel() // ALIGN) * ALIGN
         return offset
 
     def buffer(self, header: np.ndarray) -> Tensor:
+        """As large as what was written, and so are copies of it."""
         header["bytes"] = self.bytes
-        with torch.device("cpu"):
-            out = large_pages.zeros(self.bytes)
-            out[: HEADER.itemsize] = _raw(header)
-        for offset, raw in self.sections:
-            out[offset : offset + raw.numel()] = raw
-        return out
+        self._out[: HEADER.itemsize] = _raw(header)
+        return torch.frombuffer(self._out.numpy(), dtype=torch.uint8, count=self.bytes)
 
 
 def _raw(record: np.ndarray) -> Tensor:
     return torch.from_numpy(np.frombuffer(record.tobytes(), dtype=np.uint8).copy())
 
 
-def _range(graph: Graph, number: int, reader: Node) -> Range:
+def _range(graph: Graph, number: int) -> Range:
     found = graph.nodes[number].out
-    if found is None:
-        raise ValueError(f"{reader.name}: it reads {graph.nodes[number].name}, whose result is real numbers")
+    assert found is not None  # of what nodes read
     return found
 
 
@@ -113,15 +121,13 @@ def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
 
 def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     source = graph.nodes[node.inputs[0]]
-    before = _range(graph, node.inputs[0], node)
-    weight = graph.weights[node.name]
+    before = _range(graph, node.inputs[0])
+    weight = writer.weight_of(node)
     q = weight.q.detach().cpu()
-    wanted = [node.channels, source.channels // node.groups, *node.kernel]
-    if list(q.shape) != wanted or source.channels % node.groups or node.channels % node.groups:
-        raise ValueError(
-            f"{node.name}: weights of shape {list(q.shape)}, but {source.channels} input channels in {node.groups} "
-            f"groups make {wanted}"
-        )
+    if node.kernel[0] * node.kernel[1] > MOST_TAPS:
+        raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")
+    if max(*node.dilation, *(() if node.padding == "same" else node.padding)) > MOST_PIXELS:
+        raise ValueError(f"{node.name}: paddings and dilations may be {MOST_PIXELS} at most, for the kernels")
     single = is_depthwise(node, source.channels)
     rows = not single and _is_stem(node, source)
     packed = tiles.depthwise(q) if single else tiles.tiles(q, node.groups, rows)
@@ -133,7 +139,7 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
         raise ValueError(f"{node.name}: sums of its products could overflow int32; it has too many inputs")
     largest = most.double() * scale.abs() + bias.abs()
     if len(node.inputs) == 2:
-        residual = _range(graph, node.inputs[1], node)
+        residual = _range(graph, node.inputs[1])
         factor = residual.scale / target.step
         bias = bias - residual.zero_point * factor
         record["residual_scale"] = factor
@@ -171,8 +177,6 @@ def _is_stem(node: Conv, source: Node) -> bool:
 def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
     if node.kind == "max" and node.dilation != (1, 1):
         raise ValueError(f"{node.name}: max pooling has no kernel with a dilation of {node.dilation}; keep it (1, 1)")
-    if node.kind == "max" and node.out != graph.nodes[node.inputs[0]].out:
-        raise ValueError(f"{node.name}: max pooling keeps the range of its input")
     record["kind"] = KINDS[node.kind]
     record["kernel_h"], record["kernel_w"] = node.kernel
     record["stride_h"], record["stride_w"] = node.stride
@@ -184,7 +188,7 @@ def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
 
 
 def _add(writer: _Writer, record: np.void, node: Add, graph: Graph) -> None:
-    a, b = (_range(graph, number, node) for number in node.inputs)
+    a, b = (_range(graph, number) for number in node.inputs)
     target = target_of(node.name, node.ending, node.out)
     if target.finish not in ("clamp", "table"):
         raise ValueError(f"{node.name}: a sum of maps ends in codes, by limits or a table (got {node.ending})")
@@ -197,7 +201,7 @@ def _add(writer: _Writer, record: np.void, node: Add, graph: Graph) -> None:
 
 
 def _multiply(writer: _Writer, record: np.void, node: Multiply, graph: Graph) -> None:
-    x, gate = (_range(graph, number, node) for number in node.inputs)
+    x, gate = (_range(graph, number) for number in node.inputs)
     assert node.out is not None
     scale = x.scale * gate.scale / node.out.scale
     check_bound(node.name, 255 * 255 * scale + 255)
@@ -207,7 +211,7 @@ def _multiply(writer: _Writer, record: np.void, node: Multiply, graph: Graph) ->
 def _concat(writer: _Writer, record: np.void, node: Concat, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["concat"]
-    ranges = [_range(graph, number, node) for number in node.inputs]
+    ranges = [_range(graph, number) for number in node.inputs]
     if any(found != node.out for found in ranges):
         record["table"] = writer.add(torch.cat([table(Ending(), found, node.out) for found in ranges]))
 
@@ -220,7 +224,7 @@ def _channels(writer: _Writer, record: np.void, node: Channels, graph: Graph) ->
 def _lookup(writer: _Writer, record: np.void, node: Lookup, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["lookup"]
-    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0], node), node.out))
+    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0]), node.out))
 
 
 def _resize(writer: _Writer, record: np.void, node: Resize, graph: Graph) -> None:

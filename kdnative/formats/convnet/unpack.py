@@ -14,7 +14,7 @@ from kdnative.formats.convnet.tiles import LANES, lane_channels
 
 __all__ = ["packed_bytes", "unpack"]
 
-_A_NODE = 4096  # bytes at most: its record, tables, links
+_A_NODE = 4096  # bytes at most: its record, a table, and what rounding up to 64 takes
 
 
 def unpack(packed: Tensor, graph: Graph) -> dict[str, Tensor]:
@@ -89,9 +89,9 @@ def _depthwise(weights: Tensor, q: Tensor) -> None:
 
 def packed_bytes(graph: Graph) -> int:
     """Bytes of the packed form of a network, at most, by arithmetic alone."""
-    total = HEADER.itemsize
+    total = HEADER.itemsize + 4 * len(graph.outputs)
     for node in graph.nodes:
-        total += _A_NODE + 4 * (len(node.inputs) + node.channels)
+        total += _A_NODE + (4 + 256) * len(node.inputs) + 8 * node.channels
         if isinstance(node, Conv):
             total += _conv_bytes(node, graph.nodes[node.inputs[0]].channels)
     return total

@@ -1,0 +1,275 @@
+"""convert_ makes native networks of convolutions, and says what stays in float and why."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import kdnative
+from kdnative.convert import convert_, decide
+from kdnative.formats.scheme import Scheme
+from kdnative.nn import ConvNet, Linear
+from kdnative.patterns import Selection
+from tests.cnn.networks import depthwise, images, residual
+from tests.small_models import rows as rows_by_name
+
+
+class Framed(nn.Module):
+    """A network with what none can be in front of it and behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = residual()
+        self.classes = nn.Linear(11, 64)
+
+    def forward(self, x, scale=1.0):
+        return torch.softmax(self.classes(self.trunk(x.fft.real if hasattr(x, "fft") else x.cos())), -1) * scale
+
+
+def error(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def forward(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+@pytest.mark.parametrize("make", [depthwise, residual])
+def test_a_whole_model_becomes_one_operator(make):
+    model, x = make(), images(32)
+    wanted, same, convolutions = (
+        forward(model, x),
+        model,
+        [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)],
+    )
+    report = convert_(model, "w8a8", calibration=x.split(8))
+    assert report.model is same and type(model) is ConvNet
+    assert error(model(x), wanted) < 0.08
+    rows = rows_by_name(report)
+    assert all(rows[name].action == "fused" and rows[name].scheme == "w8a8" for name in convolutions)
+    assert rows[""].reason == "the whole network is one native operator"
+    assert report.totals["kept"] == 0
+    assert {f"{name}.qweight" for name in convolutions} <= set(model.state_dict())
+
+
+def test_parts_of_a_model():
+    model, x = Framed().eval(), images(32)
+    wanted = forward(model, x)
+    report = convert_(model, calibration=list(x.split(16)))
+    assert type(model) is Framed and type(model.trunk) is ConvNet and type(model.classes) is nn.Linear
+    assert error(forward(model, x), wanted) < 0.08
+    rows = rows_by_name(report)
+    assert rows["trunk.first.0"].reason == "runs inside the fused network trunk"
+    assert rows["classes"].action == "kept" and "faster in float: 11 inputs" not in rows["trunk.classes"].reason
+
+
+def test_linears_outside_of_networks_go_on_as_ever():
+    model, x = nn.Sequential(depthwise()[:-1], nn.Softmax(1), nn.Linear(20, 48), nn.Linear(48, 32)).eval(), images(32)
+    report = convert_(model, calibration=[x], method="gptq")
+    rows = rows_by_name(report)
+    assert type(model[0]) is ConvNet and type(model[3]) is Linear and rows["3"].method == "gptq"
+    assert rows["0.8"].method is None if "0.8" in rows else True
+    other = nn.Sequential(depthwise()[:-1], nn.Softmax(1), nn.Linear(20, 48), nn.Linear(48, 32)).eval()
+    assert rows_by_name(convert_(other, calibration=[x], method="minmax"))["3"].method == "smoothquant"
+
+
+def test_without_calibration_convolutions_stay_in_float():
+    model, x = residual(), images(4)
+    wanted = forward(model, x)
+    rows = rows_by_name(convert_(model))
+    assert rows["first.0"].action == "kept" and "give calibration=[batch of images, ...]" in rows["first.0"].reason
+    assert torch.equal(forward(model, x), wanted)
+    with pytest.raises(ValueError, match=r"first\.0: convolutions need the ranges .* give calibration="):
+        convert_(residual(), {"first": "w8a8"})
+
+
+@pytest.mark.parametrize("scheme", ["w4a8-g32", "w8a16", "w2a8-g32"])
+def test_other_schemes(scheme):
+    plan = decide(residual(), Selection(scheme, (), Scheme.parse))
+    assert f"there is no kernel for convolutions in {scheme}" in str(plan["first.0"].refusal)
+    with pytest.raises(ValueError, match=f"first.0: there is no kernel for convolutions in {scheme}"):
+        convert_(residual(), {"first": scheme}, calibration=[images(4)])
+
+
+def test_what_is_kept_splits_the_network():
+    model, x = nn.Sequential(depthwise()[:3], depthwise()[3:-1]), images(32)
+    model[1][0][0] = nn.Conv2d(16, 40, 1)
+    wanted = forward(model.eval(), x)
+    rows = rows_by_name(convert_(model, calibration=[x], keep=["1.3"]))
+    assert (
+        type(model[0]) is ConvNet and type(model[1][0][0]) is nn.Conv2d and type(model[1].get_submodule("4")) is ConvNet
+    )
+    assert rows["1.3.0"].reason == "asked for by keep='1.3'"
+    assert rows["1.4.0"].reason == "runs inside the fused network 1.4"
+    assert error(forward(model, x), wanted) < 0.08
+
+
+class Trunk(nn.Module):
+    """As ResNet is written: a stem and layers as attributes, called one after the other."""
+
+    def __init__(self, uses_inner=False):
+        super().__init__()
+        parts = depthwise()
+        self.stem, self.act, self.one, self.two = parts[0][:2], parts[0][2], parts[1:3], parts[3:6]
+        self.pool, self.fc, self.uses_inner = nn.AdaptiveAvgPool2d(1), parts[8], uses_inner
+
+    def forward(self, x):
+        first = self.one(self.act(self.stem(x)))
+        x = self.two(first)
+        x = x + first.mean() if self.uses_inner else x
+        return self.fc(torch.flatten(self.pool(x), 1))
+
+
+def test_modules_that_follow_one_another_are_one_network():
+    model, x = Trunk().eval(), images(32)
+    wanted = forward(model, x)
+    report = convert_(model, calibration=[x], keep=["fc"])
+    assert type(model.stem) is ConvNet and type(model.fc) is nn.Linear
+    assert all(type(part) is nn.Identity for part in (model.act, model.one, model.two, model.pool))
+    assert error(forward(model, x), wanted) < 0.08
+    rows = rows_by_name(report)
+    assert rows["stem"].reason == "the whole network is one native operator"
+    assert rows["two.3.0"].reason == "runs inside the fused network stem" and rows["fc"].action == "kept"
+
+
+def test_what_is_used_in_between_is_not_swallowed():
+    model, x = Trunk(uses_inner=True).eval(), images(32)
+    wanted = forward(model, x)
+    convert_(model, calibration=[x], keep=["fc"])
+    assert type(model.one) is ConvNet and type(model.two) is ConvNet and type(model.stem) is nn.Sequential
+    assert error(forward(model, x), wanted) < 0.08
+
+
+def test_a_single_convolution_is_native_if_it_is_asked_for_by_name():
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut = nn.Conv2d(3, 48, 4, 4)
+            self.out = nn.Linear(48, 48)
+
+        def forward(self, x):
+            return self.out(self.cut(x).flatten(2).transpose(1, 2))
+
+    x = images(32, 16)
+    model = Patches().eval()
+    rows = rows_by_name(convert_(model, calibration=[x]))
+    assert rows["cut"].reason.endswith("(50.0% of the model's products)") and 48 * 48 == 48 * 3 * 4 * 4
+    assert rows["cut"].action == "kept" and "single convolution" in rows["cut"].reason and type(model.out) is Linear
+    model = Patches().eval()
+    wanted = forward(model.cut, x)
+    convert_(model, {"cut": "w8a8"}, calibration=[x])
+    assert type(model.cut) is ConvNet and error(model.cut(x), wanted) < 0.02
+
+
+class Loader(DataLoader):
+    def __init__(self, x):
+        super().__init__(TensorDataset(x, torch.arange(len(x))), batch_size=7)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: [(x,)], Loader, lambda x: [(x, torch.zeros(len(x)).long())]])
+def test_batches_as_people_have_them(wrap):
+    model, x = depthwise(), images(32)
+    wanted = forward(model, x)
+    convert_(model, calibration=wrap(x))
+    assert type(model) is ConvNet and error(model(x), wanted) < 0.08
+
+
+def test_models_with_keyword_arguments():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk = residual()
+
+        def forward(self, pixel_values=None):
+            return {"logits": self.trunk(pixel_values)}
+
+    model, x = Named().eval(), images(16)
+    convert_(model, calibration=[{"pixel_values": x}])
+    assert type(model.trunk) is ConvNet
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([], "calibration holds no data"),
+        ([images(4), images(4) / 0], "batch 1 of calibration: images hold NaN or infinite values"),
+    ],
+)
+def test_bad_calibration(batches, words):
+    model = residual()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=words):
+        convert_(model, calibration=batches)
+    assert type(model) is type(residual()) and all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+def test_weights_that_are_not_finite():
+    model = residual()
+    with torch.no_grad():
+        model.first[0].weight[0, 0, 0, 0] = torch.nan
+        model.branch[1].bias[2] = torch.inf
+    with pytest.raises(ValueError, match=r"(?s)first\.0: NaN or infinite.*branch\.1: NaN or infinite"):
+        convert_(model, calibration=[images(4)])
+
+
+class Odd(nn.Module):
+    """Its code looks at values: what is followed with shapes alone is not what it computes."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.trunk, self.how = residual(), how
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += 1
+        return self.trunk(x) * self.seen if self.how == "counts" else self.trunk(x) if x.sum() > 1e9 else x.mean((2, 3))
+
+
+def test_what_looks_at_values_is_left_out():
+    model = Odd("counts").eval()
+    convert_(model, calibration=[images(8)])
+    assert type(model) is Odd and type(model.trunk) is ConvNet
+    with pytest.raises(ValueError, match=r"trunk\.stem\.0 is no network of convolutions: it isn't called"):
+        convert_(Odd("branches").eval(), calibration=[images(8)])
+
+
+def test_hooks_and_modules_that_others_hold():
+    model = residual()
+    model.first[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="hooks"):
+        convert_(model, {"first": "w8a8"}, calibration=[images(8)])
+    with pytest.raises(ValueError, match=r"stem\.0: the model is no network of convolutions: first\.0 .*has hooks"):
+        convert_(model, calibration=[images(8)])
+
+
+def test_the_model_is_in_eval_mode_meanwhile_and_batch_statistics_stay():
+    model, x = residual().train(), images(16)
+    wanted = forward(copy.deepcopy(model).eval(), x)
+    convert_(model, calibration=[x])
+    assert error(model(x), wanted) < 0.08 and not model.training
+
+
+def test_fuse_false_and_meta():
+    rows = rows_by_name(convert_(residual(), fuse=False))
+    assert rows["first.0"].action == "kept"
+    with torch.device("meta"):
+        plan = decide(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), Selection("w8a8", (), Scheme.parse)
+        )
+    assert [d.name for d in plan.needing("ranges")] == ["0", "2"]
+
+
+def test_unknown_patterns_know_the_names_of_convolutions():
+    with pytest.raises(ValueError, match=re.escape("pattern 'nothing' matches no module; the names are: stem.0")):
+        convert_(residual(), calibration=[images(4)], keep=["nothing"])
+
+
+def test_save_and_load(tmp_path):
+    model, x = residual(), images(16)
+    convert_(model, calibration=[x])
+    kdnative.save(model, tmp_path / "net")
+    assert torch.equal(kdnative.load(tmp_path / "net")(x), model(x))
