@@ -15,7 +15,7 @@ TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test test-gpu mutants mutants-gpu test-gpu-emulated test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
+.PHONY: demo test test-gpu mutants mutants-gpu test-gpu-emulated test-gpu-wheels test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -90,6 +90,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/kdnative bench quality --threads 2 --json $(RESULTS)/quality.json
 	$(BIN)/kdnative bench gate --json $(RESULTS)/gate.json
 	$(BIN)/kdnative bench qat --threads 2 --json $(RESULTS)/qat.json
+	$(BIN)/kdnative bench logits --json $(RESULTS)/logits.json
 	$(BIN)/kdnative bench overhead --json $(RESULTS)/overhead.json
 	$(BIN)/kdnative bench soak --json $(RESULTS)/soak.json
 
@@ -134,6 +135,18 @@ test-wheel: $(DIST)/wheel.stamp
 	rm -rf build/wheel-test && mkdir -p build/wheel-test && cp -r tests csrc pyproject.toml build/wheel-test
 	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -c 'import torch, kdnative; print("torch", torch.__version__, kdnative.__file__)'
 	cd build/wheel-test && $(abspath $(WHEEL_VENV))/bin/python -m pytest -q $(TESTED) $(TEST_OPTIONS)
+
+# A wheel with compiled GPU kernels and one without, each installed: no GPU is needed. `TORCH='==2.10.*'` takes another torch.
+GPU_WHEELS_VENV ?= build/gpu-wheels-venv
+test-gpu-wheels:
+	$(MAKE) wheel CUDA_ARCHS=sm_80,sm_90
+	$(MAKE) wheel CUDA_ARCHS=none
+	$(PYTHON) -m venv $(GPU_WHEELS_VENV)
+	$(GPU_WHEELS_VENV)/bin/pip install --quiet 'torch$(TORCH)' numpy safetensors
+	$(GPU_WHEELS_VENV)/bin/pip install --quiet --force-reinstall --no-deps dist/sm_80-sm_90/*.whl
+	$(GPU_WHEELS_VENV)/bin/python tools/gpu_wheels.py 80 90
+	$(GPU_WHEELS_VENV)/bin/pip install --quiet --force-reinstall --no-deps dist/none/*.whl
+	$(GPU_WHEELS_VENV)/bin/python tools/gpu_wheels.py
 
 # What transformers builds from a checkpoint differs between its versions: 4.56 and 4.57 are the oldest that are supported.
 test-transformers:

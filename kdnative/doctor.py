@@ -131,7 +131,7 @@ def _gpu(native: bool) -> dict[str, Any]:
     from kdnative import _C
     from kdnative.ops import nvrtc
     from kdnative.ops.backends import backend_for, cuda_images
-    from kdnative.ops.backends.cuda import CudaBackend, too_old
+    from kdnative.ops.backends.capability import too_old
 
     version = None
     try:
@@ -142,7 +142,7 @@ def _gpu(native: bool) -> dict[str, Any]:
             {"name": name, "capability": f"{capability // 10}.{capability % 10}", "multiprocessors": count}
             for name, capability, count in devices
         ]
-        if isinstance(backend_for("cuda"), CudaBackend):
+        if not backend_for("cuda").is_fallback:
             old = (too_old(name, divmod(capability, 10)) for name, capability, _ in devices)
             found["problems"] = list(filter(None, old))
     except RuntimeError as error:

@@ -7,30 +7,18 @@
 #include <string>
 
 #include "blocks_layout.h"
-#include "kinds.h"
+#include "int8_product.h"
 #include "launcher.h"
-#include "quantize.h"
 #include "tile_time.h"
-#include "w8a8_layout.h"
 
 namespace gpu {
 
-struct Blocks {
-  const int8_t* x;       // [m, k_pad], on 16 bytes, with zeros from column k on
-  const float* scale_x;  // [m]
+struct Blocks : Int8Product {
   int side;              // of a block: 16, 32 or 64
   int64_t units;         // in codes and columns
   const uint8_t* codes;  // these three as in blocks_layout.h, on 16 bytes
   const int32_t* columns;
   const int32_t* start;
-  const float* scale_w;  // [n], on 16 bytes
-  const float* bias;     // [n], on 16 bytes, or nullptr
-  const void* residual;  // [m, n] of out's type, added last; or nullptr
-  void* out;             // [m, n]
-  DType type;            // of out
-  Activation activation;
-  int64_t m, n;
-  int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK, at most kW8A8MostPadded
 };
 
 // A tile as it is compiled in blocks.cu.
@@ -80,27 +68,18 @@ inline void blocks(Launcher& launcher, const Blocks& a, const BlocksTileShape& t
   const std::string shapes = "blocks: x [" + std::to_string(a.m) + ", " + std::to_string(a.k_pad) + "], a weight of " +
                              std::to_string(a.n) + " outputs in blocks of " + std::to_string(a.side) + ": ";
   if (tile.side != a.side) throw std::invalid_argument(shapes + tile.name + " is not for them");
-  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kW8A8MostPadded)
-    throw std::invalid_argument(shapes + "rows of x must be padded to a multiple of 128, of at most 133144 columns");
+  check_product(a, a.codes, shapes);
   if (a.units < 0 || a.units > kMostRows / 256)
     throw std::invalid_argument(shapes + std::to_string(a.units) + " units of blocks can't be; at most " +
                                 std::to_string(kMostRows / 256) + " are allowed");
-  for (const void* at : {static_cast<const void*>(a.x), static_cast<const void*>(a.codes),
-                         static_cast<const void*>(a.scale_w), static_cast<const void*>(a.bias)})
-    if (!lies_on(at, 16))
-      throw std::invalid_argument(shapes + "x, the codes, their scale and the bias must lie on 16 bytes");
-  if (a.m > kMostRows || a.n > kMostRows)
-    throw std::invalid_argument(shapes + "at most " + std::to_string(kMostRows) + " rows and outputs are allowed; " +
-                                "give fewer rows at a time");
   Kernel kernel{"blocks", tile.name};
   kernel.grid_x = static_cast<uint32_t>((a.m + tile.rows - 1) / tile.rows);
   kernel.grid_y = static_cast<uint32_t>((a.n + tile.outputs - 1) / tile.outputs);
   kernel.threads = static_cast<uint32_t>(tile.threads);
   kernel.shared_bytes = static_cast<uint32_t>(tile.shared_bytes());
-  const int whole = reads_by_four(a.n, a.type, {a.out, a.residual});
   launch(launcher, kernel, a.x, a.scale_x, a.codes, a.columns, a.start, static_cast<int>(a.units), a.scale_w, a.bias,
          a.residual, a.out, static_cast<int>(a.m), static_cast<int>(a.n), static_cast<int>(a.k_pad),
-         static_cast<int>(a.type), static_cast<int>(a.activation), whole);
+         static_cast<int>(a.type), static_cast<int>(a.activation), writes_by_four(a));
 }
 
 inline void blocks(Launcher& launcher, const Blocks& a) {

@@ -6,27 +6,15 @@
 #include <stdexcept>
 #include <string>
 
-#include "kinds.h"
+#include "int8_product.h"
 #include "launcher.h"
-#include "quantize.h"
 #include "sparse24_layout.h"
 #include "tile_time.h"
-#include "w8a8_layout.h"
 
 namespace gpu {
 
-struct Sparse24 {
-  const int8_t* x;        // [m, k_pad], on 16 bytes, with zeros from column k on
-  const float* scale_x;   // [m]
+struct Sparse24 : Int8Product {
   const uint8_t* weight;  // the tiles of sparse24_layout.h, on 16 bytes
-  const float* scale_w;   // [n], on 16 bytes
-  const float* bias;      // [n], on 16 bytes, or nullptr
-  const void* residual;   // [m, n] of out's type, added last; or nullptr
-  void* out;              // [m, n]
-  DType type;             // of out
-  Activation activation;
-  int64_t m, n;
-  int64_t k_pad;  // that of w8a8: a multiple of kW8A8PadK, at most kW8A8MostPadded
 };
 
 // A tile as it is compiled in sparse24.cu.
@@ -64,24 +52,15 @@ inline const Sparse24TileShape& choose_sparse24(int64_t m, int64_t n, int64_t k_
 inline void sparse24(Launcher& launcher, const Sparse24& a, const Sparse24TileShape& tile) {
   const std::string shapes = "sparse24: x [" + std::to_string(a.m) + ", " + std::to_string(a.k_pad) +
                              "], a 2:4 weight of " + std::to_string(a.n) + " outputs: ";
-  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kW8A8MostPadded)
-    throw std::invalid_argument(shapes + "rows of x must be padded to a multiple of 128, of at most 133144 columns");
-  for (const void* at : {static_cast<const void*>(a.x), static_cast<const void*>(a.weight),
-                         static_cast<const void*>(a.scale_w), static_cast<const void*>(a.bias)})
-    if (!lies_on(at, 16))
-      throw std::invalid_argument(shapes + "x, the weight, its scale and the bias must lie on 16 bytes");
-  if (a.m > kMostRows || a.n > kMostRows)
-    throw std::invalid_argument(shapes + "at most " + std::to_string(kMostRows) + " rows and outputs are allowed; " +
-                                "give fewer rows at a time");
+  check_product(a, a.weight, shapes);
   Kernel kernel{"sparse24", tile.name};
   kernel.grid_x = static_cast<uint32_t>((a.m + tile.rows - 1) / tile.rows);
   kernel.grid_y = static_cast<uint32_t>((a.n + tile.outputs - 1) / tile.outputs);
   kernel.threads = static_cast<uint32_t>(tile.threads);
   kernel.shared_bytes = static_cast<uint32_t>(tile.shared_bytes());
-  const int whole = reads_by_four(a.n, a.type, {a.out, a.residual});
   launch(launcher, kernel, a.x, a.scale_x, a.weight, a.scale_w, a.bias, a.residual, a.out, static_cast<int>(a.m),
          static_cast<int>(a.n), static_cast<int>(a.k_pad), static_cast<int>(a.type), static_cast<int>(a.activation),
-         whole);
+         writes_by_four(a));
 }
 
 inline void sparse24(Launcher& launcher, const Sparse24& a) {

@@ -6,26 +6,14 @@
 #include <stdexcept>
 #include <string>
 
-#include "kinds.h"
+#include "int8_product.h"
 #include "launcher.h"
-#include "quantize.h"
 #include "tile_time.h"
-#include "w8a8_layout.h"
 
 namespace gpu {
 
-struct W8A8 {
-  const int8_t* x;       // [m, k_pad], on 16 bytes
-  const float* scale_x;  // [m]
-  const int8_t* w;       // [n, k_pad], on 16 bytes
-  const float* scale_w;  // [n], on 16 bytes
-  const float* bias;     // [n], on 16 bytes, or nullptr
-  const void* residual;  // [m, n] of out's type, added last; or nullptr
-  void* out;             // [m, n]
-  DType type;            // of out
-  Activation activation;
-  int64_t m, n;
-  int64_t k_pad;  // a multiple of kW8A8PadK, at most kW8A8MostPadded
+struct W8A8 : Int8Product {
+  const int8_t* w;  // [n, k_pad], on 16 bytes, with zeros from column k on
 };
 
 // A tile as it is compiled in w8a8.cu.
@@ -69,13 +57,9 @@ inline const W8A8TileShape& choose_w8a8(int64_t m, int64_t n, int64_t k_pad, int
 inline void w8a8(Launcher& launcher, const W8A8& a, const W8A8TileShape& tile) {
   const std::string shapes = "w8a8: x [" + std::to_string(a.m) + ", " + std::to_string(a.k_pad) + "], w [" +
                              std::to_string(a.n) + ", " + std::to_string(a.k_pad) + "]: ";
-  if (a.m < 0 || a.n < 1 || a.k_pad < kW8A8PadK || a.k_pad % kW8A8PadK != 0 || a.k_pad > kW8A8MostPadded)
-    throw std::invalid_argument(shapes + "rows of both must be padded to a multiple of 128, of at most 133144 columns");
-  for (const void* at : {static_cast<const void*>(a.x), static_cast<const void*>(a.w),
-                         static_cast<const void*>(a.scale_w), static_cast<const void*>(a.bias)})
-    if (!lies_on(at, 16)) throw std::invalid_argument(shapes + "x, w, its scale and the bias must lie on 16 bytes");
+  check_product(a, a.w, shapes);
   const int64_t blocks = w8a8_blocks(tile, a.m, a.n);
-  if (a.m > kMostRows || a.n > kMostRows || blocks > 0x7fffffff)
+  if (blocks > 0x7fffffff)
     throw std::invalid_argument(shapes + std::to_string(blocks) + " blocks of " + std::to_string(tile.rows) + " x " +
                                 std::to_string(tile.columns) + " are needed, and a grid has at most 2147483647; " +
                                 "give fewer rows at a time");
@@ -83,9 +67,8 @@ inline void w8a8(Launcher& launcher, const W8A8& a, const W8A8TileShape& tile) {
   kernel.grid_x = static_cast<uint32_t>(blocks);
   kernel.threads = static_cast<uint32_t>(tile.threads);
   kernel.shared_bytes = static_cast<uint32_t>(tile.shared_bytes());
-  const int whole = reads_by_four(a.n, a.type, {a.out, a.residual});
   launch(launcher, kernel, a.x, a.scale_x, a.w, a.scale_w, a.bias, a.residual, a.out, static_cast<int>(a.m),
-         static_cast<int>(a.n), static_cast<int>(a.k_pad), static_cast<int>(a.activation), whole);
+         static_cast<int>(a.n), static_cast<int>(a.k_pad), static_cast<int>(a.activation), writes_by_four(a));
 }
 
 inline void w8a8(Launcher& launcher, const W8A8& a) {

@@ -3,9 +3,11 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "../cuda/quantize.h"
 #include "linear.h"
+#include "quantize.h"
 
 namespace kdnative::cuda {
 namespace {
@@ -126,32 +128,52 @@ void boxed_linear(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = give_tensor(linear(*op, x, packed, take_int(stack[2]), take_int(stack[3]), take_int(stack[4])));
 }
 
+// Rows to int8 on a GPU, with a norm in front if there is one.
+void quantize(const char* op, const Tensor& x, const RowSource& rows, const NormCall* norm, StableIValue* stack) {
+  require_launchable(rows, x, op);
+  const Device device = x.device();
+  std::optional<QuantizedOutput> out;
+  in_words(op, x, [&] {
+    out.emplace(rows, device);
+    if (rows.rows == 0) return;
+    DriverLauncher launcher(ordinal(device), current_stream(device));
+    if (rows.k == 0) return launcher.zero(out->scales(), rows.rows);
+    // The kernel writes four codes at a time: ragged rows go through padded ones.
+    static const int32_t i8 = aoti_torch_dtype_int8();
+    const int64_t k_pad = (rows.k + 3) / 4 * 4, padded_sizes[] = {rows.rows, k_pad};
+    const Tensor padded = k_pad == rows.k ? Tensor() : Tensor::empty(2, padded_sizes, i8, device);
+    const auto vector = [](const Tensor& given) { return given ? floats_of(given) : nullptr; };
+    Tensor copy;
+    const gpu::Quantize call{dense_rows(x, rows, device, &copy),
+                             static_cast<gpu::DType>(rows.type),
+                             norm ? vector(norm->input_scale) : nullptr,
+                             rows.rows,
+                             rows.k,
+                             k_pad,
+                             padded ? static_cast<int8_t*>(padded.data()) : out->codes(),
+                             out->scales()};
+    if (norm) {
+      gpu::norm_quantize(launcher, {nullptr, nullptr, vector(norm->gamma), vector(norm->beta), norm->eps, !norm->rms},
+                         call);
+    } else {
+      gpu::quantize(launcher, call);
+    }
+    if (padded) out->q.columns(rows.rows, rows.k, rows.k).copy_(padded.columns(rows.rows, rows.k, k_pad));
+  });
+  out->give(stack);
+}
+
 void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
   constexpr const char* op = "quantize_per_token";
   const Tensor x = take_tensor(stack[0]);
   require_device(x, op, "the input");
-  const RowSource rows = rows_of(x, op);
-  require_launchable(rows, x, op);
-  const Device device = x.device();
-  static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
-  Tensor q, scale;
-  in_words(op, x, [&] {
-    q = Tensor::empty(rows.ndim + 1, rows.sizes, i8, device);
-    scale = Tensor::empty(rows.ndim, rows.sizes, f32, device);
-    if (rows.rows == 0) return;
-    DriverLauncher launcher(ordinal(device), current_stream(device));
-    if (rows.k == 0) return launcher.zero(scale.data(), rows.rows);
-    // The kernel writes four codes at a time: ragged rows go through padded ones.
-    const int64_t k_pad = (rows.k + 3) / 4 * 4, padded_sizes[] = {rows.rows, k_pad};
-    const Tensor padded = k_pad == rows.k ? Tensor() : Tensor::empty(2, padded_sizes, i8, device);
-    Tensor copy;
-    gpu::quantize(launcher,
-                  {dense_rows(x, rows, device, &copy), static_cast<gpu::DType>(rows.type), nullptr, rows.rows, rows.k,
-                   k_pad, static_cast<int8_t*>((padded ? padded : q).data()), static_cast<float*>(scale.data())});
-    if (padded) q.columns(rows.rows, rows.k, rows.k).copy_(padded.columns(rows.rows, rows.k, k_pad));
-  });
-  stack[0] = give_tensor(std::move(q));
-  stack[1] = give_tensor(std::move(scale));
+  quantize(op, x, rows_of(x, op), nullptr, stack);
+}
+
+void boxed_norm_quantize(StableIValue* stack, uint64_t, uint64_t) {
+  const NormCall call(stack);
+  require_device(call.x, NormCall::op, "the input");
+  quantize(NormCall::op, call.x, call.checked(), &call, stack);
 }
 
 constexpr const char* kW8A8 = "linear_w8a8";
@@ -202,8 +224,8 @@ void register_operators(const std::string& key) {
   TorchLibraryHandle library = nullptr;  // lives as long as the process, as in library.cpp
   check(aoti_torch_library_init_impl("kdnative", key.c_str(), __FILE_NAME__, __LINE__, &library), "a library");
   const std::pair<const char*, void (*)(StableIValue*, uint64_t, uint64_t)> operators[] = {
-      {"quantize_per_token", boxed_quantize}, {kW8A8, boxed_linear<&kW8A8>},     {kW8A16, boxed_linear<&kW8A16>},
-      {kW4A16, boxed_linear<&kW4A16>},        {kSparse, boxed_linear<&kSparse>},
+      {"quantize_per_token", boxed_quantize}, {NormCall::op, boxed_norm_quantize}, {kW8A8, boxed_linear<&kW8A8>},
+      {kW8A16, boxed_linear<&kW8A16>},        {kW4A16, boxed_linear<&kW4A16>},     {kSparse, boxed_linear<&kSparse>},
   };
   for (const auto& [name, function] : operators)
     check(torch_library_impl(library, name, function, kTorchAbiVersion), "an operator");

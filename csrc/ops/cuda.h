@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../cuda/host/device.h"
-#include "../cuda/kinds.h"
+#include "../cuda/int8_product.h"
 #include "tensor.h"
 
 namespace kdnative::cuda {
@@ -71,6 +71,8 @@ struct QuantizedRows {
   float* scale;
 
   QuantizedRows(const Call& call, const float* input_scale);  // fails for more than sums of int32 hold
+  // Their product with a weight whose scale and bias (below 0: none) are these sections of the packed one.
+  gpu::Int8Product product(const Call& call, int64_t scale_at, int64_t bias_at) const;
 
  private:
   Scratch memory_;

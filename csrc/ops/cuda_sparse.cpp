@@ -9,9 +9,7 @@ void run_sparse24(const Call& call) {
   const gpu::Sparse24Offsets w(call.n, call.k, call.form.bias);
   call.require_bytes(w.bytes);
   const QuantizedRows rows(call, nullptr);
-  gpu::sparse24(call.launcher,
-                {rows.q, rows.scale, call.packed, call.floats(w.scale), call.floats(call.form.bias ? w.bias : -1),
-                 nullptr, call.output(), call.type, call.activation, call.m, call.n, rows.k_pad});
+  gpu::sparse24(call.launcher, {rows.product(call, w.scale, call.form.bias ? w.bias : -1), call.packed});
 }
 
 void run_blocks(const Call& call) {
@@ -25,9 +23,8 @@ void run_blocks(const Call& call) {
          " has: it is damaged");
   const auto ints = [&](int64_t at) { return reinterpret_cast<const int32_t*>(call.packed + at); };
   const QuantizedRows rows(call, nullptr);
-  gpu::blocks(call.launcher, {rows.q, rows.scale, side, w.units, call.packed, ints(w.columns), ints(w.start),
-                              call.floats(w.scale), call.floats(call.form.bias ? w.bias : -1), nullptr, call.output(),
-                              call.type, call.activation, call.m, call.n, rows.k_pad});
+  gpu::blocks(call.launcher, {rows.product(call, w.scale, call.form.bias ? w.bias : -1), side, w.units, call.packed,
+                              ints(w.columns), ints(w.start)});
 }
 
 }  // namespace kdnative::cuda

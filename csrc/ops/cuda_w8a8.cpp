@@ -16,13 +16,26 @@ QuantizedRows::QuantizedRows(const Call& call, const float* input_scale)
   gpu::quantize(call.launcher, {call.x, call.type, input_scale, call.m, call.k, k_pad, q, scale});
 }
 
+gpu::Int8Product QuantizedRows::product(const Call& call, int64_t scale_at, int64_t bias_at) const {
+  return {q,
+          scale,
+          call.floats(scale_at),
+          call.floats(bias_at),
+          nullptr,
+          call.output(),
+          call.type,
+          call.activation,
+          call.m,
+          call.n,
+          k_pad};
+}
+
 void run_w8a8(const Call& call) {
   const gpu::W8A8Layout w = gpu::w8a8_layout(call.n, call.k, {call.form.bias, call.form.input_scales, call.form.group});
   call.require_bytes(w.bytes);
   const QuantizedRows rows(call, call.floats(w.input_scale));
   gpu::w8a8(call.launcher,
-            {rows.q, rows.scale, reinterpret_cast<const int8_t*>(call.packed + w.codes), call.floats(w.scale),
-             call.floats(w.bias), nullptr, call.output(), call.type, call.activation, call.m, call.n, w.k_pad});
+            {rows.product(call, w.scale, w.bias), reinterpret_cast<const int8_t*>(call.packed + w.codes)});
 }
 
 }  // namespace kdnative::cuda

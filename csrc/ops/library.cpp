@@ -10,6 +10,7 @@ const bool registered = [] {
   aoti_torch_library_init_def("kdnative", __FILE_NAME__, __LINE__, &definitions);
   aoti_torch_library_init_impl("kdnative", "CPU", __FILE_NAME__, __LINE__, &cpu);
   Library library(definitions, cpu);
+  register_quantize(library);
   register_linear(library);
   register_sparse(library);
   register_encoder(library);

@@ -33,6 +33,7 @@ class Library {
 };
 
 // One function per operator family, each in its own file.
+void register_quantize(Library& library);
 void register_linear(Library& library);
 void register_sparse(Library& library);
 void register_encoder(Library& library);

@@ -1,8 +1,7 @@
-// quantize_per_token, linear_wXa8, linear_wXa16: argument checks, allocation, work split.
+// linear_wXa8, linear_wXa16: argument checks, allocation, work split.
 #include "linear.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "../cpu/dispatch.h"
 #include "../cpu/scratch.h"
@@ -16,52 +15,6 @@ using cpu::DType;
 using cpu::Kernels;
 using cpu::kTileK;
 using cpu::kTileN;
-
-int64_t element_size(DType type) { return type == DType::f32 ? 4 : 2; }
-
-// Elements from x.data to a row.
-int64_t row_offset(const RowSource& x, int64_t row) {
-  row += x.first;
-  if (x.uniform) return row * x.row_stride;
-  int64_t offset = 0;
-  for (int64_t d = x.ndim - 1; d >= 0; --d) {
-    offset += row % x.sizes[d] * x.strides[d];
-    row /= x.sizes[d];
-  }
-  return offset;
-}
-
-template <typename T>
-void gather(const T* source, int64_t stride, int64_t n, T* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = source[i * stride];
-}
-
-// f(first row, rows, data, row stride) over rows [begin, end): as many at once as lie evenly apart, or where columns
-// are not dense, one by one from a small buffer that they are gathered into.
-template <typename F>
-void for_dense_rows(const RowSource& x, int64_t begin, int64_t end, const F& f) {
-  const int64_t size = element_size(x.type);
-  if (x.uniform) return f(begin, end - begin, x.data + row_offset(x, begin) * size, x.row_stride);
-  if (x.column_stride == 1 || x.k == 1) {
-    const int64_t run = x.sizes[x.ndim - 1];
-    for (int64_t r = begin, next; r < end; r = next) {
-      next = std::min(end, r + run - (x.first + r) % run);
-      f(r, next - r, x.data + row_offset(x, r) * size, x.strides[x.ndim - 1]);
-    }
-    return;
-  }
-  thread_local std::vector<uint8_t> row;
-  row.resize(static_cast<size_t>(x.k * size));
-  for (int64_t r = begin; r < end; ++r) {
-    const uint8_t* source = x.data + row_offset(x, r) * size;
-    if (size == 4) {
-      gather(reinterpret_cast<const uint32_t*>(source), x.column_stride, x.k, reinterpret_cast<uint32_t*>(row.data()));
-    } else {
-      gather(reinterpret_cast<const uint16_t*>(source), x.column_stride, x.k, reinterpret_cast<uint16_t*>(row.data()));
-    }
-    f(r, 1, static_cast<const uint8_t*>(row.data()), x.k);
-  }
-}
 
 // What a call computes, to be split over threads.
 struct Problem {
@@ -206,71 +159,7 @@ void add_linear(Library& library) {
   library.op(schema.c_str(), name, boxed_linear<Work, bits>, kernels_of<Work, bits>());
 }
 
-void boxed_quantize(StableIValue* stack, uint64_t, uint64_t) {
-  const Tensor x = take_tensor(stack[0]);
-  require_cpu(x, "quantize_per_token", "the input");
-  const RowSource rows = rows_of(x, "quantize_per_token");
-  static const int32_t i8 = aoti_torch_dtype_int8(), f32 = aoti_torch_dtype_float32();
-  Tensor q = Tensor::empty(rows.ndim + 1, rows.sizes, i8), scale = Tensor::empty(rows.ndim, rows.sizes, f32);
-  auto* q_data = static_cast<int8_t*>(q.data());
-  auto* scale_data = static_cast<float*>(scale.data());
-  const auto& kernels = cpu::kernels();
-  // Kernels write whole tiles: a ragged row goes through padded scratch.
-  const int64_t k_pad = (rows.k + kTileK - 1) / kTileK * kTileK;
-  auto* padded = k_pad == rows.k ? q_data : static_cast<int8_t*>(scratch(static_cast<size_t>(rows.rows * k_pad)));
-  const cpu::Parallel pool = thread_pool();
-  const RowParts parts(rows.rows, rows.rows * rows.k < kSmallCopy ? 1 : pool.threads, 1);
-  cpu::Stage stage;
-  stage.tasks = parts.count();
-  cpu::run_team(pool, std::max(stage.tasks, int64_t{1}), &stage, 1, [&](int64_t, int64_t part, int64_t) {
-    const int64_t first = parts.begin(part), last = parts.end(part);
-    quantize_range(kernels, rows, nullptr, first, last, k_pad, padded, k_pad, scale_data, nullptr);
-    for (int64_t r = first; padded != q_data && r < last; ++r)
-      std::memcpy(q_data + r * rows.k, padded + r * k_pad, static_cast<size_t>(rows.k));
-  });
-  stack[0] = give_tensor(std::move(q));
-  stack[1] = give_tensor(std::move(scale));
-}
-
 }  // namespace
-
-RowSource rows_of(const Tensor& x, const char* op) {
-  const int64_t ndim = x.dim();
-  if (ndim < 1) fail(std::string(op) + ": the input must have at least one dimension (got a scalar)");
-  if (ndim > Tensor::kMaxDims)
-    fail(std::string(op) + ": the input has more than 16 dimensions; reshape it to [rows, features]");
-  RowSource s{};
-  s.type = float_type(x, op, "the input");
-  s.data = static_cast<const uint8_t*>(x.data());
-  s.sizes = x.sizes();
-  s.strides = x.strides();
-  s.ndim = ndim - 1;
-  s.k = s.sizes[s.ndim];
-  s.column_stride = s.strides[s.ndim];
-  s.rows = 1;
-  bool too_many = false;  // which only a tensor without numbers can have
-  for (int64_t d = 0; d < s.ndim; ++d) too_many |= __builtin_mul_overflow(s.rows, s.sizes[d], &s.rows);
-  if (too_many)
-    fail(std::string(op) + ": the input has shape " + shape_text(x) + ", which is more rows than 64 bits count");
-  s.row_stride = s.k;
-  if (s.rows == 0 || s.k == 0) {  // strides without numbers may be any
-    s.uniform = true;
-    return s;
-  }
-  // Leading dimensions fold into one stride when each is the next one's size times its stride.
-  s.uniform = s.column_stride == 1 || s.k == 1;
-  int64_t expected = -1;
-  for (int64_t d = s.ndim - 1; d >= 0; --d) {
-    if (s.sizes[d] == 1) continue;
-    if (expected < 0) {
-      s.row_stride = s.strides[d];
-    } else if (s.strides[d] != expected) {
-      s.uniform = false;
-    }
-    expected = s.strides[d] * s.sizes[d];
-  }
-  return s;
-}
 
 void require_packed(const Tensor& packed, const char* op, const char* builder) {
   require_cpu(packed, op, "the packed weight");
@@ -306,18 +195,7 @@ Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n) {
   return Tensor::empty(rows.ndim + 1, sizes, x.dtype(), x.device());
 }
 
-void quantize_range(const Kernels& kernels, const RowSource& x, const float* input_scale, int64_t begin, int64_t end,
-                    int64_t k_pad, int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum) {
-  const int64_t groups = k_pad / 32;
-  for_dense_rows(x, begin, end, [&](int64_t r, int64_t rows, const uint8_t* data, int64_t ld) {
-    kernels.quantize_rows(data, x.type, ld, input_scale, rows, x.k, k_pad, q + r * ld_q, ld_q, scale + r,
-                          group_sum ? group_sum + r * groups : nullptr);
-  });
-}
-
 void register_linear(Library& library) {
-  library.op("quantize_per_token(Tensor x) -> (Tensor, Tensor)", "quantize_per_token", boxed_quantize,
-             {{"quantize_rows", cpu::origins_of<&Kernels::quantize_rows>}});
   add_linear<IntegerProblem, 8>(library);
   add_linear<IntegerProblem, 4>(library);
   add_linear<IntegerProblem, 2>(library);

@@ -5,30 +5,9 @@
 
 #include "../cpu/kernels.h"
 #include "../cpu/packed.h"
-#include "tensor.h"
+#include "rows.h"
 
 namespace kdnative {
-
-// Rows of a floating tensor whose last dimension may be strided, or `rows` of them from row `first` on.
-struct RowSource {
-  const uint8_t* data;
-  cpu::DType type;
-  int64_t first, rows, k;
-  int64_t column_stride;  // elements
-  int64_t ndim;           // leading dimensions
-  const int64_t* sizes;
-  const int64_t* strides;
-  bool uniform;  // rows are `row_stride` apart and columns are dense
-  int64_t row_stride;
-};
-
-// Checks the input of an operator; errors start with the operator's name.
-RowSource rows_of(const Tensor& x, const char* op);
-
-// q (rows ld_q bytes apart), scale and group_sum (may be nullptr) for rows [begin, end) of the source, times
-// input_scale unless that is nullptr.
-void quantize_range(const cpu::Kernels& kernels, const RowSource& x, const float* input_scale, int64_t begin,
-                    int64_t end, int64_t k_pad, int8_t* q, int64_t ld_q, float* scale, int32_t* group_sum);
 
 // The buffer of a packed weight: uint8, dense, on the CPU and aligned. `builder` is what makes one.
 void require_packed(const Tensor& packed, const char* op, const char* builder);
@@ -42,9 +21,6 @@ void require_fitting(const Tensor& x, const RowSource& rows, const cpu::PackedLi
 
 // [..., N] for rows [..., K], in the dtype of x and on its device.
 Tensor empty_output(const Tensor& x, const RowSource& rows, int64_t n);
-
-constexpr int64_t kSmallWork = int64_t{1} << 20;  // multiply-adds below which a second thread costs more than it saves
-constexpr int64_t kSmallCopy = kSmallWork / 8;    // the same of elements that are quantized or converted
 
 // f(part, output of its rows) for parts of the rows, one after the other, so that what an operator keeps of its input
 // (quantized, converted, laid out) stays small however many rows there are. Parts are even: kernels choose by rows.
@@ -60,17 +36,6 @@ void for_parts(const RowSource& x, void* out, int64_t n, const F& f) {
     f(part, static_cast<uint8_t*>(out) + begin * n * size);
   }
 }
-
-// Rows in at most `most` even parts that begin at multiples of `unit`.
-struct RowParts {
-  int64_t rows, step;
-
-  RowParts(int64_t rows, int64_t most, int64_t unit)
-      : rows(rows), step(std::max(((rows + most - 1) / most + unit - 1) / unit * unit, int64_t{1})) {}
-  int64_t count() const { return (rows + step - 1) / step; }
-  int64_t begin(int64_t part) const { return part * step; }
-  int64_t end(int64_t part) const { return std::min(rows, (part + 1) * step); }
-};
 
 // Shares one product out to threads. prepare(begin, end) readies these rows (`copies`: it has something to do);
 // multiply(range, worker) may run once its rows are ready, at the same time as other workers below thread_count().

@@ -194,6 +194,11 @@ inline int64_t take_int(StableIValue value) {
   std::memcpy(&number, &value, sizeof number);
   return number;
 }
+inline double take_float(StableIValue value) {
+  double number;
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
 inline StableIValue give_tensor(Tensor tensor) {
   AtenTensorHandle handle = tensor.release();
   StableIValue value = 0;

@@ -114,11 +114,20 @@ def read_header(packed: Tensor) -> np.void:
     return header
 
 
+def is_two_of_four(qweight: Tensor) -> bool:
+    """Whether at most two of four consecutive inputs of a weight ``[N, K]`` are other than zero."""
+    return not bool(_crowded(qweight).any())
+
+
+def _crowded(qweight: Tensor) -> Tensor:
+    """bool ``[N, ceil(K / 4)]``: which four inputs have more than two weights other than zero."""
+    padded = torch.nn.functional.pad(qweight, (0, -qweight.shape[1] % 4))
+    return padded.view(len(qweight), -1, 4).count_nonzero(-1) > 2
+
+
 def require_two_of_four(qweight: Tensor) -> None:
     """ValueError when more than two of four consecutive inputs have weights other than zero."""
-    n, k = qweight.shape
-    padded = torch.nn.functional.pad(qweight, (0, -k % 4))
-    crowded = padded.view(n, -1, 4).count_nonzero(-1) > 2
+    crowded = _crowded(qweight)
     if bool(crowded.any()):
         row, group = (int(i) for i in crowded.nonzero()[0])
         raise ValueError(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["FLOAT_TYPES", "asked_dtype", "lazy_weight"]
+__all__ = ["FLOAT_TYPES", "asked_dtype", "given_as", "lazy_weight"]
 
 FLOAT_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What native layers take and give, by name."""
@@ -120,3 +120,8 @@ def asked_dtype(fn: Callable[[Tensor], Tensor], dtype: torch.dtype) -> torch.dty
     default device is: moving a meta tensor is an error.
     """
     return fn(torch.empty(0, dtype=dtype, device="cpu")).dtype
+
+
+def given_as(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the weight of a layer of this dtype is given: one that kernels take as input."""
+    return dtype if dtype in FLOAT_TYPES.values() else torch.float32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +10,13 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from kdnative import ops
-from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import plain_tensors
 from kdnative.nn.config_checks import ACTIVATION, DTYPE, FLAG, SCHEME, SIZE, check_config
-from kdnative.nn.emptiness import empty, stays_empty, target_of
-from kdnative.nn.lazy_weight import FLOAT_TYPES, asked_dtype, lazy_weight
-from kdnative.ops.backends import Backend, backend_for
+from kdnative.nn.emptiness import empty
+from kdnative.nn.laid_out import LaidOut
+from kdnative.nn.lazy_weight import FLOAT_TYPES, given_as, lazy_weight
+from kdnative.ops.backends import backend_for
 from kdnative.ops.schemas import LINEARS
 from kdnative.ops.weights import linear_weight
 from kdnative.quantize import QuantizedWeight, quantize_weight
@@ -27,7 +26,7 @@ __all__ = ["Linear"]
 _KERNELS = {name: getattr(torch.ops.kdnative, name).default for name in (*LINEARS, "linear_sparse")}
 
 
-class Linear(nn.Module):
+class Linear(LaidOut):
     """``y = activation(x @ W.T + bias)`` with packed 8-, 4- or 2-bit weights.
 
     Activations are quantized per token to int8 while running (schemes with ``a8``), or stay in floating point and are
@@ -71,8 +70,6 @@ class Linear(nn.Module):
             above 65536 with ``w8a8+4x1``.
     """
 
-    packed: Tensor
-
     def __init__(
         self,
         in_features: int,
@@ -90,7 +87,7 @@ class Linear(nn.Module):
         self.scheme = scheme = Scheme.parse(scheme)
         self.has_bias = bias
         self.activation = activation
-        self.dtype = _given_as(dtype)
+        self.dtype = given_as(dtype)
         self._activation_code = ops.activation_code(activation)
         backend = backend_for("cpu")
         if refusal := backend.refusal(scheme, (out_features, in_features)):
@@ -118,7 +115,7 @@ class Linear(nn.Module):
         Raises:
             ValueError: the weights are not of this scheme, the bias has another shape, or it is not finite.
         """
-        module = cls(weight.in_features, weight.out_features, scheme, bias is not None, activation, _given_as(dtype))
+        module = cls(weight.in_features, weight.out_features, scheme, bias is not None, activation, given_as(dtype))
         module.pack_(weight, bias)
         return module.eval()
 
@@ -151,27 +148,6 @@ class Linear(nn.Module):
             has, given = ("a", "none") if self.has_bias else ("no", "one")
             raise ValueError(f"the layer has {has} bias, and was given {given}")
         self._pack(weight, None if bias is None else plain_tensors.checked_bias(bias, self.out_features))
-
-    def _pack(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
-        """Lay a weight out where the module is; of an empty one, where the weight is."""
-        device = weight.qweight.device if self.is_empty else self.packed.device
-        weight = weight.to(device)
-        self._use(self._wanted(device).fitted(weight), backend_for(device))
-        self.packed = self.layout.pack(weight, bias)
-
-    def _wanted(self, device: torch.device) -> Layout:
-        """The layout of a device for layers like this one."""
-        return backend_for(device).layout(self.scheme, (self.out_features, self.in_features), self.has_bias)
-
-    def _use(self, layout: Layout, backend: Backend) -> None:
-        """Be of a layout that a backend asks for, and multiply by its operator."""
-        self.layout, self._form, self._laid_out_for = layout, layout.arguments, backend.name
-        self._operator = backend.operator(self.scheme)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the module has no weights: a new one, or one that was moved to the meta device."""
-        return self._buffers["packed"].is_meta
 
     @classmethod
     def from_float(
@@ -308,55 +284,6 @@ class Linear(nn.Module):
         for name, (shape, dtype) in wanted.items():
             yield name, shape, dtype
 
-    def _apply(self, fn, recurse=True):
-        # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of weight and bias.
-        dtype = asked_dtype(fn, self.dtype)
-        if not (self.is_empty and stays_empty(fn, "kdnative.nn.Linear")):
-            target = target_of(fn, self.packed)
-            if target.type not in ("meta", self.packed.device.type):
-                self._refuse(target)
-            super()._apply(fn, recurse)
-            self._settle()
-        self.dtype = _given_as(dtype)
-        return self
-
-    def _refuse(self, device: torch.device) -> None:
-        """RuntimeError where the backend of a device does not compute with this layer's weights."""
-        backend = backend_for(device)
-        refusal = backend.refusal(self.scheme, (self.out_features, self.in_features))
-        if refusal := refusal or backend.device_refusal(device):
-            raise RuntimeError(
-                f"kdnative.nn.Linear can't move to {device}: {refusal}. Call .cpu() on the model to bring back what "
-                "has moved"
-            )
-        if not backend.has_kernels(self.scheme):
-            warnings.warn(
-                f"kdnative has no kernels of {self.scheme} for {device}: its linears run in plain torch there, which "
-                "is slow. There are kernels for the CPU",
-                stacklevel=6,
-            )
-
-    def _settle(self) -> None:
-        """Bring the packed weight, which may have been moved as it was, into the layout of the device where it is.
-
-        Whoever laid it out is asked, not the device: a pickle may bring what another backend, or another device, had.
-        Where memory runs out, the module keeps the layout it has, and is settled at its next move.
-        """
-        device = self.packed.device
-        backend = backend_for(device)
-        if self.is_empty or backend.name == self._laid_out_for:
-            return
-        layout = self._wanted(device)
-        if layout != self.layout:
-            weight, bias = self.layout.unpack(self.packed)
-            layout = layout.fitted(weight)
-            self.packed = layout.pack(weight, bias)
-        self._use(layout, backend)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._settle()
-
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.is_empty:  # shapes are all that such a module has
@@ -408,8 +335,3 @@ class Linear(nn.Module):
         text += f", scheme={self.scheme}"
         text += "" if self.activation == "none" else f", activation={self.activation}"
         return text if self.dtype == torch.float32 else f"{text}, dtype={self.spec['dtype']}"
-
-
-def _given_as(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which the weight of a layer of this dtype is given: one that kernels take as input."""
-    return dtype if dtype in FLOAT_TYPES.values() else torch.float32

@@ -51,6 +51,7 @@ __all__ = [
     "linear_w4a8",
     "linear_w8a16",
     "linear_w8a8",
+    "norm_quantize",
     "quantize_per_token",
     "select_isa",
 ]
@@ -142,6 +143,35 @@ def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ``q = 0`` and ``scale = NaN``.
     """
     codes, scale = torch.ops.kdnative.quantize_per_token.default(x)
+    return codes, scale
+
+
+def norm_quantize(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    input_scale: torch.Tensor | None = None,
+    rms: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """LayerNorm (Ba et al. 2016) of each row, quantized to int8: the normalized row is never written.
+
+    Args:
+        x: float32, bfloat16 or float16 ``[..., K]``, any strides.
+        gamma: float32 ``[K]``, what the normalized row is multiplied by.
+        beta: float32 ``[K]``, added after that, or None.
+        eps: added to the variance; 0 or more.
+        input_scale: float32 ``[K]``, what the result is multiplied by before it is quantized, or None.
+        rms: no mean is subtracted (RMSNorm, Zhang and Sennrich 2019).
+
+    Returns:
+        Codes and scales as :func:`quantize_per_token` gives them. Norms add in the order of their device and
+        instruction set, so a code may differ by one step between two of them.
+
+    Raises:
+        RuntimeError: a dtype, shape or device is none of these, there are no columns, or eps is negative.
+    """
+    codes, scale = torch.ops.kdnative.norm_quantize.default(x, gamma, beta, eps, input_scale, int(rms))
     return codes, scale
 
 

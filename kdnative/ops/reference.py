@@ -6,6 +6,7 @@ approximations of their own of gelu, silu and tanh.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from kdnative.formats import QuantizedWeight, arithmetic, layouts
 from kdnative.formats.gpu.layouts import of_form
 
-__all__ = ["activate", "linear", "linear_plain", "quantize_per_token"]
+__all__ = ["activate", "check_norm", "linear", "linear_plain", "norm_quantize", "quantize_per_token"]
 
 _ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {
     0: lambda y: y,
@@ -33,6 +34,37 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     _check_input("quantize_per_token", x)
     codes, scale = arithmetic.quantize_rows(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
     return codes.to(torch.int8).view(x.shape), scale.view(x.shape[:-1])
+
+
+def norm_quantize(
+    x: Tensor, gamma: Tensor, beta: Tensor | None, eps: float, input_scale: Tensor | None = None, rms: int = 0
+) -> tuple[Tensor, Tensor]:
+    """See :func:`kdnative.ops.norm_quantize`. The norm is computed in float64, and rounded once."""
+    check_norm(x, gamma, beta, eps, input_scale)
+    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).double()
+    if not rms:
+        rows = rows - rows.mean(-1, keepdim=True)
+    rows = rows / (rows.square().mean(-1, keepdim=True) + eps).sqrt() * gamma
+    rows = (rows if beta is None else rows + beta).float()
+    codes, scale = arithmetic.quantize_rows(rows if input_scale is None else rows * input_scale)
+    return codes.to(torch.int8).view(x.shape), scale.view(x.shape[:-1])
+
+
+def check_norm(x: Tensor, gamma: Tensor, beta: Tensor | None, eps: float, input_scale: Tensor | None) -> None:
+    """RuntimeError unless these are arguments of ``norm_quantize``."""
+    _check_input("norm_quantize", x)
+    k = x.shape[-1]
+    called = f"norm_quantize of an input of shape {list(x.shape)}"
+    if k == 0:
+        raise RuntimeError(f"{called}: there is nothing to normalize; at least one column is needed")
+    if not 0 <= eps < math.inf:
+        raise RuntimeError(f"{called}: eps is {eps}; it must be 0 or more")
+    for name, given in (("gamma", gamma), ("beta", beta), ("input_scale", input_scale)):
+        if given is not None and (given.shape != (k,) or given.dtype != torch.float32 or given.device != x.device):
+            raise RuntimeError(
+                f"{called}: {name} must be float32 of shape [{k}] on {x.device}, not {given.dtype} of shape "
+                f"{list(given.shape)} on {given.device}"
+            )
 
 
 def linear(

@@ -18,6 +18,12 @@ def _quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape, dtype=torch.int8, device=x.device), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
+def _norm_quantize(
+    x: Tensor, gamma: Tensor, beta: Tensor | None, eps: float, input_scale: Tensor | None = None, rms: int = 0
+) -> tuple[Tensor, Tensor]:
+    return _quantize_per_token(x)
+
+
 def _same_device(packed: Tensor, x: Tensor) -> None:
     """Torch takes the shape functions for operands on different devices too, if one is a meta tensor."""
     if packed.device != x.device:
@@ -90,6 +96,7 @@ FUSED: dict[str, Callable[..., Tensor]] = {
 
 _FAKES: dict[str, Callable[..., object]] = {
     "quantize_per_token": _quantize_per_token,
+    "norm_quantize": _norm_quantize,
     **dict.fromkeys(LINEARS, _linear),
     "linear_sparse": _linear,
     **FUSED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ class Operators:
         kind = _KINDS.get(operator, "encoder" if operator.startswith("encoder") else "dense")
         if operator == "quantize_per_token":
             arguments: list[Any] = [rows(rng, rng.choice((0, 1, 7, 64, 200)))]
+        elif operator == "norm_quantize":
+            arguments = _norm_arguments(rng)
         else:
             fitting = [b for b in self._buffers if b.kind == kind and _takes(operator, b)]
             buffer = rng.choice(fitting if rng.random() < 0.95 else self._buffers)
@@ -99,6 +102,15 @@ def _number(rng: random.Random, right: int) -> int:
 
 def _linear_arguments(rng: random.Random, operator: str, buffer: Buffer, packed: Tensor) -> list[Any]:
     return [rows(rng, _number(rng, buffer.k)), packed, _number(rng, buffer.n), _number(rng, rng.randrange(6))]
+
+
+def _norm_arguments(rng: random.Random) -> list[Any]:
+    k = rng.choice((0, 1, 7, 64, 200))
+    dtype = torch.float32 if rng.random() < 0.95 else rng.choice(OTHERS)
+    gamma, beta, factors = (floats(rng, [_size(rng, k)], dtype) for _ in range(3))
+    eps = rng.choice((0.0, 1e-12, 1e-5, 1e30, -1.0, math.inf, math.nan))
+    optional = [each if rng.random() < 0.5 else None for each in (beta, factors)]
+    return [rows(rng, k), gamma, optional[0], eps, optional[1], rng.randrange(2)]
 
 
 def _encoder_arguments(rng: random.Random, operator: str, buffer: Buffer, packed: Tensor) -> list[Any]:

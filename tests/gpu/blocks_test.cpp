@@ -73,26 +73,11 @@ Packed pack(const Problem& p, int side) {
 template <typename T>
 std::string run(const Problem& p, const Packed& packed, int side, With with, EmulatedLauncher& launcher,
                 const BlocksTileShape& tile) {
-  const auto start = [&](DeviceMemory& memory, const int8_t* x, const float* scale_x, const float* scale_w,
-                         const float* bias, const T* residual, T* out, DType type, Activation activation) {
+  const auto start = [&](DeviceMemory& memory, const Int8Product& product) {
     const auto* codes = reinterpret_cast<const uint8_t*>(memory.input("codes", packed.codes));
     const int64_t units = static_cast<int64_t>(packed.codes.size()) / side / 64;
-    const Blocks arguments{x,
-                           scale_x,
-                           side,
-                           units,
-                           codes,
-                           memory.input("columns", packed.columns),
-                           memory.input("start", packed.start),
-                           scale_w,
-                           bias,
-                           residual,
-                           out,
-                           type,
-                           activation,
-                           p.shape.m,
-                           p.shape.n,
-                           p.k_pad};
+    const Blocks arguments{
+        product, side, units, codes, memory.input("columns", packed.columns), memory.input("start", packed.start)};
     blocks(launcher, arguments, tile);
   };
   return difference<T>(tile.name, p, with, launcher, start);

@@ -47,15 +47,6 @@ def interpreted(module: ptx.Module, *, lazy: bool = True) -> tuple[np.ndarray, n
     return out.reshape(ROWS, 32), counters
 
 
-def worst_approximation(module: ptx.Module) -> float:
-    """Relative error of ex2 and rsqrt, interpreted."""
-    values = np.linspace(-20, 20, 32, dtype=np.float32)
-    out = np.zeros(64, np.float32)
-    ptx.run(module, "approximations", 1, 32, [values, out])
-    exact = np.concatenate([np.exp2(values.astype(np.float64)), 1 / np.sqrt(np.abs(values.astype(np.float64)))])
-    return float(np.abs(out / exact - 1).max())
-
-
 def difference(root: Path = building.ROOT) -> str | None:
     """What the layers disagree in, with the device half of a copy of the repository; None: nothing."""
     module = compiled(root)
@@ -69,5 +60,4 @@ def difference(root: Path = building.ROOT) -> str | None:
             return f"results {differ} of every_instruction differ"
         if (counters != expected_counters).any():
             return f"counters {counters} and {expected_counters}"
-    error = worst_approximation(module)
-    return None if error < 2**-21 else f"an approximation is off by {error}"
+    return None

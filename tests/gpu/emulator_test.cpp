@@ -101,7 +101,8 @@ const Case kCases[] = {
        store_global(out + thread(), float_of_bits(load_shared4(thread() * 4)));
      }},
     {"an access outside shared memory", [](const float*, float*, uint32_t*) { store_shared4(1024 + thread() * 4, 0); }},
-    {"a misaligned shared address", [](const float*, float*, uint32_t*) { store_shared8(thread() * 8 + 4, U2{1, 2}); }},
+    {"a misaligned shared address",
+     [](const float*, float*, uint32_t*) { store_shared16(thread() * 16 % 512 + 8, U4{1, 2, 3, 4}); }},
     {"a misaligned global address",
      [](const float* in, float* out, uint32_t*) {
        store_global(out + thread(), float_of_bits(load_global16(in + 1).x));
@@ -118,67 +119,67 @@ const Case kCases[] = {
     // Asynchronous copies
     {"a copy without a wait, lazy",
      [](const float* in, float* out, uint32_t*) {
-       copy_async4(thread() * 4, in + thread());
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
-       store_global(out + thread(), float_of_bits(load_shared4(thread() * 4)));
+       store_global(out + thread(), float_of_bits(load_shared4(thread() * 16)));
      }},
     {"a copy without a wait, eager",
      [](const float* in, float* out, uint32_t*) {
-       copy_async4(thread() * 4, in + thread());
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
-       store_global(out + thread(), float_of_bits(load_shared4(thread() * 4)));
+       store_global(out + thread(), float_of_bits(load_shared4(thread() * 16)));
      },
      64,
      1,
      {.eager = true}},
     {"a wait one too weak",
      [](const float* in, float* out, uint32_t*) {
-       copy_async4(thread() * 4, in + thread());
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
        copy_wait<1>();
-       store_global(out + thread(), float_of_bits(load_shared4(thread() * 4)));
+       store_global(out + thread(), float_of_bits(load_shared4(thread() * 16)));
        copy_wait<0>();
      }},
     {"a wait without a barrier",
      [](const float* in, float* out, uint32_t*) {
-       copy_async4(thread() * 4, in + thread());
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
        copy_wait<0>();
-       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 4)));
+       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 16)));
      }},
     {"a wait without a barrier, of bytes written before",
      [](const float* in, float* out, uint32_t*) {
-       store_shared4(thread() * 4, 1);
+       store_shared4(thread() * 16, 1);
        sync_threads();
-       copy_async4(thread() * 4, in + thread());
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
        copy_wait<0>();
-       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 4)));
+       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 16)));
      }},
     {"a wait and a barrier",
      [](const float* in, float* out, uint32_t*) {
-       copy_async4(thread() * 4, in + thread());
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
        copy_wait<0>();
        sync_threads();
-       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 4)));
+       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 16)));
      }},
     {"a copy over what another warp reads",
      [](const float* in, float* out, uint32_t*) {
-       store_shared4(thread() * 4, 1);
+       store_shared4(thread() * 16, 1);
        sync_threads();
-       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 4)));
-       copy_async4(thread() * 4, in + thread());
+       store_global(out + thread(), float_of_bits(load_shared4((thread() ^ 32) * 16)));
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
        copy_wait<0>();
      }},
     {"an end with copies under way",
      [](const float* in, float*, uint32_t*) {
-       copy_async4(thread() * 4, in + thread());
+       copy_async16(thread() * 16, in + thread() / 4 * 4);
        copy_commit();
      }},
     {"a copy of more bytes than its size",
-     [](const float* in, float*, uint32_t*) { copy_async4(thread() * 4, in + thread(), 5); }},
+     [](const float* in, float*, uint32_t*) { copy_async16(thread() * 16, in + thread() / 4 * 4, 17); }},
     {"a copy past a buffer",
      [](const float* in, float*, uint32_t*) {
        copy_async16(thread() * 16, in + thread() / 16 * 16 + 4 * (thread() / 48), 16);
@@ -186,10 +187,10 @@ const Case kCases[] = {
      }},
     {"a copy of nothing from anywhere",
      [](const float* in, float* out, uint32_t*) {
-       copy_async4(thread() * 4, in + 6400, 0);
+       copy_async16(thread() * 16, in + 6400, 0);
        copy_commit();
        copy_wait<0>();
-       store_global(out + thread(), float_of_bits(load_shared4(thread() * 4)));
+       store_global(out + thread(), float_of_bits(load_shared4(thread() * 16)));
      }},
 
     // Lanes that part
@@ -239,10 +240,10 @@ const Case kCases[] = {
        if (thread() == 0 && block_x() == 1) store_global(counter, 1u);
      },
      64, 2},
-    {"two blocks that add to one address",
+    {"two blocks that count in one word",
      [](const float*, float* out, uint32_t* counter) {
        if (block_x() == 0) store_global(out + thread(), 1.0f);
-       reduce_add(counter, 1u);
+       atomic_inc(counter, 1000);
      },
      64, 2},
     {"a read of another warp's global bytes without a barrier",

@@ -42,11 +42,9 @@ void shuffles() {
     const uint32_t lane = thread();
     for (uint32_t by = 0; by < 32; ++by) {
       expect(shuffle_xor(lane * 7, by) == (lane ^ by) * 7, "shfl.bfly");
-      expect(shuffle_down(lane * 7, by) == (lane + by < 32 ? lane + by : lane) * 7, "shfl.down");
       expect(shuffle_from(lane * 7, by) == by * 7, "shfl.idx");
     }
     expect(shuffle_from(lane, (lane + 5) % 32) == (lane + 5) % 32, "shfl.idx, a lane for each");
-    expect(vote_ballot(lane % 3 == 0) == 0x49249249, "vote.ballot");
   });
 }
 
@@ -57,13 +55,9 @@ void memory() {
     const int t = thread();
     store_shared16(t * 16, load_global16(&from[t * 4]));
     expect(load_shared4(t * 16 + 8) == from[t * 4 + 2], "16 bytes, read as 4");
-    expect(load_shared8(t * 16 + 8).y == from[t * 4 + 3], "16 bytes, read as 8");
-    expect(load_shared2(t * 16 + 6) == from[t * 4 + 1] >> 16, "16 bytes, read as 2");
-    expect(load_shared1(t * 16 + 5) == (from[t * 4 + 1] >> 8 & 255), "16 bytes, read as 1");
-    store_shared1(t * 16, 1), store_shared1(t * 16 + 1, 2), store_shared2(t * 16 + 2, 0x0403);
-    store_shared4(t * 16 + 4, 5), store_shared8(t * 16 + 8, U2{6, 7});
+    store_shared4(t * 16 + 4, 5), store_shared4(t * 16 + 12, 7);
     const U4 v = load_shared16(t * 16);
-    expect(v.x == 0x04030201 && v.y == 5 && v.z == 6 && v.w == 7, "written by parts, read as 16 bytes");
+    expect(v.x == from[t * 4] && v.y == 5 && v.z == from[t * 4 + 2] && v.w == 7, "written by parts, read as 16 bytes");
     expect(load_global(reinterpret_cast<const uint16_t*>(&from[t]) + 1) == from[t] >> 16, "2 bytes of global memory");
     store_global16(&to[t * 4], load_global16_once(&from[t * 4]));
     sync_warp();
@@ -71,18 +65,15 @@ void memory() {
   });
   expect(from == to, "a copy of 16 bytes by each lane");
 
-  float sum = 0;
-  uint32_t total = 0, ticket = 0, count = 0;
+  uint32_t count = 0, ticket = 0;
   uint64_t tickets = 0;
   run(
       [&] {
-        reduce_add(&sum, 1.0f);
-        reduce_add(&total, 3u);
-        tickets |= uint64_t{1} << atomic_add(&ticket, 1u);
+        tickets |= uint64_t{1} << atomic_inc(&ticket, 100);
         expect(atomic_inc(&count, 15) < 16, "atom.inc");
       },
       32, {2});
-  expect(sum == 64 && total == 192 && ticket == 64 && count == 0, "sums of atomics");
+  expect(ticket == 64 && count == 0, "counts of atomics");
   expect(tickets == ~uint64_t{0}, "every ticket once");
 }
 
@@ -95,16 +86,18 @@ void copies(bool eager) {
     const int t = thread(), bytes = t % 17;
     copy_async16(t * 16, &from[t * 16], bytes);
     copy_commit();
-    copy_async8(1024 + t * 8, &from[t * 16], bytes % 9);
-    copy_async4(2048 + t * 4, &from[t * 16], bytes % 5);
+    copy_async16(1024 + t * 16, &from[t * 16], bytes % 5);
     copy_commit();
+    const auto arrived = [&](uint32_t at, int count) {
+      const U4 words = load_shared16(at);
+      uint8_t found[16];
+      std::memcpy(found, &words, 16);
+      for (int i = 0; i < 16; ++i) expect(found[i] == (i < count ? from[t * 16 + i] : 0), "a copy of some bytes");
+    };
     copy_wait<1>();
-    for (int i = 0; i < 16; ++i) expect(load_shared1(t * 16 + i) == (i < bytes ? from[t * 16 + i] : 0), "16 bytes");
+    arrived(t * 16, bytes);
     copy_wait<0>();
-    for (int i = 0; i < 8; ++i)
-      expect(load_shared1(1024 + t * 8 + i) == (i < bytes % 9 ? from[t * 16 + i] : 0), "8 bytes");
-    for (int i = 0; i < 4; ++i)
-      expect(load_shared1(2048 + t * 4 + i) == (i < bytes % 5 ? from[t * 16 + i] : 0), "4 bytes");
+    arrived(1024 + t * 16, bytes % 5);
   });
 }
 
@@ -112,21 +105,13 @@ void copies(bool eager) {
 void matrices() {
   run([] {
     const int t = thread();
-    for (int i = 0; i < 8; ++i) store_shared2((t * 8 + i) * 2, static_cast<uint16_t>(t * 8 + i));
+    for (int i = 0; i < 8; i += 2) store_shared4((t * 8 + i) * 2, (t * 8 + i) | (t * 8 + i + 1) << 16);
     sync_warp();
-    uint32_t one, two[2], four[4], two_t[2], four_t[4];
-    load_matrix_x1(one, t % 8 * 16);
-    load_matrix_x2(two, t % 16 * 16);
+    uint32_t four[4];
     load_matrix_x4(four, t * 16);
-    load_matrix_x2_trans(two_t, t % 16 * 16);
-    load_matrix_x4_trans(four_t, t * 16);
     for (int i = 0; i < 4; ++i) {
-      const uint32_t at = 64 * i + t / 4 * 8 + t % 4 * 2, plain = at | (at + 1) << 16;
-      const uint32_t first = 64 * i + t % 4 * 2 * 8 + t / 4, transposed = first | (first + 8) << 16;
-      expect(four[i] == plain, "ldmatrix.x4");
-      expect(four_t[i] == transposed, "ldmatrix.x4.trans");
-      if (i < 2) expect(two[i] == plain && two_t[i] == transposed, "ldmatrix.x2");
-      if (i < 1) expect(one == plain, "ldmatrix.x1");
+      const uint32_t at = 64 * i + t / 4 * 8 + t % 4 * 2;
+      expect(four[i] == (at | (at + 1) << 16), "ldmatrix.x4");
     }
   });
 }
@@ -262,7 +247,6 @@ void conversions() {
   expect(to_int(2.5f) == 2 && to_int(3.5f) == 4 && to_int(-2.5f) == -2 && to_int(3e9f) == INT32_MAX &&
              to_int(-3e9f) == INT32_MIN && to_int(NAN) == 0,
          "to_int");
-  expect(to_int8(126.5f) == 126 && to_int8(127.5f) == 127 && to_int8(-300) == -128 && to_int8(-0.5f) == 0, "to_int8");
   expect(pack_int8(-1, 200, 0xabcd1234) == 0x12347fff, "cvt.pack");
   expect(to_float(16777217) == 16777216.0f && to_float(INT32_MIN) == -2147483648.0f, "int to float");
 }
@@ -282,8 +266,6 @@ void pairs() {
       if (static_cast<long double>(exact) == precise)
         expect(got(fma_half2(a, b, c)) == emulator::round_to<Half>(exact).bits, "fma.f16x2");
       expect(got(add_half2(a, b)) == to_half(static_cast<float>(x + y)).bits, "add.f16x2");
-      expect(got(sub_half2(a, b)) == to_half(static_cast<float>(x - y)).bits, "sub.f16x2");
-      expect(got(mul_half2(a, b)) == to_half(static_cast<float>(x * y)).bits, "mul.f16x2");
     }
   }
   // 1 + 2^-11 is a midpoint of fp16: what is added far below it decides.
@@ -302,14 +284,9 @@ void arithmetic() {
   expect(lop3<0x96>(1, 3, 5) == (1 ^ 3 ^ 5) && lop3<0x6a>(6, 3, 5) == ((6 & 3) ^ 5), "lop3");
   expect(lop3<0x30>(6, 3, 5) == (6 & ~3) && lop3<0x22>(6, 3, 5) == (5 & ~3), "lop3: which operand is which");
   expect(permute(0x33221100, 0x77665544, 0x7531) == 0x77553311 && permute(0x33221180, 0, 0x8888) == 0xffffffff, "prmt");
-  expect(dot4(0x80ff7f01, 0x80ff7f02, -3) == 16384 + 1 + 16129 + 2 - 3, "dp4a");
-  expect(dot4(0x01010101, 0x01010101, INT32_MAX) == INT32_MIN + 3, "dp4a wraps");
   volatile float third = 1.0f / 3;
   expect(fma_rn(third, 3.0f, -1.0f) != 0 && add_rn(mul_rn(third, 3.0f), -1.0f) == 0, "fused, and not");
   expect(div_rn(1.0f, 3.0f) == third && sub_rn(1.0f, third) == 1.0f - third && sqrt_rn(2.0f) == 1.41421354f, "rounded");
-  expect(exp2_approx(10) == 1024 && exp2_approx(-INFINITY) == 0 && rsqrt_approx(4) == 0.5f, "approximations");
-  expect(max_of(NAN, 1) == 1 && max_of(2, 1) == 2 && std::isnan(max_or_nan(NAN, 1)) && max_or_nan(2, 3) == 3, "max");
-  expect(abs_of(-2) == 2, "abs");
 }
 
 // Costs that are known by hand.
@@ -318,12 +295,11 @@ void costs() {
   const emulator::Counters c = run([&] {
     const int t = thread();
     store_shared4(t * 4, 0);              // a word of every bank: 1 cycle
-    store_shared8(1024 + t * 8, U2{});    // 2 cycles of 16 lanes
     store_shared16(2048 + t * 16, U4{});  // 4 cycles of 8 lanes
     sync_warp();
     load_shared4(t / 2 * 4);                           // a word for two lanes: 1 cycle
-    store_shared2(1024 + t * 8, 0);                    // 2 words of a bank: 2 cycles
-    store_shared1(2048 + t * 64, 0);                   // 16 lanes to a bank: 16 cycles
+    store_shared4(1024 + t * 8, 0);                    // 2 words of a bank: 2 cycles
+    store_shared4(2048 + t * 64, 0);                   // 16 lanes to a bank: 16 cycles
     copy_async16(512 + t * 16, data, t % 2 ? 8 : 16);  // one sector, of which half is wanted
     copy_commit();
     copy_wait<0>();
@@ -334,9 +310,9 @@ void costs() {
   const auto is = [](const emulator::Cost& x, uint64_t requests, uint64_t cost, uint64_t ideal) {
     return x.requests == requests && x.cost == cost && x.ideal == ideal;
   };
-  expect(is(c.shared.at("st.shared.v2.b32"), 1, 2, 2) && is(c.shared.at("st.shared.v4.b32"), 1, 4, 4), "wide stores");
-  expect(is(c.shared.at("st.shared.b32"), 1, 1, 1) && is(c.shared.at("ld.shared.b32"), 1, 1, 1), "stores of a word");
-  expect(is(c.shared.at("st.shared.u16"), 1, 2, 1) && is(c.shared.at("st.shared.u8"), 1, 16, 1), "bank conflicts");
+  expect(is(c.shared.at("st.shared.v4.b32"), 1, 4, 4), "wide stores");
+  expect(is(c.shared.at("ld.shared.b32"), 1, 1, 1), "loads of a word");
+  expect(is(c.shared.at("st.shared.b32"), 3, 1 + 2 + 16, 3), "stores of a word, two with bank conflicts");
   expect(is(c.global.at("cp.async.cg 16 from global"), 1, 1, 1), "copies of one place");
   expect(is(c.global.at("ld.global.nc.b32"), 1, 4, 4) && is(c.global.at("ld.global.nc.v4.b32"), 1, 4, 4), "sectors");
   expect(is(c.global.at("ld.global.nc.v2.b32"), 1, 32, 8), "sectors of which a quarter is wanted");

@@ -10,7 +10,7 @@
 #include "emulator/emulated_launcher.h"
 #include "emulator/testing.h"
 #include "gpu.h"
-#include "kinds.h"
+#include "int8_product.h"
 #include "numbers.h"
 #include "refusals.h"
 
@@ -63,8 +63,7 @@ struct Problem {
 
 enum class With { nothing, everything };  // or bias, relu and a residual
 
-// Launches by start(memory, x, scale_x, scale_w, bias, residual, out, type, activation), and says where the result is
-// wrong, or nothing.
+// Launches by start(memory, product), and says where the result is wrong, or nothing.
 template <typename T, typename Start>
 std::string difference(const std::string& name, const Problem& p, With with, EmulatedLauncher& launcher, Start start) {
   const auto [m, n, k] = p.shape;
@@ -74,9 +73,10 @@ std::string difference(const std::string& name, const Problem& p, With with, Emu
   for (float v : p.residual) residual.push_back(number<T>(v));
   const bool all = with == With::everything;
   T* out = memory.output<T>("out", int64_t{m} * n);
-  start(memory, memory.input("x", p.x), memory.input("scale_x", p.scale_x), memory.input("scale_w", p.scale_w),
-        all ? memory.input("bias", p.bias) : nullptr, all ? memory.input("residual", residual) : nullptr, out,
-        type_of<T>(), all ? Activation::relu : Activation::none);
+  start(memory,
+        Int8Product{memory.input("x", p.x), memory.input("scale_x", p.scale_x), memory.input("scale_w", p.scale_w),
+                    all ? memory.input("bias", p.bias) : nullptr, all ? memory.input("residual", residual) : nullptr,
+                    out, type_of<T>(), all ? Activation::relu : Activation::none, m, n, p.k_pad});
   launcher.machine.memory = nullptr;
   for (int r = 0; r < m; ++r)
     for (int c = 0; c < n; ++c) {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import queue
 import re
@@ -72,16 +73,25 @@ def mutate(source: str, old: str, new: str, file: str) -> str:
     return source.replace(old, new)
 
 
+# An editable install finds kdnative by a hook, which comes before PYTHONPATH and leads to the original.
+_NO_HOOKS = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in type(f).__module__]\n"
+
+
 class Workplace:
     """A copy of the repository in which one mutant at a time is tried."""
 
     def __init__(self, folder: Path):
         self.root = folder
+        spec = importlib.util.find_spec("kdnative._C")
+        assert spec is not None and spec.origin is not None
+        native = Path(spec.origin)
         for name in COPIED:
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / name, folder / name)
+        shutil.copy(native, folder / "kdnative" / native.name)
+        (folder / "sitecustomize.py").write_text(_NO_HOOKS)
 
     def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -99,7 +109,7 @@ class Workplace:
             done = self.run("tests.gpu.building", *program)
             if done.returncode:
                 outcome = "DOES NOT COMPILE" if done.returncode == DOES_NOT_COMPILE else "killed"
-                return outcome, first_words(done.stdout + done.stderr)
+                return outcome, first_words(done.stdout + done.stderr) or f"ended with {done.returncode}"
         if family.check:
             try:
                 noticed = family.check(self.root)
@@ -135,9 +145,10 @@ class Workplace:
 
 
 def first_words(text: str) -> str:
-    """The line that says what is wrong."""
+    """The line that says what is wrong; "" where nothing was said, as by a program that crashed."""
     found = re.search(r"(?:FAIL|ERROR) (?!tests/).*|^E  .*|AddressSanitizer: [a-z-]+|error: .*", text, re.M)
-    return " ".join((found[0] if found else text.strip().splitlines()[-1]).split())
+    lines = [found[0]] if found else text.strip().splitlines()[-1:]
+    return " ".join(" ".join(lines).split())
 
 
 def main() -> int:

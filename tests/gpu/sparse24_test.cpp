@@ -61,11 +61,8 @@ std::vector<uint8_t> pack(const Problem& p) {
 
 template <typename T>
 void run(const Problem& p, With with, EmulatedLauncher& launcher, const Sparse24TileShape& tile) {
-  const auto start = [&](DeviceMemory& memory, const int8_t* x, const float* scale_x, const float* scale_w,
-                         const float* bias, const T* residual, T* out, DType type, Activation activation) {
-    const uint8_t* weight = memory.input("weight", pack(p));
-    const auto [m, n, k] = p.shape;
-    sparse24(launcher, {x, scale_x, weight, scale_w, bias, residual, out, type, activation, m, n, p.k_pad}, tile);
+  const auto start = [&](DeviceMemory& memory, const Int8Product& product) {
+    sparse24(launcher, {product, memory.input("weight", pack(p))}, tile);
   };
   const std::string wrong = difference<T>(tile.name, p, with, launcher, start);
   expect(wrong.empty(), wrong);
@@ -92,7 +89,7 @@ void refuse() {
   const auto* x = reinterpret_cast<const int8_t*>(bytes);
   const auto* floats = reinterpret_cast<const float*>(bytes);
   EmulatedLauncher launcher;
-  const Sparse24 good{x, floats, bytes, floats, nullptr, nullptr, nullptr, DType::f32, Activation::none, 0, 8, 128};
+  const Sparse24 good{{x, floats, floats, nullptr, nullptr, nullptr, DType::f32, Activation::none, 0, 8, 128}, bytes};
   sparse24(launcher, good);
   expect(launcher.launched.empty(), "no rows launch nothing");
   const auto refused = [&](const char* words, auto change) {

@@ -193,6 +193,40 @@ assert torch.equal(codes, want.to(torch.int8)) and torch.equal(scale, wanted_sca
     )
 
 
+def test_a_norm_in_front_of_int8_rows():
+    """Rows of a warp and of a block, ragged ones and ones that are not dense; and calls that are refused."""
+    fake_libcuda.run(
+        """
+import re
+from kdnative import ops
+from tests.ops.norm_cases import BAD, assert_codes_of, exact
+torch.manual_seed(0)
+for k, dtype in ((37, torch.float16), (40, torch.bfloat16), (1030, torch.float32)):
+    x, (gamma, beta, factors) = torch.randn(2, 3, 2 * k).to(dtype)[..., ::2], [torch.rand(k) + 0.5 for _ in range(3)]
+    for rms in (False, True):
+        for given in ((beta, 1e-5, factors, rms), (None, 0.1, None, rms)):
+            assert_codes_of(ops.norm_quantize(x, gamma, *given), exact(x, gamma, *given))
+names = set(launched().split())
+assert names == {"norm_quantize_warp_f16", "norm_quantize_warp_bf16", "norm_quantize_block_f32"}, names
+codes, scale = ops.norm_quantize(torch.empty(0, 8), gamma[:8])
+assert codes.shape == (0, 8) and scale.shape == (0,)
+torch.library.opcheck(torch.ops.kdnative.norm_quantize.default, (torch.randn(2, 9), torch.ones(9), None, 0.1))
+vectors = torch.ones(12)
+moved = {"gamma": vectors[1:9]}, "gamma and beta must lie on 16 bytes"
+many = {"x": torch.empty(1, 8).expand(2**31, 8)}, "a GPU takes at most"
+for change, words in (*BAD, moved, many):
+    given = {"x": torch.zeros(2, 8), "gamma": torch.ones(8)} | change
+    try:
+        ops.norm_quantize(**given)
+    except RuntimeError as error:
+        assert re.search(f"norm_quantize.*{words}", str(error)), f"{error} is not {words}"
+    else:
+        raise AssertionError(f"no error: {words}")
+""",
+        FAKE_CUDA_CHECK="0",
+    )
+
+
 def test_cubins_have_the_kernels_that_are_launched():
     """The driver is given what NVRTC makes, and finds in it the names that the host code asks for."""
     if why := compiling.missing():

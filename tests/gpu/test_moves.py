@@ -116,6 +116,11 @@ assert "dense: 50 % of its weights are zero, and its zeros leave too few blocks 
 found, layout = row({"0": "w8a8+mask"}, spoil)
 assert layout == "W8A8" and found.scheme == "w8a8+mask", found
 assert found.reason.startswith("native linear, in the dense form on cuda: 50 %") and "too few blocks" in found.reason
+def pair(weight):  # two of four, in no blocks
+    spoil(weight)
+    weight.view(64, -1, 4)[..., 1:3] = 0
+found, layout = row("w8a8+mask", pair)
+assert layout == "Sparse24" and found.scheme == "w8a8+mask", found
 found, layout = row("w8a8+4x1")
 assert found.scheme == "w8a8" and found.reason.endswith("and cuda has no 4x1 kernel"), found.reason
 found, layout = row({"0": "w8a8+4x1"})

@@ -17,7 +17,9 @@ import kdnative as kd  # noqa: E402
 from kdnative.formats.gpu.layouts import W8A8, TritonBlocks, TritonW4A16, of_form  # noqa: E402
 from kdnative.ops import backends  # noqa: E402
 from kdnative.ops.backends.triton.backend import IMPLEMENTATIONS, TRITON  # noqa: E402
+from kdnative.ops.backends.triton.layer_norm_quantize import MOST_INPUTS  # noqa: E402
 from kdnative.quantize import quantize_weight  # noqa: E402
+from tests.ops.norm_cases import BAD, assert_codes_of, exact  # noqa: E402
 
 INTEGER = ["w8a8", "w8a8-is", "w8a8+mask", "w8a8+2:4", "w4a8-g32-int"]
 FLOAT = ["w4a16-g32", "w4a16-g64-asym", "w4a16-g128-is"]
@@ -157,6 +159,23 @@ def test_quantize_per_token(triton_driver):
         found = torch.ops.kdnative.quantize_per_token(x)
         assert [t.shape for t in torch.ops.kdnative.quantize_per_token(x[..., :0])] == [(2, 2, 0), (2, 2)]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("rms", [0, 1])
+def test_norm_quantize(triton_driver, rms):
+    x, (gamma, beta, factors) = torch.randn(2, 3, 35).half()[:, ::2], torch.rand(3, 35) + 0.5
+    run = torch.ops.kdnative.norm_quantize
+    with triton_computes():
+        for given in ((beta, 1e-5, factors, rms), (None, 0.1, None, rms)):
+            assert_codes_of(run(x, gamma, *given), exact(x, gamma, *given))
+        assert [launch.kernel for launch in triton_driver.launches] == ["_layer_norm_quantize"] * 2
+        wide = torch.randn(1, MOST_INPUTS + 1)  # which torch normalizes
+        assert_codes_of(run(wide, torch.ones(wide.shape[1]), None, 0.1), exact(wide, 1, None, 0.1, None, False))
+        for change, words in BAD:
+            bad = {"x": torch.zeros(2, 8), "gamma": torch.ones(8), "beta": None, "eps": 1e-5} | change
+            with pytest.raises(RuntimeError, match=f"norm_quantize.*{words}"):
+                run(**bad)
+    assert len(triton_driver.launches) == 2
 
 
 def test_triton_is_imported_where_it_is_asked_for():

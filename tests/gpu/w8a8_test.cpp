@@ -100,9 +100,10 @@ void check(const Case& c, const gpu::W8A8TileShape& tile, const Options& options
   launcher.machine.memory = &memory;
   T* out = memory.output<T>("out", size_t(c.m) * c.n);
   gpu::w8a8(launcher,
-            {memory.input("x", x), memory.input("scale_x", scale_x), memory.input("w", w),
-             memory.input("scale_w", scale_w), c.bias ? memory.input("bias", bias) : nullptr,
-             c.residual ? memory.input("residual", residual) : nullptr, out, c.type, c.activation, c.m, c.n, k_pad},
+            {{memory.input("x", x), memory.input("scale_x", scale_x), memory.input("scale_w", scale_w),
+              c.bias ? memory.input("bias", bias) : nullptr, c.residual ? memory.input("residual", residual) : nullptr,
+              out, c.type, c.activation, c.m, c.n, k_pad},
+             memory.input("w", w)},
             tile);
   if (counters != nullptr) counters->add(launcher.machine.counters);
 
@@ -153,9 +154,8 @@ void check_shapes(bool many, bool few) {
 // What is launched by whom: the choice, and what is refused.
 void check_launches() {
   Recorder launcher;
-  const gpu::W8A8 huge{
-      nullptr,          nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, gpu::DType::f32, gpu::Activation::none,
-      int64_t{1} << 31, 8,       128};
+  gpu::W8A8 huge{};
+  huge.m = int64_t{1} << 31, huge.n = 8, huge.k_pad = 128;
   const auto refuses = [&](const gpu::W8A8& a, const char* words) {
     expect_refusal(words, [&] { gpu::w8a8(launcher, a); });
   };
@@ -165,7 +165,7 @@ void check_launches() {
   refuses(wrong, "padded to a multiple of 128");
   wrong = huge;
   wrong.m = int64_t{1} << 30, wrong.n = int64_t{1} << 20;
-  refuses(wrong, "give fewer rows at a time");
+  refuses(wrong, "and a grid has at most 2147483647; give fewer rows at a time");
   wrong = huge;
   wrong.m = 3, wrong.w = reinterpret_cast<const int8_t*>(8);
   refuses(wrong, "must lie on 16 bytes");

@@ -72,6 +72,7 @@ BASES |= {"neon": "reference", "i8mm": "neon", "reference": None}
 LAYERS = ["gemm_w8a8", "gemm_w4a8", "gemm_w2a8", "gemm_two_level", "attention", "layer_norm", "rotate", "gate"]
 KERNELS = {
     "quantize_per_token": ["quantize_rows"],
+    "norm_quantize": ["layer_norm", "quantize_rows", "convert_rows"],
     **{f"linear_w{bits}a8": [f"gemm_w{bits}a8", "quantize_rows"] for bits in (8, 2)},
     "linear_w4a8": ["gemm_w4a8", "gemm_two_level", "quantize_rows"],
     **{f"linear_w{bits}a16": ["gemm_a16_bf16", "gemm_a16", "convert_rows"] for bits in (8, 4, 2)},

@@ -1,6 +1,7 @@
 """Modules that move: their weights are laid out again for the device where they go, or the move is refused in words."""
 
 import copy
+import importlib.util
 import pickle
 import warnings
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from kdnative.formats import Scheme, dense
 from kdnative.formats.layouts import Dense
-from kdnative.nn import Embedding, EncoderLayer, Linear, MultiheadAttention, linear
+from kdnative.nn import Embedding, EncoderLayer, Linear, MultiheadAttention, laid_out
 from kdnative.ops import backends
 from kdnative.ops.backends import CPU, Backend, backend_for
 
@@ -44,7 +45,7 @@ TOY = Toy("toy", ["w8a8", "w4a8-g32-asym", "w4a8-g64-int"], fused=False)
 def move(module, backend):
     """What ``module.to(device)`` does where torch knows a device of this backend; tensors stay where they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "target_of", lambda fn, tensor: torch.device("xpu"))
+        patch.setattr(laid_out, "target_of", lambda fn, tensor: torch.device("xpu"))
         for kind in ("xpu", "cpu"):
             patch.setitem(backends._BACKENDS, kind, backend)
         return module._apply(lambda tensor: tensor)
@@ -165,6 +166,12 @@ def test_a_gpu_that_is_too_old_is_refused_at_the_move(monkeypatch):
     words = r"can't move to cuda:1: Tesla T4 has compute capability 7\.5.*need 8\.0: set KDNATIVE_GPU_KERNELS=reference"
     with pytest.raises(RuntimeError, match=words):
         module._refuse(torch.device("cuda:1"))
+    if importlib.util.find_spec("triton"):
+        from kdnative.ops.backends.triton.backend import TRITON
+
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=words):
+            patch.setitem(backends._BACKENDS, "cuda", TRITON)
+            module._refuse(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     module._refuse(torch.device("cuda:1"))
 

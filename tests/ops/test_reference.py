@@ -8,6 +8,8 @@ from kdnative.formats import QuantizedWeight, Scheme, code_range, dense, sparse
 from kdnative.ops import reference
 from kdnative.ops.backends import backend_for
 from kdnative.quantize import quantize_weight
+from tests.ops import norm_cases
+from tests.ops.norm_cases import assert_codes_of, exact
 
 SCHEMES = ("w8a8", "w4a8-g32", "w4a8-g64-asym", "w4a8-g32-int", "w2a8-g32-asym", "w8a8+4x1", "w8a8+mask", "w8a8+2:4")
 SHAPES = ((0, 5, 64), (1, 1, 64), (3, 33, 96), (7, 45, 320), (33, 66, 1056), (2, 3, 8192))
@@ -101,6 +103,21 @@ def test_quantize_per_token(isa, shape):
     x = extremes(7, 64)
     for got, want in zip(ops.quantize_per_token(x), reference.quantize_per_token(x), strict=True):
         assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("rms", [0, 1])
+@pytest.mark.parametrize("shape", [(5, 37), (0, 8), (2, 3, 64), (7,)])
+def test_norm_quantize(shape, rms):
+    x, (gamma, beta, factors) = torch.randn(shape).bfloat16(), torch.rand(3, shape[-1]) + 0.5
+    for given in ((beta, 1e-5, factors, rms), (None, 0.1, None, rms)):
+        assert_codes_of(reference.norm_quantize(x, gamma, *given), exact(x, gamma, *given))
+
+
+@pytest.mark.parametrize(("change", "words"), norm_cases.BAD)
+def test_bad_arguments_of_a_norm(change, words):
+    given = {"x": torch.zeros(2, 8), "gamma": torch.ones(8), "beta": None, "eps": 1e-5} | change
+    with pytest.raises(RuntimeError, match=f"norm_quantize.*{words}"):
+        reference.norm_quantize(**given)
 
 
 @pytest.mark.parametrize(

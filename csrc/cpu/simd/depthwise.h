@@ -82,24 +82,33 @@ using RowSums = Ints[4];
   for (int j = 0; j < 4; ++j) sum[j] = Ints::load(w.start + 16 * j);
 }
 
+// What becomes of sums: `all` is any code, without limits.
+enum class DepthwiseEnd { all, limits, hard_swish };
+
+inline DepthwiseEnd end_of(const Epilogue8& e) {
+  if (e.finish == Finish::hard_swish) return DepthwiseEnd::hard_swish;
+  return e.low == 0 && e.high == 255 ? DepthwiseEnd::all : DepthwiseEnd::limits;
+}
+
 // The first n bytes of the results of each row.
-template <bool swish, int rows>
-[[gnu::always_inline]] inline void finish_sums(const DepthwiseWeights& w, const Requantizer& end,
+template <DepthwiseEnd end, int rows>
+[[gnu::always_inline]] inline void finish_sums(const DepthwiseWeights& w, const Requantizer& requantizer,
                                                const RowSums (&sum)[rows], uint8_t* out, int64_t next, int64_t n) {
 #pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
     Vec v[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) v[j] = sum[r][j].to_float() * Vec::load(w.scale + 16 * j) + Vec::load(w.bias + 16 * j);
-    end.finish<swish>(v).store(out + r * next, n);
+    const Codes codes = end == DepthwiseEnd::all ? pack(v) : requantizer.finish<end == DepthwiseEnd::hard_swish>(v);
+    codes.store(out + r * next, n);
   }
 }
 
 // One call's constants. Loops take a copy of it: stores of codes might change what is reached by a reference.
 struct DepthwiseLine {
   PackedDepthwise w;
-  Requantizer end;
-  bool swish;
+  Requantizer requantizer;
+  DepthwiseEnd end;
   int64_t tap;                // bytes between two taps of a filter row
   int64_t in_row, next_line;  // bytes of the input between two filter rows, and of the output between two rows
 
@@ -157,10 +166,12 @@ struct DepthwiseLoops {
     } else {
       line.square<Products, kernel>(weights, in, sum);
     }
-    if (line.swish) {
-      finish_sums<true>(weights, line.end, sum, out, line.next_line, n);
+    if (line.end == DepthwiseEnd::all) {
+      finish_sums<DepthwiseEnd::all>(weights, line.requantizer, sum, out, line.next_line, n);
+    } else if (line.end == DepthwiseEnd::limits) {
+      finish_sums<DepthwiseEnd::limits>(weights, line.requantizer, sum, out, line.next_line, n);
     } else {
-      finish_sums<false>(weights, line.end, sum, out, line.next_line, n);
+      finish_sums<DepthwiseEnd::hard_swish>(weights, line.requantizer, sum, out, line.next_line, n);
     }
   }
 
@@ -201,8 +212,7 @@ inline void depthwise_rows(const PackedDepthwise& w, const Epilogue8& e, const M
                            int64_t end, LookUpFn* look_up) {
   using Loops = DepthwiseLoops<Products, kernel>;
   constexpr int kRows = kernel == 0 ? 1 : Products::template kRows<kernel>;
-  const DepthwiseLine line{
-      w, Requantizer(e), e.finish == Finish::hard_swish, w.dilation_w * in.pixel, w.dilation_h * in.row, out.row};
+  const DepthwiseLine line{w, Requantizer(e), end_of(e), w.dilation_w * in.pixel, w.dilation_h * in.row, out.row};
   const bool flat = w.stride_w == 1 && in.pixel == w.pixel && out.pixel == w.pixel;
   // Rows of the result share those of the input where both move by one.
   const bool shared = flat && w.stride_h == 1 && w.dilation_h == 1;

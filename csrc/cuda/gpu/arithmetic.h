@@ -41,36 +41,6 @@ GPU_FN float sqrt_rn(float a) {
   asm("sqrt.rn.f32 %0, %1;" : "=f"(r) : "f"(a));
   return r;
 }
-// ex2.approx.f32: 2^a, within 2 units in the last place.
-GPU_FN float exp2_approx(float a) {
-  float r;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(a));
-  return r;
-}
-// rsqrt.approx.f32: within 2^-22.9 of 1 / sqrt(a).
-GPU_FN float rsqrt_approx(float a) {
-  float r;
-  asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(a));
-  return r;
-}
-// max.f32: the other one where one is NaN.
-GPU_FN float max_of(float a, float b) {
-  float r;
-  asm("max.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-// max.NaN.f32: NaN where one is NaN.
-GPU_FN float max_or_nan(float a, float b) {
-  float r;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-// abs.f32
-GPU_FN float abs_of(float a) {
-  float r;
-  asm("abs.f32 %0, %1;" : "=f"(r) : "f"(a));
-  return r;
-}
 
 // lop3.b32: bit by bit the function whose table is kTable: write it with 0xf0 for a, 0xcc for b and 0xaa for c.
 template <int kTable>
@@ -86,29 +56,11 @@ GPU_FN uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(selector));
   return r;
 }
-// dp4a.s32.s32: c + the products of four int8.
-GPU_FN int32_t dot4(uint32_t a, uint32_t b, int32_t c) {
-  int32_t r;
-  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
-  return r;
-}
 
 // add.rn.f16x2
 GPU_FN uint32_t add_half2(uint32_t a, uint32_t b) {
   uint32_t r;
   asm("add.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-  return r;
-}
-// sub.rn.f16x2
-GPU_FN uint32_t sub_half2(uint32_t a, uint32_t b) {
-  uint32_t r;
-  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-  return r;
-}
-// mul.rn.f16x2
-GPU_FN uint32_t mul_half2(uint32_t a, uint32_t b) {
-  uint32_t r;
-  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
   return r;
 }
 // fma.rn.f16x2

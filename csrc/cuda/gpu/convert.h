@@ -67,12 +67,6 @@ GPU_FN int32_t to_int(float v) {
   asm("cvt.rni.s32.f32 %0, %1;" : "=r"(r) : "f"(v));
   return r;
 }
-// cvt.rni.sat.s8.f32: the same within -128 ... 127.
-GPU_FN int32_t to_int8(float v) {
-  int32_t r;
-  asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(r) : "f"(v));
-  return r;
-}
 // cvt.pack.sat.s8.s32.b32: low in byte 0 and high in byte 1, within -128 ... 127; the low half of rest in bytes 2
 // and 3.
 GPU_FN uint32_t pack_int8(int32_t low, int32_t high, uint32_t rest) {

@@ -9,14 +9,6 @@ namespace gpu {
 GPU_FN void copy_async16(uint32_t to, const void* from, int bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
-// cp.async.ca.shared.global 8
-GPU_FN void copy_async8(uint32_t to, const void* from, int bytes = 8) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-// cp.async.ca.shared.global 4
-GPU_FN void copy_async4(uint32_t to, const void* from, int bytes = 4) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
 // cp.async.commit_group: the copies of this thread since the last group.
 GPU_FN void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // cp.async.wait_group: until at most kPending groups of this thread are under way. Others see the bytes after a

@@ -8,35 +8,10 @@
 
 namespace gpu {
 
-// ldmatrix.sync.aligned.m8n8.x1.shared.b16: lanes 0 to 7 give the rows (16 bytes each) of a matrix of 8 x 8 16-bit
-// elements; lane l gets columns 2t and 2t + 1 of row g.
-GPU_FN void load_matrix_x1(uint32_t& r, uint32_t row_at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r) : "r"(row_at) : "memory");
-}
-// ldmatrix.sync.aligned.m8n8.x2.shared.b16: lanes 8 i to 8 i + 7 give the rows of matrix i.
-GPU_FN void load_matrix_x2(uint32_t (&r)[2], uint32_t row_at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(row_at)
-               : "memory");
-}
-// ldmatrix.sync.aligned.m8n8.x4.shared.b16
+// ldmatrix.sync.aligned.m8n8.x4.shared.b16: lanes 8 i to 8 i + 7 give the rows (16 bytes each) of matrix i, 8 x 8
+// elements of 16 bits; lane l gets columns 2t and 2t + 1 of row g of each.
 GPU_FN void load_matrix_x4(uint32_t (&r)[4], uint32_t row_at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(row_at)
-               : "memory");
-}
-// ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16: lane l gets rows 2t and 2t + 1 of column g.
-GPU_FN void load_matrix_x2_trans(uint32_t (&r)[2], uint32_t row_at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(row_at)
-               : "memory");
-}
-// ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16
-GPU_FN void load_matrix_x4_trans(uint32_t (&r)[4], uint32_t row_at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(row_at)
                : "memory");

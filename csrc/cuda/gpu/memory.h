@@ -8,28 +8,10 @@
 
 namespace gpu {
 
-// ld.shared.u8
-GPU_FN uint8_t load_shared1(uint32_t at) {
-  uint32_t v;
-  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
-  return static_cast<uint8_t>(v);
-}
-// ld.shared.u16
-GPU_FN uint16_t load_shared2(uint32_t at) {
-  uint16_t v;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at) : "memory");
-  return v;
-}
 // ld.shared.b32
 GPU_FN uint32_t load_shared4(uint32_t at) {
   uint32_t v;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
-  return v;
-}
-// ld.shared.v2.b32
-GPU_FN U2 load_shared8(uint32_t at) {
-  U2 v;
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
   return v;
 }
 // ld.shared.v4.b32
@@ -42,21 +24,9 @@ GPU_FN U4 load_shared16(uint32_t at) {
   return v;
 }
 
-// st.shared.u8
-GPU_FN void store_shared1(uint32_t at, uint8_t v) {
-  asm volatile("st.shared.u8 [%0], %1;" ::"r"(at), "r"(static_cast<uint32_t>(v)) : "memory");
-}
-// st.shared.u16
-GPU_FN void store_shared2(uint32_t at, uint16_t v) {
-  asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(v) : "memory");
-}
 // st.shared.b32
 GPU_FN void store_shared4(uint32_t at, uint32_t v) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
-}
-// st.shared.v2.b32
-GPU_FN void store_shared8(uint32_t at, U2 v) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(at), "r"(v.x), "r"(v.y) : "memory");
 }
 // st.shared.v4.b32
 GPU_FN void store_shared16(uint32_t at, U4 v) {
@@ -147,20 +117,6 @@ GPU_FN void store_global(T* at, T value) {
 // st.global.v4.b32
 GPU_FN void store_global16(void* at, U4 v) { store_global(static_cast<U4*>(at), v); }
 
-// red.global.add.f32
-GPU_FN void reduce_add(float* at, float v) {
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(at), "f"(v) : "memory");
-}
-// red.global.add.u32
-GPU_FN void reduce_add(uint32_t* at, uint32_t v) {
-  asm volatile("red.global.add.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
-}
-// atom.global.add.u32: returns what was there.
-GPU_FN uint32_t atomic_add(uint32_t* at, uint32_t v) {
-  uint32_t old;
-  asm volatile("atom.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(at), "r"(v) : "memory");
-  return old;
-}
 // atom.global.inc.u32: returns what was there; last becomes 0 again. The counter of a split sum: it resets itself.
 GPU_FN uint32_t atomic_inc(uint32_t* at, uint32_t last) {
   uint32_t old;

@@ -42,26 +42,10 @@ GPU_FN uint32_t shuffle_xor(uint32_t v, int mask) {
   return r;
 }
 
-// shfl.sync.down.b32: the value of lane (own + by), or the own one where that is past lane 31.
-GPU_FN uint32_t shuffle_down(uint32_t v, int by) {
-  uint32_t r;
-  asm volatile("shfl.sync.down.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(r) : "r"(v), "r"(by));
-  return r;
-}
-
 // shfl.sync.idx.b32: the value of lane `from` (its low 5 bits).
 GPU_FN uint32_t shuffle_from(uint32_t v, int from) {
   uint32_t r;
   asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(r) : "r"(v), "r"(from));
-  return r;
-}
-
-// vote.sync.ballot.b32: bit l is what lane l gives.
-GPU_FN uint32_t vote_ballot(bool v) {
-  uint32_t r;
-  asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, p, 0xffffffff; }"
-               : "=r"(r)
-               : "r"(static_cast<uint32_t>(v)));
   return r;
 }
 

@@ -18,6 +18,7 @@ from kdnative.formats.gpu import blocks, sparse24, triton_blocks, triton_w4a16, 
 from kdnative.formats.gpu.form import Form
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import Scheme
+from kdnative.formats.sparse import is_two_of_four
 from kdnative.formats.weight import QuantizedWeight
 
 __all__ = ["Blocks", "GpuLayout", "Sparse24", "TritonBlocks", "TritonW4A16", "W4A16", "W8A8", "of_form"]
@@ -139,9 +140,13 @@ class Blocks(GpuLayout):
         return Form("blocks", 8, self.has_bias, block=self.side)
 
     def fitted(self, weight: QuantizedWeight) -> GpuLayout:
-        """With the best side for the zeros of this weight; dense where too few blocks can be left out."""
+        """With the best side for the zeros of this weight. Where too few blocks can be left out: two of four inputs, if
+        it has no more; else dense."""
         side = blocks.choose(weight.qweight)
-        return W8A8(self.n, self.k, self.has_bias) if side is None else replace(self, side=side)
+        if side is not None:
+            return replace(self, side=side)
+        other = Sparse24 if is_two_of_four(weight.qweight) else W8A8
+        return other(self.n, self.k, self.has_bias)
 
     def pack(self, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
         return blocks.pack(weight, bias, self.side)

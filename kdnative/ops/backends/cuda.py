@@ -14,15 +14,20 @@ from kdnative.formats.gpu import blocks
 from kdnative.formats.gpu.layouts import W4A16, W8A8, Blocks, GpuLayout, Sparse24
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import NAMES, Scheme
-from kdnative.ops.backends import cuda_images
+from kdnative.formats.sparse import is_two_of_four
+from kdnative.ops.backends import capability, cuda_images
 from kdnative.ops.backends.base import Backend
 
-__all__ = ["CUDA", "LEAST_CAPABILITY", "OPERATORS", "CudaBackend", "start", "too_old"]
+__all__ = ["CUDA", "OPERATORS", "CudaBackend", "start"]
 
-LEAST_CAPABILITY = (8, 0)
-"""That of the devices that run the kernels; ``csrc/cuda/host/device.cpp`` has the same."""
-
-OPERATORS = ("quantize_per_token", "linear_w8a8", "linear_w8a16", "linear_w4a16", "linear_sparse")
+OPERATORS = (
+    "quantize_per_token",
+    "norm_quantize",
+    "linear_w8a8",
+    "linear_w8a16",
+    "linear_w4a16",
+    "linear_sparse",
+)
 """What the native library computes on GPUs (``csrc/ops/cuda.cpp``); the reference has the rest."""
 
 
@@ -41,14 +46,14 @@ class CudaBackend(Backend):
         return super().remark(scheme)
 
     def device_refusal(self, device: torch.device) -> str | None:
-        if device.type != "cuda" or not torch.cuda.is_available():
-            return None
-        return too_old(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+        return capability.device_refusal(device)
 
     def pays(self, qweight: Tensor, scheme: Scheme) -> tuple[bool, str] | None:
         if scheme.sparsity == "4x1":
             return False, f"{self.name} has no 4x1 kernel"
-        why = blocks.refusal(qweight) if scheme.sparsity == "mask" else None
+        if scheme.sparsity == "2:4" or is_two_of_four(qweight):
+            return True, ""
+        why = blocks.refusal(qweight)
         return why is None, why or ""
 
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
@@ -60,16 +65,6 @@ class CudaBackend(Backend):
         if scheme.integer_scales:  # its codes times their group scales are int8
             return "linear_w8a8"
         return super().operator(scheme)
-
-
-def too_old(name: str, capability: tuple[int, int]) -> str | None:
-    """Why the kernels don't run on a GPU of a compute capability, in words, or None."""
-    if capability >= LEAST_CAPABILITY:
-        return None
-    return (
-        f"{name} has compute capability {capability[0]}.{capability[1]}, and kdnative's CUDA kernels need 8.0: set "
-        "KDNATIVE_GPU_KERNELS=reference to compute in plain torch, or keep the model on the CPU"
-    )
 
 
 def _layout(scheme: Scheme, shape: tuple[int, int], bias: bool) -> GpuLayout | None:

@@ -22,6 +22,7 @@ __all__ = ["IMPLEMENTATIONS", "MPS", "REFERENCE", "take_over"]
 
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "quantize_per_token": reference.quantize_per_token,
+    "norm_quantize": reference.norm_quantize,
     **{name: partial(reference.linear, name, *widths) for name, widths in LINEARS.items()},
     "linear_sparse": partial(reference.linear, "linear_sparse", None, 8),
 }

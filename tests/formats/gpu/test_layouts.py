@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from kdnative.formats.gpu.form import FAMILIES, Form
-from kdnative.formats.gpu.layouts import W8A8, Blocks, of_form
+from kdnative.formats.gpu.layouts import W8A8, Blocks, Sparse24, of_form
 from kdnative.formats.layouts import Dense
-from kdnative.nn import Linear, linear
+from kdnative.nn import Linear, laid_out
 from kdnative.ops import backends
 from kdnative.ops.backends import CPU
 from kdnative.ops.backends.cuda import CUDA
@@ -19,7 +19,7 @@ from tests.gpu.host_cases import IN_TORCH, KERNELS, Case
 def moved(module, backend):
     """The module where a device with this backend is; its tensors stay."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "target_of", lambda fn, tensor: torch.device("xpu"))
+        patch.setattr(laid_out, "target_of", lambda fn, tensor: torch.device("xpu"))
         for kind in ("xpu", "cpu"):
             patch.setitem(backends._BACKENDS, kind, backend)
         return module._apply(lambda tensor: tensor)
@@ -42,11 +42,19 @@ def test_weights_go_to_the_gpu_and_come_back_bit_for_bit(scheme, bias):
     assert torch.equal(module.packed, before) and module._form == ()
 
 
-def test_a_mask_without_whole_blocks_of_zeros_is_dense_on_the_gpu():
+def test_a_mask_without_whole_blocks_of_zeros_is_2_of_4_or_dense_on_the_gpu():
     torch.manual_seed(0)
     source = nn.Linear(128, 64)
     with torch.no_grad():
         source.weight[:, ::2] = 0
+    module = Linear.from_float(source, "w8a8+mask")
+    before, plain = module.packed.clone(), module.quantized().qweight
+    moved(module, CUDA)
+    assert module.layout == Sparse24(64, 128, True) and module._operator == "linear_sparse"
+    assert torch.equal(module.quantized().qweight, plain)
+    assert torch.equal(moved(module, CPU).packed, before)
+    with torch.no_grad():
+        source.weight[3, :3] = 1  # three of four, once
     module = moved(Linear.from_float(source, "w8a8+mask"), CUDA)
     assert module.layout == W8A8(64, 128, True) and module._operator == "linear_sparse"
     with torch.no_grad():

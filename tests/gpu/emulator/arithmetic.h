@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 
 #include "convert.h"
 
@@ -14,11 +13,6 @@ inline float sub_rn(float a, float b) { return a - b; }
 inline float div_rn(float a, float b) { return a / b; }
 inline float fma_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float sqrt_rn(float a) { return std::sqrt(a); }
-inline float exp2_approx(float a) { return std::exp2(a); }
-inline float rsqrt_approx(float a) { return static_cast<float>(1 / std::sqrt(static_cast<double>(a))); }
-inline float max_of(float a, float b) { return std::fmax(a, b); }
-inline float max_or_nan(float a, float b) { return std::isnan(a) || std::isnan(b) ? NAN : std::fmax(a, b); }
-inline float abs_of(float a) { return std::fabs(a); }
 
 template <int kTable>
 uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
@@ -37,13 +31,6 @@ inline uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
   }
   return r;
 }
-inline int32_t dot4(uint32_t a, uint32_t b, int32_t c) {
-  int8_t x[4], y[4];
-  std::memcpy(x, &a, 4), std::memcpy(y, &b, 4);
-  int32_t sum = 0;
-  for (int i = 0; i < 4; ++i) sum += x[i] * y[i];
-  return static_cast<int32_t>(static_cast<uint32_t>(c) + static_cast<uint32_t>(sum));
-}
 
 namespace emulator {
 // a b + c of both halves of pairs, rounded once to 16 bits.
@@ -58,13 +45,11 @@ uint32_t fma_pair(uint32_t a, uint32_t b, uint32_t c) {
   }
   return r;
 }
-constexpr uint32_t kOnes = 0x3c003c00, kMinusOnes = 0xbc00bc00, kMinusZeros = 0x80008000;  // pairs of fp16
+constexpr uint32_t kOnes = 0x3c003c00;  // a pair of fp16
 }  // namespace emulator
 
 inline uint32_t fma_half2(uint32_t a, uint32_t b, uint32_t c) { return emulator::fma_pair<Half>(a, b, c); }
 inline uint32_t add_half2(uint32_t a, uint32_t b) { return emulator::fma_pair<Half>(a, emulator::kOnes, b); }
-inline uint32_t sub_half2(uint32_t a, uint32_t b) { return emulator::fma_pair<Half>(b, emulator::kMinusOnes, a); }
-inline uint32_t mul_half2(uint32_t a, uint32_t b) { return emulator::fma_pair<Half>(a, b, emulator::kMinusZeros); }
 inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) { return emulator::fma_pair<Bf16>(a, b, c); }
 
 }  // namespace gpu

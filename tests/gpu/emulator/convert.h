@@ -79,7 +79,6 @@ inline int32_t round_within(float v, double least, double most) {
 }
 }  // namespace emulator
 inline int32_t to_int(float v) { return emulator::round_within(v, INT32_MIN, INT32_MAX); }
-inline int32_t to_int8(float v) { return emulator::round_within(v, -128, 127); }
 inline uint32_t pack_int8(int32_t low, int32_t high, uint32_t rest) {
   const auto byte = [](int32_t v) { return static_cast<uint32_t>(static_cast<uint8_t>(std::clamp(v, -128, 127))); };
   return byte(low) | byte(high) << 8 | rest << 16;

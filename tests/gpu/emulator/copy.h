@@ -56,14 +56,6 @@ inline void copy_async16(uint32_t to, const void* from, int bytes = 16,
                          emulator::Where where = emulator::Where::current()) {
   emulator::start_copy("cp.async.cg 16", "cp.async.cg 16 from global", to, from, bytes, 16, where);
 }
-inline void copy_async8(uint32_t to, const void* from, int bytes = 8,
-                        emulator::Where where = emulator::Where::current()) {
-  emulator::start_copy("cp.async.ca 8", "cp.async.ca 8 from global", to, from, bytes, 8, where);
-}
-inline void copy_async4(uint32_t to, const void* from, int bytes = 4,
-                        emulator::Where where = emulator::Where::current()) {
-  emulator::start_copy("cp.async.ca 4", "cp.async.ca 4 from global", to, from, bytes, 4, where);
-}
 inline void copy_commit() {
   emulator::Thread& t = *emulator::machine->now;
   t.groups.push_back(std::move(t.open));

@@ -10,31 +10,6 @@ namespace gpu {
 
 namespace emulator {
 
-// ldmatrix of kCount matrices of 8 x 8 elements of 16 bits, whose rows lanes 8 i ... 8 i + 7 give.
-template <int kCount, bool kTransposed>
-void load_matrices(const char* name, uint32_t* r, uint32_t row_at, const Where& where) {
-  struct Operands {
-    uint32_t* r;
-    uint32_t at;
-  } mine{r, row_at};
-  const bool gives_row = machine->now->lane < 8 * kCount;
-  if (gives_row) touch_shared(row_at, 16, Touch::kRead, name, where);
-  record(name, false, gives_row ? row_at : 0, gives_row ? 16 : 0, where);
-  collective(name, &mine, where, [](void** lanes) {
-    for (int i = 0; i < kCount; ++i) {
-      uint16_t matrix[8][8];
-      for (int row = 0; row < 8; ++row)
-        std::memcpy(matrix[row], &machine->shared[static_cast<Operands*>(lanes[8 * i + row])->at], 16);
-      for (int l = 0; l < 32; ++l) {
-        const int g = l / 4, t = l % 4;
-        const uint16_t low = kTransposed ? matrix[2 * t][g] : matrix[g][2 * t];
-        const uint16_t high = kTransposed ? matrix[2 * t + 1][g] : matrix[g][2 * t + 1];
-        static_cast<Operands*>(lanes[l])->r[i] = static_cast<uint32_t>(high) << 16 | low;
-      }
-    }
-  });
-}
-
 // What the lanes of a warp give to a product: a of 4 registers, b of up to 4, and the sums.
 template <typename Sum>
 struct Factors {
@@ -94,22 +69,20 @@ void multiply_16_bits(const char* name, float (&d)[4], const uint32_t (&a)[4], u
 
 }  // namespace emulator
 
-inline void load_matrix_x1(uint32_t& r, uint32_t row_at, emulator::Where where = emulator::Where::current()) {
-  emulator::load_matrices<1, false>("ldmatrix.x1", &r, row_at, where);
-}
-inline void load_matrix_x2(uint32_t (&r)[2], uint32_t row_at, emulator::Where where = emulator::Where::current()) {
-  emulator::load_matrices<2, false>("ldmatrix.x2", r, row_at, where);
-}
 inline void load_matrix_x4(uint32_t (&r)[4], uint32_t row_at, emulator::Where where = emulator::Where::current()) {
-  emulator::load_matrices<4, false>("ldmatrix.x4", r, row_at, where);
-}
-inline void load_matrix_x2_trans(uint32_t (&r)[2], uint32_t row_at,
-                                 emulator::Where where = emulator::Where::current()) {
-  emulator::load_matrices<2, true>("ldmatrix.x2.trans", r, row_at, where);
-}
-inline void load_matrix_x4_trans(uint32_t (&r)[4], uint32_t row_at,
-                                 emulator::Where where = emulator::Where::current()) {
-  emulator::load_matrices<4, true>("ldmatrix.x4.trans", r, row_at, where);
+  struct Operands {
+    uint32_t* r;
+    uint32_t at;
+  } mine{r, row_at};
+  emulator::touch_shared(row_at, 16, emulator::Touch::kRead, "ldmatrix.x4", where);
+  emulator::record("ldmatrix.x4", false, row_at, 16, where);
+  emulator::collective("ldmatrix.x4", &mine, where, [](void** lanes) {
+    for (int i = 0; i < 4; ++i)
+      for (int l = 0; l < 32; ++l) {
+        const uint32_t row = static_cast<Operands*>(lanes[8 * i + l / 4])->at;
+        std::memcpy(&static_cast<Operands*>(lanes[l])->r[i], &emulator::machine->shared[row + l % 4 * 4], 4);
+      }
+  });
 }
 
 inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,

@@ -55,32 +55,14 @@ constexpr const char* by_size(const char* one, const char* two, const char* four
 
 }  // namespace emulator
 
-inline uint8_t load_shared1(uint32_t at, emulator::Where where = emulator::Where::current()) {
-  return emulator::load_shared<uint8_t>("ld.shared.u8", at, where);
-}
-inline uint16_t load_shared2(uint32_t at, emulator::Where where = emulator::Where::current()) {
-  return emulator::load_shared<uint16_t>("ld.shared.u16", at, where);
-}
 inline uint32_t load_shared4(uint32_t at, emulator::Where where = emulator::Where::current()) {
   return emulator::load_shared<uint32_t>("ld.shared.b32", at, where);
-}
-inline U2 load_shared8(uint32_t at, emulator::Where where = emulator::Where::current()) {
-  return emulator::load_shared<U2>("ld.shared.v2.b32", at, where);
 }
 inline U4 load_shared16(uint32_t at, emulator::Where where = emulator::Where::current()) {
   return emulator::load_shared<U4>("ld.shared.v4.b32", at, where);
 }
-inline void store_shared1(uint32_t at, uint8_t v, emulator::Where where = emulator::Where::current()) {
-  emulator::store_shared("st.shared.u8", at, v, where);
-}
-inline void store_shared2(uint32_t at, uint16_t v, emulator::Where where = emulator::Where::current()) {
-  emulator::store_shared("st.shared.u16", at, v, where);
-}
 inline void store_shared4(uint32_t at, uint32_t v, emulator::Where where = emulator::Where::current()) {
   emulator::store_shared("st.shared.b32", at, v, where);
-}
-inline void store_shared8(uint32_t at, U2 v, emulator::Where where = emulator::Where::current()) {
-  emulator::store_shared("st.shared.v2.b32", at, v, where);
 }
 inline void store_shared16(uint32_t at, U4 v, emulator::Where where = emulator::Where::current()) {
   emulator::store_shared("st.shared.v4.b32", at, v, where);
@@ -118,15 +100,6 @@ inline void store_global16(void* at, U4 v, emulator::Where where = emulator::Whe
   emulator::store_device("st.global.v4.b32", at, v, where);
 }
 
-inline void reduce_add(float* at, float v, emulator::Where where = emulator::Where::current()) {
-  emulator::atomic("red.global.add.f32", at, where, [v](float old) { return old + v; });
-}
-inline void reduce_add(uint32_t* at, uint32_t v, emulator::Where where = emulator::Where::current()) {
-  emulator::atomic("red.global.add.u32", at, where, [v](uint32_t old) { return old + v; });
-}
-inline uint32_t atomic_add(uint32_t* at, uint32_t v, emulator::Where where = emulator::Where::current()) {
-  return emulator::atomic("atom.global.add.u32", at, where, [v](uint32_t old) { return old + v; });
-}
 inline uint32_t atomic_inc(uint32_t* at, uint32_t last, emulator::Where where = emulator::Where::current()) {
   return emulator::atomic("atom.global.inc.u32", at, where, [last](uint32_t old) { return old >= last ? 0 : old + 1; });
 }

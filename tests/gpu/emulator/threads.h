@@ -45,25 +45,8 @@ uint32_t shuffle(const char* name, uint32_t v, int operand, const Where& where, 
 inline uint32_t shuffle_xor(uint32_t v, int mask, emulator::Where where = emulator::Where::current()) {
   return emulator::shuffle("shfl.sync.bfly", v, mask, where, [](int lane, int m) { return lane ^ (m & 31); });
 }
-inline uint32_t shuffle_down(uint32_t v, int by, emulator::Where where = emulator::Where::current()) {
-  return emulator::shuffle("shfl.sync.down", v, by, where,
-                           [](int lane, int b) { return lane + (b & 31) < 32 ? lane + (b & 31) : lane; });
-}
 inline uint32_t shuffle_from(uint32_t v, int from, emulator::Where where = emulator::Where::current()) {
   return emulator::shuffle("shfl.sync.idx", v, from, where, [](int, int f) { return f & 31; });
-}
-
-inline uint32_t vote_ballot(bool v, emulator::Where where = emulator::Where::current()) {
-  struct Operands {
-    bool v;
-    uint32_t result;
-  } mine{v, 0};
-  emulator::collective("vote.sync.ballot", &mine, where, [](void** lanes) {
-    uint32_t bits = 0;
-    for (int l = 0; l < 32; ++l) bits |= static_cast<uint32_t>(static_cast<Operands*>(lanes[l])->v) << l;
-    for (int l = 0; l < 32; ++l) static_cast<Operands*>(lanes[l])->result = bits;
-  });
-  return mine.result;
 }
 
 }  // namespace gpu

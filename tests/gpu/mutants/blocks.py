@@ -79,11 +79,8 @@ MUTANTS = [
     # The launch.
     (HOST, "(a.m + tile.rows - 1) / tile.rows);\n  kernel.grid_y", "a.m / tile.rows + 1);\n  kernel.grid_y"),
     (HOST, "(a.n + tile.outputs - 1) / tile.outputs);\n  kernel.threads", "a.n / tile.outputs + 1);\n  kernel.threads"),
-    (HOST, "reads_by_four(a.n, a.type, {a.out, a.residual})", "1"),
     (HOST, "if (tile.side != a.side) continue;", ""),
     (HOST, "if (tile.side != a.side) throw", "if (false) throw"),
-    (HOST, "if (!lies_on(at, 16))", "if (!lies_on(at, 8))"),
-    (HOST, "a.k_pad % kW8A8PadK != 0", "false"),
     (HOST, "if (a.units < 0 ||", "if ("),
     (LAYOUT, "start = columns + aligned(guess * 256 / side);", "start = columns + guess * 256 / side;"),
     # What only the interpreter sees.

@@ -61,8 +61,8 @@ MUTANTS = [
     (HERE + "launch.h", 'if (under_way) fail("', 'if (false) fail("'),
     # instructions
     (HERE + "threads.h", "lane ^ (m & 31)", "lane ^ (m & 15)"),
-    (HERE + "threads.h", "lane + (b & 31) : lane;", "lane + (b & 31) : 31;"),
-    (HERE + "matrix.h", "kTransposed ? matrix[2 * t][g]", "kTransposed ? matrix[2 * t + 1][g]"),
+    (HERE + "matrix.h", "lanes[8 * i + l / 4]", "lanes[8 * i + l % 8]"),
+    (HERE + "matrix.h", "shared[row + l % 4 * 4]", "shared[row + (l + 1) % 4 * 4]"),
     (
         HERE + "matrix.h",
         "&a[g + 8 * (i & 1)][(t + 4 * (i >> 1)) * kInWord]",

@@ -56,9 +56,6 @@ MUTANTS = [
     # The launch.
     (HOST, "(a.m + tile.rows - 1) / tile.rows);\n", "a.m / tile.rows + 1);\n"),
     (HOST, "(a.n + tile.outputs - 1) / tile.outputs);\n  kernel.threads", "a.n / tile.outputs + 1);\n  kernel.threads"),
-    (HOST, "reads_by_four(a.n, a.type, {a.out, a.residual})", "1"),
-    (HOST, "if (!lies_on(at, 16))", "if (!lies_on(at, 8))"),
-    (HOST, "a.k_pad % kW8A8PadK != 0", "false"),
     (LAYOUT, "bias(scale + aligned(4 * n))", "bias(scale + 4 * n)"),
     # What only the interpreter sees.
     (MATRIX, '"{%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, 0x0;"', '"{%8, %10, %9, %11}, {%0, %1, %2, %3}, %12, 0x0;"'),

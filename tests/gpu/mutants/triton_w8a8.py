@@ -21,7 +21,7 @@ MUTANTS = [
         "total = tl.dot(a, tl.trans(b), out_dtype=tl.int32)",
     ),
     (PRODUCT, "quantize_rows(rows, input_scale, k_pad)", "quantize_rows(rows, None, k_pad)"),
-    (PRODUCT, "enable_fp_fusion=False", "enable_fp_fusion=True"),
+    (HERE + "launch.py", "enable_fp_fusion=False", "enable_fp_fusion=True"),
     (EPILOGUE, "tiles_m - band * DEEP", "tiles_m"),
     (EPILOGUE, "inside % depth, inside // depth", "inside // depth, inside % depth"),
     (

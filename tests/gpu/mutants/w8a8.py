@@ -1,6 +1,7 @@
 """Mistakes in the int8 product, what follows it, and the code that launches it."""
 
 TILE, EPILOGUE, ACTIVATION = "csrc/cuda/w8a8.cuh", "csrc/cuda/epilogue.cuh", "csrc/cuda/activation.cuh"
+PRODUCT = "csrc/cuda/int8_product.h"
 ELEMENT, HOST, LAYOUT = "csrc/cuda/element.cuh", "csrc/cuda/w8a8.h", "csrc/cuda/w8a8_layout.h"
 
 PROGRAMS = ["tests/gpu/w8a8_test.cpp"]
@@ -62,9 +63,11 @@ MUTANTS = [
     (ELEMENT, "(i < 2 ? bits.x : bits.y) >> i % 2 * 16", "(i < 2 ? bits.x : bits.y) >> i / 2 * 16"),
     # The launch.
     (HOST, "(n + tile.columns - 1) / tile.columns", "(n + tile.columns) / tile.columns"),
-    (HOST, "reads_by_four(a.n, a.type, {a.out, a.residual})", "1"),
-    (HOST, "|| blocks > 0x7fffffff)", ")"),
-    (HOST, "if (!lies_on(at, 16))", "if (!lies_on(at, 8))"),
+    (PRODUCT, "return reads_by_four(a.n, a.type, {a.out, a.residual})", "return 1"),
+    (HOST, "if (blocks > 0x7fffffff)", "if (false)"),
+    (PRODUCT, "a.k_pad % kW8A8PadK != 0", "false"),
+    (PRODUCT, "if (a.m > kMostRows ||", "if ("),
+    (PRODUCT, "if (!lies_on(at, 16))", "if (!lies_on(at, 8))"),
     (LAYOUT, "(bytes + 255) / 256 * 256", "bytes"),
     (
         LAYOUT,

@@ -79,8 +79,8 @@ struct RandomFinish {
   RandomFinish() : table(256) {
     for (int64_t i = 0; i < 256; ++i) table[i] = static_cast<uint8_t>(random_int(0, 255));
     e = {static_cast<Finish>(random_int(0, 2)), 0, 255, 1.0f, 0.0f, table.get(), nullptr, 0.0f};
-    if (random_int(0, 1))
-      e.low = static_cast<int32_t>(random_int(0, 90)), e.high = static_cast<int32_t>(random_int(90, 255));
+    if (random_int(0, 1)) e.low = static_cast<int32_t>(random_int(0, 90));
+    if (random_int(0, 1)) e.high = static_cast<int32_t>(random_int(90, 255));
     if (e.finish == Finish::hard_swish) e.out_scale = 20.0f, e.out_zero = static_cast<float>(random_int(0, 30));
   }
   Buffer<uint8_t> table;

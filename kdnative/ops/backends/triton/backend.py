@@ -17,13 +17,16 @@ from kdnative.formats.gpu.form import Form
 from kdnative.formats.gpu.layouts import W8A8, TritonBlocks, TritonW4A16
 from kdnative.formats.layouts import Layout
 from kdnative.formats.scheme import NAMES, Scheme
+from kdnative.ops.backends import capability
 from kdnative.ops.backends.base import Backend
 from kdnative.ops.backends.implementing import implement
 from kdnative.ops.backends.reference import IMPLEMENTATIONS as IN_TORCH
 from kdnative.ops.backends.triton.blocks import linear_blocks
+from kdnative.ops.backends.triton.layer_norm_quantize import MOST_INPUTS, layer_norm_quantize
 from kdnative.ops.backends.triton.quantize import quantize_rows
 from kdnative.ops.backends.triton.w4a16 import linear_w4a16
 from kdnative.ops.backends.triton.w8a8 import linear_w8a8
+from kdnative.ops.reference import check_norm
 
 __all__ = ["IMPLEMENTATIONS", "TRITON", "start"]
 
@@ -31,6 +34,9 @@ __all__ = ["IMPLEMENTATIONS", "TRITON", "start"]
 class _Triton(Backend):
     def has_kernels(self, scheme: Scheme) -> bool:
         return _layout(scheme, 1, scheme.group_size or 1, True) is not None
+
+    def device_refusal(self, device: torch.device) -> str | None:
+        return capability.device_refusal(device)
 
     def layout(self, scheme: Scheme, shape: tuple[int, int] | None = None, bias: bool = True) -> Layout:
         if shape is None:
@@ -122,6 +128,21 @@ def _quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.view(x.shape), scale.view(x.shape[:-1])
 
 
+def _norm_quantize(
+    x: Tensor, gamma: Tensor, beta: Tensor | None, eps: float, input_scale: Tensor | None = None, rms: int = 0
+) -> tuple[Tensor, Tensor]:
+    check_norm(x, gamma, beta, eps, input_scale)
+    if x.shape[-1] > MOST_INPUTS:
+        codes, scale = IN_TORCH["norm_quantize"](x, gamma, beta, eps, input_scale, rms)
+        return codes, scale
+    try:
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        codes, scale, _ = layer_norm_quantize(rows, gamma, beta, eps, None, input_scale, not rms, multiple=1)
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(f"norm_quantize of an input of shape {list(x.shape)}: {error}") from error
+    return codes.view(x.shape), scale.view(x.shape[:-1])
+
+
 _FAMILIES: dict[str, Callable[[Form, Tensor, Tensor, int, int], Tensor]] = {
     "w8a8": _w8a8,
     "triton_w4a16": _w4a16,
@@ -130,6 +151,7 @@ _FAMILIES: dict[str, Callable[[Form, Tensor, Tensor, int, int], Tensor]] = {
 
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "quantize_per_token": _quantize_per_token,
+    "norm_quantize": _norm_quantize,
     **{name: partial(_linear, name) for name in ("linear_w8a8", "linear_w4a16", "linear_sparse")},
 }
 """By the names of operators; the reference keeps the others."""

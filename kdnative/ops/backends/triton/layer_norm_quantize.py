@@ -76,7 +76,7 @@ def layer_norm_quantize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """int8 codes of ``layer_norm(x + residual) * input_scale``, quantized per row.
 
-    Nothing calls it yet but tests: the operator that has a norm in front of a linear comes with the encoder on GPUs.
+    The operator ``norm_quantize`` has no residual: that is for encoders on GPUs.
 
     Args:
         x: float32, bfloat16 or float16 ``[M, K]``, K at most :data:`MOST_INPUTS`.

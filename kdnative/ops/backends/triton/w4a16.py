@@ -11,18 +11,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kdnative.ops.backends.triton.arguments import (
-    capability,
     check_epilogue,
-    check_grid,
     check_input_scale,
     check_tensor,
-    device_name,
-    on_device_of,
     rows_of,
 )
 from kdnative.ops.backends.triton.configurations import Tile
 from kdnative.ops.backends.triton.epilogue import finish, tile_of
-from kdnative.ops.backends.triton.measured import configuration
+from kdnative.ops.backends.triton.launch import launch_tiles
 
 __all__ = ["GROUPS", "PAIR", "linear_w4a16"]
 
@@ -170,35 +166,21 @@ def linear_w4a16(
     check_epilogue(op, x, n, bias, activation, residual)
     out = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
     if m:
-        with on_device_of(x):
-            tile = tile or configuration(f"w4a16-g{group}", m, n, k, capability(), device_name(x))
-            programs = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
-            check_grid(op, programs, x)
-            _w4a16[(programs,)](
-                rows,
-                codes,
-                scale,
-                zero,
-                input_scale,
-                bias,
-                residual,
-                out,
-                m,
-                n,
-                k,
-                rows.stride(0),
-                GROUP=group,
-                DTYPE=tl.float16 if x.dtype == torch.float16 else tl.bfloat16,
-                HAS_ZERO=zero is not None,
-                HAS_INPUT_SCALE=input_scale is not None,
-                HAS_BIAS=bias is not None,
-                HAS_RESIDUAL=residual is not None,
-                ACTIVATION=activation,
-                BM=tile.m,
-                BN=tile.n,
-                BK=max(group, PAIR),
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-                enable_fp_fusion=False,
-            )
+        launch_tiles(
+            op,
+            _w4a16,
+            x,
+            f"w4a16-g{group}",
+            (m, n, k),
+            tile,
+            (rows, codes, scale, zero, input_scale, bias, residual, out, m, n, k, rows.stride(0)),
+            bias,
+            residual,
+            activation,
+            BK=max(group, PAIR),
+            GROUP=group,
+            DTYPE=tl.float16 if x.dtype == torch.float16 else tl.bfloat16,
+            HAS_ZERO=zero is not None,
+            HAS_INPUT_SCALE=input_scale is not None,
+        )
     return out

@@ -6,18 +6,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kdnative.ops.backends.triton.arguments import (
-    capability,
     check_epilogue,
-    check_grid,
     check_input_scale,
     check_tensor,
-    device_name,
-    on_device_of,
     rows_of,
 )
 from kdnative.ops.backends.triton.configurations import Tile
 from kdnative.ops.backends.triton.epilogue import finish, tile_of
-from kdnative.ops.backends.triton.measured import configuration
+from kdnative.ops.backends.triton.launch import launch_tiles
 from kdnative.ops.backends.triton.quantize import quantize_rows
 
 __all__ = ["linear_w8a8"]
@@ -107,29 +103,6 @@ def linear_w8a8(
     out = torch.empty(*x.shape[:-1], n, dtype=x.dtype, device=x.device)
     if m:
         quantized, scale_x = quantize_rows(rows, input_scale, k_pad)
-        with on_device_of(x):
-            tile = tile or configuration("w8a8", m, n, k_pad, capability(), device_name(x))
-            programs = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
-            check_grid(op, programs, x)
-            _w8a8[(programs,)](
-                quantized,
-                codes,
-                scale_x,
-                scale,
-                bias,
-                residual,
-                out,
-                m,
-                n,
-                k_pad,
-                HAS_BIAS=bias is not None,
-                HAS_RESIDUAL=residual is not None,
-                ACTIVATION=activation,
-                BM=tile.m,
-                BN=tile.n,
-                BK=tile.k,
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-                enable_fp_fusion=False,
-            )
+        arguments = quantized, codes, scale_x, scale, bias, residual, out, m, n, k_pad
+        launch_tiles(op, _w8a8, x, "w8a8", (m, n, k_pad), tile, arguments, bias, residual, activation)
     return out
