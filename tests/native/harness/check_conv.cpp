@@ -264,7 +264,7 @@ void check_shape(const Tables& tables, const Shape& s, int i) {
 void check_conv(const Tables& tables) {
   Tables all = tables;
   all.insert(all.begin(), reference_kernels());
-  for (int i = 0; i < 400; ++i) check_shape(all, random_shape(i), i);
+  for (int i = 0; i < 800; ++i) check_shape(all, random_shape(i), i);
 }
 
 }  // namespace harness
