@@ -63,7 +63,9 @@ def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches,
     parts = {root: Network(root, _inside(found.chains[root], around.modules), graph) for root, graph in made.items()}
     covered = {name for part in parts.values() for name in part.modules}
     outside = [decision.name for decision in wanted if decision.name not in covered]
-    return Networks(parts, {name: _why(name, found) for name in outside})
+    shares = seen.shares()
+    words = {name: f"{_why(name, found)} ({shares.get(name, 0):.1%} of the model's products)" for name in outside}
+    return Networks(parts, words)
 
 
 def _inside(chain: tuple[str, ...], modules: Collection[str]) -> tuple[str, ...]:
