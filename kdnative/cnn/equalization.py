@@ -51,9 +51,7 @@ def pairs_of(graph: FloatGraph) -> list[Pair]:
     return found
 
 
-def factors_of(
-    graph: FloatGraph, folded: Mapping[str, Folded], largest: Sequence[Tensor | None]
-) -> dict[Pair, Tensor]:
+def factors_of(graph: FloatGraph, folded: Mapping[str, Folded], largest: Sequence[Tensor | None]) -> dict[Pair, Tensor]:
     """What each channel between two convolutions is to be multiplied by, [C].
 
     A ReLU6 stays what it is: no channel gets beyond 6 on what calibration saw, and those that reach 6 keep their scale.

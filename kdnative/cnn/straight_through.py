@@ -14,7 +14,7 @@ __all__ = ["rounded", "straight_through"]
 
 def straight_through(exact: Tensor, plain: Tensor) -> Tensor:
     """The first tensor's values, the second's gradients; of one shape, in the first one's type."""
-    return _StraightThrough.apply(exact, plain)  # type: ignore[no-untyped-call]
+    return _StraightThrough.apply(exact, plain)
 
 
 def rounded(values: Tensor, codes: Range) -> Tensor:
@@ -23,7 +23,7 @@ def rounded(values: Tensor, codes: Range) -> Tensor:
     The gradient passes, but for values that are more than half a step outside of what codes reach: these do not move
     with what they are made of.
     """
-    return _Rounded.apply(values, codes)  # type: ignore[no-untyped-call]
+    return _Rounded.apply(values, codes)
 
 
 class _StraightThrough(torch.autograd.Function):

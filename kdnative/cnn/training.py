@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -16,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from kdnative.cnn.calibrating import NetworkCalibration
 from kdnative.cnn.equalization import scaled
-from kdnative.cnn.floats import FloatGraph, Folded, Norm
+from kdnative.cnn.floats import FloatGraph, Folded
 from kdnative.cnn.integer_weights import integer_weight
 from kdnative.cnn.ranges import ending_of
 from kdnative.cnn.running import run
@@ -67,9 +66,9 @@ class TrainedNetwork:
     def install(self) -> None:
         """Become the forward of the modules."""
         first, *others = self.modules.values()
-        first.forward = self  # type: ignore[method-assign]
+        first.forward = self
         for module in others:
-            module.forward = HandedOn(self, module)  # type: ignore[method-assign]
+            module.forward = HandedOn(self, module)
 
     def remove(self) -> None:
         """The modules have their own forward again."""
