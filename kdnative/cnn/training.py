@@ -49,6 +49,8 @@ class TrainedNetwork:
         Unsupported: a parameter has no part in the graph as it is, as one that is computed from others.
     """
 
+    trains_network = True  # by which packages below this one know it
+
     def __init__(self, modules: Mapping[str, nn.Module], calibration: NetworkCalibration) -> None:
         made = calibration.result()
         biases = {name: bias.to(torch.float64) for name, (_, bias) in calibration.folded.items()}
@@ -58,7 +60,7 @@ class TrainedNetwork:
         self.factors = calibration.factors
         self.shifts = {name: weight.bias.to(torch.float64) - biases[name] for name, weight in made.weights.items()}
         self._own = False
-        self._traced: tuple[list[Tensor], FloatGraph] | None = None
+        self._traced: tuple[list[Tensor], FloatGraph] | None = list(self._tensors()), calibration.graph
         self._packed: tuple[list[tuple[Tensor, int, int]], int, ConvNet] | None = None
         if lost := forgotten(calibration.graph, self.modules):
             raise Unsupported(f"{lost} is not what its convolutions have for a weight: it would learn nothing")
@@ -79,7 +81,12 @@ class TrainedNetwork:
         first = next(iter(self.modules.values()))
         if self._own:
             return type(first).forward(first, *args, **kwargs)
-        (x,) = (*args, *kwargs.values())
+        given = (*args, *kwargs.values())
+        if len(given) != 1:
+            raise TypeError(
+                f"a network in training takes images alone, as it did in calibration; got {len(given)} inputs"
+            )
+        x = given[0]
         _watch_optimizers()
         if not torch.is_grad_enabled():
             return self._network()(x)
@@ -157,6 +164,8 @@ class TrainedNetwork:
 
 class HandedOn:
     """The forward of a module whose part another one computes."""
+
+    trains_network = True
 
     def __init__(self, network: TrainedNetwork, module: nn.Module) -> None:
         self.network, self.module = network, module
