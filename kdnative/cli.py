@@ -51,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # As kdnative.tasks.SERVED, which would bring torch: a test compares the tasks.
 _SERVED = (
-    "Recipes serve one class or one number for a text or a pair of texts (task: text-classification, text-regression, "
-    "sentence-pair-classification, sentence-pair-regression). Any encoder can be converted: kdnative convert, or "
+    "Recipes serve one class or one number for a text or a pair of texts, and one class for a picture (task: "
+    "text-classification, text-regression, sentence-pair-classification, sentence-pair-regression, "
+    "image-classification). Any encoder can be converted: kdnative convert, or "
     "kdnative.convert_ in Python."
 )
 # The modules of kdnative.bench that are commands.

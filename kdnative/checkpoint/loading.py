@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdnative.checkpoint import hostile, structure
 from kdnative.checkpoint.manifest import MANIFEST, CheckpointError, some
+from kdnative.checkpoint.places import takes_place_of
 from kdnative.checkpoint.settings import (
     freeze,
     read_generation,
@@ -173,13 +174,13 @@ def _fill(path: Path, manifest: dict[str, Any], weights: Weights, model: nn.Modu
 
 def _check_kind(path: Path, root: dict[str, Any], model: nn.Module) -> None:
     """A checkpoint of one native module goes into one like it, or in place of the float one that it was."""
-    if structure.takes_place_of(root, model):
+    if takes_place_of(root, model):
         return
     text = (
         f"{path}: it holds a {root['class']}, which can't take the place of this {type(model).__name__}: the model "
         "to load into must be of the kind, sizes and settings of the converted one"
     )
-    parts = [name for name, module in model.named_modules() if name and structure.takes_place_of(root, module)]
+    parts = [name for name, module in model.named_modules() if name and takes_place_of(root, module)]
     if len(parts) == 1:
         text += f"; its part {parts[0]} is: load(path, into=model.get_submodule({parts[0]!r}))"
     raise CheckpointError(text)

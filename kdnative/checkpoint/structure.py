@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdnative.checkpoint import hostile
 from kdnative.extras import require
-from kdnative.models import hf, known_layers, torch_encoder
+from kdnative.models import known_layers
 from kdnative.nn import ConvNet, Encoder, EncoderLayer, MultiheadAttention, PackedEncoder
 from kdnative.nn.config_checks import FLAG, SCHEME, SIZE, check_config
 from kdnative.nn.hf_config import set_attention, settings_of
@@ -36,7 +36,6 @@ __all__ = [
     "numbers_of",
     "plain_tensors",
     "set_attributes",
-    "takes_place_of",
 ]
 
 _QAT = "kdnative.quantize.FakeQuantLinear"
@@ -48,11 +47,6 @@ _ATTENTION = "kdnative.nn.MultiheadAttention"
 ROOTS = {**NATIVE, _ATTENTION: MultiheadAttention}
 """What a whole model may become."""
 
-_FLOAT_FORMS = {
-    "kdnative.nn.Linear": (("in_features", "out_features"), nn.Linear),
-    "kdnative.nn.Embedding": (("num_embeddings", "embedding_dim"), nn.Embedding),
-    _ATTENTION: (("embed_dim", "num_heads", "batch_first"), nn.MultiheadAttention),
-}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -140,42 +134,6 @@ def native_shapes(entries: dict[str, dict[str, Any]]) -> Iterator[tuple[str, tup
                 _check_attention(config, [entries.get(prefix + part, {}) for part in _PROJECTIONS])
         except ValueError as error:
             raise ValueError(f"{name or entry['class']}: {error}") from error
-
-
-def takes_place_of(entry: dict[str, Any], module: nn.Module) -> bool:
-    """Whether a module is like the native one of a table entry, or a float one that is converted into such."""
-    spec = entry["config"]
-    if type(module) is ROOTS[entry["class"]]:
-        own = module.spec
-        return all(own[key] == spec.get(key) for key in own if key not in ("dtype", "transformers"))
-    if entry["class"] == "kdnative.nn.ConvNet":
-        shapes = [(n, s) for n, s, _ in ConvNet.plain_shapes(spec) if n.endswith(".qweight")]
-        return bool(shapes) and all(_is_convolution(module, name.removesuffix(".qweight"), s) for name, s in shapes)
-    if entry["class"] == "kdnative.nn.Encoder":
-        # The plain configuration has a family's own names for sizes, such as `dim`; its class knows the common ones.
-        wanted = {"model_type": (spec["transformers"] or {}).get("model_type")}
-        wanted |= {name: spec[name] for name in ("hidden_size", "vocab_size")}
-        return hf.is_encoder(module) and all(getattr(module.config, k, None) == v for k, v in wanted.items())
-    if entry["class"] == "kdnative.nn.EncoderLayer":
-        norm = next((m for m in module.modules() if isinstance(m, nn.LayerNorm)), None)
-        return known_layers.is_layer(module) and norm is not None and norm.normalized_shape == (spec["hidden_size"],)
-    if entry["class"] == "kdnative.nn.TransformerEncoder":
-        layers = getattr(module, "layers", [module])
-        known = torch_encoder.is_encoder(module) and len(layers) == len(spec["layers"])
-        return known and layers[0].linear1.in_features == spec["hidden_size"]
-    sizes, cls = _FLOAT_FORMS[entry["class"]]
-    module = hf.linear_of_conv1d(module) if hf.is_conv1d(module) else module
-    return type(module) is cls and all(getattr(module, name) == spec[name] for name in sizes)
-
-
-def _is_convolution(model: nn.Module, name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a module of a float model may be what a convolution of the shape ``[O, I / groups, kh, kw]`` was."""
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        return False
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.shape[0] == shape[0]
 
 
 def set_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]]) -> None:
@@ -271,6 +229,8 @@ def _arguments_of(module: nn.Module) -> dict[str, Any] | None:
     """Constructor arguments of a layer of torch.nn, read from its attributes; None if they can't all be."""
     if next(module.children(), None) is not None:
         return None
+    if isinstance(module, nn.Identity):  # it takes any, and keeps none
+        return {}
     arguments = {}
     for name, parameter in _parameters_of(type(module)).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or not hasattr(module, name):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from kdnative.cnn.calibrating import calibrate
 from kdnative.cnn.floats import FloatGraph, Norm, Scale, Source
 from kdnative.cnn.regions import Regions, regions
 from kdnative.cnn.running import run
 from kdnative.cnn.tracing import trace
 
-__all__ = ["FloatGraph", "Norm", "Regions", "Scale", "Source", "regions", "run", "trace"]
+__all__ = ["FloatGraph", "Norm", "Regions", "Scale", "Source", "calibrate", "regions", "run", "trace"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ class NetworkCalibration:
         graph: the network.
         method: how ranges are found, of `kdnative.cnn.spans.METHODS`.
         equalize: scale channels between convolutions (:mod:`kdnative.cnn.equalization`).
-        correct_bias: take the mean error of rounding off biases (:mod:`kdnative.cnn.bias_correction`).
+        correct_bias: take the mean error of rounding off biases (:mod:`kdnative.cnn.bias_correction`). None: unless
+            ranges are percentiles. What these cut off is most of a mean error, and biases can't make up for outliers.
 
     Attributes:
         folded: weights and biases, after the passes with equalized channels.
@@ -47,7 +48,7 @@ class NetworkCalibration:
         method: str = USUAL,
         *,
         equalize: bool = True,
-        correct_bias: bool = True,
+        correct_bias: bool | None = None,
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"ranges are found by {', '.join(map(repr, METHODS))}, not by {method!r}")
@@ -55,7 +56,7 @@ class NetworkCalibration:
         with torch.no_grad():
             self.folded = graph.fold()
         self.factors: dict[Pair, Tensor] = {}
-        self.correct_bias = correct_bias
+        self.correct_bias = method != "percentile" if correct_bias is None else correct_bias
         self.images: list[Tensor] = []
         self.equalizing = equalize and bool(pairs_of(graph))
         self.passes = 1 + self.equalizing
@@ -119,7 +120,7 @@ class NetworkCalibration:
         return seen
 
 
-def calibrate(graph: FloatGraph, batches: Iterable[Tensor], method: str = USUAL, **options: bool) -> Graph:
+def calibrate(graph: FloatGraph, batches: Iterable[Tensor], method: str = USUAL, **options: Any) -> Graph:
     """The network of integers that a network in floats becomes.
 
     Args:

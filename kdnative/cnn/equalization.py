@@ -23,6 +23,13 @@ __all__ = ["Pair", "factors_of", "pairs_of", "scaled"]
 _MOST = 32.0
 """A channel gets at most so many times larger: what calibration saw of a nearly dead one says little."""
 
+_DEPTHWISE = 0.7
+"""How even a map before a depthwise kernel becomes. Each output has its own scale there, so 1 would cost no weight
+anything; but a channel that fills its range has no room for images that calibration did not see."""
+
+_DENSE = 0.3
+"""The same before other kernels, whose weights of an output share a scale: 1 is an even map, 0 are even weights."""
+
 _HOMOGENEOUS = ("none", "relu", "relu6", "leaky_relu")
 
 
@@ -97,9 +104,9 @@ def _factors(reach: Tensor, weights: Tensor, first: Conv, second: Conv) -> Tenso
     """What each channel between the two is multiplied by; 1 where nothing was seen of it."""
     top = reach.max()
     if second.groups == second.channels == len(reach):
-        factor = top / reach  # each output has its own scale, so only the map matters
+        factor = (top / reach) ** _DEPTHWISE
     else:
-        factor = (weights.to(torch.float64) / reach).sqrt()  # the middle between an even map and even weights
+        factor = weights.to(torch.float64) ** (1 - _DENSE) / reach**_DENSE
         seen = (reach > 0) & torch.isfinite(factor)
         if not bool(seen.any()):
             return torch.ones_like(reach)

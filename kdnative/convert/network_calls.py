@@ -75,6 +75,16 @@ class Seen:
 
         return hook
 
+    def shares(self) -> dict[str, float]:
+        """Of the products that convolutions and linears compute for an image, the share of each, by their names."""
+        products: dict[str, float] = {}
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and len(self.results.get(name, ())) == 1:
+                result = self.results[name][0]
+                products[name] = result.numel() * (module.weight.numel() / len(module.weight)) * self.calls[name].times
+        whole = sum(products.values())
+        return {name: count / whole for name, count in products.items()} if whole else {}
+
     def agrees(self, names: tuple[str, ...], graph: FloatGraph) -> bool:
         """Whether a graph computes what modules do that follow one another.
 

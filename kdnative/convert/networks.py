@@ -76,7 +76,9 @@ def calibrated_parts(plan: Plan, around: Surroundings, batches: InputBatches, me
     covered = {name for chain in found.chains.values() for name in inside(chain, around.modules)}
     outside = [decision.name for decision in wanted if decision.name not in covered]
     calibrations = _calibrated(model, found.graphs, batches, method)
-    return CalibratedParts(found, calibrations, {name: _why(name, found) for name in outside})
+    shares = seen.shares()
+    words = {name: f"{_why(name, found)} ({shares.get(name, 0):.1%} of the model's products)" for name in outside}
+    return CalibratedParts(found, calibrations, words)
 
 
 def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches, method: str = USUAL) -> Networks:

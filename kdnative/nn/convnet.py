@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -260,7 +260,7 @@ class ConvNet(nn.Module):
             error_msgs.append(f"{what}: it is empty, so all of its tensors are needed; missing: {', '.join(missing)}")
             return
         # Like in torch, what is not there stays as it is.
-        own: Mapping[str, Tensor] = self.state_dict() if missing else {}
+        own = self.state_dict() if missing else {}
         error_msgs += self.fill(
             lambda name, place: state_dict[prefix + name] if prefix + name in state_dict else own[name]
         )

@@ -155,6 +155,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("machine", "Machine", machine),
     ("recipe", "Recipe", recipe),
 )
+OF_PICTURES = ("pictures", "corruptions")  # a run about texts does not lack these
 
 
 def _counts(rows: list[dict]) -> str:

@@ -49,5 +49,7 @@ def text_task(name: str) -> TextTask:
     """
     task = task_named(name)
     if not isinstance(task, TextTask):
-        raise ValueError(f"the task {name} is about pictures, and texts are needed here")
+        raise ValueError(
+            f"the task {name} is about pictures, and this reads texts: for pictures begin with recipes/vision.yaml"
+        )
     return task

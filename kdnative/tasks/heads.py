@@ -97,11 +97,11 @@ def _order(own: Sequence[str], labels: Sequence[str]) -> list[int] | None:
 
 
 def last_linear(model: nn.Module, outputs: int) -> str | None:
-    """The name of the last linear layer of so many outputs behind the encoder.
+    """The name of the last linear layer of so many outputs, in a model of transformers behind the encoder.
 
     Inside the encoder, a width may be equal by chance.
     """
-    encoder = f"{model.base_model_prefix}."
+    encoder = f"{getattr(model, 'base_model_prefix', '')}."
     found = [
         name
         for name, module in model.named_modules()

@@ -58,6 +58,25 @@ def below_an_encoder(manifest):
     manifest["weights"]["tensors"].update({f"layers.0.x{number}.y": entry for number in range(40_000)})
 
 
+def of_conv(**changes):
+    return lambda manifest: native(manifest, "ConvNet")["graph"]["nodes"][1].update(changes)
+
+
+def many_pools(manifest):
+    nodes = native(manifest, "ConvNet")["graph"]["nodes"]
+    pool = {"node": "pool", "inputs": [1], "out": nodes[1]["out"], "channels": 8}
+    nodes += [{**pool, "name": f"pool{number}"} for number in range(20_000)]
+
+
+def doubled_channels(manifest):
+    nodes = native(manifest, "ConvNet")["graph"]["nodes"]
+    for step in range(60):
+        last, channels = len(nodes) - 1 if step else 1, 8 << (step + 1)
+        nodes.append({**nodes[1], "node": "concat", "name": f"twice{step}", "inputs": [last] * 2, "channels": channels})
+        for key in ("kernel", "ending"):
+            nodes[-1].pop(key, None)
+
+
 def embedding(**changes):
     entry = {"num_embeddings": 20, "embedding_dim": 32, "padding_idx": 0, "bits": 8, "dtype": "float32"}
     return replaced("0", {"class": "kdnative.nn.Embedding", "config": {**entry, **changes}})
@@ -101,6 +120,10 @@ SIZES = {
     "a width of a configuration": ("llama", of_config(hidden_size=2**30)),
     "layers of the configuration of a decoder": ("llama", of_config(num_hidden_layers=10**6)),
     "an attention": ("attention", lambda m: m["modules"][""]["config"].update(embed_dim=HUGE * 2)),
+    "channels of a convolution": ("convnet", of_conv(channels=2**20)),
+    "a kernel of a convolution": ("convnet", of_conv(kernel=[30_000, 30_000])),
+    "nodes without tensors": ("convnet", many_pools),
+    "channels that double sixty times": ("convnet", doubled_channels),
     "modules": ("w8a8", many_modules),
     "tensors": ("w8a8", many_tensors),
     "parts of an encoder": ("bert", below_an_encoder),
@@ -119,6 +142,14 @@ KINDS = {
     "plain numbers": ("w8a8", top(plain=[3])),
     "a dtype that is no dtype": ("transformer-encoder", lambda m: m["modules"][""]["config"].update(dtype="nn")),
     "a root without configuration": ("transformer-encoder", lambda m: m["modules"][""].pop("config")),
+    "a node that is code": ("convnet", of_conv(node="eval")),
+    "an activation that is code": (
+        "convnet",
+        of_conv(ending={"activation": "__import__", "parameters": [], "before": None}),
+    ),
+    "a range of nothing": ("convnet", of_conv(out=[0.0, 0])),
+    "an image input that is none": ("convnet", top(image_input={"size": 3})),
+    "an interpolation that is code": ("convnet", lambda m: m["image_input"].update(interpolation="__class__")),
     "no root": ("w8a8", lambda m: m["modules"].pop("")),
     "a module in none": ("w8a8", replaced("9.9.9", {"class": "torch.nn.ReLU", "config": {"inplace": False}})),
     "a list without a length": ("bert-head", replaced("", {"class": "torch.nn.ModuleList"})),

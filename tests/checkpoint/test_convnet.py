@@ -9,6 +9,7 @@ from torch import nn
 from kdnative import cli
 from kdnative.checkpoint import CheckpointError, inspect, load, save
 from kdnative.nn import ConvNet, ImageInput
+from kdnative.nn.tree import become
 from tests.checkpoints import edit
 from tests.convnets import every_kind, small, small_floats
 
@@ -76,6 +77,20 @@ def test_into_the_part_of_a_float_model(tmp_path):
     assert_same(model, native)
 
 
+def test_modules_that_are_gone(tmp_path):
+    """A network takes the place of several modules that follow one another; the others pass on what they are given."""
+    native = small_floats().eval()
+    whole = small()
+    for number in range(1, 5):
+        native[number] = nn.Identity()
+    native[0] = whole
+    save(native, tmp_path / "m")
+    assert_same(load(tmp_path / "m"), native)
+    model = load(tmp_path / "m", into=small_floats())
+    assert type(model[0]) is ConvNet and type(model[4]) is nn.Identity
+    assert_same(model, native)
+
+
 def test_a_loaded_model_takes_pictures(tmp_path):
     image = pytest.importorskip("PIL.Image")
     net = small()
@@ -99,6 +114,13 @@ def test_any_model_may_take_pictures(tmp_path):
     other = small_floats()
     other.classes = "mine"
     assert load(tmp_path / "m", into=other).classes == "mine" or other.classes == PICTURES.classes
+
+
+def test_a_model_that_becomes_native_still_takes_pictures():
+    model = small_floats()
+    model.preprocess, model.classes = PICTURES, PICTURES.classes
+    become(model, small())
+    assert type(model) is ConvNet and model.preprocess is PICTURES and model.classes == PICTURES.classes
 
 
 def test_inspect_shows_convolutions_and_pictures(tmp_path, capsys):

@@ -149,7 +149,7 @@ def test_a_single_convolution_is_native_if_it_is_asked_for_by_name():
         def __init__(self):
             super().__init__()
             self.cut = nn.Conv2d(3, 48, 4, 4)
-            self.out = nn.Linear(48, 64)
+            self.out = nn.Linear(48, 48)
 
         def forward(self, x):
             return self.out(self.cut(x).flatten(2).transpose(1, 2))
@@ -157,6 +157,7 @@ def test_a_single_convolution_is_native_if_it_is_asked_for_by_name():
     x = images(32, 16)
     model = Patches().eval()
     rows = rows_by_name(convert_(model, calibration=[x]))
+    assert rows["cut"].reason.endswith("(50.0% of the model's products)") and 48 * 48 == 48 * 3 * 4 * 4
     assert rows["cut"].action == "kept" and "single convolution" in rows["cut"].reason and type(model.out) is Linear
     model = Patches().eval()
     wanted = forward(model.cut, x)

@@ -2,6 +2,9 @@
 // it with the kernels of all families; KDNATIVE_LIBCUDA names that library. It has the functions that
 // csrc/cuda/host/driver.h declares, and refuses what a driver would refuse.
 //
+// The library is loaded before all others (LD_PRELOAD), so that it sees where torch's tensors begin and end, which are
+// the memory of the GPU: kernels may touch nothing else.
+//
 // Environment: FAKE_CUDA_CAPABILITY (80), FAKE_CUDA_DEVICES (1), FAKE_CUDA_EAGER (0: copies happen as late as they
 // may), FAKE_CUDA_SEED (0: in order), FAKE_CUDA_CHECK (1: races, unwritten bytes and the like are errors),
 // FAKE_CUDA_CAPTURING (0), FAKE_CUDA_REFUSED_LOADS and FAKE_CUDA_REFUSED_MEMORY (0; otherwise the error of each).
@@ -17,6 +20,7 @@
 #include <vector>
 
 #include "emulator/emulated_launcher.h"
+#include "fake_memory.h"
 
 namespace fake {
 
@@ -188,7 +192,9 @@ FAKE_API int cuMemAlloc_v2(unsigned long long* memory, size_t bytes) {
   if (fake::current.empty()) return fake::refuse(fake::kNoContext, "no context");
   if (fake::recording()) return fake::refuse_while_recording();
   if (const int refused = fake::setting("FAKE_CUDA_REFUSED_MEMORY", 0)) return fake::refuse(refused, "no memory");
-  *memory = reinterpret_cast<unsigned long long>(std::aligned_alloc(512, (bytes + 511) / 512 * 512));
+  void* at = nullptr;
+  if (posix_memalign(&at, 512, bytes) != 0) return fake::refuse(fake::kOutOfMemory, "no memory");
+  *memory = reinterpret_cast<unsigned long long>(at);
   return fake::kSuccess;
 }
 FAKE_API int cuMemFree_v2(unsigned long long memory) {
@@ -236,6 +242,9 @@ FAKE_API int cuLaunchKernel(fake::Function* function, unsigned grid_x, unsigned 
   launcher.machine.options = {fake::setting("FAKE_CUDA_EAGER", 0) != 0, fake::setting("FAKE_CUDA_CHECK", 1) != 0,
                               static_cast<unsigned>(fake::setting("FAKE_CUDA_SEED", 0))};
   launcher.capability_ = fake::capability();
+  gpu::emulator::DeviceMemory memory;
+  memory.owner = fake::allow_tensor;
+  launcher.machine.memory = &memory;
   gpu::Kernel kernel{"", function->name.c_str()};
   kernel.grid_x = grid_x;
   kernel.grid_y = grid_y;

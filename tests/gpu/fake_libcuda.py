@@ -54,10 +54,11 @@ def run(program: str, *arguments: str, **environment: str) -> str:
     Raises:
         AssertionError: it failed; the text is what it printed.
     """
-    variables = {"KDNATIVE_BACKEND": "cuda", "KDNATIVE_LIBCUDA": str(library()), "OMP_NUM_THREADS": "1", **environment}
+    driver = str(library())
+    variables = {"KDNATIVE_BACKEND": "cuda", "KDNATIVE_LIBCUDA": driver, "LD_PRELOAD": driver, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", START + program, *arguments],
-        env={**os.environ, **variables},
+        env={**os.environ, **variables, **environment},
         cwd=building.ROOT,
         capture_output=True,
         text=True,

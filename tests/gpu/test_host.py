@@ -227,6 +227,26 @@ for change, words in (*BAD, moved, many):
     )
 
 
+def test_a_kernel_that_reads_past_a_tensor_is_noticed():
+    """As it would if the host code were wrong about a size: here a tensor has less memory than its shape says."""
+    fake_libcuda.run(
+        """
+from tests.gpu.host_cases import Case
+for scheme in ("w8a8", "w4a16-g64"):
+    module, x = Case(scheme, (33, 192), (5,)).linear(), torch.randn(5, 192)
+    with torch.no_grad():
+        module(x)
+        x.untyped_storage().resize_(x.numel() * 4 - 16)
+        try:
+            module(x)
+        except RuntimeError as error:
+            assert "outside every buffer, byte 3824 of a tensor with 3824" in str(error), error
+        else:
+            raise AssertionError(f"{scheme}: no error")
+"""
+    )
+
+
 def test_cubins_have_the_kernels_that_are_launched():
     """The driver is given what NVRTC makes, and finds in it the names that the host code asks for."""
     if why := compiling.missing():

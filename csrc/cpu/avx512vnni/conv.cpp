@@ -105,6 +105,9 @@ template <int rows, int vectors>
 struct Kernel {
   static constexpr int kRows[] = {0, 14, 12, 8, 6};
   static constexpr bool kSigned = false;
+  static constexpr int64_t kMostQuads = 0;
+
+  static void sort(const int8_t*, int64_t, int64_t, uint8_t*) {}
 
   static void run(int64_t vectors, int64_t rows, const ConvBlock& b) {
     const auto with = [&](auto count) [[gnu::always_inline]] {

@@ -8,10 +8,13 @@ namespace kdnative::cpu::avxvnni {
 namespace {
 
 struct Product {
-  static constexpr bool kSigned = false;
-  using Operand = __m256i;
-  static __m256i operand(__m256i quad) { return quad; }
-  static __m256i add(__m256i sum, __m256i x, __m256i weights) { return Dot::add_products({sum}, {x}, {weights}).v; }
+  static constexpr int kSums = 12;
+  static constexpr int64_t kMostQuads = 0;
+
+  static void sort(const int8_t*, int64_t, int64_t, uint8_t*) {}
+  [[gnu::always_inline]] static __m256i add(__m256i sum, __m256i quad, __m256i weights) {
+    return Dot::add_products({sum}, {quad}, {weights}).v;
+  }
 };
 
 }  // namespace

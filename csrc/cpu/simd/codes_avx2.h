@@ -22,11 +22,26 @@ struct Codes {
     return load(bytes);
   }
   void store(uint8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  void store(uint8_t* p, int64_t n) const {
+  void store(uint8_t* p, int64_t n) const {  // the first n, in pieces of 16, 8, 4 and 1
     if (n >= width) return store(p);
-    uint8_t bytes[width];
-    store(bytes);
-    if (n > 0) std::memcpy(p, bytes, n);
+    __m128i rest = _mm256_castsi256_si128(v);
+    if (n >= 16) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), rest);
+      rest = _mm256_extracti128_si256(v, 1);
+      p += 16, n -= 16;
+    }
+    if (n >= 8) {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p), rest);
+      rest = _mm_unpackhi_epi64(rest, rest);
+      p += 8, n -= 8;
+    }
+    auto bytes = static_cast<uint64_t>(_mm_cvtsi128_si64(rest));
+    if (n >= 4) {
+      std::memcpy(p, &bytes, 4);
+      bytes >>= 32;
+      p += 4, n -= 4;
+    }
+    for (; n > 0; --n, bytes >>= 8) *p++ = static_cast<uint8_t>(bytes);
   }
 };
 

@@ -5,6 +5,9 @@
 // Kernel is one instruction set:
 //   kRows[vectors]          pixels of a block at most, for tiles of 1 to 4 vectors
 //   kSigned                 it multiplies q - 128
+//   kMostQuads              it wants the quads of the weights of a tile (four channels, all lanes) sorted before many
+//                           pixels are multiplied by them, if there are no more than this; 0: it doesn't
+//   sort(w, quads, vectors, kinds)   the kind of each quad
 //   run(vectors, rows, b)   one block
 //   look_up(b, rows)        replaces the codes of the block by what the table has for them
 #pragma once
@@ -18,6 +21,7 @@ namespace {
 
 constexpr int64_t kMostConvSums = 6 * 64;  // of a block
 constexpr int64_t kMostTaps = 64;          // at a time; more go through a block in pieces
+constexpr int64_t kFewPixels = 12;         // for which weights are not sorted
 // Of pixels, found at once for several blocks: a multiple of the rows of every kernel's blocks.
 constexpr int64_t kMostPixels = 168, kMostPointers = 8 * kMostPixels;
 
@@ -26,6 +30,7 @@ struct ConvBlock {
   const ConvTile& tile;
   const float *scale, *bias;
   const int8_t* weights;
+  const uint8_t* kinds;  // of the quads of weights; nullptr: they were not sorted
   int64_t taps;
   const uint8_t* const* pixel;  // of row i and tap t at pixel[t * tap_step + i]; where the channels of the tile begin
   int64_t tap_step;
@@ -183,6 +188,7 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
   const int64_t pixels = r.end - r.begin, taps = grid.height * grid.width;
   if (pixels <= 0) return;
   alignas(64) int32_t sums[kMostConvSums];
+  uint8_t kinds[Kernel::kMostQuads + 1];
   ConvPointers pointers;
   ConvCursor cursor(w, in, out, e.residual, grid, r.begin);
   const ConvPosition begin = cursor;
@@ -194,6 +200,9 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
     const int64_t most = Kernel::kRows[tile.vectors], blocks = (pixels + most - 1) / most;
     const int64_t shorter = pixels / blocks, longer = pixels % blocks;
     const int64_t at_once = taps > kMostTaps ? 1 : pixels_at_once / most;  // blocks
+    const int64_t quads = taps * tile.depth / 4;
+    const bool sorted = quads <= Kernel::kMostQuads && pixels > kFewPixels;
+    if (sorted) Kernel::sort(w.weights + tile.weights, quads, tile.vectors, kinds);
     const bool all_found = found == tile.channel && blocks <= at_once && taps <= kMostTaps;
     if (!all_found) cursor.go_to(begin);
     for (int64_t first = 0, p = r.begin; first < blocks; first += at_once) {
@@ -211,6 +220,7 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
                     .scale = w.scale + tile.lane,
                     .bias = w.bias + tile.lane,
                     .weights = w.weights + tile.weights + tap * tile.depth * 16 * tile.vectors,
+                    .kinds = sorted ? kinds + tap * tile.depth / 4 : nullptr,
                     .taps = some,
                     .pixel = pointers.pixel,
                     .tap_step = count,

@@ -107,6 +107,9 @@ template <typename Product>
 struct ConvKernel {
   static constexpr int kRows[] = {0, kNeonConvRows, kNeonConvRows, kNeonConvRows, kNeonConvRows};
   static constexpr bool kSigned = Product::kSigned;
+  static constexpr int64_t kMostQuads = 0;
+
+  static void sort(const int8_t*, int64_t, int64_t, uint8_t*) {}
 
   static void run(int64_t, int64_t rows, const ConvBlock& b) {
     with_rows<kNeonConvRows>(rows, [&](auto n) { conv_block<Product, n.count>(b); });

@@ -125,7 +125,10 @@ def _from_idx(folder: Path, classes: Sequence[str] | None, side: int, split: Seq
             pictures, labels = to_square(read[0], side), read[1]
             numbers |= set(np.unique(labels).tolist())
             parts[name] = [pictures.example(i, int(y), f"{name}:{i}") for i, y in enumerate(labels)]
-    return _split(parts, classes or [str(n) for n in range(max(numbers) + 1)], split, str(folder), lambda e: e.id)
+    if not numbers:
+        raise DataError(f"{folder}: its files hold no pictures")
+    names = classes or [str(n) for n in range(max(numbers) + 1)]
+    return _split(parts, names, split, str(folder), lambda e: e.id)
 
 
 def _split(
@@ -139,8 +142,6 @@ def _split(
     """The three splits; those that are not given are cut from the training data."""
     whole = "all" if "all" in parts else "train"
     missing = [name for name in _NAMES if name not in parts or name == whole]
-    if "all" in parts:
-        missing = list(_NAMES)
     found = {name: examples for name, examples in parts.items() if name in _NAMES}
     if len(missing) > 1:
         examples = parts[whole]

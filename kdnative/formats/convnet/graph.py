@@ -1,7 +1,7 @@
 """A network of convolutions as plain data: what it computes, in which ranges, and which weights it has.
 
-Activations are 8-bit codes with one scale and zero point for a whole map (static ranges, found by calibration). Nodes are
-in the order of execution and name their inputs by number. All of it goes through JSON, and holds no code.
+Activations are 8-bit codes with one scale and zero point for a whole map (static ranges, found by calibration). Nodes
+are in the order of execution and name their inputs by number. All of it goes through JSON, and holds no code.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ ACTIVATIONS = (
     "mish",
     "softplus",
 )
-"""Functions of one value that nodes may end with. ``none``, ``relu`` and ``relu6`` are limits of codes, ``hard_swish`` is
-computed in fp32, and every other one is a table of 256 codes."""
+"""Functions of one value that nodes may end with. ``none``, ``relu`` and ``relu6`` are limits of codes, ``hard_swish``
+behind a convolution is computed in fp32, and every other one is a table of 256 codes."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class Conv(Node):
 
     Args:
         kernel, stride, dilation: height and width.
-        padding: top, bottom, left, right. "same": of TensorFlow, as much as the output needs to have ceil(size / stride)
-            pixels, the smaller half before.
+        padding: top, bottom, left, right. "same": of TensorFlow, as much as the output needs to have
+            ceil(size / stride) pixels, the smaller half before.
         groups: depthwise where it is the number of channels on both sides.
     """
 
@@ -146,7 +146,7 @@ class Add(Node):
 
 @dataclass(frozen=True)
 class Multiply(Node):
-    """A map times one number for each channel: inputs ``(x, gate)``, the gate with one pixel an image (squeeze-excite)."""
+    """A map times a number a channel: inputs ``(x, gate)``, the gate with one pixel an image (squeeze-excite)."""
 
 
 @dataclass(frozen=True)

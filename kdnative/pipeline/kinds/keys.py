@@ -13,7 +13,6 @@ _OF_TEXTS += ("delimiter", "config", "revision", "max_length")
 _OF_PICTURES = ("weights", "width")
 # What a recipe of pictures can't have: the key, and what it must be.
 _NOT_YET = {
-    "train_teacher.fit_temperature": False,
     "compress_teacher.calibrate": None,
     "compress_teacher.prune": None,
     "prune": None,

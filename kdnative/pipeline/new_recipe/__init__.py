@@ -26,7 +26,7 @@ from kdnative.pipeline.new_recipe.task import choose_task
 from kdnative.pipeline.new_recipe.teacher import LookedAt, look_at, token_counts
 from kdnative.pipeline.new_recipe.writing import written
 from kdnative.shown import listed, printable, shown
-from kdnative.tasks import Task, task_named
+from kdnative.tasks import Task, text_task
 
 if TYPE_CHECKING:
     from kdnative.pipeline.checking import Checked
@@ -89,7 +89,7 @@ def new(
     """
     if Path(out).exists() and not overwrite:
         raise FileExistsError(f"{out} exists: give another name (--out), or --overwrite to replace it")
-    made = guess(Path(data), None if task is None else task_named(task), look_at(teacher), text, text_pair, label)
+    made = guess(Path(data), None if task is None else text_task(task), look_at(teacher), text, text_pair, label)
     replace_text(Path(out), made.text)
     return made
 

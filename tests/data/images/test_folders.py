@@ -160,6 +160,10 @@ def test_idx_files(tmp_path):
     row = int(found.test[0].id.split(":")[1])
     shown = found.test[0].fields[IMAGE].pixels
     assert shown.shape == (8, 8, 3) and np.array_equal(shown[1:6, 2:6, 1], pixels[row]) and shown[0].max() == 0
+    for name, data in (("images-idx3", pixels[:0]), ("labels-idx1", labels[:0])):
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(_idx(data)))
+    with pytest.raises(DataError, match="its files hold no pictures"):
+        load_images(tmp_path, side=8)
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(_idx(labels)[:-1]))
     with pytest.raises(DataError, match=r"its header says \[40\], but 39 bytes follow"):
         load_images(tmp_path, side=8)

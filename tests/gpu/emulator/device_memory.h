@@ -53,13 +53,20 @@ class DeviceMemory {
 
   // The buffer that holds all these bytes, or nullptr.
   Region* find(uint64_t at, size_t size) {
-    auto next = regions_.upper_bound(at);
-    if (next == regions_.begin()) return nullptr;
-    Region& r = std::prev(next)->second;
-    return at + size <= r.end ? &r : nullptr;
+    Region* r = below(at);
+    if ((r == nullptr || at >= r->end) && owner != nullptr && owner(at, this)) r = below(at);
+    return r != nullptr && at + size <= r->end ? r : nullptr;
   }
 
+  // Allows the buffer of an address that is in none, and returns true if there is one: for memory that is found when it
+  // is touched.
+  bool (*owner)(uint64_t at, DeviceMemory* memory) = nullptr;
+
  private:
+  Region* below(uint64_t at) {
+    const auto next = regions_.upper_bound(at);
+    return next == regions_.begin() ? nullptr : &std::prev(next)->second;
+  }
   template <typename T>
   T* place(const char* name, const T* values, size_t count, bool writable, bool written) {
     void* at = nullptr;

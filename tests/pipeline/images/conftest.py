@@ -31,7 +31,7 @@ def image_recipe(source: Path) -> dict:
         },
         "teacher": {"source": "torchvision:shufflenet_v2_x0_5"},
         "student": {"source": "torchvision:mobilenet_v2", "width": 0.25},
-        "train_teacher": {**train, "epochs": 3, "max_steps": None, "save_every": 1},
+        "train_teacher": {**train, "epochs": 3, "max_steps": None, "save_every": 1, "fit_temperature": True},
         "compress_teacher": {"scheme": None},
         "train_baseline": train,
         "distil": {**train, "max_steps": 3},

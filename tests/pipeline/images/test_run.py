@@ -40,6 +40,10 @@ def test_every_stage_ran_and_the_summary_tells_of_pictures(finished_images):
     assert "pictures: 36 labelled" in text and "batch 1 x 32 pixels" in text
 
 
+def test_the_temperature_of_the_teacher_is_fitted(finished_images):
+    assert finished_images.metrics("train_teacher")["calibration"]["temperature"] > 0
+
+
 def test_the_report_shows_pictures_and_corruptions(finished_images):
     page = (finished_images.path / "report.html").read_text()
     assert page.count('class="thumbnail"') >= 12 and "Noise, blur and JPEG" in page and "img-src data:" in page
