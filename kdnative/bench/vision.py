@@ -256,6 +256,18 @@ def memory_line(model: str, batch: int, rows: Sequence[Mapping[str, Any]]) -> st
     return f"{model}, batch {batch}: peak memory above the imports, MB: {told or 'not measured'}"
 
 
+def memory_cells(result: Mapping[str, Any], case: Mapping[str, Any]) -> list[str]:
+    """Ours and the least of the peers, for the table of a case; ``"-"`` where it was not measured."""
+    found = [row for row in result["memory"] if row["model"] == case["model"] and row["batch"] == case["batch"]]
+    cells = []
+    for ours in (True, False):
+        rows = [row for row in found if row["ours"] == ours]
+        least = min(rows, key=lambda row: row["bytes"], default=None)
+        name = "" if ours or least is None else f" ({least['engine']})"
+        cells.append("-" if least is None else f"{least['bytes'] / 1e6:.1f}{name}")
+    return cells
+
+
 def _table(case: Mapping[str, Any], products: int, int8_ops: float | None) -> str:
     rounds = max((len(row["samples"]) for row in case["rows"]), default=0)
     lines = [

@@ -21,10 +21,10 @@ from kdnative.bench.vision_engine import Engine, Shared
 from kdnative.bench.vision_processes import Failed, Process
 from kdnative.machine.timer import quantile
 
-LIMITS = {"float": 0.5, "int8": 0.95}
-"""How far logits may be off, as a share of what differs between pictures: zeros are off by 1, pictures that were swapped
-by 1.4. Random weights lose more to 8 bits than trained ones, and what the fastest engine gives must stay in the table
-with its error, so this finds defects alone."""
+LIMITS = {"float": 0.4, "int8": 0.8}
+"""How far logits may be off, as a share of what differs between pictures: zeros are off by 1, pictures that were mixed
+up by 1.4. Random weights lose more than trained ones, and leaving out the fastest engine for what its format costs
+would flatter ours: this finds defects, and the error of every engine stands beside its time."""
 _LEAST_ROUNDS = 3
 _SLOWER = 1.3  # a way of running a batch that takes so many times as long as the other is not measured
 _ROUND_SECONDS = 0.02
