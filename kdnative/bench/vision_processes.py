@@ -135,17 +135,20 @@ def interpreters(engines: Sequence[Engine], pythons: Sequence[str]) -> tuple[dic
         pythons: interpreters, this one first.
 
     Returns:
-        Interpreters by the names of engines, versions by the names of packages, and for each engine without one the
-        packages that it needs, as ``"NAME: PACKAGE, PACKAGE"``.
+        Interpreters by the names of engines, versions by the names of packages, and the names of engines that none has
+        all packages of.
+
+    Raises:
+        ValueError: an interpreter that can't be started.
     """
     packages = sorted({name for engine in engines for name in engine.packages})
     has: dict[str, dict[str, str]] = {}
     for python in pythons:
-        ended = subprocess.run(
-            [python, "-c", _LOOK, json.dumps(packages)], capture_output=True, text=True, env=child_environment()
-        )
-        if ended.returncode:
-            raise ValueError(f"{python} is no Python that can be started: {ended.stderr.strip()[-200:]}")
+        command = [python, "-c", _LOOK, json.dumps(packages)]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ValueError(f"{python} is no Python that can be started: {error}") from error
         has[python] = json.loads(ended.stdout)
     found: dict[str, str] = {}
     versions: dict[str, str] = {}
