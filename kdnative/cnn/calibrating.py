@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdnative.cnn.bias_correction import corrected
-from kdnative.cnn.equalization import equalized, pairs_of
+from kdnative.cnn.equalization import Pair, factors_of, pairs_of, scaled
 from kdnative.cnn.floats import FloatGraph
 from kdnative.cnn.observing import Observer
 from kdnative.cnn.quantizing import quantize
@@ -36,6 +36,10 @@ class NetworkCalibration:
         equalize: scale channels between convolutions (:mod:`kdnative.cnn.equalization`).
         correct_bias: take the mean error of rounding off biases (:mod:`kdnative.cnn.bias_correction`). None: unless
             ranges are percentiles. What these cut off is most of a mean error, and biases can't make up for outliers.
+
+    Attributes:
+        folded: weights and biases, after the passes with equalized channels.
+        factors: by which channels were multiplied for that.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class NetworkCalibration:
         if method not in METHODS:
             raise ValueError(f"ranges are found by {', '.join(map(repr, METHODS))}, not by {method!r}")
         self.graph, self.method = graph, method
-        self.folded = graph.fold()
+        with torch.no_grad():
+            self.folded = graph.fold()
+        self.factors: dict[Pair, Tensor] = {}
         self.correct_bias = method != "percentile" if correct_bias is None else correct_bias
         self.images: list[Tensor] = []
         self.equalizing = equalize and bool(pairs_of(graph))
@@ -82,7 +88,8 @@ class NetworkCalibration:
     def end_pass(self) -> None:
         """All batches were added."""
         if self.equalizing:
-            self.folded = equalized(self.graph, self.folded, [_largest(each) for each in self.seen.results])
+            self.factors = factors_of(self.graph, self.folded, [_largest(each) for each in self.seen.results])
+            self.folded = scaled(self.graph, self.folded, self.factors)
             self.equalizing = False
             self.seen = self._nothing_yet()
 

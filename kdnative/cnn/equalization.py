@@ -18,7 +18,7 @@ from torch import Tensor
 from kdnative.cnn.floats import FloatGraph, Folded
 from kdnative.formats.convnet.graph import Conv, Pool
 
-__all__ = ["Pair", "equalized", "pairs_of"]
+__all__ = ["Pair", "factors_of", "pairs_of", "scaled"]
 
 _MOST = 32.0
 """A channel gets at most so many times larger: what calibration saw of a nearly dead one says little."""
@@ -58,8 +58,8 @@ def pairs_of(graph: FloatGraph) -> list[Pair]:
     return found
 
 
-def equalized(graph: FloatGraph, folded: Mapping[str, Folded], largest: Sequence[Tensor | None]) -> dict[str, Folded]:
-    """Weights and biases of the same network with equalized channels.
+def factors_of(graph: FloatGraph, folded: Mapping[str, Folded], largest: Sequence[Tensor | None]) -> dict[Pair, Tensor]:
+    """What each channel between two convolutions is to be multiplied by, [C].
 
     A ReLU6 stays what it is: no channel gets beyond 6 on what calibration saw, and those that reach 6 keep their scale.
 
@@ -68,17 +68,34 @@ def equalized(graph: FloatGraph, folded: Mapping[str, Folded], largest: Sequence
         largest: for each node, the largest absolute value of each channel of its result, [C]; None where that is not
             known.
     """
-    result = dict(folded)
+    result, factors = dict(folded), {}
     for pair in pairs_of(graph):
         first, second = graph.nodes[pair.first], graph.nodes[pair.second]
         assert isinstance(first, Conv) and isinstance(second, Conv)
         reach = largest[pair.first]
         if reach is None:
             continue
+        after = result[second.name][0]
+        factor = _factors(reach.to(torch.float64), _largest_by_input(after, second.groups), first, second).to(after)
+        factors[pair] = factor
+        result = scaled(graph, result, {pair: factor})
+    return factors
+
+
+def scaled(graph: FloatGraph, folded: Mapping[str, Folded], factors: Mapping[Pair, Tensor]) -> dict[str, Folded]:
+    """Weights and biases of the same network with other scales of channels. Differentiable.
+
+    Args:
+        graph: the network. folded: its weights and biases.
+        factors: what `factors_of` gives.
+    """
+    result = dict(folded)
+    for pair, factor in factors.items():
+        first, second = graph.nodes[pair.first], graph.nodes[pair.second]
+        assert isinstance(second, Conv)
         weight, bias = result[first.name]
-        after, after_bias = result[second.name]
-        factor = _factors(reach.to(torch.float64), _largest_by_input(after, second.groups), first, second).to(weight)
         result[first.name] = weight * factor.reshape(-1, 1, 1, 1), bias * factor
+        after, after_bias = result[second.name]
         result[second.name] = _by_input(after, second.groups, 1 / factor), after_bias
     return result
 

@@ -5,6 +5,7 @@ from kdnative.convert.building import Built, build
 from kdnative.convert.deciding import decide
 from kdnative.convert.in_place import apply, convert_
 from kdnative.convert.native_forward import native_forward
+from kdnative.convert.network_training import finish_networks_, prepare_networks_
 from kdnative.convert.plan import Decision, Plan, Region
 from kdnative.convert.refusals import Refusal
 from kdnative.convert.registry import Converter, Native, RegionConverter, converts
@@ -31,6 +32,8 @@ __all__ = [
     "convert_",
     "converts",
     "decide",
+    "finish_networks_",
     "native_forward",
+    "prepare_networks_",
     "to_float_",
 ]

@@ -12,6 +12,7 @@ from kdnative.cnn.spans import METHODS, USUAL
 from kdnative.convert.building import Built, build
 from kdnative.convert.calibrated import calibrated, nothing_left
 from kdnative.convert.deciding import decide
+from kdnative.convert.network_training import check_trained, trained_networks
 from kdnative.convert.networks import calibrated_networks, wanting_ranges
 from kdnative.convert.plan import Plan
 from kdnative.convert.report import ConversionReport, report_rows
@@ -57,7 +58,8 @@ def convert_(
     ``kdnative.quantize.FakeQuantLinear``, ``nn.Embedding`` and the ``Conv1D`` of GPT-2 are replaced one by one. What
     remains stays, and the report says why. A FakeQuantLinear keeps the integer weights it was trained with. Layers that
     share a weight, as a language model's head does with its embedding, each get their own; only embeddings go on
-    sharing one table.
+    sharing one table. What `prepare_networks_` has prepared becomes the very network that was trained, without
+    ``calibration``; convolutions outside of it stay in float.
 
     With a sparse scheme such as ``w8a8+4x1`` a layer with too few zeros for its device gets the dense form of the
     scheme, which computes the same and is faster then (:mod:`kdnative.convert.sparse_crossover`); fused encoders are
@@ -149,8 +151,11 @@ def convert_(
         raise ValueError("clip_search=True is for rounding without data; with data, method='clip' is the search")
     selection = Selection(schemes, keep, without_input_scales if calibrating else Scheme.parse)
     deciding = partial(decide, model, selection, embeddings=embeddings, fuse=fuse, values=True)
-    plan, networks = deciding(weights=weights), None
+    networks = trained_networks(model, selection)
+    plan = deciding(weights=weights, networks=networks)
     data: Iterable[Any] | InputBatches | Calibration | None = calibration
+    if networks is not None:
+        check_trained(plan, networks)
     wanted = wanting_ranges(plan, model) if fuse else ()
     if wanted and calibration is not None and not isinstance(calibration, Calibration):
         plan.check(awaiting=wanted)

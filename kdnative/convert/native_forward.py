@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from kdnative.cnn.straight_through import straight_through
 from kdnative.convert.building import build
 from kdnative.convert.deciding import decide
 from kdnative.convert.in_place import apply
@@ -194,19 +195,6 @@ def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class _StraightThrough(torch.autograd.Function):
-    """The first tensor's values, the second's gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, exact: Tensor, plain: Tensor) -> Tensor:
-        ctx.plain_type = plain.dtype
-        return exact.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad.to(ctx.plain_type)
-
-
 def _straight_through(exact: Any, plain: Any) -> Any:
     """Two outputs of one structure as one, tensor by tensor; what is no float tensor is that of the native model."""
     if isinstance(exact, Tensor):
@@ -219,7 +207,7 @@ def _straight_through(exact: Any, plain: Any) -> Any:
             )
         if exact.shape != plain.shape:
             raise RuntimeError(f"the model gives {list(plain.shape)} and its native form {list(exact.shape)}")
-        return _StraightThrough.apply(exact, plain)  # type: ignore[no-untyped-call]
+        return straight_through(exact, plain)
     if isinstance(exact, MutableMapping):  # the outputs of transformers are dicts, of which values may be replaced
         for name in exact:
             exact[name] = _straight_through(exact[name], None if plain is None else plain.get(name))

@@ -18,13 +18,12 @@ from kdnative.convert.network_calls import Seen
 from kdnative.convert.plan import Decision, Network, Networks, Plan, nothing_converted
 from kdnative.convert.refusals import Refusal, not_finite
 from kdnative.convert.surroundings import Surroundings
-from kdnative.formats.convnet.graph import Graph
 from kdnative.patterns import within
 from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.linears import LinearSite
 from kdnative.quantize.watching import Enough, forward, watched
 
-__all__ = ["calibrated_networks", "wanting_ranges"]
+__all__ = ["CalibratedParts", "calibrated_networks", "calibrated_parts", "inside", "wanting_ranges"]
 
 _LEAST = 2
 """Convolutions of a part. A single one gets its input as codes and gives its result as real numbers, which costs about
@@ -39,8 +38,23 @@ def wanting_ranges(plan: Plan, model: nn.Module) -> list[Decision]:
     return [each for each in plan.needing("ranges") if isinstance(modules[each.name], nn.Conv2d)]
 
 
-def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches, method: str = USUAL) -> Networks:
-    """What becomes of a model's convolutions.
+@dataclass(frozen=True)
+class CalibratedParts:
+    """What calibration knows of the parts of a model.
+
+    Args:
+        found: the parts.
+        calibrations: of each, after its last pass, by its root.
+        refusals: why other convolutions are in none, by their names.
+    """
+
+    found: Regions
+    calibrations: Mapping[str, NetworkCalibration]
+    refusals: Mapping[str, str]
+
+
+def calibrated_parts(plan: Plan, around: Surroundings, batches: InputBatches, method: str = USUAL) -> CalibratedParts:
+    """Finds the parts of a model that can be networks, and the ranges of their maps.
 
     Args:
         plan: of the model without ranges.
@@ -59,16 +73,23 @@ def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches,
     refuse = _Refusing(plan, around)
     found = regions(model, calls=seen.calls, follows=seen.follows, refuse=refuse, judge=judge)
     _check_values(found, around)
-    made = _calibrated(model, found.graphs, batches, method)
-    parts = {root: Network(root, _inside(found.chains[root], around.modules), graph) for root, graph in made.items()}
-    covered = {name for part in parts.values() for name in part.modules}
+    covered = {name for chain in found.chains.values() for name in inside(chain, around.modules)}
     outside = [decision.name for decision in wanted if decision.name not in covered]
     shares = seen.shares()
     words = {name: f"{_why(name, found)} ({shares.get(name, 0):.1%} of the model's products)" for name in outside}
-    return Networks(parts, words)
+    return CalibratedParts(found, _calibrated(model, found.graphs, batches, method), words)
 
 
-def _inside(chain: tuple[str, ...], modules: Collection[str]) -> tuple[str, ...]:
+def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches, method: str = USUAL) -> Networks:
+    """What becomes of a model's convolutions (arguments and errors as of `calibrated_parts`)."""
+    made = calibrated_parts(plan, around, batches, method)
+    with torch.no_grad():
+        graphs = {root: calibration.result() for root, calibration in made.calibrations.items()}
+    parts = {r: Network(r, inside(made.found.chains[r], around.modules), graph) for r, graph in graphs.items()}
+    return Networks(parts, made.refusals)
+
+
+def inside(chain: tuple[str, ...], modules: Collection[str]) -> tuple[str, ...]:
     """Names of all modules of a part, its root first."""
     return tuple(name for part in chain for name in modules if within(name, part))
 
@@ -145,8 +166,8 @@ def _check_values(found: Regions, around: Surroundings) -> None:
 
 def _calibrated(
     model: nn.Module, graphs: Mapping[str, FloatGraph], batches: InputBatches, method: str
-) -> dict[str, Graph]:
-    """The integer networks of some parts."""
+) -> dict[str, NetworkCalibration]:
+    """What all passes over the batches say of some parts."""
     modules = dict(model.named_modules())
     parts = {root: NetworkCalibration(graph, method) for root, graph in graphs.items()}
     for done in range(max((part.passes for part in parts.values()), default=0)):
@@ -154,8 +175,7 @@ def _calibrated(
         _show(model, {root: LinearSite(root, modules[root]) for root in waiting}, batches, waiting)
         for part in waiting.values():
             part.end_pass()
-    with torch.no_grad():
-        return {root: part.result() for root, part in parts.items()}
+    return parts
 
 
 def _show(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from kdnative.cnn.training import HandedOn, TrainedNetwork
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import Linear, PackedEncoder
 from kdnative.nn.encoder_spec import LINEARS
@@ -159,7 +160,7 @@ def hooked(module: nn.Module) -> str | None:
     # Transformers leaves hooks behind that record outputs when a caller asks for hidden states, and do nothing else.
     if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
         return "has hooks, which a native module would not run: remove them first"
-    if "forward" in vars(module):
+    if not isinstance(vars(module).get("forward"), TrainedNetwork | HandedOn | None):
         return "has a forward of its own, set on the instance"
     return None
 

@@ -9,6 +9,10 @@ from kdnative.distill.outputs import Outputs
 from kdnative.distill.state import ResumeError
 from kdnative.distill.teachers import Teacher
 from kdnative.distill.terms import (
+    SOFT_LOSSES,
+    DISTLoss,
+    DKDLoss,
+    FeatureMapLoss,
     HardLabelLoss,
     HiddenStateLoss,
     LossTerm,
@@ -23,9 +27,13 @@ from kdnative.distill.topk import TopK
 from kdnative.distill.validation import Fidelity, Validation
 
 __all__ = [
+    "SOFT_LOSSES",
     "Callback",
+    "DISTLoss",
+    "DKDLoss",
     "DistillationLoss",
     "EpochLog",
+    "FeatureMapLoss",
     "Fidelity",
     "HardLabelLoss",
     "HiddenStateLoss",

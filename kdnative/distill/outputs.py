@@ -15,9 +15,10 @@ from kdnative.evaluate.predict import logits_of
 from kdnative.models import hidden_states
 from kdnative.nn.modes import evaluating
 
-__all__ = ["NEEDS", "Outputs", "head_of", "run"]
+__all__ = ["MAP", "NEEDS", "Outputs", "head_of", "run"]
 
 NEEDS = ("logits", "hidden_states", "head")  # what a loss term may ask for
+MAP = "map:"  # and this in front of a module's name: the feature map that it gives
 
 
 class Outputs:
@@ -27,6 +28,7 @@ class Outputs:
         logits: [..., C], or a teacher's `TopK`; None: made when they are first read.
         hidden_states: tuple of [B, T, width]: the embeddings, then what each layer gives.
         hidden: [..., K], what the head is given. head: the linear that makes logits of it.
+        maps: feature maps [N, C, H, W] by the names of the modules that gave them.
         answer: the model's own output, in which logits are looked for where there is no head.
         gradients: whether logits made later have some.
     """
@@ -38,12 +40,14 @@ class Outputs:
         *,
         hidden: Tensor | None = None,
         head: nn.Linear | None = None,
+        maps: Mapping[str, Tensor] | None = None,
         answer: Any = None,
         gradients: bool = True,
     ):
         self._logits = logits if logits is None or isinstance(logits, TopK) else _floats(logits)
         self._hidden_states, self._gradients = hidden_states, gradients
         self._hidden, self._head, self._answer = hidden, head, answer
+        self._maps = maps
 
     @property
     def logits(self) -> Tensor | TopK:
@@ -70,6 +74,10 @@ class Outputs:
         return _given(self._hidden_states, "hidden_states")
 
     @property
+    def maps(self) -> Mapping[str, Tensor]:
+        return _given(self._maps, MAP)
+
+    @property
     def hidden(self) -> Tensor:
         """What the head is given: [B, K] of a classifier, [B, T, K] of a model that has logits for each token."""
         return _given(self._hidden, "head")
@@ -91,14 +99,16 @@ def run(
 
     Args:
         inputs: its keyword arguments.
-        needs: any of `NEEDS`. Hidden states are those that the model gives with ``output_hidden_states=True``; where it
-            knows no such option, those of its layers, which `kdnative.models.layers_of` has to know.
+        needs: any of `NEEDS`, and `MAP` with names of modules. Hidden states are those that the model gives with
+            ``output_hidden_states=True``; where it knows no such option, those of its layers, which
+            `kdnative.models.layers_of` has to know.
         head: its head, as `head_of` finds it, where logits are to be made only when they are read. The model then runs
             up to there.
         logits: those that are known already.
 
     Raises:
-        ValueError: "head" is needed and there is none, or hidden states and there are none.
+        ValueError: "head" is needed and there is none, or hidden states and there are none; a module whose map is
+            needed is none of the model, is not called once, or gives no map.
     """
     if "head" in needs and head is None:
         raise ValueError(
@@ -111,6 +121,7 @@ def run(
     with ExitStack() as around:
         recorded = around.enter_context(hidden_states(model)) if wanted and not options else None
         given = around.enter_context(_set_aside(head)) if head is not None else None
+        maps = around.enter_context(_maps_of(model, [need.removeprefix(MAP) for need in needs if MAP in need]))
         answer = model(**inputs, **options)
     if given is not None:
         hidden = given[0] if len(given) == 1 else None
@@ -124,6 +135,7 @@ def run(
         states,
         hidden=hidden,
         head=head,
+        maps=_checked(model, maps),
         answer=answer,
         gradients=torch.is_grad_enabled(),
     )
@@ -168,6 +180,34 @@ def _set_aside(head: nn.Linear) -> Iterator[list[Tensor]]:
         del head.forward
         if before is not None:
             head.forward = before
+
+
+@contextmanager
+def _maps_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, list[Any]]]:
+    """Within it the results of modules are kept, by the modules' names."""
+    kept: dict[str, list[Any]] = {name: [] for name in names}
+    modules = dict(model.named_modules())
+    if unknown := [name for name in names if name not in modules]:
+        raise ValueError(f"{type(model).__name__} has no module {unknown[0]!r} to read a feature map of")
+    with ExitStack() as hooks:
+        for name, results in kept.items():
+            handle = modules[name].register_forward_hook(
+                lambda m, args, result, results=results: results.append(result)
+            )
+            hooks.callback(handle.remove)
+        yield kept
+
+
+def _checked(model: nn.Module, kept: Mapping[str, list[Any]]) -> dict[str, Tensor] | None:
+    """The maps of modules that were called once."""
+    for name, results in kept.items():
+        if len(results) != 1:
+            called = "isn't called" if not results else f"is called {len(results)} times"
+            raise ValueError(f"a loss term reads the feature map of {name}, which {called} in {type(model).__name__}")
+        if not isinstance(results[0], Tensor) or results[0].dim() != 4:
+            shape = list(results[0].shape) if isinstance(results[0], Tensor) else type(results[0]).__name__
+            raise ValueError(f"a loss term reads the feature map of {name}, which gives {shape}, not [N, C, H, W]")
+    return {name: results[0] for name, results in kept.items()} or None
 
 
 def _has_option(model: nn.Module, name: str) -> bool:

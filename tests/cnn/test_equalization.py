@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kdnative.cnn import run, trace
-from kdnative.cnn.equalization import equalized, pairs_of
+from kdnative.cnn.equalization import factors_of, pairs_of, scaled
 from tests.cnn.networks import depthwise, images, residual
 
 
@@ -20,6 +20,10 @@ def limits(graph, x, weights):
     with torch.no_grad():
         result = run(graph, x, tap=see, weights=weights)
     return found, result
+
+
+def equalized(graph, weights, largest):
+    return scaled(graph, weights, factors_of(graph, weights, largest))
 
 
 @pytest.mark.parametrize("make", [depthwise, lambda: depthwise(nn.ReLU), lambda: depthwise(nn.LeakyReLU), residual])

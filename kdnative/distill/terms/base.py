@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from kdnative.distill.outputs import NEEDS, Outputs
+from kdnative.distill.outputs import MAP, NEEDS, Outputs
 
 __all__ = ["LossTerm", "rows_of"]
 
@@ -22,8 +22,8 @@ class LossTerm(nn.Module):
         name: what `History` calls it; unique within one loss. None: that of the class.
 
     Attributes:
-        needs: what it reads of the student's `Outputs`, any of "logits", "hidden_states" and "head". Only that is
-            computed: where no term needs logits, none are made.
+        needs: what it reads of the student's `Outputs`: any of "logits", "hidden_states" and "head", and "map:NAME" for
+            the feature map of a module. Only that is computed: where no term needs logits, none are made.
         teacher_needs: the same for the teachers that it learns from; empty: none.
     """
 
@@ -38,8 +38,9 @@ class LossTerm(nn.Module):
             raise ValueError(f"weight={weight} of the loss term {self.name!r}: must not be negative")
         self.weight = float(weight)
         for needs in (self.needs, self.teacher_needs):
-            if set(needs) - set(NEEDS):
-                raise ValueError(f"the loss term {self.name!r} needs {sorted(needs)}: allowed are {', '.join(NEEDS)}")
+            if {need for need in needs if not need.startswith(MAP)} - set(NEEDS):
+                allowed = f"{', '.join(NEEDS)} and {MAP}NAME"
+                raise ValueError(f"the loss term {self.name!r} needs {sorted(needs)}: allowed are {allowed}")
 
     def asks(self, teacher: int) -> bool:
         """Whether it learns from the teacher at this position of ``train(teachers=...)``; by default from all."""
