@@ -1,5 +1,6 @@
 """Pruning: masks that keep shapes, and structured removal that shrinks them."""
 
+from kdnative.prune.channels import ChannelReport, ChannelRow, prune_channels_
 from kdnative.prune.mask import finalize_masks_, mask_, masked_modules, sparsity_report
 from kdnative.prune.report import PruneReport, PruneRow
 from kdnative.prune.schedule import MaskSchedule
@@ -8,6 +9,8 @@ from kdnative.prune.sparsegpt import sparsify
 from kdnative.prune.structured import shrink_shapes_, structured_, student_from
 
 __all__ = [
+    "ChannelReport",
+    "ChannelRow",
     "MaskSchedule",
     "PruneReport",
     "PruneRow",
@@ -16,6 +19,7 @@ __all__ = [
     "mask_",
     "masked_modules",
     "shrink_shapes_",
+    "prune_channels_",
     "sparsify",
     "sparsity_report",
     "structured_",
