@@ -131,9 +131,11 @@ class TrainedNetwork:
         now = list(self._tensors())
         if self._traced is None or len(now) != len(self._traced[0]) or not all(map(_is, now, self._traced[0])):
             first, *others = self.modules.values()
-            whole = nn.Sequential(OrderedDict((str(i), each) for i, each in enumerate(self.modules.values())))
+            # Nodes have the names that they had when the part was found (`kdnative.cnn.regions`).
+            parts = ((name.rpartition(".")[2], module) for name, module in self.modules.items())
+            whole = nn.Sequential(OrderedDict(parts)) if others else first
             with self._as_they_are():
-                self._traced = now, trace(whole if others else first, self.shape)
+                self._traced = now, trace(whole, self.shape)
         return self._traced[1]
 
     @contextmanager

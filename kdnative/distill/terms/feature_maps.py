@@ -21,8 +21,8 @@ class FeatureMapLoss(LossTerm):
 
     "mse": ``mean (P m_s - m_t)^2``, with a learned 1x1 convolution P where the channels differ (Romero et al.,
     "FitNets", 2015). "attention": ``|a_s / |a_s| - a_t / |a_t||^2`` with ``a = sum_c m_c^2`` of each pixel, whatever
-    the channels are (Zagoruyko and Komodakis, "Paying More Attention to Attention", 2017). Where heights or widths differ,
-    the larger map is averaged down to the smaller. It learns from one teacher; several take a term each.
+    the channels are (Zagoruyko and Komodakis, "Paying More Attention to Attention", 2017). Where heights or widths
+    differ, the larger map is averaged down to the smaller. It learns from one teacher; several take a term each.
 
     Modules are read while they are called: what is fused into a native operator, or trained as a network of integers
     (`kdnative.convert.prepare_networks_`), calls none, which is refused in words.
