@@ -32,7 +32,7 @@ from kdnative.pipeline.robustness import corruptions, samples
 from kdnative.pipeline.trial import faster_in_bf16
 from kdnative.tasks import task_named
 
-__all__ = ["PICTURES"]
+__all__ = ["PICTURES", "calibration_pictures"]
 
 _PRECISION = "precision.json"  # of a stage: what a short trial has decided, so that a resumed stage goes on with it
 _CALIBRATION, _BATCH = 128, 32  # pictures that ranges are calibrated with
@@ -40,6 +40,7 @@ _CALIBRATION, _BATCH = 128, 32  # pictures that ranges are calibrated with
 
 class _Pictures(Kind):
     things, unit = "pictures", "pixels"
+    convolutions = True
     models = (
         "folder or file: give torchvision:NAME, timm:NAME, package:NAME or the folder of a model that an image recipe "
         "made, and as weights a file"
@@ -132,6 +133,8 @@ class _Pictures(Kind):
     def precision(self, context: Context, model: nn.Module, batches: Any, loss: Sequence[nn.Module]) -> str:
         """bf16 only where a few steps are quicker in it: it is slower for depthwise convolutions."""
         device = torch.device(context.device)
+        if context.stage == "recover":  # its integer kernels give fp32
+            return "fp32"
         if device.type != "cpu" or not fast_bf16(device) or not context.settings.epochs:
             return "auto"
         path = context.folder / _PRECISION
@@ -146,8 +149,7 @@ class _Pictures(Kind):
         """Where layers need the ranges of their inputs, these come from training pictures as they are."""
         if not decide(model, Selection(schemes, (), accepted)).needing("ranges"):
             return {}
-        data = self.encode(context.shared, source, context.data.train.head(_CALIBRATION))
-        return {"calibration": [batch.inputs for batch in Batches(data, _BATCH)]}
+        return {"calibration": calibration_pictures(context, source)}
 
     def sizes(self, recipe: Recipe) -> tuple[int, list[int]]:
         size = recipe.data.pictures.size
@@ -161,6 +163,12 @@ class _Pictures(Kind):
             "pictures": samples(test, answers),
             "corruptions": corruptions(context, test, models),
         }
+
+
+def calibration_pictures(context: Context, source: str) -> list[dict[str, torch.Tensor]]:
+    """Training pictures as they are, as batches of inputs."""
+    data = PICTURES.encode(context.shared, source, context.data.train.head(_CALIBRATION))
+    return [batch.inputs for batch in Batches(data, _BATCH)]
 
 
 def data_uri(part: Dataset, index: int) -> str:
