@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import time
 
 import torch
+from torch import Tensor
 
+from kdnative.cnn.ranges import LIMITS
 from kdnative.formats.convnet.graph import Conv, ConvWeight, Ending, Graph, Input, Node, Pool, Range
-from kdnative.machine.timer import interleave
 from kdnative.nn import ConvNet
 from kdnative.prune.channels.layers import Layer
 
 __all__ = ["LatencyTable", "layer_ms"]
 
 _TILE = 16  # outputs that kernels compute together
-_POINTS = (0.25, 0.5, 0.75, 1.0)  # widths that are measured, as shares of the layer's own
-_COPIES = 4
+_POINTS = (0.25, 0.5)  # widths that are measured beside the layer's own, as shares of it
+_COPIES = 3
+_ROUNDS = 7  # the quickest counts: what disturbs only adds
+_LEAST_SECONDS = 2e-4
 _RANGE = Range(0.05, 128)
 
 _measured: dict[tuple, float] = {}
@@ -24,7 +28,7 @@ _measured: dict[tuple, float] = {}
 class LatencyTable:
     """Milliseconds of layers for one image, as int8 kernels on this machine, with the threads that torch has now.
 
-    Each shape is measured at four widths of its inputs and of its outputs, when they are first asked for; what lies
+    Each shape is measured at three widths of its inputs and of its outputs, when they are first asked for; what lies
     between is interpolated. Fewer channels never take longer here: noise is taken out.
     """
 
@@ -66,22 +70,33 @@ def layer_ms(layer: Layer, inputs: int, outputs: int) -> float:
     # Pooling leaves one pixel of each.
     nets = {count: _net(layer, inputs, outputs, groups, count) for count in (1, _COPIES)}
     images = torch.randn(1, inputs, *layer.before)
+    seconds = {count: float("inf") for count in nets}
     with torch.inference_mode():
-        timings = interleave(
-            {str(count): lambda net=net: net(images) for count, net in nets.items()},
-            rounds=5,
-            round_seconds=1e-3,
-            most_seconds=0.05,
-        )
-    seconds = (min(timings[str(_COPIES)].samples) - min(timings["1"].samples)) / (_COPIES - 1)
-    return max(seconds * 1e3, 1e-6)
+        for net in nets.values():
+            net(images)
+        for _ in range(_ROUNDS):
+            for count, net in nets.items():
+                seconds[count] = min(seconds[count], _seconds(net, images))
+    return max((seconds[_COPIES] - seconds[1]) / (_COPIES - 1) * 1e3, 1e-6)
+
+
+def _seconds(net: ConvNet, images: Tensor) -> float:
+    """Of one call: the mean of as many as take long enough to be timed."""
+    calls, begin = 0, time.perf_counter()
+    while True:
+        net(images)
+        calls += 1
+        spent = time.perf_counter() - begin
+        if spent >= _LEAST_SECONDS:
+            return spent / calls
 
 
 def _net(layer: Layer, inputs: int, outputs: int, groups: int, count: int) -> ConvNet:
     """So many copies of a layer that read the same map."""
     node, source = layer.node, layer.source
     shape = (outputs, inputs // groups, *source.shape[2:])
-    ending = Ending(node.ending.activation, node.ending.parameters, _RANGE)
+    before = None if node.ending.activation in LIMITS else _RANGE
+    ending = Ending(node.ending.activation, node.ending.parameters, before)
     weight = ConvWeight(
         torch.ones(shape, dtype=torch.int8), torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.float32)
     )
@@ -100,7 +115,7 @@ def _net(layer: Layer, inputs: int, outputs: int, groups: int, count: int) -> Co
                 node.padding,
                 node.dilation,
                 groups,
-                ending if node.ending.activation != "none" else Ending(),
+                ending,
             )
         )
         nodes.append(Pool(f"pool{i}", (len(nodes) - 1,), _RANGE, outputs, "average", (1, 1), adaptive=True))
@@ -129,9 +144,9 @@ def _shape(layer: Layer) -> tuple:
 
 def _neighbours(channels: int, whole: int, width: int) -> tuple[int, int, float]:
     """Two widths that are measured around ``channels``, in whole tiles, and where it lies between them, 0 to 1."""
-    tile = _TILE * width // math.gcd(_TILE, width)
+    tile = min(_TILE * width // math.gcd(_TILE, width), whole)
     channels = min(-(-channels // tile) * tile, whole)
-    points = sorted({min(max(round(whole * share / tile) * tile, min(tile, whole)), whole) for share in _POINTS})
+    points = sorted({whole, *(max(round(whole * share / tile), 1) * tile for share in _POINTS)})
     above = next(point for point in points if point >= channels)
     below = max((point for point in points if point <= channels), default=0)
     if below == 0:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kdnative.cnn import FloatGraph, regions
+from kdnative.cnn.recording import ModuleCall, record
+from kdnative.cnn.tracing import graph_of, image_size
+from kdnative.models.layer import Unsupported
 from kdnative.patterns import Selection, matches
 from kdnative.prune.channels.checking import try_out
 from kdnative.prune.channels.choosing import Choice, Cost, choose_all_alike, choose_shares, choose_worst_first
@@ -37,7 +40,7 @@ def prune_channels_(
     ranking: str | None = None,
     round_to: int | None = None,
     keep: Iterable[str] = (),
-    measure: bool = True,
+    measure: bool = False,
     seed: int = 0,
 ) -> ChannelReport:
     """Removes channels of convolutions in place, and checks that the model still runs, forward and backward.
@@ -64,7 +67,7 @@ def prune_channels_(
         round_to: widths are multiples of it. None: what kernels compute together, 16, or 8 for up to 32 channels. An
             eighth of each group stays in any case.
         keep: patterns of modules that keep all the channels that they give.
-        measure: whether the report has milliseconds of native kernels. With `latency` it always does.
+        measure: whether the report has milliseconds of native kernels, too. With `latency` it always does.
         seed: of "random".
 
     Returns:
@@ -157,11 +160,16 @@ def _check(
 
 
 def _graphs(model: nn.Module, example: Tensor) -> dict[str, FloatGraph]:
-    found = regions(model, example)
-    if not found.graphs:
-        why = next(iter(found.left.values()), "it has no convolution")
-        raise ValueError(f"{type(model).__name__} has no part whose channels can be followed: {why}")
-    return {_prefix(found.chains[name]): graph for name, graph in found.graphs.items()}
+    """The whole model as a graph, or the largest parts of it that are graphs, by their names."""
+    size = image_size(example)
+    recording = record(model, size)
+    try:
+        return {"": graph_of(recording)}
+    except Unsupported as error:
+        found = regions(model, calls={**recording.calls, "": ModuleCall(1, size, "Tensor")})
+        if not found.graphs:
+            raise ValueError(f"{type(model).__name__} has no part whose channels can be followed: {error}") from error
+        return {_prefix(found.chains[name]): graph for name, graph in found.graphs.items()}
 
 
 def _prefix(chain: Sequence[str]) -> str:
