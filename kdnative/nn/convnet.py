@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -75,7 +76,8 @@ class ConvNet(nn.Module):
         check(graph)
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        with torch.device("cpu"):
+        # Entering a device is slow for everything within, and a training packs in every step.
+        with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
             module._set(replace(graph, weights={}), pack(graph), _numbers(graph))
         return module.eval()
 

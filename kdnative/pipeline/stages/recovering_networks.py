@@ -61,4 +61,5 @@ def rehearse_networks(rehearsal: Rehearsal) -> None:
         return
     with rehearsal.blaming("recover", {"recover"}), torch.random.fork_rng([]):
         pictures = torch.randn(2, 3, *[recipe.data.pictures.size] * 2)
-        prepare_networks_(stand_in(model).eval(), recipe.recover.schemes, calibration=[pictures], keep=recipe.convert.keep)
+        options = {"calibration": [pictures], "keep": recipe.convert.keep}
+        prepare_networks_(stand_in(model).eval(), recipe.recover.schemes, **options)
