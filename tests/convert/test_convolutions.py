@@ -170,9 +170,17 @@ class Loader(DataLoader):
         super().__init__(TensorDataset(x, torch.arange(len(x))), batch_size=7)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: [(x,)], Loader, lambda x: [(x, torch.zeros(len(x)).long())]])
+class ByName(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x)
+
+
+_WAYS = [lambda x: [x], lambda x: [(x,)], Loader, lambda x: [(x, torch.zeros(len(x)).long())], lambda x: [{"x": x}]]
+
+
+@pytest.mark.parametrize("wrap", _WAYS)
 def test_batches_as_people_have_them(wrap):
-    model, x = depthwise(), images(32)
+    model, x = ByName(depthwise()).eval(), images(32)
     wanted = forward(model, x)
     convert_(model, calibration=wrap(x))
     assert type(model) is ConvNet and error(model(x), wanted) < 0.08

@@ -100,14 +100,7 @@ class _Pictures(Kind):
         networks.save_description(path, _network(context))
 
     def load_saved(self, path: Path) -> nn.Module:
-        import kdnative
-
-        manifest = kdnative.inspect(path)
-        if manifest["rebuild"] != "into":
-            return kdnative.load(path).eval()
-        with torch.random.fork_rng([]):
-            empty = networks.build(networks.read_description(path))
-        return _channels_last(kdnative.load(path, into=networks.fitted(empty, _shapes(path)))).eval()
+        return networks.load_saved(path)
 
     def copied(self, context: Context, path: Path) -> nn.Module:
         """With a width of its own it starts from evenly spaced channels of the teacher."""
@@ -192,14 +185,6 @@ def _network(context: Context) -> networks.Network:
         found = networks.network_of(student.source, student.width) if own else found
         found = found if own or student.width is None else replace(found, width=student.width)
     return replace(found, classes=tuple(context.data.labels))
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    from kdnative.checkpoint.weights import open_checkpoint
-
-    _, weights = open_checkpoint(path)
-    with weights:
-        return dict(weights.shapes)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:

@@ -111,7 +111,7 @@ def test_networks_of_another_model_are_refused(run, tmp_path):
 def _renamed(path: Path, folder: Path) -> Path:
     """The same networks, of modules of another name."""
     found = folder / "renamed"
-    found.write_bytes(path.read_bytes().replace(rb'\"modules\": [\"\"]', rb'\"modules\":[\"a\"]'))
+    found.write_bytes(path.read_bytes().replace(rb"\"modules\": [\"\"]", rb"\"modules\":[\"a\"]"))
     return found
 
 
