@@ -201,18 +201,21 @@ def _run_seeds(recipe: str, seeds: list[int], options: dict) -> int:
 
 
 def _convert_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("input", metavar="IN", help="Hugging Face folder, package:NAME, hub:NAME or kdnative checkpoint")
+    words = "Hugging Face folder, package:NAME, hub:NAME, kdnative checkpoint, or a model of a run"
+    sub.add_argument("input", metavar="IN", help=words)
     sub.add_argument("output", metavar="OUT", help="folder to write")
     sub.add_argument("--scheme", default="w8a8", help="such as w8a8 or w4a8-g64 (default: w8a8)")
     sub.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="modules to leave in float")
-    sub.add_argument("--calibrate", metavar="FILE", help="texts to calibrate on: .txt (one a line), .csv, .tsv, .jsonl")
+    words = "texts to calibrate on: .txt (one a line), .csv, .tsv, .jsonl; or a folder of pictures"
+    sub.add_argument("--calibrate", metavar="FILE", help=words)
     sub.add_argument("--column", metavar="NAME", help="column of the texts in FILE (default: text)")
     words = "how many of them (default: 128); as many others, if FILE has them, measure the loss"
     sub.add_argument("--texts", type=int, metavar="N", help=words)
     sub.add_argument(
         "--method",
         help="how weights are rounded: smoothquant, gptq, awq, awq+gptq, clip; without FILE hqq, or rtn, to the "
-        "nearest (default with FILE: smoothquant for w8a8, else gptq; without: rtn, but not at 2 bits)",
+        "nearest (default with FILE: smoothquant for w8a8, else gptq; without: rtn, but not at 2 bits); of networks of "
+        "convolutions, how ranges are found: mse (default), minmax, percentile",
     )
     sub.add_argument("--float-embeddings", action="store_true", help="leave embeddings in float (default: int8)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
@@ -221,6 +224,8 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from kdnative import convert_, inspect, save
     from kdnative.ops.backends import accepted
+    from kdnative.pipeline import networks
+    from kdnative.pipeline.calibration_pictures import batches_of_pictures, two_parts_of_pictures
     from kdnative.pipeline.calibration_texts import Loss, batches_of, check_rounding, rounding_warning, two_parts
     from kdnative.pipeline.models import load_whole
     from kdnative.quantize import calibrate_
@@ -230,17 +235,24 @@ def _convert(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
-    texts = None
+    parts: Any = None
+    pictures, count = arguments.calibrate is not None and Path(arguments.calibrate).is_dir(), arguments.texts or 128
+    things, read = ("pictures", batches_of_pictures) if pictures else ("texts", batches_of)
     if arguments.calibrate:
-        texts = two_parts(arguments.calibrate, arguments.column or "text", arguments.texts or 128)
+        source, column = arguments.calibrate, arguments.column or "text"
+        parts = two_parts_of_pictures(source, count) if pictures else two_parts(source, column, count)
     model, tokenizer = load_whole(arguments.input)
     options: dict[str, Any] = {"keep": tuple(arguments.keep)}
     options["embeddings"] = None if arguments.float_embeddings else 8
     measure = None
-    if texts is not None:
-        shown = {"method": arguments.method, "keep": options["keep"], "progress": sys.stderr.isatty()}
-        options["calibration"] = calibrate_(model, scheme, batches_of(texts[0], model, tokenizer), **shown)
-        measure = Loss(model, batches_of(texts[1], model, tokenizer)) if len(texts[1]) else None
+    if parts is not None:
+        options["calibration"] = read(parts[0], model, tokenizer)
+        if pictures:  # networks of convolutions are calibrated where they are made
+            options["method"] = arguments.method
+        else:
+            shown = {"method": arguments.method, "keep": options["keep"], "progress": sys.stderr.isatty()}
+            options["calibration"] = calibrate_(model, scheme, options["calibration"], **shown)
+        measure = Loss(model, read(parts[1], model, tokenizer)) if len(parts[1]) else None
     elif arguments.method is not None:
         options["method"] = arguments.method
     elif warning := rounding_warning(scheme):
@@ -250,15 +262,17 @@ def _convert(arguments: argparse.Namespace) -> int:
     loss = None if measure is None else measure(report.model)
     save(report.model, output, tokenizer=tokenizer)
     print(report)
-    if texts is not None and loss is not None:
-        print(f"loss on {len(texts[1])} other texts of {arguments.calibrate}: {loss}")
-    elif texts is not None:
+    if parts is not None and loss is not None:
+        print(f"loss on {len(parts[1])} other {things} of {arguments.calibrate}: {loss}")
+    elif parts is not None:
         print(
-            f"loss: not measured, as all {len(texts[0])} texts of {arguments.calibrate} calibrate; give more, or fewer "
-            "to calibrate with --texts"
+            f"loss: not measured, as all {len(parts[0])} {things} of {arguments.calibrate} calibrate; give more, or "
+            "fewer to calibrate with --texts"
         )
     print(f"saved: {output}")
     if inspect(output)["rebuild"] == "into":
+        if (Path(arguments.input) / networks.DESCRIPTION).is_file():
+            networks.save_description(output, networks.read_description(Path(arguments.input)))
         kind = type(report.model).__name__
         print(f"load it into a float model: kdnative.load({str(output)!r}, into=model), where model is a {kind}")
     return 0

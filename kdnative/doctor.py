@@ -18,7 +18,7 @@ SUPPORTED_TORCH = (2, 10)
 _LEAST_DRIVERS = {12: 525, 13: 580}
 """The first driver of each CUDA, which loads the cubins of all its versions."""
 # Where the name to install differs from the name to import.
-_DISTRIBUTIONS = {"huggingface_hub": "huggingface-hub", "yaml": "pyyaml"}
+_DISTRIBUTIONS = {"huggingface_hub": "huggingface-hub", "yaml": "pyyaml", "PIL": "pillow"}
 
 
 def collect() -> dict[str, Any]:

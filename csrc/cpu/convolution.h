@@ -8,7 +8,8 @@
 //   v = v + float(r) * residual_scale                 where there is a residual; bias holds its zero point too
 //   q = min(max(rint(v), low), high)                  half to even; ReLU and ReLU6 are low and high
 //
-// Finish says what takes the place of the last line. Whoever packs makes sure that |v| stays below 2^30.
+// Finish says what takes the place of the last line. Whoever packs makes sure that |v| stays below 2^30 wherever it is
+// rounded, of hard-swish |v * out_scale + out_zero| too.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from kdnative.cnn.calibrating import NetworkCalibration
-from kdnative.cnn.equalization import scaled
+from kdnative.cnn.equalization import Pair, scaled
 from kdnative.cnn.floats import FloatGraph, Folded
 from kdnative.cnn.integer_weights import integer_weight
 from kdnative.cnn.ranges import ending_of
@@ -43,27 +43,44 @@ class TrainedNetwork:
     Args:
         modules: which compute the network together, by their names: the first has this forward, and the others only
             hand on what they are given.
-        calibration: of their graph, after its last pass.
-
-    Raises:
-        Unsupported: a parameter has no part in the graph as it is, as one that is computed from others.
+        shape: of images that they can be traced with.
+        graph: the network; its ranges count, its weights do not.
+        factors: by which channels are multiplied.
+        shifts: what is added to the bias of each convolution, float64 [C].
     """
 
     trains_network = True  # by which packages below this one know it
 
-    def __init__(self, modules: Mapping[str, nn.Module], calibration: NetworkCalibration) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        shape: tuple[int, ...],
+        graph: Graph,
+        factors: Mapping[Pair, Tensor],
+        shifts: Mapping[str, Tensor],
+    ) -> None:
+        self.modules, self.shape = dict(modules), shape
+        self.nodes, self.outputs, self.flat = graph.nodes, graph.outputs, graph.flat
+        self.factors, self.shifts = dict(factors), dict(shifts)
+        self._own = False
+        self._traced: tuple[list[Tensor], FloatGraph] | None = None
+        self._packed: tuple[list[tuple[Tensor, int, int]], int, ConvNet] | None = None
+
+    @classmethod
+    def calibrated(cls, modules: Mapping[str, nn.Module], calibration: NetworkCalibration) -> TrainedNetwork:
+        """The training of what a calibration has found, after its last pass.
+
+        Raises:
+            Unsupported: a parameter has no part in the graph as it is, as one that is computed from others.
+        """
+        if lost := forgotten(calibration.graph, modules):
+            raise Unsupported(f"{lost} is not what its convolutions have for a weight: it would learn nothing")
         made = calibration.result()
         biases = {name: bias.to(torch.float64) for name, (_, bias) in calibration.folded.items()}
-        self.modules = dict(modules)
-        self.shape = (2, *calibration.graph.shapes[0])
-        self.nodes, self.outputs, self.flat = made.nodes, made.outputs, made.flat
-        self.factors = calibration.factors
-        self.shifts = {name: weight.bias.to(torch.float64) - biases[name] for name, weight in made.weights.items()}
-        self._own = False
-        self._traced: tuple[list[Tensor], FloatGraph] | None = list(self._tensors()), calibration.graph
-        self._packed: tuple[list[tuple[Tensor, int, int]], int, ConvNet] | None = None
-        if lost := forgotten(calibration.graph, self.modules):
-            raise Unsupported(f"{lost} is not what its convolutions have for a weight: it would learn nothing")
+        shifts = {name: weight.bias.to(torch.float64) - biases[name] for name, weight in made.weights.items()}
+        network = cls(modules, (2, *calibration.graph.shapes[0]), made, calibration.factors, shifts)
+        network._traced = list(network._tensors()), calibration.graph
+        return network
 
     def install(self) -> None:
         """Become the forward of the modules."""

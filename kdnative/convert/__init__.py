@@ -5,6 +5,7 @@ from kdnative.convert.building import Built, build
 from kdnative.convert.deciding import decide
 from kdnative.convert.in_place import apply, convert_
 from kdnative.convert.native_forward import native_forward
+from kdnative.convert.network_state import restore_networks_, save_networks
 from kdnative.convert.network_training import finish_networks_, prepare_networks_
 from kdnative.convert.plan import Decision, Plan, Region
 from kdnative.convert.refusals import Refusal
@@ -35,5 +36,7 @@ __all__ = [
     "finish_networks_",
     "native_forward",
     "prepare_networks_",
+    "restore_networks_",
+    "save_networks",
     "to_float_",
 ]

@@ -13,7 +13,7 @@ from kdnative.convert.building import Built, build
 from kdnative.convert.calibrated import calibrated, nothing_left
 from kdnative.convert.deciding import decide
 from kdnative.convert.network_training import check_trained, trained_networks
-from kdnative.convert.networks import calibrated_networks, wanting_ranges
+from kdnative.convert.networks import calibrated_networks, refuse_networks, wanting_ranges
 from kdnative.convert.plan import Plan
 from kdnative.convert.report import ConversionReport, report_rows
 from kdnative.convert.rounded import check_rounded
@@ -157,6 +157,9 @@ def convert_(
     if networks is not None:
         check_trained(plan, networks)
     wanted = wanting_ranges(plan, model) if fuse else ()
+    if wanted and isinstance(calibration, Calibration):
+        words = "a Calibration has weights of linear layers alone, and no ranges of maps"
+        refuse_networks(plan, model, f"{words}: give the batches themselves as calibration=")
     if wanted and calibration is not None and not isinstance(calibration, Calibration):
         plan.check(awaiting=wanted)
         data = batches = InputBatches(calibration, tokenizer)

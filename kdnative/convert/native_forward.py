@@ -17,6 +17,7 @@ from kdnative.cnn.straight_through import straight_through
 from kdnative.convert.building import build
 from kdnative.convert.deciding import decide
 from kdnative.convert.in_place import apply
+from kdnative.convert.networks import refuse_networks
 from kdnative.formats.scheme import Scheme
 from kdnative.nn.modes import evaluating
 from kdnative.patterns import Selection
@@ -76,6 +77,7 @@ def native_forward(
             "kdnative.prune.finalize_masks_"
         )
     plan = decide(model, Selection(schemes, keep, Scheme.parse), embeddings=embeddings, fuse=fuse, values=True)
+    refuse_networks(plan, model, "native_forward has no ranges for their maps: use kdnative.convert.prepare_networks_")
     plan.check()
 
     shell = _Shell(model)  # before anybody watches the model with hooks, as losses of hidden states do

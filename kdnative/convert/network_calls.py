@@ -53,7 +53,8 @@ class Seen:
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             times = self.calls[name].times + 1 if name in self.calls else 1
-            x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+            given = [*args, *kwargs.values()] if kwargs.keys() <= {"x"} else []  # as ConvNet's forward calls it
+            x = given[0] if len(given) == 1 and isinstance(given[0], Tensor) else None
             self.calls[name] = ModuleCall(times, None if x is None else tuple(x.shape), "nothing")
             if x is not None:
                 self._alive.append(x)

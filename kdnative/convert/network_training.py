@@ -21,7 +21,7 @@ from kdnative.nn.tree import walk
 from kdnative.patterns import Selection
 from kdnative.quantize.inputs import InputBatches
 
-__all__ = ["check_trained", "finish_networks_", "prepare_networks_", "trained_networks"]
+__all__ = ["check_trained", "finish_networks_", "prepare_networks_", "trained_networks", "trained_parts"]
 
 
 def prepare_networks_(
@@ -62,7 +62,7 @@ def prepare_networks_(
     """
     if method not in METHODS:
         raise ValueError(f"ranges are found by {', '.join(map(repr, METHODS))}, not by {method!r}")
-    if ready := [name for name, _ in _trained(model)]:
+    if ready := list(trained_parts(model)):
         raise ValueError(f"{ready[0] or 'the model'} is prepared already: call finish_networks_ before doing it again")
     selection = Selection(schemes, keep, Scheme.parse)
     plan = decide(model, selection, values=True)
@@ -79,7 +79,8 @@ def prepare_networks_(
     networks = {}
     for root, part in made.calibrations.items():
         try:
-            networks[root] = TrainedNetwork({name: around.modules[name] for name in made.found.chains[root]}, part)
+            chain = {name: around.modules[name] for name in made.found.chains[root]}
+            networks[root] = TrainedNetwork.calibrated(chain, part)
         except Unsupported as error:
             raise ValueError(f"{root or 'the model'} can't be trained as a network of integers: {error}") from error
     for network in networks.values():
@@ -95,10 +96,10 @@ def finish_networks_(model: nn.Module) -> list[str]:
     Returns:
         The names of the parts; empty when there were none.
     """
-    found = list(_trained(model))
-    for _, network in found:
+    found = trained_parts(model)
+    for network in found.values():
         network.remove()
-    return [name for name, _ in found]
+    return list(found)
 
 
 def trained_networks(model: nn.Module, selection: Selection[Scheme]) -> Networks | None:
@@ -107,7 +108,7 @@ def trained_networks(model: nn.Module, selection: Selection[Scheme]) -> Networks
     Raises:
         ValueError: something in a part is not to be converted as it was trained.
     """
-    trained = dict(_trained(model))
+    trained = trained_parts(model)
     if not trained:
         return None
     modules = dict(walk(model))
@@ -138,8 +139,7 @@ def check_trained(plan: Plan, networks: Networks) -> None:
         raise ValueError(nothing_converted(lost))
 
 
-def _trained(model: nn.Module) -> Iterable[tuple[str, TrainedNetwork]]:
-    for name, module in model.named_modules():
-        network = vars(module).get("forward")
-        if isinstance(network, TrainedNetwork):
-            yield name, network
+def trained_parts(model: nn.Module) -> dict[str, TrainedNetwork]:
+    """The parts that `prepare_networks_` has prepared, by their names."""
+    forwards = {name: vars(module).get("forward") for name, module in model.named_modules()}
+    return {name: network for name, network in forwards.items() if isinstance(network, TrainedNetwork)}

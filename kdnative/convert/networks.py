@@ -22,8 +22,9 @@ from kdnative.patterns import within
 from kdnative.quantize.inputs import InputBatches
 from kdnative.quantize.linears import LinearSite
 from kdnative.quantize.watching import Enough, forward, watched
+from kdnative.shown import listed
 
-__all__ = ["CalibratedParts", "calibrated_networks", "calibrated_parts", "inside", "wanting_ranges"]
+__all__ = ["CalibratedParts", "calibrated_networks", "calibrated_parts", "inside", "refuse_networks", "wanting_ranges"]
 
 _LEAST = 2
 """Convolutions of a part. A single one gets its input as codes and gives its result as real numbers, which costs about
@@ -36,6 +37,21 @@ def wanting_ranges(plan: Plan, model: nn.Module) -> list[Decision]:
     """The convolutions that would be native if calibration found the ranges of their maps."""
     modules = dict(model.named_modules())
     return [each for each in plan.needing("ranges") if isinstance(modules[each.name], nn.Conv2d)]
+
+
+def refuse_networks(plan: Plan, model: nn.Module, why: str) -> None:
+    """ValueError where convolutions that could be native would stay in float unasked.
+
+    Args:
+        plan: of the model without ranges.
+        why: they can't be native, as a part of a sentence, and what to do instead.
+    """
+    wanted = [decision.name for decision in wanting_ranges(plan, model)]
+    if len(wanted) >= _LEAST:
+        raise ValueError(
+            f"{listed(wanted)} are convolutions, and {why}. keep=[...] with their names, or those of modules around "
+            "them, leaves them in float"
+        )
 
 
 @dataclass(frozen=True)

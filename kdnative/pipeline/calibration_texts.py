@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from kdnative.cnn.spans import METHODS as METHODS_OF_RANGES
 from kdnative.data import Batches, DataError, Dataset, tokenize
 from kdnative.data.columns import Columns
 from kdnative.data.sniff import read_sheet
@@ -28,7 +30,7 @@ _BATCH, _TOKENS = 32, 128
 
 
 def check_rounding(scheme: Scheme, method: str | None, file: str | None, column: str | None, texts: int | None) -> None:
-    """Refuses what can't be done without texts, before anything is loaded.
+    """Refuses what can't be done without texts or pictures, before anything is loaded.
 
     Raises:
         ValueError: an unknown method, one that needs texts where there is no file, options of a file that is not
@@ -36,6 +38,13 @@ def check_rounding(scheme: Scheme, method: str | None, file: str | None, column:
     """
     if texts is not None and texts < 1:
         raise ValueError(f"--texts must be at least 1, got {texts}")
+    pictures = file is not None and Path(file).is_dir()
+    if pictures and column is not None:
+        raise ValueError(f"--column {column} is about the texts of a file, and {file} is a folder: leave it out")
+    if method in METHODS_OF_RANGES:
+        if not pictures:
+            raise ValueError(f"--method {method} finds ranges of pictures: add --calibrate FOLDER with some")
+        return
     found = None if method is None else method_named(method)
     if file is not None:
         return
@@ -104,11 +113,11 @@ class Loss:
 
     Args:
         model: in float; it answers now, and may be converted in place afterwards.
-        batches: of `batches_of`.
+        batches: of `batches_of`, or of pictures.
     """
 
-    def __init__(self, model: nn.Module, batches: list[dict[str, Tensor]]) -> None:
-        self.examples = Examples.of(batches)
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor | dict[str, Tensor]]) -> None:
+        self.examples = Examples.of(list(batches))
         self.before = self._answers(model)
 
     def __call__(self, model: nn.Module) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnative.extras import require
+from kdnative.pipeline import networks
 from kdnative.pipeline.folder import PipelineError
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def not_fine_tuned(source: str | Path, reason: str) -> str:
 def load_any(source: str | Path) -> tuple[nn.Module, Any]:
     """A model and its tokenizer (None without one) from a kdnative checkpoint or anything in Hugging Face layout.
 
+    A checkpoint of a run about pictures is of the network that is described beside it.
+
     A Hugging Face model is built as the class that its config.json names; that of a sentence-transformers folder is its
     encoder alone.
 
@@ -101,6 +104,8 @@ def load_any(source: str | Path) -> tuple[nn.Module, Any]:
     import kdnative
     from kdnative.data import model_path
 
+    if (Path(source) / networks.DESCRIPTION).is_file():
+        return networks.load_saved(Path(source)), None
     if (Path(source) / "kdnative.json").is_file():
         return kdnative.load(source), _tokenizer_or_none(Path(source))
     folder = Path(model_path(source))

@@ -18,7 +18,7 @@ from kdnative.files import replace_text
 from kdnative.pipeline.folder import PipelineError
 from kdnative.shown import listed, shown
 
-__all__ = ["DESCRIPTION", "Network", "build", "fitted", "is_here", "load_network", "network_of"]
+__all__ = ["DESCRIPTION", "Network", "build", "fitted", "is_here", "load_network", "load_saved", "network_of"]
 __all__ += ["read_description", "save_description"]
 
 DESCRIPTION = "network.json"  # beside a checkpoint: which network it is of
@@ -129,6 +129,24 @@ def load_network(
     if state is None:
         return model, True
     return model, _take(model, state, f"{weights or source}", tuple(labels), own, selected=width is not None)
+
+
+def load_saved(path: Path) -> nn.Module:
+    """The model of a checkpoint, on the CPU, in evaluation mode; as its description says where it can't say it itself.
+
+    Raises:
+        PipelineError: there is no description, or a damaged one. ValueError: it is one of another model.
+    """
+    import kdnative
+
+    if kdnative.inspect(path)["rebuild"] != "into":
+        return kdnative.load(path).eval()
+    with torch.random.fork_rng([]):
+        empty = build(read_description(path))
+    _, weights = open_checkpoint(path)
+    with weights:
+        model = kdnative.load(path, into=fitted(empty, dict(weights.shapes)))
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def is_here(source: str) -> bool:

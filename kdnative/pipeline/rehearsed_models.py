@@ -101,9 +101,12 @@ class Rehearsal:
                 raise PipelineError(f"{name}.layer_map: there is no position {used} in the {who}: {allowed}")
 
     def check_conversion(self, model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
-        """ValueError for what :func:`kdnative.convert_` would refuse."""
-        for decision in decide(model, Selection(schemes, keep, accepted)).impossible():
-            raise ValueError(f"{decision.name}: {decision.refusal}")
+        """ValueError for what :func:`kdnative.convert_` would refuse; ranges of maps are not known yet."""
+        plan = decide(model, Selection(schemes, keep, accepted))
+        waiting = plan.needing("ranges")
+        for decision in plan.impossible():
+            if decision not in waiting:
+                raise ValueError(f"{decision.name}: {decision.refusal}")
 
     def _hidden_states(self, who: str, model: nn.Module) -> int | None:
         """How many hidden states a model returns; None where its forward needs values."""
@@ -163,7 +166,7 @@ class Rehearsal:
         for key in keys:
             if value := getattr(settings, key):
                 with self.blaming(f"{section}.{key}", stages):
-                    shrink_shapes_(model, **{key: value}, multiple_of=settings.multiple_of)
+                    shrink_shapes_(model, **{key: value}, multiple_of=settings.tile)
 
     def _check_sizes(self, who: str, source: str, model: nn.Module | None) -> None:
         if model is not None:

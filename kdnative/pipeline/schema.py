@@ -223,6 +223,20 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _all_classes(self):
+        """Losses other than that of soft labels compare all classes."""
+        if self.compress_teacher.top_k is None:
+            return self
+        for stage in self.active_stages():
+            for name, part in self.sections_of(stage):
+                if isinstance(part, Distilling) and part.soft_weight and part.soft_loss != "kd":
+                    raise ValueError(
+                        f"{name}.soft_loss is {part.soft_loss!r}, which compares all classes, but "
+                        f"compress_teacher.top_k is {self.compress_teacher.top_k}: leave one of them out"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _trains_a_teacher_or_not(self):
         section = self.train_teacher
         if self.teacher.fine_tuned and (kept := section.learning()) != (plain := type(section)().learning()):
@@ -273,7 +287,7 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _recovers_texts_alone(cls, given: Any) -> Any:
+    def _recovers_texts_by_itself(cls, given: Any) -> Any:
         """The stage that is there by default is not there for pictures."""
         pictures = isinstance(given, dict) and given.get("task") in TASKS and task_named(given["task"]).pictures
         return {"recover": None, **given} if pictures else given
@@ -291,7 +305,8 @@ class Recipe(Section):
         for stage in self.active_stages():
             for name, part in self.sections_of(stage):
                 for key, why in task.lacks.items():
-                    if value := getattr(part, key, None):
+                    value = getattr(part, key, None)
+                    if value and value != type(part).model_fields[key].default:
                         raise ValueError(f"{name}.{key} is {shown(value)}, but {why}: leave it out")
                 if isinstance(part, Training) and part.select_by is not None:
                     _check_select_by(name, part, task)

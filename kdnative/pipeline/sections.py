@@ -25,6 +25,7 @@ from kdnative.pipeline.values import (
     PositiveFloat,
     Samples,
     Sentences,
+    Share,
     Threads,
     Tokens,
     at_most,
@@ -54,9 +55,15 @@ class Shape(Section):
     """Feed-forward neurons: the share to remove from every layer, or a list of how many each layer keeps."""
     layers: Layers | list[Count] | None = None
     """Layers to keep: an ascending list, counted from 0 (`[1, 3, 5]`), or how many; null keeps all."""
-    multiple_of: Positive = 64
-    """Kept widths are rounded to this, the tile of the kernels."""
+    multiple_of: Positive | None = None
+    """Kept widths are rounded to this; null means the tile of the kernels: 64, of channels 16, or 8 up to 32 of
+    them."""
     _layers = field_validator("layers")(_ascending)
+
+    @property
+    def tile(self) -> int:
+        """What widths of encoders are rounded to."""
+        return self.multiple_of or 64
 
 
 class Training(Section):
@@ -142,6 +149,9 @@ class Distilling(Training):
     """The temperature T of the soft labels."""
     soft_weight: NotNegative = 1.0
     """Weight of the teacher's soft labels; 0 switches the term off."""
+    soft_loss: Literal["kd", "dkd", "dist"] = "kd"
+    """How soft labels are learned from: `kd` as above, `dkd` (the target and the other classes apart, Zhao et al. 2022)
+    or `dist` (correlations, Huang et al. 2022)."""
     hard_weight: NotNegative = 1.0
     """Weight of the labels; 0 switches the term off."""
     hidden_weight: NotNegative = 0.0
@@ -167,10 +177,14 @@ class Distilling(Training):
 class Prune(Shape, Distilling):
     """What to remove from a model, and how the rest learns again."""
 
+    macs: Share | None = None
+    """Of pictures: the share of the model's multiplications that stays; channels go where they matter least."""
+    latency: Share | None = None
+    """Of pictures: the share of the layers' milliseconds on native kernels that stays, as measured on this machine."""
     epochs: Epochs = 2
     """Passes over the training split; 0 trains nothing."""
     importance: Literal["taylor", "magnitude"] = "taylor"
-    """What makes a part worth keeping: `taylor` (first-order change of the loss) or `magnitude`."""
+    """What makes a part worth keeping: `taylor` (first-order change of the loss) or `magnitude` (of the weights)."""
     calibration_batches: Batches = 16
     """Training batches for `taylor`."""
 
@@ -290,7 +304,7 @@ class Recover(Distilling):
     2016); `calibrate` then finds these."""
     forward: Literal["linears", "native"] = "linears"
     """What runs in integers while it learns: its `linears`, or the whole `native` model, fused, with int8 embeddings;
-    on the CPU, without dropout, slower."""
+    on the CPU, without dropout, slower. Networks of convolutions always learn as the native ones that they become."""
     select_by: str | None = None
     """What makes an epoch the best, as for other trainings; null means the distance to the teacher where it learns from
     one: a student that is good already goes backwards sooner than its accuracy shows."""

@@ -32,6 +32,7 @@ _MOST_THREADS = max(1024, 4 * (os.cpu_count() or 1))
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Fraction = Annotated[Float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[Float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[Int, Field(ge=1), at_most(10**9)]
 Count = Annotated[Int, Field(ge=0), at_most(10**9)]
 Epochs = Annotated[Int, Field(ge=0), at_most(100_000, " epochs")]

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from kdnative.convert import decide
+from kdnative.convert.networks import refuse_networks
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
 from kdnative.patterns import Selection
@@ -66,6 +67,8 @@ class Ladder:
             given = weights if last else None
             plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=given)
             if last:
+                words = "a gate chooses schemes of linear layers alone: convert without gate=, and compare the answers"
+                refuse_networks(plan, model, words)
                 plan.check()
             for decision in plan.decisions:
                 name, wanted = decision.name, selection.choose(decision.name).value

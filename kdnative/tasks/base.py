@@ -96,8 +96,12 @@ class Task(ABC):
         """The loss term of labels; examples without one do not count."""
 
     @abstractmethod
-    def soft_loss(self, weight: float, temperature: float) -> nn.Module:
-        """The loss term of a teacher's answers: a soft label is what the teacher gives, logits or a prediction."""
+    def soft_loss(self, weight: float, temperature: float, kind: str = "kd") -> nn.Module:
+        """The loss term of a teacher's answers: a soft label is what the teacher gives, logits or a prediction.
+
+        Args:
+            kind: of `kdnative.distill.terms.SOFT_LOSSES`; of numbers "kd" alone.
+        """
 
     @abstractmethod
     def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from kdnative.data import Batch, Dataset, DataSplits
 from kdnative.data.batches import UNLABELLED
-from kdnative.distill import HardLabelLoss, SoftLabelLoss
+from kdnative.distill import HardLabelLoss
+from kdnative.distill.terms import SOFT_LOSSES
 from kdnative.evaluate import (
     Interval,
     Predictions,
@@ -51,8 +52,8 @@ class Classification(Task):
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return HardLabelLoss(weight=weight, class_weights=class_weights, label_smoothing=settings.label_smoothing)
 
-    def soft_loss(self, weight: float, temperature: float) -> nn.Module:
-        return SoftLabelLoss(temperature, weight=weight)
+    def soft_loss(self, weight: float, temperature: float, kind: str = "kd") -> nn.Module:
+        return SOFT_LOSSES[kind](temperature, weight=weight)
 
     def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(model(**batch.inputs))

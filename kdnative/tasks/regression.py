@@ -33,7 +33,7 @@ class TextRegression(TextTask):
     )
     selectable = {"pearson": "max", "spearman": "max", "rmse": "min", "loss": "min", "teacher_mse": "min"}
     from_teacher = "teacher_mse"
-    lacks = dict.fromkeys(("fit_temperature", "class_weights", "label_smoothing", "top_k"), _NO_CLASSES)
+    lacks = dict.fromkeys(("fit_temperature", "class_weights", "label_smoothing", "top_k", "soft_loss"), _NO_CLASSES)
     numbers = True
     divergence_unit = "mean squared difference"
 
@@ -67,7 +67,7 @@ class TextRegression(TextTask):
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return TargetLoss(weight=weight)
 
-    def soft_loss(self, weight: float, temperature: float) -> nn.Module:
+    def soft_loss(self, weight: float, temperature: float, kind: str = "kd") -> nn.Module:
         return SoftTargetLoss(weight=weight)
 
     def labels_loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -32,7 +32,7 @@ def calibrated(model, x, **options):
 def prepared(model, x, **options):
     """The model with the forward of a network in training, and the native network that calibration makes."""
     calibration = calibrated(model, x, **options)
-    network = TrainedNetwork({"": model}, calibration)
+    network = TrainedNetwork.calibrated({"": model}, calibration)
     network.install()
     return network, ConvNet.from_graph(calibration.result())
 
@@ -199,4 +199,4 @@ def test_buffers_may_be_replaced():
 def test_a_weight_that_is_computed_is_refused():
     model, x = SMALL["standardized weights"][0].eval(), torch.randn(4, 3, 13, 17)
     with pytest.raises(Unsupported, match=r"layers\.0\.weight is not what its convolutions have for a weight"):
-        TrainedNetwork({"": model}, calibrated(model, x))
+        TrainedNetwork.calibrated({"": model}, calibrated(model, x))

@@ -170,9 +170,17 @@ class Loader(DataLoader):
         super().__init__(TensorDataset(x, torch.arange(len(x))), batch_size=7)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: [(x,)], Loader, lambda x: [(x, torch.zeros(len(x)).long())]])
+class ByName(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x)
+
+
+_WAYS = [lambda x: [x], lambda x: [(x,)], Loader, lambda x: [(x, torch.zeros(len(x)).long())], lambda x: [{"x": x}]]
+
+
+@pytest.mark.parametrize("wrap", _WAYS)
 def test_batches_as_people_have_them(wrap):
-    model, x = depthwise(), images(32)
+    model, x = ByName(depthwise()).eval(), images(32)
     wanted = forward(model, x)
     convert_(model, calibration=wrap(x))
     assert type(model) is ConvNet and error(model(x), wanted) < 0.08
@@ -273,3 +281,22 @@ def test_save_and_load(tmp_path):
     convert_(model, calibration=[x])
     kdnative.save(model, tmp_path / "net")
     assert torch.equal(kdnative.load(tmp_path / "net")(x), model(x))
+
+
+def test_what_has_no_ranges_for_convolutions_says_so():
+    """They would stay in float without a word."""
+    words = r"trunk\..* are convolutions, and {}.*keep="
+    model, x = Framed().eval(), images(32)
+    made = kdnative.calibrate_(model, "w8a8", [x])
+    with pytest.raises(ValueError, match=words.format("a Calibration has weights of linear layers alone")):
+        convert_(model, calibration=made)
+    with (
+        pytest.raises(ValueError, match=words.format("native_forward has no ranges")),
+        kdnative.convert.native_forward(model),
+    ):
+        pass
+    gate = kdnative.Gate("kl", max_drop=1.0, data=list(images(400).split(8)))
+    with pytest.raises(ValueError, match=words.format("a gate chooses schemes of linear layers alone")):
+        convert_(model, ["w4a8-g64", "w8a8"], gate=gate)
+    assert type(model.trunk) is not ConvNet
+    assert convert_(model, calibration=made, keep=["trunk"]).totals["fused"] == 0

@@ -66,6 +66,21 @@ class Target:
     out_zero: float = 0.0
     table: Tensor | None = None
 
+    def check(self, name: str, largest: Tensor) -> None:
+        """ValueError where a value could be too large for what comes behind the sums.
+
+        Args:
+            name: of the node. largest: magnitudes of what each output channel may become.
+        """
+        if self.finish == "real":  # nothing is rounded
+            most = torch.finfo(torch.float32).max
+            if not float(largest.max()) < most:
+                raise ValueError(f"{name}: results may become {float(largest.max()):.3g}, and fp32 ends at {most:.3g}")
+            return
+        check_bound(name, largest)
+        if self.finish == "hard_swish":
+            check_bound(name, largest * self.out_scale + self.out_zero)
+
 
 def target_of(name: str, ending: Ending, out: Range | None) -> Target:
     """What the epilogue of a node does.

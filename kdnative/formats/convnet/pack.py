@@ -144,7 +144,7 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
         bias = bias - residual.zero_point * factor
         record["residual_scale"] = factor
         largest = largest + bias.abs() + 255 * factor
-    check_bound(node.name, largest)
+    target.check(node.name, largest)
     record["kind"] = KINDS["depthwise" if single else "conv"]
     for name in ("kernel", "stride", "dilation"):
         record[f"{name}_h"], record[f"{name}_w"] = getattr(node, name)

@@ -29,11 +29,13 @@ class Kind(ABC):
     Attributes:
         things: what examples are called. unit: of an example's size, in the tables of the benchmark.
         models: what a model's source may be, for messages: "folder: give ...".
+        convolutions: whether models are networks of convolutions.
     """
 
     things: ClassVar[str]
     unit: ClassVar[str]
     models: ClassVar[str]
+    convolutions: ClassVar[bool] = False
 
     # Data
 

@@ -32,7 +32,7 @@ from kdnative.pipeline.robustness import corruptions, samples
 from kdnative.pipeline.trial import faster_in_bf16
 from kdnative.tasks import task_named
 
-__all__ = ["PICTURES"]
+__all__ = ["PICTURES", "calibration_pictures"]
 
 _PRECISION = "precision.json"  # of a stage: what a short trial has decided, so that a resumed stage goes on with it
 _CALIBRATION, _BATCH = 128, 32  # pictures that ranges are calibrated with
@@ -40,6 +40,7 @@ _CALIBRATION, _BATCH = 128, 32  # pictures that ranges are calibrated with
 
 class _Pictures(Kind):
     things, unit = "pictures", "pixels"
+    convolutions = True
     models = (
         "folder or file: give torchvision:NAME, timm:NAME, package:NAME or the folder of a model that an image recipe "
         "made, and as weights a file"
@@ -99,14 +100,7 @@ class _Pictures(Kind):
         networks.save_description(path, _network(context))
 
     def load_saved(self, path: Path) -> nn.Module:
-        import kdnative
-
-        manifest = kdnative.inspect(path)
-        if manifest["rebuild"] != "into":
-            return kdnative.load(path).eval()
-        with torch.random.fork_rng([]):
-            empty = networks.build(networks.read_description(path))
-        return _channels_last(kdnative.load(path, into=networks.fitted(empty, _shapes(path)))).eval()
+        return networks.load_saved(path)
 
     def copied(self, context: Context, path: Path) -> nn.Module:
         """With a width of its own it starts from evenly spaced channels of the teacher."""
@@ -132,6 +126,8 @@ class _Pictures(Kind):
     def precision(self, context: Context, model: nn.Module, batches: Any, loss: Sequence[nn.Module]) -> str:
         """bf16 only where a few steps are quicker in it: it is slower for depthwise convolutions."""
         device = torch.device(context.device)
+        if context.stage == "recover":  # its integer kernels give fp32
+            return "fp32"
         if device.type != "cpu" or not fast_bf16(device) or not context.settings.epochs:
             return "auto"
         path = context.folder / _PRECISION
@@ -146,8 +142,7 @@ class _Pictures(Kind):
         """Where layers need the ranges of their inputs, these come from training pictures as they are."""
         if not decide(model, Selection(schemes, (), accepted)).needing("ranges"):
             return {}
-        data = self.encode(context.shared, source, context.data.train.head(_CALIBRATION))
-        return {"calibration": [batch.inputs for batch in Batches(data, _BATCH)]}
+        return {"calibration": calibration_pictures(context, source)}
 
     def sizes(self, recipe: Recipe) -> tuple[int, list[int]]:
         size = recipe.data.pictures.size
@@ -161,6 +156,12 @@ class _Pictures(Kind):
             "pictures": samples(test, answers),
             "corruptions": corruptions(context, test, models),
         }
+
+
+def calibration_pictures(context: Context, source: str) -> list[dict[str, torch.Tensor]]:
+    """Training pictures as they are, as batches of inputs."""
+    data = PICTURES.encode(context.shared, source, context.data.train.head(_CALIBRATION))
+    return [batch.inputs for batch in Batches(data, _BATCH)]
 
 
 def data_uri(part: Dataset, index: int) -> str:
@@ -184,14 +185,6 @@ def _network(context: Context) -> networks.Network:
         found = networks.network_of(student.source, student.width) if own else found
         found = found if own or student.width is None else replace(found, width=student.width)
     return replace(found, classes=tuple(context.data.labels))
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    from kdnative.checkpoint.weights import open_checkpoint
-
-    _, weights = open_checkpoint(path)
-    with weights:
-        return dict(weights.shapes)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:

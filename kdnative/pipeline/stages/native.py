@@ -12,6 +12,7 @@ from kdnative.pipeline.sections import Convert, of_bits
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.calibrating import student_calibration, to_the_nearest, with_calibration
 from kdnative.pipeline.stages.gating import plan_of, through_the_gate
+from kdnative.pipeline.stages.recovering_networks import restore
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
     compared,
@@ -33,6 +34,8 @@ def _convert(context: Context) -> dict[str, Any]:
     count = parameters(model)
     validation = encoded(context, source, "validation")
     before = predict(model, validation, batch_size=VALIDATION_BATCH, device=context.device)
+    if recipe.recover is not None and context.task.pictures:
+        restore(context, model)
     options = conversion_options(context, model, trained=recipe.recover is not None)
     schemes = recipe.schemes_to_convert()
     if recipe.convert.gate is None:
@@ -84,9 +87,9 @@ def conversion_options(
     settings = context.recipe.convert
     options = {"keep": settings.keep, "embeddings": settings.embeddings, "clip_search": settings.clip_search}
     schemes = context.recipe.schemes_to_convert()
-    options |= context.kind.conversion(context, context.recipe.student_source, model, schemes)
     if trained:
         return options
+    options |= context.kind.conversion(context, context.recipe.student_source, model, schemes)
     if calibrated and (found := student_calibration(context)) is not None:
         return {**options, "calibration": found}
     if settings.gate is not None:  # of 8 bits, or a row that is compared: else the gate would calibrate by itself

@@ -14,7 +14,8 @@ from kdnative.pipeline.kinds.texts import TEXTS
 from kdnative.pipeline.sections import Distilling, Prune, Recover, Training
 from kdnative.pipeline.stages.base import Context, Row, Stage, named
 from kdnative.pipeline.stages.calibrating import calibration_of, student_calibration, with_calibration
-from kdnative.pipeline.stages.pruning import cut, shaped
+from kdnative.pipeline.stages.pruning import cut, rehearse_channels, shaped
+from kdnative.pipeline.stages.recovering_networks import finish, prepare, rehearse_networks
 from kdnative.pipeline.stages.teacher import SOFT_LABELS, for_hidden_states
 from kdnative.pipeline.stages.training import (
     MODEL,
@@ -59,6 +60,12 @@ def _recover(context: Context) -> dict[str, Any]:
     from kdnative.quantize import prepare_qat_
 
     model = load_model(context, context.recipe.student_before("recover"))
+    if context.task.pictures:
+        prepare(context, model)
+        inner = replace(context, device="cpu")  # where native kernels run
+        metrics = _learn(inner, model)
+        context.earlier_seconds = inner.earlier_seconds
+        return {**metrics, "quantized_layers": finish(context, model)}
     settings = context.settings
     weights = student_calibration(context)
     quantized = prepare_qat_(model, settings.schemes, clip=settings.clip, ternary=settings.ternary, weights=weights)
@@ -77,6 +84,8 @@ def _rehearse_distil(rehearsal: Rehearsal) -> None:
 
 
 def _rehearse_prune(rehearsal: Rehearsal) -> None:
+    if rehearsal.kind.convolutions:
+        rehearse_channels(rehearsal, rehearsal.student, rehearsal.recipe.prune, "prune", {"prune"})
     rehearsal.shrink(rehearsal.student, rehearsal.recipe.prune, "prune", {"prune"})
     rehearsal.check_hidden("prune", "prune", rehearsal.recipe.prune, rehearsal.student)
 
@@ -85,6 +94,9 @@ def _rehearse_recover(rehearsal: Rehearsal) -> None:
     from kdnative.quantize import prepare_qat_
 
     settings = rehearsal.recipe.recover
+    if rehearsal.kind.convolutions:
+        rehearse_networks(rehearsal)
+        return
     rehearsal.check_hidden("recover", "recover", settings, rehearsal.student)
     with rehearsal.blaming("recover.schemes", {"recover"}):
         prepare_qat_(rehearsal.student, settings.schemes, clip=settings.clip, ternary=settings.ternary)
@@ -142,8 +154,8 @@ def _labelling_teacher(context: Context) -> nn.Module:
 def _running_teacher(context: Context) -> nn.Module:
     """The teacher for the hidden states and labels of single batches, on the student's token ids."""
     settings = context.recipe.compress_teacher
-    if context.task.pictures:
-        return _labelling_teacher(context)
+    if context.task.pictures:  # on a GPU in float: the native one runs on the CPU
+        return _labelling_teacher(context) if context.device == "cpu" else load_model(context, "train_teacher")
     # What was calibrated for the pruned teacher doesn't fit the whole one, which hidden states come from.
     fits = settings.calibrate is not None and settings.prune is None
     calibration = calibration_of(context.input("compress_teacher")) if fits else None

@@ -14,7 +14,7 @@ from kdnative.evaluate.temperature import HIGHEST, LOWEST, fit_temperature
 from kdnative.pipeline.sections import CompressTeacher, TeacherTraining
 from kdnative.pipeline.stages.base import Context, Row, Stage, named
 from kdnative.pipeline.stages.calibrating import calibrated, to_the_nearest
-from kdnative.pipeline.stages.pruning import cut
+from kdnative.pipeline.stages.pruning import cut, rehearse_channels
 from kdnative.pipeline.stages.training import (
     VALIDATION_BATCH,
     as_it_is,
@@ -139,6 +139,8 @@ def _rehearse_compression(rehearsal: Rehearsal) -> None:
         pruned = copy.deepcopy(rehearsal.teacher)
         if pruned is None:
             return
+        if rehearsal.kind.convolutions:
+            rehearse_channels(rehearsal, pruned, settings, section, {"compress_teacher"})
         rehearsal.shrink(pruned, settings, section, {"compress_teacher"})
         rehearsal.check_hidden(section, "compress_teacher", settings, pruned)
 

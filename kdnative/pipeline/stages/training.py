@@ -63,7 +63,7 @@ def distillation_loss(context: Context, student: nn.Module, teacher: nn.Module |
     settings: Distilling = context.settings
     terms = [
         context.task.hard_loss(settings.hard_weight, settings, class_weights(context)),
-        context.task.soft_loss(settings.soft_weight, settings.temperature),
+        context.task.soft_loss(settings.soft_weight, settings.temperature, settings.soft_loss),
     ]
     if settings.hidden_weight:
         layers = student.config.num_hidden_layers, teacher.config.num_hidden_layers

@@ -1,106 +1,152 @@
-"""Networks of torchvision and timm: their weights, heads, widths, and the sizes that pruning leaves."""
+"""Networks of convolutions through every stage that changes them: compressed, pruned, recovered and converted."""
 
 from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("torchvision")
-
 import kdnative
-from kdnative.pipeline import networks
-from kdnative.pipeline.networks import Network, build, fitted, load_network, network_of
-
-SMALL = "torchvision:shufflenet_v2_x0_5"
-
-
-def test_a_file_gives_all_but_a_head_of_other_classes(tmp_path):
-    old = build(Network("torchvision", "shufflenet_v2_x0_5", None, tuple("abcde")))
-    torch.save({"state_dict": {f"module.{name}": v for name, v in old.state_dict().items()}}, tmp_path / "w.pth")
-    model, new = load_network(SMALL, str(tmp_path / "w.pth"), None, ("x", "y"))
-    assert new and model.fc.weight.shape == (2, 1024)
-    same = {name for name, v in model.state_dict().items() if torch.equal(v, old.state_dict()[name])}
-    assert set(model.state_dict()) - same == {"fc.weight", "fc.bias"}
-    model, new = load_network(SMALL, str(tmp_path / "w.pth"), None, tuple("vwxyz"))
-    assert not new and torch.equal(model.fc.weight, old.fc.weight)  # as many classes, and a file knows no names
+from kdnative.convert import restore_networks_
+from kdnative.nn import ConvNet
+from kdnative.pipeline import PipelineError, RecipeError, RunFolder, load_recipe
+from kdnative.pipeline.kinds.pictures import PICTURES
+from kdnative.pipeline.stages import training
+from tests.pipeline.images.conftest import write
+from tests.pipeline.images.test_run import changed
 
 
-def test_a_checkpoint_knows_its_classes(tmp_path):
-    network = Network("torchvision", "shufflenet_v2_x0_5", None, ("a", "b"))
-    model = build(network)
-    kdnative.save(model, tmp_path / "m")
-    networks.save_description(tmp_path / "m", network)
-    assert network_of(str(tmp_path / "m")) == network
-    for labels, is_new in ((("a", "b"), False), (("b", "a"), True), (("a", "c"), True)):
-        found, new = load_network(str(tmp_path / "m"), None, None, labels)
-        assert new == is_new and torch.equal(found.fc.weight, model.fc.weight) != is_new
+@pytest.fixture(scope="module")
+def recipe(shapes) -> dict:
+    found = copy.deepcopy(shapes)
+    few = found["distil"]
+    found |= {"train_baseline": None, "compress_teacher": {"scheme": "w8a8"}}
+    found["train_teacher"] |= {"epochs": 1, "max_steps": 2, "fit_temperature": False}
+    found["distil"] = {**few, "soft_loss": "dist"}
+    found["prune"] = {**few, "macs": 0.6, "soft_loss": "dkd", "calibration_batches": 2, "max_steps": 1}
+    found["recover"] = {**few, "max_steps": 2}
+    return found
 
 
-def test_a_narrower_network_starts_from_evenly_spaced_channels(tmp_path):
-    """Of a layer with n of N channels, number i comes from floor(i * N / n), on both sides."""
-    wide = build(Network("torchvision", "mobilenet_v2", 1.0, ("a", "b")))
-    torch.save(wide.state_dict(), tmp_path / "w.pth")
-    model, _ = load_network("torchvision:mobilenet_v2", str(tmp_path / "w.pth"), 0.5, ("a", "b"))
-    mine, theirs = model.features[2].conv[0][0].weight, wide.features[2].conv[0][0].weight
-    rows = [i * theirs.shape[0] // mine.shape[0] for i in range(mine.shape[0])]
-    columns = [i * theirs.shape[1] // mine.shape[1] for i in range(mine.shape[1])]
-    assert mine.shape == (48, 8, 1, 1) and torch.equal(mine, theirs[rows][:, columns])
-    assert torch.isfinite(model.eval()(torch.zeros(1, 3, 32, 32))).all()
+@pytest.fixture(scope="module")
+def terms() -> list[tuple[str, str]]:
+    return []
 
 
-def test_a_wider_network_than_the_weights_is_refused(tmp_path):
-    torch.save(build(Network("torchvision", "mobilenet_v2", 0.5, ("a", "b"))).state_dict(), tmp_path / "w.pth")
-    for width in (1.0, None):
-        with pytest.raises(ValueError, match="give weights of the same network and width"):
-            load_network("torchvision:mobilenet_v2", str(tmp_path / "w.pth"), width, ("a", "b"))
+@pytest.fixture(scope="module")
+def run(recipe, terms, tmp_path_factory) -> RunFolder:
+    """Up to the converted student; the terms of each stage's loss on the way."""
+    place = tmp_path_factory.mktemp("networks")
+    own, threads = training.distillation_loss, torch.get_num_threads()
+
+    def noted(context, *arguments):
+        loss = own(context, *arguments)
+        terms.extend((context.stage, type(term).__name__) for term in loss)
+        return loss
+
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KDNATIVE_STORE", str(place / "store"))
+            patch.setenv("KDNATIVE_CACHE", str(place / "cache"))
+            patch.setattr("kdnative.pipeline.stages.student.distillation_loss", noted)
+            path, runs = write(place / "r.yaml", recipe), place / "runs"
+            return RunFolder(kdnative.run(path, runs=runs, progress=False, quiet=True, until="convert"))
+    finally:
+        torch.set_num_threads(threads)
 
 
-def test_tensors_of_other_names_are_taken_by_their_places():
-    """As those of EfficientNet-Lite are."""
-    pytest.importorskip("timm")
-    network = Network("timm", "tf_efficientnet_lite0")
-    with torch.device("meta"):
-        own = build(Network("timm", "tf_efficientnet_lite0", None, ("",) * 1000)).state_dict()
-    renamed = networks._renamed({f"other{i}": v for i, v in enumerate(own.values())}, network)
-    assert list(renamed) == list(own)
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    return torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet", "mnasnet0_5"])
-def test_networks_of_torchvision_have_a_head_for_the_classes(name):
-    model = build(Network("torchvision", name, None, ("a", "b", "c"))).eval()
-    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+def test_the_teacher_that_labels_is_native(run):
+    model = kdnative.load(run.output("compress_teacher") / "model")
+    assert isinstance(model, ConvNet) and model.preprocess.size == (32, 32)
+    assert run.metrics("compress_teacher")["validation"]["agreement"] >= 0.5
 
 
-def test_a_network_takes_the_sizes_that_pruning_left(tmp_path):
-    """Convolutions (also depthwise), normalisations and linears get other sizes, and load."""
+def test_students_learn_by_the_losses_of_their_stages(run, terms):
+    assert ("distil", "DISTLoss") in terms and ("prune", "DKDLoss") in terms and ("recover", "SoftLabelLoss") in terms
 
-    def net(width: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(3, width, 3, bias=False),
-            nn.BatchNorm2d(width),
-            nn.Conv2d(width, width, 3, groups=width),
-            nn.Flatten(),
-            nn.Linear(width * 4, 2),
-        )
 
-    small, large = net(5).eval(), net(8)
-    small[1].running_mean.normal_()
-    fitted(large, {name: list(v.shape) for name, v in small.state_dict().items()})
-    large.load_state_dict(small.state_dict())
-    x = torch.randn(2, 3, 6, 6)
-    assert torch.equal(large.eval()(x), small(x))
-    assert large[2].groups == 5 and large[2].in_channels == 5 and large[4].in_features == 20
+def test_channels_are_gone_and_the_model_is_read_again(run, pictures):
+    before, after = (PICTURES.load_saved(run.output(stage) / "model") for stage in ("distil", "prune"))
+    assert sum(p.numel() for p in after.parameters()) < sum(p.numel() for p in before.parameters())
+    figures = run.metrics("prune")
+    assert figures["parameters"] < figures["parameters_before"]
+    assert any(row["channels_after"] < row["channels_before"] for row in figures["pruning"])
+    assert torch.isfinite(after(pictures)).all()
+
+
+def test_the_converted_student_is_the_network_that_recover_trained(run, pictures):
+    trained = PICTURES.load_saved(run.output("recover") / "model")
+    assert restore_networks_(trained, run.output("recover") / "networks.safetensors") == [""]
+    assert "features.0.0" in run.metrics("recover")["quantized_layers"]
+    with torch.no_grad():
+        assert torch.equal(kdnative.load(run.output("convert") / "model")(pictures), trained(pictures))
+
+
+def test_the_student_is_read_without_torchvision(run, pictures, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "timm")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    model = kdnative.load(run.output("convert") / "model")
+    assert isinstance(model, ConvNet) and model.classes == ("cross", "disc", "square")
+    assert model(pictures).shape == (12, 3)
+
+
+def test_networks_of_another_model_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="can't be read as networks of this model: the model has no module"):
+        restore_networks_(nn.Sequential(), _renamed(run.output("recover") / "networks.safetensors", tmp_path))
+    (tmp_path / "damaged").write_bytes(b"\0" * 40)
+    with pytest.raises(ValueError, match="can't be read as networks of this model"):
+        restore_networks_(nn.Sequential(), tmp_path / "damaged")
+
+
+def _renamed(path: Path, folder: Path) -> Path:
+    """The same networks, of modules of another name."""
+    found = folder / "renamed"
+    found.write_bytes(path.read_bytes().replace(rb"\"modules\": [\"\"]", rb"\"modules\":[\"a\"]"))
+    return found
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("key", "value", "words"),
     [
-        ("torchvision:nothing", "torchvision has no network 'nothing' for pictures"),
-        ("timm:nothing", "timm has no network 'nothing' for pictures"),
-        ("nowhere", "'nowhere' is no folder; give `package:mobilenet-v2`"),
+        ("prune.macs", None, "prune is to say how much of the network stays: give one of prune.macs and prune.latency"),
+        ("prune.latency", 0.5, "give one of prune.macs and prune.latency"),
+        ("prune.heads", 0.5, "prune.heads is 0.5, but it is about the layers of encoders"),
+        ("recover.clip", "learn", "recover.clip is 'learn', and recipes of pictures do without it"),
+        ("convert", {"schemes": {"*": "w8a8"}}, "recover trains the very network that convert makes"),
+        ("compress_teacher.top_k", 2, "distil.soft_loss is 'dist', which compares all classes"),
     ],
 )
-def test_names_that_mean_nothing(source, words):
-    with pytest.raises(ValueError, match=words):
-        load_network(source, None, None, ("a", "b"))
+def test_keys_that_contradict_each_other_are_refused(recipe, tmp_path, key, value, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(write(tmp_path / "r.yaml", changed(recipe, key, value)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("prune.macs", 0.001, r"prune: macs=0.001: 0.\d+ is the least that this model can come to"),
+        ("recover.schemes", "w4a8-g64", "recover: .*there is no convolution to train"),
+        ("compress_teacher.prune", {"macs": 0.001}, "compress_teacher.prune: macs=0.001"),
+    ],
+)
+def test_what_a_network_cannot_be_is_known_before_training(recipe, tmp_path, key, value, words):
+    with pytest.raises(PipelineError, match=words):
+        path = write(tmp_path / "r.yaml", changed(recipe, key, value))
+        kdnative.pipeline.check(load_recipe(path), runs=tmp_path / "runs")
+
+
+def test_a_pattern_on_convolutions_is_not_impossible(recipe, tmp_path):
+    """Their ranges are known once there are pictures, and a rehearsal has none."""
+    patterns = {"features.*": "w8a8", "*": "w8a8"}
+    recipe = changed(changed(recipe, "recover", None), "convert", {"schemes": patterns})
+    kdnative.pipeline.check(load_recipe(write(tmp_path / "r.yaml", recipe)), runs=tmp_path / "runs")

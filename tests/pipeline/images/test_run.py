@@ -108,7 +108,7 @@ def test_a_training_that_is_cut_off_ends_as_one_that_is_not(finished_images, sha
     [
         ("data.max_length", 64, "data.max_length is 64, but it is about texts"),
         ("distil.hidden_weight", 0.5, "distil.hidden_weight is 0.5, but it is about the layers of encoders"),
-        ("recover", {}, "recover is given, and recipes of pictures do without it: write recover: null"),
+        ("calibrate", {}, "calibrate is given, and recipes of pictures do without it: write calibrate: null"),
         ("task", "text-classification", "data.images is given, but the task text-classification reads texts"),
         ("data.images.size", 0, "data.images.size"),
         ("data.images.augment.mixup", -1.0, "data.images.augment.mixup"),
