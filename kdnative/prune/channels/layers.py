@@ -31,7 +31,6 @@ class Layer:
         node, source: what the graph knows of it.
         before, after: height and width of the map that it reads, and of its result.
         inputs, outputs: numbers of channels, of whole maps.
-        residual: whether it adds another map.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Layer:
     after: tuple[int, int]
     inputs: Channel
     outputs: Channel
-    residual: bool
 
     @property
     def dense(self) -> bool:
@@ -146,7 +144,7 @@ def _read_graph(
             if len(read) == 2:
                 layers.join(outputs, read[1])
             before, after = graph.shapes[node.inputs[0]][1:], graph.shapes[number][1:]
-            layer = Layer(prefix + node.name, node, source, before, after, read[0], outputs, len(read) == 2)
+            layer = Layer(prefix + node.name, node, source, before, after, read[0], outputs)
             layers.layers.append(layer)
             channels.append(outputs)
             if why := _fixed(source, owners):
