@@ -55,12 +55,12 @@ from kdnative.bench.vision_engines import ENGINES, engine_named
 from kdnative.bench.vision_models import MODELS, NAMES, load_network, products
 from kdnative.bench.vision_processes import ISAS, holding, interpreters
 from kdnative.bench.vision_runs import Place, Team, memory, not_run, save_files, share, sqnr
-from kdnative.extras import how_to_get
+from kdnative.extras import how_to_get, installed
 from kdnative.machine.environment import environment, rerun_clean, write_result
 
 SECONDS = 60
-_OTHERS = "litert-torch and executorch in an environment of their own, and --python its interpreter"
-_HOWTO = {"ai_edge_litert": _OTHERS, "litert_torch": _OTHERS, "executorch": _OTHERS}
+_APART = "pip install ai-edge-litert litert-torch executorch, in an environment of their own that --python names"
+_HOWTO = dict.fromkeys(("ai_edge_litert", "litert_torch", "executorch"), _APART)  # they pin what others need newer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,8 +240,9 @@ def _measure(
 
 
 def _missing(engine: Engine) -> str:
-    ways = dict.fromkeys(_HOWTO.get(name) or how_to_get("bench") for name in engine.packages)
-    return f"not installed: {', '.join(engine.packages)}: {'; '.join(ways)}"
+    names = [name for name in engine.packages if not installed(name)] or engine.packages
+    ways = dict.fromkeys(_HOWTO.get(name) or how_to_get("bench") for name in names)
+    return f"not installed: {', '.join(names)}: {'; '.join(ways)}"
 
 
 def as_case(case: Mapping[str, Any]) -> Case:

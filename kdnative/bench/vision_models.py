@@ -72,7 +72,7 @@ def _saved(folder: Path) -> nn.Module:
             f"{folder} holds a native network, which no other engine can run: give the folder of the float one, such "
             "as stages/distil/model of its run"
         )
-    return model.to(memory_format=torch.contiguous_format)
+    return model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def pictures(count: int, pixels: int, seed: int) -> Tensor:
@@ -116,7 +116,7 @@ def products(model: nn.Module, picture: Tensor) -> int:
 
     def add(module: nn.Module, _: object, result: Tensor) -> None:
         nonlocal found
-        each = module.weight[0].numel()  # type: ignore[operator, index]
+        each = module.weight[0].numel()
         found += each * result[0].numel()
 
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]

@@ -154,10 +154,10 @@ def interpreters(engines: Sequence[Engine], pythons: Sequence[str]) -> tuple[dic
     versions: dict[str, str] = {}
     absent: list[str] = []
     for engine in engines:
-        python = next((p for p in pythons if set(engine.packages) <= has[p].keys()), None)
-        if python is None:
+        able = [python for python in pythons if set(engine.packages) <= has[python].keys()]
+        if not able:
             absent.append(engine.name)
             continue
-        found[engine.name] = python
-        versions |= {name: has[python][name] for name in engine.packages if has[python][name]}
+        found[engine.name] = able[0]
+        versions |= {name: has[able[0]][name] for name in engine.packages if has[able[0]][name]}
     return found, dict(sorted(versions.items())), absent

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdnative.bench.vision_engine import Engine, Load, Run, Shared
 from kdnative.machine.timer import measure
@@ -39,16 +39,20 @@ def _float(dtype: torch.dtype) -> Load:
             model = shared.model().to(dtype)
 
             def seconds(layout: torch.memory_format) -> float:
-                call = partial(_in_layout, model.to(memory_format=layout), layout, dtype, x)
+                call = partial(_in_layout, _laid_out(model, layout), layout, dtype, x)
                 return measure(call, rounds=2, warmup=1, round_seconds=0.0).p20
 
             # Which layout is quicker depends on the network and on the batch.
             best = min((_NCHW, _NHWC), key=seconds)
-            return Run(partial(_in_layout, model.to(memory_format=best), best, dtype), Tensor.float)
+            return Run(partial(_in_layout, _laid_out(model, best), best, dtype), Tensor.float)
 
         return make
 
     return load
+
+
+def _laid_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
+    return model.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 def _in_layout(model: Callable[[Tensor], Tensor], layout: torch.memory_format, dtype: torch.dtype, x: Tensor) -> Tensor:
@@ -57,7 +61,7 @@ def _in_layout(model: Callable[[Tensor], Tensor], layout: torch.memory_format, d
 
 def _compiled(dtype: torch.dtype) -> Load:
     def load(shared: Shared, threads: int) -> Callable[[Tensor], Run]:
-        model = shared.model().to(dtype, memory_format=_NHWC)
+        model = _laid_out(shared.model().to(dtype), _NHWC)
 
         def make(x: Tensor) -> Run:
             # Freezing lets the compiler pack the weights, as a deployment would.
@@ -86,7 +90,7 @@ def _load_pt2e(shared: Shared, threads: int) -> Callable[[Tensor], Run]:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-    model, batches = shared.model().to(memory_format=_NHWC), shared.calibration()
+    model, batches = _laid_out(shared.model(), _NHWC), shared.calibration()
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
 
     def make(x: Tensor) -> Run:

@@ -242,6 +242,8 @@ def test_which_interpreter_has_the_packages():
     gone = Engine("gone", "int8", None, packages=("torch", "no_such_package"))
     found, versions, absent = vision_processes.interpreters([here, gone], [sys.executable])
     assert found == {"here": sys.executable} and absent == ["gone"] and versions == {"torch": torch.__version__}
+    assert vision._missing(gone) == 'not installed: no_such_package: pip install "kdnative[bench]"'
+    assert "litert-torch executorch, in an environment of their own" in vision._missing(engine_named("litert int8"))
     with pytest.raises(ValueError, match="no Python that can be started"):
         vision_processes.interpreters([here], ["no-such-python"])
 
