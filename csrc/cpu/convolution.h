@@ -1,6 +1,7 @@
 // Kernels of networks of convolutions: what one instruction set must provide, and the numerics that all share.
 //
-// Activations are u8 codes with one scale and zero point for a whole map, x = (q - zero) * scale; weights are s8 codes in
+// Activations are u8 codes with one scale and zero point for a whole map, x = (q - zero) * scale; weights are s8 codes
+// in
 // [-127, 127] with a scale for each output channel. Sums are exact: acc = sum((q - zero) * w) in int32. What follows is
 // fp32, each operation rounded by itself (no fused multiply-add), so every instruction set returns the same bits:
 //
@@ -16,10 +17,10 @@
 
 namespace kdnative::cpu {
 
-// Maps of u8, channels last: channel c of pixel (y, x) of image i is data[i * image + y * row + x * pixel + c]. `pixel` is
-// a multiple of 4 where the map lies alone; inside of a concatenation it is that of the whole. At least 64 bytes behind
-// the last pixel can be read. With a border, rows and columns of zero points lie around every image: `data` is the pixel
-// (0, 0) inside of it, and row >= (width + 2 * border) * pixel.
+// Maps of u8, channels last: channel c of pixel (y, x) of image i is data[i * image + y * row + x * pixel + c]. `pixel`
+// is a multiple of 4 where the map lies alone; inside of a concatenation it is that of the whole. At least 64 bytes
+// behind the last pixel can be read. With a border, rows and columns of zero points lie around every image: `data` is
+// the pixel (0, 0) inside of it, and row >= (width + 2 * border) * pixel.
 struct Map {
   uint8_t* data;
   int64_t image, row, pixel;  // bytes
@@ -43,10 +44,10 @@ struct Epilogue8 {
   float residual_scale;
 };
 
-// Up to 64 output channels: `vectors` (1 to 4) times 16 lanes. Weights are [tap][depth / 4][16 * vectors][4]: each lane has
-// four successive input channels. Lane 16 * v + l of a tile of four vectors is output first + 16 * (l / 4) + 4 * v + l % 4,
-// so that saturating packs within 128 bits end in the order of channels; of other tiles it is first + 16 * v + l. Lanes
-// without an output have weights, scales and biases of 0.
+// Up to 64 output channels: `vectors` (1 to 4) times 16 lanes. Weights are [tap][depth / 4][16 * vectors][4]: each lane
+// has four successive input channels. Lane 16 * v + l of a tile of four vectors is output first + 16 * (l / 4) + 4 * v
+// + l % 4, so that saturating packs within 128 bits end in the order of channels; of other tiles it is first + 16 * v +
+// l. Lanes without an output have weights, scales and biases of 0.
 struct ConvTile {
   int32_t first;    // output channel; a multiple of 16 except behind a group
   int32_t outputs;  // of the 16 * vectors lanes, how many are channels
@@ -82,9 +83,10 @@ struct ConvRange {
 using ConvFn = void(const PackedConv& w, const Epilogue8& e, const Map& in, const uint8_t* zeros, const Map& out,
                     float* real, int64_t ld_real, const ConvRange& r);
 
-// Depthwise: output channel c is made of input channel c alone. Weights are in the order of byte unpacks: vector p covers
-// bytes 64 * p to 64 * p + 63 of a row of pixels, whose channels repeat every `pixel` bytes, and there are `period` =
-// pixel / gcd(pixel, 64) of them. Byte 16 * l + 4 * v + e is at 64 * v + 4 * (4 * l + e): four taps of one filter row.
+// Depthwise: output channel c is made of input channel c alone. Weights are in the order of byte unpacks: vector p
+// covers bytes 64 * p to 64 * p + 63 of a row of pixels, whose channels repeat every `pixel` bytes, and there are
+// `period` = pixel / gcd(pixel, 64) of them. Byte 16 * l + 4 * v + e is at 64 * v + 4 * (4 * l + e): four taps of one
+// filter row.
 //   weights [period][kernel_h][groups][256], groups = (kernel_w + 3) / 4; taps that there are not have weights of 0
 //   start, start_signed, scale, bias [period][64] in the same order: 16 * v + 4 * l + e
 struct PackedDepthwise {
@@ -95,8 +97,8 @@ struct PackedDepthwise {
   int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
 };
 
-// Output rows [begin, end), counted over all images. The border of the input is at least as wide as the padding on every
-// side. No residual.
+// Output rows [begin, end), counted over all images. The border of the input is at least as wide as the padding on
+// every side. No residual.
 using DepthwiseFn = void(const PackedDepthwise& w, const Epilogue8& e, const Map& in, const Map& out, int64_t begin,
                          int64_t end);
 
@@ -108,17 +110,17 @@ struct Window {
 // out[c] = the largest code in the window.
 using MaxWindowFn = void(const Map& in, const Window& w, uint8_t* out);
 
-// out[c] = sat(rint(float(sum - pixels * zero) * scale + out_zero)), the sum over the window in int32, `pixels` of it at
-// most 2^22. scale = scale_in / (divisor * scale_out).
+// out[c] = sat(rint(float(sum - pixels * zero) * scale + out_zero)), the sum over the window in int32, `pixels` of it
+// at most 2^22. scale = scale_in / (divisor * scale_out).
 using AverageWindowFn = void(const Map& in, const Window& w, int32_t zero, float scale, float out_zero, uint8_t* out);
 
-// n codes: v = (float(a) * scale_a + offset) + float(b) * scale_b, offset with all zero points; then Epilogue8 (clamp or
-// table; no residual).
+// n codes: v = (float(a) * scale_a + offset) + float(b) * scale_b, offset with all zero points; then Epilogue8 (clamp
+// or table; no residual).
 using AddCodesFn = void(const uint8_t* a, const uint8_t* b, int64_t n, float scale_a, float offset, float scale_b,
                         const Epilogue8& e, uint8_t* out);
 
-// Squeeze and excite: out[p, c] = sat(rint(float((x[p, c] - zero) * (gate[c] - gate_zero)) * scale + out_zero)) for pixels
-// that are `pixel` bytes apart (out_pixel in the result).
+// Squeeze and excite: out[p, c] = sat(rint(float((x[p, c] - zero) * (gate[c] - gate_zero)) * scale + out_zero)) for
+// pixels that are `pixel` bytes apart (out_pixel in the result).
 using MultiplyCodesFn = void(const uint8_t* x, int64_t pixel, const uint8_t* gate, int64_t pixels, int64_t channels,
                              int32_t zero, int32_t gate_zero, float scale, float out_zero, uint8_t* out,
                              int64_t out_pixel);
@@ -126,10 +128,11 @@ using MultiplyCodesFn = void(const uint8_t* x, int64_t pixel, const uint8_t* gat
 // out[i] = table[x[i]]; x may be out. The table is aligned to 64 bytes.
 using LookUpFn = void(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
 
-// One row of pixels of an image: out[x * out_pixel + c] = sat(rint(value * scale[c] + offset[c])), fp32, where value is at
-// element c * plane + x * step of `x`, of type DType. Bytes from `channels` on to out_pixel are 0 at least up to the next
-// multiple of 4. False: a value was NaN (its code is 0); infinity saturates.
-using QuantizePixelsFn = bool(const void* x, int32_t type, int64_t plane, int64_t step, int64_t pixels, int64_t channels,
-                              const float* scale, const float* offset, uint8_t* out, int64_t out_pixel);
+// One row of pixels of an image: out[x * out_pixel + c] = sat(rint(value * scale[c] + offset[c])), fp32, where value is
+// at element c * plane + x * step of `x`, of type DType. Bytes from `channels` on to out_pixel are 0 at least up to the
+// next multiple of 4. False: a value was NaN (its code is 0); infinity saturates.
+using QuantizePixelsFn = bool(const void* x, int32_t type, int64_t plane, int64_t step, int64_t pixels,
+                              int64_t channels, const float* scale, const float* offset, uint8_t* out,
+                              int64_t out_pixel);
 
 }  // namespace kdnative::cpu
