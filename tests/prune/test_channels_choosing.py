@@ -62,6 +62,13 @@ def test_by_loss_for_the_cost_that_is_saved():
     assert choice.kept == [3, 4]
 
 
+def test_what_is_left_of_a_group_is_worth_more():
+    # By scores alone all of the loss would be the first group's, 10 -> 5: 5 + 50 + 10 <= 70.
+    choice = choice_of(chain(1, 10, 10, 1))
+    assert choose_worst_first(choice, scores(choice, [1.0] * 10, [1.5] * 10), 70, per_cost=True)
+    assert choice.kept == [6, 8]
+
+
 def test_relative_to_the_group():
     # 10 of a mean of 100 is less than 1 of a mean of 4.
     choice = choice_of(chain(1, 4, 4, 1))

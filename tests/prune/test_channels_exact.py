@@ -13,6 +13,7 @@ from kdnative.prune.channels.cutting import cut
 from kdnative.prune.channels.groups import find_groups
 from kdnative.prune.channels.layers import read_layers
 from kdnative.prune.edits import Edits
+from tests.cnn.coverage import build
 from tests.prune.channel_networks import NETWORKS, Flattened, graph, settled
 
 
@@ -49,6 +50,21 @@ def test_without_channels_as_with_zeros(name, share):
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
     assert not torch.allclose(got, before, rtol=1e-3)  # what went was worth something
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+def test_a_model_of_torchvision_without_channels():
+    pytest.importorskip("torchvision")
+    model = build("mobilenet_v3_small").double()
+    images = torch.randn(2, 3, 40, 40, dtype=torch.float64)
+    layers = read_layers(model, {"": graph(model, images)})
+    groups = [group for group in find_groups(layers) if not group.why]
+    gone = {unit for group in groups for unit in group.units[1::3]}
+    whole = copy.deepcopy(model)
+    cut(Edits(), model, layers, gone)
+    with torch.no_grad():
+        (want,) = zeroed(whole, gone, layers, images)
+        got = model(images)
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-7)
 
 
 def test_columns_of_a_flattened_map_worked_by_hand():

@@ -44,7 +44,8 @@ def try_out(model: nn.Module, example: Tensor, before: Ran | None = None) -> Ran
         with evaluating(model), torch.enable_grad():
             tensors = _forward_and_backward(model, example)
     except Exception as error:  # whatever a user's code raises
-        raise ValueError(f"{type(model).__name__} can't run on the example{when}: {error}") from error
+        hint = "" if before is None else ". Name in keep= the modules whose channels its code counts"
+        raise ValueError(f"{type(model).__name__} can't run on the example{when}: {error}{hint}") from error
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise ValueError(f"the output of {type(model).__name__} for the example has NaN or infinite values{when}")

@@ -20,6 +20,10 @@ Cost = Callable[[Layer, int, int], float]
 _LEAST = 0.125
 """The share of a group that stays in any case: a layer without channels can't be trained back."""
 
+_CROWDING = 2
+"""Scores say what a channel is worth among all others. The fewer are left, the more each of them has to do, so scores
+grow with this power of (all / left). Without it (0) the layers that save most are drained first, and more is lost."""
+
 
 @dataclass
 class Choice:
@@ -138,7 +142,7 @@ def _next(choice: Choice, group: int, sums: list[float], per_cost: bool) -> tupl
         units = choice.below(group, units - 1)
         saved = choice.saved(group, units)
         if saved > 0:
-            lost = sums[whole - units] - sums[whole - kept]
+            lost = (sums[whole - units] - sums[whole - kept]) * (whole / kept) ** _CROWDING
             worth = lost / saved if per_cost else lost / (kept - units)
             best = min(best or (worth, units), (worth, units))
     return best

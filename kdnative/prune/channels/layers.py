@@ -31,7 +31,6 @@ class Layer:
         node, source: what the graph knows of it.
         before, after: height and width of the map that it reads, and of its result.
         inputs, outputs: numbers of channels, of whole maps.
-        residual: whether it adds another map.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Layer:
     after: tuple[int, int]
     inputs: Channel
     outputs: Channel
-    residual: bool
 
     @property
     def dense(self) -> bool:
@@ -146,7 +144,7 @@ def _read_graph(
             if len(read) == 2:
                 layers.join(outputs, read[1])
             before, after = graph.shapes[node.inputs[0]][1:], graph.shapes[number][1:]
-            layer = Layer(prefix + node.name, node, source, before, after, read[0], outputs, len(read) == 2)
+            layer = Layer(prefix + node.name, node, source, before, after, read[0], outputs)
             layers.layers.append(layer)
             channels.append(outputs)
             if why := _fixed(source, owners):
@@ -202,7 +200,7 @@ def _fixed(source: Source, owners: dict[int, list[Place]]) -> str:
             return "is followed by numbers for each channel that are no parameters of their own"
     for part in source.behind:
         if isinstance(part, Norm):
-            module = owners[id(part.mean)][0][0]
+            module = next((module for module, _ in owners.get(id(part.mean), [])), None)
             if not isinstance(module, _NormBase):
                 return f"is normalized by {type(module).__name__}, which may count on its shape"
     return ""

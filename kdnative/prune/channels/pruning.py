@@ -96,22 +96,22 @@ def prune_channels_(
         budget, name = (macs, "macs") if macs is not None else (latency, "latency")
         assert budget is not None
         whole = choice.total
-        met = (
-            choose_worst_first(choice, scores, budget * whole, per_cost=method == "taylor")
-            if ranking == "global"
-            else choose_all_alike(choice, budget * whole)
-        )
+        if ranking == "global":
+            met = choose_worst_first(choice, scores, budget * whole, per_cost=method == "taylor")
+        else:
+            met = choose_all_alike(choice, budget * whole)
         if not met:
             raise ValueError(
-                f"{name}={budget:g}: {choice.total / whole:.2f} is the least that this model can come to"
-                f"{_obstacles(groups)}. Give a larger budget, a smaller round_to, or fewer patterns in keep"
+                f"{name}={budget:g}: {choice.total / whole:.2f} is the least that this model comes to here"
+                f"{_obstacles(groups)}. Give a larger budget, another ranking, a smaller round_to, or fewer patterns "
+                "in keep"
             )
     gone = _gone(choice, scores)
     before = sum(parameter.numel() for parameter in model.parameters())
     with Edits() as edits:
         cut(edits, model, layers, gone)
-        _check_trace(model, example, graphs, layers, gone)
         try_out(model, example, ran)
+        _check_trace(model, example, graphs, layers, gone)
     report = _report(layers, groups, gone, table)
     report.parameters_before, report.parameters_after = before, sum(p.numel() for p in model.parameters())
     return report

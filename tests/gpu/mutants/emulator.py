@@ -14,7 +14,7 @@ def CHECK(root: Path) -> str | None:
     program = building.build(root / "tests" / "gpu" / "instructions_test.cpp", root=root, flags=["-O0"])
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
     if done.returncode:
-        return done.stdout
+        return done.stdout or f"ended with {done.returncode}"
     return next((said for name in REPORTS if (said := wrong_report(name, root, "-O0"))), None)
 
 
