@@ -49,6 +49,8 @@ class TrainedNetwork:
         shifts: what is added to the bias of each convolution, float64 [C].
     """
 
+    trains_network = True  # by which packages below this one know it
+
     def __init__(
         self,
         modules: Mapping[str, nn.Module],
@@ -76,7 +78,9 @@ class TrainedNetwork:
         made = calibration.result()
         biases = {name: bias.to(torch.float64) for name, (_, bias) in calibration.folded.items()}
         shifts = {name: weight.bias.to(torch.float64) - biases[name] for name, weight in made.weights.items()}
-        return cls(modules, (2, *calibration.graph.shapes[0]), made, calibration.factors, shifts)
+        network = cls(modules, (2, *calibration.graph.shapes[0]), made, calibration.factors, shifts)
+        network._traced = list(network._tensors()), calibration.graph
+        return network
 
     def install(self) -> None:
         """Become the forward of the modules."""
@@ -94,7 +98,12 @@ class TrainedNetwork:
         first = next(iter(self.modules.values()))
         if self._own:
             return type(first).forward(first, *args, **kwargs)
-        (x,) = (*args, *kwargs.values())
+        given = (*args, *kwargs.values())
+        if len(given) != 1:
+            raise TypeError(
+                f"a network in training takes images alone, as it did in calibration; got {len(given)} inputs"
+            )
+        x = given[0]
         _watch_optimizers()
         if not torch.is_grad_enabled():
             return self._network()(x)
@@ -172,6 +181,8 @@ class TrainedNetwork:
 
 class HandedOn:
     """The forward of a module whose part another one computes."""
+
+    trains_network = True
 
     def __init__(self, network: TrainedNetwork, module: nn.Module) -> None:
         self.network, self.module = network, module

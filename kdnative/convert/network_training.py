@@ -44,7 +44,7 @@ def prepare_networks_(
     and pickled, and a training that is resumed prepares the model it started from again. Dropout inside a part does
     nothing. Modules inside are not called any more, so hooks on them are refused.
 
-    Linear layers outside of these parts are those of `kdnative.quantize.prepare_qat_`, which comes after this.
+    Linear layers outside of these parts are for `kdnative.quantize.prepare_qat_`, which comes after this.
 
     Args:
         model: on the CPU, with a forward that can be followed, as for `convert_`.

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.patterns import Selection
+from kdnative.patterns import Selection, within
 from kdnative.quantize.fake import FakeQuantLinear
 
 __all__ = ["finish_qat_", "prepare_qat_"]
@@ -44,7 +44,8 @@ def prepare_qat_(
 
     Args:
         model: any module. Left alone are subclasses of `nn.Linear` (their owners read the weights directly), layers
-            whose weight is also that of an `nn.Embedding`, and layers that are quantization-aware already.
+            whose weight is also that of an `nn.Embedding`, layers that are quantization-aware already, and those in
+            networks of convolutions that `kdnative.convert.prepare_networks_` has prepared.
         schemes: one scheme for all, or {pattern: scheme}, the patterns of `convert_`: the first that matches decides;
             None, or no match, leaves a layer in float.
         keep: patterns of layers to leave in float whatever `schemes` says.
@@ -73,10 +74,13 @@ def prepare_qat_(
             f"convert it afterwards (keep={asked!r} leaves such parts as they are)"
         )
     embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    networks = [n for n, m in model.named_modules() if getattr(vars(m).get("forward"), "trains_network", False)]
     candidates = {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and id(module.weight) not in embedded
+        if type(module) is nn.Linear
+        and id(module.weight) not in embedded
+        and not any(within(name, network) for network in networks)
     }
     selection.check_used([*candidates, *native])
     chosen = {name: scheme for name in candidates if (scheme := selection.choose(name).value) is not None}

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from kdnative.convert import convert_, finish_networks_, prepare_networks_
+from kdnative.distill import Callback, SoftLabelLoss, TrainConfig
+from kdnative.distill import train as train_
+from kdnative.distill.outputs import run
 from kdnative.nn import ConvNet
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
 from tests.cnn.networks import depthwise, images, residual
@@ -77,12 +80,72 @@ def test_parts_of_a_model(make):
 def test_with_linears_that_are_trained_for_their_scheme():
     model, x = Framed().eval(), images(32)
     prepare_networks_(model, calibration=[x])
-    prepare_qat_(model, {"classes": "w8a8"})
+    assert prepare_qat_(model) == ["classes"], "the linear of the trunk is a part of the network"
     assert type(model.classes) is FakeQuantLinear
     train(model, x)
     seen = forward(model, x)
     native = convert_(model, {"classes": "w8a8", "*": "w8a8"}).model
     assert torch.equal(forward(native, x), seen)
+
+
+class Pictures:
+    """What `train` reads of a data set, in batches of 8."""
+
+    fingerprint = "pictures"
+
+    def __len__(self):
+        return 3
+
+    def epoch(self, number, start=0):
+        for i in range(start, 3):
+            yield Picture(images(8, seed=3 * number + i))
+
+
+class Picture:
+    def __init__(self, x):
+        self.inputs, self.labels, self.index = {"input": x}, None, torch.arange(len(x))
+
+    def to(self, device):
+        return self
+
+
+class Interrupted(Callback):
+    def on_step(self, progress):
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+
+def test_a_training_with_a_teacher_that_is_resumed(tmp_path):
+    teacher, config = depthwise(), TrainConfig(epochs=3, lr=1e-3, device="cpu", precision="fp32")
+
+    def training(**options):
+        model = depthwise()
+        model[8].weight.data.mul_(0.5)
+        prepare_networks_(model, calibration=[images(32)])
+        history = train_(model, Pictures(), [SoftLabelLoss()], config, teachers=[teacher], **options)
+        return convert_(model).model, [entry["loss"] for entry in history.epochs]
+
+    model, losses = training()
+    assert losses[-1] < losses[0]
+    state = {"state_path": tmp_path / "state", "save_every": 1, "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        training(callbacks=[Interrupted()], **state)
+    again, _ = training(**state)
+    assert torch.equal(again.packed, model.packed)
+
+
+def test_maps_inside_are_not_read():
+    model = depthwise()
+    prepare_networks_(model, calibration=[images(8)])
+    with pytest.raises(ValueError, match="reads the feature map of 3, which isn't called in Sequential"):
+        run(model, {"input": images(2)}, {"map:3"})
+
+
+def test_other_inputs_than_images():
+    model = depthwise()
+    prepare_networks_(model, calibration=[images(8)])
+    with pytest.raises(TypeError, match="takes images alone, as it did in calibration; got 2 inputs"):
+        model(images(2), images(2))
 
 
 def test_a_convolution_outside_stays_in_float():

@@ -64,7 +64,7 @@ def test_a_learned_projection_where_channels_differ():
     term, value = distance(a, b)
     weight = term.projections[0].weight.detach().numpy()[:, :, 0, 0]
     projected = np.einsum("oc,nchw->nohw", weight, a.numpy())
-    assert float(value) == pytest.approx(((projected - b.numpy()) ** 2).mean(), rel=1e-9)
+    assert float(value.detach()) == pytest.approx(((projected - b.numpy()) ** 2).mean(), rel=1e-9)
     value.backward()
     assert term.projections[0].weight.grad.abs().max() > 0
     assert not list(distance(a, b, "attention")[0].parameters())
