@@ -17,6 +17,7 @@ PACKAGES = (
 )  # fmt: skip
 # Functions that have the name of their module, which the reference would take them for.
 HIDDEN = {
+    "cnn": "::: kdnative.cnn.regions.regions\n    options: {heading_level: 2}\n",
     "convert": "::: kdnative.convert.native_forward.native_forward\n    options: {heading_level: 2}\n",
     "precision": "::: kdnative.precision.sensitivity.sensitivity\n    options: {heading_level: 2}\n",
     "evaluate": "::: kdnative.evaluate.predict.predict\n    options: {heading_level: 2}\n",
