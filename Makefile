@@ -83,6 +83,7 @@ RESULTS ?= benchmarks/results/$(shell $(BIN)/python -m kdnative.machine.environm
 bench: $(VENV)/bench.stamp
 	$(BIN)/kdnative bench gemm --json $(RESULTS)/cpu_gemm.json
 	$(BIN)/kdnative bench encoder --json $(RESULTS)/cpu_encoder.json
+	$(BIN)/kdnative bench vision --json $(RESULTS)/cpu_vision.json
 	$(BIN)/kdnative bench texts --json $(RESULTS)/texts.json
 	$(BIN)/kdnative bench sparse --json $(RESULTS)/cpu_sparse.json
 	$(BIN)/kdnative bench memory --json $(RESULTS)/memory.json

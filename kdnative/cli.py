@@ -62,6 +62,7 @@ _SUITES = (
     "gpu-gemm",
     "sparse",
     "encoder",
+    "vision",
     "model",
     "memory",
     "logits",

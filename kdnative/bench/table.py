@@ -22,6 +22,8 @@ from kdnative.bench import (
     sparse,
     study_tables,
     texts,
+    vision,
+    vision_runs,
 )
 from kdnative.bench.options import names, numbers
 from kdnative.bench.results import (
@@ -181,6 +183,28 @@ def _encoder(result: Result, summary: bool = True) -> list[str]:
     return lines + _below(result, map(encoder.as_case, result["cases"]), summary)
 
 
+def _vision(result: Result, summary: bool = True) -> list[str]:
+    head = ["model", "threads", "batch", "ours, ms", "of the int8 ceiling", "best peer", "its ms", "speed-up"]
+    head += ["SQNR, dB", "its SQNR", "MB", "least MB of a peer"]
+    ceilings = {limits["threads"]: limits["int8_ops"] for limits in result["ceilings"]}
+    table = []
+    for case in result["cases"]:
+        ours = next((row for row in case["rows"] if row["ours"]), None)
+        if ours is None:
+            continue
+        found, peak = against_peers(ours, case["rows"]), ceilings[case["threads"]]
+        products = result["models"][case["model"]]["products"]
+        part = f"{100 * vision_runs.share(ours, case['batch'], products, peak):.0f} %" if peak else "-"
+        line = [case["model"], case["threads"], case["batch"], f"{1e3 * median(ours):.4g}", part]
+        line += [found.peer["name"], f"{1e3 * median(found.peer):.4g}", found.speedup] if found else ["-"] * 3
+        line += [f"{vision_runs.sqnr(ours):.1f}", f"{vision_runs.sqnr(found.peer):.1f}" if found else "-"]
+        table.append([*line, *vision.memory_cells(result, case)])
+    text = "Memory is the peak above the imports, of fresh processes with the first number of threads."
+    held = [f"Engines were held to {result['held']}; those that can't be are no peers."] if result["held"] else []
+    below = _below(result, map(vision.as_case, result["cases"]), summary)
+    return [*rows_of(head, table), "", text, *held, *below]
+
+
 def _memory(result: Result) -> list[str]:
     table = []
     for case in result["cases"]:
@@ -292,6 +316,7 @@ _TABLES: dict[str, tuple[str, Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu_gemm": ("gemm", _gemm, ("schemes", "m", "summary")),
     "gpu_gemm": ("gpu-gemm", _gpu_gemm, ()),
     "cpu_encoder": ("encoder", _encoder, ("summary",)),
+    "cpu_vision": ("vision", _vision, ("summary",)),
     "cpu_sparse": ("sparse", _sparse, ()),
     "memory": ("memory", _memory, ()),
     "logits": ("logits", _logits, ()),

@@ -100,7 +100,7 @@ def interleave(
     for name, call in calls.items():
         for _ in range(warmup):
             call()
-        inner[name] = _fitting_repeats(call, round_seconds, clock)
+        inner[name] = fitting_repeats(call, round_seconds, clock)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names, order = list(calls), random.Random(0)
     with _no_collection():
@@ -109,7 +109,7 @@ def interleave(
             if most_seconds is not None and turn >= _LEAST_ROUNDS and clock() - begin >= most_seconds:
                 break
             for name in order.sample(names, len(names)):
-                _wait_for_idle_threads()
+                wait_for_idle_threads()
                 take = partial(_sample, calls[name], inner[name], clock)
                 samples[name].append(take() if cores is None else cores.sample(take))
     return {name: Timing(tuple(samples[name]), inner[name]) for name in names}
@@ -134,7 +134,7 @@ def torch_threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _wait_for_idle_threads() -> None:
+def wait_for_idle_threads() -> None:
     """Engines keep idle threads spinning for a while (ONNX Runtime, OpenMP), on cores that the next one needs."""
     for _ in range(_MOST_LOOKS):
         before = time.process_time()
@@ -150,7 +150,8 @@ def _sample(call: Callable[[], object], inner: int, clock: Callable[[], float]) 
     return (clock() - start) / inner
 
 
-def _fitting_repeats(call: Callable[[], object], least: float, clock: Callable[[], float]) -> int:
+def fitting_repeats(call: Callable[[], object], least: float, clock: Callable[[], float] = time.perf_counter) -> int:
+    """How many calls in a row take ``least`` seconds or more."""
     count = 1
     while True:
         took = _sample(call, count, clock) * count
