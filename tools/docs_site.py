@@ -12,11 +12,12 @@ ROOT = Path(__file__).parent.parent
 BESIDE = {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")} | {"README.md": "index.md"}
 # The packages with a page in the reference. It shows what the package's __all__ names.
 PACKAGES = (
-    "data", "distill", "prune", "quantize", "convert", "nn", "checkpoint", "evaluate", "precision", "tasks", "pipeline",
-    "report", "models", "formats", "ops",
+    "data", "distill", "prune", "quantize", "convert", "nn", "cnn", "checkpoint", "evaluate", "precision", "tasks",
+    "pipeline", "report", "models", "formats", "ops",
 )  # fmt: skip
 # Functions that have the name of their module, which the reference would take them for.
 HIDDEN = {
+    "cnn": "::: kdnative.cnn.regions.regions\n    options: {heading_level: 2}\n",
     "convert": "::: kdnative.convert.native_forward.native_forward\n    options: {heading_level: 2}\n",
     "precision": "::: kdnative.precision.sensitivity.sensitivity\n    options: {heading_level: 2}\n",
     "evaluate": "::: kdnative.evaluate.predict.predict\n    options: {heading_level: 2}\n",

@@ -99,7 +99,8 @@ def convert_(
             ``w8a8``, else "gptq"). "hqq" and "rtn" need no calibration. Of networks of convolutions, how ranges are
             found: "minmax", "percentile" (99.99) or "mse" (the least squared error; the usual one).
         tokenizer: of transformers, for texts, which are cut to 128 tokens here (`calibrate_` takes ``max_length=``).
-        gate: a :class:`kdnative.Gate`: what the conversion may cost, and what happens where it costs more.
+        gate: a :class:`kdnative.Gate`: what the conversion may cost, and what happens where it costs more. It chooses
+            among schemes of linear layers: models with several convolutions are refused, unless ``keep`` has these.
 
     Returns:
         The report; ``report.model is model``. A ``model`` that is itself an encoder or a single layer, such as a bare
@@ -110,8 +111,9 @@ def convert_(
         ValueError: a weight is NaN or infinite; a pattern matches nothing; a pattern other than ``*`` asks for what
             can't be done (the text lists every case); ``weights`` do not fit; the model is on a device that has no
             kernels, or with a gate not on the CPU; calibration is missing (2 bits are not rounded to the nearest
-            unasked), empty, of another model, or contradicts other arguments, see :func:`kdnative.calibrate_`; several
-            schemes without a gate. The model is unchanged then.
+            unasked), empty, of another model, or contradicts other arguments, see :func:`kdnative.calibrate_`; it is a
+            Calibration, and the model has networks of convolutions; several schemes without a gate. The model is
+            unchanged then.
         TypeError: the model is no module, or the gate no gate.
     """
     if not isinstance(model, nn.Module):

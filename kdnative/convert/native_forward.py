@@ -65,7 +65,8 @@ def native_forward(
         ``model``.
 
     Raises:
-        ValueError: as `convert_`, or the model has pruning masks or a forward that somebody has put in place of its
+        ValueError: as `convert_`, or the model has several convolutions that are not kept in float
+            (`prepare_networks_` is for these), pruning masks or a forward that somebody has put in place of its
             own, before anything runs; later, when weights became NaN or infinite, when the model gives a loss, or when
             modules of it were replaced or parameters got another shape.
     """

@@ -91,10 +91,9 @@ def calibrated_parts(plan: Plan, around: Surroundings, batches: InputBatches, me
     _check_values(found, around)
     covered = {name for chain in found.chains.values() for name in inside(chain, around.modules)}
     outside = [decision.name for decision in wanted if decision.name not in covered]
-    calibrations = _calibrated(model, found.graphs, batches, method)
     shares = seen.shares()
     words = {name: f"{_why(name, found)} ({shares.get(name, 0):.1%} of the model's products)" for name in outside}
-    return CalibratedParts(found, calibrations, words)
+    return CalibratedParts(found, _calibrated(model, found.graphs, batches, method), words)
 
 
 def calibrated_networks(plan: Plan, around: Surroundings, batches: InputBatches, method: str = USUAL) -> Networks:

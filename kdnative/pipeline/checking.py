@@ -56,7 +56,7 @@ class Checked:
 
     def _models(self) -> list[str]:
         sources = {"teacher": self.recipe.teacher.source, "student": self.recipe.student.source}
-        texts = {"student": "layers of the teacher" if sources["student"] == "teacher" else sources["student"]}
+        texts = {"student": "parts of the teacher" if sources["student"] == "teacher" else sources["student"]}
         lines = []
         for who, source in {**sources, **texts}.items():
             found = self.parameters.get(who)

@@ -58,12 +58,17 @@ def build_summary(
             "intervals are 95 %",
             f"{deciding} against the teacher is the paired difference on the same test examples",
             f"native {deciding} and native latency of the float models are of that model converted to "
-            f"{evaluated['native_schemes']}, rounded to the nearest and without further training; the last row is the "
+            f"{evaluated['native_schemes']}, {_how(task)} and without further training; the last row is the "
             f"final student ({scheme})",
             "a speed-up is the ratio of the median times, with its 95 % bootstrap interval over the rounds; that of a "
             "row is the teacher in torch fp32 over the row's model on native kernels",
         ],
     }
+
+
+def _how(task: Task) -> str:
+    """What is known of a float model's weights and maps when it is converted for its native figures."""
+    return "with ranges from training pictures" if task.pictures else "rounded to the nearest"
 
 
 def _row(task: Task, key: str, found: Mapping, timed: Mapping) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kdnative.report.tables import Cell, caption, details, table
 __all__ = ["corruptions", "samples", "thumbnail"]
 
 _MODELS = {"teacher": "teacher", "student": "native student"}
+_STYLES = {"teacher": 1, "student": 0}  # as in the other charts
 _NAMES = {"noise": "Noise", "blur": "Blur", "jpeg": "JPEG"}
 _URI = "data:image/jpeg;base64,"
 
@@ -49,9 +50,7 @@ def corruptions(run: Run) -> str | None:
     charts = ""
     for kind, title in _NAMES.items():
         rows = [clean, *(row for row in found if row["corruption"] == kind)]
-        series = [
-            Series(name, [_point(row, key, name) for row in rows], i) for i, (key, name) in enumerate(_MODELS.items())
-        ]
+        series = [Series(name, [_point(row, k, name) for row in rows], _STYLES[k]) for k, name in _MODELS.items()]
         charts += (
             "<figure>"
             + xy_chart(

@@ -14,6 +14,7 @@ def build(folder: Path) -> Path:
     _model(folder / "cache" / "models" / "all-MiniLM-L6-v2")
     _sentence_transformer(folder / SENTENCE_MODEL)
     rows = sentences(100, 1)
+    _photo(folder / "photo.png")
     (folder / "reviews.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     return folder
 
@@ -38,6 +39,12 @@ def _model(folder: Path) -> Path:
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=512, **sizes)).save_pretrained(folder)
     return folder
+
+
+def _photo(file: Path) -> None:
+    from PIL import Image
+
+    Image.linear_gradient("L").convert("RGB").save(file)
 
 
 def _sentence_transformer(folder: Path) -> None:
@@ -73,6 +80,8 @@ def given(name: str):
         return name
     if name == "inputs":
         return {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+    if name == "pictures":
+        return torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     if name == "texts":
         return [text for text, _ in sentences(256, 3)]
     if name in ("data", "batches"):

@@ -159,6 +159,14 @@ def test_the_head_of_a_regression_begins_at_the_mean(tiny, tmp_path):
             "compress_teacher.top_k is 3, but a regression task has no classes",
         ),
         (
+            {"task": "text-regression", "distil": {"soft_loss": "dkd"}},
+            "distil.soft_loss is 'dkd', but a regression task has no classes",
+        ),
+        (
+            {"prune": {"macs": 0.5}},
+            "prune.macs is 0.5, but it is about networks of convolutions",
+        ),
+        (
             {"task": "sentence-pair-regression", "train_teacher": {"class_weights": "balanced"}},
             "train_teacher.class_weights is 'balanced', but a regression task has no classes",
         ),

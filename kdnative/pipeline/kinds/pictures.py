@@ -126,7 +126,7 @@ class _Pictures(Kind):
     def precision(self, context: Context, model: nn.Module, batches: Any, loss: Sequence[nn.Module]) -> str:
         """bf16 only where a few steps are quicker in it: it is slower for depthwise convolutions."""
         device = torch.device(context.device)
-        if context.stage == "recover":  # its integer kernels give fp32
+        if context.section == "recover":  # its integer kernels give fp32
             return "fp32"
         if device.type != "cpu" or not fast_bf16(device) or not context.settings.epochs:
             return "auto"

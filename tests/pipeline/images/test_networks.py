@@ -134,7 +134,7 @@ def test_keys_that_contradict_each_other_are_refused(recipe, tmp_path, key, valu
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("prune.macs", 0.001, r"prune: macs=0.001: 0.\d+ is the least that this model can come to"),
+        ("prune.macs", 0.001, r"prune: macs=0.001: 0.\d+ is the least that this model comes to"),
         ("recover.schemes", "w4a8-g64", "recover: .*there is no convolution to train"),
         ("compress_teacher.prune", {"macs": 0.001}, "compress_teacher.prune: macs=0.001"),
     ],

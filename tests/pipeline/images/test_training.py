@@ -50,6 +50,8 @@ def test_a_resumed_stage_keeps_the_precision_of_its_trial(tmp_path, monkeypatch)
     assert PICTURES.precision(context, None, batches, []) == "bf16"
     monkeypatch.setattr(pictures, "faster_in_bf16", lambda model, inputs: pytest.fail("tried again"))
     assert PICTURES.precision(context, None, batches, []) == "bf16"
+    context.section = "recover"  # whose integer kernels give fp32
+    assert PICTURES.precision(context, None, batches, []) == "fp32"
 
 
 @pytest.mark.parametrize("augment", [None, {"crop": 0.5}])
