@@ -34,14 +34,14 @@ struct Counters {
   std::map<std::string, Launch> launches;                       // of kernels
   std::map<std::string, std::unordered_set<uint64_t>> touched;  // sectors, by the block that runs
 
-  // Cycles: lanes are served together in groups of 32, with 8 bytes each of 16, with 16 bytes of 8. A bank gives one
-  // word of 4 bytes a cycle, to everyone who wants it.
+  // Cycles: lanes are served together in groups of 32, with 16 bytes each in groups of 8. A bank gives one word of 4
+  // bytes a cycle, to everyone who wants it. No kernel takes 8 bytes of shared memory at once.
   void add_shared(const char* name, const Request& r) {
     const int size = *std::max_element(r.size, r.size + 32);
     if (size == 0) return;
     Cost& c = shared[name];
     ++c.requests;
-    const int phase = size == 16 ? 8 : size == 8 ? 16 : 32;
+    const int phase = size == 16 ? 8 : 32;
     for (int first = 0; first < 32; first += phase) {
       uint64_t words[32];
       int n = 0;

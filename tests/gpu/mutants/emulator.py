@@ -52,7 +52,7 @@ MUTANTS = [
     (HERE + "shadow.h", "if (at % width != 0)", "if (at % 4 != 0)"),
     (HERE + "shadow.h", "if (uint64_t{at} + size > m.shared.size())", "if (false)"),
     (HERE + "shadow.h", "if (touch == Touch::kReadOnly && b.write.thread != -1", "if (false && b.write.thread != -1"),
-    (HERE + "device_memory.h", "return at + size <= r.end ? &r", "return at <= r.end ? &r"),
+    (HERE + "device_memory.h", "at + size <= r->end ? r", "at <= r->end ? r"),
     (HERE + "shadow.h", "if (writes) fail(", "if (false) fail("),
     # lanes
     (HERE + "machine.h", "if (w.done > 0) fail(", "if (false) fail("),
@@ -78,7 +78,6 @@ MUTANTS = [
     (HERE + "convert.h", "if (error == 0 ||", "if (true ||"),
     (HERE + "arithmetic.h", "(i & 4 ? a : ~a) & (i & 2 ? b : ~b)", "(i & 2 ? a : ~a) & (i & 4 ? b : ~b)"),
     # costs
-    (HERE + "counters.h", "size == 8 ? 16 : 32", "size == 8 ? 8 : 32"),
     (HERE + "counters.h", "n = static_cast<int>(std::unique(words, words + n) - words);", ""),
     (HERE + "counters.h", "if (to > end) bytes", "bytes"),
     (HERE + "counters.h", "past = (to + 31) / 32", "past = first + 1"),
