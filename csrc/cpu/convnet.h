@@ -7,7 +7,7 @@
 namespace kdnative::cpu {
 
 struct ConvnetInputs {
-  const void* packed;  // convnet_format.h, aligned to 64 bytes
+  const void* packed;  // convnet_format.h, aligned to kAlignment
   int64_t packed_bytes;
   const void* images;  // [N, C, H, W]
   DType type;

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "packed.h"
+
 namespace kdnative::cpu {
 namespace {
 
@@ -56,8 +58,8 @@ class Reader {
   const char* read_header(ConvnetHeader* h) const {
     if (bytes_ < static_cast<int64_t>(sizeof *h))
       return "the packed network is shorter than its header; convert the model again";
-    if (reinterpret_cast<uintptr_t>(base_) % 64 != 0)
-      return "the packed network is not 64-byte aligned (a view into another tensor?); clone() it";
+    if (reinterpret_cast<uintptr_t>(base_) % kAlignment != 0)
+      return "the packed network is not 8-byte aligned (a view into another tensor?); clone() it";
     std::memcpy(h, base_, sizeof *h);
     if (h->magic != kConvnetMagic)
       return "the tensor is not a packed network of convolutions (wrong magic number); build it with kdnative.convert_";

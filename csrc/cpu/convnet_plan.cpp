@@ -43,9 +43,9 @@ Axis convolved(int64_t size, int64_t kernel, int64_t stride, int64_t dilation, i
 // As torch has it: in ceil_mode the last window begins inside of the map or of the padding before it.
 int64_t pooled(int64_t size, int64_t kernel, int64_t stride, int64_t padding, bool ceil_mode) {
   const int64_t room = size + 2 * padding - kernel;
-  if (room < 0) return 0;
+  if (room <= (ceil_mode ? -stride : -1)) return 0;
   if (!ceil_mode) return room / stride + 1;
-  const int64_t count = ceil_div(room, stride) + 1;
+  const int64_t count = (room + stride - 1) / stride + 1;
   return (count - 1) * stride >= size + padding ? count - 1 : count;
 }
 

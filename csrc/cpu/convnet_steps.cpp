@@ -1,5 +1,6 @@
 #include "convnet_steps.h"
 
+#include <atomic>
 #include <cstring>
 
 namespace kdnative::cpu {
@@ -22,6 +23,8 @@ void for_each_piece(const Map& out, bool together, const F& f) {
   for (int64_t x = 0; x < out.width; ++x) f(x, out.channels);
 }
 
+// Whether pixels follow one another without bytes of other maps. A part of a concatenation may look so, where both have
+// as many bytes to a pixel.
 bool alone(const Map& m) { return m.pixel == padded_channels(m.channels); }
 
 // The pixels [begin, end) of an axis that a window covers, those of the padding included.
@@ -45,6 +48,8 @@ Source source_of(const ConvnetRecord& r, int64_t at, int64_t size, int64_t resul
   const auto last = static_cast<double>(size - 1);
   const double step = by_factor ? 1 / factor : static_cast<double>(size) / static_cast<double>(results);
   if (r.bilinear == 0) {  // in fp32, as torch does it: some results differ from those in exact arithmetic
+    if (results == size) return {at, at, 0};
+    if (results == 2 * size) return {at / 2, at / 2, 0};
     const float ratio = by_factor ? static_cast<float>(step) : static_cast<float>(size) / static_cast<float>(results);
     const int64_t found = std::min(static_cast<int64_t>(static_cast<float>(at) * ratio), size - 1);
     return {found, found, 0};
@@ -128,7 +133,7 @@ void ConvnetGroup::run(int64_t step, const Span& span, const Share& share, int64
       return pool(step, a, out, share);
     case NodeKind::add: {
       const Map b = map(n.inputs[1], span, worker);
-      const bool together = alone(a) && alone(b) && alone(out);
+      const bool together = alone(a) && alone(b) && alone(out) && planned(step).root == step;
       return for_each_row(out, share, [&](int64_t image, int64_t y) {
         for_each_piece(out, together, [&](int64_t x, int64_t bytes) {
           kernels.add_codes(pixel_at(a, image, y, x), pixel_at(b, image, y, x), bytes, r.scale_a, r.offset,
@@ -157,7 +162,7 @@ void ConvnetGroup::run(int64_t step, const Span& span, const Share& share, int64
         }
       });
     case NodeKind::lookup: {
-      const bool together = alone(a) && alone(out);
+      const bool together = alone(a) && alone(out) && planned(step).root == step;
       return for_each_row(out, share, [&](int64_t image, int64_t y) {
         for_each_piece(out, together, [&](int64_t x, int64_t bytes) {
           kernels.look_up(pixel_at(a, image, y, x), bytes, n.table, pixel_at(out, image, y, x));
@@ -178,7 +183,7 @@ void ConvnetGroup::quantize(const Map& out, const Span& span, const Share& share
         static_cast<const uint8_t*>(in.images) + ((first + number) * in.image_stride + y * in.row_stride) * size;
     if (!kernels.quantize_pixels(x, static_cast<int32_t>(in.type), in.plane_stride, in.step, out.width, out.channels,
                                  n.scales, n.biases, pixel_at(out, image, y, 0), out.pixel))
-      unsound[number] = true;
+      std::atomic_ref(unsound[number]).store(true, std::memory_order_relaxed);  // tasks of one image may all do it
   });
 }
 

@@ -39,7 +39,7 @@ struct Epilogue8 {
   Finish finish;
   int32_t low, high;          // within [0, 255]
   float out_scale, out_zero;  // hard_swish
-  const uint8_t* table;       // [256], aligned to 64 bytes; Finish::table
+  const uint8_t* table;       // [256]; Finish::table
   const Map* residual;        // of the size of the result, or nullptr; none with Finish::real
   float residual_scale;
 };
@@ -63,7 +63,7 @@ struct ConvTile {
 struct PackedConv {
   const ConvTile* tiles;
   int64_t tile_count;
-  const int8_t* weights;        // aligned to 64 bytes
+  const int8_t* weights;        // at 64 bytes no load crosses a cache line, as is usual
   const int32_t* start;         // [lanes] -zero * sum(w): where sums of u8 codes start
   const int32_t* start_signed;  // [lanes] (128 - zero) * sum(w): where sums of q - 128 start
   const float *scale, *bias;    // [lanes]
@@ -91,7 +91,7 @@ using ConvFn = void(const PackedConv& w, const Epilogue8& e, const Map& in, cons
 //   start, start_signed, scale, bias [period][64] in the same order: 16 * v + 4 * l + e
 struct PackedDepthwise {
   int64_t pixel, period;  // the pixel of the input, and of the result
-  const int8_t* weights;  // aligned to 64 bytes
+  const int8_t* weights;  // as in PackedConv
   const int32_t *start, *start_signed;
   const float *scale, *bias;
   int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
@@ -125,7 +125,7 @@ using MultiplyCodesFn = void(const uint8_t* x, int64_t pixel, const uint8_t* gat
                              int32_t zero, int32_t gate_zero, float scale, float out_zero, uint8_t* out,
                              int64_t out_pixel);
 
-// out[i] = table[x[i]]; x may be out. The table is aligned to 64 bytes.
+// out[i] = table[x[i]]; x may be out.
 using LookUpFn = void(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
 
 // One row of pixels of an image: out[x * out_pixel + c] = sat(rint(value * scale[c] + offset[c])), fp32, where value is

@@ -18,7 +18,7 @@ namespace {
 
 // Whether no activations saturate a pair of eight lanes of weights.
 inline bool fits(const int8_t* w) {
-  const __m256i weights = _mm256_load_si256(lanes_of(w)), ones = _mm256_set1_epi8(1), zero = _mm256_setzero_si256();
+  const __m256i weights = _mm256_loadu_si256(lanes_of(w)), ones = _mm256_set1_epi8(1), zero = _mm256_setzero_si256();
   const __m256i above = _mm256_maddubs_epi16(ones, _mm256_max_epi8(weights, zero));
   const __m256i below = _mm256_maddubs_epi16(ones, _mm256_min_epi8(weights, zero));
   const __m256i beyond = _mm256_or_si256(_mm256_cmpgt_epi16(above, _mm256_set1_epi16(128)),

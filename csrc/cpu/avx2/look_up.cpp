@@ -6,7 +6,7 @@ namespace kdnative::cpu::avx2 {
 namespace {
 
 inline __m256i entries(const uint8_t* table, int part) {
-  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table) + part));
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table) + part));
 }
 
 // The entries of `count` registers of codes, by vpshufb, which has tables of sixteen bytes and gives 0 for an index of

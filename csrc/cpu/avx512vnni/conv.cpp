@@ -44,7 +44,7 @@ inline void multiply(const ConvBlock& b, __m512i (&sum)[rows][vectors]) {
     for (int64_t k = 0; k < b.tile.depth; k += 4, w += 64 * vectors) {
       __m512i weights[vectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j) weights[j] = _mm512_load_si512(w + 64 * j);
+      for (int j = 0; j < vectors; ++j) weights[j] = _mm512_loadu_si512(w + 64 * j);
       for (int j = 0; j < vectors; j += 2) _mm_prefetch(w + kAhead + 64 * j, _MM_HINT_T0);
 #pragma GCC unroll 14
       for (int i = 0; i < rows; ++i) {

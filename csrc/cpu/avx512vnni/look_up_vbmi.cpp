@@ -13,7 +13,7 @@ namespace {
 
 struct Table {
   explicit Table(const uint8_t* table) {
-    for (int i = 0; i < 4; ++i) part[i] = _mm512_load_si512(table + 64 * i);
+    for (int i = 0; i < 4; ++i) part[i] = _mm512_loadu_si512(table + 64 * i);
   }
   Codes find(Codes x) const {
     const __m512i low = _mm512_permutex2var_epi8(part[0], x.v, part[1]);

@@ -11,7 +11,7 @@ namespace {
 
 struct Table {
   explicit Table(const uint8_t* table) {
-    for (int i = 0; i < 4; ++i) part[i] = _mm512_load_si512(table + 64 * i);
+    for (int i = 0; i < 4; ++i) part[i] = _mm512_loadu_si512(table + 64 * i);
   }
   Codes find(Codes x) const {
     const __m512i even = of_words(_mm512_and_si512(x.v, _mm512_set1_epi16(255)));

@@ -20,10 +20,10 @@ namespace kdnative::cpu {
 namespace {
 
 constexpr int64_t kMostConvSums = 6 * 64;  // of a block
-constexpr int64_t kMostTaps = 64;          // at a time; more go through a block in pieces
+constexpr int64_t kTapsAtOnce = 64;        // at a time; more go through a block in pieces
 constexpr int64_t kFewPixels = 12;         // for which weights are not sorted
 // Of pixels, found at once for several blocks: a multiple of the rows of every kernel's blocks.
-constexpr int64_t kMostPixels = 168, kMostPointers = 8 * kMostPixels;
+constexpr int64_t kPixelsAtOnce = 168, kMostPointers = 8 * kPixelsAtOnce;
 
 struct ConvBlock {
   const Epilogue8& e;
@@ -162,8 +162,8 @@ inline void write_real(const ConvBlock& b, int64_t rows, float* real, int64_t ld
 // What several blocks read and write.
 struct ConvPointers {
   const uint8_t* pixel[kMostPointers];  // [tap][pixels]
-  uint8_t* out[kMostPixels];
-  const uint8_t* residual[kMostPixels];
+  uint8_t* out[kPixelsAtOnce];
+  const uint8_t* residual[kPixelsAtOnce];
 
   // Of `pixels` output pixels from the cursor on, which goes behind them, and of taps [first, first + taps).
   void find(ConvCursor& cursor, int64_t channel, const uint8_t* zeros, int64_t first, int64_t taps, int64_t pixels) {
@@ -192,26 +192,26 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
   ConvPointers pointers;
   ConvCursor cursor(w, in, out, e.residual, grid, r.begin);
   const ConvPosition begin = cursor;
-  const int64_t pixels_at_once = kMostPointers / taps < kMostPixels ? kMostPointers / taps : kMostPixels;
+  const int64_t pixels_at_once = kMostPointers / taps < kPixelsAtOnce ? kMostPointers / taps : kPixelsAtOnce;
   int64_t found = -1;  // the pointers are those of all pixels, for input channels from this one on
   for (int64_t t = r.tile_begin; t < r.tile_end; ++t) {
     const ConvTile& tile = w.tiles[t];
     // Nearly the same number of rows in all blocks.
     const int64_t most = Kernel::kRows[tile.vectors], blocks = (pixels + most - 1) / most;
     const int64_t shorter = pixels / blocks, longer = pixels % blocks;
-    const int64_t at_once = taps > kMostTaps ? 1 : pixels_at_once / most;  // blocks
+    const int64_t at_once = taps > kTapsAtOnce ? 1 : pixels_at_once / most;  // blocks
     const int64_t quads = taps * tile.depth / 4;
     const bool sorted = quads <= Kernel::kMostQuads && pixels > kFewPixels;
     if (sorted) Kernel::sort(w.weights + tile.weights, quads, tile.vectors, kinds);
-    const bool all_found = found == tile.channel && blocks <= at_once && taps <= kMostTaps;
+    const bool all_found = found == tile.channel && blocks <= at_once && taps <= kTapsAtOnce;
     if (!all_found) cursor.go_to(begin);
     for (int64_t first = 0, p = r.begin; first < blocks; first += at_once) {
       const int64_t end = first + at_once < blocks ? first + at_once : blocks;
       const int64_t long_ones = end < longer ? end - first : first < longer ? longer - first : 0;
       const int64_t count = (end - first) * shorter + long_ones;
       const ConvPosition of_piece = cursor;
-      for (int64_t tap = 0; tap < taps; tap += kMostTaps) {
-        const int64_t some = taps - tap < kMostTaps ? taps - tap : kMostTaps;
+      for (int64_t tap = 0; tap < taps; tap += kTapsAtOnce) {
+        const int64_t some = taps - tap < kTapsAtOnce ? taps - tap : kTapsAtOnce;
         const bool last = tap + some == taps;
         if (tap != 0) cursor.go_to(of_piece);
         if (!all_found) pointers.find(cursor, tile.channel, zeros, tap, some, count);
@@ -241,7 +241,7 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
         }
       }
     }
-    found = blocks <= at_once && taps <= kMostTaps ? tile.channel : -1;
+    found = blocks <= at_once && taps <= kTapsAtOnce ? tile.channel : -1;
   }
 }
 

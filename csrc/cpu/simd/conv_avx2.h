@@ -69,12 +69,12 @@ template <int rows, int count, typename F>
     __m256i quad[rows];
     unrolled<rows>([&](auto i) [[gnu::always_inline]] { quad[i] = quad_of(x[i] + k); });
     unrolled<count>([&](auto j) [[gnu::always_inline]] {
-      const __m256i weights = _mm256_load_si256(lanes_of(w + j * next));
+      const __m256i weights = _mm256_loadu_si256(lanes_of(w + j * next));
       unrolled<rows>([&](auto i) [[gnu::always_inline]] { sum[i][j] = step(sum[i][j], quad[i], weights); });
     });
   } else {
     __m256i weights[count];
-    unrolled<count>([&](auto j) [[gnu::always_inline]] { weights[j] = _mm256_load_si256(lanes_of(w + j * next)); });
+    unrolled<count>([&](auto j) [[gnu::always_inline]] { weights[j] = _mm256_loadu_si256(lanes_of(w + j * next)); });
     unrolled<rows>([&](auto i) [[gnu::always_inline]] {
       const __m256i quad = quad_of(x[i] + k);
       unrolled<count>([&](auto j) [[gnu::always_inline]] { sum[i][j] = step(sum[i][j], quad, weights[j]); });

@@ -61,9 +61,11 @@ def test_missing_and_unknown_weights():
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize("size", range(3, 20))
+@pytest.mark.parametrize("size", range(1, 20))
 def test_sizes_of_pooling_are_those_of_torch(size, ceil_mode):
     for kernel, stride, padding in ((2, 2, 0), (3, 2, 1), (3, 3, 0), (2, 3, 1), (3, 1, 1)):
+        if size + 2 * padding < kernel and not ceil_mode:
+            continue  # torch refuses it
         b = Builder(1)
         both = {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "padding": (padding,) * 2}
         b.other(Pool, [0], kind="max", out=b.nodes[0].out, ceil_mode=ceil_mode, **both)
