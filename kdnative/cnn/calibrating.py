@@ -71,9 +71,8 @@ class NetworkCalibration:
         """
         if images.dim() != 4 or images.shape[1] != self.graph.input.channels:
             raise ValueError(f"images are [N, {self.graph.input.channels}, H, W], and these are {list(images.shape)}")
-        size, traced = tuple(images.shape[2:]), self.graph.shapes[0][1:]
-        if self.graph.fixed and size != traced:
-            raise ValueError(f"images of {size[0]} x {size[1]} pixels in a network for {traced}: {self.graph.fixed}")
+        if self.graph.fixed:
+            self.graph.fixed.check(*images.shape[2:])
         images = images.detach().to(torch.float32)
 
         def see(number: int, where: Literal["before", "out"], value: Tensor) -> None:

@@ -24,7 +24,7 @@ def quantize(graph: FloatGraph, ranges: Ranges, folded: Mapping[str, Folded] | N
     folded = graph.fold() if folded is None else folded
     nodes = tuple(_with_ranges(number, node, ranges) for number, node in enumerate(graph.nodes))
     weights = {node.name: integer_weight(*folded[node.name]) for node in graph.nodes if isinstance(node, Conv)}
-    return Graph(nodes, graph.outputs, graph.flat, weights)
+    return Graph(nodes, graph.outputs, graph.flat, weights, graph.fixed)
 
 
 def _with_ranges(number: int, node: Node, ranges: Ranges) -> Node:
