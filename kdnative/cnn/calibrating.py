@@ -13,7 +13,7 @@ from kdnative.cnn.equalization import Pair, factors_of, pairs_of, scaled
 from kdnative.cnn.floats import FloatGraph
 from kdnative.cnn.observing import Observer
 from kdnative.cnn.quantizing import quantize
-from kdnative.cnn.ranges import LIMITS, Observations, ending_of, ranges_of
+from kdnative.cnn.ranges import Observations, ranges_of, wants_before
 from kdnative.cnn.running import run
 from kdnative.cnn.spans import METHODS, USUAL
 from kdnative.formats.convnet.graph import Graph
@@ -114,7 +114,7 @@ class NetworkCalibration:
         seen = Observations([])
         for number, node in enumerate(self.graph.nodes):
             seen.results.append(Observer(histogram, node.channels if number in first else None))
-            if ending_of(node).activation not in LIMITS:
+            if wants_before(node):
                 seen.before[number] = Observer(histogram)
         return seen
 

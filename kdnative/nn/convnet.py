@@ -134,7 +134,8 @@ class ConvNet(nn.Module):
 
         Raises:
             RuntimeError: the images require grad, have another number of channels, or no floats.
-            ValueError: they are too small, of another size than a linear layer needs, or than the one that the network is for.
+            ValueError: they are too small, of another size than a linear layer needs, or than the one that the network
+                is for.
         """
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(

@@ -217,8 +217,8 @@ class Fixed:
         """ValueError for images of another size."""
         if height != self.size[0] or width != self.size[1]:
             raise ValueError(
-                f"images of {height} x {width} pixels in a network for {self.size[0]} x {self.size[1]}: it was followed "
-                f"at that size, and is another one at others ({self.why}); give images of that size"
+                f"images of {height} x {width} pixels in a network for {self.size[0]} x {self.size[1]}: it was "
+                f"followed at that size, and is another one at others ({self.why}); give images of that size"
             )
 
 
