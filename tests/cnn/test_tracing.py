@@ -219,6 +219,12 @@ def _changed_view(x, a):
     return y
 
 
+def _written_into(x, a):
+    gate = torch.ones(8)
+    gate[:] = a(x).mean((2, 3))[0]
+    return a(x) * gate[None, :, None, None]
+
+
 REFUSED = {
     "layer_norm": (nn.Sequential(conv(), nn.LayerNorm([8, 11, 15])), "1 (LayerNorm): layer_norm is no part"),
     "transposed": (nn.ConvTranspose2d(3, 4, 3), "conv_transpose2d is no part"),
@@ -236,6 +242,7 @@ REFUSED = {
     "batch": (Written(lambda x, a: F.max_pool2d(a(x).flip(0), 2), conv()), "isn't a map"),
     "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "rows and columns of zeros"),
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
+    "written into a constant": (Written(_written_into, conv()), r"Written at test_tracing.py:\d+: setitem writes what"),
     "dictionary": (Written(lambda x, a: {"out": a(x)}, conv()), "it returns dict"),
     "rows": (nn.Sequential(conv(), nn.Flatten()), "it returns"),
     "mirrored": (Written(lambda x, a: F.max_pool2d(a(x).flip(3), 2), conv()), "isn't a map"),
