@@ -325,3 +325,10 @@ def test_activations_by_themselves(forward_of, activation):
     assert type(model) is ConvNet and error(model(x), wanted) < 0.05
     prepare_networks_(trained, calibration=[x])
     assert torch.equal(trained(x), model(x))
+
+
+def test_what_is_too_much_for_the_kernels_stays_in_torch():
+    body = nn.Sequential(conv(padding=1), nn.ReLU(), conv(8, 303, padding=1))
+    model = nn.Sequential(body, nn.Flatten(), nn.Linear(303 * 15 * 15, 4)).eval()
+    convert_(model, calibration=[images(16, 15)], keep=[])
+    assert type(model[0]) is ConvNet and type(model[2]) is not ConvNet and model(images(2, 15)).shape == (2, 4)
