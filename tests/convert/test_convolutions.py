@@ -78,6 +78,14 @@ def test_linears_outside_of_networks_go_on_as_ever():
     assert rows_by_name(convert_(other, calibration=[x], method="minmax"))["3"].method == "smoothquant"
 
 
+@pytest.mark.parametrize("method", ["percentil", "gptq"])
+def test_methods_that_mean_nothing_are_refused(method):
+    model = depthwise()
+    with pytest.raises(ValueError, match=f"method='{method}' is for linear layers.*'minmax'"):
+        convert_(model, calibration=[images(8)], method=method)
+    assert type(model) is nn.Sequential
+
+
 def test_without_calibration_convolutions_stay_in_float():
     model, x = residual(), images(4)
     wanted = forward(model, x)
