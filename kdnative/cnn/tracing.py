@@ -81,11 +81,12 @@ def image_size(example: Tensor | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def _outputs(builder: Builder, result: Any) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    leaves = list(result) if isinstance(result, (tuple, list)) and len(result) > 1 else [result]
+    # Native networks return plain tuples, and code may ask another kind for more than its items.
+    leaves = list(result) if type(result) is tuple and len(result) > 1 else [result]
     numbers, flat = [], []
     for leaf in leaves:
         if not isinstance(leaf, Value):
-            raise Unsupported(f"it returns {type(result).__name__}; it can return a tensor or several of them")
+            raise Unsupported(f"it returns {type(result).__name__}; it can return a tensor or a plain tuple of several")
         view = builder.views[leaf.number]
         order = view.channels()
         if order is None or any(view.padding):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -225,6 +226,11 @@ def _written_into(x, a):
     return a(x) * gate[None, :, None, None]
 
 
+class Maps(NamedTuple):
+    high: torch.Tensor
+    low: torch.Tensor
+
+
 REFUSED = {
     "layer_norm": (nn.Sequential(conv(), nn.LayerNorm([8, 11, 15])), "1 (LayerNorm): layer_norm is no part"),
     "transposed": (nn.ConvTranspose2d(3, 4, 3), "conv_transpose2d is no part"),
@@ -247,6 +253,8 @@ REFUSED = {
     "too many products": (nn.Sequential(nn.Conv2d(3, 302, 1), nn.Flatten(), nn.Linear(302 * 13 * 17, 2)), "66742 products"),
     "too much padding": (nn.Sequential(conv(padding=1025)), "padding or dilation of more than 1024"),
     "dilated pooling": (nn.Sequential(conv(), nn.MaxPool2d(2, dilation=2)), r"max pooling with a dilation of (2, 2)"),
+    "list": (Written(lambda x, a: [a(x), x], conv()), "it returns list; it can return a tensor or a plain tuple"),
+    "named tuple": (Written(lambda x, a: Maps(a(x), x), conv()), "it returns Maps"),
     "dictionary": (Written(lambda x, a: {"out": a(x)}, conv()), "it returns dict"),
     "rows": (nn.Sequential(conv(), nn.Flatten()), "it returns"),
     "mirrored": (Written(lambda x, a: F.max_pool2d(a(x).flip(3), 2), conv()), "isn't a map"),
