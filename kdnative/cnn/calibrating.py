@@ -63,7 +63,7 @@ class NetworkCalibration:
         self.seen = self._nothing_yet()
 
     def add(self, images: Tensor) -> None:
-        """Images [N, C, H, W].
+        """Images [N, C, H, W]; a batch without any adds nothing.
 
         Raises:
             ValueError: images, or what the network makes of them, hold NaN or infinite values; no images for this
@@ -71,6 +71,8 @@ class NetworkCalibration:
         """
         if images.dim() != 4 or images.shape[1] != self.graph.input.channels:
             raise ValueError(f"images are [N, {self.graph.input.channels}, H, W], and these are {list(images.shape)}")
+        if not len(images):
+            return
         if self.graph.fixed:
             self.graph.fixed.check(*images.shape[2:])
         images = images.detach().to(torch.float32)
