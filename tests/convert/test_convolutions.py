@@ -104,6 +104,18 @@ def test_other_schemes(scheme):
         convert_(residual(), {"first": scheme}, calibration=[images(4)])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"schemes": "w4a8-g64", "calibration": [images(4)]}, "no kernel for convolutions in w4a8-g64"),
+        ({"method": "minmax"}, "give calibration="),
+    ],
+)
+def test_where_nothing_is_left_to_calibrate_convolutions_say_why(arguments, words):
+    with pytest.raises(ValueError, match=rf"nothing was converted(?s:.*)stem\.0: .*{words}"):
+        convert_(residual(), **arguments)
+
+
 def test_what_is_kept_splits_the_network():
     model, x = nn.Sequential(depthwise()[:3], depthwise()[3:-1]), images(32)
     model[1][0][0] = nn.Conv2d(16, 40, 1)
