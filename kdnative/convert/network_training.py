@@ -69,6 +69,10 @@ def prepare_networks_(
     wanted = wanting_ranges(plan, model)
     plan.check(awaiting=wanted)
     if not wanted:
+        modules = dict(walk(model))
+        left = {d.name: d.refusal for d in plan.decisions if d.refusal and isinstance(modules[d.name], nn.Conv2d)}
+        if left:
+            raise ValueError(nothing_converted(left).replace("converted", "prepared"))
         raise ValueError("there is no convolution to train: none in the model is to be w8a8 and could be native")
     around = Surroundings.of(model, selection, values=True)
     made = calibrated_parts(plan, around, InputBatches(calibration), method)
