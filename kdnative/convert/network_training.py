@@ -70,10 +70,9 @@ def prepare_networks_(
     plan.check(awaiting=wanted)
     if not wanted:
         modules = dict(walk(model))
-        left = {d.name: d.refusal for d in plan.decisions if d.refusal and isinstance(modules[d.name], nn.Conv2d)}
-        if left:
-            raise ValueError(nothing_converted(left).replace("converted", "prepared"))
-        raise ValueError("there is no convolution to train: none in the model is to be w8a8 and could be native")
+        left = [d for d in plan.decisions if d.refusal and isinstance(modules[d.name], nn.Conv2d)]
+        why = "".join(f"\n  {decision.name}: {decision.refusal}" for decision in left)
+        raise ValueError(f"there is no convolution to train: none in the model is to be w8a8 and could be native{why}")
     around = Surroundings.of(model, selection, values=True)
     made = calibrated_parts(plan, around, InputBatches(calibration), method)
     refusals = {name: Refusal(why) for name, why in made.refusals.items()}

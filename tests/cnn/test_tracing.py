@@ -250,7 +250,10 @@ REFUSED = {
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
     "written into a constant": (Written(_written_into, conv()), r"Written at test_tracing.py:\d+: setitem writes what"),
     "too many taps": (nn.Sequential(nn.ZeroPad2d(40), conv(kernel=65)), "a kernel of 65 x 65 pixels; 4096 pixels"),
-    "too many products": (nn.Sequential(nn.Conv2d(3, 302, 1), nn.Flatten(), nn.Linear(302 * 13 * 17, 2)), "66742 products"),
+    "too many products": (
+        nn.Sequential(nn.Conv2d(3, 302, 1), nn.Flatten(), nn.Linear(302 * 13 * 17, 2)),
+        "66742 products",
+    ),
     "too much padding": (nn.Sequential(conv(padding=1025)), "padding or dilation of more than 1024"),
     "dilated pooling": (nn.Sequential(conv(), nn.MaxPool2d(2, dilation=2)), r"max pooling with a dilation of (2, 2)"),
     "list": (Written(lambda x, a: [a(x), x], conv()), "it returns list; it can return a tensor or a plain tuple"),

@@ -240,7 +240,10 @@ def test_bad_calibration(batches, words):
     ("x", "words"),
     [
         (images(4, channels=4), r"run on batch 0 of calibration (torch.float32 of [4, 4, 17, 17]): RuntimeError"),
-        ((images(4) * 9).to(torch.uint8), r"run on batch 0 of calibration (torch.uint8 of [4, 3, 17, 17]): RuntimeError"),
+        (
+            (images(4) * 9).to(torch.uint8),
+            r"run on batch 0 of calibration (torch.uint8 of [4, 3, 17, 17]): RuntimeError",
+        ),
     ],
 )
 def test_images_that_the_model_does_not_take(x, words):
