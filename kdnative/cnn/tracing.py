@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ def trace_recorded(model: nn.Module, recording: Recording) -> FloatGraph:
             failures.append(str(error))
         else:
             return of_any_size(graph, other)
-    return replace(graph, fixed=failures[-1])
+    return graph.only_here(failures[-1])
 
 
 def graph_of(recording: Recording) -> FloatGraph:
@@ -82,11 +81,12 @@ def image_size(example: Tensor | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def _outputs(builder: Builder, result: Any) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    leaves = list(result) if isinstance(result, (tuple, list)) and len(result) > 1 else [result]
+    # Native networks return plain tuples, and code may ask another kind for more than its items.
+    leaves = list(result) if type(result) is tuple and len(result) > 1 else [result]
     numbers, flat = [], []
     for leaf in leaves:
         if not isinstance(leaf, Value):
-            raise Unsupported(f"it returns {type(result).__name__}; it can return a tensor or several of them")
+            raise Unsupported(f"it returns {type(result).__name__}; it can return a tensor or a plain tuple of several")
         view = builder.views[leaf.number]
         order = view.channels()
         if order is None or any(view.padding):

@@ -51,6 +51,10 @@ def calibrated(
         return _checked(calibration, {name: s for name, s in schemes.items() if name not in given}, sites)
     schemes = {name: scheme for name, scheme in schemes.items() if name not in given}
     if not schemes:
+        modules = dict(model.named_modules())
+        left = {d.name: d.refusal for d in plan.decisions if d.refusal and isinstance(modules[d.name], nn.Conv2d)}
+        if left:
+            raise ValueError(nothing_converted(left))
         raise ValueError(
             "there is nothing to calibrate: every linear stays in float, is native already, was trained for its scheme "
             "or has its weight in weights=; leave calibration= and method= out"

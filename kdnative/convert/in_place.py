@@ -171,7 +171,13 @@ def convert_(
         method = None if method in METHODS else method
     plan.check()
     methods: dict[str, str] = {}
-    if calibrating and not (networks is not None and nothing_left(plan, model, networks)):
+    whole = calibrating and networks is not None and nothing_left(plan, model, networks)
+    if whole and method is not None and method not in METHODS:
+        raise ValueError(
+            f"method={method!r} is for linear layers, and networks of convolutions take them all: leave it out, or say "
+            f"how ranges of maps are found, with {', '.join(map(repr, METHODS))}"
+        )
+    if calibrating and not whole:
         made = calibrated(plan, model, data, method, tokenizer, weights or {})
         weights, methods = {**(weights or {}), **made}, {row.name: row.method for row in made.rows}
         plan = deciding(weights=weights, networks=networks)

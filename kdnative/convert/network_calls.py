@@ -28,6 +28,9 @@ class Seen:
         model: run in evaluation mode, and left as it was.
         batch: its inputs, of which the first images count.
 
+    Raises:
+        ValueError: the model fails on them.
+
     Attributes:
         calls: how modules were called, by their names.
         follows: the module whose result a module was given, if both have the same parent.
@@ -45,7 +48,13 @@ class Seen:
             for name, module in model.named_modules():
                 stack.callback(module.register_forward_pre_hook(self._before(name), with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(self._behind(name)).remove)
-            forward(model, self.batch)
+            try:
+                forward(model, self.batch)
+            except Exception as error:  # whatever a user's code raises
+                raise ValueError(
+                    f"the model can't be run on batch 0 of calibration ({_shown(batch)}): "
+                    f"{type(error).__name__}: {error}"
+                ) from error
         self._alive.clear()
 
     def _before(self, name: str) -> Callable[..., None]:
@@ -109,6 +118,12 @@ class Seen:
             except Exception:  # whatever a user's code raises when it meets another tensor than it expects
                 return False
         return _close(around, self.results[parent])
+
+
+def _shown(batch: InputBatch) -> str:
+    """Shapes and types of what a batch holds."""
+    tensors = [leaf for leaf in tree_leaves([batch.args, batch.kwargs]) if isinstance(leaf, Tensor)]
+    return ", ".join(f"{tensor.dtype} of {list(tensor.shape)}" for tensor in tensors)
 
 
 def _tensors(result: Any) -> list[Tensor]:

@@ -69,7 +69,10 @@ def prepare_networks_(
     wanted = wanting_ranges(plan, model)
     plan.check(awaiting=wanted)
     if not wanted:
-        raise ValueError("there is no convolution to train: none in the model is to be w8a8 and could be native")
+        modules = dict(walk(model))
+        left = [d for d in plan.decisions if d.refusal and isinstance(modules[d.name], nn.Conv2d)]
+        why = "".join(f"\n  {decision.name}: {decision.refusal}" for decision in left)
+        raise ValueError(f"there is no convolution to train: none in the model is to be w8a8 and could be native{why}")
     around = Surroundings.of(model, selection, values=True)
     made = calibrated_parts(plan, around, InputBatches(calibration), method)
     refusals = {name: Refusal(why) for name, why in made.refusals.items()}

@@ -88,6 +88,15 @@ def test_images_of_other_sizes():
     assert ConvNet.from_graph(made)(images(2, 23)).shape == (2, 11)
 
 
+@pytest.mark.parametrize("size", [17, 31])
+def test_batches_without_images_change_nothing(size):
+    graph, x, none = trace(residual(), (1, 3, 17, 17)), images(16), torch.empty(0, 3, size, size)
+    wanted, found = (calibrate(graph, batches) for batches in ([x], [none, x, none]))
+    for name, weight in wanted.weights.items():
+        assert torch.equal(found.weights[name].bias, weight.bias) and weight.bias.isfinite().all()
+    assert found.nodes == wanted.nodes
+
+
 def test_what_fits_one_size_takes_no_other():
     graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 15 * 15, 4)), (1, 3, 17, 17))
     assert graph.fixed

@@ -9,11 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdnative
-from kdnative.convert import convert_, decide
+from kdnative.convert import convert_, decide, prepare_networks_
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import ConvNet, Linear
 from kdnative.patterns import Selection
 from tests.cnn.networks import depthwise, images, residual
+from tests.cnn.small import Written, conv
 from tests.small_models import rows as rows_by_name
 
 
@@ -77,6 +78,14 @@ def test_linears_outside_of_networks_go_on_as_ever():
     assert rows_by_name(convert_(other, calibration=[x], method="minmax"))["3"].method == "smoothquant"
 
 
+@pytest.mark.parametrize("method", ["percentil", "gptq"])
+def test_methods_that_mean_nothing_are_refused(method):
+    model = depthwise()
+    with pytest.raises(ValueError, match=f"method='{method}' is for linear layers.*'minmax'"):
+        convert_(model, calibration=[images(8)], method=method)
+    assert type(model) is nn.Sequential
+
+
 def test_without_calibration_convolutions_stay_in_float():
     model, x = residual(), images(4)
     wanted = forward(model, x)
@@ -93,6 +102,18 @@ def test_other_schemes(scheme):
     assert f"there is no kernel for convolutions in {scheme}" in str(plan["first.0"].refusal)
     with pytest.raises(ValueError, match=f"first.0: there is no kernel for convolutions in {scheme}"):
         convert_(residual(), {"first": scheme}, calibration=[images(4)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"schemes": "w4a8-g64", "calibration": [images(4)]}, "no kernel for convolutions in w4a8-g64"),
+        ({"method": "minmax"}, "give calibration="),
+    ],
+)
+def test_where_nothing_is_left_to_calibrate_convolutions_say_why(arguments, words):
+    with pytest.raises(ValueError, match=rf"nothing was converted(?s:.*)stem\.0: .*{words}"):
+        convert_(residual(), **arguments)
 
 
 def test_what_is_kept_splits_the_network():
@@ -215,6 +236,21 @@ def test_bad_calibration(batches, words):
     assert type(model) is type(residual()) and all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (images(4, channels=4), r"run on batch 0 of calibration (torch.float32 of [4, 4, 17, 17]): RuntimeError"),
+        (
+            (images(4) * 9).to(torch.uint8),
+            r"run on batch 0 of calibration (torch.uint8 of [4, 3, 17, 17]): RuntimeError",
+        ),
+    ],
+)
+def test_images_that_the_model_does_not_take(x, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        convert_(residual(), calibration=[x])
+
+
 def test_weights_that_are_not_finite():
     model = residual()
     with torch.no_grad():
@@ -300,3 +336,34 @@ def test_what_has_no_ranges_for_convolutions_says_so():
         convert_(model, ["w4a8-g64", "w8a8"], gate=gate)
     assert type(model.trunk) is not ConvNet
     assert convert_(model, calibration=made, keep=["trunk"]).totals["fused"] == 0
+
+
+def _behind_a_sum(x, activation, a, b, c):
+    y = a(x)
+    return c(activation(torch.relu(b(y)) + y))
+
+
+def _behind_a_pooling(x, activation, a, b, c):
+    return c(activation(nn.functional.max_pool2d(b(torch.relu(a(x))), 2)))
+
+
+@pytest.mark.parametrize("forward_of", [_behind_a_sum, _behind_a_pooling])
+@pytest.mark.parametrize("activation", [nn.functional.hardswish, nn.functional.silu, nn.functional.relu6])
+def test_activations_by_themselves(forward_of, activation):
+    """The one is a table of codes before it in a range of their own, the other one of its input's codes."""
+    torch.manual_seed(0)
+    layers = conv(padding=1), conv(8, 8, padding=1), conv(8, 8)
+    model, x = Written(lambda x, a, b, c: forward_of(x, activation, a, b, c), *layers).eval(), images(32)
+    wanted = forward(model, x)
+    trained = copy.deepcopy(model)
+    convert_(model, calibration=[x])
+    assert type(model) is ConvNet and error(model(x), wanted) < 0.05
+    prepare_networks_(trained, calibration=[x])
+    assert torch.equal(trained(x), model(x))
+
+
+def test_what_is_too_much_for_the_kernels_stays_in_torch():
+    body = nn.Sequential(conv(padding=1), nn.ReLU(), conv(8, 303, padding=1))
+    model = nn.Sequential(body, nn.Flatten(), nn.Linear(303 * 15 * 15, 4)).eval()
+    convert_(model, calibration=[images(16, 15)], keep=[])
+    assert type(model[0]) is ConvNet and type(model[2]) is not ConvNet and model(images(2, 15)).shape == (2, 4)

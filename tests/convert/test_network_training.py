@@ -198,3 +198,10 @@ def test_what_was_trained_can_not_be_converted_otherwise():
     model.trunk.stem[0].register_forward_hook(lambda *call: None)
     with pytest.raises(ValueError, match="(?s)nothing was converted.*has hooks"):
         convert_(model)
+
+
+def test_why_no_convolution_can_be_trained():
+    with pytest.raises(ValueError, match=r"there is no convolution to train(?s:.*)stem\.0: .*float64"):
+        prepare_networks_(residual().double(), calibration=[images(4).double()])
+    with pytest.raises(ValueError, match="there is no convolution to train"):
+        prepare_networks_(nn.Sequential(nn.Linear(3, 4)), calibration=[images(4)])

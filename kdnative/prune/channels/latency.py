@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from kdnative.cnn.ranges import LIMITS
+from kdnative.cnn.ranges import wants_before
 from kdnative.formats.convnet.graph import Conv, ConvWeight, Ending, Graph, Input, Node, Pool, Range
 from kdnative.nn import ConvNet
 from kdnative.prune.channels.layers import Layer
@@ -95,7 +95,7 @@ def _net(layer: Layer, inputs: int, outputs: int, groups: int, count: int) -> Co
     """So many copies of a layer that read the same map."""
     node, source = layer.node, layer.source
     shape = (outputs, inputs // groups, *source.shape[2:])
-    before = None if node.ending.activation in LIMITS else _RANGE
+    before = _RANGE if wants_before(node) else None
     ending = Ending(node.ending.activation, node.ending.parameters, before)
     weight = ConvWeight(
         torch.ones(shape, dtype=torch.int8), torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.float32)
