@@ -26,7 +26,10 @@ class Seen:
 
     Args:
         model: run in evaluation mode, and left as it was.
-        batch: its inputs, of which the first images count.
+        batch: its inputs, of which the first images count: the first of a calibration.
+
+    Raises:
+        ValueError: the model can't run it.
 
     Attributes:
         calls: how modules were called, by their names.
@@ -45,7 +48,13 @@ class Seen:
             for name, module in model.named_modules():
                 stack.callback(module.register_forward_pre_hook(self._before(name), with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(self._behind(name)).remove)
-            forward(model, self.batch)
+            try:
+                forward(model, self.batch)
+            except RuntimeError as error:  # of torch, about channels, sizes and types
+                raise ValueError(
+                    f"the model can't run batch 0 of calibration, {_told(batch)}: {error}. Give batches as its forward "
+                    "takes them"
+                ) from error
         self._alive.clear()
 
     def _before(self, name: str) -> Callable[..., None]:
@@ -124,6 +133,12 @@ def _close(found: list[Tensor], wanted: list[Tensor]) -> bool:
         if ours.shape != theirs.shape or float((ours - theirs).norm()) > 0.02 * float(theirs.norm()) + 1e-6:
             return False
     return True
+
+
+def _told(batch: InputBatch) -> str:
+    """Shapes and types of a batch's tensors."""
+    given = [leaf for leaf in tree_leaves((batch.args, batch.kwargs)) if isinstance(leaf, Tensor)]
+    return ", ".join(f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for x in given)
 
 
 def _few(batch: InputBatch) -> InputBatch:
