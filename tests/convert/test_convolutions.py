@@ -214,7 +214,10 @@ def test_models_with_keyword_arguments():
     [
         ([], "calibration holds no data"),
         ([images(4), images(4) / 0], "batch 1 of calibration: images hold NaN or infinite values"),
-        ([images(4, channels=1)], r"can't run batch 0 of calibration, float32 \[4, 1, 17, 17\]: .*channels.* Give batch"),
+        (
+            [images(4, channels=1)],
+            r"can't run batch 0 of calibration, float32 \[4, 1, 17, 17\]: .*channels.* Give batch",
+        ),
         ([(images(4) * 50).byte()], r"can't run batch 0 of calibration, uint8 \[4, 3, 17, 17\]: "),
         ([{"x": images(4).double()}], r"can't run batch 0 of calibration, float64 \[4, 3, 17, 17\]: "),
     ],
