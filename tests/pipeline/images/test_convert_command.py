@@ -26,7 +26,10 @@ def test_a_model_of_a_run_becomes_a_native_one(capsys, finished_images, pictures
     source, out = finished_images.output("distil") / "model", tmp_path / "out"
     assert main(["convert", str(source), str(out), "--calibrate", str(pictures), "--texts", "24"]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"loss on 24 other pictures of .*: mean KL.*share of answers that changed", printed) and "into=" not in printed
+    assert (
+        re.search(r"loss on 24 other pictures of .*: mean KL.*share of answers that changed", printed)
+        and "into=" not in printed
+    )
     native = kdnative.load(out)
     assert isinstance(native, ConvNet) and native.classes == ("cross", "disc", "square")
     model, files = PICTURES.load_saved(source), two_parts_of_pictures(pictures, 24)[0]
