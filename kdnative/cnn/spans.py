@@ -40,13 +40,8 @@ def span_of(observer: Observer, method: str) -> Span:
     if method == "minmax":
         return low, high
     assert observer.histogram is not None
-    below, above = METHODS[method](observer.histogram)
+    below, above = _OF_HISTOGRAM[method](observer.histogram)
     return max(low, min(below, 0.0)), min(high, max(above, 0.0))
-
-
-def _all(histogram: Histogram) -> Span:
-    values, _ = histogram.points()
-    return float(values[0]), float(values[-1])
 
 
 def _percentile(histogram: Histogram) -> Span:
@@ -81,12 +76,10 @@ def _squared_error(values: Tensor, counts: Tensor, low: float, high: float) -> f
     return float((((codes - span.zero_point) * span.scale - values) ** 2 * counts).sum())
 
 
-METHODS: dict[str, Callable[[Histogram], Span]] = {
-    "minmax": _all,
-    "percentile": _percentile,
-    "mse": _least_squares,
-}
-"""How spans are found in a histogram."""
+_OF_HISTOGRAM: dict[str, Callable[[Histogram], Span]] = {"percentile": _percentile, "mse": _least_squares}
+
+METHODS = ("minmax", *_OF_HISTOGRAM)
+"""How spans are found: "minmax" of the limits alone, the others in a histogram."""
 
 USUAL = "mse"
 """The method where none is asked for."""

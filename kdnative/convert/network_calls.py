@@ -26,10 +26,10 @@ class Seen:
 
     Args:
         model: run in evaluation mode, and left as it was.
-        batch: its inputs, of which the first images count.
+        batch: its inputs, of which the first images count: the first of a calibration.
 
     Raises:
-        ValueError: the model fails on them.
+        ValueError: the model can't run it.
 
     Attributes:
         calls: how modules were called, by their names.
@@ -52,8 +52,8 @@ class Seen:
                 forward(model, self.batch)
             except Exception as error:  # whatever a user's code raises
                 raise ValueError(
-                    f"the model can't be run on batch 0 of calibration ({_shown(batch)}): "
-                    f"{type(error).__name__}: {error}"
+                    f"the model can't run batch 0 of calibration, {_shown(batch)}: {type(error).__name__}: {error}. "
+                    "Give batches as its forward takes them"
                 ) from error
         self._alive.clear()
 
@@ -123,7 +123,7 @@ class Seen:
 def _shown(batch: InputBatch) -> str:
     """Shapes and types of what a batch holds."""
     tensors = [leaf for leaf in tree_leaves([batch.args, batch.kwargs]) if isinstance(leaf, Tensor)]
-    return ", ".join(f"{tensor.dtype} of {list(tensor.shape)}" for tensor in tensors)
+    return ", ".join(f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for x in tensors)
 
 
 def _tensors(result: Any) -> list[Tensor]:
@@ -139,6 +139,7 @@ def _close(found: list[Tensor], wanted: list[Tensor]) -> bool:
         if ours.shape != theirs.shape or float((ours - theirs).norm()) > 0.02 * float(theirs.norm()) + 1e-6:
             return False
     return True
+
 
 
 def _few(batch: InputBatch) -> InputBatch:

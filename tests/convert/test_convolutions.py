@@ -73,7 +73,6 @@ def test_linears_outside_of_networks_go_on_as_ever():
     report = convert_(model, calibration=[x], method="gptq")
     rows = rows_by_name(report)
     assert type(model[0]) is ConvNet and type(model[3]) is Linear and rows["3"].method == "gptq"
-    assert rows["0.8"].method is None if "0.8" in rows else True
     other = nn.Sequential(depthwise()[:-1], nn.Softmax(1), nn.Linear(20, 48), nn.Linear(48, 32)).eval()
     assert rows_by_name(convert_(other, calibration=[x], method="minmax"))["3"].method == "smoothquant"
 
@@ -84,6 +83,16 @@ def test_methods_that_mean_nothing_are_refused(method):
     with pytest.raises(ValueError, match=f"method='{method}' is for linear layers.*'minmax'"):
         convert_(model, calibration=[images(8)], method=method)
     assert type(model) is nn.Sequential
+
+
+def test_a_method_of_ranges_reaches_networks():
+    x, found = images(16), {}
+    for method in (None, "mse", "minmax", "percentile"):
+        model = depthwise()
+        convert_(model, calibration=[x], method=method)
+        found[method] = [node.out.scale for node in model.graph.nodes if node.out is not None]
+    assert found[None] == found["mse"] and found["mse"] != found["percentile"] != found["minmax"] != found["mse"]
+    assert all(a >= b for m in ("mse", "percentile") for a, b in zip(found["minmax"], found[m], strict=True))
 
 
 def test_without_calibration_convolutions_stay_in_float():
@@ -226,6 +235,12 @@ def test_models_with_keyword_arguments():
     [
         ([], "calibration holds no data"),
         ([images(4), images(4) / 0], "batch 1 of calibration: images hold NaN or infinite values"),
+        (
+            [images(4, channels=1)],
+            r"can't run batch 0 of calibration, float32 \[4, 1, 17, 17\]: .*channels.* Give batch",
+        ),
+        ([(images(4) * 50).byte()], r"can't run batch 0 of calibration, uint8 \[4, 3, 17, 17\]: "),
+        ([{"x": images(4).double()}], r"can't run batch 0 of calibration, float64 \[4, 3, 17, 17\]: "),
     ],
 )
 def test_bad_calibration(batches, words):

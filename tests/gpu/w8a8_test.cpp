@@ -161,8 +161,11 @@ void check_launches() {
   };
   refuses(huge, "x [2147483648, 128], w [8, 128]");
   gpu::W8A8 wrong = huge;
-  wrong.m = 3, wrong.k_pad = 64;
-  refuses(wrong, "padded to a multiple of 128");
+  wrong.m = 3;
+  for (const int64_t k_pad : {64, 192}) {
+    wrong.k_pad = k_pad;
+    refuses(wrong, "padded to a multiple of 128");
+  }
   wrong = huge;
   wrong.m = int64_t{1} << 30, wrong.n = int64_t{1} << 20;
   refuses(wrong, "and a grid has at most 2147483647; give fewer rows at a time");

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdnative.convert import finish_networks_, prepare_networks_
 from kdnative.prune import mask_, prune_channels_
 from kdnative.prune.channels import latency
 from kdnative.prune.channels.layers import read_layers
@@ -202,6 +203,7 @@ class Sorting(nn.Module):
         ({"macs": 0.5, "batches": [0], "loss": lambda model, batch: torch.tensor(float("nan"))}, "finite number"),
         ({"macs": 0.5, "ranking": "best"}, "ranking='best'"),
         ({"macs": 0.5, "round_to": 0}, "1 or more"),
+        ({"macs": 0.5, "round_to": 8.0}, "round_to=8.0; a whole number, 1 or more"),
         ({"macs": 0.5, "keep": ["7.*"]}, "matches no module"),
         ({"macs": 0.01}, r"macs=0.01: 0\.\d+ is the least that this model comes to.*5: it is what the network returns"),
     ],
@@ -225,6 +227,24 @@ def test_masks_come_later():
     mask_(model, 0.5)
     with pytest.raises(ValueError, match="prune channels first"):
         prune_channels_(model, IMAGES, macs=0.5)
+
+
+def test_prepared_models_are_finished_first():
+    model = wide().eval()
+    prepare_networks_(model, calibration=[IMAGES])
+    with pytest.raises(ValueError, match="prepared as native networks: call finish_networks_ first"):
+        prune_channels_(model, IMAGES, macs=0.5)
+    finish_networks_(model)
+    prune_channels_(model, IMAGES, macs=0.5)
+
+
+def test_channels_without_normalization_stay_where_it_ranks_them():
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), conv(32, 32), nn.Conv2d(32, 2, 1))
+    words = "the channels of 0 have to stay: no factor of batch normalization"
+    with pytest.raises(ValueError, match=words):
+        prune_channels_(model, IMAGES, shares={"0": 0.5}, importance="bn")
+    report = prune_channels_(model, IMAGES, shares={"2.0": 0.5}, importance="bn")
+    assert {row.name: bool(row.why) for row in report} == {"0": True, "2.0": False, "3": True}
 
 
 def test_copies_and_state_of_a_pruned_model():

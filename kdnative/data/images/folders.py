@@ -96,7 +96,12 @@ def _of_split(
     names = classes or tuple(sorted(folders))
     files: list[tuple[str, int]] = []
     for number, name in enumerate(names):
-        own = _pictures(root, folders[name], skipped)
+        own, links = _pictures(root, folders[name], skipped)
+        if not own and links:
+            raise DataError(
+                f"{folders[name]}: its {links:,} pictures are links, which are passed over, since they may be the same "
+                "pictures again: put the files themselves there"
+            )
         if not own:
             raise DataError(
                 f"{folders[name]}: a folder without pictures ({', '.join(SUFFIXES)}): put some in, or take it away"
@@ -109,15 +114,20 @@ def _folders(place: Path) -> list[Path]:
     return sorted(found for found in place.iterdir() if found.is_dir() and not found.name.startswith("."))
 
 
-def _pictures(root: Path, folder: Path, skipped: list[str]) -> list[str]:
-    """Paths below the root; hidden files are passed over, and so are links, which would be the same pictures again."""
-    found = []
+def _pictures(root: Path, folder: Path, skipped: list[str]) -> tuple[list[str], int]:
+    """Paths below the root, and how many links to pictures are passed over like hidden files.
+
+    A link may be the same picture again.
+    """
+    found, links = [], 0
     for path in sorted(folder.rglob("*")):
-        if path.is_dir() or path.is_symlink() or any(part.startswith(".") for part in path.relative_to(root).parts):
+        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(root).parts):
             continue
-        name = path.relative_to(root).as_posix()
-        if path.suffix.lower() in SUFFIXES:
+        name, is_picture = path.relative_to(root).as_posix(), path.suffix.lower() in SUFFIXES
+        if path.is_symlink():
+            links += is_picture
+        elif is_picture:
             found.append(name)
         else:
             skipped.append(name)
-    return found
+    return found, links

@@ -31,13 +31,21 @@ def from_pictures(
     image = require("PIL.Image")
     pixels, digests, labels = [], [], []
     for i, (given, label) in ((i, examples[i]) for i in range(len(examples))):
-        try:
-            picture = given if isinstance(given, image.Image) else image.fromarray(np.asarray(given))
-        except (TypeError, ValueError) as error:
-            kind = type(given).__name__
-            raise DataError(f"{name}: example {i} is a {kind}, not a picture of Pillow or uint8 [H, W, 3]") from error
+        picture = given if isinstance(given, image.Image) else image.fromarray(_array(given, f"{name}: example {i}"))
         pixels.append(decode(picture, side, fit))
         digests.append(hashlib.sha256(pixels[-1].tobytes()).hexdigest())
         labels.append(int(label))
     pictures = Pictures(np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8), digests)
     return Dataset([pictures.example(i, y, f"{name}:{i}") for i, y in enumerate(labels)], classes, name)
+
+
+def _array(given: Any, what: str) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3]: Pillow would take numbers of other kinds for brightness without saying a word."""
+    try:
+        found = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # whatever an object makes of being asked
+        found = np.zeros(0, object)
+    if found.dtype == np.uint8 and found.size and (found.ndim == 2 or (found.ndim == 3 and found.shape[2] == 3)):
+        return found
+    kind = f"{found.dtype} {list(found.shape)}" if found.ndim else f"a {type(given).__name__}"
+    raise DataError(f"{what} is {kind}, not a picture of Pillow or uint8 [H, W, 3] or [H, W], of a pixel or more")

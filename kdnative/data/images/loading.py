@@ -66,6 +66,8 @@ def load_images(
     for name, number in (("side", side), ("limit", limit), ("labelled", labelled)):
         if number is not None and number < 1:
             raise ValueError(f"{name}={number}: at least 1")
+    if len(split) != len(_NAMES):
+        raise ValueError(f"split={tuple(split)}: give three shares, of {', '.join(_NAMES)}")
     try:
         re.compile(group or "")
     except re.error as error:

@@ -78,7 +78,15 @@ class DKDLoss(OneTeacherLoss):
             return chosen
         if batch.labels.shape != chosen.shape:
             raise ValueError(f"labels have shape {list(batch.labels.shape)}; the logits call for {list(chosen.shape)}")
-        return torch.where(batch.labels == self.ignore_index, chosen, batch.labels)
+        found = torch.where(batch.labels == self.ignore_index, chosen, batch.labels)
+        strange = found[(found < 0) | (found >= theirs.shape[1])]
+        if found.dtype != chosen.dtype or strange.numel():
+            what = f"{float(strange[0]):g}" if strange.numel() else f"of {batch.labels.dtype}"
+            raise ValueError(
+                f"the loss term {self.name!r}: a label is {what}; whole numbers from 0 to {theirs.shape[1] - 1} are "
+                f"needed, or {self.ignore_index} for an example without one"
+            )
+        return found
 
 
 def _binary(scaled: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,10 +84,10 @@ def prune_channels_(
     kept = _kept(model, keep)
     layers = read_layers(model, graphs, kept)
     groups = find_groups(layers)
-    free = [group for group in groups if not group.why]
     scores = scores_of(model, layers, method, batches, loss, seed)
     if method == "bn":
-        free = [group for group in free if bool((scores[torch.tensor(group.units)] > 0).any())]
+        groups = [_if_known(group, scores) for group in groups]
+    free = [group for group in groups if not group.why]
     table = LatencyTable() if measure or latency is not None else None
     cost: Cost = table if latency is not None and table is not None else Layer.macs
     choice = Choice(layers, free, cost, round_to)
@@ -148,8 +149,10 @@ def _check(
         raise ValueError("importance='taylor' needs batches=, pairs (images, labels)")
     if ranking not in (None, "global", "layer"):
         raise ValueError(f"ranking={ranking!r}; allowed are 'global', 'layer' and None")
-    if round_to is not None and round_to < 1:
-        raise ValueError(f"round_to={round_to}; 1 or more is needed")
+    if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
+        raise ValueError(f"round_to={round_to}; a whole number, 1 or more, is needed")
+    if any(getattr(vars(module).get("forward"), "trains_network", False) for module in model.modules()):
+        raise ValueError("parts of the model are prepared as native networks: call finish_networks_ first")
     if masked := masked_modules(model):
         raise ValueError(
             f"{next(iter(masked))} has a mask, whose shape would not fit any more: prune channels first, then mask, or "
@@ -169,12 +172,7 @@ def _graphs(model: nn.Module, example: Tensor) -> dict[str, FloatGraph]:
         found = regions(model, calls={**recording.calls, "": ModuleCall(1, size, "Tensor")})
         if not found.graphs:
             raise ValueError(f"{type(model).__name__} has no part whose channels can be followed: {error}") from error
-        return {_prefix(found.chains[name]): graph for name, graph in found.graphs.items()}
-
-
-def _prefix(chain: Sequence[str]) -> str:
-    """What is in front of names in a part. Several modules in a row are named by their parent."""
-    return chain[0] if len(chain) == 1 else chain[0].rpartition(".")[0]
+        return found.graphs
 
 
 def _kept(model: nn.Module, keep: Iterable[str]):
@@ -182,6 +180,12 @@ def _kept(model: nn.Module, keep: Iterable[str]):
     selection: Selection[bool] = Selection({"*": True}, keep)
     selection.check_used([name for name, _ in model.named_modules() if name])
     return lambda name: None if selection.choose(name).value else selection.choose(name).reason
+
+
+def _if_known(group: Group, scores: Tensor) -> Group:
+    """The group, which stays if normalizations tell none of its channels from nothing."""
+    known = bool(group.why) or bool((scores[torch.tensor(group.units)] > 0).any())
+    return group if known else replace(group, why="no factor of batch normalization says what its channels are worth")
 
 
 def _shares_of(shares: Mapping[str, float], free: list[Group], groups: list[Group]) -> dict[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from kdnative.data.images import from_pictures, load_images
 from kdnative.data.images.decoding import decode
 from kdnative.data.images.splitting import in_parts
 from kdnative.data.types import IMAGE
+from kdnative.pipeline import load_recipe
 from tests.data.images.folders import CLASSES, picture, write_folder
 
 
@@ -44,6 +46,12 @@ def test_given_splits_stay_and_a_missing_one_is_cut_from_training(tmp_path):
     found = load_images(tmp_path / "p", side=20, split=(0.8, 0.2, 0.0))
     assert found.sizes == {"labelled": 24, "unlabelled": 0, "validation": 6, "test": 6}
     assert all(e.id.startswith("test/") for e in found.test)
+
+
+def test_the_recipe_for_pictures_of_ones_own_takes_a_folder_of_classes(tmp_path):
+    recipe = load_recipe(Path(__file__).parents[3] / "recipes" / "resnet50-mobilenetv2.yaml")
+    found = load_images(write_folder(tmp_path / "p", 10), side=20, split=recipe.data.split)
+    assert found.sizes == {"labelled": 24, "unlabelled": 0, "validation": 3, "test": 3}
 
 
 def test_the_same_split_again_whatever_the_order(tmp_path):
@@ -134,6 +142,16 @@ def test_other_files_are_passed_over_and_said(tmp_path):
     assert sum(found.sizes.values()) == 15 and "1 files are no pictures" in found.notes[0]
 
 
+def test_folders_of_links_are_said_to_be_that(tmp_path):
+    files = write_folder(tmp_path / "files", 3)
+    for name in CLASSES:
+        (tmp_path / "p" / name).mkdir(parents=True)
+        for file in (files / name).iterdir():
+            os.symlink(file, tmp_path / "p" / name / file.name)
+    with pytest.raises(DataError, match="cross: its 3 pictures are links, .* put the files themselves there"):
+        load_images(tmp_path / "p", side=20)
+
+
 def test_transparent_wide_and_turned_pictures():
     clear = Image.new("RGBA", (40, 20), (255, 0, 0, 0))
     assert (decode(clear, 10, "pad") == 255).all()  # on white
@@ -167,6 +185,11 @@ def test_idx_files(tmp_path):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(_idx(labels)[:-1]))
     with pytest.raises(DataError, match=r"its header says \[40\], but 39 bytes follow"):
         load_images(tmp_path, side=8)
+    whole = gzip.compress(_idx(labels))
+    for damaged in (whole[:10] + b"\xff" * 20 + whole[30:], whole[: len(whole) // 2], b"no gzip"):
+        (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz: can't be read"):
+            load_images(tmp_path, side=8)
 
 
 def test_data_sets_of_torch_are_pictures_in_memory():
@@ -175,8 +198,26 @@ def test_data_sets_of_torch_are_pictures_in_memory():
     found = from_pictures(data, CLASSES, side=20, name="mine")
     assert len(found) == 6 and found.counts == dict.fromkeys(CLASSES, 2)
     assert np.array_equal(found[1].fields[IMAGE].pixels, pairs[1][0])
-    with pytest.raises(DataError, match="example 0 is a str, not a picture"):
-        from_pictures([("text", 0)], CLASSES, side=20)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("text", "example 1 is a str, not a picture"),
+        (np.zeros((4, 4), np.float32), r"example 1 is float32 \[4, 4\], not a picture of Pillow or uint8"),
+        (np.zeros((4, 4, 3), np.int64), r"int64 \[4, 4, 3\]"),
+        (np.zeros((3, 4, 4), np.uint8), r"uint8 \[3, 4, 4\]"),
+        (np.zeros((0, 4), np.uint8), r"uint8 \[0, 4\]"),
+        (torch.zeros(4, 4, 3), r"float32 \[4, 4, 3\]"),
+        ([[1, 2], [3, 4]], r"int64 \[2, 2\]"),
+        ([[1, 2], [3]], "example 1 is"),
+    ],
+)
+def test_arrays_that_are_no_pictures(given, words):
+    good = (torch.zeros(4, 5, dtype=torch.uint8), 0)
+    assert len(from_pictures([good], CLASSES, side=20)) == 1
+    with pytest.raises(DataError, match=words):
+        from_pictures([good, (given, 0)], CLASSES, side=20)
 
 
 def test_numbers_and_names_are_checked(tmp_path):
@@ -185,6 +226,7 @@ def test_numbers_and_names_are_checked(tmp_path):
         ({"limit": 0}, "limit=0"),
         ({"group": "("}, "is no regular expression"),
         ({"fit": "squash"}, "fit='squash'"),
+        ({"split": (0.8, 0.2)}, r"split=\(0.8, 0.2\): give three shares"),
     ):
         with pytest.raises(ValueError, match=words):
             load_images(write_folder(tmp_path / "p", 3), **{"side": 20, **options})
