@@ -141,7 +141,6 @@ def _close(found: list[Tensor], wanted: list[Tensor]) -> bool:
     return True
 
 
-
 def _few(batch: InputBatch) -> InputBatch:
     """The first images of a batch, where it is one of images alone."""
     given = [*batch.args, *batch.kwargs.values()]

@@ -251,21 +251,6 @@ def test_bad_calibration(batches, words):
     assert type(model) is type(residual()) and all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("x", "words"),
-    [
-        (images(4, channels=4), r"run on batch 0 of calibration (torch.float32 of [4, 4, 17, 17]): RuntimeError"),
-        (
-            (images(4) * 9).to(torch.uint8),
-            r"run on batch 0 of calibration (torch.uint8 of [4, 3, 17, 17]): RuntimeError",
-        ),
-    ],
-)
-def test_images_that_the_model_does_not_take(x, words):
-    with pytest.raises(ValueError, match=re.escape(words)):
-        convert_(residual(), calibration=[x])
-
-
 def test_weights_that_are_not_finite():
     model = residual()
     with torch.no_grad():
