@@ -13,7 +13,7 @@ from kdnative.cnn.equalization import Pair, factors_of, pairs_of, scaled
 from kdnative.cnn.floats import FloatGraph
 from kdnative.cnn.observing import Observer
 from kdnative.cnn.quantizing import quantize
-from kdnative.cnn.ranges import LIMITS, Observations, ending_of, ranges_of
+from kdnative.cnn.ranges import Observations, ranges_of, wants_before
 from kdnative.cnn.running import run
 from kdnative.cnn.spans import METHODS, USUAL
 from kdnative.formats.convnet.graph import Graph
@@ -71,9 +71,8 @@ class NetworkCalibration:
         """
         if images.dim() != 4 or images.shape[1] != self.graph.input.channels:
             raise ValueError(f"images are [N, {self.graph.input.channels}, H, W], and these are {list(images.shape)}")
-        size, traced = tuple(images.shape[2:]), self.graph.shapes[0][1:]
-        if self.graph.fixed and size != traced:
-            raise ValueError(f"images of {size[0]} x {size[1]} pixels in a network for {traced}: {self.graph.fixed}")
+        if self.graph.fixed:
+            self.graph.fixed.check(*images.shape[2:])
         images = images.detach().to(torch.float32)
 
         def see(number: int, where: Literal["before", "out"], value: Tensor) -> None:
@@ -115,7 +114,7 @@ class NetworkCalibration:
         seen = Observations([])
         for number, node in enumerate(self.graph.nodes):
             seen.results.append(Observer(histogram, node.channels if number in first else None))
-            if ending_of(node).activation not in LIMITS:
+            if wants_before(node):
                 seen.before[number] = Observer(histogram)
         return seen
 

@@ -7,12 +7,12 @@ the model's parameters, and a graph of a model on the meta device has shapes alo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from kdnative.formats.convnet.graph import Input, Node
+from kdnative.formats.convnet.graph import Fixed, Input, Node
 
 __all__ = ["FloatGraph", "Folded", "Norm", "Scale", "Source"]
 
@@ -105,7 +105,7 @@ class FloatGraph:
         flat: for each output, whether it is [N, C] (it has one pixel) and not [N, C, H, W].
         sources: of the weights of each `Conv`, by the node's name.
         shapes: [C, H, W] of each node's result for the size that was traced.
-        fixed: why other sizes of images than the traced one don't fit, in words; empty where any size does.
+        fixed: the size of the images that were traced, where others don't fit; None where any size does.
     """
 
     nodes: tuple[Node, ...]
@@ -113,7 +113,7 @@ class FloatGraph:
     flat: tuple[bool, ...]
     sources: Mapping[str, Source] = field(default_factory=dict)
     shapes: tuple[tuple[int, int, int], ...] = ()
-    fixed: str = ""
+    fixed: Fixed | None = None
 
     def fold(self, dtype: torch.dtype = torch.float32) -> dict[str, Folded]:
         """Weight and bias of every convolution, by the node's name."""
@@ -128,6 +128,11 @@ class FloatGraph:
         for output in self.outputs:
             found[output].append(-1)
         return found
+
+    def only_here(self, why: str) -> FloatGraph:
+        """The same for images of the traced size alone."""
+        _, height, width = self.shapes[0]
+        return replace(self, fixed=Fixed((height, width), why))
 
     @property
     def input(self) -> Input:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from kdnative.cnn.floats import FloatGraph, Folded
 from kdnative.cnn.integer_weights import integer_weight
 from kdnative.cnn.ranges import Ranges
-from kdnative.formats.convnet.graph import Add, Conv, Graph, Lookup, Node
+from kdnative.formats.convnet.graph import Add, Conv, Graph, Node
 
 __all__ = ["quantize"]
 
@@ -24,10 +24,10 @@ def quantize(graph: FloatGraph, ranges: Ranges, folded: Mapping[str, Folded] | N
     folded = graph.fold() if folded is None else folded
     nodes = tuple(_with_ranges(number, node, ranges) for number, node in enumerate(graph.nodes))
     weights = {node.name: integer_weight(*folded[node.name]) for node in graph.nodes if isinstance(node, Conv)}
-    return Graph(nodes, graph.outputs, graph.flat, weights)
+    return Graph(nodes, graph.outputs, graph.flat, weights, graph.fixed)
 
 
 def _with_ranges(number: int, node: Node, ranges: Ranges) -> Node:
-    if isinstance(node, Conv | Add | Lookup) and number in ranges.before:
+    if isinstance(node, Conv | Add) and number in ranges.before:
         node = replace(node, ending=replace(node.ending, before=ranges.before[number]))
     return replace(node, out=ranges.results[number])

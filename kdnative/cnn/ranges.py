@@ -24,9 +24,9 @@ from kdnative.formats.convnet.graph import (
     Resize,
 )
 
-__all__ = ["LIMITS", "Observations", "Ranges", "ending_of", "is_real", "ranges_of"]
+__all__ = ["Observations", "Ranges", "ending_of", "is_real", "ranges_of", "wants_before"]
 
-LIMITS = ("none", "relu", "relu6", "hard_swish")
+_LIMITS = ("none", "relu", "relu6")
 """Endings without a table: they need no range before them."""
 
 GATE = Range(1 / 255, 0)
@@ -96,6 +96,16 @@ def is_real(node: Node, readers: Sequence[int]) -> bool:
 def ending_of(node: Node) -> Ending:
     """The activation behind a node; one that does nothing where it can have none."""
     return node.ending if isinstance(node, Conv | Add | Lookup) else Ending()
+
+
+def wants_before(node: Node) -> bool:
+    """Whether the activation of a node is a table, of codes in a range of its own.
+
+    A convolution computes hard-swish, and a `Lookup` is a table of its input's codes.
+    """
+    activation = ending_of(node).activation
+    itself = isinstance(node, Lookup) or isinstance(node, Conv) and activation == "hard_swish"
+    return activation not in _LIMITS and not itself
 
 
 @dataclass(eq=False)

@@ -12,7 +12,9 @@ from kdnative.cnn.floats import Norm, Source
 from kdnative.cnn.padding import Padding, tensorflow_padding
 from kdnative.cnn.reading import constant, pair, reads
 from kdnative.cnn.recording import Step
+from kdnative.formats.convnet.checks import MAX_PRODUCTS
 from kdnative.formats.convnet.graph import Conv, Pool, Resize
+from kdnative.formats.convnet.layout import MOST_PIXELS, MOST_TAPS
 
 __all__: list[str] = []
 
@@ -44,6 +46,7 @@ def _conv2d(builder: Builder, step: Step) -> None:
         dilation,
         int(a.groups),
     )
+    _check_limits(step, node, weight.shape[1])
     builder.conv(step, node, Source(step.module, weight, bias, (*weight.shape[:2], *kernel)))
 
 
@@ -60,6 +63,7 @@ def _linear(builder: Builder, step: Step) -> None:
     else:
         raise step.refuse(f"a linear layer over the last dimension of {list(view.shape)}; it can take [N, K] alone")
     node = Conv(builder.name(step), (x,), None, weight.shape[0], (h, w))
+    _check_limits(step, node, c)
     builder.conv(step, node, Source(step.module, weight, bias, (weight.shape[0], c, h, w)))
 
 
@@ -82,7 +86,9 @@ def _max_pool2d(builder: Builder, step: Step) -> None:
     a = step.bind("input", "kernel_size", stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False)
     if a.return_indices or len(step.results) != 1:
         raise step.refuse("a pooling that returns indices")
-    _pool(builder, step, a, kind="max", dilation=pair(a.dilation))
+    if pair(a.dilation) != (1, 1):
+        raise step.refuse(f"a max pooling with a dilation of {pair(a.dilation)}; there are kernels for 1 alone")
+    _pool(builder, step, a, kind="max")
 
 
 @reads("avg_pool2d")
@@ -139,6 +145,17 @@ def _interpolate(builder: Builder, step: Step) -> None:
     name, c = builder.name(step, "" if step.kind == "Upsample" else "resize"), builder.nodes[x].channels
     mode: Literal["nearest", "bilinear"] = a.mode
     builder.add(step, Resize(name, (x,), None, c, mode, size, factor, bool(a.align_corners)))
+
+
+def _check_limits(step: Step, node: Conv, inputs: int) -> None:
+    """Refuses what is too much for the kernels, so that the rest of the model can be native without it."""
+    taps = node.kernel[0] * node.kernel[1]
+    if taps > MOST_TAPS:
+        raise step.refuse(f"a kernel of {node.kernel[0]} x {node.kernel[1]} pixels; {MOST_TAPS} pixels are allowed")
+    if taps * inputs > MAX_PRODUCTS:
+        raise step.refuse(f"sums of {taps * inputs} products could overflow int32; {MAX_PRODUCTS} are allowed")
+    if max(*node.dilation, *(() if node.padding == "same" else node.padding)) > MOST_PIXELS:
+        raise step.refuse(f"a padding or dilation of more than {MOST_PIXELS} pixels")
 
 
 def _pool(builder: Builder, step: Step, a: Any, **more: Any) -> None:

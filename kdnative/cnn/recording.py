@@ -239,12 +239,21 @@ class _Recorder(TorchFunctionMode):
             raise Unsupported(f"{self.place()}: it reads a tensor that was changed in place through another view of it")
         return Value(number)
 
+    def _reads(self, tree: Any) -> bool:
+        return any(isinstance(leaf, Tensor) and id(leaf) in self.known for leaf in tree_flatten(tree)[0])
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        read = any(isinstance(leaf, Tensor) and id(leaf) in self.known for leaf in tree_flatten((args, kwargs))[0])
+        read = self._reads((args, kwargs))
         values_args, values_kwargs = self.values_of((args, kwargs)) if read else ((), {})
         result = func(*args, **kwargs)
         results = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        if read and result is None and self._reads((args[1:], kwargs)):
+            # Into a tensor of the model's own, say: what is read from there later could not be told from a constant.
+            raise Unsupported(
+                f"{self.place()} at {_line(sys._getframe(1))}: {_name(func)} writes what depends on the image into "
+                "another tensor; make a new one instead, as torch.cat and torch.where do"
+            )
         if not read or not results:
             return result
         first = self.count

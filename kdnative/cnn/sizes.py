@@ -17,14 +17,14 @@ def of_any_size(graph: FloatGraph, other: FloatGraph) -> FloatGraph:
     provided that it is the same one in both graphs.
     """
     if len(graph.nodes) != len(other.nodes):
-        return replace(graph, fixed=f"it has {len(graph.nodes)} nodes at one size and {len(other.nodes)} at another")
+        return graph.only_here(f"it has {len(graph.nodes)} nodes at one size and {len(other.nodes)} at another")
     nodes = list(graph.nodes)
     for i, (node, twin) in enumerate(zip(graph.nodes, other.nodes, strict=True)):
         if node == twin:
             continue
         factor = _factor(graph, i, node)
         if factor is None or factor != _factor(other, i, twin):
-            return replace(graph, fixed=f"{node.name} depends on the size of the images")
+            return graph.only_here(f"{node.name} depends on the size of the images")
         assert isinstance(node, Resize)
         nodes[i] = replace(node, size=None, factor=factor)
     return replace(graph, nodes=tuple(nodes))

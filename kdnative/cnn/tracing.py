@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ def trace_recorded(model: nn.Module, recording: Recording) -> FloatGraph:
             failures.append(str(error))
         else:
             return of_any_size(graph, other)
-    return replace(graph, fixed=failures[-1])
+    return graph.only_here(failures[-1])
 
 
 def graph_of(recording: Recording) -> FloatGraph:

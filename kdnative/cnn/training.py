@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -60,7 +61,7 @@ class TrainedNetwork:
         shifts: Mapping[str, Tensor],
     ) -> None:
         self.modules, self.shape = dict(modules), shape
-        self.nodes, self.outputs, self.flat = graph.nodes, graph.outputs, graph.flat
+        self.graph = replace(graph, weights={})
         self.factors, self.shifts = dict(factors), dict(shifts)
         self._own = False
         self._traced: tuple[list[Tensor], FloatGraph] | None = None
@@ -124,7 +125,7 @@ class TrainedNetwork:
             return self._quantized(self._folded(self._graph()))
 
     def _round(self, number: int, where: str, value: Tensor) -> Tensor:
-        node = self.nodes[number]
+        node = self.graph.nodes[number]
         codes = node.out if where == "out" else ending_of(node).before
         return value if codes is None else rounded(value, codes)
 
@@ -137,7 +138,7 @@ class TrainedNetwork:
 
     def _quantized(self, folded: Mapping[str, Folded]) -> Graph:
         weights = {name: integer_weight(*each) for name, each in folded.items()}
-        return Graph(self.nodes, self.outputs, self.flat, weights)
+        return replace(self.graph, weights=weights)
 
     def _network(self) -> ConvNet:
         """The native network of the weights as they are."""

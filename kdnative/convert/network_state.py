@@ -15,7 +15,6 @@ from kdnative.cnn.equalization import Pair
 from kdnative.cnn.training import TrainedNetwork
 from kdnative.convert.network_training import trained_parts
 from kdnative.files import write_atomically
-from kdnative.formats.convnet.graph import Graph
 from kdnative.formats.convnet.json import from_json, to_json
 
 __all__ = ["restore_networks_", "save_networks"]
@@ -37,7 +36,7 @@ def save_networks(model: nn.Module, path: str | os.PathLike[str]) -> None:
             {
                 "modules": list(network.modules),
                 "shape": list(network.shape),
-                "graph": to_json(Graph(network.nodes, network.outputs, network.flat)),
+                "graph": to_json(network.graph),
                 "factors": [[pair.first, pair.second] for pair, _ in factors],
                 "shifts": list(network.shifts),
             }

@@ -134,7 +134,8 @@ class ConvNet(nn.Module):
 
         Raises:
             RuntimeError: the images require grad, have another number of channels, or no floats.
-            ValueError: they are too small, or of another size than a linear layer needs.
+            ValueError: they are too small, of another size than a linear layer needs, or than the one that the network
+                is for.
         """
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
@@ -157,6 +158,8 @@ class ConvNet(nn.Module):
 
     def _places(self, height: int, width: int) -> tuple[int, tuple[_Place, ...]]:
         """How many numbers an image gives, and where the outputs are among them."""
+        if self._graph.fixed is not None:
+            self._graph.fixed.check(height, width)
         if torch.compiler.is_compiling():  # sizes may be symbolic: arithmetic alone, and the operator checks the sum
             return self._place([(_after(height, rows), _after(width, columns)) for rows, columns in self._steps])
         found = self._places_of.get((height, width))

@@ -177,8 +177,8 @@ def _resize(module: nn.Module, shape: list[int], with_statistics: bool) -> None:
         return None if old is None else nn.Parameter(empty(old.detach(), size), requires_grad=old.requires_grad)
 
     if isinstance(module, nn.Conv2d):
-        depthwise = module.groups == module.out_channels and module.weight.shape[1] == 1
-        module.groups = shape[0] if depthwise and module.groups > 1 else module.groups
+        if module.groups > 1 and module.weight.shape[1] == shape[1]:  # pruning takes whole groups
+            module.groups = module.groups * shape[0] // module.out_channels
         module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = shape

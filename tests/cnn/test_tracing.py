@@ -82,7 +82,7 @@ def test_padding_by_hand_is_not_tensorflows():
 
 def test_the_head_of_a_flattened_map_fits_one_size():
     graph = trace(nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 36, 5)), (1, 3, 8, 8))
-    assert "mat1 and mat2" in graph.fixed or "shape" in graph.fixed
+    assert graph.fixed.size == (8, 8) and ("mat1 and mat2" in graph.fixed.why or "shape" in graph.fixed.why)
     assert graph.nodes[-1].kernel == (6, 6)
 
 
@@ -98,7 +98,7 @@ def test_a_size_that_follows_from_another_map_is_a_factor():
     def to_the_image(x, a):
         return F.interpolate(F.max_pool2d(a(x), 2), size=x.shape[2:])
 
-    assert "resize depends on the size" in trace(Written(to_the_image, conv(padding=1)), (1, 3, 12, 16)).fixed
+    assert "resize depends on the size" in trace(Written(to_the_image, conv(padding=1)), (1, 3, 12, 16)).fixed.why
 
     fixed = trace(Written(lambda x, a: F.interpolate(a(x), size=(7, 9)), conv()), (1, 3, 12, 16))
     assert fixed.nodes[-1].size == (7, 9) and not fixed.fixed
@@ -108,7 +108,7 @@ def test_a_branch_on_the_size_is_noticed():
     def forward(x, a):
         return a(x) if x.shape[2] < 20 else F.relu(a(x))
 
-    assert "depends on the size" in trace(Written(forward, conv()), (1, 3, 12, 16)).fixed
+    assert "depends on the size" in trace(Written(forward, conv()), (1, 3, 12, 16)).fixed.why
 
 
 def test_several_outputs():
@@ -219,6 +219,12 @@ def _changed_view(x, a):
     return y
 
 
+def _written_into(x, a):
+    gate = torch.ones(8)
+    gate[:] = a(x).mean((2, 3))[0]
+    return a(x) * gate[None, :, None, None]
+
+
 REFUSED = {
     "layer_norm": (nn.Sequential(conv(), nn.LayerNorm([8, 11, 15])), "1 (LayerNorm): layer_norm is no part"),
     "transposed": (nn.ConvTranspose2d(3, 4, 3), "conv_transpose2d is no part"),
@@ -236,6 +242,11 @@ REFUSED = {
     "batch": (Written(lambda x, a: F.max_pool2d(a(x).flip(0), 2), conv()), "isn't a map"),
     "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "rows and columns of zeros"),
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
+    "written into a constant": (Written(_written_into, conv()), r"Written at test_tracing.py:\d+: setitem writes what"),
+    "too many taps": (nn.Sequential(nn.ZeroPad2d(40), conv(kernel=65)), "a kernel of 65 x 65 pixels; 4096 pixels"),
+    "too many products": (nn.Sequential(nn.Conv2d(3, 302, 1), nn.Flatten(), nn.Linear(302 * 13 * 17, 2)), "66742 products"),
+    "too much padding": (nn.Sequential(conv(padding=1025)), "padding or dilation of more than 1024"),
+    "dilated pooling": (nn.Sequential(conv(), nn.MaxPool2d(2, dilation=2)), r"max pooling with a dilation of (2, 2)"),
     "dictionary": (Written(lambda x, a: {"out": a(x)}, conv()), "it returns dict"),
     "rows": (nn.Sequential(conv(), nn.Flatten()), "it returns"),
     "mirrored": (Written(lambda x, a: F.max_pool2d(a(x).flip(3), 2), conv()), "isn't a map"),

@@ -82,7 +82,7 @@ def test_gradients_by_a_formula():
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
     x = torch.randn(6, 3, 7, 5, requires_grad=True)
     network, _ = prepared(model, x.detach(), equalize=False, correct_bias=False)
-    codes = {node.name: node.out for node in network.nodes}
+    codes = {node.name: node.out for node in network.graph.nodes}
     (model(3 * x) ** 2).sum().backward()  # three times what calibration saw: much is beyond the ranges
 
     def fake(value, found):
@@ -148,11 +148,11 @@ def test_statistics_and_ranges_stay():
     model, x = depthwise(), images(24)
     network, _ = prepared(model, x)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    nodes = network.nodes
+    nodes = network.graph.nodes
     model.train()
     step(model, 10 * x)
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
-    assert network.nodes == nodes and set(model.state_dict()) == set(depthwise().state_dict())
+    assert network.graph.nodes == nodes and set(model.state_dict()) == set(depthwise().state_dict())
 
 
 def test_without_gradients_it_is_packed_once(monkeypatch):

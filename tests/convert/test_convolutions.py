@@ -9,11 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdnative
-from kdnative.convert import convert_, decide
+from kdnative.convert import convert_, decide, prepare_networks_
 from kdnative.formats.scheme import Scheme
 from kdnative.nn import ConvNet, Linear
 from kdnative.patterns import Selection
 from tests.cnn.networks import depthwise, images, residual
+from tests.cnn.small import Written, conv
 from tests.small_models import rows as rows_by_name
 
 
@@ -300,3 +301,34 @@ def test_what_has_no_ranges_for_convolutions_says_so():
         convert_(model, ["w4a8-g64", "w8a8"], gate=gate)
     assert type(model.trunk) is not ConvNet
     assert convert_(model, calibration=made, keep=["trunk"]).totals["fused"] == 0
+
+
+def _behind_a_sum(x, activation, a, b, c):
+    y = a(x)
+    return c(activation(torch.relu(b(y)) + y))
+
+
+def _behind_a_pooling(x, activation, a, b, c):
+    return c(activation(nn.functional.max_pool2d(b(torch.relu(a(x))), 2)))
+
+
+@pytest.mark.parametrize("forward_of", [_behind_a_sum, _behind_a_pooling])
+@pytest.mark.parametrize("activation", [nn.functional.hardswish, nn.functional.silu, nn.functional.relu6])
+def test_activations_by_themselves(forward_of, activation):
+    """The one is a table of codes before it in a range of their own, the other one of its input's codes."""
+    torch.manual_seed(0)
+    layers = conv(padding=1), conv(8, 8, padding=1), conv(8, 8)
+    model, x = Written(lambda x, a, b, c: forward_of(x, activation, a, b, c), *layers).eval(), images(32)
+    wanted = forward(model, x)
+    trained = copy.deepcopy(model)
+    convert_(model, calibration=[x])
+    assert type(model) is ConvNet and error(model(x), wanted) < 0.05
+    prepare_networks_(trained, calibration=[x])
+    assert torch.equal(trained(x), model(x))
+
+
+def test_what_is_too_much_for_the_kernels_stays_in_torch():
+    body = nn.Sequential(conv(padding=1), nn.ReLU(), conv(8, 303, padding=1))
+    model = nn.Sequential(body, nn.Flatten(), nn.Linear(303 * 15 * 15, 4)).eval()
+    convert_(model, calibration=[images(16, 15)], keep=[])
+    assert type(model[0]) is ConvNet and type(model[2]) is not ConvNet and model(images(2, 15)).shape == (2, 4)

@@ -72,6 +72,8 @@ def check(graph: Graph, weights: bool = True) -> None:
     for number in graph.outputs:
         if not 0 <= number < len(graph.nodes):
             raise ValueError(f"output {number} is no node: there are {len(graph.nodes)}")
+    if graph.fixed is not None:
+        _check_pixels("the size of images", graph.fixed.size, 1)
     if weights:
         _check_weights(graph)
 

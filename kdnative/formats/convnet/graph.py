@@ -19,6 +19,7 @@ __all__ = [
     "Concat",
     "Conv",
     "ConvWeight",
+    "Fixed",
     "Graph",
     "Input",
     "Lookup",
@@ -201,6 +202,27 @@ class ConvWeight:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """The one size of images that a network is for.
+
+    Args:
+        size: height and width.
+        why: others don't fit, in words.
+    """
+
+    size: Pair
+    why: str
+
+    def check(self, height: int, width: int) -> None:
+        """ValueError for images of another size."""
+        if height != self.size[0] or width != self.size[1]:
+            raise ValueError(
+                f"images of {height} x {width} pixels in a network for {self.size[0]} x {self.size[1]}: it was "
+                f"followed at that size, and is another one at others ({self.why}); give images of that size"
+            )
+
+
+@dataclass(frozen=True)
 class Graph:
     """A network, and its weights by the names of its convolutions.
 
@@ -208,9 +230,11 @@ class Graph:
         nodes: the first is the `Input`.
         outputs: numbers of the nodes whose values the network returns, in order; codes come back as real numbers.
         flat: for each output, whether it is [N, C] (it has one pixel) and not [N, C, H, W].
+        fixed: the one size of images that it is for; None: any will do.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
     flat: tuple[bool, ...]
     weights: dict[str, ConvWeight] = field(default_factory=dict)
+    fixed: Fixed | None = None

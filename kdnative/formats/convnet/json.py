@@ -14,6 +14,7 @@ from kdnative.formats.convnet.graph import (
     Concat,
     Conv,
     Ending,
+    Fixed,
     Graph,
     Input,
     Lookup,
@@ -36,11 +37,13 @@ _NODES_A_CONVOLUTION = 16
 
 
 def to_json(graph: Graph) -> dict[str, Any]:
-    """Nodes, outputs and flat; what has its usual value is left out, and so are the weights."""
+    """Nodes, outputs, flat and fixed; what has its usual value is left out, and so are the weights."""
+    fixed = {} if graph.fixed is None else {"fixed": {"size": list(graph.fixed.size), "why": graph.fixed.why}}
     return {
         "nodes": [_plain_node(node) for node in graph.nodes],
         "outputs": list(graph.outputs),
         "flat": list(graph.flat),
+        **fixed,
     }
 
 
@@ -50,7 +53,8 @@ def from_json(plain: Any) -> Graph:
     Raises:
         ValueError: an entry is missing, unknown, or of another kind than it must be, or the network can't be run.
     """
-    _check_keys("the network", plain, {"nodes", "outputs", "flat"}, {"nodes", "outputs", "flat"})
+    keys = {"nodes", "outputs", "flat"}
+    _check_keys("the network", plain, keys, {*keys, "fixed"})
     nodes = plain["nodes"]
     if not isinstance(nodes, list):
         raise ValueError(f"the nodes of a network must be a list, not {shown(nodes)}")
@@ -61,6 +65,7 @@ def from_json(plain: Any) -> Graph:
         nodes=tuple(_node(number, node) for number, node in enumerate(nodes)),
         outputs=_integers("outputs", plain["outputs"]),
         flat=tuple(_flag("flat", value) for value in _items("flat", plain["flat"])),
+        fixed=_fixed(plain["fixed"]) if "fixed" in plain else None,
     )
     check(graph, weights=False)
     return graph
@@ -101,6 +106,11 @@ def _node(number: int, plain: Any) -> Node:
     _check_keys(what, plain, {"node", *required}, {"node", *names})
     values = {name: _READ[name](f"{what}: {name}", plain[name]) for name in names if name in plain}
     return cls(**values)
+
+
+def _fixed(plain: Any) -> Fixed:
+    _check_keys("fixed", plain, {"size", "why"}, {"size", "why"})
+    return Fixed(_pair("fixed: size", plain["size"]), _text("fixed: why", plain["why"]))
 
 
 def _check_keys(what: str, plain: Any, required: set[str], allowed: set[str]) -> None:

@@ -2,10 +2,11 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
-from kdnative.formats.convnet.graph import Ending, Graph, Lookup, Range, Resize
+from kdnative.formats.convnet.graph import Ending, Fixed, Graph, Lookup, Range, Resize
 from kdnative.formats.convnet.json import from_json, to_json
 from tests.convnets import Builder, every_kind
 
@@ -31,6 +32,11 @@ def test_what_is_rarely_set_comes_back():
     assert got.nodes == graph.nodes
 
 
+def test_the_one_size_of_a_network_comes_back():
+    graph = replace(every_kind(), fixed=Fixed((31, 7), "it has a branch"), weights={})
+    assert from_json(json.loads(json.dumps(to_json(graph)))) == graph
+
+
 def changed(path, value):
     """The description with one entry set, or taken out where the value is ``del``."""
     whole = part = copy.deepcopy(plain())
@@ -50,6 +56,11 @@ def changed(path, value):
         (["nodes"], [], "first node of a network must be its Input"),
         (["outputs"], "del", "lacks outputs"),
         (["more"], 1, "has the entry 'more'"),
+        (["fixed"], None, "fixed must be a table"),
+        (["fixed"], {"size": [3, 4]}, "fixed lacks why"),
+        (["fixed"], {"size": [3], "why": ""}, "fixed: size must be two integers"),
+        (["fixed"], {"size": [0, 3], "why": ""}, "the size of images must be from 1"),
+        (["fixed"], {"size": [3, 3], "why": 1}, "fixed: why must be a text"),
         (["outputs"], [True], "outputs must be an integer"),
         (["outputs"], [15, 99], "output 99 is no node"),
         (["outputs"], [], "needs outputs"),

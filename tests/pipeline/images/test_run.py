@@ -12,6 +12,7 @@ import torch
 
 import kdnative
 from kdnative.evaluate import predict
+from kdnative.nn import ConvNet
 from kdnative.pipeline import PipelineError, RecipeError, load_recipe, networks
 from kdnative.pipeline.kinds.pictures import PICTURES
 from kdnative.pipeline.stages import Shared
@@ -38,6 +39,10 @@ def test_every_stage_ran_and_the_summary_tells_of_pictures(finished_images):
     assert all(row["image"].startswith("data:image/jpeg;base64,") for row in summary["pictures"])
     text = (finished_images.path / "summary.txt").read_text()
     assert "pictures: 36 labelled" in text and "batch 1 x 32 pixels" in text
+
+
+def test_the_whole_student_is_native(finished_images):
+    assert type(kdnative.load(finished_images.output("convert") / "model")) is ConvNet
 
 
 def test_the_temperature_of_the_teacher_is_fitted(finished_images):
