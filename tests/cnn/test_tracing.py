@@ -243,8 +243,16 @@ REFUSED = {
     "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "rows and columns of zeros"),
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
     "written into a constant": (Written(_written_into, conv()), r"Written at test_tracing.py:\d+: setitem writes what"),
+    "too large a pooling": (
+        nn.Sequential(nn.Upsample(scale_factor=9.0), nn.AvgPool2d(65)),
+        "a kernel of 65 x 65 pixels; 4096",
+    ),
+    "too long a stride": (nn.MaxPool2d(3, stride=5000), "a stride of 5000 x 5000 pixels; 4096 a side"),
     "too many taps": (nn.Sequential(nn.ZeroPad2d(40), conv(kernel=65)), "a kernel of 65 x 65 pixels; 4096 pixels"),
-    "too many products": (nn.Sequential(nn.Conv2d(3, 302, 1), nn.Flatten(), nn.Linear(302 * 13 * 17, 2)), "66742 products"),
+    "too many products": (
+        nn.Sequential(nn.Conv2d(3, 302, 1), nn.Flatten(), nn.Linear(302 * 13 * 17, 2)),
+        "66742 products",
+    ),
     "too much padding": (nn.Sequential(conv(padding=1025)), "padding or dilation of more than 1024"),
     "dilated pooling": (nn.Sequential(conv(), nn.MaxPool2d(2, dilation=2)), r"max pooling with a dilation of (2, 2)"),
     "dictionary": (Written(lambda x, a: {"out": a(x)}, conv()), "it returns dict"),
