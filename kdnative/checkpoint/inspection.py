@@ -11,6 +11,7 @@ import torch
 
 from kdnative.checkpoint.folder import read_manifest
 from kdnative.checkpoint.manifest import BUFFER, MANIFEST, CheckpointError, reason_of
+from kdnative.checkpoint.settings import read_image_input
 from kdnative.formats.scheme import Scheme
 from kdnative.nn.encoder_spec import LINEARS
 
@@ -44,6 +45,10 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         rows = [_row(name, group, manifest["modules"]) for name, group in groups.items()]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / MANIFEST}: damaged: its modules and tensors do not agree: {error!r}") from error
+    try:
+        read_image_input(manifest["image_input"])
+    except ValueError as error:
+        raise CheckpointError(f"{path / MANIFEST}: damaged: {error}") from error
     return {
         "path": str(path),
         "format": manifest["format"],

@@ -52,4 +52,6 @@ def _is_convolution(model: nn.Module, name: str, shape: tuple[int, ...]) -> bool
     except AttributeError:
         return False
     weight = getattr(module, "weight", None)
+    if weight is None:  # of a norm without one, which is a depthwise convolution
+        weight = getattr(module, "running_var", None)
     return isinstance(weight, Tensor) and weight.shape[:1] == shape[:1]

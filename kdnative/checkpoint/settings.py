@@ -87,9 +87,15 @@ def set_image_input(model: nn.Module, image_input: ImageInput | None) -> None:
     """Give a model its ``preprocess`` and ``classes``, unless it has others of its own."""
     if image_input is None:
         return
-    for name, value in (("preprocess", image_input), ("classes", image_input.classes)):
-        if name in vars(model) or not hasattr(model, name):
-            setattr(model, name, value)
+    own, classes = (vars(model).get(name) for name in ("preprocess", "classes"))
+    from_old = isinstance(own, ImageInput) and isinstance(classes, tuple) and classes == own.classes
+    given: dict[str, Any] = {}
+    if isinstance(own, ImageInput) or not hasattr(model, "preprocess"):
+        given["preprocess"] = image_input
+    if from_old or not hasattr(model, "classes"):
+        given["classes"] = image_input.classes
+    for name, value in given.items():
+        setattr(model, name, value)
 
 
 def frozen_parameters(model: nn.Module) -> str | list[str]:

@@ -14,7 +14,7 @@ from kdnative.cnn.reading import constant, pair, reads
 from kdnative.cnn.recording import Step
 from kdnative.formats.convnet.checks import MAX_PRODUCTS
 from kdnative.formats.convnet.graph import Conv, Pool, Resize
-from kdnative.formats.convnet.layout import MOST_PIXELS, MOST_TAPS
+from kdnative.formats.convnet.limits import too_much
 
 __all__: list[str] = []
 
@@ -147,15 +147,17 @@ def _interpolate(builder: Builder, step: Step) -> None:
     builder.add(step, Resize(name, (x,), None, c, mode, size, factor, bool(a.align_corners)))
 
 
-def _check_limits(step: Step, node: Conv, inputs: int) -> None:
+def _check_window(step: Step, node: Conv | Pool) -> None:
     """Refuses what is too much for the kernels, so that the rest of the model can be native without it."""
-    taps = node.kernel[0] * node.kernel[1]
-    if taps > MOST_TAPS:
-        raise step.refuse(f"a kernel of {node.kernel[0]} x {node.kernel[1]} pixels; {MOST_TAPS} pixels are allowed")
-    if taps * inputs > MAX_PRODUCTS:
-        raise step.refuse(f"sums of {taps * inputs} products could overflow int32; {MAX_PRODUCTS} are allowed")
-    if max(*node.dilation, *(() if node.padding == "same" else node.padding)) > MOST_PIXELS:
-        raise step.refuse(f"a padding or dilation of more than {MOST_PIXELS} pixels")
+    if (problem := too_much(node)) is not None:
+        raise step.refuse(problem)
+
+
+def _check_limits(step: Step, node: Conv, inputs: int) -> None:
+    """The same, of a convolution's sums too."""
+    _check_window(step, node)
+    if (products := node.kernel[0] * node.kernel[1] * inputs) > MAX_PRODUCTS:
+        raise step.refuse(f"sums of {products} products could overflow int32; {MAX_PRODUCTS} are allowed")
 
 
 def _pool(builder: Builder, step: Step, a: Any, **more: Any) -> None:
@@ -173,6 +175,7 @@ def _pool(builder: Builder, step: Step, a: Any, **more: Any) -> None:
         ceil_mode=bool(a.ceil_mode),
         **more,
     )
+    _check_window(step, node)
     builder.add(step, node)
 
 
@@ -182,6 +185,7 @@ def _adaptive(builder: Builder, step: Step, x: Any, kind: Literal["max", "averag
     number = view.node if in_rows else builder.map(step, x)
     name = builder.name(step, "" if "Pool" in step.kind else "pool")
     node = Pool(name, (number,), None, builder.nodes[number].channels, kind, (size[0], size[1]), adaptive=True)
+    _check_window(step, node)
     builder.add(step, node)
 
 

@@ -172,13 +172,20 @@ class ConvNet(nn.Module):
         return found
 
     def _place(self, every: list[tuple[int, int]]) -> tuple[int, tuple[_Place, ...]]:
-        places, begin = [], 0
+        places, total = [], 0
+        ends: dict[int, tuple[int, int]] = {}
         for number, flat, (height, width) in zip(self._graph.outputs, self._graph.flat, every, strict=True):
-            channels = self._graph.nodes[number].channels
-            end = begin + height * width * channels
-            places.append(_Place(begin, end, None if flat else (height, width, channels)))
-            begin = end
-        return begin, tuple(places)
+            node = self._graph.nodes[number]
+            if flat and (height != 1 or width != 1):  # `sizes` has refused it already, where it could
+                raise ValueError(
+                    f"images do not fit: {node.name} has several pixels where its linear layer needs one; give images "
+                    "of the size that the network was made for"
+                )
+            if number not in ends:  # what is returned twice has one place
+                ends[number] = total, total + height * width * node.channels
+                total = ends[number][1]
+            places.append(_Place(*ends[number], None if flat else (height, width, node.channels)))
+        return total, tuple(places)
 
     def _apply(self, fn, recurse=True):
         if self.is_empty and stays_empty(fn, "kdnative.nn.ConvNet"):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +20,7 @@ __all__ = ["FITS", "INTERPOLATIONS", "ImageInput"]
 FITS = ("crop", "pad", "stretch")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _MOST_PIXELS = 1 << 14  # of a side
+_MOST = torch.finfo(torch.float32).max  # integers may be larger than any float
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ImageInput:
     :func:`kdnative.load` gives it back, with its classes as ``model.classes``.
 
     Args:
-        size: height and width of what the model is given, pixels.
+        size: height and width of what the model is given, pixels; one number is both.
         shorter: the shorter side is resized to this many pixels, then the middle is cropped, as torchvision does it
             (256 and 224). None: `fit` says what is done.
         fit: "crop" (the middle, as much as there is of that shape, is resized), "pad" (all of it, on white) or
@@ -54,7 +54,7 @@ class ImageInput:
 
     def __post_init__(self) -> None:
         for name in ("size", "mean", "std", "classes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, _several(name, getattr(self, name)))
         sides = (*self.size, *(() if self.shorter is None else (self.shorter,)))
         if len(self.size) != 2 or not all(type(s) is int and 1 <= s <= _MOST_PIXELS for s in sides):
             raise ValueError(
@@ -73,12 +73,14 @@ class ImageInput:
                 f"shorter ({self.shorter}) must not be below size {self.size}: there would be nothing to crop"
             )
         numbers = (*self.mean, *self.std)
-        sound = all(type(v) in (int, float) and math.isfinite(v) for v in numbers)
+        sound = all(type(v) in (int, float) and abs(v) <= _MOST for v in numbers)
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not sound or min(self.std) <= 0:
             raise ValueError(
                 f"mean and std must be three finite numbers each (RGB) or one (grey), std above 0 (got "
                 f"{shown(self.mean)} and {shown(self.std)})"
             )
+        for name in ("mean", "std"):  # an integer may be more than tensors take
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes must be texts (got {shown(self.classes)})")
 
@@ -124,7 +126,8 @@ class ImageInput:
 
     def _resized(self, opened: Any) -> np.ndarray:
         image, ops = require("PIL.Image"), require("PIL.ImageOps")
-        found = _on_white(ops.exif_transpose(opened), image).convert("RGB" if len(self.mean) == 3 else "L")
+        upright = _of_bytes(ops.exif_transpose(opened), image)
+        found = _on_white(upright, image).convert("RGB" if len(self.mean) == 3 else "L")
         method = getattr(image.Resampling, self.interpolation.upper())
         height, width = self.size
         if self.shorter is not None:
@@ -158,6 +161,26 @@ class ImageInput:
             if not isinstance(plain[name], str):
                 raise ValueError(f"the image input's {name} must be a text, not {shown(plain[name])}")
         return cls(**plain)
+
+
+def _several(name: str, values: Any) -> tuple[Any, ...]:
+    if name == "size" and type(values) is int:
+        return values, values
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a tuple or a list, of one value too (got {shown(values)})")
+    return tuple(values)
+
+
+def _of_bytes(found: Any, image: Any) -> Any:
+    """The picture with 8 bits a channel; ValueError where nobody can say what is white in it."""
+    if found.mode.startswith("I;16"):  # Pillow would clip at 255
+        return image.fromarray(((np.asarray(found).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if found.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are {'integers' if found.mode == 'I' else 'floats'} of 32 bits, of which it does not say what "
+            "is white: store it with 8 or 16 bits, from 0 (black) to the largest number (white)"
+        )
+    return found
 
 
 def _on_white(found: Any, image: Any) -> Any:

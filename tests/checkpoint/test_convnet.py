@@ -11,7 +11,7 @@ from kdnative.checkpoint import CheckpointError, inspect, load, save
 from kdnative.nn import ConvNet, ImageInput
 from kdnative.nn.tree import become
 from tests.checkpoints import edit
-from tests.convnets import every_kind, small, small_floats
+from tests.convnets import Builder, every_kind, small, small_floats
 
 PICTURES = ImageInput((12, 10), shorter=14, classes=("cat", "dog", "a\u202e bird"))
 
@@ -58,6 +58,20 @@ def test_into_a_float_model(tmp_path):
     for other in (nn.Linear(3, 3), nn.Sequential(nn.Conv2d(3, 7, 3)), ConvNet.from_graph(every_kind())):
         with pytest.raises(CheckpointError, match="can't take the place of this"):
             load(tmp_path / "m", into=other)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_into_a_norm_without_weights(tmp_path, channels):
+    b = Builder()
+    x = b.conv(0, 3, groups=3, name="0")
+    net = ConvNet.from_graph(b.graph(b.conv(x, 5, kernel=(3, 3), name="1")))
+    save(net, tmp_path / "m")
+    model = nn.Sequential(nn.BatchNorm2d(channels, affine=False), nn.Conv2d(channels, 5, 3))
+    if channels == 3:
+        assert_same(load(tmp_path / "m", into=model), net)
+        return
+    with pytest.raises(CheckpointError, match="can't take the place of this"):
+        load(tmp_path / "m", into=model)
 
 
 def test_into_the_part_of_a_float_model(tmp_path):
@@ -111,9 +125,26 @@ def test_any_model_may_take_pictures(tmp_path):
     model.preprocess = PICTURES
     save(model, tmp_path / "m")
     assert load(tmp_path / "m").preprocess == PICTURES
-    other = small_floats()
-    other.classes = "mine"
-    assert load(tmp_path / "m", into=other).classes == "mine" or other.classes == PICTURES.classes
+
+
+@pytest.mark.parametrize(
+    ("own", "preprocess", "classes"),
+    [
+        ({}, PICTURES, PICTURES.classes),
+        ({"classes": 10}, PICTURES, 10),
+        ({"preprocess": ImageInput((3, 3), classes=("a",)), "classes": ("a",)}, PICTURES, PICTURES.classes),
+        ({"preprocess": ImageInput((3, 3), classes=("a",)), "classes": 10}, PICTURES, 10),
+        ({"preprocess": "mine"}, "mine", PICTURES.classes),
+    ],
+)
+def test_what_a_model_has_of_its_own_stays(tmp_path, own, preprocess, classes):
+    native = nn.Sequential(small())
+    native.preprocess = PICTURES
+    save(native, tmp_path / "m")
+    model = nn.Sequential(small_floats())
+    vars(model).update(own)
+    load(tmp_path / "m", into=model)
+    assert model.preprocess == preprocess and model.classes == classes
 
 
 def test_a_model_that_becomes_native_still_takes_pictures():
@@ -173,6 +204,15 @@ def test_bad_descriptions(saved, change, words):
     edit(saved, change)
     with pytest.raises(CheckpointError, match=words):
         load(saved)
+
+
+@pytest.mark.parametrize("given", [{}, {**PICTURES.to_json(), "mean": [10**400]}])
+def test_inspect_reads_how_pictures_are_given(saved, given, capsys):
+    edit(saved, lambda manifest: manifest.update(image_input=given))
+    with pytest.raises(CheckpointError, match="kdnative.json: damaged: .*(must be a table of|finite numbers)"):
+        inspect(saved)
+    assert cli.main(["inspect", str(saved)]) == 1
+    assert "kdnative.json: damaged:" in capsys.readouterr().err
 
 
 def test_padding_that_no_tensor_has_paid_for(saved):

@@ -249,6 +249,11 @@ REFUSED = {
     "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "rows and columns of zeros"),
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
     "written into a constant": (Written(_written_into, conv()), r"Written at test_tracing.py:\d+: setitem writes what"),
+    "too large a pooling": (
+        nn.Sequential(nn.Upsample(scale_factor=9.0), nn.AvgPool2d(65)),
+        "a kernel of 65 x 65 pixels; 4096",
+    ),
+    "too long a stride": (nn.MaxPool2d(3, stride=5000), "a stride of 5000 x 5000 pixels; 4096 a side"),
     "too many taps": (nn.Sequential(nn.ZeroPad2d(40), conv(kernel=65)), "a kernel of 65 x 65 pixels; 4096 pixels"),
     "too many products": (
         nn.Sequential(nn.Conv2d(3, 302, 1), nn.Flatten(), nn.Linear(302 * 13 * 17, 2)),

@@ -70,7 +70,7 @@ def test_depthwise_convolutions(isa, channels, kernel, stride, dilation):
     same(b.graph(y), (1, channels, 11, 13), (3, channels, 6, 17))
 
 
-def test_one_channel_in_groups_of_one_is_depthwise_with_a_residual_too(isa):
+def test_one_channel_with_a_residual_is_no_depthwise_convolution(isa):
     b = Builder(1)
     x = b.conv(0, 1, kernel=(3, 3), padding=(1, 1, 1, 1), residual=0)
     same(b.graph(x), (2, 1, 5, 5))

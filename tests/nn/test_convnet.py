@@ -196,6 +196,61 @@ def test_compiles_without_graph_breaks(net, dynamic):
     assert frames.frame_count == (1 if dynamic else 2)
 
 
+def head():
+    """A linear layer over a flattened map of one size, 8 x 8."""
+    b = Builder()
+    return ConvNet.from_graph(b.graph(b.conv(0, 5, kernel=(8, 8), out=None, name="fc"), flat=(True,)))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("height,width", [(10, 10), (8, 9), (16, 8)])
+def test_images_that_do_not_fit_are_none_compiled_either(dynamic, height, width):
+    net = head()
+    torch._dynamo.reset()
+    compiled = torch.compile(net, dynamic=dynamic, backend="aot_eager")
+    x, fits = torch.randn(2, 3, height, width), torch.randn(2, 3, 8, 8)
+    for run in (net, compiled):
+        with torch.no_grad(), pytest.raises(ValueError, match="fc has .* pixels where its linear layer needs one"):
+            run(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(fits), net(fits))
+    with torch.no_grad(), pytest.raises(Exception, match="ValueError"):  # dynamo's own, from a whole graph
+        compiled(x)
+
+
+def test_one_size_is_exported():
+    net, dims = head(), {2: torch.export.Dim("h", min=4), 3: torch.export.Dim("w", min=4)}
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(torch.export.export(net, (x,)).module()(x), net(x))
+    with pytest.raises(Exception, match="h == 8|specialized it to be a constant \\(8\\)"):
+        torch.export.export(net, (x,), dynamic_shapes={"x": dims})
+
+
+def test_what_is_returned_twice():
+    """A map as it is and flat, and real numbers."""
+    b = Builder()
+    x = b.other(Pool, [b.conv(0, 4)], kind="average", kernel=(1, 1), adaptive=True)
+    y = b.conv(x, 5, out=None)
+    graph = b.graph(y, x, y, x, flat=(True, False, True, True))
+    net, images = ConvNet.from_graph(graph), torch.randn(2, 3, 6, 7)
+    assert_same(net(images), reference.run(graph, images))
+    first, map_, second, row = net(images)
+    assert torch.equal(first, second) and map_.shape == (2, 4, 1, 1) and torch.equal(map_.flatten(1), row)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert_same(compiled(images), net(images))
+    assert ConvNet.from_spec(net.spec).load_state_dict(net.state_dict())
+
+
+def test_real_numbers_that_nobody_gets_are_refused():
+    b = Builder()
+    b.conv(0, 4, out=None, name="unused")
+    with pytest.raises(ValueError, match="unused gives real numbers and is no output"):
+        ConvNet.from_graph(b.graph(b.conv(0, 4)))
+
+
 def test_exports():
     net = classifier()
     x = torch.randn(2, 3, 20, 24)

@@ -1,5 +1,6 @@
 """From pictures to batches: as torchvision does it, and cases worked by hand."""
 
+import numpy
 import pytest
 import torch
 
@@ -56,6 +57,40 @@ def test_transparent_pixels_are_white_and_grey_has_one_channel():
     assert grey.shape == (1, 1, 2, 3) and grey.unique().tolist() == [2.0]
 
 
+@pytest.mark.parametrize(("value", "code"), [(0, 0), (128, 0), (129, 1), (257 * 100, 100), (65535, 255)])
+@pytest.mark.parametrize("kind", ["<u2", ">u2"])
+def test_sixteen_bits_are_scaled(tmp_path, value, code, kind):
+    given = image.fromarray(numpy.full((2, 2), value, kind))
+    assert given.mode.startswith("I;16")
+    given.save(tmp_path / "grey.tif")
+    for one in (given, tmp_path / "grey.tif"):
+        assert (ImageInput((2, 2)).pixels(one) == code).all()
+        assert ImageInput((2, 2), mean=(0.0,), std=(1.0,)).pixels(one).tolist() == [[[code]] * 2] * 2
+
+
+@pytest.mark.parametrize(("mode", "words"), [("I", "integers of 32 bits"), ("F", "floats of 32 bits")])
+def test_pixels_without_a_known_white_are_refused(tmp_path, mode, words):
+    given = image.new(mode, (2, 2), 1000)
+    given.save(tmp_path / "grey.tif")
+    for one in (given, tmp_path / "grey.tif"):
+        with pytest.raises(ValueError, match=words):
+            ImageInput((2, 2))(one)
+
+
+def test_numbers_may_be_integers():
+    assert ImageInput((1, 1), mean=(10**30,) * 3, std=(1, 1, 1))(picture(1, 1)).isfinite().all()
+
+
+def test_one_number_is_a_square():
+    assert ImageInput(5) == ImageInput((5, 5)) and ImageInput(5).size == (5, 5)
+
+
+@pytest.mark.parametrize("given", [{"mean": 0.5}, {"std": None}, {"classes": "dog"}, {"size": 2.5}, {"size": True}])
+def test_one_value_where_several_belong(given):
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be a tuple or a list"):
+        ImageInput(**given)
+
+
 def test_files_upright_and_several_at_once(tmp_path):
     given = image.new("RGB", (2, 1), "red")
     given.putpixel((1, 0), (0, 0, 255))
@@ -104,6 +139,8 @@ def test_plain_data_and_back():
         ({"mean": [0.1, 0.2]}, "three finite numbers each"),
         ({"mean": [0.1, 0.2, float("nan")]}, "three finite numbers each"),
         ({"std": [0.1, 0.2, 0.0]}, "std above 0"),
+        ({"mean": [10**400, 0, 0]}, "three finite numbers each"),
+        ({"std": [10**40, 1, 1]}, "three finite numbers each"),
         ({"classes": [1]}, "classes must be texts"),
         ({"more": 1}, "must be a table of"),
     ],

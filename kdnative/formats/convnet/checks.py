@@ -72,6 +72,9 @@ def check(graph: Graph, weights: bool = True) -> None:
     for number in graph.outputs:
         if not 0 <= number < len(graph.nodes):
             raise ValueError(f"output {number} is no node: there are {len(graph.nodes)}")
+    for number, node in enumerate(graph.nodes):
+        if node.out is None and number not in graph.outputs:
+            raise ValueError(f"{node.name} gives real numbers and is no output: return them, or give it a range")
     if graph.fixed is not None:
         _check_pixels("the size of images", graph.fixed.size, 1)
     if weights:

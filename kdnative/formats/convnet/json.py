@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any
@@ -144,7 +144,7 @@ def _integer(what: str, value: Any) -> int:
 
 
 def _real(what: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # an integer may be larger
         raise ValueError(f"{what} must be a finite number, not {shown(value)}")
     return float(value)
 

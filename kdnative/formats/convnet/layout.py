@@ -14,7 +14,7 @@ __all__ = ["ALIGN", "FINISH", "HEADER", "KINDS", "MAGIC", "MOST_PIXELS", "MOST_T
 MAGIC = 0x4B444331  # "KDC1"
 VERSION = 1
 ALIGN = 64
-MOST_TAPS = 4096  # of a kernel
+MOST_TAPS = 4096  # of a kernel; pixels of a side of an adaptive pooling, and of a stride
 MOST_PIXELS = 1024  # of a padding or a dilation
 
 KINDS = {

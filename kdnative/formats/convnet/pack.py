@@ -28,7 +28,8 @@ from kdnative.formats.convnet.graph import (
     Range,
     Resize,
 )
-from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, MOST_PIXELS, MOST_TAPS, RECORD, VERSION
+from kdnative.formats.convnet.layout import ALIGN, FINISH, HEADER, KINDS, MAGIC, RECORD, VERSION
+from kdnative.formats.convnet.limits import check_window
 from kdnative.formats.convnet.unpack import packed_bytes
 
 __all__ = ["is_depthwise", "pack"]
@@ -63,9 +64,10 @@ def pack(graph: Graph, weight_of: Callable[[Conv], ConvWeight] | None = None) ->
         _PACKERS[type(node)](writer, record, node, graph)
     header = np.zeros((), HEADER)
     header["magic"], header["version"] = MAGIC, VERSION
-    header["nodes"], header["link_count"], header["outputs"] = len(records), len(links), len(graph.outputs)
+    outputs = list(dict.fromkeys(graph.outputs))  # what is returned twice is written once
+    header["nodes"], header["link_count"], header["outputs"] = len(records), len(links), len(outputs)
     header["node_table"] = writer.add(_raw(records))
-    header["links"] = writer.add(torch.tensor([*links, *graph.outputs], dtype=torch.int32))
+    header["links"] = writer.add(torch.tensor([*links, *outputs], dtype=torch.int32))
     return writer.buffer(header)
 
 
@@ -124,10 +126,7 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     before = _range(graph, node.inputs[0])
     weight = writer.weight_of(node)
     q = weight.q.detach().cpu()
-    if node.kernel[0] * node.kernel[1] > MOST_TAPS:
-        raise ValueError(f"{node.name}: a kernel of {node.kernel} is too large; {MOST_TAPS} taps are allowed")
-    if max(*node.dilation, *(() if node.padding == "same" else node.padding)) > MOST_PIXELS:
-        raise ValueError(f"{node.name}: paddings and dilations may be {MOST_PIXELS} at most, for the kernels")
+    check_window(node)
     single = is_depthwise(node, source.channels)
     rows = not single and _is_stem(node, source)
     packed = tiles.depthwise(q) if single else tiles.tiles(q, node.groups, rows)
@@ -175,6 +174,10 @@ def _is_stem(node: Conv, source: Node) -> bool:
 
 
 def _pool(writer: _Writer, record: np.void, node: Pool, graph: Graph) -> None:
+    check_window(node)
+    if node.kind == "average":
+        assert node.out is not None
+        check_bound(node.name, 255 * _range(graph, node.inputs[0]).scale / node.out.scale + 255)
     if node.kind == "max" and node.dilation != (1, 1):
         raise ValueError(f"{node.name}: max pooling has no kernel with a dilation of {node.dilation}; keep it (1, 1)")
     record["kind"] = KINDS[node.kind]

@@ -78,6 +78,7 @@ def changed(path, value):
         (["nodes", 1, "out"], [0.0, 3], "scale of a range must be positive"),
         (["nodes", 1, "out"], [-1.0, 3], "scale of a range must be positive"),
         (["nodes", 1, "out"], [float("nan"), 3], "must be a finite number"),
+        (["nodes", 1, "out"], [10**400, 3], "must be a finite number"),
         (["nodes", 1, "out"], [0.1, 256], "zero point of a range must be from 0 to 255"),
         (["nodes", 1, "out"], [0.1, 1.0], "must be an integer"),
         (["nodes", 1, "out"], None, "gives real numbers has no activation"),
