@@ -16,6 +16,7 @@ PROGRAM = building.ROOT / "tests" / "gpu" / "w4a16_test.cpp"
 
 
 @needs_compiler
+@pytest.mark.timeout(3600)  # the long grid takes minutes, more where the machine is shared
 def test_on_the_emulator():
     building.run(building.build(PROGRAM), *GRID)
 
