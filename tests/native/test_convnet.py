@@ -311,9 +311,9 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize(
         "settings,message",
         [
-            (dict(kernel=(65, 64)), "4096 taps are allowed"),
-            (dict(padding=(0, 0, 1025, 0)), "paddings and dilations may be 1024 at most"),
-            (dict(dilation=(1, 1025)), "paddings and dilations may be 1024 at most"),
+            (dict(kernel=(65, 64)), "65 x 64 pixels; 4096 pixels are allowed"),
+            (dict(padding=(0, 0, 1025, 0)), "a padding or dilation of more than 1024 pixels"),
+            (dict(dilation=(1, 1025)), "a padding or dilation of more than 1024 pixels"),
             (dict(out=Range(1e-9, 0)), "steps of its range, which is more than kernels take"),
         ],
     )
