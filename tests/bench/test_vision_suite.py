@@ -171,7 +171,6 @@ def test_an_engine_that_fails_in_its_process_leaves_a_reason(place, monkeypatch)
         assert team.failed == [{"name": "ill", "kind": "int8", "reason": "RuntimeError: out of threads"}]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the interpreter is a script")
 @pytest.mark.parametrize(
     ("script", "words"),
     [("exec sleep 60", "no answer within 0 s"), ("echo first >&2; echo no int >&2; exit 3", "ended with 3: no int$")],
