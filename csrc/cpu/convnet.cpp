@@ -18,7 +18,7 @@ constexpr double kWorkPerThread = 1 << 22, kWorkToShare = 1 << 18;
 constexpr double kWorkForTwoTasks = 1 << 24;
 
 // Of small maps that lie in the second cache together, while the weights pass by.
-constexpr int64_t kGroupImages = 8;
+constexpr int64_t kGroupImages = 4;
 
 constexpr int64_t kPixelBlock = 24, kRowBlock = 4;  // kernels are fastest with multiples of these
 

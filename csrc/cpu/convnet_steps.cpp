@@ -16,6 +16,21 @@ void for_each_row(const Map& m, const Share& share, const F& f) {
   for (int64_t row = share.begin; row < share.end; ++row) f(row / m.height, row % m.height);
 }
 
+// Whether the rows of an image follow one another, so that they may be taken as one.
+bool is_line(const Map& m) { return m.row == m.width * m.pixel; }
+
+// f(image, y, pixels) for rows [begin, end) in runs of pixels that lie evenly in both maps: all rows of an image where
+// neither has a border, else one row.
+template <typename F>
+void for_each_run(const Map& a, const Map& out, const Share& share, const F& f) {
+  const bool even = is_line(a) && is_line(out);
+  for (int64_t row = share.begin; row < share.end;) {
+    const int64_t y = row % out.height, left = std::min(out.height - y, share.end - row), rows = even ? left : 1;
+    f(row / out.height, y, rows * out.width);
+    row += rows;
+  }
+}
+
 // f(x, y, n, out) for pieces of n bytes of a row that lie together in all maps: the whole row, or its pixels.
 template <typename F>
 void for_each_piece(const Map& out, bool together, const F& f) {
@@ -144,8 +159,8 @@ void ConvnetGroup::run(int64_t step, const Span& span, const Share& share, int64
     case NodeKind::multiply: {
       const Map gate = map(n.inputs[1], span, worker);
       const int32_t zero = node(n.inputs[0]).record->zero, gate_zero = node(n.inputs[1]).record->zero;
-      return for_each_row(out, share, [&](int64_t image, int64_t y) {
-        kernels.multiply_codes(pixel_at(a, image, y, 0), a.pixel, pixel_at(gate, image, 0, 0), out.width, out.channels,
+      return for_each_run(a, out, share, [&](int64_t image, int64_t y, int64_t pixels) {
+        kernels.multiply_codes(pixel_at(a, image, y, 0), a.pixel, pixel_at(gate, image, 0, 0), pixels, out.channels,
                                zero, gate_zero, r.scale, static_cast<float>(r.zero), pixel_at(out, image, y, 0),
                                out.pixel);
       });
@@ -197,12 +212,16 @@ void ConvnetGroup::convolve(int64_t i, const Span& span, const Share& share, int
   const ConvRange range{share.begin, share.end, share.tile_begin, share.tile_end};
   if (n.record->real == 0) {
     Epilogue8 e = n.epilogue;
-    Map residual;
+    Map from = a, to = map(i, span, worker), residual;
     if (n.record->input_count == 2) {
       residual = map(n.inputs[1], span, worker);
       e.residual = &residual;
     }
-    return kernels.conv(w, e, a, n.zeros, map(i, span, worker), nullptr, 0, range);
+    const bool single = w.kernel_h * w.kernel_w * w.stride_h * w.stride_w == 1 && from.height == to.height &&
+                        from.width == to.width;
+    if (single && is_line(from) && is_line(to) && (e.residual == nullptr || is_line(residual)))
+      for (Map* m : {&from, &to, &residual}) m->width *= m->height, m->height = 1;
+    return kernels.conv(w, e, from, n.zeros, to, nullptr, 0, range);
   }
   float* const real = out + (first + span.first) * plan.features + plan.feature_of(model, i);
   Map sizes{nullptr, 0, 0, 0, span.count, m.height, m.width, n.record->channels, 0};

@@ -36,6 +36,7 @@ inline void multiply(const ConvBlock& b, __m512i (&sum)[rows][vectors]) {
       for (int j = 0; j < vectors; ++j) sum[i][j] = _mm512_loadu_si512(b.start + i * b.start_step + 16 * j);
   }
   const int8_t* w = b.weights;
+  const int8_t* coming = b.coming;
   const uint8_t* const* pixel = b.pixel;
   for (int64_t tap = 0; tap < b.taps; ++tap, pixel += b.tap_step) {
     const uint8_t* x[rows];
@@ -46,6 +47,8 @@ inline void multiply(const ConvBlock& b, __m512i (&sum)[rows][vectors]) {
 #pragma GCC unroll 4
       for (int j = 0; j < vectors; ++j) weights[j] = _mm512_loadu_si512(w + 64 * j);
       for (int j = 0; j < vectors; j += 2) _mm_prefetch(w + kAhead + 64 * j, _MM_HINT_T0);
+      _mm_prefetch(coming, _MM_HINT_T1);
+      coming += b.coming_step;
 #pragma GCC unroll 14
       for (int i = 0; i < rows; ++i) {
         const __m512i quad = broadcast(x[i] + k);

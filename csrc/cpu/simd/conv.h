@@ -23,7 +23,7 @@ constexpr int64_t kMostConvSums = 6 * 64;  // of a block
 constexpr int64_t kTapsAtOnce = 64;        // at a time; more go through a block in pieces
 constexpr int64_t kFewPixels = 12;         // for which weights are not sorted
 // Of pixels, found at once for several blocks: a multiple of the rows of every kernel's blocks.
-constexpr int64_t kPixelsAtOnce = 168, kMostPointers = 8 * kPixelsAtOnce;
+constexpr int64_t kPixelsAtOnce = 252, kMostPointers = 8 * kPixelsAtOnce;
 
 struct ConvBlock {
   const Epilogue8& e;
@@ -31,6 +31,8 @@ struct ConvBlock {
   const float *scale, *bias;
   const int8_t* weights;
   const uint8_t* kinds;  // of the quads of weights; nullptr: they were not sorted
+  const int8_t* coming;  // what will be read behind these weights: in each step of four channels, `coming_step` bytes
+  int64_t coming_step;   // of it may be asked for
   int64_t taps;
   const uint8_t* const* pixel;  // of row i and tap t at pixel[t * tap_step + i]; where the channels of the tile begin
   int64_t tap_step;
@@ -201,6 +203,10 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
     const int64_t shorter = pixels / blocks, longer = pixels % blocks;
     const int64_t at_once = taps > kTapsAtOnce ? 1 : pixels_at_once / most;  // blocks
     const int64_t quads = taps * tile.depth / 4;
+    // The weights of the next tile, or of the next convolution, lie behind these: they arrive while these are used.
+    const int64_t bytes = quads * 64 * tile.vectors, steps = blocks * quads;
+    const int64_t coming_step = blocks == 1 ? 0 : (bytes + steps - 1) / steps;
+    const int8_t* coming = w.weights + tile.weights + bytes;
     const bool sorted = quads <= Kernel::kMostQuads && pixels > kFewPixels;
     if (sorted) Kernel::sort(w.weights + tile.weights, quads, tile.vectors, kinds);
     const bool all_found = found == tile.channel && blocks <= at_once && taps <= kTapsAtOnce;
@@ -221,6 +227,8 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
                     .bias = w.bias + tile.lane,
                     .weights = w.weights + tile.weights + tap * tile.depth * 16 * tile.vectors,
                     .kinds = sorted ? kinds + tap * tile.depth / 4 : nullptr,
+                    .coming = coming,
+                    .coming_step = coming_step,
                     .taps = some,
                     .pixel = pointers.pixel,
                     .tap_step = count,
@@ -238,7 +246,9 @@ void convolve(const PackedConv& w, const Epilogue8& e, const Map& in, const uint
             p += rows;
           }
           b.pixel += rows, b.out += rows, b.residual += rows;
+          b.coming += some * tile.depth / 4 * coming_step;
         }
+        coming = b.coming;
       }
     }
     found = blocks <= at_once && taps <= kTapsAtOnce ? tile.channel : -1;

@@ -36,15 +36,9 @@ def _up(value: int, multiple: int) -> int:
 
 
 def _widths(outputs: int) -> list[int]:
-    """Vectors of each tile: 4 where they fit; tiles of 3 where 3 divides and 4 doesn't, and no tile of 1 behind a 4."""
+    """Vectors of each tile: 4 as long as there are as many."""
     left = -(-outputs // LANES)
-    if left % 4 and left % 3 == 0:
-        return [3] * (left // 3)
-    widths = []
-    while left:
-        widths.append(4 if left == 4 or left > 6 else 3 if left > 4 else left)
-        left -= widths[-1]
-    return widths
+    return [4] * (left // 4) + [left % 4] * (left % 4 > 0)
 
 
 def lane_channels(vectors: int) -> Tensor:
