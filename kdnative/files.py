@@ -40,7 +40,7 @@ def sha256_of(path: Path) -> str:
 def sha256_of_open(file: BinaryIO) -> str:
     """SHA-256 of what is left to read of an open file, hexadecimal."""
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
+    while block := file.read(1 << 16):
         digest.update(block)
     return digest.hexdigest()
 

@@ -3,11 +3,15 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import textwrap
 
 import torch
 from torch import nn
 
 from kdnative.checkpoint.manifest import digest_of, weights_name
+from kdnative.machine.environment import child_environment
 
 
 def mlp(seed=0):
@@ -62,3 +66,25 @@ def edit(folder, change):
     change(manifest)
     manifest["sha256"] = digest_of(manifest)
     file.write_text(json.dumps(manifest))
+
+
+def loading_peak(first, folder, into=False):
+    """Bytes that loading ``folder`` takes at its peak, in a fresh process that has loaded another checkpoint ``first``,
+    so that what torch itself needs is there. ``into``: into a model whose part "a" is replaced."""
+    program = """
+        import sys
+        from pathlib import Path
+        from kdnative.bench.memory_child import sizes
+        from kdnative.checkpoint import load
+        from torch import nn
+        into = lambda: nn.ModuleDict({"a": nn.Identity()}) if "into" in sys.argv else None
+        load(sys.argv[1], into())
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+        before = sizes()
+        model = load(sys.argv[2], into())
+        print(sizes()["peak"] - before["resident"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(first), str(folder), *(["into"] if into else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=child_environment())
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)

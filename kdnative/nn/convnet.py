@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -298,7 +299,8 @@ def _numbers(graph: Graph) -> Tensor:
 
 
 def _as_bytes(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([t.detach().cpu().float() for t in (*tensors, torch.empty(0))]).view(torch.uint8)
+    arrays = [t.detach().cpu().numpy() for t in tensors]
+    return torch.from_numpy(np.concatenate([np.empty(0, np.float32), *arrays]).view(np.uint8))
 
 
 def _output(rows: Tensor, place: _Place) -> Tensor:

@@ -4,9 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -19,10 +17,9 @@ from kdnative import checkpoint
 from kdnative.checkpoint import CheckpointError, file_size, inspect, load, save
 from kdnative.checkpoint.weights import Weights, open_checkpoint
 from kdnative.convert import convert_
-from kdnative.machine.environment import child_environment
 from kdnative.nn import Embedding, Encoder, Linear
 from kdnative.quantize import FakeQuantLinear, prepare_qat_
-from tests.checkpoints import assert_same, edit, ids, mlp, names, output, weights_file
+from tests.checkpoints import assert_same, edit, ids, loading_peak, mlp, names, output, weights_file
 from tests.input_scales import random_scales, scaled_weights
 from tests.small_models import bert
 
@@ -355,29 +352,12 @@ def test_an_encoders_tables_are_read_into_its_packed_weights(tmp_path, monkeypat
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of a process comes from /proc")
 @pytest.mark.parametrize("into", [False, True])
 def test_loading_an_encoder_has_its_weights_in_memory_once(tmp_path, into):
-    """In a fresh process that has loaded a small one before, so that what torch itself needs is there."""
     save(nn.ModuleDict({"a": convert_(bert().bert).model}), tmp_path / "small")
     large = convert_(bert(vocab_size=100_000, hidden_size=256, intermediate_size=4096).bert).model
     save(nn.ModuleDict({"a": large}), tmp_path / "large")
-    program = """
-        import sys
-        from pathlib import Path
-        from kdnative.bench.memory_child import sizes
-        from kdnative.checkpoint import load
-        from torch import nn
-        into = lambda: nn.ModuleDict({"a": nn.Identity()}) if "into" in sys.argv else None
-        load(sys.argv[1], into())
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
-        before = sizes()
-        model = load(sys.argv[2], into())
-        print(sizes()["peak"] - before["resident"])
-    """
-    arguments = [str(tmp_path / "small"), str(tmp_path / "large"), *(["into"] if into else [])]
-    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=child_environment())
-    assert done.returncode == 0, done.stderr
+    peak = loading_peak(tmp_path / "small", tmp_path / "large", into)
     assert large.packed.nbytes > 30e6  # 25.6 MB of it are the table of words
-    assert 0.9 < int(done.stdout) / large.packed.nbytes < 1.3
+    assert 0.9 < peak / large.packed.nbytes < 1.3
 
 
 # -- describing --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Networks of convolutions in checkpoints: the same network comes back, and takes pictures."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from kdnative import cli
 from kdnative.checkpoint import CheckpointError, inspect, load, save
 from kdnative.nn import ConvNet, ImageInput
 from kdnative.nn.tree import become
-from tests.checkpoints import edit
+from tests.checkpoints import edit, loading_peak
 from tests.convnets import Builder, every_kind, small, small_floats
 
 PICTURES = ImageInput((12, 10), shorter=14, classes=("cat", "dog", "a\u202e bird"))
@@ -37,6 +38,19 @@ def test_a_whole_network_comes_back(tmp_path):
     assert_same(loaded, net)
     stored = json.loads((tmp_path / "m" / "kdnative.json").read_text())["weights"]["tensors"]
     assert stored.keys() == net.state_dict().keys() and stored["gate.qweight"]["dtype"] == "int8"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process comes from /proc")
+def test_loading_has_weights_in_memory_once(tmp_path):
+    save(small(), tmp_path / "small")
+    b = Builder()
+    x = b.conv(0, 1024)
+    for _ in range(8):
+        x = b.conv(x, 1024)
+    large = ConvNet.from_graph(b.graph(x))
+    save(large, tmp_path / "large")
+    assert large.packed.nbytes > 8e6
+    assert 0.9 < loading_peak(tmp_path / "small", tmp_path / "large") / large.packed.nbytes < 1.5
 
 
 def test_a_part_of_a_model_comes_back(tmp_path):

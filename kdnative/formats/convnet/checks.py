@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from kdnative.formats.convnet.graph import (
     ACTIVATIONS,
@@ -106,12 +106,13 @@ def check_weight(name: str, weight: ConvWeight, shapes: Mapping[str, tuple[tuple
             raise ValueError(
                 f"{name}.{key} must be {dtype} of shape {list(shape)}, got {tensor.dtype} of {list(tensor.shape)}"
             )
-    if weight.q.numel() and int(weight.q.min()) < -127:
+    q, scale, bias = weight.arrays()
+    if q.size and int(q.min()) < -127:
         raise ValueError(f"{name}.qweight holds -128; codes are -127 to 127")
-    for key, values in (("scale", weight.scale), ("bias", weight.bias)):
-        if not _all_finite(values):
+    for key, values in (("scale", scale), ("bias", bias)):
+        if not np.isfinite(values).all():
             raise ValueError(f"{name}.{key} holds NaN or infinite values")
-    if bool((weight.scale < 0).any()):
+    if (scale < 0).any():
         raise ValueError(f"{name}.scale holds negative values")
 
 
@@ -124,10 +125,6 @@ def _check_weights(graph: Graph) -> None:
         raise ValueError(f"there are weights of {', '.join(unknown[:10])}, which are no convolutions of the network")
     for name, weight in graph.weights.items():
         check_weight(name, weight, shapes)
-
-
-def _all_finite(values: Tensor) -> bool:
-    return bool(torch.isfinite(values).all())
 
 
 def _input_of(graph: Graph, number: int, source: int) -> Node:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,10 +43,12 @@ def apply(ending: Ending, x: Tensor) -> Tensor:
 
 
 def table(ending: Ending, before: Range, out: Range) -> Tensor:
-    """uint8 ``[256]``: the code in ``out`` of the activation of each code in ``before``; half to even."""
-    codes = torch.arange(256, dtype=torch.float64)
-    values = apply(ending, (codes - before.zero_point) * before.scale)
-    return (values / out.scale + out.zero_point).round().clamp(0, 255).to(torch.uint8)
+    """uint8 ``[256]`` on the CPU: the code in ``out`` of the activation of each code in ``before``; half to even."""
+    arguments = (np.arange(256, dtype=np.float64) - before.zero_point) * before.scale
+    values = apply(ending, torch.from_numpy(arguments)).numpy()
+    with np.errstate(over="ignore"):  # infinity is the end of the range
+        codes = np.rint(values / out.scale + out.zero_point).clip(0, 255)
+    return torch.from_numpy(codes.astype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Target:
     out_zero: float = 0.0
     table: Tensor | None = None
 
-    def check(self, name: str, largest: Tensor) -> None:
+    def check(self, name: str, largest: np.ndarray) -> None:
         """ValueError where a value could be too large for what comes behind the sums.
 
         Args:
@@ -106,9 +109,9 @@ def target_of(name: str, ending: Ending, out: Range | None) -> Target:
     return Target("table", before.scale, before.zero_point, table=table(ending, before, out))
 
 
-def check_bound(name: str, values: Tensor | float) -> None:
+def check_bound(name: str, values: np.ndarray | float) -> None:
     """ValueError unless all of them, largest magnitudes in front of rounding, are below :data:`MOST`."""
-    largest = float(values.max()) if isinstance(values, Tensor) else values
+    largest = float(np.max(values))
     if not (math.isfinite(largest) and largest < MOST):
         raise ValueError(
             f"{name}: results may become {largest:.3g} steps of its range, which is more than kernels take (2^30); "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -199,6 +200,11 @@ class ConvWeight:
     def dequantize(self) -> Tensor:
         """float32, of the shape of `q`."""
         return self.q.to(torch.float32) * self.scale.reshape(-1, 1, 1, 1)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`q`, `scale` and `bias` on the CPU: views of what is there. NumPy brings far less code into memory."""
+        q, scale, bias = (tensor.detach().cpu().numpy() for tensor in (self.q, self.scale, self.bias))
+        return q, scale, bias
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ from kdnative.formats.convnet.unpack import packed_bytes
 
 __all__ = ["is_depthwise", "pack"]
 
+_BLOCK = 1 << 15  # codes that are widened at a time: a whole layer as int32 would be four times what is packed of it
+
 
 def is_depthwise(conv: Conv, inputs: int) -> bool:
     """Whether each output channel of a convolution is made of the input channel of the same number alone."""
@@ -66,8 +68,8 @@ def pack(graph: Graph, weight_of: Callable[[Conv], ConvWeight] | None = None) ->
     header["magic"], header["version"] = MAGIC, VERSION
     outputs = list(dict.fromkeys(graph.outputs))  # what is returned twice is written once
     header["nodes"], header["link_count"], header["outputs"] = len(records), len(links), len(outputs)
-    header["node_table"] = writer.add(_raw(records))
-    header["links"] = writer.add(torch.tensor([*links, *outputs], dtype=torch.int32))
+    header["node_table"] = writer.add(records)
+    header["links"] = writer.add(np.array([*links, *outputs], np.int32))
     return writer.buffer(header)
 
 
@@ -81,24 +83,25 @@ class _Writer:
     def __init__(self, weight_of: Callable[[Conv], ConvWeight], most: int) -> None:
         self.weight_of = weight_of
         self.bytes = HEADER.itemsize
-        self._out = large_pages.zeros(most)
+        self._out = large_pages.zeros(most).numpy()
 
-    def add(self, section: Tensor) -> int:
+    def take(self, size: int) -> np.ndarray:
+        """The next ``size`` bytes, uint8 zeros, to be written to."""
+        found = self._out[self.bytes : self.bytes + size]
+        self.bytes += -(-size // ALIGN) * ALIGN
+        return found
+
+    def add(self, section: np.ndarray) -> int:
         offset = self.bytes
-        raw = section.contiguous().view(torch.uint8).flatten()
-        self._out[offset : offset + raw.numel()] = raw
-        self.bytes += -(-raw.numel() // ALIGN) * ALIGN
+        raw = np.ascontiguousarray(section).view(np.uint8)
+        self.take(raw.size)[:] = raw
         return offset
 
     def buffer(self, header: np.ndarray) -> Tensor:
         """As large as what was written, and so are copies of it."""
         header["bytes"] = self.bytes
-        self._out[: HEADER.itemsize] = _raw(header)
-        return torch.frombuffer(self._out.numpy(), dtype=torch.uint8, count=self.bytes)
-
-
-def _raw(record: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.frombuffer(record.tobytes(), dtype=np.uint8).copy())
+        self._out[: HEADER.itemsize] = header.reshape(1).view(np.uint8)
+        return torch.frombuffer(self._out, dtype=torch.uint8, count=self.bytes)
 
 
 def _range(graph: Graph, number: int) -> Range:
@@ -111,38 +114,40 @@ def _put_target(writer: _Writer, record: np.void, target: Target) -> None:
     record["finish"], record["low"], record["high"] = FINISH[target.finish], target.low, target.high
     record["out_scale"], record["out_zero"] = target.out_scale, target.out_zero
     if target.table is not None:
-        record["table"] = writer.add(target.table)
+        record["table"] = writer.add(target.table.numpy())
 
 
 def _input(writer: _Writer, record: np.void, node: Input, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["input"]
-    record["scales"] = writer.add(torch.full((node.channels,), 1 / node.out.scale, dtype=torch.float32))
-    record["biases"] = writer.add(torch.full((node.channels,), float(node.out.zero_point)))
+    record["scales"] = writer.add(np.full(node.channels, 1 / node.out.scale, np.float32))
+    record["biases"] = writer.add(np.full(node.channels, node.out.zero_point, np.float32))
 
 
 def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
     source = graph.nodes[node.inputs[0]]
     before = _range(graph, node.inputs[0])
-    weight = writer.weight_of(node)
-    q = weight.q.detach().cpu()
+    q, scale, bias = writer.weight_of(node).arrays()
     check_window(node)
     single = is_depthwise(node, source.channels)
     rows = not single and _is_stem(node, source)
-    packed = tiles.depthwise(q) if single else tiles.tiles(q, node.groups, rows)
+    record["weights"] = writer.bytes
+    packed = tiles.depthwise(q, writer.take) if single else tiles.tiles(q, node.groups, rows, writer.take)
+    record["weight_bytes"] = packed.bytes
     target = target_of(node.name, node.ending, node.out)
-    scale = weight.scale.detach().cpu().double() * before.scale / target.step
-    bias = weight.bias.detach().cpu().double() / target.step + target.zero
-    sums, most = q.flatten(1).sum(1, dtype=torch.int64), q.flatten(1).abs().sum(1, dtype=torch.int64) * 255
+    scale = scale.astype(np.float64) * before.scale / target.step
+    bias = bias.astype(np.float64) / target.step + target.zero
+    sums, magnitudes = _sums(q)
+    most = 255 * magnitudes
     if int(most.max()) >= 2**31:
         raise ValueError(f"{node.name}: sums of its products could overflow int32; it has too many inputs")
-    largest = most.double() * scale.abs() + bias.abs()
+    largest = most * np.abs(scale) + np.abs(bias)
     if len(node.inputs) == 2:
         residual = _range(graph, node.inputs[1])
         factor = residual.scale / target.step
         bias = bias - residual.zero_point * factor
         record["residual_scale"] = factor
-        largest = largest + bias.abs() + 255 * factor
+        largest = largest + np.abs(bias) + 255 * factor
     target.check(node.name, largest)
     record["kind"] = KINDS["depthwise" if single else "conv"]
     for name in ("kernel", "stride", "dilation"):
@@ -152,19 +157,31 @@ def _conv(writer: _Writer, record: np.void, node: Conv, graph: Graph) -> None:
         record["pad_top"], record["pad_bottom"], record["pad_left"], record["pad_right"] = node.padding
     record["whole_rows"] = rows
     record["tiles"], record["lanes"] = len(packed.tiles), len(packed.channel)
-    record["weights"], record["weight_bytes"] = writer.add(packed.weights), packed.weights.numel()
     if len(packed.tiles):
-        record["tile_table"] = writer.add(_raw(packed.tiles))
-        record["zeros"] = writer.add(torch.full((packed.deepest + 64,), before.zero_point, dtype=torch.uint8))
+        record["tile_table"] = writer.add(packed.tiles)
+        record["zeros"] = writer.add(np.full(packed.deepest + 64, before.zero_point, np.uint8))
 
-    def lanes(values: Tensor, dtype: torch.dtype) -> int:
-        padded = torch.cat([values, values.new_zeros(1)])  # channel -1: none
-        return writer.add(padded[packed.channel].to(dtype))
+    def lanes(values: np.ndarray, dtype: type[np.generic]) -> int:
+        padded = np.append(values, 0)  # channel -1: none
+        with np.errstate(over="ignore"):  # of the scale of a channel whose codes are all zero
+            return writer.add(padded[packed.channel].astype(dtype))
 
-    record["start"] = lanes(-before.zero_point * sums, torch.int32)
-    record["start_signed"] = lanes((128 - before.zero_point) * sums, torch.int32)
-    record["scales"], record["biases"] = lanes(scale, torch.float32), lanes(bias, torch.float32)
+    record["start"] = lanes(-before.zero_point * sums, np.int32)
+    record["start_signed"] = lanes((128 - before.zero_point) * sums, np.int32)
+    record["scales"], record["biases"] = lanes(scale, np.float32), lanes(bias, np.float32)
     _put_target(writer, record, target)
+
+
+def _sums(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 ``[O]``: the sum of the codes of each output channel, and that of their magnitudes."""
+    rows = q.reshape(len(q), -1)
+    found = np.empty((2, len(rows)), np.int64)
+    step = max(1, _BLOCK // rows.shape[1])
+    for begin in range(0, len(rows), step):
+        wide = rows[begin : begin + step].astype(np.int32)
+        found[0, begin : begin + step] = wide.sum(1, dtype=np.int32)
+        found[1, begin : begin + step] = np.abs(wide, out=wide).sum(1, dtype=np.int32)
+    return found[0], found[1]
 
 
 def _is_stem(node: Conv, source: Node) -> bool:
@@ -216,18 +233,18 @@ def _concat(writer: _Writer, record: np.void, node: Concat, graph: Graph) -> Non
     record["kind"] = KINDS["concat"]
     ranges = [_range(graph, number) for number in node.inputs]
     if any(found != node.out for found in ranges):
-        record["table"] = writer.add(torch.cat([table(Ending(), found, node.out) for found in ranges]))
+        record["table"] = writer.add(np.concatenate([table(Ending(), found, node.out).numpy() for found in ranges]))
 
 
 def _channels(writer: _Writer, record: np.void, node: Channels, graph: Graph) -> None:
     record["kind"] = KINDS["channels"]
-    record["order"] = writer.add(torch.tensor(node.order, dtype=torch.int32))
+    record["order"] = writer.add(np.array(node.order, np.int32))
 
 
 def _lookup(writer: _Writer, record: np.void, node: Lookup, graph: Graph) -> None:
     assert node.out is not None
     record["kind"] = KINDS["lookup"]
-    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0]), node.out))
+    record["table"] = writer.add(table(node.ending, _range(graph, node.inputs[0]), node.out).numpy())
 
 
 def _resize(writer: _Writer, record: np.void, node: Resize, graph: Graph) -> None:

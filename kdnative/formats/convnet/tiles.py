@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdnative.formats.convnet.layout import TILE
 
@@ -16,17 +15,23 @@ __all__ = ["Packed", "depthwise", "tiles"]
 LANES = 16
 
 
+Take = Callable[[int], np.ndarray]
+"""Gives the next bytes of a buffer, so many, uint8 zeros: weights are written where they stay."""
+
+
 @dataclass(frozen=True)
 class Packed:
-    """Weights, and for every lane of them the output channel, or -1: lanes without one have zeros everywhere.
+    """What there is to know of weights in the order of the kernels.
 
     Args:
-        weights: int8, flat. channel: int64 [lanes]. tiles: records of `TILE`; none of a depthwise convolution.
+        bytes: of the weights.
+        channel: int64 [lanes], the output channel of every lane, or -1: lanes without one have zeros everywhere.
+        tiles: records of `TILE`; none of a depthwise convolution.
         deepest: bytes of the deepest tap.
     """
 
-    weights: Tensor
-    channel: Tensor
+    bytes: int
+    channel: np.ndarray
     tiles: np.ndarray
     deepest: int
 
@@ -41,16 +46,16 @@ def _widths(outputs: int) -> list[int]:
     return [4] * (left // 4) + [left % 4] * (left % 4 > 0)
 
 
-def lane_channels(vectors: int) -> Tensor:
+def lane_channels(vectors: int) -> np.ndarray:
     """int64 ``[16 * vectors]``: the output channel of each lane, counted from the first of the tile."""
-    lane = torch.arange(LANES * vectors)
+    lane = np.arange(LANES * vectors)
     if vectors != 4:
         return lane
     vector, position = lane // LANES, lane % LANES
     return 16 * (position // 4) + 4 * vector + position % 4
 
 
-def tiles(q: Tensor, groups: int, whole_rows: bool) -> Packed:
+def tiles(q: np.ndarray, groups: int, whole_rows: bool, take: Take) -> Packed:
     """Column tiles of a convolution: ``[tap][depth / 4][lanes][4]`` each, one after the other, from 64 bytes on.
 
     Groups that are narrow lie side by side in a tile, as blocks of a diagonal.
@@ -58,61 +63,58 @@ def tiles(q: Tensor, groups: int, whole_rows: bool) -> Packed:
     Args:
         q: int8 ``[O, I / groups, kh, kw]``.
         whole_rows: one tap is a row of the filter, ``kw`` pixels of 4 bytes.
+        take: called for one tile after the other.
     """
-    outputs, inputs, height, width = q.shape
-    if whole_rows:
-        padded = torch.zeros(outputs, height, width, 4, dtype=torch.int8)
-        padded[..., :inputs] = q.permute(0, 2, 3, 1)
-        taps = padded.reshape(outputs, height, 4 * width)
-    else:
-        taps = q.permute(0, 2, 3, 1).reshape(outputs, height * width, inputs)
+    outputs, inputs, _, width = q.shape
     each = outputs // groups
     together = max(1, LANES // each) if groups > 1 else 1
-    parts: list[Tensor] = []
-    channel: list[Tensor] = []
+    channel: list[np.ndarray] = []
     records: list[tuple[int, ...]] = []
     place = lane = 0
     for group in range(0, groups, together):
         count = min(together, groups - group)  # of groups in a tile
+        pixel = 4 if whole_rows else _up(count * inputs, 4)
+        depth = pixel * width if whole_rows else pixel
         first = group * each
         for vectors in _widths(each * count):
             lanes = first + lane_channels(vectors)
             lanes[lanes >= (group + count) * each] = -1
-            block, depth = _block(taps, lanes, group, count, each)
+            dense = _dense(q, lanes, pixel, range(group, group + count), each)
+            quads = dense.reshape(len(lanes), -1).view(np.uint32).T  # [tap, depth / 4] by lanes
+            take(dense.size).view(np.uint32).reshape(quads.shape)[:] = quads
             records.append((first, int((lanes >= 0).sum()), vectors, group * inputs, depth, lane, place))
-            parts.append(block)
             channel.append(lanes)
-            first, lane, place = first + LANES * vectors, lane + LANES * vectors, place + block.numel()
+            first, lane, place = first + len(lanes), lane + len(lanes), place + dense.size
     table = np.array(records, dtype=TILE)
-    return Packed(torch.cat(parts), torch.cat(channel), table, int(table["depth"].max()))
+    return Packed(place, np.concatenate(channel), table, int(table["depth"].max()))
 
 
-def _block(taps: Tensor, lanes: Tensor, group: int, count: int, each: int) -> tuple[Tensor, int]:
-    """The weights of one tile, and the bytes of a tap: ``count`` groups from ``group`` on, of ``each`` outputs."""
-    inputs = taps.shape[2]
-    depth = _up(count * inputs, 4)
-    dense = torch.zeros(len(lanes), taps.shape[1], depth, dtype=torch.int8)
-    for i in range(count):
-        mine = (lanes >= (group + i) * each) & (lanes < (group + i + 1) * each)
-        dense[mine, :, i * inputs : (i + 1) * inputs] = taps[lanes[mine]]
-    return dense.view(len(lanes), taps.shape[1], depth // 4, 4).permute(1, 2, 0, 3).reshape(-1), depth
+def _dense(q: np.ndarray, lanes: np.ndarray, pixel: int, groups: range, each: int) -> np.ndarray:
+    """int8 ``[lanes, kh, kw, pixel]``: the weights of a tile of these groups, of ``each`` outputs."""
+    _, inputs, height, width = q.shape
+    dense = np.zeros((len(lanes), height, width, pixel), np.int8)
+    for i, group in enumerate(groups):
+        mine = (lanes >= group * each) & (lanes < (group + 1) * each)
+        dense[mine, ..., i * inputs : (i + 1) * inputs] = q[lanes[mine]].transpose(0, 2, 3, 1)
+    return dense
 
 
-def depthwise(q: Tensor) -> Packed:
+def depthwise(q: np.ndarray, take: Take) -> Packed:
     """Weights of a depthwise convolution: ``[period][kh][(kw + 3) / 4][256]``, in the order of byte unpacks.
 
     Args:
-        q: int8 ``[C, 1, kh, kw]``.
+        q: int8 ``[C, 1, kh, kw]``. take: called once.
     """
     channels, _, height, width = q.shape
     pixel, quads = _up(channels, 4), -(-width // 4)
     period = pixel // math.gcd(pixel, 64)
-    byte = torch.arange(64)
+    byte = np.arange(64)
     lane = 16 * (byte % 16 // 4) + 4 * (byte // 16) + byte % 4
-    channel = torch.full((period, 64), -1)
-    at = (64 * torch.arange(period)[:, None] + byte) % pixel
-    channel[:, lane] = torch.where(at < channels, at, -1)
-    padded = torch.zeros(channels + 1, height, 4 * quads, dtype=torch.int8)  # the last one is of no channel
+    channel = np.full((period, 64), -1)
+    at = (64 * np.arange(period)[:, None] + byte) % pixel
+    channel[:, lane] = np.where(at < channels, at, -1)
+    padded = np.zeros((channels + 1, height, 4 * quads), np.int8)  # the last one is of no channel
     padded[:channels, :, :width] = q[:, 0]
-    quad = padded[channel].view(period, 64, height, quads, 4).permute(0, 2, 3, 1, 4)
-    return Packed(quad.reshape(-1), channel.reshape(-1), np.zeros(0, TILE), 4)
+    quad = padded.view(np.uint32)[channel].transpose(0, 2, 3, 1)
+    take(quad.nbytes).view(np.uint32).reshape(quad.shape)[:] = quad
+    return Packed(quad.nbytes, channel.reshape(-1), np.zeros(0, TILE), 4)

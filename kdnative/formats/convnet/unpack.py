@@ -63,7 +63,7 @@ def _tile(weights: Tensor, tile: np.void, q: Tensor, groups: int, whole_rows: bo
     begin = int(tile["weights"])
     block = weights[begin : begin + taps * depth * lanes].view(taps, depth // 4, lanes, 4)
     dense = block.permute(2, 0, 1, 3).reshape(lanes, taps, depth)
-    channel = first + lane_channels(vectors)
+    channel = first + torch.from_numpy(lane_channels(vectors))
     in_use = channel < first + int(tile["outputs"])
     dense, channel = dense[in_use], channel[in_use]
     if whole_rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,6 +37,17 @@ def test_codes_are_bounded(step, fits):
 def test_hard_swish_is_bounded_behind_its_product(step, fits):
     """32,385 before it are few; divided by the step of the result they are 2^28 or 2^31."""
     refused(network(1.0, Ending("hard_swish"), Range(step, 0)), fits)
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinity_goes_without_warnings():
+    """In the scale of a channel whose codes are all zero, and in a table."""
+    graph = network(3e38, Ending("leaky_relu", (1e300,), Range(1.0, 128)), Range(1e-20, 0))
+    (weight,) = graph.weights.values()
+    weight.q.zero_()
+    weight.scale.mul_(1.1)
+    source = Input("x", (), Range(4.0, 0), 1)
+    pack(replace(graph, nodes=(source, *graph.nodes[1:])))
 
 
 @pytest.mark.parametrize(("step", "fits"), [(1e-6, True), (1e-7, False)])
