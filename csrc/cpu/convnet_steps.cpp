@@ -212,13 +212,14 @@ void ConvnetGroup::convolve(int64_t i, const Span& span, const Share& share, int
   const ConvRange range{share.begin, share.end, share.tile_begin, share.tile_end};
   if (n.record->real == 0) {
     Epilogue8 e = n.epilogue;
-    Map from = a, to = map(i, span, worker), residual;
+    Map from = a, to = map(i, span, worker), residual{};
     if (n.record->input_count == 2) {
       residual = map(n.inputs[1], span, worker);
       e.residual = &residual;
     }
-    const bool single = w.kernel_h * w.kernel_w * w.stride_h * w.stride_w == 1 && from.height == to.height &&
-                        from.width == to.width;
+    // Pixels that see themselves alone may be one line, and lines are what costs.
+    const bool single =
+        w.kernel_h * w.kernel_w * w.stride_h * w.stride_w == 1 && from.height == to.height && from.width == to.width;
     if (single && is_line(from) && is_line(to) && (e.residual == nullptr || is_line(residual)))
       for (Map* m : {&from, &to, &residual}) m->width *= m->height, m->height = 1;
     return kernels.conv(w, e, from, n.zeros, to, nullptr, 0, range);

@@ -22,7 +22,8 @@ namespace {
 constexpr int64_t kMostConvSums = 6 * 64;  // of a block
 constexpr int64_t kTapsAtOnce = 64;        // at a time; more go through a block in pieces
 constexpr int64_t kFewPixels = 12;         // for which weights are not sorted
-// Of pixels, found at once for several blocks: a multiple of the rows of every kernel's blocks.
+// Of pixels, found at once for several blocks: the tiles of a layer share those of a map of 14 x 14 pixels, even of
+// nine taps.
 constexpr int64_t kPixelsAtOnce = 252, kMostPointers = 8 * kPixelsAtOnce;
 
 struct ConvBlock {
