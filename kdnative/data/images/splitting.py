@@ -14,9 +14,10 @@ __all__ = ["in_parts"]
 def in_parts(groups: Sequence[str], classes: Sequence[int], shares: Sequence[float], names: Sequence[str]) -> list[int]:
     """The part of each picture.
 
-    The groups of a class go, the largest first and those of one size in the order of their hashes, to the part that
-    lacks most of its share; so the parts never depend on the order of the pictures, and a large group sits in a large
-    part. A part that got none of a class takes the smallest group of the part with most groups.
+    The smallest groups of a class, those of one size in the order of their hashes, fill the smaller parts; what does
+    not fit there goes to the largest part. So a test has pictures that are as different as they can be, none of its
+    figures hangs on one large group, and the parts never depend on the order of the pictures. A part that got none of a
+    class takes the smallest group of the part with most groups.
 
     Args:
         groups: of each picture; pictures of one class and group are never parted.
@@ -55,12 +56,13 @@ def _parts_of(
             f"({', '.join(names[part] for part in wanted)})"
         )
     parts: list[list[str]] = [[] for _ in shares]
-    total, had = sum(map(len, found.values())), [0] * len(shares)
-    for group in sorted(found, key=lambda name: (-len(found[name]), _hash(name))):
-        lacks = [total * share / sum(shares) - count for share, count in zip(shares, had, strict=True)]
-        place = max(wanted, key=lambda part: (lacks[part], -part))
+    total, largest = sum(map(len, found.values())), max(wanted, key=lambda part: shares[part])
+    lacks = {part: total * shares[part] / sum(shares) for part in wanted}
+    for group in sorted(found, key=lambda name: (len(found[name]), _hash(name))):
+        fitting = [part for part in wanted if part != largest and lacks[part] >= len(found[group])]
+        place = max(fitting, key=lambda part: lacks[part], default=largest)
         parts[place].append(group)
-        had[place] += len(found[group])
+        lacks[place] -= len(found[group])
     for part in wanted:
         if not parts[part]:
             richest = max(wanted, key=lambda other: len(parts[other]))

@@ -73,6 +73,9 @@ def test_parts_have_their_shares_and_a_large_group_sits_in_the_large_part():
     groups = ["large"] * 50 + [f"g{i}" for i in range(50)]
     places = in_parts(groups, [0] * 100, (0.8, 0.1, 0.1), ("train", "validation", "test"))
     assert Counter(places) == {0: 80, 1: 10, 2: 10} and set(places[:50]) == {0}
+    groups = [f"of five {i}" for i in range(12) for _ in range(5)] + [f"single {i}" for i in range(40)]
+    places = in_parts(groups, [0] * 100, (0.6, 0.2, 0.2), ("train", "validation", "test"))
+    assert Counter(places) == {0: 60, 1: 20, 2: 20} and set(places[:60]) == {0}  # tests are of single pictures
     assert in_parts(["a", "b", "c"], [0, 0, 0], (0.98, 0.01, 0.01), ("x", "y", "z")) != [0, 0, 0]
 
 
