@@ -176,8 +176,9 @@ $(DIST)/wheel.stamp: $(SOURCES) $(shell git ls-files kdnative) | $(BIN)/pip
 	  $(if $(CUDA_ARCHS),--config-settings=cmake.define.KDNATIVE_CUDA_ARCHS=$(CUDA_ARCHS)) .
 	@touch $@
 
+# What every recipe needs: the extra for pictures brings the pipeline.
 $(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip
-	$(BIN)/pip install --quiet --editable '.[pipeline]'
+	$(BIN)/pip install --quiet --editable '.[vision]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(SOURCES) | $(BIN)/pip

@@ -22,7 +22,6 @@ The result, as JSON::
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,74 +35,33 @@ from kdnative.bench.encoder_candidates import BUCKETS, COMPILED, candidates, sor
 from kdnative.bench.encoder_cases import Encoder, EncoderCase, Shape, shapes
 from kdnative.bench.encoder_checks import checks
 from kdnative.bench.encoder_models import NAMES, load_encoders
-from kdnative.bench.options import add_output, add_peers, add_threads, names, positive
+from kdnative.bench.options import names
 from kdnative.bench.peers import Candidate, left_out, prepare_all, quiet, split_by_installed, versions
-from kdnative.bench.results import (
-    LEGEND,
-    Case,
-    Row,
-    against_peers,
-    ceiling_line,
-    cores_line,
-    faster,
-    median,
-    not_run_lines,
-    quantiles,
-    start_line,
-    summary_lines,
-    timed_row,
-)
-from kdnative.bench.roofline import ceilings
+from kdnative.bench.results import Row, against_peers, faster, median, quantiles, timed_row
 from kdnative.bench.steady import SteadyCores, int8_speed
-from kdnative.machine.environment import environment, rerun_clean, write_result
+from kdnative.bench.whole_models import SECONDS, begin, command, end, label, took
 from kdnative.machine.speedup import Speedup
 from kdnative.machine.timer import interleave, torch_threads
 
 MODELS = "package:minilm-l6,random-bert-base"
 CASES = "1x16,1x128,16x128,ragged"
 SCHEMES = "w8a8"
-SECONDS = 60
 _UNMASKED = ", nothing masked"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the suite from command-line arguments and returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     text = "Whole encoder forwards, ours against every peer."
     parser = argparse.ArgumentParser(prog="kdnative bench encoder", description=text, allow_abbrev=False)
     parser.add_argument("--models", type=names, default=MODELS, help=f"{NAMES} (default: {MODELS})")
     parser.add_argument("--cases", type=shapes, default=CASES, help=f"BATCHxTOKENS or ragged (default: {CASES})")
     parser.add_argument("--schemes", type=names, default=SCHEMES, help=f"such as w8a8,w4a8-g64 (default: {SCHEMES})")
-    text = f"no further round begins after this time, once there are three (default: {SECONDS})"
-    parser.add_argument("--case-seconds", type=positive, default=SECONDS, metavar="SECONDS", help=text)
-    add_peers(parser)
-    add_threads(parser, several=_usual_threads())
-    add_output(parser, plot=True)
-    options = parser.parse_args(argv)
-    again = rerun_clean(__spec__.name, argv)
-    if again is not None:
-        return again
-    result = run(
-        load_encoders(options.models),
-        options.cases,
-        schemes=options.schemes,
-        peers=options.peers,
-        compiled=options.compile,
-        threads=options.threads,
-        rounds=options.rounds,
-        case_seconds=options.case_seconds,
-        show=lambda line: print(line, flush=True),
-        save=(lambda partial: write_result(options.json, partial)) if options.json else lambda partial: None,
-    )
-    if options.plot:
-        from kdnative.bench.plots import encoder_plot
 
-        encoder_plot(result, options.plot)
-    return 0
+    def measure(options: argparse.Namespace, **how: Any) -> dict[str, Any]:
+        models, what = load_encoders(options.models), {"peers": options.peers, "compiled": options.compile}
+        return run(models, options.cases, schemes=options.schemes, **what, **how)
 
-
-def _usual_threads() -> str:
-    return "1,2" if (os.cpu_count() or 1) > 1 else "1"
+    return command(__spec__.name, parser, argv, measure)
 
 
 def run(
@@ -137,18 +95,7 @@ def run(
     ready, absent = split_by_installed(candidates(schemes, peers, compiled))
     if peers and not compiled:
         absent += left_out(COMPILED, "--compile")
-    result: dict[str, Any] = {
-        "suite": "cpu_encoder",
-        "complete": False,
-        "environment": environment(list(threads)),
-        "versions": versions(ready),
-        "ceilings": [ceilings(count) for count in threads],
-        "cases": [],
-        "not_run": [{**row, "case": "all"} for row in absent],
-    }
-    show(start_line(result["environment"]))
-    for limits in result["ceilings"]:
-        show(ceiling_line(limits))
+    result = begin("cpu_encoder", threads, versions(ready), absent, show)
     with torch.inference_mode(), quiet():
         for name, model in models.items():
             encoder = Encoder(model)
@@ -163,12 +110,7 @@ def run(
                     result["not_run"] += [{**row, "case": label(case)} for row in failed]
                     save(result)
                     show(_table(case))
-    result["complete"] = True
-    save(result)
-    lines = [LEGEND, *not_run_lines(result["not_run"]), *cores_line(result["cases"])]
-    for line in [*lines, *summary_lines(map(as_case, result["cases"]))]:
-        show(line)
-    return result
+    return end(result, show, save)
 
 
 def _run_case(
@@ -215,25 +157,13 @@ def over_unmasked(row: Row, rows: Sequence[Row]) -> Speedup | None:
     return next((faster(other, row) for other in rows if other["name"] == name), None)
 
 
-def label(case: Mapping[str, Any]) -> str:
-    """What a case is called in summaries."""
-    return f"{case['model']} {case['case']} {case['threads']}t"
-
-
-def as_case(case: Mapping[str, Any]) -> Case:
-    """A case of the result, for `summary_lines`."""
-    return Case(label(case), case["rows"], ragged=bool(case["lengths"]))
-
-
 def _table(case: Mapping[str, Any]) -> str:
     lengths = case["lengths"]
     shape = f"{case['batch']} x {case['tokens']}" + (
         f", lengths {min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):g}" if lengths else ""
     )
-    rounds = max((len(row["samples"]) for row in case["rows"]), default=0)
-    took = f"{rounds} rounds, {case['seconds']:.0f} s"
     lines = [
-        f"{case['model']}, {case['threads']} threads, batch x tokens = {shape} ({took})",
+        f"{case['model']}, {case['threads']} threads, batch x tokens = {shape} ({took(case)})",
         f"  {'':44}{'ms':>10}{'p20':>10}{'p80':>10}{'error':>9}  speed-up over the best peer",
     ]
     for row in sorted(case["rows"], key=median):

@@ -60,7 +60,7 @@ def add_output(parser: argparse.ArgumentParser, rounds: int | None = 9, plot: bo
         parser.add_argument("--rounds", type=positive, default=rounds, help=text)
     parser.add_argument("--json", metavar="FILE", help="write the result")
     if plot:
-        parser.add_argument("--plot", metavar="FILE.svg", help="draw the result")
+        parser.add_argument("--plot", metavar="FILE.svg", type=_svg, help="draw the result")
 
 
 def positive(text: str) -> int:
@@ -68,3 +68,9 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def _svg(text: str) -> str:
+    if not text.endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"plots are written as .svg, got {text!r}")
+    return text

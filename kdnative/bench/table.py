@@ -24,6 +24,7 @@ from kdnative.bench import (
     texts,
     vision,
     vision_runs,
+    whole_models,
 )
 from kdnative.bench.options import names, numbers
 from kdnative.bench.results import (
@@ -180,7 +181,7 @@ def _encoder(result: Result, summary: bool = True) -> list[str]:
         text = f"{len(one)} sequences of {min(one)} to {max(one)} tokens, mean {sum(one) / len(one):g}"
         ways = "padded with its attention mask, sorted in batches of eight, or one by one, whichever is faster"
         lines += ["", f"`ragged`: {text}; a peer gets the batch {ways}."]
-    return lines + _below(result, map(encoder.as_case, result["cases"]), summary)
+    return lines + _below(result, map(whole_models.as_case, result["cases"]), summary)
 
 
 def _vision(result: Result, summary: bool = True) -> list[str]:
@@ -201,7 +202,7 @@ def _vision(result: Result, summary: bool = True) -> list[str]:
         table.append([*line, *vision.memory_cells(result, case)])
     text = "Memory is the peak above the imports, of fresh processes with the first number of threads."
     held = [f"Engines were held to {result['held']}; those that can't be are no peers."] if result["held"] else []
-    below = _below(result, map(vision.as_case, result["cases"]), summary)
+    below = _below(result, map(whole_models.as_case, result["cases"]), summary)
     return [*rows_of(head, table), "", text, *held, *below]
 
 

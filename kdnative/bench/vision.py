@@ -25,7 +25,6 @@ engine that can't be held to the instruction set: then it is no peer.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -34,38 +33,24 @@ from typing import Any
 
 import torch
 
-from kdnative.bench.options import add_output, add_peers, add_threads, names, numbers, positive
+from kdnative.bench.options import names, numbers, positive
 from kdnative.bench.peers import quiet
-from kdnative.bench.results import (
-    LEGEND,
-    Case,
-    against_peers,
-    ceiling_line,
-    cores_line,
-    median,
-    not_run_lines,
-    quantiles,
-    start_line,
-    summary_lines,
-)
-from kdnative.bench.roofline import ceilings
+from kdnative.bench.results import against_peers, median, quantiles
 from kdnative.bench.steady import SteadyCores, int8_speed
 from kdnative.bench.vision_engine import Engine, Shared
 from kdnative.bench.vision_engines import ENGINES, engine_named
 from kdnative.bench.vision_models import MODELS, NAMES, load_network, products
 from kdnative.bench.vision_processes import ISAS, holding, interpreters
 from kdnative.bench.vision_runs import Place, Team, memory, not_run, save_files, share, sqnr
+from kdnative.bench.whole_models import SECONDS, begin, command, end, took
 from kdnative.extras import how_to_get, installed
-from kdnative.machine.environment import environment, rerun_clean, write_result
 
-SECONDS = 60
 _APART = "pip install ai-edge-litert litert-torch executorch, in an environment of their own that --python names"
 _HOWTO = dict.fromkeys(("ai_edge_litert", "litert_torch", "executorch"), _APART)  # they pin what others need newer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the suite from command-line arguments and returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     text = "Networks of convolutions on pictures, ours against every other engine."
     parser = argparse.ArgumentParser(prog="kdnative bench vision", description=text, allow_abbrev=False)
     parser.add_argument("--models", type=names, default=MODELS, help=f"{NAMES} (default: {MODELS})")
@@ -79,36 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", action="append", default=[], metavar="PATH", help=text)
     text = "peak memory of each engine too"
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help=text)
-    text = f"no further round begins after this time, once there are three (default: {SECONDS})"
-    parser.add_argument("--case-seconds", type=positive, default=SECONDS, metavar="SECONDS", help=text)
-    add_peers(parser)
-    add_threads(parser, several="1,2" if (os.cpu_count() or 1) > 1 else "1")
-    add_output(parser, plot=True)
-    options = parser.parse_args(argv)
-    if options.plot and Path(options.plot).suffix != ".svg":
-        parser.error(f"--plot: plots are written as .svg, got {options.plot}")
-    again = rerun_clean(__spec__.name, argv)
-    if again is not None:
-        return again
-    result = run(
-        options.models,
-        options.batches,
-        pixels=options.pixels,
-        engines=chosen(options.engines, peers=options.peers, compiled=options.compile),
-        isa=options.isa,
-        pythons=options.python,
-        with_memory=options.memory,
-        threads=options.threads,
-        rounds=options.rounds,
-        case_seconds=options.case_seconds,
-        show=lambda line: print(line, flush=True),
-        save=(lambda partial: write_result(options.json, partial)) if options.json else lambda partial: None,
-    )
-    if options.plot:
-        from kdnative.bench.plots import encoder_plot
 
-        encoder_plot(result, options.plot)
-    return 0
+    def measure(options: argparse.Namespace, **how: Any) -> dict[str, Any]:
+        return run(
+            options.models,
+            options.batches,
+            pixels=options.pixels,
+            engines=chosen(options.engines, peers=options.peers, compiled=options.compile),
+            isa=options.isa,
+            pythons=options.python,
+            with_memory=options.memory,
+            **how,
+        )
+
+    return command(__spec__.name, parser, argv, measure)
 
 
 def chosen(only: Sequence[str] | None, *, peers: bool, compiled: bool) -> list[Engine]:
@@ -172,21 +141,7 @@ def run(
         for engine in ENGINES
         if engine.compiled and any(not e.ours for e in engines) and engine not in engines
     ]
-    result: dict[str, Any] = {
-        "suite": "cpu_vision",
-        "complete": False,
-        "environment": environment(list(threads)) | ({"isa": isa} if isa else {}),
-        "versions": versions,
-        "held": isa,
-        "ceilings": [ceilings(count, isa=isa) for count in threads],
-        "models": {},
-        "cases": [],
-        "memory": [],
-        "not_run": [{**row, "case": "all"} for row in missing],
-    }
-    show(start_line(result["environment"]))
-    for limits in result["ceilings"]:
-        show(ceiling_line(limits))
+    result = begin("cpu_vision", threads, versions, missing, show, isa) | {"held": isa, "models": {}, "memory": []}
     with quiet():
         for name in models:
             with tempfile.TemporaryDirectory(prefix="kdnative-bench-") as folder:
@@ -198,12 +153,7 @@ def run(
                 place = Place(Shared.write(Path(folder), network), reference, python, holding(isa), isa)
                 del network
                 _measure(result, name, place, ready, batches, with_memory, rounds, case_seconds, show, save)
-    result["complete"] = True
-    save(result)
-    lines = [LEGEND, *not_run_lines(result["not_run"]), *cores_line(result["cases"])]
-    for line in [*lines, *summary_lines(map(as_case, result["cases"]))]:
-        show(line)
-    return result
+    return end(result, show, save)
 
 
 def _measure(
@@ -245,11 +195,6 @@ def _missing(engine: Engine) -> str:
     return f"not installed: {', '.join(names)}: {'; '.join(ways)}"
 
 
-def as_case(case: Mapping[str, Any]) -> Case:
-    """A case of the result, for `summary_lines`."""
-    return Case(f"{case['model']} {case['case']} {case['threads']}t", case["rows"])
-
-
 def memory_line(model: str, batch: int, rows: Sequence[Mapping[str, Any]]) -> str:
     """What each engine needs, least first."""
     found = sorted((row for row in rows if row["batch"] == batch), key=lambda row: row["bytes"])
@@ -270,9 +215,8 @@ def memory_cells(result: Mapping[str, Any], case: Mapping[str, Any]) -> list[str
 
 
 def _table(case: Mapping[str, Any], products: int, int8_ops: float | None) -> str:
-    rounds = max((len(row["samples"]) for row in case["rows"]), default=0)
     lines = [
-        f"{case['model']}, {case['threads']} threads, batch {case['batch']} ({rounds} rounds, {case['seconds']:.0f} s)",
+        f"{case['model']}, {case['threads']} threads, batch {case['batch']} ({took(case)})",
         f"  {'':34}{'ms':>10}{'p20':>10}{'p80':>10}{'ceiling':>9}{'SQNR, dB':>10}{'same':>7}  "
         "speed-up over the best peer",
     ]

@@ -110,6 +110,7 @@ class Recording:
         steps: in order.
         result: what the model returned, with a `Value` in the place of each tensor.
         calls: of modules by name, for those that returned.
+        changes_image: whether the image has other values afterwards.
         failure: why the model could not be followed to its end.
     """
 
@@ -117,6 +118,7 @@ class Recording:
     steps: list[Step] = field(default_factory=list)
     result: Any = None
     calls: dict[str, ModuleCall] = field(default_factory=dict)
+    changes_image: bool = False
     failure: Unsupported | None = None
 
 
@@ -134,6 +136,8 @@ def record(module: nn.Module, shape: Sequence[int]) -> Recording:
             with _quietly(), recorder.hooks(), recorder:
                 result = module(recorder.image)
             recording.result = recorder.values_of(result)
+            recorder.check_constants()
+            recording.changes_image = recorder.image._version > 0
         except Unsupported as error:
             recording.failure = error
         except Exception as error:  # whatever a user's code raises
@@ -191,6 +195,9 @@ class _Recorder(TorchFunctionMode):
         # Tensors are known by their ids, so they must live. The version tells whether one was changed since.
         self.known: dict[int, tuple[Tensor, int, int]] = {id(image): (image, image._version, 0)}
         self.count = 1
+        # Tensors that don't depend on the image, and their versions when they were read first. Steps hold them as they
+        # are, not their values, so a later change would reach earlier steps.
+        self.constants: dict[int, tuple[Tensor, int]] = {}
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -239,6 +246,19 @@ class _Recorder(TorchFunctionMode):
             raise Unsupported(f"{self.place()}: it reads a tensor that was changed in place through another view of it")
         return Value(number)
 
+    def _constants(self, tree: Any) -> list[tuple[Tensor, int]]:
+        """The tensors that don't depend on the image, and their versions."""
+        leaves = [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor) and id(leaf) not in self.known]
+        found = [(leaf, _version(leaf)) for leaf in leaves]
+        for tensor, version in found:
+            self.constants.setdefault(id(tensor), (tensor, version))
+        return found
+
+    def check_constants(self) -> None:
+        """Unsupported where a constant has changed since it was read."""
+        if any(version != _version(tensor) for tensor, version in self.constants.values()):
+            raise Unsupported(f"{self.place()}: a tensor is changed in place after it was read; make a new one instead")
+
     def _reads(self, tree: Any) -> bool:
         return any(isinstance(leaf, Tensor) and id(leaf) in self.known for leaf in tree_flatten(tree)[0])
 
@@ -246,10 +266,12 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         read = self._reads((args, kwargs))
         values_args, values_kwargs = self.values_of((args, kwargs)) if read else ((), {})
+        constants = self._constants((args, kwargs)) if read else []
         result = func(*args, **kwargs)
         results = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-        if read and result is None and self._reads((args[1:], kwargs)):
-            # Into a tensor of the model's own, say: what is read from there later could not be told from a constant.
+        written = any(version != _version(tensor) for tensor, version in constants)
+        if written or (read and result is None and self._reads((args[1:], kwargs))):
+            # What is read from there later, through another view of it say, could not be told from a constant.
             raise Unsupported(
                 f"{self.place()} at {_line(sys._getframe(1))}: {_name(func)} writes what depends on the image into "
                 "another tensor; make a new one instead, as torch.cat and torch.where do"
@@ -274,6 +296,11 @@ class _Recorder(TorchFunctionMode):
         )
         self.recording.steps.append(step)
         return result
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place. Those of inference mode don't count, and can't be changed here."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdnative.cnn.floats import FloatGraph
 from kdnative.cnn.recording import ModuleCall, record
-from kdnative.cnn.tracing import image_size, trace
+from kdnative.cnn.tracing import image_size, trace_recorded
 from kdnative.models.layer import Unsupported
 
 __all__ = ["Judge", "Refuse", "Regions", "convolutions", "regions"]
@@ -108,7 +108,10 @@ class _Search:
         why = "it isn't called, or fails" if call is None else call.why_no_part()
         if why or call is None or call.shape is None:
             raise Unsupported(why)
-        return trace(module, call.shape)
+        recording = record(module, image_size(call.shape))
+        if name and recording.changes_image:
+            raise Unsupported("it changes the map that it takes in place, and other modules may read that")
+        return trace_recorded(module, recording)
 
     def _chained(self, name: str, module: nn.Module) -> set[str]:
         """Adds what children make together that follow one another, and says which of them are taken."""

@@ -11,7 +11,6 @@ from kdnative.nn.convnet import ConvNet
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_layer import EncoderLayer
-from kdnative.nn.image_input import ImageInput
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
@@ -44,9 +43,11 @@ def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
 
 
 def become(module: nn.Module, native: nn.Module) -> None:
-    """Turn a module that may have no parent into the native one: it stays the same object and changes its class."""
+    """Turn a module that may have no parent into the native one: it stays the same object and changes its class.
+
+    Of its own attributes it keeps what users say of pictures: ``preprocess`` and ``classes``.
+    """
     kept = {name: vars(module)[name] for name in ("preprocess", "classes") if name in vars(module)}
-    kept = kept if isinstance(kept.get("preprocess"), ImageInput) else {}
     module.__class__ = type(native)
     module.__dict__ = native.__dict__
     module.__dict__.update(kept)

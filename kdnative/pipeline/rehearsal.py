@@ -15,7 +15,8 @@ from kdnative.pipeline.limits import check_mask_token
 from kdnative.pipeline.models import may_be_asked
 from kdnative.pipeline.rehearsed_models import Rehearsal, refusing
 from kdnative.pipeline.schema import Recipe
-from kdnative.pipeline.sections import Distilling, Training, of_bits
+from kdnative.pipeline.schemes import of_bits
+from kdnative.pipeline.sections import Distilling, Training
 from kdnative.pipeline.stages import Context, Shared, Stage
 from kdnative.pipeline.stages.gating import check_budget
 from kdnative.pipeline.stages.training import class_weights

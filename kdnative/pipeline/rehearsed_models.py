@@ -183,5 +183,5 @@ class Rehearsal:
 def refusing(before: str = "", after: str = "") -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # what a missing package is needed for is known beforehand, too
         raise PipelineError(f"{before}{error}{after}") from error

@@ -14,17 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from kdnative.pipeline.kinds.keys import check_kind
-from kdnative.pipeline.sections import (
-    GATE_SCHEMES,
-    TWO_BITS,
-    Distilling,
-    Schemes,
-    Section,
-    Shape,
-    Training,
-    check_scales_inputs,
-    of_bits,
-)
+from kdnative.pipeline.schemes import GATE_SCHEMES, TWO_BITS, Schemes, check_scales_inputs, of_bits
+from kdnative.pipeline.sections import Distilling, Section, Shape, Training
 from kdnative.pipeline.values import Count, Float, NotNegative, Positive, PositiveFloat, Seed, Threads, Tokens, at_most
 from kdnative.shown import shown
 from kdnative.tasks import TASKS, Task, task_named

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from kdnative.formats.scheme import Scheme
 from kdnative.machine.speedup import LEAST_SAMPLES
 from kdnative.ops.backends import accepted
+from kdnative.pipeline.schemes import TWO_BITS, Schemes, check_scales_inputs, of_bits, parse_schemes
 from kdnative.pipeline.values import (
     Batches,
     Count,
@@ -208,52 +208,6 @@ class Calibrate(Section):
         return None if method is None else method_named(method).name
 
 
-Schemes = str | dict[str, str | None]
-
-
-def _parse_schemes(schemes: Schemes | list[str] | None) -> Schemes | list[str] | None:
-    if isinstance(schemes, list):
-        found = [accepted(text) for text in schemes]
-        bits = [scheme.weight.bits for scheme in found]
-        if not found or bits != sorted(bits) or len(set(found)) < len(found):
-            raise ValueError(f"give each scheme once, from the fewest bits up, got {shown(schemes)}")
-        return [str(scheme) for scheme in found]
-    if isinstance(schemes, dict):
-        if not schemes:
-            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
-        return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
-    return None if schemes is None else str(accepted(schemes))
-
-
-TWO_BITS = (
-    "Rounding to the nearest loses most of a model at 2 bits: add calibrate: {} (GPTQ, a few seconds), or ask for it "
-    "with calibrate: {method: rtn}"
-)
-
-
-def of_bits(bits: int, schemes: Schemes | list[str] | None) -> list[str]:
-    """Those of a recipe's schemes whose weights have so many bits."""
-    return sorted({str(scheme) for scheme in _each(schemes) if scheme.weight.bits == bits})
-
-
-def _each(schemes: Schemes | list[str] | None) -> list[Scheme]:
-    given = schemes.values() if isinstance(schemes, dict) else schemes if isinstance(schemes, list) else [schemes]
-    return [Scheme.parse(text) for text in given if text is not None]
-
-
-GATE_SCHEMES = ("w4a8-g64", "w8a8")  # what a gate chooses among where nothing is said, as in `kdnative.Gate`
-
-
-def check_scales_inputs(key: str, method: str | None, schemes: Schemes | list[str] | None) -> None:
-    """ValueError for a method with a vector of input scales where a scheme leaves zeros out: it has no place for it."""
-    sparse = [scheme for scheme in _each(schemes) if scheme.sparsity is not None]
-    if method is not None and sparse and method_named(method).input_scales:
-        raise ValueError(
-            f"{key}.method is {method!r}, which scales inputs, and the sparse scheme {sparse[0]} has no place for "
-            "that: use gptq, clip or rtn, or leave the method out"
-        )
-
-
 class CompressTeacher(Section):
     """The form of the teacher that labels the training split."""
 
@@ -308,7 +262,7 @@ class Recover(Distilling):
     select_by: str | None = None
     """What makes an epoch the best, as for other trainings; null means the distance to the teacher where it learns from
     one: a student that is good already goes backwards sooner than its accuracy shows."""
-    _parse = field_validator("schemes")(_parse_schemes)
+    _parse = field_validator("schemes")(parse_schemes)
 
     @property
     def follows_teacher(self) -> bool:
@@ -354,7 +308,7 @@ class Convert(Section):
     """Patterns of modules that stay in float."""
     clip_search: bool = False
     """Search clipping ranges for layers that `recover` has not trained."""
-    _parse = field_validator("schemes")(_parse_schemes)
+    _parse = field_validator("schemes")(parse_schemes)
 
     @model_validator(mode="after")
     def _chooses_or_not(self):
@@ -375,7 +329,7 @@ class Evaluate(Section):
     of bits."""
     sensitivity: Count = 0
     """Validation examples for the table of which layer of the student loses what in w8a8 and w4a8-g64; 0: no table."""
-    _parse = field_validator("native_schemes")(_parse_schemes)
+    _parse = field_validator("native_schemes")(parse_schemes)
 
 
 class Benchmark(Section):

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from kdnative.bench import encoder, encoder_candidates, encoder_models
+from kdnative.bench import encoder, encoder_candidates, encoder_models, whole_models
 from kdnative.bench.encoder_cases import RAGGED, Encoder, EncoderCase, Shape, ragged_lengths, shapes
 from kdnative.bench.encoder_models import load_encoder, load_encoders
 from kdnative.bench.plots import encoder_plot
@@ -188,7 +188,7 @@ def test_a_failure_to_build_is_raised_each_time():
 
 
 def test_an_interrupted_command_leaves_the_cases_it_finished(peers_of_torch, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder, "rerun_clean", lambda *a: None)
+    monkeypatch.setattr(whole_models, "rerun_clean", lambda *a: None)
     real, calls = encoder._run_case, []
 
     def interrupted(*arguments):

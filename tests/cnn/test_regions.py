@@ -75,3 +75,12 @@ def test_a_part_that_returns_several_tensors_is_none():
     pair = Written(lambda x, a: (a(x), x), conv())
     found = regions(Written(lambda x, a: {"out": a(x)[0]}, pair), (1, 3, 13, 17))
     assert "it returns tuple" in found.left["layers.0"] and list(found.graphs) == ["layers.0.layers.0"]
+
+
+def test_a_module_that_changes_its_input_is_no_part():
+    """What it was given is read again: a network would leave it as it was."""
+    block = nn.Sequential(nn.ReLU(inplace=True), conv(3, 3, 1))
+    found = regions(Written(lambda x, a: torch.softmax(a(x) + x, 1), block), (1, 3, 13, 17))
+    assert list(found.graphs) == ["layers.0.1"] and "changes the map that it takes" in found.left["layers.0"]
+    whole = regions(Written(lambda x, a: a(x) + x, block), (1, 3, 13, 17))
+    assert list(whole.graphs) == [""]

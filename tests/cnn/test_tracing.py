@@ -226,6 +226,25 @@ def _written_into(x, a):
     return a(x) * gate[None, :, None, None]
 
 
+def _added_through_a_view(x, a):
+    y = a(x)
+    y.view(-1).add_(a(x).view(-1))
+    return y
+
+
+def _written_through_a_view(x, a):
+    gate = torch.ones(2, 8)
+    torch.sigmoid(a(x).mean((2, 3)), out=gate.view(16).view(2, 8))
+    return a(x) * gate[0].view(1, -1, 1, 1)
+
+
+def _changed_constant(x, a):
+    gate = torch.ones(1, 8, 1, 1)
+    y = a(x) * gate
+    gate.view(-1).add_(1)
+    return y
+
+
 class Maps(NamedTuple):
     high: torch.Tensor
     low: torch.Tensor
@@ -248,6 +267,12 @@ REFUSED = {
     "batch": (Written(lambda x, a: F.max_pool2d(a(x).flip(0), 2), conv()), "isn't a map"),
     "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "rows and columns of zeros"),
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
+    "added through a view": (Written(_added_through_a_view, conv()), "changed in place through another view"),
+    "written through a view": (
+        Written(_written_through_a_view, conv()),
+        r"Written at test_tracing.py:\d+: sigmoid writes what depends on the image into another tensor",
+    ),
+    "changed constant": (Written(_changed_constant, conv()), "changed in place after it was read"),
     "written into a constant": (Written(_written_into, conv()), r"Written at test_tracing.py:\d+: setitem writes what"),
     "too large a pooling": (
         nn.Sequential(nn.Upsample(scale_factor=9.0), nn.AvgPool2d(65)),

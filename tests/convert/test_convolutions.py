@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import kdnative
 from kdnative.convert import convert_, decide, prepare_networks_
 from kdnative.formats.scheme import Scheme
-from kdnative.nn import ConvNet, Linear
+from kdnative.nn import ConvNet, ImageInput, Linear
 from kdnative.patterns import Selection
 from tests.cnn.networks import depthwise, images, residual
 from tests.cnn.small import Written, conv
@@ -55,6 +55,24 @@ def test_a_whole_model_becomes_one_operator(make):
     assert rows[""].reason == "the whole network is one native operator"
     assert report.totals["kept"] == 0
     assert {f"{name}.qweight" for name in convolutions} <= set(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"preprocess": ImageInput((20, 20), classes=("a", "b"))},
+        {"preprocess": ImageInput((20, 20)), "classes": ("cat", "dog")},
+        {"classes": ["cat", "dog"]},
+        {"preprocess": torch.nn.functional.normalize},
+    ],
+)
+def test_a_whole_model_keeps_what_it_was_told_of_pictures(said):
+    model = depthwise()
+    for name, value in said.items():
+        setattr(model, name, value)
+    convert_(model, calibration=[images(8)])
+    assert type(model) is ConvNet
+    assert {name: getattr(model, name) for name in ("preprocess", "classes") if hasattr(model, name)} == said
 
 
 def test_parts_of_a_model():

@@ -47,7 +47,7 @@ def decode_files(
         DataError: files that are no pictures, or broken or huge ones; the text names them.
         ImportError: Pillow is not installed.
     """
-    require("PIL.Image")
+    require("PIL.Image", "reading pictures")
     if side < 1 or fit not in FITS or broken not in ("error", "drop"):
         raise ValueError(
             f"side={side}, fit={fit!r}, broken={broken!r}: at least 1 pixel, one of {', '.join(FITS)}, error or drop"

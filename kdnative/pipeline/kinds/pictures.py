@@ -47,6 +47,7 @@ class _Pictures(Kind):
     )
 
     def load_data(self, recipe: Recipe) -> DataSplits:
+        require("PIL.Image", "a recipe of pictures")  # before a data set is fetched
         data, images = recipe.data, recipe.data.pictures
         return task_named(recipe.task).load(
             data.source,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from kdnative.data import Batches
-from kdnative.pipeline.sections import Calibrate, of_bits
+from kdnative.pipeline.schemes import of_bits
+from kdnative.pipeline.sections import Calibrate
 from kdnative.pipeline.stages.base import Context, Stage
 from kdnative.pipeline.stages.training import load_model
 

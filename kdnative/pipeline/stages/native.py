@@ -8,7 +8,8 @@ from torch import nn
 
 from kdnative.evaluate import predict
 from kdnative.pipeline.models import parameters
-from kdnative.pipeline.sections import Convert, of_bits
+from kdnative.pipeline.schemes import of_bits
+from kdnative.pipeline.sections import Convert
 from kdnative.pipeline.stages.base import Context, Row, Stage
 from kdnative.pipeline.stages.calibrating import student_calibration, to_the_nearest, with_calibration
 from kdnative.pipeline.stages.gating import plan_of, through_the_gate

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kdnative.pipeline.networks import fitted
+from kdnative.prune import prune_channels_
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,19 @@ def test_convolutions_are_those_that_were_pruned(groups, shape, left):
     x = torch.randn(2, left[1] * wanted_groups, 7, 7)
     assert (found[0].groups, found[0].in_channels, found[0].out_channels) == (wanted_groups, x.shape[1], left[0])
     assert torch.equal(found(x), nn.functional.conv2d(x, weight, None, groups=wanted_groups))
+
+
+def test_convolutions_with_groups_have_fewer_of_them_when_they_are_read_again():
+    def made() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3, groups=4), nn.Conv2d(64, 64, 3, groups=64),
+            nn.Conv2d(64, 5, 1),
+        ).eval()  # fmt: skip
+
+    pictures, pruned = torch.randn(2, 3, 32, 32), made()
+    prune_channels_(pruned, pictures, macs=0.6, round_to=1)
+    assert pruned[2].groups < 4 and pruned[3].groups < 64
+    again = fitted(made(), {name: tensor.shape for name, tensor in pruned.state_dict().items()})
+    again.load_state_dict(pruned.state_dict())
+    assert [str(module) for module in again] == [str(module) for module in pruned]
+    assert torch.equal(again(pictures), pruned(pictures))

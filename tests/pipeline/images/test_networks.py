@@ -15,9 +15,7 @@ from kdnative.convert import restore_networks_
 from kdnative.nn import ConvNet
 from kdnative.pipeline import PipelineError, RecipeError, RunFolder, load_recipe
 from kdnative.pipeline.kinds.pictures import PICTURES
-from kdnative.pipeline.networks import fitted
 from kdnative.pipeline.stages import training
-from kdnative.prune import prune_channels_
 from tests.pipeline.images.conftest import write
 from tests.pipeline.images.test_run import changed
 
@@ -84,22 +82,6 @@ def test_channels_are_gone_and_the_model_is_read_again(run, pictures):
     assert figures["parameters"] < figures["parameters_before"]
     assert any(row["channels_after"] < row["channels_before"] for row in figures["pruning"])
     assert torch.isfinite(after(pictures)).all()
-
-
-def test_convolutions_with_groups_have_fewer_of_them_when_they_are_read_again(pictures):
-    def made() -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3, groups=4), nn.Conv2d(64, 64, 3, groups=64),
-            nn.Conv2d(64, 5, 1),
-        ).eval()  # fmt: skip
-
-    pruned = made()
-    prune_channels_(pruned, pictures[:2], macs=0.6, round_to=1)
-    assert pruned[2].groups < 4 and pruned[3].groups < 64
-    again = fitted(made(), {name: tensor.shape for name, tensor in pruned.state_dict().items()})
-    again.load_state_dict(pruned.state_dict())
-    assert [str(module) for module in again] == [str(module) for module in pruned]
-    assert torch.equal(again(pictures), pruned(pictures))
 
 
 def test_the_converted_student_is_the_network_that_recover_trained(run, pictures):

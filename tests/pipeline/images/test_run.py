@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,21 @@ def test_models_that_cannot_work_are_refused_before_training(shapes, tmp_path):
         "teacher.source", "torchvision:alexnet"
     )
     assert "leave width out" in refused("teacher.width", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("PIL.Image", "a recipe of pictures needs the package 'PIL', which is not installed"),
+        ("timm", "student.source: timm:resnet18 needs the package 'timm', which is not installed"),
+    ],
+)
+def test_a_missing_package_is_known_before_training(shapes, tmp_path, monkeypatch, module, words):
+    monkeypatch.setitem(sys.modules, module, None)
+    recipe = write(tmp_path / "r.yaml", changed(shapes, "student", {"source": "timm:resnet18"}))
+    with pytest.raises((ImportError, PipelineError), match=f'{words}: pip install "kdnative\\[vision\\]"'):
+        kdnative.run(recipe, runs=tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs" / "shapes" / "recipe.yaml").exists()
 
 
 def test_a_broken_picture_is_found_before_training(shapes, tmp_path):
