@@ -23,7 +23,7 @@ from typing import Any
 from kdnative.bench import plots, study_tables
 from kdnative.bench.model_peers import gain_lines
 from kdnative.bench.results import Row, against_peers, legend, median
-from kdnative.bench.run_figures import student_table
+from kdnative.bench.run_figures import steps_table, student_table
 from kdnative.bench.seed_figures import seed_table
 from kdnative.bench.table import caption, markdown, read, rows_of, short
 
@@ -81,7 +81,8 @@ def _chart(words: list[str], root: Path) -> str:
         raise ValueError(f"no chart {name!r}; there are {', '.join(_CHARTS)}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chart.svg"
-        _CHARTS[name](_selected(_result(words, root), _options(words[3:])), path)
+        result, options = dict(_result(words, root)), _options(words[3:])
+        _CHARTS[name](_selected(result, options) if options else result, path)
         return path.read_text(encoding="utf-8")
 
 
@@ -150,9 +151,18 @@ def _encoders_short(result: Mapping[str, Any], options: Mapping[str, str]) -> li
 
 
 def _student(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    return student_table(_of_a_run(result))
+
+
+def _steps(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    """Whether each step of a run helped."""
+    return steps_table(_of_a_run(result))
+
+
+def _of_a_run(result: Mapping[str, Any]) -> Mapping[str, Any]:
     if result["suite"] != "run":
-        raise ValueError(f"a table of a student needs the figures of a run, got the suite {result['suite']!r}")
-    return student_table(result)
+        raise ValueError(f"this needs the figures of a run, got the suite {result['suite']!r}")
+    return result
 
 
 def _seeds(result: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
@@ -193,6 +203,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], list[str]]] =
     "suite": _suite,
     "encoders-short": _encoders_short,
     "student": _student,
+    "steps": _steps,
     "seeds": _seeds,
     "gain": _gain,
     "quality": _quality,
@@ -201,4 +212,5 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], list[str]]] =
 _CHARTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "encoder": plots.encoder_plot,
     "gemm": plots.gemm_plot,
+    "curves": plots.curves_plot,
 }

@@ -84,6 +84,18 @@ def _encoder_bars(case: dict[str, Any]) -> list[Bar]:
     return bars
 
 
+def curves_plot(result: dict[str, Any], path: str | Path) -> None:
+    """Loss, and quality on the validation split, epoch by epoch, of every training of a run.
+
+    Args:
+        result: of :func:`kdnative.bench.run_figures.run_figures`.
+        path: an .svg file, replaced in one step.
+    """
+    from kdnative.report.figures import training_curves
+
+    _write(training_curves(result["curves"], result["measure"]), result["environment"], path)
+
+
 def latency_plot(rows: Sequence[dict[str, Any]], environment: dict[str, Any], path: str | Path) -> None:
     """For each batch size the latency over the length.
 

@@ -1,12 +1,14 @@
-"""The figures of a pipeline run as a small file, and the table of its models.
+"""The figures of a pipeline run as a small file, the table of its models, and what its steps bought.
 
 The file, as JSON::
 
     {"suite": "run", "name", "environment",
-     "seconds": {stage: seconds}, "case": {"batch", "tokens", "threads"},
-     "data": {"source", "sizes"}          package:NAME or hub:NAME, of a file its name alone; how many texts
+     "seconds": {stage: seconds}, "case": {"batch", "tokens", "threads", "unit"},
+     "data": {"source", "sizes"}          package:NAME or hub:NAME, of a file its name alone; how many texts or pictures
      "measure": the deciding one, {"key", "name", "percent"},
      "rows": [{"key", "name", "quality", "difference", "kept", "bytes", "parameters"}],
+     "steps": [line, ...]                 whether each step helped, in words
+     "curves": {stage: [{"epoch", "step", "loss", "validation_KEY"}]}     of the deciding measure, KEY
      "timings": {row: {way: [seconds, ...]}}}     ways: "fp32" and "bf16" in torch, "native"; interleaved rounds
 """
 
@@ -14,13 +16,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdnative.bench.results import LEGEND, machine_line
 from kdnative.bench.table import rows_of
 from kdnative.machine.speedup import factors, speedup
+from kdnative.pipeline.summary_text import step_lines
 
 _WAYS = ("fp32", "bf16", "native")
 _ADVICE = "give the folder of a run whose report stage has finished"
@@ -54,10 +57,24 @@ def run_figures(folder: Path) -> dict[str, Any]:
             | {name: row.get(name) for name in kept}
             for row in summary["rows"]
         ],
+        "steps": step_lines(summary),
+        "curves": _curves(folder, info["stages"], measure["key"]),
         "timings": {
             row: {way: spread["samples"] for way, spread in ways.items()} for row, ways in timed["models"].items()
         },
     }
+
+
+def _curves(folder: Path, stages: Sequence[str], measure: str) -> dict[str, list[dict[str, Any]]]:
+    """The epochs of each training."""
+    keys = ("epoch", "step", "loss", f"validation_{measure}")
+    found = {}
+    for stage in stages:
+        metrics = folder / "stages" / stage / "metrics.json"
+        history = read(metrics, _ADVICE).get("history") if metrics.is_file() else None
+        if history:
+            found[stage] = [{key: epoch[key] for key in keys if key in epoch} for epoch in history]
+    return found
 
 
 def read(path: Path, advice: str) -> dict[str, Any]:
@@ -85,9 +102,10 @@ def data_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"source": source if known else Path(source).name, "sizes": summary["data"]["sizes"]}
 
 
-def shape_of(case: Mapping[str, int]) -> str:
+def shape_of(case: Mapping[str, Any]) -> str:
     """What was timed, in words."""
-    return f"batch {case['batch']} x {case['tokens']} tokens, {case['threads']} thread{'s'[: case['threads'] != 1]}"
+    unit = case.get("unit", "tokens")
+    return f"batch {case['batch']} x {case['tokens']} {unit}, {case['threads']} thread{'s'[: case['threads'] != 1]}"
 
 
 def student_table(result: Mapping[str, Any]) -> list[str]:
@@ -119,6 +137,12 @@ def student_table(result: Mapping[str, Any]) -> list[str]:
         "",
         gain_line(timings),
     ]
+
+
+def steps_table(result: Mapping[str, Any]) -> list[str]:
+    """Whether each step of a run helped, as a list."""
+    lines = [line.strip() for line in result["steps"]]
+    return [lines[0], "", *(f"- {line.removeprefix('! ')}" for line in lines[1:])] if lines else []
 
 
 def gain_line(timings: Mapping[str, Mapping[str, list[float]]]) -> str:

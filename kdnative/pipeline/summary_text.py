@@ -16,7 +16,7 @@ _PARTS = {"labelled": "labelled", "unlabelled": "unlabelled", "validation": "for
 
 def format_summary(summary: Mapping[str, Any]) -> str:
     """The table, what each step bought, and the goals."""
-    blocks = [_table(summary), [_sizes(summary["data"])], _steps(summary), [_gain(summary["gain"])]]
+    blocks = [_table(summary), [_sizes(summary["data"])], step_lines(summary), [_gain(summary["gain"])]]
     blocks.append(_gate(summary.get("gate")))
     blocks.append([_goal(goal) for goal in summary["goals"]])
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
@@ -83,7 +83,8 @@ def _sizes(data: Mapping[str, Any]) -> str:
     return f"{things}: " + ", ".join(f"{sizes[part]:,} {word}" for part, word in _PARTS.items() if sizes[part])
 
 
-def _steps(summary: Mapping[str, Any]) -> list[str]:
+def step_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What each step of a run bought, and what a reader should act on; nothing where no step can tell."""
     deciding = Measure(**summary["task"]["measures"][0])
     lines = [f"  {step['stage']}, against {step['against']}: {_step(step, deciding)}" for step in summary["steps"]]
     return ["Did it help?", *lines, *(f"  ! {text}" for text in summary["findings"])] if lines else []

