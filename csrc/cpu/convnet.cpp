@@ -7,6 +7,7 @@
 #include <new>
 
 #include "convnet_steps.h"
+#include "rounding_up.h"
 #include "scratch.h"
 
 namespace kdnative::cpu {
@@ -21,8 +22,6 @@ constexpr double kWorkForTwoTasks = 1 << 24;
 constexpr int64_t kGroupImages = 4;
 
 constexpr int64_t kPixelBlock = 24, kRowBlock = 4;  // kernels are fastest with multiples of these
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Tasks run steps [begin, end). With `whole_images` a task is an image of the span; else it is a part of the units of
 // the span, or of the column tiles, of a single step.
@@ -69,7 +68,7 @@ class Stages {
       } else {
         const int64_t unit = group_.is_conv(step) ? kPixelBlock : kRowBlock;
         s.unit_block = ceil_div(units, parts);
-        if (s.unit_block > 2 * unit) s.unit_block = ceil_div(s.unit_block, unit) * unit;
+        if (s.unit_block > 2 * unit) s.unit_block = round_up(s.unit_block, unit);
         s.tasks = ceil_div(units, s.unit_block);
       }
     }

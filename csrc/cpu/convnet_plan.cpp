@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "rounding_up.h"
+
 namespace kdnative::cpu {
 namespace {
 
@@ -14,8 +16,6 @@ constexpr int64_t kSmallMap = 100;                 // pixels, of the maps that a
 
 // Of the maps of an image: far more than any network has, so that a damaged one does not take all memory.
 constexpr int64_t most_bytes(int64_t pixels) { return (int64_t{1} << 24) + 2048 * pixels; }
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <typename... Args>
 const char* complain(const char* format, Args... args) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "rounding_up.h"
 #include "split.h"
 #include "transformer.h"
 #include "transformer_format.h"
@@ -37,9 +38,6 @@ constexpr int64_t kLayerSteps = static_cast<int64_t>(Step::output_norm);
 inline bool is_product(Step s) {
   return s == Step::qkv || s == Step::output || s == Step::ffn_in || s == Step::ffn_out;
 }
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // The product that a step computes or prepares the input of.
 inline const PackedLinear& weight_of(Step s, const TransformerLayer& layer) {
