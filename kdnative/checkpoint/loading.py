@@ -23,7 +23,7 @@ from kdnative.checkpoint.settings import (
 )
 from kdnative.checkpoint.weights import Weights, open_checkpoint
 from kdnative.nn import ConvNet, Encoder, Linear, PackedEncoder
-from kdnative.nn.saving import forbid_save_pretrained
+from kdnative.nn.saving import set_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.ops.forks import one_thread
 
@@ -76,6 +76,7 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> nn.Modu
             text = str(error) or type(error).__name__
             raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {text}") from error
     set_image_input(model, image_input)
+    model._kdnative_folder = str(path)  # type: ignore[assignment] # whose tokenizer and card push_to_hub sends
     return model
 
 
@@ -131,7 +132,7 @@ def _built(manifest: dict[str, Any], weights: Weights) -> nn.Module:
     _restore_buffers(model, weights)
     _tie(model, manifest["weights"]["aliases"])
     freeze(model, manifest["frozen"])
-    forbid_save_pretrained(model, tuple(NATIVE.values()))
+    set_save_pretrained(model, tuple(NATIVE.values()))
     return model.eval()
 
 
@@ -168,7 +169,7 @@ def _fill(path: Path, manifest: dict[str, Any], weights: Weights, model: nn.Modu
     if root["class"] in NATIVE and "dtype" in root["config"]:
         model.to(getattr(torch, root["config"]["dtype"]))  # of its output: fit() gives it to modules inside of others
     freeze(model, manifest["frozen"])
-    forbid_save_pretrained(model, tuple(NATIVE.values()))
+    set_save_pretrained(model, tuple(NATIVE.values()))
     return model
 
 

@@ -46,6 +46,7 @@ class Stage:
 
     folder: Path
     path: Path
+    beside: bool = False  # other files may be in the folder, and no checkpoint
     keep: bool = False  # it holds the only copy of something
 
     @property
@@ -58,7 +59,7 @@ class Stage:
         return self.path / "replaced"
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, beside: bool = False) -> None:
     """Refuse to write into a folder that is something else than a checkpoint.
 
     Raises:
@@ -68,7 +69,7 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is a file of that name; a checkpoint is a folder")
-    if _is_there(folder / MANIFEST):
+    if beside or _is_there(folder / MANIFEST):
         return
     planned = {name.partition("/")[0] for name, _ in _planned(folder)}
     others = [n for n in os.listdir(folder) if not _STAGE.fullmatch(n) and not is_weights_name(n) and n not in planned]
@@ -80,12 +81,12 @@ def check_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def staging(folder: Path) -> Iterator[Stage]:
+def staging(folder: Path, beside: bool = False) -> Iterator[Stage]:
     """An empty stage inside of ``folder``, which is made if need be; gone afterwards."""
     made = _make_folders(folder)
     try:
         path, lock = _new_stage(folder)
-        stage = Stage(folder, path)
+        stage = Stage(folder, path, beside)
         try:
             stage.companions.mkdir()
             stage.replaced.mkdir()
@@ -117,10 +118,12 @@ def place(stage: Stage, describe: Callable[[dict[str, str]], bytes]) -> None:
     found = {_relative(file, stage.companions): sha256_of(file) for file in _files_below(stage.companions)}
     for name in found:
         if not is_companion_name(name):
-            raise CheckpointError(f"{folder}: the tokenizer writes a file {name!r}, a name that checkpoints need")
+            raise CheckpointError(
+                f"{folder}: the tokenizer or processor writes a file {name!r}, a name that checkpoints need"
+            )
     _sync_all(stage.path)  # what is large, before others have to wait
     with _locked(folder), _abandoned(folder) as abandoned:
-        check_folder(folder)
+        check_folder(folder, stage.beside)
         vouched = _vouched(folder)
         owned = vouched | {item for plan in abandoned.values() for item in plan}
         theirs = _users_files(folder, found, owned)
@@ -254,7 +257,7 @@ def _users_files(folder: Path, found: dict[str, str], owned: Owned) -> set[str]:
         if not _is_file_of(folder / name, found[name]):
             raise CheckpointError(
                 f"{folder / name}: kdnative.save has not written this file, or somebody has changed it since, and the "
-                "tokenizer has another one of that name: move it, or save to another folder; nothing was written"
+                "checkpoint has another one of that name: move it, or save to another folder; nothing was written"
             )
     return theirs
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import kdnative
 from kdnative.checkpoint import structure
 from kdnative.checkpoint.describing import describe
+from kdnative.checkpoint.hub_files import write_config
 from kdnative.checkpoint.manifest import (
     BUFFER,
     FORMAT,
@@ -30,7 +31,7 @@ from kdnative.files import sha256_of
 __all__ = ["save"]
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = None) -> Path:
+def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = None, beside: bool = False) -> Path:
     """Write a checkpoint into a folder, or replace the one that is there.
 
     The old checkpoint is in place until the new one is complete; then one rename of ``kdnative.json`` makes the change.
@@ -42,8 +43,9 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = Non
         model: converted, pruned, or plain float; on any device.
             A :class:`kdnative.nn.ImageInput` that it has as ``preprocess`` is saved with it.
         path: the folder. It and its parents are created; it may be a mount point, or a link to a folder.
-        tokenizer: anything with ``save_pretrained(folder)``, saved beside the model. Its files replace those that
-            an earlier `save` wrote, and nothing else.
+        tokenizer: a tokenizer or image processor, anything with ``save_pretrained(folder)``, saved beside the model.
+            Its files replace those that an earlier `save` wrote, and nothing else.
+        beside: write into a folder that holds other files and no checkpoint yet, too.
 
     Returns:
         ``path``.
@@ -56,7 +58,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = Non
     path = Path(path)
     folder = Path(os.path.realpath(path))
     try:
-        check_folder(folder)
+        check_folder(folder, beside)
     except OSError as error:
         raise CheckpointError(f"{path}: what is there can't be read: {reason_of(error)}") from error
     tensors, aliases = _plain_tensors(model)
@@ -66,18 +68,19 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, tokenizer: Any = Non
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     plain = structure.plain_tensors(model)
-    beside = {**structure.buffers_to_keep(model), **{name: plain[name] for name in described["plain"]}}
+    extra = {**structure.buffers_to_keep(model), **{name: plain[name] for name in described["plain"]}}
     places = {tensor.data_ptr() for tensor in tensors.values()}
-    for name, tensor in beside.items():
+    for name, tensor in extra.items():
         stored = _storable(name, tensor)
         if stored.data_ptr() in places:  # Llama holds its frequencies twice; a file has no tensors that share memory
             stored = stored.clone()
         places.add(stored.data_ptr())
         tensors[BUFFER + name] = stored
     try:
-        with staging(folder) as stage:
+        with staging(folder, beside) as stage:
             if tokenizer is not None:
                 tokenizer.save_pretrained(str(stage.companions))
+            write_config(stage.companions, model, described)
             weights, digest = _write_tensors(stage.path, tensors)
             manifest = {
                 "format": FORMAT,

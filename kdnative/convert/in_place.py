@@ -20,7 +20,7 @@ from kdnative.convert.rounded import check_rounded
 from kdnative.convert.surroundings import Surroundings
 from kdnative.formats.scheme import Scheme
 from kdnative.formats.weight import QuantizedWeight
-from kdnative.nn.saving import forbid_save_pretrained
+from kdnative.nn.saving import set_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 from kdnative.patterns import Selection
 from kdnative.quantize.calibrating import without_input_scales
@@ -213,4 +213,4 @@ def apply(model: nn.Module, plan: Plan, built: Built) -> None:
     if id(model) in replacements:
         become(model, replacements[id(model)])
     model.eval()
-    forbid_save_pretrained(model, tuple(NATIVE.values()))
+    set_save_pretrained(model, tuple(NATIVE.values()))

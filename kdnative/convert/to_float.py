@@ -16,7 +16,7 @@ from kdnative.models import hf, known_layers, torch_encoder
 from kdnative.models.layer import Layer, Named, Unsupported
 from kdnative.nn import Embedding, Encoder, EncoderLayer, Linear, MultiheadAttention, TransformerEncoder
 from kdnative.nn.encoder_parts import EncoderParts, LayerParts
-from kdnative.nn.saving import save_pretrained
+from kdnative.nn.saving import restore_save_pretrained
 from kdnative.nn.tree import NATIVE, become, walk
 
 __all__ = ["to_float_"]
@@ -73,7 +73,7 @@ def to_float_(model: nn.Module) -> list[str]:
                 setattr(parent, attribute, floats[id(child)])
     if id(model) in floats:
         become(model, floats[id(model)])
-    _allow_save_pretrained(model)
+    restore_save_pretrained(model)
     return list(modules)
 
 
@@ -339,10 +339,3 @@ def _copy(name: str, to: Tensor, values: Tensor) -> None:
             "describe it, as after pruning"
         )
     to.copy_(values)
-
-
-def _allow_save_pretrained(model: nn.Module) -> None:
-    """What a conversion has put in the way of transformers' own files goes again, where nothing native is left."""
-    for module in model.modules():
-        if module.__dict__.get("save_pretrained") is save_pretrained:
-            del module.save_pretrained

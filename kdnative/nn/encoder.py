@@ -33,7 +33,7 @@ class EncoderOutput(NamedTuple):
     hidden_states: tuple[Tensor | None, ...] | None = None
 
 
-class Encoder(PackedEncoder):
+class Encoder(saving.NativeSaving, PackedEncoder):
     """Embeddings and every layer of a transformer encoder (Vaswani et al. 2017; Devlin et al. 2019).
 
     LayerNorm comes after each part, as in BERT, or before it, as in ModernBERT; positions are learned, biased by
@@ -221,8 +221,6 @@ class Encoder(PackedEncoder):
     def can_generate(self) -> bool:
         """What transformers' pipelines ask: no, an encoder does not."""
         return False
-
-    save_pretrained = staticmethod(saving.save_pretrained)
 
     def _apply(self, fn, recurse=True):
         # Module.to(dtype) leaves packed (uint8) alone; what it asks for is the dtype of the output.

@@ -10,7 +10,7 @@ from kdnative.extras import require
 __all__ = ["attention_of", "from_plain", "set_attention", "settings_of", "to_plain"]
 
 
-_ORIGIN = ("_name_or_path", "name_or_path", "_commit_hash", "auto_map")
+_ORIGIN = ("_name_or_path", "name_or_path", "_commit_hash", "auto_map", "quantization_config", "_is_quantized")
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -84,6 +84,26 @@ class ImageInput:
         if not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes must be texts (got {shown(self.classes)})")
 
+    @classmethod
+    def from_timm(cls, config: dict[str, Any]) -> ImageInput:
+        """That of a timm model's ``pretrained_cfg``, as ``timm.data.create_transform`` reads it for evaluation.
+
+        Raises:
+            KeyError, ValueError: pictures of another number of channels, or an interpolation that Pillow lacks.
+        """
+        height, width = config["input_size"][1:]
+        fit = {"squash": "stretch", "border": "pad"}.get(config.get("crop_mode", "center"), "crop")
+        method = config.get("interpolation", "bicubic")
+        return cls(
+            (height, width),
+            int(min(height, width) / config.get("crop_pct", 0.875)) if fit == "crop" else None,
+            fit,
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            "bilinear" if method == "random" else method,
+            tuple(config.get("label_names") or ()),
+        )
+
     def __call__(self, pictures: Any) -> Tensor:
         """Pictures as a batch.
 

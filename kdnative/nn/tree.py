@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from kdnative.nn.convnet import ConvNet
 from kdnative.nn.embedding import Embedding
 from kdnative.nn.encoder import Encoder
 from kdnative.nn.encoder_layer import EncoderLayer
+from kdnative.nn.image_input import ImageInput
 from kdnative.nn.linear import Linear
 from kdnative.nn.packed_encoder import PackedEncoder
 from kdnative.nn.transformer import TransformerEncoder
@@ -45,9 +47,14 @@ def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
 def become(module: nn.Module, native: nn.Module) -> None:
     """Turn a module that may have no parent into the native one: it stays the same object and changes its class.
 
-    Of its own attributes it keeps what users say of pictures: ``preprocess`` and ``classes``.
+    Of its own attributes it keeps what users say of pictures: ``preprocess`` and ``classes``; of a timm model what its
+    configuration says of them.
     """
     kept = {name: vars(module)[name] for name in ("preprocess", "classes") if name in vars(module)}
+    if "preprocess" not in kept and isinstance(config := getattr(module, "pretrained_cfg", None), dict):
+        with contextlib.suppress(KeyError, ValueError):  # not of pictures as Pillow has them
+            kept["preprocess"] = ImageInput.from_timm(config)
+            kept.setdefault("classes", kept["preprocess"].classes)
     module.__class__ = type(native)
     module.__dict__ = native.__dict__
     module.__dict__.update(kept)

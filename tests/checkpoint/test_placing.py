@@ -79,7 +79,7 @@ def test_files_of_ours_that_somebody_has_changed(folder):
 
 def test_tokenizers_with_names_that_checkpoints_need(folder):
     before = contents(folder)
-    with pytest.raises(CheckpointError, match="the tokenizer writes a file 'kdnative.json'"):
+    with pytest.raises(CheckpointError, match="the tokenizer or processor writes a file 'kdnative.json'"):
         save(model_of(2.0), folder, tokenizer=Tokenizer(kdnative_json="{}"))
     assert contents(folder) == before
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from kdnative.checkpoint import CheckpointError, load, save
 from kdnative.convert import convert_
+from kdnative.files import sha256_of
 from kdnative.nn import Encoder
 from tests.small_models import bert
 
@@ -109,15 +111,25 @@ def test_float_layers_compute_the_same_bits(tmp_path):
         assert torch.equal(again(x), model(x))
 
 
-def test_save_pretrained_of_a_model_with_native_parts_is_refused(tmp_path):
+def test_save_pretrained_of_a_model_with_native_modules_writes_a_checkpoint(tmp_path):
     model = bert()
     assert convert_(model).totals["fused"] and type(model.bert) is Encoder
     save(model, tmp_path / "m")
     loaded, filled = load(tmp_path / "m"), load(tmp_path / "m", into=bert())
     for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), loaded, filled):
-        with pytest.raises(TypeError, match=r"native parts is not saved with save_pretrained.* kdnative\.save"):
-            each.save_pretrained(tmp_path / "transformers")
-    assert not (tmp_path / "transformers").exists()
+        each.save_pretrained(tmp_path / "transformers", max_shard_size="1GB", state_dict=each.state_dict())
+        assert {name: sha256_of(tmp_path / "transformers" / name) for name in files_of(tmp_path / "m")} == files_of(
+            tmp_path / "m"
+        )
+        shutil.rmtree(tmp_path / "transformers")
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "config.json").write_text("{}")  # of another model
+    with pytest.raises(CheckpointError, match=r"config\.json: kdnative\.save has not written this file"):
+        model.save_pretrained(tmp_path / "transformers")
+
+
+def files_of(folder):
+    return {file.name: sha256_of(file) for file in folder.iterdir()}
 
 
 def test_save_pretrained_of_a_float_model_works(tmp_path):
