@@ -8,6 +8,7 @@ Layout::
       log.txt                    everything that was logged, appended by each run
       summary.json, summary.txt  the final table and the goals (written by the report stage)
       report.html, report.json   (written by the report stage)
+      student/                   the final student with its tokenizer and model card (written by the report stage)
       peers.json                 the student in other engines (written by `kdnative bench model --peers`)
       stages/STAGE/stage.json    how long the stage took and digests of what it made; its presence means finished
       stages/STAGE/origin.json   what the stage was made from: settings, data, digests of the stages before it
@@ -40,6 +41,7 @@ _ABOUT = (RECORD, ORIGIN, STATE, KEY)  # they say of a stage's output how it cam
 # What the report stage puts beside the stages: it describes all of them.
 SUMMARY = ("summary.json", "summary.txt")
 RESULTS = (*SUMMARY, "report.html", "report.json")
+STUDENT = "student"  # a folder of results
 # How the temporary files begin that a kill leaves behind of what is replaced beside the stages.
 _OURS = tuple(f".{name}." for name in (*RESULTS, "recipe.yaml", "run.json"))
 # What later code relies on in the files that describe a stage.
@@ -142,7 +144,8 @@ class RunFolder:
         for entry in self.path.iterdir():
             if is_leftover(entry) and entry.name.startswith(_OURS) and entry.is_file():
                 entry.unlink()
-        for rest in (*self.path.glob("*.discarded"), *self.stages.glob("*.discarded")):
+        leftover = self.path / f".{STUDENT}.tmp"
+        for rest in (leftover, *self.path.glob("*.discarded"), *self.stages.glob("*.discarded")):
             shutil.rmtree(rest, ignore_errors=True)
         for state in self.stages.glob(f"*/{STATE}"):
             if (self.output(state.parent.name) / RECORD).is_file() and state.parent.suffix != ".partial":
@@ -164,6 +167,7 @@ class RunFolder:
             raise PipelineError(f"{self.path} is not the folder of a run (no recipe.yaml): it is left alone")
         for name in (*RESULTS, PEERS, "run.json", "log.txt"):
             (self.path / name).unlink(missing_ok=True)
+        _remove(self.path / STUDENT)
         _remove(self.stages)
         (self.path / "recipe.yaml").unlink()
 
@@ -216,9 +220,20 @@ class RunFolder:
         """
         for name in RESULTS if not (self.output(stage) / "model").is_dir() else (*RESULTS, PEERS):
             (self.path / name).unlink(missing_ok=True)
+        _remove(self.path / STUDENT)
         self._verified.discard(stage)
         for place in (self.output(stage), self.partial(stage)):
             _remove(place)
+
+    def replace_student(self, model: Path, fill: Callable[[Path], None]) -> None:
+        """Puts a copy of a saved model into `student/`; `fill` adds to it. Weights are linked where that is possible."""
+        place = self.path / f".{STUDENT}.tmp"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(model, place, copy_function=_link)
+        fill(place)
+        _remove(self.path / STUDENT)
+        os.rename(place, self.path / STUDENT)
+        sync(self.path)
 
     def begin(self, stage: str, origin: dict, key: str | None = None) -> Path:
         """The folder to work in: what an interrupted attempt of the same origin finished is kept, and nothing else.
@@ -291,6 +306,17 @@ class RunFolder:
         # Not a moment earlier: until here, a failure can still be made good from the state.
         (self.output(stage) / STATE).unlink(missing_ok=True)
         return record
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link of weights, which are never written in place; a copy of all else."""
+    if source.endswith(".safetensors"):
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system
+            pass
+    shutil.copy2(source, target)
 
 
 def _remove(place: Path) -> None:

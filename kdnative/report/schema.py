@@ -184,6 +184,7 @@ class Summary(TypedDict, total=False):
     goals: list[GoalRow]
     case: LatencyCase
     data: dict[str, Any]  # source, labels, "sizes": texts labelled, unlabelled, of validation and test
+    base: dict[str, Any]  # the teacher's "source", its "name" on the hub and its "license", None where not known
     gate: dict[str, Any] | None  # of convert, see kdnative/precision/gate_report.py
     examples: list[ExampleRow]
     pictures: list[ExampleRow]  # of the test split, chosen by a hash

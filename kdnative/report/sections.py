@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from kdnative.report import figures, outcome, pictures, words
+from kdnative.report import card, figures, outcome, pictures, words
 from kdnative.report.precision import precision
 from kdnative.report.read import Run
 from kdnative.report.tables import Cell, details, facts, table
@@ -116,6 +116,14 @@ def stages(run: Run) -> str | None:
     return table("Time of each stage", columns, lines, numeric=(1,), sortable=False, emphasised=[len(lines) - 1])
 
 
+def student(run: Run) -> str | None:
+    """How the student is called."""
+    folder = run.folder / "student"
+    if not folder.is_dir():
+        return None
+    return f'<pre tabindex="0">{escape(card.closing(folder, run.summary["task"]["name"]))}</pre>'
+
+
 def data(run: Run) -> str | None:
     """The data set."""
     return facts(run.summary.get("data", {})) or None
@@ -137,6 +145,7 @@ def recipe(run: Run) -> str | None:
 # (anchor, heading, section); a section that returns None is named among what the run does not have.
 SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("goals", "Goals", outcome.goals),
+    ("student", "Use the student", student),
     ("steps", "Did it help?", outcome.steps),
     ("models", "Models", outcome.models),
     ("speed", "Where the speed comes from", outcome.speed),

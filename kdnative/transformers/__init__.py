@@ -98,7 +98,7 @@ class StudentConfig(transformers.PretrainedConfig):
 
 
 @functools.cache
-def _config_class(base: type) -> type:
+def _config_class(base: type) -> Any:
     """A subclass of a configuration, by which auto classes know that the folder is ours."""
     cls = type(f"Student{base.__name__}", (base,), {"__module__": __name__, "student_of": base})
     for auto in _AUTO_CLASSES:
@@ -107,7 +107,7 @@ def _config_class(base: type) -> type:
     return cls
 
 
-def _loader(auto: type, config_class: type) -> type:
+def _loader(auto: Any, config_class: type) -> type:
     """What an auto class takes for the class of the model: its ``from_pretrained`` is :func:`_load`."""
 
     def from_pretrained(cls: type, folder: Any, *args: Any, **options: Any) -> Any:
@@ -121,7 +121,7 @@ def _loader(auto: type, config_class: type) -> type:
     return type(f"Student{auto.__name__.removeprefix('Auto')}", (), body)
 
 
-_AUTO_CLASSES = [
+_AUTO_CLASSES: list[Any] = [
     auto
     for name, auto in vars(modeling_auto).items()
     if name.startswith("AutoModel") and isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass)
@@ -129,7 +129,7 @@ _AUTO_CLASSES = [
 
 
 def _load(
-    auto: type, name: Any, *, config: Any, subfolder: str = "", output_loading_info: bool = False, **options: Any
+    auto: Any, name: Any, *, config: Any, subfolder: str = "", output_loading_info: bool = False, **options: Any
 ) -> Any:
     if options.pop("quantization_config", None) is not None:
         raise ValueError(f"{name} is a native student already: leave quantization_config out")
@@ -149,7 +149,9 @@ def _load(
     device = device.get("") if isinstance(device, dict) else None if device == "auto" else device
     model = model if dtype is None else model.to(dtype)
     model = model if device is None else model.to(device)
-    info = {name: [] for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+    info: dict[str, list[str]] = {
+        name: [] for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    }
     return (model, info) if output_loading_info else model
 
 
@@ -163,7 +165,7 @@ def _folder(name: Any, options: dict[str, Any]) -> Path:
     return Path(snapshot_download(str(name), allow_patterns=_FILES, **given))
 
 
-def _for_auto_class(model: nn.Module, auto: type, config: Any, name: Any) -> nn.Module:
+def _for_auto_class(model: nn.Module, auto: Any, config: Any, name: Any) -> nn.Module:
     """The model that an auto class promises: its base for ``AutoModel``, else the one with that head."""
     if auto is transformers.AutoModel:
         return model.base_model if is_pretrained_model(model) else model

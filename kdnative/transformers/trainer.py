@@ -41,8 +41,9 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **options)
         self.teacher = teacher.eval().to(self.args.device)
-        given = {"temperature": temperature, "soft_weight": soft_weight, "hard_weight": hard_weight}
-        self.distillation_loss = (DistillationLoss(**given) if loss is None else loss).to(self.args.device)
+        if loss is None:
+            loss = DistillationLoss(temperature=temperature, soft_weight=soft_weight, hard_weight=hard_weight)
+        self.distillation_loss = loss.to(self.args.device)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, not over all accumulated ones
 
     def compute_loss(

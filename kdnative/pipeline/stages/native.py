@@ -115,7 +115,7 @@ CONVERT = Stage(
     needs=lambda recipe: (recipe.student_before("convert"), *with_calibration(recipe)),
     uses=("data", "teacher", "student", "recover"),  # where it has no schemes, it takes those of `recover`
     times=lambda recipe: recipe.convert.gate is not None and recipe.convert.gate.minimise == "ms",
-    version=1,
+    version=2,
     row=NATIVE,
     plan=plan_of,
     rehearse=_rehearse,

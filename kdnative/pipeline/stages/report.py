@@ -1,11 +1,15 @@
-"""What the whole job bought: summary.json, summary.txt and the report."""
+"""What the whole job bought: summary.json, summary.txt, the student with its card, and the report."""
 
 from __future__ import annotations
 
+import base64
+import re
+from pathlib import Path
 from typing import Any
 
+from kdnative.data import model_path
 from kdnative.files import replace_text
-from kdnative.pipeline.folder import RESULTS, SUMMARY, write_json
+from kdnative.pipeline.folder import RESULTS, STUDENT, SUMMARY, write_json
 from kdnative.pipeline.runlog import FILE_ONLY
 from kdnative.pipeline.sections import Report
 from kdnative.pipeline.stages.base import Context, Stage
@@ -29,6 +33,7 @@ def _report(context: Context) -> dict[str, Any]:
         scheme=scheme_text(recipe.final_schemes()) if gate is None else f"by the gate: {shares(gate)}",
     )
     summary["gate"] = gate
+    summary["base"] = _base(recipe.teacher.source)
     summary["examples"] = _examples(context)
     summary["pictures"] = [
         {**context.kind.shown(context.data.test, row["index"]), **row} for row in metrics.get("pictures", [])
@@ -38,11 +43,61 @@ def _report(context: Context) -> dict[str, Any]:
     text = format_summary(summary)
     replace_text(run.path / "summary.txt", text + "\n")
     context.log.info("report: summary\n%s", text, extra=FILE_ONLY)
+    _student(context)
     if context.settings.html:
         from kdnative import report
 
         report.build(run.path)
     return {"goals": summary["goals"]}
+
+
+# Names on the hub, and licences.
+_BASES = {
+    "package:minilm-l6": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+    "package:mpnet-base": ("sentence-transformers/all-mpnet-base-v2", "apache-2.0"),
+    "package:mobilenet-v2": (None, "bsd-3-clause"),
+    "package:efficientnet-lite2": ("timm/tf_efficientnet_lite2.in1k", "apache-2.0"),
+}
+
+
+def _base(source: str) -> dict[str, Any]:
+    """The teacher's source, its name on the hub and its licence, each None where it is not known."""
+    name, licence = _BASES.get(source, (source[4:] if source.startswith("hub:") else None, None))
+    folder = Path(source)
+    if source.startswith("hub:"):
+        folder = Path(model_path(source))
+    if (file := folder / "README.md").is_file():
+        head = file.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+        found = re.search(r"^license:\s*([\w.-]+)", head, re.MULTILINE)
+        licence = found[1] if found else None
+    return {"source": source, "name": name, "license": licence}
+
+
+def _student(context: Context) -> None:
+    """The final student as a folder to use and to share: the model, its card and, of pictures, an example."""
+    from kdnative.report.card import EXAMPLE, card
+    from kdnative.report.read import read_run
+
+    run = context.run
+    final = run.path / STUDENT
+
+    def fill(place: Path) -> None:
+        if context.task.pictures:
+            image = context.kind.shown(context.data.test, 0)["image"]
+            (place / EXAMPLE).write_bytes(_png(image))
+        (place / "README.md").write_text(card(read_run(run.path), final), encoding="utf-8")
+
+    run.replace_student(context.input("convert") / "model", fill)
+
+
+def _png(data_uri: str) -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+
+    file = BytesIO()
+    Image.open(BytesIO(base64.b64decode(data_uri.partition(",")[2]))).save(file, "PNG")
+    return file.getvalue()
 
 
 def _data(context: Context) -> dict[str, Any]:
@@ -67,5 +122,5 @@ REPORT = Stage(
     default=Report(),
     needs=lambda recipe: tuple(s.name for s in recipe.active_stages() if s.name != "report"),
     uses=("data", "goals"),
-    results=lambda recipe: RESULTS if recipe.report.html else SUMMARY,
+    results=lambda recipe: (*(RESULTS if recipe.report.html else SUMMARY), f"{STUDENT}/README.md"),
 )
