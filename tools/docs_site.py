@@ -13,7 +13,7 @@ BESIDE = {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.m
 # The packages with a page in the reference. It shows what the package's __all__ names.
 PACKAGES = (
     "data", "distill", "prune", "quantize", "convert", "nn", "cnn", "checkpoint", "evaluate", "precision", "tasks",
-    "pipeline", "report", "models", "formats", "ops",
+    "transformers", "pipeline", "report", "models", "formats", "ops",
 )  # fmt: skip
 # Functions that have the name of their module, which the reference would take them for.
 HIDDEN = {
