@@ -1,16 +1,19 @@
 """The ``kdnative`` command: one function per subcommand, heavy imports only where one needs them.
 
 Exit codes: 0 done, 1 failed (in words; ``--debug`` shows the traceback), 2 wrong usage. SIGTERM and SIGHUP end a run
-with 143 and 129, after a line that says so.
+with 143 and 129, after a line that says so. stderr has no warnings of other packages, except with ``--debug``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.debug:
         return arguments.command(arguments)
     try:
-        return arguments.command(arguments)
+        with _own_warnings_only():
+            return arguments.command(arguments)
     except KeyboardInterrupt:
         print("kdnative: stopped; a run continues with --resume", file=sys.stderr)
         return 1
@@ -47,6 +51,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(error) or type(error).__name__
         print(f"kdnative: {printable(text)}", file=sys.stderr)
         return 1
+
+
+# Loggers of other packages that warn when they are imported or load a file of ours; their errors are still shown.
+_OTHER_LOGGERS = ("torchao", "torch.utils._pytree", "transformers", "sentence_transformers")
+# Their deprecations come as Python warnings: of these modules, and of whoever registers with this one of torch.
+_OTHER_MODULES = r"(torchao|transformers|sentence_transformers|torch\.utils\._pytree)(\.|$)"
+_OTHER_TEXTS = r".*torch\.utils\._pytree"
+
+
+@contextmanager
+def _own_warnings_only() -> Iterator[None]:
+    """Keeps the warnings above off the terminal during a command, and prints those of kdnative without a source line.
+
+    Every other warning is shown as usual. Afterwards everything is as it was.
+    """
+    levels = {name: logging.getLogger(name).level for name in _OTHER_LOGGERS}
+    verbosity = os.environ.get("TRANSFORMERS_VERBOSITY")
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+        ours = str(Path(__file__).parent) + os.sep
+
+        def shown(message, category, filename, *more):
+            if filename.startswith(ours):
+                print(f"kdnative: warning: {printable(str(message))}", file=sys.stderr)
+            else:
+                show(message, category, filename, *more)
+
+        warnings.showwarning = shown
+        for category in (UserWarning, FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module=_OTHER_MODULES)
+            warnings.filterwarnings("ignore", _OTHER_TEXTS, category=category)
+        for name in _OTHER_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        if verbosity is None:  # transformers sets the level of its logger from it when it is imported
+            os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            if verbosity is None:
+                os.environ.pop("TRANSFORMERS_VERBOSITY", None)
 
 
 # As kdnative.tasks.SERVED, which would bring torch: a test compares the tasks.
@@ -93,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function, text: str, more: str = "") -> argparse.ArgumentParser:
         description = f"{text[0].upper()}{text[1:]}. {more}".rstrip()
         sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+        sub.add_argument("--debug", action="store_true", help="show tracebacks, and the warnings of other packages")
         sub.set_defaults(command=function)
         return sub
 
@@ -260,7 +306,11 @@ def _convert(arguments: argparse.Namespace) -> int:
         options["method"] = "rtn"
     report = convert_(model, scheme, **options)
     loss = None if measure is None else measure(report.model)
-    save(report.model, output, tokenizer=tokenizer)
+    sentences = type(report.model).__module__.startswith("sentence_transformers.")
+    if sentences:
+        report.model.save_pretrained(str(output))
+    else:
+        save(report.model, output, tokenizer=tokenizer)
     print(report)
     if parts is not None and loss is not None:
         print(f"loss on {len(parts[1])} other {things} of {arguments.calibrate}: {loss}")

@@ -58,6 +58,42 @@ def test_the_module_runs_as_a_command():
     assert done.returncode == 2 and "invalid choice: 'frob'" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["new", "convert"])
+def test_stderr_has_no_warning_of_other_packages(tmp_path, model, command):
+    """In a fresh process, which imports torchao and transformers for the first time."""
+    pytest.importorskip("torchao")
+    data = write_data(tmp_path / "data.tsv")
+    arguments = {
+        "new": ["new", str(data), "--teacher", str(model), "--out", str(tmp_path / "r.yaml")],
+        "convert": ["convert", str(model), str(tmp_path / "out")],
+    }[command]
+    done = subprocess.run([sys.executable, "-m", "kdnative", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if not line.startswith("kdnative: ")] == []
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_shows_the_warnings_of_other_packages(tmp_path, debug):
+    code = (
+        "import logging, sys, warnings\n"
+        "from kdnative import cli, doctor\n"
+        "def collect():\n"
+        "    logging.getLogger('torchao').warning('of torchao')\n"
+        "    warnings.warn_explicit('of transformers', FutureWarning, 'x.py', 1, module='transformers.utils')\n"
+        "    warnings.warn_explicit('of the user', UserWarning, 'y.py', 1, module='y')\n"
+        "    warnings.warn_explicit('of kdnative', UserWarning, doctor.__file__, 1, module='kdnative.doctor')\n"
+        "    return {'problems': []}\n"
+        "doctor.collect, doctor.describe = collect, str\n"
+        f"cli.main(['doctor', *{['--debug'] * debug}])\n"
+        "logging.getLogger('torchao').warning('after it')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    others = ["of torchao", "of transformers"]
+    assert [text in done.stderr for text in others] == [debug, debug]
+    assert "y.py:1: UserWarning: of the user" in done.stderr and "after it" in done.stderr
+    assert ("kdnative: warning: of kdnative\n" in done.stderr) is not debug
+
+
 def test_a_loss_that_became_nan_is_told_in_words(capsys, monkeypatch):
     def diverges(*_, **__):
         raise FloatingPointError("step 3: the loss is nan; lower lr")
