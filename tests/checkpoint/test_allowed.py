@@ -79,15 +79,19 @@ def test_what_is_fused_is_allowed():
 # -- they are built ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=range(PARTS))
-def report(request):
-    """What building them did in a process that may use the network and its terminal."""
+def report_of(*command):
+    """What building them did in a fresh process that may use its terminal."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "tests.checkpoint.build_allowed", str(request.param), str(PARTS)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    command = [sys.executable, *command]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module", params=range(PARTS))
+def report(request):
+    return report_of("-m", "tests.checkpoint.build_allowed", str(request.param), str(PARTS))
 
 
 def test_every_type_is_built(report):
@@ -98,6 +102,25 @@ def test_every_type_is_built(report):
 def test_building_stays_in_the_process(report):
     assert report["events"] == []
     assert report["strangers"] == []
+
+
+LEAKY = """
+import contextlib, socket, subprocess
+from tests.checkpoint import build_allowed
+
+def build(*arguments):
+    with contextlib.suppress(OSError):
+        socket.socket()
+    subprocess.run(["true"])
+
+build_allowed.build = build
+build_allowed.main(0, 300)
+"""
+
+
+def test_what_leaves_the_process_is_seen():
+    seen = report_of("-c", LEAKY)["events"]
+    assert any("socket." in line for line in seen) and any("subprocess.Popen" in line for line in seen)
 
 
 # -- nothing of them is refused ----------------------------------------------------------------------------------------
