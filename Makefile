@@ -12,10 +12,14 @@ WHEEL_VENV ?= build/wheel-venv
 WITH ?= transformers timm open_clip_torch
 TESTED ?= tests/native tests/nn --ignore tests/native/test_arm.py --ignore tests/native/test_kernels.py
 
+# The set-ups install the versions of this file; with `CONSTRAINTS=`, a new environment gets the newest ones.
+CONSTRAINTS ?= constraints.txt
+PINS = $(addprefix --constraint ,$(CONSTRAINTS))
+
 # `make test-transformers TRANSFORMERS=4.56` runs the tests of checkpoints under another transformers.
 TRANSFORMERS ?= 4.57
 
-.PHONY: demo test test-gpu mutants mutants-gpu test-gpu-emulated test-gpu-wheels test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
+.PHONY: demo test test-latest constraints test-gpu mutants mutants-gpu test-gpu-emulated test-gpu-wheels test-arm test-amx test-wheel test-transformers kills lint format build bench results wheel wheels browser docs fuzz recipe-keys readme clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/kdnative run $(RECIPE) --overwrite
@@ -25,6 +29,18 @@ demo: $(VENV)/demo.stamp
 WORKERS ?= 2
 test: $(VENV)/dev.stamp browser
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+
+# The same with the newest version of every dependency, in an environment of its own that is made anew.
+test-latest:
+	rm -rf build/latest-venv
+	$(MAKE) test VENV=build/latest-venv CONSTRAINTS=
+
+# Writes constraints.txt anew, from a fresh environment. Commit it once `make test` has passed.
+constraints:
+	rm -rf build/constraints-venv
+	$(PYTHON) -m venv build/constraints-venv
+	build/constraints-venv/bin/pip install --quiet '.[bench,dev]'
+	build/constraints-venv/bin/python tools/constraints.py
 
 # Does the kernel harness notice a mistake? About an hour.
 mutants: $(VENV)/dev.stamp
@@ -177,20 +193,20 @@ $(DIST)/wheel.stamp: $(SOURCES) $(shell git ls-files kdnative) | $(BIN)/pip
 	@touch $@
 
 # What every recipe needs: the extra for pictures brings the pipeline.
-$(VENV)/demo.stamp: $(SOURCES) | $(BIN)/pip
-	$(BIN)/pip install --quiet --editable '.[vision]'
+$(VENV)/demo.stamp: $(SOURCES) $(CONSTRAINTS) | $(BIN)/pip
+	$(BIN)/pip install --quiet $(PINS) --editable '.[vision]'
 	@touch $@
 
-$(VENV)/dev.stamp: $(SOURCES) | $(BIN)/pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+$(VENV)/dev.stamp: $(SOURCES) $(CONSTRAINTS) | $(BIN)/pip
+	$(BIN)/pip install --quiet $(PINS) --editable '.[dev]'
 	@touch $@
 
-$(VENV)/bench.stamp: $(SOURCES) | $(BIN)/pip
-	$(BIN)/pip install --quiet --editable '.[bench]'
+$(VENV)/bench.stamp: $(SOURCES) $(CONSTRAINTS) | $(BIN)/pip
+	$(BIN)/pip install --quiet $(PINS) --editable '.[bench]'
 	@touch $@
 
-$(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --quiet --editable '.[docs]'
+$(VENV)/docs.stamp: pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
+	$(BIN)/pip install --quiet $(PINS) --editable '.[docs]'
 	@touch $@
 
 # Hostile checkpoints, operator calls, recipes and data files; then with sanitizers (docs/fuzzing.md). Half an hour.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import kdnative
 
@@ -83,6 +85,26 @@ def test_every_python_that_is_promised_gets_a_wheel():
     assert {f"cp{version.replace('.', '')}-*" for version in promised} == set(built)
     oldest = min(promised, key=lambda version: int(version.split(".")[1]))
     assert PROJECT["project"]["requires-python"] == f">={oldest}"
+
+
+def test_constraints_are_those_of_our_dependencies():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    names = [pin.name for pin in pins]
+    assert names == sorted(set(names)) and all(name == canonicalize_name(name) for name in names)
+    for pin in pins:
+        (only,) = pin.specifier
+        assert only.operator == "==" and "+" not in only.version and "*" not in only.version, pin
+    extras = PROJECT["project"]["optional-dependencies"]
+    needed = PROJECT["project"]["dependencies"] + extras["pipeline"] + extras["dev"]
+    direct = {requirement.name: requirement.specifier for requirement in map(Requirement, needed)}
+    machine = {"torch", "torchvision", "triton"}  # their builds depend on it
+    assert not machine & set(names)
+    assert {canonicalize_name(name) for name in direct} - machine - {"kdnative"} <= set(names)
+    pinned = dict(zip(names, pins, strict=True))
+    for name, allowed in direct.items():
+        if pin := pinned.get(canonicalize_name(name)):
+            assert allowed.contains(next(iter(pin.specifier)).version, prereleases=True), pin
 
 
 def test_the_citation_is_of_this_version():
