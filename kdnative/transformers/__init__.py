@@ -90,7 +90,7 @@ class StudentConfig(transformers.PretrainedConfig):
         config.architectures = config_dict.get("architectures")
         config.quantization_config = config_dict.get("quantization_config")
         config._name_or_path = kwargs.pop("name_or_path", "")
-        used = {name for name in kwargs if hasattr(config, name)}
+        used = {name for name in kwargs if hasattr(config, name)} - {"dtype", "torch_dtype"}  # left to `_load`
         for name in used:
             setattr(config, name, kwargs[name])
         unused = {name: value for name, value in kwargs.items() if name not in used}
@@ -285,6 +285,10 @@ class _Quantizer(HfQuantizer):
                 "this folder holds a native student, which its own class can't load: use an auto class, such as "
                 "AutoModelForSequenceClassification, or kdnative.load"
             )
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None: ...
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None: ...
 
     def preprocess_model(self, model: Any, **kwargs: Any) -> None:
         """Nothing: the model is loaded as a float one."""

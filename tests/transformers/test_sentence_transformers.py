@@ -98,7 +98,10 @@ def test_matryoshka_dimensions(folders, dim):
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_precisions_of_embeddings(native, precision):
-    from sentence_transformers.util import quantize_embeddings
+    try:
+        from sentence_transformers.util import quantize_embeddings
+    except ImportError:  # sentence-transformers 5
+        from sentence_transformers.quantization import quantize_embeddings
 
     texts = TEXTS * 30
     embeddings = native.encode(texts)
@@ -135,7 +138,9 @@ def test_its_evaluators(native):
     assert all(-1 <= float(value) <= 1 for value in found.values()) and len(found) >= 2
     corpus = {str(i): text for i, text in enumerate(TEXTS)}
     queries, relevant = {"q": TEXTS[2]}, {"q": {"2"}}
-    evaluator = InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, accuracy_at_k=[1], map_at_k=[1])
+    evaluator = InformationRetrievalEvaluator(
+        queries, corpus, relevant, write_csv=False, accuracy_at_k=[1], map_at_k=[1]
+    )
     assert evaluator(native)["cosine_accuracy@1"] == 1.0
 
 
