@@ -263,7 +263,6 @@ class KDNativeConfig(QuantizationConfigMixin):
         keep: Any = (),
         embeddings: int | None = 8,
         method: str | None = None,
-        schemes: Any = None,
         **kwargs: Any,
     ) -> None:
         self.quant_method = MODEL_TYPE

@@ -15,6 +15,10 @@ def main() -> None:
     import torch
     import transformers
 
+    try:
+        import sentence_transformers as st
+    except ImportError:
+        st = None
     options = {"trust_remote_code": True} if how == "trust" else {}
     found = {}
 
@@ -29,6 +33,9 @@ def main() -> None:
         for auto in autos:
             attempt(auto, lambda auto=auto: str(getattr(transformers, auto).from_pretrained(folder / "full")))
         attempt("pipeline", lambda: str(transformers.pipeline("text-classification", model=str(folder / "full"))))
+        if st is not None:
+            attempt("SentenceTransformer", lambda: str(st.SentenceTransformer(str(folder / "encoder"), device="cpu")))
+            attempt("CrossEncoder", lambda: str(st.CrossEncoder(str(folder / "full"), device="cpu")))
         attempt("BertModel", lambda: str(transformers.BertModel.from_pretrained(folder / "full")))
         print(json.dumps(found))
         return
@@ -74,6 +81,25 @@ def main() -> None:
         run.model.save_pretrained(folder / f"{name}-again-{how}")
         return type(run.model).__name__
 
+    def sentences(name):
+        """Mean pooling of the encoder, and the logits of the classifier as a cross-encoder gives them."""
+        base = transformers.AutoModel.from_pretrained(folder / name, **options)
+        words = transformers.AutoTokenizer.from_pretrained(folder / name)
+        embeddings = st.SentenceTransformer(str(folder / name), device="cpu", **options).encode(TEXTS[0])
+        with torch.inference_mode():
+            states = base(**words(TEXTS[0], return_tensors="pt")).last_hidden_state
+        torch.testing.assert_close(torch.from_numpy(embeddings), states.mean(1)[0], rtol=1e-5, atol=1e-6)
+        if name == "encoder":
+            return "same"
+        scores = st.CrossEncoder(str(folder / name), device="cpu", **options).predict([(TEXTS[0], TEXTS[1])])
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / name, **options)
+        with torch.inference_mode():
+            logits = model(**words(TEXTS[0], TEXTS[1], return_tensors="pt")).logits
+        assert torch.equal(torch.from_numpy(scores), logits), "other scores"
+        return "same"
+
+    for name in TEXT_STUDENTS if st is not None else ():
+        attempt(f"sentences {name}", lambda name=name: sentences(name))
     for name in TEXT_STUDENTS:
         attempt(name, lambda name=name: text(name))
     attempt("pipeline", lambda: [piped(name) for name in ("full", "pruned", "four_bits")])
