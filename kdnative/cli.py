@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     _new_arguments(command("new", _new, "write a commented recipe for a data file, guessed from its columns", _SERVED))
     _run_arguments(command("run", _run, "run a recipe: train, distil, prune, quantize, convert, measure", _SERVED))
     _convert_arguments(command("convert", _convert, "convert a model into a checkpoint of packed native modules"))
+    _predict_arguments(command("predict", _predict, "predict texts or pictures with a student, from file to file"))
     _bench_arguments(command("bench", _bench, "measure speed, memory and accuracy on this machine"))
     sub = command("doctor", _doctor, "show kernels, torch, GPU and optional packages of this machine")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -325,6 +326,52 @@ def _convert(arguments: argparse.Namespace) -> int:
             networks.save_description(output, networks.read_description(Path(arguments.input)))
         kind = type(report.model).__name__
         print(f"load it into a float model: kdnative.load({str(output)!r}, into=model), where model is a {kind}")
+    return 0
+
+
+def _predict_arguments(sub: argparse.ArgumentParser) -> None:
+    words = "kdnative checkpoint, Hugging Face folder, package:NAME or hub:NAME"
+    sub.add_argument("student", metavar="STUDENT", help=words)
+    words = "a text, or a file or folder of pictures; none, or -: lines of standard input"
+    sub.add_argument("texts", nargs="*", metavar="TEXT", help=words)
+    sub.add_argument("--input", metavar="FILE", help=".txt (a text a line), .csv, .tsv, .jsonl, .parquet, or a folder")
+    words = "to write, with the input's columns: .jsonl, .csv, .tsv, .parquet; .npy of embeddings (default: stdout)"
+    sub.add_argument("--output", metavar="FILE", help=words)
+    sub.add_argument("--column", metavar="NAME", help="of the texts (default: text), or of paths of pictures (path)")
+    sub.add_argument("--pair-column", metavar="NAME", help="of the second texts of pairs")
+    sub.add_argument("--text-pair", metavar="TEXT", help="the second text, to one TEXT")
+    sub.add_argument("--scheme", help="convert a float model on the way, such as w8a8 (default: as it is)")
+    sub.add_argument("--top", type=int, metavar="K", help="how many classes, most likely first (default: all)")
+    sub.add_argument("--batch-size", type=int, default=64, metavar="N", help="the most rows at once (default: 64)")
+    sub.add_argument("--threads", type=int, metavar="N", help="default: torch's")
+    sub.add_argument("--max-length", type=int, metavar="N", help="tokens; longer texts are cut (default: the most)")
+    sub.add_argument("--skip-bad", action="store_true", help="leave out rows that can't be read, and count them")
+    parse = sub.parse_known_args
+
+    def intermixed(args=None, namespace=None):  # texts may follow options, which argparse allows in this call alone
+        sub.parse_known_args = parse
+        try:
+            return sub.parse_known_intermixed_args(args, namespace)
+        finally:
+            sub.parse_known_args = intermixed
+
+    sub.parse_known_args = intermixed  # type: ignore[method-assign]
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from kdnative import CheckpointError, predict
+    from kdnative.pipeline import PipelineError
+
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "debug")}
+    try:
+        predict.run(predict.Request(**options))
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, ImportError, CheckpointError, PipelineError) as error:
+        if arguments.debug:
+            raise
+        print(f"kdnative: {printable(str(error))}", file=sys.stderr)
+        return 2
     return 0
 
 
