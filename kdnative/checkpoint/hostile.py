@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from kdnative.checkpoint.allowed import ATTENTION, MODEL_TYPES
 from kdnative.checkpoint.config_sizes import LAYERS_IN_ALL, allocated, is_layer_count, largest, values_in_python
-from kdnative.checkpoint.isolation import isolated, limited_modules
+from kdnative.checkpoint.isolation import isolated, limited_modules, offline
 from kdnative.shown import shown
 
 __all__ = ["check_attention", "check_config", "check_generation", "isolated", "limited_modules", "model_class"]
@@ -76,7 +76,8 @@ def model_class(name: Any, config: Any) -> type:
 
     _check_type(_table(config).get("model_type"), "model_type")
     sound = isinstance(name, str) and re.fullmatch(r"[A-Z][A-Za-z0-9_]{0,99}", name)
-    cls = getattr(transformers, name, None) if sound else None
+    with offline():
+        cls = getattr(transformers, name, None) if sound else None
     if not (
         isinstance(cls, type)
         and issubclass(cls, transformers.PreTrainedModel)

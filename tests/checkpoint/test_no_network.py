@@ -32,11 +32,21 @@ def pair():
     return {**text(), "token_type_ids": torch.tensor([[0] * 5 + [1] * 4] * 2)}
 
 
+def gpt_neo():
+    import transformers
+
+    sizes = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+    torch.manual_seed(0)
+    config = transformers.GPTNeoConfig(**sizes, vocab_size=200, max_position_embeddings=64, window_size=8)
+    return transformers.GPTNeoForCausalLM(config).eval()
+
+
 STUDENTS = {  # the model, how it is quantized, its inputs
     "text classification": (bert, "w8a8", text),
     "text regression": (lambda: bert(num_labels=1, problem_type="regression"), "w8a8", text),
     "pair classification": (bert, "w8a8", pair),
     "embeddings": (lambda: bert(kind="BertModel"), "w8a8", text),
+    "a module that looks for kernels when it is imported": (gpt_neo, "w8a8", text),
     "4 bits": (bert, "w4a16-g64", text),
 }
 IMAGES = "image classification"
