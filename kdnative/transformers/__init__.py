@@ -24,6 +24,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import kdnative
+from kdnative.checkpoint import hostile
 from kdnative.checkpoint.hub_files import MODEL_TYPE
 from kdnative.nn import ImageInput
 from kdnative.nn.hf_config import settings_of
@@ -75,13 +76,14 @@ class StudentConfig(transformers.PretrainedConfig):
         """The configuration in ``config.json``; ``kwargs`` change entries that it has.
 
         Raises:
-            ValueError: the installed transformers does not know the model.
+            ValueError: the installed transformers does not know the model, or a value that no checkpoint may have.
         """
         base = config_dict.get("base_config")
         if base is None:
             config = cls(id2label={int(i): name for i, name in config_dict["id2label"].items()})
         else:
-            kind = base.get("model_type")
+            hostile.check_config(base)
+            kind = base["model_type"]
             if kind not in transformers.CONFIG_MAPPING:
                 raise ValueError(
                     f"the student is a {kind}, which transformers {transformers.__version__} lacks: upgrade"

@@ -114,6 +114,21 @@ class TestErrors(Loaded):
         with pytest.raises(ValueError, match="made from its files"):
             transformers.AutoModel.from_config(config)
 
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"auto_map": {"AutoConfig": "evil.Config"}}, "elsewhere"),
+            ({"hidden_size": 10**12}, "at most"),
+            ({"model_type": "evil"}, "not one that is built from a file"),
+        ],
+    )
+    def test_a_hostile_configuration(self, folder, tmp_path, changes, words):
+        config = json.loads((folder / "full" / "config.json").read_text())
+        config["base_config"].update(changes)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=words):
+            transformers.AutoConfig.from_pretrained(tmp_path)
+
     def test_an_unknown_scheme(self):
         from kdnative.transformers import KDNativeConfig
 
