@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import io
 import json
 import random
@@ -316,13 +316,19 @@ def test_embeddings_of_long_texts(capsys, embedder):
     assert "reads at most 64 tokens" in fails(capsys, embedder / "whole", "w1", "--max-length", 65)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("kdnative.transformers") is None, reason="kdnative.transformers is not there"
-)
-def test_embeddings_of_a_native_folder(capsys, embedder, tmp_path):
-    model = transformers.AutoModel.from_pretrained(embedder / "encoder").eval()
+@pytest.mark.parametrize("kind", ["encoder", "whole"])
+def test_embeddings_of_a_native_folder(capsys, embedder, tmp_path, kind):
+    if kind == "encoder":
+        model = transformers.AutoModel.from_pretrained(embedder / "encoder").eval()
+    else:
+        model = importlib.import_module("sentence_transformers").SentenceTransformer(
+            str(embedder / "whole"), device="cpu"
+        )
     kdnative.convert_(model, "w8a8")
-    kdnative.save(model, tmp_path / "n", tokenizer=tokenizer_of())
+    if kind == "encoder":
+        kdnative.save(model, tmp_path / "n", tokenizer=tokenizer_of())
+    else:
+        model.save_pretrained(str(tmp_path / "n"))
     wanted = ran(capsys, embedder / "encoder", *MIXED, "--scheme", "w8a8")
     rows = ran(capsys, tmp_path / "n", *MIXED)
     assert [row["text"] for row in rows] == MIXED
