@@ -19,6 +19,7 @@ PACKAGES = (
 HIDDEN = {
     "cnn": "::: kdnative.cnn.regions.regions\n    options: {heading_level: 2}\n",
     "convert": "::: kdnative.convert.native_forward.native_forward\n    options: {heading_level: 2}\n",
+    "transformers": "::: kdnative.transformers.trainer.DistillationTrainer\n    options: {heading_level: 2}\n",
     "precision": "::: kdnative.precision.sensitivity.sensitivity\n    options: {heading_level: 2}\n",
     "evaluate": "::: kdnative.evaluate.predict.predict\n    options: {heading_level: 2}\n",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,10 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> nn.Modu
             text = str(error) or type(error).__name__
             raise CheckpointError(f"{path / MANIFEST}: the model can't be rebuilt: {text}") from error
     set_image_input(model, image_input)
+    if "transformers" in sys.modules:
+        from kdnative.checkpoint.auto_classes import register
+
+        register()
     model._kdnative_folder = str(path)  # type: ignore[assignment] # whose tokenizer and card push_to_hub sends
     return model
 

@@ -11,24 +11,19 @@ After the import
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers.models.auto import modeling_auto
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import kdnative
-from kdnative.checkpoint import hostile
+from kdnative.checkpoint.auto_classes import StudentConfig, load_folder, register
 from kdnative.checkpoint.hub_files import MODEL_TYPE
 from kdnative.nn import ImageInput
-from kdnative.nn.hf_config import settings_of
-from kdnative.nn.saving import is_pretrained_model
 
 __all__ = [
     "DistillationTrainer",
@@ -37,18 +32,6 @@ __all__ = [
     "StudentForImageClassification",
     "StudentImageProcessor",
 ]
-
-_FILES = ["kdnative*", "*.json", "*.txt", "*.model", "README.md", "*/config.json"]
-_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-_IGNORED = {
-    "adapter_kwargs",
-    "attn_implementation",
-    "low_cpu_mem_usage",
-    "proxies",
-    "trust_remote_code",
-    "weights_only",
-}
-_IGNORED |= {"use_safetensors", "_commit_hash", "_from_auto", "_from_pipeline", "torch_dtype", "dtype", "device_map"}
 
 
 def __getattr__(name: str) -> Any:
@@ -59,126 +42,7 @@ def __getattr__(name: str) -> Any:
     return DistillationTrainer
 
 
-# -- a saved student ---------------------------------------------------------------------------------------------------
-
-
-class StudentConfig(transformers.PretrainedConfig):
-    """The configuration of a saved student: ``model_type`` "kdnative" in ``config.json``.
-
-    ``from_dict`` gives that of the model which the student was, as a subclass: a ``BertConfig`` for a student of BERT.
-    A convolutional network has a plain one with its labels.
-    """
-
-    model_type = MODEL_TYPE
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """The configuration in ``config.json``; ``kwargs`` change entries that it has.
-
-        Raises:
-            ValueError: the installed transformers does not know the model, or a value that no checkpoint may have.
-        """
-        base = config_dict.get("base_config")
-        if base is None:
-            config = cls(id2label={int(i): name for i, name in config_dict["id2label"].items()})
-        else:
-            hostile.check_config(base)
-            kind = base["model_type"]
-            if kind not in transformers.CONFIG_MAPPING:
-                raise ValueError(
-                    f"the student is a {kind}, which transformers {transformers.__version__} lacks: upgrade"
-                )
-            config = _config_class(transformers.CONFIG_MAPPING[kind]).from_dict(settings_of(base))
-        config.architectures = config_dict.get("architectures")
-        config.quantization_config = config_dict.get("quantization_config")
-        config._name_or_path = kwargs.pop("name_or_path", "")
-        used = {name for name in kwargs if hasattr(config, name)} - {"dtype", "torch_dtype"}  # left to `_load`
-        for name in used:
-            setattr(config, name, kwargs[name])
-        unused = {name: value for name, value in kwargs.items() if name not in used}
-        return (config, unused) if return_unused_kwargs else config
-
-
-@functools.cache
-def _config_class(base: type) -> Any:
-    """A subclass of a configuration, by which auto classes know that the folder is ours."""
-    cls = type(f"Student{base.__name__}", (base,), {"__module__": __name__, "student_of": base})
-    for auto in _AUTO_CLASSES:
-        if base in auto._model_mapping:
-            auto.register(cls, _loader(auto, cls), exist_ok=True)
-    return cls
-
-
-def _loader(auto: Any, config_class: type) -> type:
-    """What an auto class takes for the class of the model: its ``from_pretrained`` is :func:`_load`."""
-
-    def from_pretrained(cls: type, folder: Any, *args: Any, **options: Any) -> Any:
-        return _load(auto, folder, **options)
-
-    def from_config(cls: type, config: Any, **options: Any) -> Any:
-        raise ValueError("a student is made from its files: use from_pretrained, or from_config of the float model")
-
-    body = {"from_pretrained": classmethod(from_pretrained), "_from_config": classmethod(from_config)}
-    body |= {"__module__": __name__, "config_class": config_class}
-    return type(f"Student{auto.__name__.removeprefix('Auto')}", (), body)
-
-
-_AUTO_CLASSES: list[Any] = [
-    auto
-    for name, auto in vars(modeling_auto).items()
-    if name.startswith("AutoModel") and isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass)
-]
-
-
-def _load(
-    auto: Any, name: Any, *, config: Any, subfolder: str = "", output_loading_info: bool = False, **options: Any
-) -> Any:
-    if options.pop("quantization_config", None) is not None:
-        raise ValueError(f"{name} is a native student already: leave quantization_config out")
-    if unknown := options.keys() - _IGNORED - {*_HUB}:
-        raise TypeError(f"{name}: a native student takes no {', '.join(sorted(unknown))}: leave it out")
-    model = kdnative.load(_folder(name, options) / subfolder)
-    if type(config) is StudentConfig:
-        model = StudentForImageClassification(config, model)
-    else:
-        model = _for_auto_class(model, auto, config, name)
-        own = model.config
-        if len(own.id2label) != len(config.id2label):
-            raise ValueError(f"{name} has {len(own.id2label)} outputs, and {len(config.id2label)} labels were given")
-        own.id2label, own.label2id, own._name_or_path = config.id2label, config.label2id, str(name)
-    dtype, device = options.get("dtype") or options.get("torch_dtype"), options.get("device_map")
-    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype  # "auto": as saved
-    device = device.get("") if isinstance(device, dict) else None if device == "auto" else device
-    model = model if dtype is None else model.to(dtype)
-    model = model if device is None else model.to(device)
-    info: dict[str, list[str]] = {
-        name: [] for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
-    }
-    return (model, info) if output_loading_info else model
-
-
-def _folder(name: Any, options: dict[str, Any]) -> Path:
-    """The folder itself, or a copy of a repository of the hub."""
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    given = {key: options[key] for key in _HUB if options.get(key) is not None}
-    return Path(snapshot_download(str(name), allow_patterns=_FILES, **given))
-
-
-def _for_auto_class(model: nn.Module, auto: Any, config: Any, name: Any) -> nn.Module:
-    """The model that an auto class promises: its base for ``AutoModel``, else the one with that head."""
-    if auto is transformers.AutoModel:
-        return model.base_model if is_pretrained_model(model) else model
-    classes = auto._model_mapping[type(config).student_of]
-    if type(model) not in (classes if isinstance(classes, tuple) else (classes,)):
-        own = (config.architectures or [type(model).__name__])[0]
-        raise ValueError(
-            f"{name} is a {own}, which {auto.__name__} does not load: use AutoModel, kdnative.load, or the auto class "
-            f"of {own}"
-        )
-    return model
+# -- pictures ----------------------------------------------------------------------------------------------------------
 
 
 class StudentForImageClassification(transformers.PreTrainedModel):
@@ -195,6 +59,13 @@ class StudentForImageClassification(transformers.PreTrainedModel):
     def __init__(self, config: StudentConfig, network: nn.Module) -> None:
         super().__init__(config)
         self.network = network
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, *args: Any, config: Any = None, **options: Any) -> Any:
+        """As of other native students: :func:`kdnative.load`."""
+        config = config or StudentConfig.from_pretrained(folder)
+        found = load_folder(cls, folder, config=config, **options)
+        return (cls(config, found[0]), found[1]) if isinstance(found, tuple) else cls(config, found)
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **options: Any) -> Any:
         logits = self.network(pixel_values)
@@ -310,18 +181,12 @@ class _Quantizer(HfQuantizer):
         return False
 
 
-def _register() -> None:
-    transformers.AutoConfig.register(MODEL_TYPE, StudentConfig)
-    transformers.AutoModelForImageClassification.register(
-        StudentConfig, _loader(transformers.AutoModelForImageClassification, StudentConfig)
-    )
-    names = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-    names[MODEL_TYPE] = StudentForImageClassification.__name__  # pipelines look the name of the class up here
-    if int(transformers.__version__.partition(".")[0]) < 5:
-        transformers.AutoImageProcessor.register(StudentConfig, slow_image_processor_class=StudentImageProcessor)
-    else:
-        both = dict.fromkeys(("pil", "torchvision"), StudentImageProcessor)
-        transformers.AutoImageProcessor.register(StudentConfig, image_processor_classes=both)
-
-
-_register()
+register()
+transformers.AutoModelForImageClassification.register(StudentConfig, StudentForImageClassification, exist_ok=True)
+# Pipelines look the name of the class up here.
+modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[MODEL_TYPE] = StudentForImageClassification.__name__
+if int(transformers.__version__.partition(".")[0]) < 5:
+    transformers.AutoImageProcessor.register(StudentConfig, slow_image_processor_class=StudentImageProcessor)
+else:
+    _BOTH = dict.fromkeys(("pil", "torchvision"), StudentImageProcessor)
+    transformers.AutoImageProcessor.register(StudentConfig, image_processor_classes=_BOTH)

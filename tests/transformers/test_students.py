@@ -54,6 +54,24 @@ def test_without_the_import_there_is_an_error(folder, tmp_path):
         assert text.startswith("ValueError") and "trust_remote_code=True" in text, (name, text)
 
 
+def test_a_tokenizer_is_read_without_a_question(folder, tmp_path):
+    """After kd.load, without the import: nobody is asked about code in the folder, and there is no warning of it."""
+    code = f"""
+import builtins, kdnative as kd
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+builtins.input = lambda text: 1 / 0
+model = kd.load({str(folder / "full")!r})
+print(AutoTokenizer.from_pretrained({str(folder / "full")!r})(["a cat"])["input_ids"])
+print(type(AutoModelForSequenceClassification.from_pretrained({str(folder / "full")!r})).__name__)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "HF_HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["[[2, 4, 9, 3]]", "BertForSequenceClassification"], done.stderr
+    assert "kdnative" not in done.stderr
+
+
 def test_the_configuration_says_what_the_folder_holds(folder):
     for name, scheme in (("full", ["w8a8"]), ("four_bits", ["w4a8-g64"]), ("mobilenet", ["w8a8"])):
         config = json.loads((folder / name / "config.json").read_text())
