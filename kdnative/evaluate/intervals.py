@@ -134,5 +134,5 @@ def examples_needed(found: Interval, effect: float) -> int:
 
 def _same_length(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} examples: both must be of the same examples")
+        raise ValueError(f"{len(a)} and {len(b)} examples: both must hold the same examples")
     return a, b

@@ -137,7 +137,7 @@ def numbers_of(predicted: Any) -> np.ndarray:
 
 def _check_same(a: np.ndarray, b: np.ndarray) -> None:
     if len(a) != len(b) or not len(a):
-        raise ValueError(f"{len(a)} and {len(b)} numbers: both must be of the same examples, at least one")
+        raise ValueError(f"{len(a)} and {len(b)} numbers: both must hold the same examples, at least one")
 
 
 def _bootstrap(statistic: Statistic, n: int, resamples: int, seed: int) -> Interval:

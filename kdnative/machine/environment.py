@@ -129,7 +129,7 @@ def rerun_clean(module: str, argv: Sequence[str]) -> int | None:
     spoiling = sorted(name for name in os.environ if name.startswith(_SPOILING))
     if not spoiling:
         return None
-    print(f"{', '.join(spoiling)} would change how fast the peers are: measuring without.", file=sys.stderr)
+    print(f"{', '.join(spoiling)} would change the speed of the other engines: measuring without.", file=sys.stderr)
     return subprocess.run([sys.executable, "-m", module, *argv], env=child_environment(), check=False).returncode
 
 

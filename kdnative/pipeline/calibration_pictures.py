@@ -44,7 +44,7 @@ def batches_of_pictures(files: Sequence[Path], model: nn.Module, _: Any = None) 
     preprocess = getattr(model, "preprocess", None)
     if not isinstance(preprocess, ImageInput):
         raise DataError(
-            "nothing says how the model reads pictures: set model.preprocess = kdnative.nn.ImageInput(...) before "
+            "the model has no image preprocessing: set model.preprocess = kdnative.nn.ImageInput(...) before "
             "kdnative.save, or calibrate in Python"
         )
     return [preprocess(list(files[start : start + _BATCH])) for start in range(0, len(files), _BATCH)]

@@ -40,23 +40,25 @@ def check_rounding(scheme: Scheme, method: str | None, file: str | None, column:
         raise ValueError(f"--texts must be at least 1, got {texts}")
     pictures = file is not None and Path(file).is_dir()
     if pictures and column is not None:
-        raise ValueError(f"--column {column} is about the texts of a file, and {file} is a folder: leave it out")
+        raise ValueError(f"--column {column} is given, but {file} is a folder and has no columns: leave --column out")
     if method in METHODS_OF_RANGES:
         if not pictures:
-            raise ValueError(f"--method {method} finds ranges of pictures: add --calibrate FOLDER with some")
+            raise ValueError(
+                f"--method {method} is for convolutional networks and needs pictures: add --calibrate FOLDER"
+            )
         return
     found = None if method is None else method_named(method)
     if file is not None:
         return
     for option, value in (("--column", column), ("--texts", texts)):
         if value is not None:
-            raise ValueError(f"{option} {value} is about the texts of a file: add --calibrate FILE, or leave it out")
+            raise ValueError(f"{option} {value} needs --calibrate FILE: add it, or leave {option} out")
     if found is not None and found.needs:
-        raise ValueError(f"--method {found.name} looks at what layers are given: add --calibrate FILE with some texts")
+        raise ValueError(f"--method {found.name} needs texts to calibrate on: add --calibrate FILE")
     if found is None and scheme.weight.bits == 2:
         raise ValueError(
-            f"rounding to the nearest loses most of a model in {scheme}: add --calibrate FILE with some texts (GPTQ), "
-            "or ask for it with --method rtn"
+            f"rounding to nearest in {scheme} destroys most of a model's accuracy: add --calibrate FILE with "
+            "texts (GPTQ). To round to nearest anyway, give --method rtn"
         )
 
 
@@ -65,8 +67,8 @@ def rounding_warning(scheme: Scheme) -> str:
     if scheme.weight.bits > 4:
         return ""
     return (
-        f"weights in {scheme} are rounded to the nearest, which changes every fourth nearest neighbour of MiniLM's "
-        "embeddings: --calibrate FILE with some texts chooses weights by what the layers are given, in seconds"
+        f"weights in {scheme} are rounded to nearest, which loses accuracy (MiniLM's embeddings: 25 % of the "
+        "nearest neighbours change). To calibrate them, add --calibrate FILE with texts"
     )
 
 
@@ -85,7 +87,9 @@ def two_parts(file: str | Path, column: str, count: int) -> tuple[Dataset, Datas
         if column not in sheet.columns:
             twice = " once" if column in sheet.repeated else ""
             names = listed(sheet.columns) or "none"
-            raise DataError(f"{file} has no column {column!r}{twice}: name that of the texts with --column, of {names}")
+            raise DataError(
+                f"{file} has no column {column!r}{twice}: name the text column with --column; the file has {names}"
+            )
         delimiter = sheet.delimiter
     texts = read_texts(file, Columns(text=column, label=None, delimiter=delimiter), "drop")
     if not len(texts):
@@ -103,7 +107,10 @@ def batches_of(texts: Dataset, model: nn.Module, tokenizer: Any) -> list[dict[st
         DataError: there is no tokenizer beside the model.
     """
     if tokenizer is None:
-        raise DataError("no tokenizer lies beside the model, so texts can't calibrate it: give batches in Python")
+        raise DataError(
+            "the model folder has no tokenizer, so texts can't be used for calibration: add the tokenizer files, "
+            "or calibrate with batches in Python"
+        )
     limit = min(_TOKENS, positions(model) or _TOKENS) if hasattr(model, "config") else _TOKENS
     return [batch.inputs for batch in Batches(tokenize(texts, tokenizer, limit), _BATCH)]
 

@@ -60,7 +60,7 @@ class Checked:
         lines = []
         for who, source in {**sources, **texts}.items():
             found = self.parameters.get(who)
-            size = "not looked at" if found is None else f"{found / 1e6:.1f} million parameters"
+            size = "size unknown" if found is None else f"{found / 1e6:.1f} million parameters"
             lines.append(f"{who} {source}: {size}")
         return lines
 
@@ -93,7 +93,7 @@ def check(
     here = fetch or all(is_here(source) for stage in stages for source in stage.sources(recipe))
     notes = rehearse(recipe, stages, folder, shared) if here else rehearse(recipe, [], folder, shared, stages)
     if folder.exists():
-        notes = [*notes, f"{folder.path} holds a run: kdnative run needs --resume or --overwrite, or another name"]
+        notes = [*notes, f"{folder.path} already holds a run: kdnative run needs --resume, --overwrite or another name"]
     return Checked(recipe, data, steps(recipe, data), _parameters(recipe, stages, data, here), notes)
 
 
@@ -130,7 +130,7 @@ def _sizes(data: DataSplits) -> str:
     counts = " / ".join(f"{len(part):,}" for part in parts.values())
     without = len(data.train) - data.train.labelled
     texts = f"{counts} examples ({', '.join(parts)})" + (
-        f", {without:,} of the first without a label" if without else ""
+        f", {without:,} training examples without a label" if without else ""
     )
     if data.labels:
         return f"{texts}, {len(data.labels)} classes: {listed(data.labels)}"

@@ -75,11 +75,11 @@ def read_json(path: Path, keys: Mapping[str, Any] | None = None) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise PipelineError(f"can't read {path}: {error}; {advice}") from error
     if not isinstance(value, dict):
-        raise PipelineError(f"{path} is damaged, it holds no JSON object: {advice}")
+        raise PipelineError(f"{path} is damaged: it holds no JSON object; {advice}")
     for key, kind in (keys or {}).items():
         if not isinstance(value.get(key), kind):
             found = shown(value[key]) if key in value else "missing"
-            raise PipelineError(f"{path} is damaged, {key!r} is {found}: {advice}")
+            raise PipelineError(f"{path} is damaged: {key!r} is {found}; {advice}")
     return value
 
 
@@ -139,7 +139,8 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
             raise PipelineError(
-                f"another process is running in {self.path}; wait for it, or start another run (--set name=...)"
+                f"another process uses {self.path}: wait until it ends, or start a run with another name "
+                "(--set name=...)"
             ) from None
         for entry in self.path.iterdir():
             if is_leftover(entry) and entry.name.startswith(_OURS) and entry.is_file():
@@ -164,7 +165,10 @@ class RunFolder:
             PipelineError: the folder holds something else than a run.
         """
         if not (self.path / "recipe.yaml").is_file():
-            raise PipelineError(f"{self.path} is not the folder of a run (no recipe.yaml): it is left alone")
+            raise PipelineError(
+                f"{self.path} is not a run folder (it has no recipe.yaml), so it was not changed: give another "
+                "name, or move the folder"
+            )
         for name in (*RESULTS, PEERS, "run.json", "log.txt"):
             (self.path / name).unlink(missing_ok=True)
         _remove(self.path / STUDENT)
@@ -196,9 +200,10 @@ class RunFolder:
         for name, digest in record["files"].items():
             path = self.output(stage) / name
             if not path.is_file() or sha256_of(path) != digest:
-                problem = "has changed since the stage was finished" if path.is_file() else "is missing"
+                problem = "has changed since the stage finished" if path.is_file() else "is missing"
                 raise PipelineError(
-                    f"{path} {problem}: make it again with --only {stage} --overwrite, then go on with --resume"
+                    f"{path} {problem}: run the stage again with --only {stage} --overwrite, then continue "
+                    "with --resume"
                 )
         self._verified.add(stage)
 
@@ -226,7 +231,7 @@ class RunFolder:
             _remove(place)
 
     def replace_student(self, model: Path, fill: Callable[[Path], None]) -> None:
-        """Puts a copy of a saved model into `student/`; `fill` adds to it. Weights are linked where that is possible."""
+        """Puts a copy of a saved model into `student/`; `fill` adds to it. Weights are linked where possible."""
         place = self.path / f".{STUDENT}.tmp"
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(model, place, copy_function=_link)
@@ -269,7 +274,7 @@ class RunFolder:
         if not output.exists():
             return
         if not (output / ORIGIN).is_file():
-            raise PipelineError(f"{output} is no output of a stage, and {stage} has to write there: move it away")
+            raise PipelineError(f"{output} is not the output of a stage, but {stage} writes to that path: move it")
         _remove(output)
 
     def adopt(self, stage: str, fill: Callable[[Path], None]) -> dict:

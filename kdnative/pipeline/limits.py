@@ -51,7 +51,7 @@ def check_sizes(recipe: Recipe, who: str, source: str, model: nn.Module, pending
     if limit is not None and set(pending) - {"benchmark", "report"} and recipe.data.max_length > limit:
         raise PipelineError(
             f"data.max_length is {recipe.data.max_length}{_default(recipe.data, 'max_length')}, but the {who} "
-            f"({source}) reads at most {limit} tokens: set it to {limit} or less, and longer texts are cut"
+            f"({source}) reads at most {limit} tokens: set it to {limit} or less. Longer texts are then cut"
         )
     if "benchmark" in pending:
         _check_benchmark(recipe, who, source, model)
@@ -85,9 +85,9 @@ def _check_benchmark(recipe: Recipe, who: str, source: str, model: nn.Module) ->
         needed = batch * tokens * width * _FLOAT
         if memory is not None and needed > memory:
             raise PipelineError(
-                f"benchmark, {keys}: {batch:,} sentences of {tokens:,} tokens need {needed / 1e9:,.1f} GB for one "
-                f"layer of the {who} alone ({batch:,} x {tokens:,} x {width:,} numbers of {_FLOAT} bytes), and this "
-                f"machine has {memory / 1e9:,.1f} GB: give fewer sentences or tokens"
+                f"benchmark, {keys}: {batch:,} sentences of {tokens:,} tokens need {needed / 1e9:,.1f} GB for "
+                f"one layer of the {who} alone ({batch:,} x {tokens:,} x {width:,} numbers of {_FLOAT} "
+                f"bytes), but this machine has {memory / 1e9:,.1f} GB: give fewer sentences or tokens"
             )
 
 

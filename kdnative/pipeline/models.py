@@ -82,8 +82,8 @@ def load_for_task(source: str | Path, task: Task, train: Dataset, *, fine_tuned:
 def not_fine_tuned(source: str | Path, reason: str) -> str:
     """Why a model is not the teacher that a recipe says it is, and what to do."""
     return (
-        f"teacher.fine_tuned is true, but {source} is not fine-tuned for this data: {reason}. Leave fine_tuned out to "
-        "fine-tune it here, or give the model that was"
+        f"teacher.fine_tuned is true, but {source} is not fine-tuned for this data: {reason}. Leave "
+        "fine_tuned out to fine-tune it in this run, or give a model that is fine-tuned for it"
     )
 
 
@@ -145,12 +145,13 @@ def _sentence_transformer(folder: Path) -> nn.Module:
     foreign = [name for name in classes if not name.startswith("sentence_transformers.")]
     if foreign:
         raise PipelineError(
-            f"{folder}/modules.json names {foreign[0]!r}, which is not a part of sentence-transformers: build the "
-            "model in your code, and call kdnative.convert_(model) and kdnative.save(model, folder)"
+            f"{folder}/modules.json names {foreign[0]!r}, which sentence-transformers does not have: build "
+            "the model in Python, then call kdnative.convert_(model) and kdnative.save(model, folder)"
         )
     library = require("sentence_transformers")
     try:
-        return library.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        with _quiet(require("transformers")):
+            return library.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise PipelineError(f"can't load the sentence-transformers model in {folder}: {error}") from error
 

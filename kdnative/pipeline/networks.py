@@ -71,7 +71,7 @@ def read_description(folder: Path) -> Network:
         found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         return Network(str(found["library"]), str(found["name"]), found["width"], tuple(map(str, found["classes"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(f"{folder / DESCRIPTION} does not say which network it is of: {error}") from error
+        raise PipelineError(f"{folder / DESCRIPTION} does not name its network: {error}") from error
 
 
 def save_description(folder: Path, network: Network) -> None:
@@ -190,7 +190,7 @@ def _resize(module: nn.Module, shape: list[int], with_statistics: bool) -> None:
                 empty(module.running_var, shape),
             )
     else:
-        raise ValueError(f"a {type(module).__name__} can't be given the shape {shape}")
+        raise ValueError(f"a {type(module).__name__} can't take the shape {shape}")
     module.weight = parameter(module.weight, shape)
     module.bias = parameter(module.bias, shape[:1])
 
@@ -223,7 +223,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         ValueError: there is none, or it holds something else.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file of weights")
+        raise ValueError(f"{path}: weight file not found")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -231,11 +231,11 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of unpickling
-        raise ValueError(f"{path} can't be read as weights: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{path} is not a readable weight file: {' '.join(str(error).split())[:200]}") from error
     for name in _WRAPPERS:
         found = found[name] if isinstance(found, Mapping) and isinstance(found.get(name), Mapping) else found
     if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ValueError(f"{path} holds no tensors by name: save model.state_dict() with torch.save")
+        raise ValueError(f"{path} holds no named tensors: save model.state_dict() with torch.save")
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
 
 
@@ -258,8 +258,8 @@ def _take(
     wanted = {name for name in wanted if name in given or not name.endswith("num_batches_tracked")}  # of old files
     if missing := sorted(wanted - given.keys()):
         raise ValueError(
-            f"{source} has no {listed(missing[:3])}{' and others' if len(missing) > 3 else ''}, which the network "
-            "needs: give weights of the same network"
+            f"{source} has no {listed(missing[:3])}{' and others' if len(missing) > 3 else ''}, which the "
+            "network needs: give the weights of the same network"
         )
     for name in sorted(wanted):
         tensor = given[name]
@@ -303,5 +303,5 @@ def _head(model: nn.Module, outputs: int) -> str:
         or (isinstance(module, nn.Conv2d) and module.out_channels == outputs)
     ]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no layer with an output for each of {shown(outputs)} classes")
+        raise ValueError(f"{type(model).__name__} has no layer with {shown(outputs)} outputs, one for each class")
     return found[-1]

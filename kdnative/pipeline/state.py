@@ -84,7 +84,7 @@ def _difference(before: dict, now: dict) -> str:
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             if key.startswith("inputs."):
-                changes.append(f"the output of {key.removeprefix('inputs.')} is another one")
+                changes.append(f"the output of {key.removeprefix('inputs.')} has changed")
             elif key == "data":
                 changes.append("the data changed")
             elif key.startswith("models."):
@@ -97,7 +97,7 @@ def _difference(before: dict, now: dict) -> str:
 
 
 def _what_became(digest: str) -> str:
-    return "is not there any more" if digest == ABSENT else "is another one"
+    return "is missing" if digest == ABSENT else "has changed"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ __all__ = ["BAD_CALIBRATION", "HELPED", "COST", "OPEN", "findings", "steps"]
 HELPED, COST, OPEN = "helped", "cost", "no difference"
 BAD_CALIBRATION = 0.1  # ECE on the validation split; fine-tuned encoders are usually within 0.02 and 0.06
 _LEAST_EFFECT = 0.005  # of the deciding measure: half a point; smaller effects are not worth asking about
-_FIT_TEMPERATURE = " Or set train_teacher.fit_temperature: true, which fits a temperature."
+_FIT_TEMPERATURE = " Or set train_teacher.fit_temperature: true to calibrate the confidence."
 _WORTH = 0.01  # a gain that is certainly smaller than this is nothing
 _LEAST_SAVING = 1.02  # a model file that is less than 2 % smaller counts as the same
 
@@ -62,7 +62,7 @@ def _verdict(measure: Measure, found: Interval) -> tuple[str, str]:
     effect = max(abs(found.value), _LEAST_EFFECT)
     needed, size = examples_needed(found, effect), _effect(measure, effect)
     if needed <= found.n:
-        return OPEN, f"they would show an effect of {size}"
+        return OPEN, f"these examples would show an effect of {size}"
     rounded = int(float(f"{needed:.2g}"))
     return OPEN, f"an effect of {size} would need about {rounded:,} of them"
 
@@ -91,7 +91,7 @@ def findings(measure: Measure, made: Sequence[Mapping], metrics: Mapping, second
     judged = zip(made, metrics["evaluate"]["steps"], strict=True)
     found = [_bought_nothing(step, evaluated["without"], seconds) for step, evaluated in judged]
     if "train_baseline" not in metrics:
-        found.insert(0, "Whether distillation helped isn't known: this recipe leaves train_baseline out.")
+        found.insert(0, "The effect of distillation is unknown, because this recipe has no train_baseline.")
     found.append(_still_improving(measure, metrics["train_teacher"]))
     found.append(_badly_calibrated(metrics["evaluate"], "calibration" in metrics["train_teacher"]))
     return [text for text in found if text]
@@ -110,22 +110,28 @@ def _bought_nothing(step: Mapping, without: Sequence[str], seconds: Mapping) -> 
         labels = "the teacher, its soft labels" if "train_teacher" in without else "the teacher's soft labels"
         cost = f"{labels} and {stage} took {duration(spent)}"
         if verdict == COST:
-            return f"Hard labels alone beat distillation: {cost} and made the student worse."
+            return f"Training on hard labels alone is better than distillation: {cost} and made the student worse."
         if small:
-            return f"Hard labels alone would have done: {cost} and bought nothing."
-        return f"It isn't shown that distillation helped: {cost}. More test examples could tell."
+            return f"Distillation did not improve on hard labels alone: {cost}."
+        return (
+            f"The test split is too small to show whether distillation helped: {cost}. Add test examples to find out."
+        )
     if step["kind"] == "calibrated":  # it costs seconds, and the deciding measure notices less than it buys
-        cure = "give it more texts (calibrate.texts), or another method (calibrate.method)"
+        cure = "raise calibrate.texts, or give another calibrate.method"
         return f"{stage} made the student worse: {cure}." if verdict == COST else ""
     if step["kind"] == "trained":
-        schemes = "with its schemes in convert.schemes and, below 8 bits, calibrate: {}"
-        without = f"{stage}: null, {schemes}, converts the student without it."
+        schemes = "move its schemes to convert.schemes and, below 8 bits, add calibrate: {}"
+        without = f"To convert without it, set {stage}: null, {schemes}."
         if verdict == COST:
-            return f"{stage} made the student worse: {without}"
-        return f"{stage} bought nothing: {without}" if small else f"It isn't shown that {stage} helped: {without}"
+            return f"{stage} made the student worse. {without}"
+        return (
+            f"{stage} did not improve the student. {without}"
+            if small
+            else f"The test split is too small to show whether {stage} helped. {without}"
+        )
     faster = step["faster"]["low"]
     if (faster is None or faster <= 1.0) and (step["smaller"] or 0.0) < _LEAST_SAVING:
-        return f"{stage} bought nothing: the model is no smaller, and not certainly faster."
+        return f"{stage} had no measurable effect: the model is no smaller, and no speed-up is shown."
     return ""
 
 
@@ -140,8 +146,8 @@ def _still_improving(measure: Measure, trained: Mapping) -> str:
             what = f"validation {measure.name if name == key else 'loss'}"
             change = f"{text(values[-2])} to {text(values[-1])}"
             return (
-                f"The teacher was still improving when its {len(history)} epochs ended ({what}: {change} in the last "
-                "one): give it more (train_teacher.epochs)."
+                f"The teacher was still improving at the end of its {len(history)} epochs ({what}: {change} "
+                "in the last one): raise train_teacher.epochs."
             )
     return ""
 
@@ -153,12 +159,13 @@ def _badly_calibrated(evaluated: Mapping, with_temperature: bool) -> str:
         return ""
     doubts = sum(b["n"] * (b["accuracy"] - b["confidence"]) for b in found["bins"]) > 0
     cure = (
-        "It is less sure than it is right, as after too few epochs: train it longer, without label smoothing."
+        "It is underconfident, which is usual after too few epochs: train it longer, without label smoothing."
         if doubts
-        else "It is surer than it is right: train it with label smoothing."
+        else "It is overconfident: train it with label smoothing."
     )
     return (
-        f"The teacher is badly calibrated: its confidence misses its accuracy by {100 * found['ece']:.0f} points on "
-        f"{found['n']:,} validation examples (expected calibration error; the limit is {100 * BAD_CALIBRATION:.0f}). "
-        f"Students inherit that. {cure}{'' if with_temperature else _FIT_TEMPERATURE}"
+        "The teacher is badly calibrated: its confidence differs from its accuracy by "
+        f"{100 * found['ece']:.0f} points on {found['n']:,} validation examples (expected calibration error; "
+        f"the limit is {100 * BAD_CALIBRATION:.0f}). Students inherit this error. "
+        f"{cure}{'' if with_temperature else _FIT_TEMPERATURE}"
     )

@@ -12,7 +12,7 @@ from types import FrameType
 __all__ = ["Stopped", "in_words", "stopping"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-_GO_ON = "a run continues with --resume"
+_GO_ON = "continue a run with --resume"
 
 
 class Stopped(SystemExit):

@@ -54,9 +54,9 @@ def build_summary(
         "case": timed["case"],
         "data": dict(data),
         "notes": [
-            f"{measured} are measured on the test split, which no stage was trained on or used to choose anything; "
+            f"{measured} are measured on the test split, which no stage uses for training or for choices; "
             "intervals are 95 %",
-            f"{deciding} against the teacher is the paired difference on the same test examples",
+            "the difference to the teacher is paired, on the same test examples",
             f"native {deciding} and native latency of the float models are of that model converted to "
             f"{evaluated['native_schemes']}, {_how(task)} and without further training; the last row is the "
             f"final student ({scheme})",
@@ -68,7 +68,7 @@ def build_summary(
 
 def _how(task: Task) -> str:
     """What is known of a float model's weights and maps when it is converted for its native figures."""
-    return "with ranges from training pictures" if task.pictures else "rounded to the nearest"
+    return "with ranges from training pictures" if task.pictures else "rounded to nearest"
 
 
 def _row(task: Task, key: str, found: Mapping, timed: Mapping) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _goal(goal: Mapping[str, Any]) -> str:
     if goal["value"] is not None and goal["low"] != goal["high"]:
         value += f" [{text(goal['low'])}, {text(goal['high'])}]"
     target = _percent(goal["target"]) if goal["unit"] == "%" else f"{goal['target']:g}x"
-    doubt = f"; {goal['of']} can't tell" if is_open else ""
+    doubt = f"; {goal['of']} can't decide it" if is_open else ""
     return f"{mark:7}  {goal['name']}: {value} (goal: at least {target}{doubt}; {goal['detail']})"
 
 

@@ -84,8 +84,10 @@ class TrainingLog(Callback):
         if patience is None or self.config.select_by is None or history.steps == self.steps:
             return
         metric = self.config.select_by[0].replace("_", " ")
-        best = "no epoch has a figure" if history.best is None else f"epoch {history.best + 1} was the best"
-        self.write(f"{self.name}: ends early: no better validation {metric} for {counted(patience, 'epoch')}; {best}")
+        best = "no epoch was measured" if history.best is None else f"epoch {history.best + 1} was the best"
+        self.write(
+            f"{self.name}: stopped early: validation {metric} did not improve for {counted(patience, 'epoch')}; {best}"
+        )
 
     def _times(self, step: int) -> str:
         """How long this attempt has taken, and how long the training will still take at its pace so far."""

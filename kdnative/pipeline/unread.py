@@ -44,8 +44,8 @@ def unread_texts(data: Data, task: Task) -> list[str]:
         return []
     pairs = next(other.name for other in TASKS.values() if other.pair and other.numbers == task.numbers)
     return [
-        f"{path.name}: nothing reads {listed(unread)}, which looks like text: the task {task.name} reads one text, "
-        f"{data.text!r}. If two belong together, give task: {pairs} and data.text_pair"
+        f"{path.name}: {listed(unread)} looks like text but is not read: the task {task.name} reads one text, "
+        f"{data.text!r}. If the two texts form a pair, set task: {pairs} and data.text_pair"
     ]
 
 

@@ -12,7 +12,7 @@ from kdnative.shown import shown
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would read it as 0 or 1
-        raise ValueError(f"a number is needed, got {value} (YAML reads yes, no, on and off as true and false, too)")
+        raise ValueError(f"a number is needed, got {value} (in YAML, yes, no, on and off mean true and false)")
     return value
 
 
@@ -56,8 +56,8 @@ def _share_or_numbers(value: Any) -> Any:
         fits = type(value) in (int, float) and 0 <= value < 1
     if not fits:
         raise ValueError(
-            "give the share to remove from every layer (at least 0, less than 1), or a list of how many each layer "
-            f"keeps (whole numbers, at least 1), got {shown(value)}"
+            "give the share to remove from every layer (at least 0, less than 1), or a list with the number "
+            f"that each layer keeps (whole numbers, at least 1), got {shown(value)}"
         )
     return value
 

@@ -34,14 +34,16 @@ def id_table(student: Any, teacher: Any, pair: bool = False) -> Tensor:
     """
     if pair and _reads_types(teacher) and not _reads_types(student):
         raise PipelineError(
-            "hidden_weight and mask_tokens need a teacher that reads pairs as the student does, but the teacher reads "
-            "token types, which say which text a token is of, and the student does not: set both to 0"
+            "hidden_weight and mask_tokens need a teacher and a student that read pairs alike, but only the "
+            "teacher reads token types: set both to 0"
         )
     ours: Mapping[str, int] = student.get_vocab()
     theirs: Mapping[str, int] = teacher.get_vocab()
     unknown = teacher.unk_token_id
     if unknown is None:
-        raise PipelineError("the teacher's tokenizer has no unknown token, so its ids can't stand for the student's")
+        raise PipelineError(
+            "the teacher's tokenizer has no unknown token, so the student's token ids can't be translated"
+        )
     table = torch.full((max(ours.values()) + 1,), unknown, dtype=torch.int64)
     marks = set()
     for names in _ROLES:
@@ -53,9 +55,9 @@ def id_table(student: Any, teacher: Any, pair: bool = False) -> Tensor:
     missing = [piece for piece, _ in pieces if piece not in theirs]
     if len(missing) > MISSING_ALLOWED * len(pieces):
         raise PipelineError(
-            "hidden_weight and mask_tokens need a teacher and a student that cut texts alike, but the teacher's "
-            f"vocabulary lacks {len(missing)} of the student's {len(pieces)} pieces (such as {missing[0]!r}): set both "
-            "to 0"
+            "hidden_weight and mask_tokens need a teacher and a student with matching tokenizers, but the "
+            f"teacher's vocabulary lacks {len(missing)} of the student's {len(pieces)} pieces (such as "
+            f"{missing[0]!r}): set both to 0"
         )
     for piece, number in pieces:
         if piece in theirs:

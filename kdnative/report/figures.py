@@ -36,8 +36,8 @@ def quality_latency(rows: Sequence[ModelRow], measure: Measure, case: dict[str, 
         return None
     return xy_chart(
         f"{_title(measure)} against latency",
-        f"Test {measure['name']} with 95 % intervals against median latency in milliseconds{_at(case)}; one point a "
-        "model and way of running. Up and to the left is better.",
+        f"Test {measure['name']} with 95 % intervals against median latency in milliseconds{_at(case)}; one "
+        "point per model and engine. Up and to the left is better.",
         found,
         Axis(f"latency, ms (log scale){_at(case)}", "log", _milliseconds),
         _measure_axis(measure, "test"),
@@ -98,7 +98,7 @@ def reliability(rows: Sequence[ModelRow]) -> str:
             Point(
                 b["confidence"],
                 b["accuracy"],
-                tip=f"{row['name']}: {words.percent(b['accuracy'])} right at {words.percent(b['confidence'])} "
+                tip=f"{row['name']}: {words.percent(b['accuracy'])} correct at {words.percent(b['confidence'])} "
                 f"confidence, {b['n']} examples",
                 radius=max(3.0, 14 * (b["n"] / total) ** 0.5),
             )
@@ -107,8 +107,8 @@ def reliability(rows: Sequence[ModelRow]) -> str:
         series.append(Series(row["name"], points, 1 if row["key"] == "teacher" else 0, dashed=index % 2 == 1))
     return xy_chart(
         "Reliability diagram",
-        "Share of right answers against the mean confidence of each of up to 15 bins of equal width, on the test "
-        "split; the dashed diagonal is a perfectly calibrated model.",
+        "Accuracy against mean confidence in up to 15 bins of equal width, on the test split. The dashed "
+        "diagonal is a perfectly calibrated model.",
         series,
         Axis("confidence, mean of the bin", text=share),
         Axis("accuracy in the bin", text=share),
@@ -180,7 +180,7 @@ def sensitivity_bars(rows: Sequence[SensitivityRow], measure: Measure) -> str | 
     several = len({row.get("scheme") for row in found}) > 1
     bars = [_sensitivity_bar(row, key, measure, several) for row in found]
     return bar_chart(
-        f"{title} when one layer alone is compressed",
+        f"{title} when a single layer is compressed",
         f"{title}, layer by layer, the most sensitive first; at most {_MOST_BARS} layers. Shorter is better.",
         bars,
     )

@@ -35,9 +35,7 @@ def samples(run: Run) -> str | None:
         f"<b>{escape(row['label'])}</b><br>teacher: {escape(row['teacher'])}<br>student: {escape(row['student'])}</li>"
         for row in found
     )
-    text = (
-        f"{words.counted(len(found), 'picture')} of the test split, chosen by a hash, with its label and the answers."
-    )
+    text = f"{words.counted(len(found), 'picture')} of the test split, chosen by a hash, with label and answers."
     return f'<ul class="pictures">{made}</ul>{caption(text)}'
 
 
@@ -55,8 +53,8 @@ def corruptions(run: Run) -> str | None:
             "<figure>"
             + xy_chart(
                 title,
-                f"{deciding['name']} of {words.counted(clean['n'], 'test picture')} against the strength of {kind}; "
-                "0 is none. Bars are 95 % intervals.",
+                f"{deciding['name']} of {words.counted(clean['n'], 'test picture')} against the strength of "
+                f"{kind}; 0 is the original picture. Bars are 95 % intervals.",
                 series,
                 Axis("strength", "whole"),
                 Axis(deciding["name"], "linear", lambda value: words.measure(value, deciding["percent"], 0)),

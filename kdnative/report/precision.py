@@ -20,12 +20,12 @@ def precision(run: Run) -> str | None:
 
 
 def _gate(gate: Mapping[str, Any]) -> str:
-    about = "" if gate.get("exact", True) else " (approximate, as of means it has to be)"
+    about = "" if gate.get("exact", True) else " (approximate, because the metric is a mean)"
     said = (
         f"Budget: {gate['words']} at most {gate['max_drop']:g} with {_confidence(gate)} confidence{about}. "
-        f"Layers were ranked and schemes chosen on {words.counted(gate['chosen_on'], 'example')}; each conversion was "
-        f"tested on {words.counted(gate['certified_on'], 'other example')}, from the one that loses least on, until "
-        "one was not shown to be within the budget."
+        f"Layers were ranked and schemes chosen on {words.counted(gate['chosen_on'], 'example')}; each "
+        f"conversion was tested on {words.counted(gate['certified_on'], 'other example')}, in ascending order "
+        "of expected loss, until one was not shown to be within the budget."
     )
     layers = gate["layers"]
     bars = _bars(layers)
@@ -48,7 +48,7 @@ def _trials(gate: Mapping[str, Any]) -> str:
         )
     returned = [number for number, trial in enumerate(gate["trials"]) if trial["passed"]][-1:]
     columns = ["weights by scheme", "weights, MB", "measured drop", "drop is below", "verdict"]
-    title = "Conversions in the order of their tests; the last one within budget was returned"
+    title = "Conversions in the order of their tests; the last one within the budget was chosen"
     return table(title, columns, lines, numeric=(1, 2, 3), sortable=False, emphasised=returned)
 
 
@@ -82,9 +82,10 @@ def _bars(layers: list[dict[str, Any]]) -> str:
         return ""
     bars.sort(key=lambda bar: -bar.value)
     return bar_chart(
-        "What each layer loses in the fewest bits, and which scheme it got",
-        f"Loss at the model's output when one group of layers alone is in {schemes[0]}, or the scheme of fewest bits "
-        f"that it may get; the most sensitive first, at most {_MOST_BARS}. Colours are those of the schemes they got.",
+        "Loss of each layer in the scheme with the fewest bits, and the chosen scheme",
+        f"Loss at the model's output when a single group of layers is in {schemes[0]}, or in the allowed "
+        f"scheme with the fewest bits. The most sensitive groups come first, at most {_MOST_BARS}. The colour "
+        "shows the chosen scheme.",
         bars[:_MOST_BARS],
     )
 
@@ -101,7 +102,7 @@ def _layers(layers: list[dict[str, Any]]) -> str:
         for layer in layers
     ]
     columns = ["layer", "weights", *(f"loss in {scheme}" for scheme in schemes), "got"]
-    return table("What each layer loses alone", columns, lines, numeric=range(1, 2 + len(schemes)))
+    return table("Loss of each layer alone", columns, lines, numeric=range(1, 2 + len(schemes)))
 
 
 def _parts(gate: Mapping[str, Any]) -> str:
@@ -119,7 +120,7 @@ def _parts(gate: Mapping[str, Any]) -> str:
         for name, part in found.items()
     ]
     columns = ["part", "drop", f"{_confidence(gate)} interval", "examples"]
-    return table("The drop in parts of the examples that certify", columns, lines, numeric=(1, 2, 3))
+    return table("The drop in slices of the test examples", columns, lines, numeric=(1, 2, 3))
 
 
 def _confidence(gate: Mapping[str, Any]) -> str:

@@ -74,7 +74,9 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ReportError(f"no run folder at {folder}: give the folder that `kdnative run` made, such as runs/movies")
+        raise ReportError(
+            f"there is no run folder at {folder}: give a folder made by `kdnative run`, such as runs/movies"
+        )
     summary_file = folder / "summary.json"
     if not summary_file.is_file():
         raise ReportError(
@@ -88,7 +90,7 @@ def read_run(folder: str | Path) -> Run:
     task = summary.get("task")
     _check_rows(summary_file, "measures", task.get("measures") if isinstance(task, dict) else None, _MEASURE_KEYS)
     if not task["measures"]:
-        raise ReportError(f"{summary_file}: 'measures' of the task is empty: nothing says how good a model is")
+        raise ReportError(f"{summary_file}: 'measures' of the task is empty, so the quality of the models is unknown")
     for key, needed in (("goals", _GOAL_KEYS), ("steps", _STEP_KEYS), ("examples", _EXAMPLE_KEYS)):
         _check_rows(summary_file, key, summary.get(key, []), needed)
     info = _read(folder / "run.json") if (folder / "run.json").is_file() else {}
@@ -119,7 +121,7 @@ def _peers(path: Path) -> list[dict[str, Any]]:
     found = _read(path)
     if found.get("suite") != peers.SUITE:
         made = "`kdnative bench model RUN --peers --json`"
-        raise ReportError(f"{path} is no result of {made}: move it out of the folder")
+        raise ReportError(f"{path} is not a result of {made}: move it out of the folder")
     _check_rows(path, "cases", found.get("cases"), peers.CASE_KEYS)
     for case in found["cases"]:
         _check_rows(path, "rows", case["rows"], ("name", "kind", "ours", "samples"))
@@ -144,7 +146,7 @@ def _read(path: Path) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ReportError(f"can't read {path}: {error}; run the stage that writes it again") from error
+        raise ReportError(f"can't read {path}: {error}; run its stage again") from error
     if not isinstance(content, dict):
         raise ReportError(f"{path} must hold a JSON object, found {type(content).__name__}")
     return content

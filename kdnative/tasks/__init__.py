@@ -24,8 +24,9 @@ TASKS: dict[str, Task] = {
 }
 
 SERVED = (
-    "Recipes serve one class or one number for a text or a pair of texts, and one class for a picture (task: "
-    f"{', '.join(TASKS)}). For other tasks, train with the parts of kdnative and convert with kdnative.convert_"
+    "Recipes train models that predict one class or one number for a text or a pair of texts, or one class "
+    f"for a picture (task: {', '.join(TASKS)}). For other tasks, write your own training loop with "
+    "kdnative.distill, and convert the model with kdnative.convert_"
 )
 """What recipes are for, as errors and helps say it."""
 
@@ -50,6 +51,6 @@ def text_task(name: str) -> TextTask:
     task = task_named(name)
     if not isinstance(task, TextTask):
         raise ValueError(
-            f"the task {name} is about pictures, and this reads texts: for pictures begin with recipes/vision.yaml"
+            f"the task {name} reads pictures, but texts are needed here: for pictures start with recipes/vision.yaml"
         )
     return task

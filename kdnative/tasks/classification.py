@@ -168,8 +168,9 @@ def _untrained(data: DataSplits) -> str:
         return ""
     return (
         f"the training split has no example of {len(missing)} of the {len(data.labels)} classes "
-        f"({listed(missing)}), which the validation or test split has: every answer for these will be wrong; give "
-        "more data, other shares (data.split), a higher data.limit, or files of their own for validation and test"
+        f"({listed(missing)}), but the validation or test split has some: every answer for these classes will "
+        "be wrong; give more data, other shares (data.split), a higher data.limit, or separate files for "
+        "validation and test"
     )
 
 
@@ -180,7 +181,9 @@ def _single(data: DataSplits) -> str:
     if not single:
         return ""
     classes = f"{listed(single)} {'has' if len(single) == 1 else 'have'} a single example"
-    return f"{classes}: no model can learn a class and be tested on it with one; give more, or leave such rows out"
+    return (
+        f"{classes}: a class needs one example for training and one for testing; add examples, or leave these rows out"
+    )
 
 
 def _ordinal(labels: Sequence[str]) -> str:
@@ -193,7 +196,6 @@ def _ordinal(labels: Sequence[str]) -> str:
     if not consecutive or not _FEWEST_STEPS <= len(steps) <= _MOST_STEPS:
         return ""
     return (
-        f"the {len(steps)} classes are the numbers {steps[0]} to {steps[-1]}: for classes, their order means "
-        "nothing. "
-        "If they are scores, task: text-regression (for pairs sentence-pair-regression) learns their order"
+        f"the {len(steps)} classes are the numbers {steps[0]} to {steps[-1]}. Classification ignores their "
+        "order. If they are scores, set task: text-regression (for pairs sentence-pair-regression)"
     )

@@ -53,8 +53,8 @@ def fit_head(
     if order is None and _says_nothing(own):
         if name is not None and not resized and not _are_numbers(labels):
             log.warning(
-                "%s: its classes have no names, so the rows of its head are taken for the data's classes in their "
-                "order: %s; if that is wrong, give the names as id2label in its config.json",
+                "%s: its classes have no names, so the rows of its head are assigned to the data's classes "
+                "in order: %s; if this is wrong, give the names as id2label in its config.json",
                 source,
                 _listed([f"row {i} for {label}" for i, label in enumerate(labels)]),
             )
@@ -64,17 +64,20 @@ def fit_head(
         return False
     if name is None and not resized:
         raise ValueError(
-            f"{source}: its classes are {_listed(own)}, the data's {_listed(labels)}, and its head can't be changed "
-            f"to fit: no linear layer of {len(labels)} outputs follows its encoder. Give a model without a "
-            "classification head, or one whose config.json lists the data's classes in this order (id2label)"
+            f"{source}: its classes are {_listed(own)}, the data's {_listed(labels)}, and its head can't be "
+            f"replaced, because no linear layer with {len(labels)} outputs follows its encoder. Give a model "
+            "without a classification head, or one whose config.json lists the data's classes in this order "
+            "(id2label)"
         )
     if order is not None:
         _permute(model.get_submodule(name), order)
-        log.info("%s: the rows of its head were put into the order of the data's classes, %s", source, _listed(labels))
+        log.info(
+            "%s: the rows of its head were sorted into the order of the data's classes, %s", source, _listed(labels)
+        )
         return False
     if not resized:
         _draw(model.get_submodule(name), getattr(model.config, "initializer_range", 0.02))
-    log.warning("%s: %s: its last layer is new and has to be trained", source, mismatch(own, labels))
+    log.warning("%s: %s: its last layer is initialised at random and must be trained", source, mismatch(own, labels))
     return True
 
 
@@ -120,7 +123,7 @@ def scale_logits(model: nn.Module, factor: float, outputs: int, source: str) -> 
     name = last_linear(model, outputs)
     if name is None:
         raise ValueError(
-            f"{source}: no linear layer of {outputs} outputs follows its encoder, so it can't be calibrated"
+            f"{source}: no linear layer with {outputs} outputs follows its encoder, so it can't be calibrated"
         )
     head = model.get_submodule(name)
     head.weight.mul_(factor)

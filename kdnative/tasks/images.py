@@ -16,8 +16,8 @@ from kdnative.tasks.classification import Classification
 
 __all__ = ["ImageClassification"]
 
-_TEXTS = "it is about tokens, and the task reads pictures"
-_LAYERS = "it is about the layers of encoders of texts, and the task has networks of convolutions"
+_TEXTS = "it is for texts, and the task reads pictures"
+_LAYERS = "it is for text encoders, and the task uses convolutional networks"
 
 
 class ImageClassification(Classification):

@@ -58,11 +58,11 @@ class TextRegression(TextTask):
         mean = sum(targets) / len(targets)
         with torch.no_grad():
             bias.fill_(mean)
-        log.info("%s: its head is new and begins at %.4g, the mean of the training labels", source, mean)
+        log.info("%s: its head is new and starts at %.4g, the mean of the training labels", source, mean)
         return False
 
     def head_mismatch(self, own: Sequence[str], labels: Sequence[str]) -> str | None:
-        return None if len(own) == 1 else f"its head has {len(own)} outputs, and a number needs one"
+        return None if len(own) == 1 else f"its head has {len(own)} outputs, but regression needs one"
 
     def hard_loss(self, weight: float, settings: Trained, class_weights: Sequence[float] | None) -> nn.Module:
         return TargetLoss(weight=weight)

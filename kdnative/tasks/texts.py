@@ -39,7 +39,7 @@ class TextTask(Task):
         }
         found = load_dataset(source, **columns, numbers=self.numbers, **options)
         if not found.train.labelled:
-            raise DataError(f"{source}: the training split has no labels to learn from")
+            raise DataError(f"{source}: the training split has no labels")
         return found
 
     def encode(self, split: Dataset, tokenizer: Any, max_length: int) -> TokenizedDataset:

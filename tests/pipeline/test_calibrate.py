@@ -73,7 +73,7 @@ def test_the_summary_says_what_calibration_changed(calibrated):
     summary = json.loads((calibrated.path / "summary.json").read_text(encoding="utf-8"))
     steps = {step["stage"]: step for step in summary["steps"]}
     assert list(steps) == ["distil", "prune", "calibrate", "convert"]
-    assert steps["calibrate"]["against"] == "the same conversion, rounded to the nearest"
+    assert steps["calibrate"]["against"] == "the same conversion, rounded to nearest"
     assert steps["calibrate"]["n"] == summary["data"]["sizes"]["test"]
     assert "calibrate, against the same conversion" in (calibrated.path / "summary.txt").read_text(encoding="utf-8")
 
@@ -148,29 +148,35 @@ def test_groups_that_do_not_divide_a_width_are_refused_before_anything_runs(tiny
         ({"calibrate": {"methd": "gptq"}}, "unknown key 'methd' in calibrate; did you mean 'method'?"),
         ({"calibrate": {"method": "gpqt"}}, "calibrate.method: unknown method 'gpqt'; did you mean 'gptq'?"),
         ({"calibrate": {"texts": 0}}, "calibrate.texts"),
-        ({"calibrate": None, "convert": {"schemes": "w2a8-g32"}}, "convert.schemes has w2a8-g32, and neither"),
-        ({"calibrate": METHOD, "convert": {"schemes": "w8a8", "clip_search": True}}, "calibrate chooses the weights"),
+        (
+            {"calibrate": None, "convert": {"schemes": "w2a8-g32"}},
+            "convert.schemes has w2a8-g32, but the recipe has neither",
+        ),
+        (
+            {"calibrate": METHOD, "convert": {"schemes": "w8a8", "clip_search": True}},
+            "calibrate already rounds the weights",
+        ),
         ({"recover": {"schemes": "w4a8-g32"}}, "but recover trains the student for 'w4a8-g32'"),
         (  # with `calibrate` and without: the same words, so that neither sends to the other
             {"recover": {"schemes": "w8a8"}, "calibrate": None, "convert": {"schemes": "w2a8-g32"}},
-            "leave convert.schemes out, or write recover: null and calibrate: {}",
+            "move convert.schemes to recover.schemes, or set recover: null and calibrate: {}",
         ),
         (
             {"recover": {"schemes": "w8a8"}, "convert": {"schemes": "w2a8-g32"}},
-            "leave convert.schemes out, or write recover: null and calibrate: {}",
+            "move convert.schemes to recover.schemes, or set recover: null and calibrate: {}",
         ),
         ({"calibrate": {"method": "awq"}, "convert": {"schemes": {"*": "w8a8+4x1"}}}, "calibrate.method is 'awq'"),
         (
             {"compress_teacher": {"scheme": "w8a8+4x1", "calibrate": {"method": "smoothquant"}}},
-            "the sparse scheme w8a8+4x1 has no place for that",
+            "the sparse scheme w8a8+4x1 can't store input scales",
         ),
-        ({"compress_teacher": {"scheme": None, "calibrate": {}}}, "no weights for calibrate"),
+        ({"compress_teacher": {"scheme": None, "calibrate": {}}}, "nothing is quantized, but calibrate is given"),
         (
             {"recover": {"schemes": "w2a8-g32", "ternary": "group"}, "convert": {"schemes": None}},
             "leave calibrate.method out",
         ),
         ({"calibrate": None, "recover": {"schemes": "w8a8", "ternary": "group"}}, "no scheme has 2 bits"),
-        ({"compress_teacher": {"scheme": "w2a8-g32"}}, "scheme is w2a8-g32 without calibrate"),
+        ({"compress_teacher": {"scheme": "w2a8-g32"}}, "scheme is w2a8-g32, but calibrate is missing"),
     ],
 )
 def test_what_contradicts_itself_is_refused(tiny, tmp_path, sections, words):

@@ -35,7 +35,7 @@ def test_stages_that_are_left_out_and_settings_of_the_command_line(tiny, tmp_pat
 
 def test_a_run_of_that_name_is_mentioned(tiny, tmp_path, finished):
     found = check(write_recipe(tmp_path / "r.yaml", tiny), runs=finished.path.parent)
-    assert any("--resume or --overwrite" in note for note in found.notes)
+    assert any("--resume, --overwrite or another name" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_nothing_is_fetched_unless_asked_for(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("kdnative.data.packages.fetch", lambda *_: pytest.fail("it fetched a model"))
     path = write_recipe(tmp_path / "r.yaml", changed(tiny, teacher={"source": "package:minilm-l6"}))
     found = check(path, runs=tmp_path, fetch=False)
-    assert found.parameters == {} and "package:minilm-l6: not looked at" in str(found)
+    assert found.parameters == {} and "package:minilm-l6: size unknown" in str(found)
 
 
 def test_on_the_command_line(tiny, tmp_path, capsys, monkeypatch):
@@ -89,7 +89,7 @@ def test_data_of_another_task_is_refused_with_what_recipes_serve(tiny, tmp_path,
     with pytest.raises(DataError) as caught:
         check(write_recipe(tmp_path / "r.yaml", changed(tiny, task=task, data={"source": str(data)})))
     text = str(caught.value)
-    assert words in text and f"The task is {task}. Recipes serve one class or one number" in text
+    assert words in text and f"The task is {task}. Recipes train models that predict one class or one number" in text
 
 
 def test_stages_without_a_teacher_learn_from_what_has_a_label(tiny, tmp_path):

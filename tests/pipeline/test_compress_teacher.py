@@ -70,11 +70,11 @@ def test_an_interrupted_recovery_goes_on_with_the_same_bits(tiny, tmp_path, monk
     [
         (
             {"class_weights": [1.0, 2.0, 3.0]},
-            r"compress_teacher\.prune\.class_weights: 3 weights are given, but the data",
+            r"compress_teacher\.prune\.class_weights: 3 values are given, but the data",
         ),
         (
             {"hidden_weight": 1.0, "layers": 2, "layer_map": {3: 3}},
-            r"compress_teacher\.prune\.layer_map: there is no position 3 in the student",
+            r"compress_teacher\.prune\.layer_map: the student has no position 3",
         ),
         ({"mask_tokens": 0.1}, r"compress_teacher\.prune\.mask_tokens: the tokenizer of .* has no mask token"),
     ],

@@ -67,7 +67,7 @@ def test_a_column_of_a_file(capsys, model, tmp_path, name, between):
     file.write_text(f"id{between}review\n" + "".join(rows))
     arguments = ["convert", str(model), str(tmp_path / "out"), "--calibrate", str(file), "--column", "review"]
     assert main(arguments) == 0  # w8a8: SmoothQuant
-    assert "loss: not measured, as all 20 texts of" in capsys.readouterr().out
+    assert "loss: not measured, because all 20 texts of" in capsys.readouterr().out
 
 
 def test_two_parts_share_no_text(texts):
@@ -79,15 +79,21 @@ def test_two_parts_share_no_text(texts):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "gptq"], "--method gptq looks at what layers are given: add --calibrate FILE"),
+        (["--method", "gptq"], "--method gptq needs texts to calibrate on: add --calibrate FILE"),
         (["--method", "gpqt"], "unknown method 'gpqt'; did you mean 'gptq'?"),
-        (["--scheme", "w2a8-g32"], "rounding to the nearest loses most of a model in w2a8-g32: add --calibrate FILE"),
+        (
+            ["--scheme", "w2a8-g32"],
+            "rounding to nearest in w2a8-g32 destroys most of a model's accuracy: add --calibrate FILE",
+        ),
         (["--calibrate", "absent.txt"], "absent.txt"),
         (["--calibrate", "TEXTS", "--texts", "0"], "--texts must be at least 1, got 0"),
         (["--calibrate", "EMPTY"], "no texts"),
-        (["--calibrate", "TABLE"], "has no column 'text': name that of the texts with --column, of 'id', 'review'"),
-        (["--column", "review"], "--column review is about the texts of a file: add --calibrate FILE"),
-        (["--texts", "64"], "--texts 64 is about the texts of a file"),
+        (
+            ["--calibrate", "TABLE"],
+            "has no column 'text': name the text column with --column; the file has 'id', 'review'",
+        ),
+        (["--column", "review"], "--column review needs --calibrate FILE: add it"),
+        (["--texts", "64"], "--texts 64 needs --calibrate FILE"),
     ],
 )
 def test_refused_in_words(capsys, model, texts, tmp_path, arguments, words):
@@ -103,9 +109,7 @@ def test_refused_in_words(capsys, model, texts, tmp_path, arguments, words):
 def test_four_bits_without_texts_warn(capsys, model, tmp_path):
     assert main(["convert", str(model), str(tmp_path / "out"), "--scheme", "w4a8-g32"]) == 0
     warned = capsys.readouterr().err
-    assert (
-        "kdnative: warning: weights in w4a8-g32 are rounded to the nearest" in warned and "--calibrate FILE" in warned
-    )
+    assert "kdnative: warning: weights in w4a8-g32 are rounded to nearest" in warned and "--calibrate FILE" in warned
 
 
 def test_the_loss_is_that_of_the_embeddings(model, texts):

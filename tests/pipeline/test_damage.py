@@ -59,8 +59,10 @@ def test_an_output_is_checked_by_the_stage_that_reads_it(finished, tiny, tmp_pat
     else:
         target.unlink()
     shutil.rmtree(run.output(reader))
-    problem = "is missing" if damage == "gone" else "has changed since the stage was finished"
-    with pytest.raises(PipelineError, match=f"{target.name} {problem}: make it again with --only {damaged} --overw"):
+    problem = "is missing" if damage == "gone" else "has changed since the stage finished"
+    with pytest.raises(
+        PipelineError, match=f"{target.name} {problem}: run the stage again with --only {damaged} --overw"
+    ):
         kdnative.run(recipe, resume=True, until=reader, **options)
     assert run.record(reader) is None
     kdnative.run(recipe, only=damaged, overwrite=True, **options)  # as it says
@@ -114,7 +116,7 @@ def test_records_that_lack_a_key(finished, tmp_path, key, value):
     if value == "absent":
         del content[key]
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(PipelineError, match=f"stage.json is damaged, '{key}' is "):
+    with pytest.raises(PipelineError, match=f"stage.json is damaged: '{key}' is "):
         run.record("distil")
 
 
@@ -174,5 +176,5 @@ def test_a_state_without_the_time_it_took_is_refused(interrupted, tmp_path):
         del state["parts"]["callback 0"]["seconds"], state["format"]
         write_state(file, state)
 
-    with pytest.raises(ResumeError, match="saved state of the callback 0 does not fit this run's: KeyError: 'seconds'"):
+    with pytest.raises(ResumeError, match="saved state of the callback 0 does not match this run: KeyError: 'seconds'"):
         resumed(interrupted, tmp_path, damage)

@@ -47,7 +47,7 @@ def test_its_weights_stay_and_its_rows_follow_the_names(tiny, finished, teacher,
     best = max(point["validation_accuracy"] for point in history)
     assert metrics["validation"]["accuracy"] == pytest.approx(best)
     log = (found.path / "log.txt").read_text(encoding="utf-8")
-    assert "train_teacher: nothing is trained, the teacher is fine-tuned; validation accuracy" in log
+    assert "train_teacher: the teacher is already fine-tuned and is not trained; validation accuracy" in log
 
 
 def test_a_head_for_other_classes_is_refused_before_a_folder_is_made(tiny, teacher, tmp_path):
@@ -71,7 +71,7 @@ def test_a_model_without_a_head_is_refused(tiny, tmp_path):
 def test_a_head_of_classes_has_no_number(tiny, teacher, tmp_path):
     data = tmp_path / "data.tsv"
     data.write_text("text\tlabel\n" + "".join(f"good {i}\t{i / 7:.3f}\n" for i in range(60)), encoding="utf-8")
-    with pytest.raises(PipelineError, match="its head has 2 outputs, and a number needs one"):
+    with pytest.raises(PipelineError, match="its head has 2 outputs, but regression needs one"):
         run(recipe_with(tiny, teacher, task="text-regression", data={"source": str(data)}), tmp_path)
 
 

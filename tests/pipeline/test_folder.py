@@ -162,7 +162,7 @@ def test_an_output_without_its_record_makes_way(folder):
 def test_what_is_no_output_is_not_deleted(folder):
     (folder.output("distil")).mkdir()
     (folder.output("distil") / "notes.txt").write_text("mine")
-    with pytest.raises(PipelineError, match="distil is no output of a stage, and .* write there: move it away"):
+    with pytest.raises(PipelineError, match="distil is not the output of a stage, but .* writes to that path: move it"):
         folder.begin("distil", ORIGIN)
     assert (folder.output("distil") / "notes.txt").read_text() == "mine"
 
@@ -239,7 +239,7 @@ def test_an_interrupted_clear_leaves_no_half_stage(folder, monkeypatch):
 
 def test_clear_refuses_other_folders(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(PipelineError, match="not the folder of a run"):
+    with pytest.raises(PipelineError, match="not a run folder"):
         RunFolder(tmp_path).clear()
     assert (tmp_path / "thesis.tex").exists()
 

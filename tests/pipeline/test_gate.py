@@ -84,16 +84,22 @@ def test_check_lists_it_and_refuses_what_few_examples_cannot_show(tiny, tmp_path
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"convert": {"schemes": SCHEMES}}, "only a gate chooses among several"),
-        ({"convert": {"schemes": ["w8a8", "w4a8-g32"], "gate": {"max_drop": 0.1}}}, "from the fewest bits up"),
+        ({"convert": {"schemes": SCHEMES}}, "only a gate can choose among several schemes"),
+        ({"convert": {"schemes": ["w8a8", "w4a8-g32"], "gate": {"max_drop": 0.1}}}, "in ascending order of bits"),
         ({"convert": {"schemes": [], "gate": {"max_drop": 0.1}}}, "give each scheme once"),
         ({"convert": {"gate": {}}}, "convert.gate.max_drop is missing"),
         ({"convert": {"gate": {"max_drop": -1}}}, "convert.gate.max_drop"),
         ({"convert": {"gate": {"max_drop": 0.1, "metrik": "kl"}}}, "did you mean 'metric'?"),
         ({"convert": {"gate": {"max_drop": 0.1, "metric": "cosine"}}}, "convert.gate.metric"),
         ({"convert": {"gate": {"max_drop": 0.1}}, "recover": {"schemes": "w8a8"}}, "set recover: null"),
-        ({"convert": {"schemes": SCHEMES, "gate": {"max_drop": 0.1}}, "calibrate": None}, "has w2a8-g32, and neither"),
-        ({"convert": {"gate": {"max_drop": 0.1}}, "calibrate": None}, "may choose w4a8-g64, and nothing says how"),
+        (
+            {"convert": {"schemes": SCHEMES, "gate": {"max_drop": 0.1}}, "calibrate": None},
+            "has w2a8-g32, but the recipe has neither",
+        ),
+        (
+            {"convert": {"gate": {"max_drop": 0.1}}, "calibrate": None},
+            "may choose w4a8-g64, and the recipe does not say how",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(tiny, tmp_path, sections, words):

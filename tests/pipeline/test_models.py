@@ -93,7 +93,7 @@ def test_rows_without_names_are_taken_in_their_order_and_named(tmp_path, caplog)
     folder = write_classifier(tmp_path, ["LABEL_0", "LABEL_1"])
     assert torch.equal(logits(load_classifier(folder, ["negative", "positive"])), published(folder))
     (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert "row 0 for negative, row 1 for positive; if that is wrong" in record.getMessage()
+    assert "row 0 for negative, row 1 for positive; if this is wrong" in record.getMessage()
 
 
 def test_a_head_for_other_classes_is_drawn_anew(tmp_path, caplog):
@@ -103,7 +103,7 @@ def test_a_head_for_other_classes_is_drawn_anew(tmp_path, caplog):
     before, after = published(folder), logits(model)
     assert not torch.allclose(before, after) and not torch.allclose(before[:, [1, 0]], after)
     assert not model.classifier.bias.any() and 0.01 < model.classifier.weight.std() < 0.03
-    for part in (str(folder), "spam, ham", "negative, positive", "has to be trained"):
+    for part in (str(folder), "spam, ham", "negative, positive", "must be trained"):
         assert part in caplog.text
     torch.manual_seed(5)
     assert torch.equal(logits(load_classifier(folder, ["negative", "positive"])), after), "drawn from the seed"
@@ -120,7 +120,7 @@ def test_a_head_that_becomes_one_of_numbers_begins_at_their_mean(tmp_path, caplo
     folder = write_classifier(tmp_path, ["spam", "ham", "eggs"])
     train = Dataset([Example({"text": "a", "label": y}, str(y)) for y in (1.0, 4.0)])
     model = load_for_task(folder, TASKS["text-regression"], train)
-    assert model.classifier.bias.tolist() == [2.5] and "begins at 2.5, the mean of the training labels" in caplog.text
+    assert model.classifier.bias.tolist() == [2.5] and "starts at 2.5, the mean of the training labels" in caplog.text
 
 
 def test_an_encoder_without_a_head_is_quiet(tmp_path, caplog):

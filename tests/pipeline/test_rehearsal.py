@@ -80,27 +80,30 @@ REFUSED = {
     ),
     "layer_map, student": (
         {"distil": {"layer_map": {"1": 1, "3": 3}}},
-        r"^distil\.layer_map: there is no position 3 in the student: it has 0, the embeddings, to 2, the last layer",
+        r"^distil\.layer_map: the student has no position 3: "
+        r"positions are 0 \(the embeddings\) to 2 \(the last layer\)",
     ),
     "layer_map, teacher": (
         {"recover": {"hidden_weight": 1.0, "layer_map": {"1": 4}}},
-        r"^recover\.layer_map: there is no position 4 in the teacher: it has 0, the embeddings, to 3, the last layer",
+        r"^recover\.layer_map: the teacher has no position 4: "
+        r"positions are 0 \(the embeddings\) to 3 \(the last layer\)",
     ),
     "layer_map of what prune leaves": (
         {"prune": {"layers": 1, "hidden_weight": 1.0, "layer_map": {"2": 3}}},
-        r"^prune\.layer_map: there is no position 2 in the student",
+        r"^prune\.layer_map: the student has no position 2",
     ),
     "a deeper student": (
         {"student": {"source": DEEP, "layers": None}},
-        r"^distil\.hidden_weight: 4 student layers cannot be spread over 3 teacher layers; say in distil\.layer_map",
+        r"^distil\.hidden_weight: 4 student layers cannot be spread over 3 teacher layers; "
+        r"map the layers in distil\.layer_map",
     ),
     "too few class_weights": (
         {"train_teacher": {"class_weights": [1.0]}},
-        r"^train_teacher\.class_weights: 1 weights are given, but the data has 2 classes \(negative, positive\): give",
+        r"^train_teacher\.class_weights: 1 values are given, but the data has 2 classes \(negative, positive\): give",
     ),
     "too many class_weights": (
         {"prune": {"class_weights": [1.0, 2.0, 3.0]}},
-        r"^prune\.class_weights: 3 weights are given, but the data has 2 classes",
+        r"^prune\.class_weights: 3 values are given, but the data has 2 classes",
     ),
     "top_k": (
         {"compress_teacher": {"top_k": 3}},
@@ -127,7 +130,7 @@ REFUSED = {
     ),
     "convert.schemes against recover.schemes": (
         {"recover": {"schemes": "w8a8"}, "convert": {"schemes": {"*.query": "w4a8-g64", "*": "w8a8"}}},
-        r"^convert\.schemes: \S+\.query: it was trained for w8a8, but w4a8-g64 is asked for: ask for the same",
+        r"^convert\.schemes: \S+\.query: it was trained for w8a8, but w4a8-g64 is given: give the scheme it was",
     ),
     "groups in convert": (
         {"recover": None, "convert": {"schemes": {"*.output.dense": "w4a8-g128"}}},
@@ -189,10 +192,10 @@ def test_balanced_weights_need_every_class(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"student": {"layers": 1}}, r"^student\.layers: FNet\w+ has no part that layers could prune"),
-        ({"prune": {"layers": 1}}, r"^prune\.layers: FNet\w+ has no part that layers could prune"),
-        ({"prune": {"heads": 0.5}}, r"^prune\.heads: FNet\w+ has no part that heads could prune"),
-        ({"prune": {"ffn": 0.5}}, r"^prune\.ffn: FNet\w+ has no part that ffn could prune"),
+        ({"student": {"layers": 1}}, r"^student\.layers: FNet\w+ has nothing that layers could prune"),
+        ({"prune": {"layers": 1}}, r"^prune\.layers: FNet\w+ has nothing that layers could prune"),
+        ({"prune": {"heads": 0.5}}, r"^prune\.heads: FNet\w+ has nothing that heads could prune"),
+        ({"prune": {"ffn": 0.5}}, r"^prune\.ffn: FNet\w+ has nothing that ffn could prune"),
     ],
 )
 def test_a_student_of_unknown_parts(tiny, unknown, tmp_path, sections, words):
@@ -217,7 +220,7 @@ def test_a_teacher_that_is_no_classifier(tiny, tmp_path):
     source = str(write_encoder(tmp_path / "clip", tiny, "CLIPText", **sizes))
     path = write_recipe(tmp_path / "r.yaml", changed(tiny, teacher={"source": source}))
     with pytest.raises(
-        PipelineError, match="^teacher.source: .* kind 'clip_text_model', for which transformers has no"
+        PipelineError, match="^teacher.source: .* is a 'clip_text_model' model, and transformers has no"
     ):
         kdnative.run(path, runs=tmp_path / "runs", progress=False)
     assert not (tmp_path / "runs").exists()
@@ -360,8 +363,8 @@ def test_an_unexpected_failure_lets_the_run_go_on_and_is_logged(tiny, tmp_path, 
     monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_config", fails)
     rehearsed(changed(tiny, student={"layers": 9}), tmp_path)
     assert given_up(caplog.records) == [
-        "the stages that follow could not be rehearsed",
-        "1 steps could not be rehearsed: the stages that follow",
+        "the stages that follow could not be checked",
+        "1 checks could not be made: the stages that follow",
     ]
     assert "not on the meta device" in caplog.text
     caplog.clear()

@@ -213,11 +213,11 @@ def test_resume_notices_another_model_in_the_same_folder(tiny, tmp_path):
     for name in ("model.safetensors", "vocab.txt"):
         content = (model / name).read_bytes()
         (model / name).write_bytes(content + b"\n")
-        with pytest.raises(PipelineError, match="train_teacher: the model in .*model is another one"):
+        with pytest.raises(PipelineError, match="train_teacher: the model in .*model has changed"):
             kdnative.run(path, resume=True, **options)
         (model / name).write_bytes(content)
     shutil.rmtree(model)
-    with pytest.raises(PipelineError, match="train_teacher: the model in .*model is not there any more"):
+    with pytest.raises(PipelineError, match="train_teacher: the model in .*model is missing"):
         kdnative.run(path, resume=True, **options)
     assert run.record("train_teacher") is not None
 
@@ -275,7 +275,7 @@ def test_restarting_changed_stages_and_only(finished, tiny, tmp_path):
     assert not (run.path / "summary.json").exists()  # it showed the student that is gone
     assert digests(run, STAGES[:5]) == {stage: before[stage] for stage in STAGES[:5]}
     assert run.record("recover")["digest"] != before["recover"]
-    with pytest.raises(PipelineError, match="convert: the output of recover is another one"):
+    with pytest.raises(PipelineError, match="convert: the output of recover has changed"):
         kdnative.run(recipe, runs=tmp_path / "runs", resume=True, until="convert", progress=False)
     kdnative.run(recipe, runs=tmp_path / "runs", only="convert", overwrite=True, progress=False)
     assert run.record("convert")["digest"] != before["convert"]

@@ -81,7 +81,7 @@ def test_runs_that_are_there_are_kept_or_refused(stubbed, tiny, tmp_path):
     given |= {0: summary(0.5, 1.0), 1: summary(0.6, 1.0)}
     recipe = write_recipe(tmp_path / "r.yaml", tiny)
     run_seeds(recipe, [0], runs=tmp_path)
-    with pytest.raises(PipelineError, match=r"tiny-seed0 in .* already: continue with --resume"):
+    with pytest.raises(PipelineError, match=r"tiny-seed0 in .* already hold runs: continue with --resume"):
         run_seeds(recipe, [1, 0], runs=tmp_path)
     assert len(ran) == 1  # refused before the run of another seed
     found = json.loads(run_seeds(recipe, [1, 0], runs=tmp_path, resume=True).read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def test_runs_that_are_there_are_kept_or_refused(stubbed, tiny, tmp_path):
 
 @pytest.mark.parametrize("wrong", [[], [1, 1], [-1], [2**32]])
 def test_seeds_that_are_not_allowed(stubbed, tiny, tmp_path, wrong):
-    with pytest.raises(PipelineError, match="seeds are different whole numbers from 0 to"):
+    with pytest.raises(PipelineError, match="seeds must be different whole numbers from 0 to"):
         run_seeds(write_recipe(tmp_path / "r.yaml", tiny), wrong, runs=tmp_path)
     assert stubbed[0] == []
 

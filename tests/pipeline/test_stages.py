@@ -72,9 +72,9 @@ def test_a_recipe_that_leaves_it_out_is_as_without(with_shrink, tiny, tmp_path):
 
 def test_names_and_places_are_checked():
     assert "shrink" not in recipe_class().model_fields
-    with pytest.raises(ValueError, match="recipes have a 'distil' already"):
+    with pytest.raises(ValueError, match="a stage named 'distil' already exists"):
         add_stage(Stage("distil", shrink, section=Shrink, default=None), after="prune")
-    with pytest.raises(ValueError, match="recipes have a 'goals' already"):
+    with pytest.raises(ValueError, match="a stage named 'goals' already exists"):
         add_stage(Stage("goals", shrink, section=Shrink, default=None), after="prune")
     with pytest.raises(ValueError, match="there is no stage 'dstil' to put 'shrink' behind"):
         add_stage(SHRINK, after="dstil")

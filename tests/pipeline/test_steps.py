@@ -22,7 +22,7 @@ def judged(*steps, **options):
         (0.008, 0.01, "no difference", "an effect of 0.8 points would need about 3,200 of them"),
         (-0.008, 0.01, "no difference", "an effect of 0.8 points would need about 3,200 of them"),
         (0.001, 0.01, "no difference", "an effect of 0.5 points would need about 8,200 of them"),
-        (0.0, 0.002, "no difference", "they would show an effect of 0.5 points"),
+        (0.0, 0.002, "no difference", "these examples would show an effect of 0.5 points"),
         (0.0, 0.0, "no difference", "the same result on each"),
     ],
 )
@@ -46,9 +46,23 @@ def test_a_step_says_what_it_bought_and_what_it_cost():
 @pytest.mark.parametrize(
     ("value", "half", "words"),
     [
-        (-0.02, 0.01, "Hard labels alone beat distillation: the teacher, its soft labels and distil took 2 min 00 s"),
-        (0.0, 0.008, "Hard labels alone would have done: the teacher, its soft labels and distil took 2 min 00 s"),
-        (0.01, 0.03, "It isn't shown that distillation helped: the teacher"),  # up to 4 points may be in it
+        (
+            -0.02,
+            0.01,
+            "Training on hard labels alone is better than distillation: the teacher, its "
+            "soft labels and distil took 2 min 00 s",
+        ),
+        (
+            0.0,
+            0.008,
+            "Distillation did not improve on hard labels alone: the teacher, its "
+            "soft labels and distil took 2 min 00 s",
+        ),
+        (
+            0.01,
+            0.03,
+            "The test split is too small to show whether distillation helped: the teacher",
+        ),  # up to 4 points may be in it
     ],
 )
 def test_distillation_that_bought_nothing(value, half, words):
@@ -58,13 +72,15 @@ def test_distillation_that_bought_nothing(value, half, words):
 
 def test_a_student_that_is_cut_from_the_teacher_needs_it_without_distillation_too():
     _, (finding,) = judged(step(value=0.0, half=0.008, without=["compress_teacher", "distil"]))
-    assert finding.startswith("Hard labels alone would have done: the teacher's soft labels and distil took 1 min 00 s")
+    assert finding.startswith(
+        "Distillation did not improve on hard labels alone: the teacher's soft labels and distil took 1 min 00 s"
+    )
 
 
 def test_distillation_that_helped_and_one_without_a_baseline():
     assert judged(step())[1] == []
     (finding,) = summary(evaluated(), baseline=False)["findings"]
-    assert finding == "Whether distillation helped isn't known: this recipe leaves train_baseline out."
+    assert finding == "The effect of distillation is unknown, because this recipe has no train_baseline."
 
 
 @pytest.mark.parametrize(
@@ -73,11 +89,15 @@ def test_distillation_that_helped_and_one_without_a_baseline():
         (
             0.0,
             0.008,
-            "recover bought nothing: recover: null, with its schemes in convert.schemes and, below 8 bits, "
-            "calibrate: {}, converts the student",
+            "recover did not improve the student. To convert without it, set recover: null, move its "
+            "schemes to convert.schemes and, below 8 bits, add calibrate: {}.",
         ),
-        (0.01, 0.03, "It isn't shown that recover helped: recover: null"),
-        (-0.02, 0.01, "recover made the student worse: recover: null"),
+        (
+            0.01,
+            0.03,
+            "The test split is too small to show whether recover helped. To convert without it, set recover: null",
+        ),
+        (-0.02, 0.01, "recover made the student worse. To convert without it, set recover: null"),
     ],
 )
 def test_quantization_aware_training_that_bought_nothing(value, half, words):
@@ -88,13 +108,13 @@ def test_quantization_aware_training_that_bought_nothing(value, half, words):
 def test_calibration_is_blamed_for_harm_alone():
     assert judged(step("calibrated", "calibrate", 0.0, 0.008))[1] == []
     _, (finding,) = judged(step("calibrated", "calibrate", -0.02, 0.01))
-    assert finding.startswith("calibrate made the student worse: give it more texts")
+    assert finding.startswith("calibrate made the student worse: raise calibrate.texts")
 
 
 def test_pruning_that_made_nothing_smaller_or_faster():
     same = {"latency": [["distilled", "native"], ["distilled", "native"]], "size": ["distilled", "distilled"]}
     _, (finding,) = judged(step("changed", "prune", -0.01, 0.02, same))
-    assert finding == "prune bought nothing: the model is no smaller, and not certainly faster."
+    assert finding == "prune had no measurable effect: the model is no smaller, and no speed-up is shown."
 
 
 def history(accuracies, losses):
@@ -104,8 +124,16 @@ def history(accuracies, losses):
 @pytest.mark.parametrize(
     ("accuracies", "losses", "words"),
     [
-        ((0.80, 0.8478, 0.8562), (0.5, 0.6, 0.7), "3 epochs ended (validation accuracy: 84.8 % to 85.6 % in the last"),
-        ((0.80, 0.86, 0.86), (0.5, 0.45, 0.4), "3 epochs ended (validation loss: 0.450 to 0.400 in the last one)"),
+        (
+            (0.80, 0.8478, 0.8562),
+            (0.5, 0.6, 0.7),
+            "the end of its 3 epochs (validation accuracy: 84.8 % to 85.6 % in the last",
+        ),
+        (
+            (0.80, 0.86, 0.86),
+            (0.5, 0.45, 0.4),
+            "the end of its 3 epochs (validation loss: 0.450 to 0.400 in the last one)",
+        ),
         ((0.80, 0.86, 0.85), (0.5, 0.4, 0.45), None),
         ((0.80,), (0.5,), None),  # of one epoch nobody can tell
     ],
@@ -118,8 +146,8 @@ def test_a_teacher_that_was_still_improving(accuracies, losses, words):
 @pytest.mark.parametrize(
     ("ece", "chance", "accuracy", "words"),
     [
-        (0.35, 0.05, 0.95, "It is less sure than it is right, as after too few epochs"),
-        (0.35, 0.05, 0.25, "It is surer than it is right: train it with label smoothing"),
+        (0.35, 0.05, 0.95, "It is underconfident, which is usual after too few epochs"),
+        (0.35, 0.05, 0.25, "It is overconfident: train it with label smoothing"),
         (0.09, 0.05, 0.95, None),
         (0.35, 0.40, 0.95, None),  # so few examples that any classifier looks like this
     ],
@@ -131,9 +159,11 @@ def test_a_badly_calibrated_teacher(ece, chance, accuracy, words):
     if words is None:
         assert found == []
     else:
-        assert found[0].startswith("The teacher is badly calibrated: its confidence misses its accuracy by 35 points")
+        assert found[0].startswith(
+            "The teacher is badly calibrated: its confidence differs from its accuracy by 35 points"
+        )
         assert words in found[0] and found[0].endswith(
-            "Or set train_teacher.fit_temperature: true, which fits a temperature."
+            "Or set train_teacher.fit_temperature: true to calibrate the confidence."
         )
         calibrated = {"calibration": {"temperature": 0.5}}
         (again,) = summary(evaluated(teacher=teacher), trained=calibrated)["findings"]

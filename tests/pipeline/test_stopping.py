@@ -48,7 +48,7 @@ def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(finished, tiny, tmp
     command = [sys.executable, "-c", _SIGNALLED, name, str(recipe), "--runs", str(runs), "--quiet"]
     end = subprocess.run(command, capture_output=True, text=True, check=False)
     assert end.returncode == code, end.stderr
-    words = f"stopped by {name}; a run continues with --resume"
+    words = f"stopped by {name}; continue a run with --resume"
     assert end.stderr.endswith(f"kdnative: {words}\n") and end.stderr.count("stopped") == 1
     log = (runs / "tiny" / "log.txt").read_text(encoding="utf-8")
     assert log.endswith(f"ERROR {words}\n")
@@ -65,7 +65,7 @@ def test_ctrl_c_is_in_the_log_in_the_same_words(tiny, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         kdnative.run(write_recipe(tmp_path / "r.yaml", tiny), runs=tmp_path / "runs", progress=False)
     log = (tmp_path / "runs" / "tiny" / "log.txt").read_text(encoding="utf-8")
-    assert log.endswith("ERROR stopped; a run continues with --resume\n")
+    assert log.endswith("ERROR stopped; continue a run with --resume\n")
 
 
 def test_from_python_too_and_the_handlers_are_those_of_before(tiny, tmp_path, monkeypatch, capsys):
@@ -74,7 +74,7 @@ def test_from_python_too_and_the_handlers_are_those_of_before(tiny, tmp_path, mo
     with pytest.raises(Stopped) as caught:
         kdnative.run(recipe, runs=tmp_path / "runs", progress=False)
     assert caught.value.code == 143
-    assert capsys.readouterr().err.endswith("kdnative: stopped by SIGTERM; a run continues with --resume\n")
+    assert capsys.readouterr().err.endswith("kdnative: stopped by SIGTERM; continue a run with --resume\n")
     assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     monkeypatch.undo()
     options = {"runs": tmp_path / "runs", "until": "train_teacher", "progress": False}

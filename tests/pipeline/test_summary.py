@@ -30,7 +30,7 @@ def test_goals_in_between_are_open():
     found = summary(evaluated(kept=estimate(0.975, 0.01)), timed(native_ms=0.99, wobble=0.02))
     assert [met for met, _ in goals(found)] == [None, True, True, False]  # same wobble in each round: an exact ratio
     line = next(line for line in format_summary(found).splitlines() if line.startswith("OPEN"))
-    assert "97.5 % [96.5 %, 98.5 %] (goal: at least 97.0 %; 1,038 examples can't tell;" in line
+    assert "97.5 % [96.5 %, 98.5 %] (goal: at least 97.0 %; 1,038 examples can't decide it;" in line
 
 
 def test_an_interval_of_interleaved_samples_decides_on_latency():
@@ -49,7 +49,7 @@ def test_a_goal_without_an_interval_is_open():
     found = summary(times=times, goals=Goals(speedup_teacher=3))
     assert found["goals"][0]["met"] is None and found["goals"][0]["value"] == pytest.approx(10)
     line = next(line for line in format_summary(found).splitlines() if line.startswith("OPEN"))
-    assert "in torch fp32: 10.00x (goal: at least 3x; 2 rounds can't tell;" in line
+    assert "in torch fp32: 10.00x (goal: at least 3x; 2 rounds can't decide it;" in line
 
 
 def test_goals_not_asked_for_are_left_out():

@@ -149,7 +149,7 @@ def test_the_head_of_a_regression_begins_at_the_mean(tiny, tmp_path):
             {"task": "text-regresion"},
             "task: there is no task 'text-regresion'; there are text-classification, text-reg",
         ),
-        ({"data": {"text_pair": "b"}}, "data.text_pair: the task text-classification reads one text"),
+        ({"data": {"text_pair": "b"}}, "data.text_pair is given, but the task text-classification reads one text"),
         (
             {"task": "text-regression", "distil": {"label_smoothing": 0.1}},
             "distil.label_smoothing is 0.1, but a regression task has no classes: leave it out",
@@ -164,7 +164,7 @@ def test_the_head_of_a_regression_begins_at_the_mean(tiny, tmp_path):
         ),
         (
             {"prune": {"macs": 0.5}},
-            "prune.macs is 0.5, but it is about networks of convolutions",
+            "prune.macs is 0.5, but it is for convolutional networks",
         ),
         (
             {"task": "sentence-pair-regression", "train_teacher": {"class_weights": "balanced"}},

@@ -47,4 +47,4 @@ def test_a_training_that_gets_no_better_ends_early(tiny, tmp_path):
     metrics = json.loads((found.output("train_teacher") / "metrics.json").read_text(encoding="utf-8"))
     assert len(metrics["history"]) == 3 and metrics["best_epoch"] == 0
     log = (found.path / "log.txt").read_text(encoding="utf-8")
-    assert "ends early: no better validation accuracy for 2 epochs; epoch 1 was the best" in log
+    assert "stopped early: validation accuracy did not improve for 2 epochs; epoch 1 was the best" in log

@@ -75,6 +75,8 @@ def test_epochs_show_the_measures_that_matter():
 def test_an_early_end_says_why():
     made = Fixture(early_stopping=1, select_by=("macro_f1", "max"))
     made.log.on_end(History([{}, {}], 100, 0))
-    assert made.lines[1:] == ["distil: ends early: no better validation macro f1 for 1 epoch; epoch 1 was the best"]
+    assert made.lines[1:] == [
+        "distil: stopped early: validation macro f1 did not improve for 1 epoch; epoch 1 was the best"
+    ]
     made.log.on_end(History([{}, {}], 200, 0))
     assert len(made.lines) == 2

@@ -27,7 +27,7 @@ TEXTS = [f"this is reply number {i}" for i in range(40)]
 def test_a_second_text_is_named_with_the_cure(tmp_path):
     path = write(tmp_path / "a.tsv", TEXTS)
     (note,) = unread_texts(Data(source=str(path)), ONE)
-    assert note.startswith("a.tsv: nothing reads 'reply', which looks like text")
+    assert note.startswith("a.tsv: 'reply' looks like text but is not read")
     assert "task: sentence-pair-classification and data.text_pair" in note
     assert "task: sentence-pair-regression" in unread_texts(Data(source=str(path)), NUMBER)[0]
 
@@ -35,7 +35,7 @@ def test_a_second_text_is_named_with_the_cure(tmp_path):
 def test_of_a_folder_the_training_file_is_looked_at(tmp_path):
     write(tmp_path / "train.tsv", TEXTS)
     (note,) = unread_texts(Data(source=str(tmp_path)), ONE)
-    assert note.startswith("train.tsv: nothing reads 'reply'")
+    assert note.startswith("train.tsv: 'reply' looks like text but is not read")
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,4 @@ def test_a_file_that_can_not_be_read_is_left_to_its_reader(tmp_path):
 def test_the_check_of_a_recipe_says_it(tiny, tmp_path):
     recipe = changed(tiny, data={"source": str(write(tmp_path / "a.tsv", TEXTS))})
     found = check(write_recipe(tmp_path / "r.yaml", recipe), runs=tmp_path / "runs")
-    assert any("nothing reads 'reply'" in note for note in found.notes)
+    assert any("'reply' looks like text but is not read" in note for note in found.notes)

@@ -222,9 +222,7 @@ def make_run(folder: Path) -> Path:
             "task": task(),
             "rows": [model_row(key) for key in NAMES],
             "steps": steps(),
-            "findings": [
-                "The teacher was still improving when its 3 epochs ended: give it more (train_teacher.epochs)."
-            ],
+            "findings": ["The teacher was still improving at the end of its 3 epochs: raise train_teacher.epochs."],
             "gain": {"total": ratio(28.2), "smaller_model": ratio(3.02), "native_kernels": ratio(9.32)},
             "goals": goals(),
             "case": {"batch": 1, "tokens": 32, "threads": 2},

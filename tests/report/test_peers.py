@@ -55,7 +55,7 @@ def test_the_report_shows_them_where_they_were_measured(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"suite": "gemm", "cases": []}, "is no result of `kdnative bench model RUN --peers --json`"),
+        ({"suite": "gemm", "cases": []}, "is not a result of `kdnative bench model RUN --peers --json`"),
         ({"suite": "model_peers", "cases": [{"batch": 1}]}, "cases[0] lacks tokens, threads, rows"),
         (
             {"suite": "model_peers", "cases": [{"batch": 1, "tokens": 1, "threads": 1, "rows": [{"name": "x"}]}]},

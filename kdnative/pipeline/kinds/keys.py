@@ -34,40 +34,40 @@ def check_kind(recipe: Any, pictures: bool) -> None:
             for key in _OF_PICTURES:
                 if (value := getattr(part, key)) is not None:
                     raise ValueError(
-                        f"{name}.{key} is {shown(value)}, but the task {recipe.task} reads texts, whose models have "
-                        "their weights and widths in their folder: leave it out"
+                        f"{name}.{key} is {shown(value)}, but the task {recipe.task} reads texts, and text "
+                        "models take weights and widths from their folder: leave it out"
                     )
         for name, part in _pruning(recipe):
             for key in _SHARES:
                 if (value := getattr(part, key)) is not None:
                     raise ValueError(
-                        f"{name}.{key} is {shown(value)}, but it is about networks of convolutions, and the task "
-                        f"{recipe.task} has encoders of texts: give {name}.heads, ffn or layers instead"
+                        f"{name}.{key} is {shown(value)}, but it is for convolutional networks, and the task "
+                        f"{recipe.task} uses text encoders: give {name}.heads, ffn or layers instead"
                     )
         return
     for name, part in _pruning(recipe):
         if sum(getattr(part, key) is not None for key in _SHARES) != 1:
             raise ValueError(
-                f"{name} is to say how much of the network stays: give one of {name}.macs and {name}.latency, such as "
-                "macs: 0.5"
+                f"{name} does not say how much of the network to keep: give {name}.macs or {name}.latency, "
+                "such as macs: 0.5"
             )
     if recipe.recover is not None and recipe.convert.schemes not in (None, recipe.recover.schemes):
         raise ValueError(
-            f"convert.schemes is {shown(recipe.convert.schemes)}, but recover trains the very network that convert "
-            f"makes, in {shown(recipe.recover.schemes)}: leave convert.schemes out"
+            f"convert.schemes is {shown(recipe.convert.schemes)}, but recover trains the network in "
+            f"{shown(recipe.recover.schemes)}: leave convert.schemes out"
         )
     for key in _OF_TEXTS:
         value = getattr(recipe.data, key)
         if value != type(recipe.data).model_fields[key].get_default(call_default_factory=True):
             raise ValueError(
-                f"data.{key} is {shown(value)}, but it is about texts, and the task {recipe.task} reads pictures: "
-                "leave it out"
+                f"data.{key} is {shown(value)}, but it is for texts, and the task {recipe.task} reads "
+                "pictures: leave it out"
             )
     for key, wanted in _NOT_YET.items():
         if (value := _at(recipe, key, wanted)) != wanted:
             given = shown(value) if isinstance(value, str | int | float) else "given"
             told = "null" if wanted is None else str(wanted).lower()
-            raise ValueError(f"{key} is {given}, and recipes of pictures do without it: write {key}: {told}")
+            raise ValueError(f"{key} is {given}, but recipes for pictures don't support it: set {key}: {told}")
 
 
 def _pruning(recipe: Any) -> list[tuple[str, Any]]:

@@ -42,12 +42,12 @@ class _Pictures(Kind):
     things, unit = "pictures", "pixels"
     convolutions = True
     models = (
-        "folder or file: give torchvision:NAME, timm:NAME, package:NAME or the folder of a model that an image recipe "
-        "made, and as weights a file"
+        "folder or file: give torchvision:NAME, timm:NAME, package:NAME or the folder of a model made by an "
+        "image recipe; weights is a file"
     )
 
     def load_data(self, recipe: Recipe) -> DataSplits:
-        require("PIL.Image", "a recipe of pictures")  # before a data set is fetched
+        require("PIL.Image", "a recipe for pictures")  # before a data set is fetched
         data, images = recipe.data, recipe.data.pictures
         return task_named(recipe.task).load(
             data.source,
@@ -136,7 +136,7 @@ class _Pictures(Kind):
             faster = faster_in_bf16(model, next(iter(batches.epoch(0))).inputs)
             replace_text(path, json.dumps({"bf16": faster}) + "\n")
         found = "bf16" if json.loads(path.read_text())["bf16"] else "fp32"
-        context.log.info("%s: trains in %s, which a short trial found to be quicker", context.section, found)
+        context.log.info("%s: trains in %s, the faster precision in a short trial", context.section, found)
         return found
 
     def conversion(self, context: Context, source: str, model: nn.Module, schemes: Any) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def _try(model: nn.Module, size: int, source: str) -> None:
 
 def _not_fine_tuned(source: str) -> str:
     return (
-        f"teacher.fine_tuned is true, but {source} has no head for the data's classes: leave fine_tuned out to "
-        "fine-tune it here, or give the folder of a model that an image recipe made for these classes"
+        f"teacher.fine_tuned is true, but {source} has no head for the data's classes: leave fine_tuned out "
+        "to train it in this run, or give a model folder made by an image recipe for these classes"
     )
 
 

@@ -67,8 +67,8 @@ class _Texts(Kind):
                 rehearsal.check_fine_tuned(source, transformers.AutoConfig.from_pretrained(folder).id2label or {})
             if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
                 raise ValueError(
-                    f"{source} is a model of the kind {config.model_type!r}, for which transformers has no sequence "
-                    "classifier: give an encoder for texts, such as a BERT, RoBERTa, MPNet or DistilBERT"
+                    f"{source} is a {config.model_type!r} model, and transformers has no sequence classifier "
+                    "for it: give an encoder for texts, such as a BERT, RoBERTa, MPNet or DistilBERT"
                 )
         with torch.device("meta"):
             return transformers.AutoModelForSequenceClassification.from_config(config).eval()

@@ -88,7 +88,7 @@ def new(
             it can run. ValueError: an unknown task or teacher. FileExistsError: `out` is there.
     """
     if Path(out).exists() and not overwrite:
-        raise FileExistsError(f"{out} exists: give another name (--out), or --overwrite to replace it")
+        raise FileExistsError(f"{out} exists: give another name with --out, or replace it with --overwrite")
     made = guess(Path(data), None if task is None else text_task(task), look_at(teacher), text, text_pair, label)
     replace_text(Path(out), made.text)
     return made
@@ -116,10 +116,11 @@ def guess(
     settings = choose(_facts(sheet, roles, task, splits, teacher), teacher, unsure)
     if not task.numbers and _knows(teacher, list(roles.label.counts), unsure):
         settings = {key: chosen for key, chosen in settings.items() if not key.startswith("train_teacher.")}
-        settings["teacher.fine_tuned"] = Chosen(True, "its classes are those of the data, so it is not trained again")
+        settings["teacher.fine_tuned"] = Chosen(True, "its classes match those of the data, so it is not trained again")
         unsure.append(
-            f"the head of {teacher.source} has the data's classes, so it is taken to have learned this task "
-            "(teacher.fine_tuned: true) and is not trained; if it has learned another one, take that line out"
+            f"the head of {teacher.source} has the data's classes, so the model counts as trained for this "
+            "task (teacher.fine_tuned: true) and is not trained again; if it was trained for another task, "
+            "remove that line"
         )
     for shape in (candidates := shapes(teacher, unsure)):
         everything = _settings(data, source, shape | settings, teacher, task, why_task)
@@ -132,12 +133,12 @@ def guess(
                 raise
     if splits is None:
         unsure.append(
-            f"only the first {100 * sheet.share:.0f} % of {train} were looked at; kdnative run --check reads all of it"
+            f"only the first {100 * sheet.share:.0f} % of {train} were read; kdnative run --check reads the whole file"
         )
     else:
         unsure += checked.notes
     if sheet.repeated:
-        unsure.append(f"several columns are called {listed(sheet.repeated)}; none of them is used")
+        unsure.append(f"more than one column is named {listed(sheet.repeated)}; none of them is used")
     return New(text_of_recipe, _guesses(sheet, roles, task, why_task, everything), unsure, checked)
 
 
@@ -151,7 +152,7 @@ def _check_header(sheet: Sheet) -> None:
     odd = [name for name in names if re.fullmatch(r"[-+]?\d+(\.\d+)?", name.strip()) or len(name.split()) > 6]
     if odd:
         raise DataError(
-            f"{sheet.path}, line 1: {shown(odd[0])} looks like data, not like the name of a column: put a header "
+            f"{sheet.path}, line 1: {shown(odd[0])} looks like data, not like a column name: add a header "
             "such as text,label above the first row"
         )
 
@@ -160,7 +161,7 @@ def _data_keys(sources: Sources, sheet: Sheet, roles: Roles) -> Settings:
     """The section `data` but for the split and the length of texts."""
     first, second, label = roles.text, roles.text_pair, roles.label
     found = {"data.source": Chosen(str(sources.source), _size(sheet))}
-    found |= {f"data.{name}": Chosen(str(file), "a file of its own") for name, file in sources.parts.items()}
+    found |= {f"data.{name}": Chosen(str(file), "a separate file") for name, file in sources.parts.items()}
     if sources.unlabelled:
         why = "texts without labels; the student learns the teacher's answers to them"
         found["data.unlabelled_files"] = Chosen([str(file) for file in sources.unlabelled], why)
@@ -169,9 +170,12 @@ def _data_keys(sources: Sources, sheet: Sheet, roles: Roles) -> Settings:
         found["data.text_pair"] = Chosen(second.name, roles.why["text_pair"])
     found["data.label"] = Chosen(label.name, roles.why["label"])
     if sheet.delimiter is not None:
-        found["data.delimiter"] = Chosen(sheet.delimiter, "What separates the columns.")
+        found["data.delimiter"] = Chosen(sheet.delimiter, "The column separator.")
     if label.missing:
-        why = f"{label.missing:,} of {len(sheet):,} rows have no label; the student learns from them, too"
+        why = (
+            f"{label.missing:,} of {len(sheet):,} rows have no label; they are used for training, labelled by the "
+            "teacher"
+        )
         found["data.unlabelled"] = Chosen("keep", why)
     blank = sum(any(is_missing(v) for v in row) for row in zip(*(c.values for c in (first, second) if c), strict=True))
     if blank:
@@ -200,10 +204,12 @@ def _splits(source: Settings, task: Task, cut: list[str], labelled: str, unsure:
             continue
         if cut:
             parts = " and ".join(cut)
-            why = f"shares of training, validation and test; {parts} examples are chosen by a hash of the text"
+            why = f"shares of training, validation and test; a hash of the text chooses the {parts} examples"
             source["data.split"] = Chosen(list(split), why)
         if split != SPLITS[0]:
-            unsure.append(f"the data is small: {split[2]:.0%} of it is the test part, so that every part has examples")
+            unsure.append(
+                f"the data is small: the test split is {split[2]:.0%} of it, so that every split has examples"
+            )
         return found
     raise DataError(f"{first} ({labelled} have a label)" if "split is empty" in str(first) else str(first)) from first
 
@@ -228,8 +234,8 @@ def _knows(teacher: LookedAt, labels: list[str], unsure: list[str]) -> bool:
         return True
     if len(teacher.classes) == len(labels) and all(re.fullmatch(r"LABEL_\d+", name) for name in teacher.classes):
         unsure.append(
-            f"the teacher has a head for {len(labels)} classes without names; if it was trained for this task, set "
-            "teacher.fine_tuned: true and take train_teacher out"
+            f"the teacher has a head for {len(labels)} classes without names; if it was trained for this "
+            "task, set teacher.fine_tuned: true and remove train_teacher"
         )
     return False
 
@@ -243,21 +249,27 @@ def _sample(roles: Roles) -> list[tuple[str, ...]]:
 
 def _settings(data: Path, source: Settings, chosen: Settings, teacher: LookedAt, task: Task, why_task: str) -> Settings:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", data.resolve().stem).strip("-._") or "recipe"
-    known = "" if teacher.tokenizer is not None else ", which is fetched when the recipe runs"
+    known = "" if teacher.tokenizer is not None else ", downloaded when the recipe runs"
     found = {
-        "name": Chosen(name[:100], "The name of the run's folder."),
-        "task": Chosen(task.name, f"What the models are asked for: {why_task}."),
+        "name": Chosen(name[:100], "Name of the run folder."),
+        "task": Chosen(task.name, f"What the models predict: {why_task}."),
         **source,
-        "teacher.source": Chosen(teacher.source, f"The model{known}."),
-        "student.source": Chosen("teacher", "The student starts as a part of the fine-tuned teacher."),
+        "teacher.source": Chosen(teacher.source, f"Source of the model{known}."),
+        "student.source": Chosen(
+            "teacher", "The student starts with layers, heads and neurons of the fine-tuned teacher."
+        ),
         **chosen,
         "compress_teacher.scheme": Chosen("w8a8", "int8 weights and activations."),
-        "distil.hard_weight": Chosen(0.5, "The labels count half as much as the teacher's answers."),
-        "distil.hidden_weight": Chosen(1.0, "Imitates the hidden states, too: the student is a part of the teacher."),
+        "distil.hard_weight": Chosen(
+            0.5, "Weight of the labels in the loss; that of the teacher's answers is 1. 0 ignores the labels."
+        ),
+        "distil.hidden_weight": Chosen(
+            1.0, "Weight of the distance to the teacher's hidden states in the loss. 0 ignores them."
+        ),
         "calibrate": Chosen(None, ""),
         "recover": Chosen(None, ""),
-        "convert.schemes": Chosen("w8a8", "Fastest for most sizes; w4a8-g64, with calibrate: {}, is smaller."),
-        "goals.kept": Chosen(0.95, f"The share of the teacher's {task.deciding.name} that the student should keep."),
+        "convert.schemes": Chosen("w8a8", "Usually the fastest scheme. w4a8-g64 with calibrate: {} is smaller."),
+        "goals.kept": Chosen(0.95, f"Share of the teacher's {task.deciding.name} that the student should keep."),
     }
     return found
 
@@ -273,9 +285,8 @@ def _check(text: str, data: bool) -> Checked | None:
 
 def _title(data: Path, sheet: Sheet) -> str:
     return (
-        f"Written by kdnative new for {data}.\n"
-        "To check it without training: kdnative run THIS_FILE --check\n"
-        "Every key that a recipe may have is in docs/recipes.md."
+        f"Written by kdnative new for {data}.\nCheck it without training: kdnative run THIS_FILE --check\nAll "
+        "keys are described in docs/recipes.md."
     )
 
 
@@ -297,7 +308,7 @@ def _guesses(sheet: Sheet, roles: Roles, task: Task, why_task: str, settings: Se
         found["classes"] = ", ".join(f"{shown(name)} {count:,}" for name, count in most) + more
     teacher = settings["teacher.source"].value
     known = settings.get("teacher.fine_tuned")
-    found["teacher"] = f"{teacher}: {'it is fine-tuned on the labels' if known is None else known.why}"
+    found["teacher"] = f"{teacher}: {'fine-tuned on the labels' if known is None else known.why}"
     student = [f"{key} {settings[f'student.{key}'].value}" for key in ("heads", "ffn") if f"student.{key}" in settings]
     found["student"] = ", ".join(student) or settings["student.layers"].why
     for section in [name for name in ("train_teacher", "distil") if f"{name}.epochs" in settings]:

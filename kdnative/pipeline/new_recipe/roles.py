@@ -84,7 +84,9 @@ def find_roles(
     left = [c for c in candidates if c not in (*used, found) and c.words >= 3 * _SHORT]
     if left:
         names = listed(c.name for c in left)
-        unsure.append(f"{names} may be text as well and is not read; --text and --text-pair choose other columns")
+        unsure.append(
+            f"{names} may also contain text and is not read; choose other columns with --text and --text-pair"
+        )
     return Roles(first, second, found, why, unsure)
 
 
@@ -95,7 +97,7 @@ def _check_named(by_name: dict[str, Described], where: str, named: dict[str, str
         if name not in by_name:
             raise DataError(f"{where}: there is no column {shown(name)} ({option}); the file has {listed(by_name)}")
     if len(set(given.values())) < len(given):
-        raise DataError(f"{where}: {' and '.join(given)} name the same column; give each its own")
+        raise DataError(f"{where}: {' and '.join(given)} name the same column; give a different column to each")
 
 
 def _texts(
@@ -117,7 +119,8 @@ def _texts(
     if first is None:
         if not candidates:
             raise DataError(
-                f"{where}: no column of texts: {_overview(columns)}; name it with --text, or give a file that has one"
+                f"{where}: no column of texts: {_overview(columns)}; name the text column with --text, or "
+                "give a file that has one"
             )
         first = candidates[0]
         why["text"] = _why_text(first, len(candidates) > 1)
@@ -129,7 +132,8 @@ def _texts(
         why |= {"text": why_pair, "text_pair": why_pair}
     elif task is not None:
         raise DataError(
-            f"{where}: {task.name} reads two texts, and only {shown(first.name)} holds texts; see --text-pair"
+            f"{where}: {task.name} reads two texts, and only {shown(first.name)} holds texts; name the second "
+            "column with --text-pair"
         )
     return first, second, why
 
@@ -139,10 +143,10 @@ def _check_served(by_name: dict[str, Described], where: str, text: str | None, l
     names = {"".join(name_parts(name)) for name in by_name}
     answers = names & {"answers", "answer", "answertext", "answerstart"}
     if label is None and {"question", "context"} <= names and answers:
-        raise DataError(f"{where}: question, context and answers are data for question answering. {SERVED}")
+        raise DataError(f"{where}: the columns question, context and answers are data for question answering. {SERVED}")
     tokens = [c.name for name, c in by_name.items() if c.kind == "list" and {"tokens", "words"} & set(name_parts(name))]
     if tokens and text is None:
-        raise DataError(f"{where}: {shown(tokens[0])} holds lists, as data for token classification does. {SERVED}")
+        raise DataError(f"{where}: {shown(tokens[0])} holds lists, as in data for token classification. {SERVED}")
 
 
 def _rank_texts(columns: Sequence[Described]) -> list[Described]:
@@ -162,7 +166,7 @@ def _rank_texts(columns: Sequence[Described]) -> list[Described]:
 
 def _why_text(column: Described, chosen: bool) -> str:
     long = f"{column.words:.0f} words on average, {column.distinct:,} of {len(column.given):,} different"
-    return f"{long}; likelier than other columns" if chosen else long
+    return f"{long}; the best match among the columns" if chosen else long
 
 
 def _pair(
@@ -172,9 +176,9 @@ def _pair(
     for other in others:
         for a, b in ((first, other), (other, first)):
             if _belong_together(a.name, b.name) and not (fixed and a is not first):
-                return a, b, f"{shown(a.name)} and {shown(b.name)} are names of a pair"
+                return a, b, f"{shown(a.name)} and {shown(b.name)} are typical names for text pairs"
     if wanted and others:
-        return first, others[0], "the task reads two texts, and these are the longest"
+        return first, others[0], "the task reads two texts, and these columns are the longest"
     return first, None, ""
 
 
@@ -198,26 +202,27 @@ def _label(
     if best and _label_score(best[0], columns) <= 0:  # nothing speaks for it but its values
         best = [c for c in best if c.distinct > 1 and (c.few or c.kind in ("number", "flag"))]
         unsure += [
-            f"nothing in the name of {shown(c.name)} says that it is a label; --label chooses another" for c in best[:1]
+            f"the name of {shown(c.name)} does not say that it is a label; choose another column with --label"
+            for c in best[:1]
         ]
     if not best:
         raise DataError(
-            f"{where}: no column of labels: {_overview(columns)}; name it with --label. Texts without any labels can't "
-            f"be learned from. {SERVED}"
+            f"{where}: no column of labels: {_overview(columns)}; name the label column with --label. "
+            f"Training needs labels. {SERVED}"
         )
     chosen = best[0]
     if len(flags) > 2 and chosen in flags:
         raise DataError(
-            f"{where}: {listed(c.name for c in flags)} are 0 or 1 each, as in data with several labels for a text; "
-            f"choose one of them with --label. {SERVED}"
+            f"{where}: {listed(c.name for c in flags)} hold only 0 and 1, as in multi-label data; choose one "
+            f"of them with --label. {SERVED}"
         )
     _check_label(chosen, where)
     close = [c for c in best[1:] if _label_score(c, columns) >= _label_score(chosen, columns) - 15]
     if close:
-        unsure.append(f"the labels could also be {listed(c.name for c in close)}: --label chooses another column")
+        unsure.append(f"the labels could also be {listed(c.name for c in close)}: choose another column with --label")
     kind = "numbers" if chosen.kind == "number" else "values"
     reason = f"{chosen.distinct:,} different {kind} in {len(chosen.given):,} rows"
-    return chosen, f"its name says so; {reason}" if _named_label(chosen) else reason
+    return chosen, f"a usual name for labels; {reason}" if _named_label(chosen) else reason
 
 
 def _named_label(column: Described) -> bool:
@@ -239,15 +244,15 @@ def _label_score(column: Described, columns: Sequence[Described]) -> float:
 def _check_label(column: Described, where: str) -> None:
     if column.kind == "list":
         raise DataError(
-            f"{where}: {shown(column.name)} holds lists such as {shown(column.given[0])}; a text has one label here. "
-            f"{SERVED}"
+            f"{where}: {shown(column.name)} holds lists such as {shown(column.given[0])}; give one label for "
+            f"each text. {SERVED}"
         )
     if not column.given:
         raise DataError(f"{where}: no row has a label in the column {shown(column.name)}")
     if column.kind == "words" and not column.few and column.words > 3 * _SHORT:
         raise DataError(
-            f"{where}: {shown(column.name)} has {column.distinct:,} different texts in {len(column.given):,} rows: "
-            f"these are answers to generate, not classes. {SERVED}"
+            f"{where}: {shown(column.name)} has {column.distinct:,} different texts in {len(column.given):,} "
+            f"rows: these look like answers to generate, not like classes. {SERVED}"
         )
 
 

@@ -61,7 +61,11 @@ def choose(facts: Facts, teacher: LookedAt, unsure: list[str]) -> Settings:
     baseline_epochs = _epochs(facts.labelled, batch.value, _STUDENT_STEPS, _MOST_STUDENT_EPOCHS)
     student_epochs = _epochs(facts.train, student_batch.value, _STUDENT_STEPS, _MOST_STUDENT_EPOCHS)
     wide = teacher.width is None or teacher.width >= _WIDE
-    rate = Chosen(3e-5, "usual for a model of this width") if wide else Chosen(1e-4, "a narrow model takes a high rate")
+    rate = (
+        Chosen(3e-5, "peak learning rate, usual for this width")
+        if wide
+        else Chosen(1e-4, "peak learning rate, high for a narrow model")
+    )
     for section, epochs in (
         ("train_teacher", teacher_epochs),
         ("train_baseline", baseline_epochs),
@@ -69,7 +73,9 @@ def choose(facts: Facts, teacher: LookedAt, unsure: list[str]) -> Settings:
     ):
         found[f"{section}.epochs"] = epochs
         found[f"{section}.lr"] = (
-            rate if section == "train_teacher" else Chosen(1e-4, "a student moves further than its teacher")
+            rate
+            if section == "train_teacher"
+            else Chosen(1e-4, "peak learning rate; a student's weights change more than in fine-tuning")
         )
         found[f"{section}.batch_size"] = student_batch if section == "distil" else batch
         if weights is not None:
@@ -77,12 +83,13 @@ def choose(facts: Facts, teacher: LookedAt, unsure: list[str]) -> Settings:
     found |= _benchmark(facts, teacher)
     if facts.labelled < 200:
         unsure.append(
-            f"{facts.labelled:,} labelled training examples are few: expect wide intervals, and label more if you can"
+            f"{facts.labelled:,} labelled training examples are few: expect wide intervals, and label more "
+            "examples if you can"
         )
     if facts.deviation and not 0.2 <= facts.deviation <= 5:
         unsure.append(
-            f"the numbers have a standard deviation of {facts.deviation:.3g}; training is steadiest at about 1: scale "
-            "them"
+            f"the numbers have a standard deviation of {facts.deviation:.3g}: scale them to about 1, which "
+            "makes training more stable"
         )
     return found
 
@@ -93,15 +100,15 @@ def _max_length(facts: Facts, teacher: LookedAt) -> Chosen:
     length = min(max(_SHORTEST, math.ceil(covered / _ROUND) * _ROUND), teacher.positions)
     cut = sum(count > length for count in ordered) / len(ordered)
     how = "counted by the teacher's tokenizer" if teacher.tokenizer is not None else "estimated from the words"
-    why = f"95 of 100 texts have at most {covered:,} tokens ({how}); {100 * cut:.0f} % are longer and are cut"
+    why = f"95 of 100 texts have at most {covered:,} tokens ({how}); {100 * cut:.0f} % are longer and will be cut"
     return Chosen(length, f"{why}; the teacher reads at most {teacher.positions:,}" if length < covered else why)
 
 
 def _batch_size(examples: int, what: str, length: object) -> Chosen:
     if examples < 300:
-        return Chosen(8, f"{examples:,} {what} give few steps in larger batches")
+        return Chosen(8, f"{examples:,} {what} would give too few steps with larger batches")
     if length > _LONG:
-        return Chosen(16, "the texts are long")
+        return Chosen(16, "smaller than usual, because the texts are long")
     return Chosen(32, "the usual size")
 
 
@@ -118,14 +125,14 @@ def _class_weights(facts: Facts, unsure: list[str]) -> Chosen | None:
     if weigh:
         return Chosen("balanced", why)
     if why:
-        unsure.append(f"class_weights is left out: {why}")
+        unsure.append(f"class_weights is not set: {why}")
     return None
 
 
 def _benchmark(facts: Facts, teacher: LookedAt) -> Settings:
     middle = sorted(facts.tokens)[len(facts.tokens) // 2]
     tokens = min(max(_SHORTEST, math.ceil(middle / _ROUND) * _ROUND), teacher.positions)
-    found = {"benchmark.tokens": Chosen(tokens, "the length of a typical text: every second has fewer tokens")}
+    found = {"benchmark.tokens": Chosen(tokens, "the median length of the texts, in tokens")}
     if teacher.positions < max(_GRID):
         grid = sorted({min(tokens, teacher.positions) for tokens in _GRID})
         found["benchmark.grid_tokens"] = Chosen(grid, f"the teacher reads at most {teacher.positions:,}")
@@ -139,5 +146,5 @@ def _balance(counts: Sequence[int]) -> tuple[bool, str]:
         return False, ""
     found = f"the largest class has {most:,} training examples, the smallest {least:,}"
     if least < _RAREST:
-        return False, f"{found}: too few to give them the weight of a whole class"
+        return False, f"{found}: too few for balanced class weights"
     return True, found

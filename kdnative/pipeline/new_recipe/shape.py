@@ -17,12 +17,14 @@ def shapes(teacher: LookedAt, unsure: list[str]) -> list[Settings]:
 
     `unsure` gets a sentence where the teacher's sizes are unknown.
     """
-    whole = {"student.layers": Chosen(None, "every layer, as wide as in the teacher: this kind of model can't be cut")}
+    whole = {
+        "student.layers": Chosen(None, "every layer, as wide as in the teacher: models of this kind can't be pruned")
+    }
     if not (teacher.layers and teacher.width and teacher.heads and teacher.neurons):
         unsure.append(
-            f"the sizes of the teacher {teacher.source} are unknown, so the student is as large as its teacher, and "
-            "train_teacher.lr is that of a wide model: give student.heads and student.ffn, or write the recipe again "
-            "once the teacher is on this machine"
+            f"the sizes of the teacher {teacher.source} are unknown, so the student is as large as its "
+            "teacher, and train_teacher.lr is set for a wide model: give student.heads and student.ffn, or "
+            "run kdnative new again when the teacher is on this machine"
         )
         return [{"student.layers": Chosen(None, "every layer; the sizes of the teacher are unknown")}]
     same = {
@@ -32,10 +34,10 @@ def shapes(teacher: LookedAt, unsure: list[str]) -> list[Settings]:
     size = teacher.width // teacher.heads
     heads = _tapered(teacher.layers, teacher.heads, _HEADS, max(1, _TILE // size))
     neurons = _tapered(teacher.layers, teacher.neurons, _NEURONS, _TILE)
-    more = "a student with all layers, made narrower towards the end, keeps more than one with fewer layers"
+    more = "narrowing the later layers usually loses less accuracy than removing layers"
     tapered = {
-        "student.heads": Chosen(heads, f"of {teacher.heads} attention heads, how many each layer keeps; {more}"),
-        "student.ffn": Chosen(neurons, f"of {teacher.neurons:,} feed-forward neurons, how many each layer keeps"),
+        "student.heads": Chosen(heads, f"number of attention heads that each layer keeps, of {teacher.heads}; {more}"),
+        "student.ffn": Chosen(neurons, f"number of feed-forward neurons that each layer keeps, of {teacher.neurons:,}"),
     }
     return [tapered, same, whole]
 

@@ -44,7 +44,9 @@ def find_sources(data: Path, label: str, unsure: list[str]) -> Sources:
     given = {name: file for name, file in files.items() if file is not None}
     without = {name: file for name, file in given.items() if not _has_labels(file, label)}
     for name, file in without.items():
-        unsure.append(f"{file} has no labels, so the {name} split is cut from {train}; its texts are learned from")
+        unsure.append(
+            f"{file} has no labels, so the {name} split is taken from {train}; its texts are used for training"
+        )
     cut = [name for name in files if name not in given or name in without]
     further = [data / f"unlabelled{suffix}" for suffix in TEXT_SUFFIXES] if data.is_dir() else []
     unlabelled = [*without.values(), *(file for file in further if file.is_file())]

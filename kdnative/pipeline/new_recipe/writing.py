@@ -13,18 +13,18 @@ __all__ = ["written"]
 _WIDTH = 100
 # Why a recipe has a section; in the order of the file. The keys of a section follow it.
 _SECTIONS = {
-    "data": "Where the texts and labels are. Paths are relative to the folder that the command runs in.",
-    "teacher": "The model that is fine-tuned on the labels and then teaches.",
-    "student": "The small model, which the whole run is about.",
+    "data": "The texts and labels. Paths are relative to the folder in which the command runs.",
+    "teacher": "The large model. It learns from the labels, then labels the training texts for the student.",
+    "student": "The small model, which is the result of the run.",
     "train_teacher": "Fine-tunes the teacher on the labels.",
-    "compress_teacher": "Converts the teacher to int8, in which it labels the training texts faster.",
-    "train_baseline": "Trains the same student on the labels alone: what would be had without the teacher's answers.",
+    "compress_teacher": "Converts the teacher to int8, so that it labels the training texts faster.",
+    "train_baseline": "Trains the same student on the labels alone, to measure what distillation adds. null skips it.",
     "distil": "Trains the student on the labels and on the teacher's answers.",
-    "calibrate": "Rounds weights by what they are used for; 4 and 2 bits need it: {} takes seconds. w8a8 does without.",
-    "recover": "Training in integer arithmetic: for 2 bits. w8a8 costs next to nothing without it.",
-    "convert": "Converts the student to native kernels.",
-    "benchmark": "The case that the final table times.",
-    "goals": "Printed as met or missed with the measured figure. A missed goal is a result, not a failure.",
+    "calibrate": "Calibrates quantized weights on training texts. 4-bit and 2-bit schemes need it: {}. w8a8 does not.",
+    "recover": "Trains the student in integer arithmetic. It improves 2-bit schemes; w8a8 does not need it.",
+    "convert": "Converts the student to the native kernels.",
+    "benchmark": "Batch size and text length for the latencies in the final table.",
+    "goals": "Targets, reported as met or missed. A missed goal does not make the run fail.",
 }
 
 

@@ -46,9 +46,11 @@ def add_stage(stage: Stage, *, after: str) -> None:
     """
     names = [other.name for other in _STAGES]
     if stage.name in recipe_class().model_fields:
-        raise ValueError(f"recipes have a {stage.name!r} already: give the stage another name")
+        raise ValueError(f"a stage named {stage.name!r} already exists: give the stage another name")
     if after not in names:
-        raise ValueError(f"there is no stage {after!r} to put {stage.name!r} behind; there are {', '.join(names)}")
+        raise ValueError(
+            f"{stage.name!r} can't follow {after!r}, because there is no such stage; the stages are {', '.join(names)}"
+        )
     _STAGES.insert(names.index(after) + 1, stage)
 
 

@@ -70,7 +70,7 @@ def _grid_name(key: str, way: str) -> str:
 BENCHMARK = Stage(
     "benchmark",
     _benchmark,
-    does="Times all models: torch fp32, torch bf16, native.",
+    does="Measures the latency of all models in torch fp32, torch bf16 and native.",
     section=Benchmark,
     default=Benchmark(),
     needs=measured,

@@ -162,8 +162,8 @@ def _rehearse(rehearsal: Rehearsal) -> None:
 CALIBRATE = Stage(
     "calibrate",
     _calibrate,
-    does="Calibrates the student's weights: `recover` starts from them, else `convert` takes them; null rounds to the "
-    "nearest.",
+    does="Calibrates the student's quantized weights for `recover`, or for `convert` without `recover`. null "
+    "rounds to nearest.",
     section=Calibrate,
     default=None,
     optional=True,

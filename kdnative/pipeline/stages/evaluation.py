@@ -119,7 +119,7 @@ def _steps(context: Context, answers: dict[str, Predictions]) -> list[dict[str, 
     if recipe.calibrate is not None and _any_integers(context):
         nearest = _untrained(context, last, calibrated=False)
         calibrated = native if trained in rows else _untrained(context, last)
-        add("calibrated", "calibrate", "the same conversion, rounded to the nearest", nearest, calibrated)
+        add("calibrated", "calibrate", "the same conversion, rounded to nearest", nearest, calibrated)
     if trained not in rows:
         add("trained", trained, "the same conversion without it", _untrained(context, last), native)
     bought = {"latency": [[NATIVE.key, "fp32"], [NATIVE.key, "native"]], "size": [last.key, NATIVE.key]}
@@ -195,7 +195,7 @@ def _read(recipe: Recipe) -> tuple[str, ...]:
 EVALUATE = Stage(
     "evaluate",
     _evaluate,
-    does="Measures all models on the test split, as they are and on native kernels.",
+    does="Measures the accuracy of all models on the test split, in float and on native kernels.",
     section=Evaluate,
     default=Evaluate(),
     needs=_read,

@@ -88,9 +88,9 @@ def check_budget(recipe: Recipe, examples: int) -> None:
         raise PipelineError(f"convert.gate: {error}") from error
     if examples < needed:
         raise PipelineError(
-            f"convert.gate: a drop of {settings['max_drop']:g} can't be shown with {examples:,} validation examples: "
-            f"even a student that never differs needs about {needed:,}. Hold out more (data.split, data.validation), "
-            "or allow more (convert.gate.max_drop)"
+            f"convert.gate: a drop of {settings['max_drop']:g} can't be shown with {examples:,} validation "
+            f"examples: even a student without any difference needs about {needed:,}. Hold out more examples "
+            "(data.split, data.validation), or raise convert.gate.max_drop"
         )
 
 

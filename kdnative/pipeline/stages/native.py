@@ -44,7 +44,7 @@ def _convert(context: Context) -> dict[str, Any]:
     else:
         report, gate = through_the_gate(context, model.cpu(), schemes, options)
     after = predict(report.model, validation, batch_size=VALIDATION_BATCH, device="cpu")
-    context.log.info("convert: every module and what became of it\n%s", report)
+    context.log.info("convert: conversion report\n%s", report)
     changed = compared(context, before, after)
     _warn(context, changed["agreement"])
     return {
@@ -68,8 +68,8 @@ def _warn(context: Context, agreement: float) -> None:
     rounded = of_bits(4, recipe.final_schemes())
     if rounded and recipe.calibrate is None and recipe.recover is None and recipe.convert.gate is None:
         context.log.warning(
-            "convert: weights in %s are rounded to the nearest; on the validation split the native student agrees with "
-            "the float one by %.1f %%. calibrate: {} chooses them by what the layers are given, in seconds",
+            "convert: weights in %s are rounded to nearest; on the validation split the native student gives "
+            "the float student's answer for %.1f %% of the examples. To lose less, set calibrate: {}",
             rounded[0],
             100 * agreement,
         )
@@ -109,7 +109,7 @@ NATIVE = Row("native", "quantized, native")
 CONVERT = Stage(
     "convert",
     _convert,
-    does="Swaps the student's modules for packed native ones: the final student.",
+    does="Converts the student to packed native modules. The result is the final student.",
     section=Convert,
     default=Convert(),
     needs=lambda recipe: (recipe.student_before("convert"), *with_calibration(recipe)),

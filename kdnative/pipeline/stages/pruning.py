@@ -69,7 +69,7 @@ def _cut_channels(context: Context, model: nn.Module, batches: list[Batch]) -> l
         )
     except ValueError as error:
         raise PipelineError(f"{context.section}: {error}") from error
-    context.log.info("%s: groups of channels that are fewer now\n%s", context.stage, report)
+    context.log.info("%s: pruned groups of channels\n%s", context.stage, report)
     return report.to_dict()["rows"]
 
 

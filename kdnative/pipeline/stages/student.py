@@ -69,7 +69,7 @@ def _recover(context: Context) -> dict[str, Any]:
     settings = context.settings
     weights = student_calibration(context)
     quantized = prepare_qat_(model, settings.schemes, clip=settings.clip, ternary=settings.ternary, weights=weights)
-    context.log.info("recover: %d linear layers run in integer arithmetic from here on", len(quantized))
+    context.log.info("recover: %d linear layers now run in integer arithmetic", len(quantized))
     if settings.forward == "linears":
         return {**_learn(context, model), "quantized_layers": quantized}
     inner = replace(context, device="cpu")  # where native kernels run
@@ -178,7 +178,7 @@ BASELINE = Row("baseline", "student, hard labels only")
 TRAIN_BASELINE = Stage(
     "train_baseline",
     _train_baseline,
-    does="Trains the same student on the labels alone, for comparison; null leaves the stage out.",
+    does="Trains the same student on the hard labels alone, for comparison. null leaves the stage out.",
     section=Training,
     default=Training(),
     optional=True,
@@ -192,7 +192,7 @@ TRAIN_BASELINE = Stage(
 DISTIL = Stage(
     "distil",
     _distil,
-    does="Trains the student on soft labels, labels and hidden states.",
+    does="Trains the student on the teacher's soft labels and hidden states, and on the hard labels.",
     section=Distilling,
     default=Distilling(),
     needs=lambda recipe: ("train_teacher", "compress_teacher"),
@@ -207,7 +207,7 @@ DISTIL = Stage(
 PRUNE = Stage(
     "prune",
     _prune,
-    does="Removes heads, neurons and layers, then distils again; null leaves the stage out.",
+    does="Removes heads, neurons, layers or channels, then distils again. null leaves the stage out.",
     section=Prune,
     default=None,
     optional=True,
@@ -221,7 +221,7 @@ PRUNE = Stage(
 RECOVER = Stage(
     "recover",
     _recover,
-    does="Distils with every chosen layer in the integer arithmetic of the kernels; null leaves the stage out.",
+    does="Distils with the chosen layers in the integer arithmetic of the kernels. null leaves the stage out.",
     section=Recover,
     default=Recover(),
     optional=True,

@@ -70,8 +70,8 @@ def _calibrated(context: Context, model: nn.Module, source: str) -> dict[str, fl
     )
     if temperature in (LOWEST, HIGHEST):
         context.log.warning(
-            "%s: the temperature ends at a bound, as the validation split can't tell a better one: set "
-            "train_teacher.fit_temperature to false, or hold out more examples",
+            "%s: the fitted temperature is at its limit, because the validation split is too small to fit "
+            "it: set train_teacher.fit_temperature to false, or hold out more examples",
             context.section,
         )
     return {"temperature": temperature, **errors}
@@ -168,7 +168,7 @@ def for_hidden_states(
 TRAIN_TEACHER = Stage(
     "train_teacher",
     _train_teacher,
-    does="Fine-tunes the teacher on the labels.",
+    does="Fine-tunes the teacher on the hard labels.",
     section=TeacherTraining,
     default=TeacherTraining(),
     uses=("data", "teacher"),
@@ -181,7 +181,8 @@ TRAIN_TEACHER = Stage(
 COMPRESS_TEACHER = Stage(
     "compress_teacher",
     _compress_teacher,
-    does="Prunes the teacher if asked to, and converts it to native int8, which then labels the training split.",
+    does="Prunes the teacher if `prune` is set, and converts it to `scheme`. The native teacher labels the "
+    "training split.",
     section=CompressTeacher,
     default=CompressTeacher(),
     needs=lambda recipe: ("train_teacher",),

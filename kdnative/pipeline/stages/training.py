@@ -172,7 +172,7 @@ def as_it_is(context: Context, model: nn.Module, source: str) -> dict[str, Any]:
     model.cpu()
     deciding = context.task.deciding
     context.log.info(
-        "%s: nothing is trained, the teacher is fine-tuned; validation %s %s",
+        "%s: the teacher is already fine-tuned and is not trained; validation %s %s",
         context.section,
         deciding.name,
         deciding.text(found[deciding.key]),

@@ -49,10 +49,10 @@ def test_a_checkpoint_of_layers_and_a_method(finished_images, pictures, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--calibrate", "PICTURES", "--column", "text"], "--column text is about the texts of a file, and .* folder"),
-        (["--method", "mse"], "--method mse finds ranges of pictures: add --calibrate FOLDER"),
+        (["--calibrate", "PICTURES", "--column", "text"], "--column text is given, but .* is a folder"),
+        (["--method", "mse"], "--method mse is for convolutional networks and needs pictures: add --calibrate FOLDER"),
         (["--calibrate", "EMPTY"], "no pictures \\(.*png"),
-        (["--calibrate", "PICTURES"], "nothing says how the model reads pictures"),
+        (["--calibrate", "PICTURES"], "the model has no image preprocessing"),
     ],
 )
 def test_what_is_refused(capsys, pictures, tmp_path, arguments, words):

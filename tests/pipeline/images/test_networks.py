@@ -101,10 +101,10 @@ def test_the_student_is_read_without_torchvision(run, pictures, monkeypatch):
 
 
 def test_networks_of_another_model_are_refused(run, tmp_path):
-    with pytest.raises(ValueError, match="can't be read as networks of this model: the model has no module"):
+    with pytest.raises(ValueError, match="does not hold networks of this model: the model has no module"):
         restore_networks_(nn.Sequential(), _renamed(run.output("recover") / "networks.safetensors", tmp_path))
     (tmp_path / "damaged").write_bytes(b"\0" * 40)
-    with pytest.raises(ValueError, match="can't be read as networks of this model"):
+    with pytest.raises(ValueError, match="does not hold networks of this model"):
         restore_networks_(nn.Sequential(), tmp_path / "damaged")
 
 
@@ -118,12 +118,12 @@ def _renamed(path: Path, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("prune.macs", None, "prune is to say how much of the network stays: give one of prune.macs and prune.latency"),
-        ("prune.latency", 0.5, "give one of prune.macs and prune.latency"),
-        ("prune.heads", 0.5, "prune.heads is 0.5, but it is about the layers of encoders"),
-        ("recover.clip", "learn", "recover.clip is 'learn', and recipes of pictures do without it"),
-        ("convert", {"schemes": {"*": "w8a8"}}, "recover trains the very network that convert makes"),
-        ("compress_teacher.top_k", 2, "distil.soft_loss is 'dist', which compares all classes"),
+        ("prune.macs", None, "prune does not say how much of the network to keep: give prune.macs or prune.latency"),
+        ("prune.latency", 0.5, "give prune.macs or prune.latency"),
+        ("prune.heads", 0.5, "prune.heads is 0.5, but it is for text encoders"),
+        ("recover.clip", "learn", "recover.clip is 'learn', but recipes for pictures don't support it"),
+        ("convert", {"schemes": {"*": "w8a8"}}, "recover trains the network in"),
+        ("compress_teacher.top_k", 2, "distil.soft_loss is 'dist', which needs the logits of all classes"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(recipe, tmp_path, key, value, words):
@@ -134,7 +134,7 @@ def test_keys_that_contradict_each_other_are_refused(recipe, tmp_path, key, valu
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("prune.macs", 0.001, r"prune: macs=0.001: 0.\d+ is the least that this model comes to"),
+        ("prune.macs", 0.001, r"prune: macs=0.001: 0.\d+ is the smallest share that this model can reach"),
         ("recover.schemes", "w4a8-g64", "recover: .*there is no convolution to train"),
         ("compress_teacher.prune", {"macs": 0.001}, "compress_teacher.prune: macs=0.001"),
     ],

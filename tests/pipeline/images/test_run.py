@@ -112,9 +112,9 @@ def test_a_training_that_is_cut_off_ends_as_one_that_is_not(finished_images, sha
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("data.max_length", 64, "data.max_length is 64, but it is about texts"),
-        ("distil.hidden_weight", 0.5, "distil.hidden_weight is 0.5, but it is about the layers of encoders"),
-        ("calibrate", {}, "calibrate is given, and recipes of pictures do without it: write calibrate: null"),
+        ("data.max_length", 64, "data.max_length is 64, but it is for texts"),
+        ("distil.hidden_weight", 0.5, "distil.hidden_weight is 0.5, but it is for text encoders"),
+        ("calibrate", {}, "calibrate is given, but recipes for pictures don't support it: set calibrate: null"),
         ("task", "text-classification", "data.images is given, but the task text-classification reads texts"),
         ("data.images.size", 0, "data.images.size"),
         ("data.images.augment.mixup", -1.0, "data.images.augment.mixup"),
@@ -136,9 +136,9 @@ def test_models_that_cannot_work_are_refused_before_training(shapes, tmp_path):
     assert "torchvision has no network 'nothing' for pictures" in refused("teacher.source", "torchvision:nothing")
     assert "no such folder or file" in refused("teacher.weights", str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("no weights")
-    assert "can't be read as weights" in refused("teacher.weights", str(tmp_path / "text.pth"))
+    assert "is not a readable weight file" in refused("teacher.weights", str(tmp_path / "text.pth"))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    assert "give weights of the same network" in refused("teacher.weights", str(tmp_path / "other.pth"))
+    assert "give the weights of the same network" in refused("teacher.weights", str(tmp_path / "other.pth"))
     assert "can't read pictures of 32 x 32 pixels (data.images.size)" in refused(
         "teacher.source", "torchvision:alexnet"
     )
@@ -148,7 +148,7 @@ def test_models_that_cannot_work_are_refused_before_training(shapes, tmp_path):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("PIL.Image", "a recipe of pictures needs the package 'PIL', which is not installed"),
+        ("PIL.Image", "a recipe for pictures needs the package 'PIL', which is not installed"),
         ("timm", "student.source: timm:resnet18 needs the package 'timm', which is not installed"),
     ],
 )

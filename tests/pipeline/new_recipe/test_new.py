@@ -96,9 +96,11 @@ def test_whole_numbers_with_a_point_may_be_classes(tmp_path, make):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": t, "label": float(i % 2)}) + "\n" for i, t in enumerate(words(100))))
     made, recipe = make(path)
-    assert recipe.task == "text-regression" and "write them without it, such as 0" in " ".join(made.unsure)
+    assert recipe.task == "text-regression" and "write them without the decimal point, such as 0" in " ".join(
+        made.unsure
+    )
     path.write_text("".join(json.dumps({"text": t, "label": i / 8}) + "\n" for i, t in enumerate(words(100))))
-    assert "without it" not in " ".join(make(path)[0].unsure)
+    assert "decimal point, such" not in " ".join(make(path)[0].unsure)
 
 
 def test_pairs(tmp_path, make):
@@ -153,7 +155,7 @@ def test_without_the_teacher_words_are_counted(tmp_path, make):
     rows = [[f"{' '.join(['word'] * 99)} {i}", "xy"[i % 2]] for i in range(60)]
     made, recipe = make(write(tmp_path / "a.csv", ["text", "label"], rows), teacher="hub:some/model")
     assert recipe.data.max_length == 144, "1.4 tokens for each of 100 words, and two special ones"
-    assert recipe.student.heads == 0 and "fetched when the recipe runs" in made.text
+    assert recipe.student.heads == 0 and "downloaded when the recipe runs" in made.text
     assert "the sizes of the teacher hub:some/model are unknown, so the student is as large" in " ".join(made.unsure)
 
 
@@ -196,7 +198,7 @@ def test_a_teacher_that_knows_the_classes(tmp_path, make, teacher, names, known,
     made, recipe = make(write(tmp_path / "a.csv", ["text", "label"], rows), teacher=str(tmp_path / "tuned"))
     assert recipe.teacher.fine_tuned == known and ("train_teacher" in made.checked.steps) != known
     assert ("without names" in " ".join(made.unsure)) == asked
-    assert ("is taken to have learned this task" in " ".join(made.unsure)) == known
+    assert ("counts as trained for this task" in " ".join(made.unsure)) == known
     assert ("not trained again" in made.guesses["teacher"]) == known
 
 
@@ -245,7 +247,7 @@ TWENTY = [[t, "xy"[i % 2]] for i, t in enumerate(words(20))]
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        (["text", "label"], [], "a header and no rows"),
+        (["text", "label"], [], "a header, but no rows"),
         (["text", "label"], TOO_FEW, "every label in 'label' is 'x'"),
         (["text", "label"], [[t, "same"] for t, _ in TWENTY], "every label in 'label' is 'same'"),
         (["text"], [[t] for t, _ in TWENTY], "no column of labels"),
@@ -258,7 +260,7 @@ TWENTY = [[t, "xy"[i % 2]] for i, t in enumerate(words(20))]
         (["question", "context", "answers"], [[t, t, y] for t, y in TWENTY], "data for question answering"),
         (["article", "summary"], [[f"{t} and {t}", t] for t, _ in TWENTY], "no column of labels"),
         (["text", "a", "b", "c"], [[t, i % 2, i // 2 % 2, i // 4 % 2] for i, (t, _) in enumerate(TWENTY)], "--label"),
-        (["text", "label"], [[t, f"{t} again"] for t, _ in TWENTY], "answers to generate, not classes"),
+        (["text", "label"], [[t, f"{t} again"] for t, _ in TWENTY], "look like answers to generate, not like classes"),
         (["text", "score"], [[t, i / 3 if i else "n/a"] for i, (t, _) in enumerate(TWENTY * 2)], "finite number"),
     ],
 )
