@@ -56,7 +56,9 @@ def build(
     modules = dict(walk(model))
     for decision in plan.decisions:
         if decision.name not in modules or type(modules[decision.name]).__name__ != decision.kind:
-            raise ValueError(f"the plan is of another model: it has a {decision.kind} named {decision.name!r}")
+            raise ValueError(
+                f"the plan was made for another model, which has a {decision.kind} named {decision.name!r}"
+            )
     builder = _Builder(plan, modules, Weights(weights or {}, clip_search, rows))
     try:
         return builder.build()
@@ -96,7 +98,7 @@ class _Builder:
         module = self.modules[decision.name]
         converter = converter_of(module)
         if converter is None:
-            raise ValueError(f"there is no converter for {decision.name!r} any more")
+            raise ValueError(f"the converter for {decision.name!r} is no longer registered")
         native = converter.build(module, decision, self.weights)
         self.built.natives[decision.name] = native
         self.built.replacements[decision.name] = native.module

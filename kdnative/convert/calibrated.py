@@ -44,8 +44,8 @@ def calibrated(
     schemes = quantized_linears(plan, sites)
     if isinstance(calibration, Calibration):
         if method is not None:
-            words = f"this Calibration was made with {calibration.method!r}, so it takes no method="
-            raise ValueError(f"{words}{method!r}: give batches or texts, or make it with kdnative.calibrate_")
+            words = f"this Calibration was made with {calibration.method!r}, so it can't take method="
+            raise ValueError(f"{words}{method!r}: leave method= out, or give batches or texts")
         if twice := [name for name in calibration if name in given]:
             raise ValueError(f"weights= and calibration= both have weights for {listed(twice)}: leave one of them out")
         return _checked(calibration, {name: s for name, s in schemes.items() if name not in given}, sites)
@@ -56,8 +56,8 @@ def calibrated(
         if left:
             raise ValueError(nothing_converted(left))
         raise ValueError(
-            "there is nothing to calibrate: every linear stays in float, is native already, was trained for its scheme "
-            "or has its weight in weights=; leave calibration= and method= out"
+            "there is nothing to calibrate, because every linear layer stays in float, is native already, "
+            "was trained for its scheme or has its weight in weights=: leave calibration= and method= out"
         )
     batches = None
     if calibration is not None:
@@ -84,13 +84,13 @@ def _checked(calibration: Calibration, schemes: dict[str, Scheme], sites: dict[s
     rows = {row.name: row for row in calibration.rows}
     if missing := [name for name in schemes if name not in rows]:
         raise ValueError(
-            f"the calibration has no weights for {listed(missing)}: make it with the same schemes and keep, or leave "
-            "these layers in float with keep="
+            f"the calibration has no weights for {listed(missing)}: calibrate with the same schemes and "
+            "keep=, or leave these layers in float with keep="
         )
     if other := [name for name in schemes if sites[name].digest() != rows[name].digest]:
         raise ValueError(
-            f"the calibration is of another model, or of other values of this one: the weights of {listed(other)} are "
-            "not those that it saw. Calibrate again, on the model as it is now"
+            f"the calibration was made for another model or for other weights: the weights of {listed(other)} "
+            "have changed. Calibrate again with the current model"
         )
     return Calibration(
         {name: calibration[name] for name in rows if name in schemes}, [rows[name] for name in rows if name in schemes]

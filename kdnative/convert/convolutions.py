@@ -35,9 +35,9 @@ class ConvolutionConverter(Converter):
     def decide(self, site: Site, scheme: Scheme) -> Scheme | Refusal:
         backend = backend_for(site.module.weight.device)
         if not backend.fused:
-            return Refusal(f"the backend {backend.name!r} has no fused operators, and convolutions are part of one")
+            return Refusal(f"the backend {backend.name!r} has no fused operators, which convolutions need")
         if scheme.plain != SCHEME:
-            return Refusal(f"there is no kernel for convolutions in {scheme}: they are native in {SCHEME}")
+            return Refusal(f"there is no kernel for convolutions in {scheme}: use {SCHEME}")
         if why := unusual(site.module, (type(site.module),)) or not_quantizable(site.module, site.around.values):
             return why
         networks = site.around.networks
@@ -48,10 +48,10 @@ class ConvolutionConverter(Converter):
         return scheme.plain if why_not is None else Refusal(why_not)
 
     def apart(self, site: Site) -> Refusal | None:
-        return Refusal("a convolution is native in a network only, and fuse=False makes none")
+        return Refusal("convolutions are native only in a fused network: leave fuse=False out")
 
     def build(self, module: nn.Module, decision: Decision, weights: Weights) -> Native:
-        raise ValueError(f"{decision.name}: a convolution is native in a network only")
+        raise ValueError(f"{decision.name}: convolutions are native only in a fused network")
 
 
 @converts(when=has_convolutions)

@@ -132,7 +132,7 @@ class _Planner:
         if not isinstance(found, Region):
             return found
         if taken := [name for name in found.modules if name in self.covering]:
-            return Refusal(f"{taken[0]} is part of another operator")
+            return Refusal(f"{taken[0]} is already part of another operator")
         beside = [name for name in found.modules if name not in inside]
         return refusal(site, beside, self.answers, any_class) or found
 
@@ -148,7 +148,7 @@ class _Planner:
                 raise Unsupported(f"{full} is a {type(linear).__name__}, not a plain nn.Linear")
             found = self.answers.get(full)
             if found is None:
-                raise Unsupported(f"{full} is a module that the model has under another name too")
+                raise Unsupported(f"{full} is a module that the model also has under another name")
             if isinstance(found, Refusal):
                 raise Unsupported(f"{full} stays in float ({found})")
             return found
@@ -178,7 +178,7 @@ class _Planner:
             other = None if asked is None else native_in_another_scheme(module, asked)
             return Decision(name, kind, "kept", refusal=other or native_already(module), explicit=other is not None)
         if (converter := converter_of(module)) is None:
-            why = Refusal(f"there is no native {kind}: it runs in torch")
+            why = Refusal(f"there is no native {kind}, so it runs in torch")
             return Decision(name, kind, "kept", refusal=why) if own_tensors(module, buffers=False) else None
         explicit = explicit and converter.asked(site).explicit
         found = self.answers[name]
@@ -217,7 +217,7 @@ class _Planner:
         free = {name for name in free if not isinstance(modules[name], nn.MultiheadAttention)}
         regions = {region.root: region.keeps_parameters for region in self.regions}
         for name in linears_to_keep(modules, regions, converted, free):
-            why = Refusal("transformers reads device and dtype of a model from a parameter, and this has the last one")
+            why = Refusal("transformers reads the model's device and dtype from a parameter, and this is the last one")
             decisions[name] = replace(decisions[name], action="kept", refusal=why, note="")
 
 
@@ -245,10 +245,10 @@ def _check_given(weights: Mapping[str, QuantizedWeight], plan: Plan, around: Sur
         decision = decisions.get(name)
         converter = None if decision is None else converter_of(around.modules[name])
         if decision is None or not isinstance(converter, LinearConverter):
-            wrong.append(f"  {name}: there is no linear layer of that name")
+            wrong.append(f"  {name}: there is no linear layer with this name")
         elif decision.action == "kept":
             wrong.append(f"  {name}: it stays in float ({decision.refusal})")
         elif why := mismatch(weight, converter.layer(around.modules[name]).weight.shape, decision.planned):
             wrong.append(f"  {name}: {why}")
     if wrong:
-        raise ValueError("nothing was converted; these weights don't fit:\n" + "\n".join(wrong))
+        raise ValueError("nothing was converted, because these weights don't fit:\n" + "\n".join(wrong))

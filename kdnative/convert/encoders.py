@@ -58,7 +58,7 @@ class _PackedConverter(RegionConverter):
         except Unsupported as no:
             return Refusal(str(no))
         except AttributeError as error:  # a reader looked for a part that is not there
-            return Refusal(f"its parts are not those that are known of {type(site.module).__name__}: {error}")
+            return Refusal(f"its structure differs from that of the supported {type(site.module).__name__}: {error}")
         inside = (name for name in site.around.modules if name != site.name and within(name, site.name))
         keeps = bool(spec.get("final_norm"))
         return Region(site.name, (site.name, *inside), type(self).__name__, spec, keeps)
@@ -147,7 +147,7 @@ def _check_relative(source: EncoderSource, layers: list[dict[str, Any]]) -> None
 @torch.no_grad()
 def _copy_relative(to: nn.Embedding, source: nn.Embedding) -> None:
     if not bool(torch.isfinite(source.weight).all()):
-        raise ValueError("the biases by distance hold NaN or infinite values")
+        raise ValueError("the relative position biases hold NaN or infinite values")
     to.weight.copy_(source.weight)
 
 
@@ -203,7 +203,7 @@ class KnownLayerConverter(_PackedConverter):
         def of(name: str, linear: nn.Linear) -> Scheme:
             taken_in = id(linear.weight) in plain or getattr(linear, "constant", None) is not None
             if f"{site.name}.{name}".strip(".") in site.around.given and not taken_in:
-                raise Unsupported(f"{name} has a factor behind it, which its given weights can't take in")
+                raise Unsupported(f"{name} is followed by a factor, which can't be merged into the given weights")
             return scheme_of(name, linear)
 
         return super().decide(site, of)
@@ -212,7 +212,7 @@ class KnownLayerConverter(_PackedConverter):
         source = known_layers.read(module)
         layer = _without_factors(source, values=False)
         if source.rotary and layer.head_dim % 2:
-            raise Unsupported(f"rotary positions need heads of an even width, and these have {layer.head_dim}")
+            raise Unsupported(f"rotary positions need heads of an even width, but these are {layer.head_dim} wide")
         return layers_alone([layer], scheme_of, norm=source.norm, gated=source.gated, rotary_given=source.rotary)
 
     def build(self, region: Region, modules: Mapping[str, nn.Module], weight_of: WeightOf) -> EncoderLayer:
@@ -263,7 +263,7 @@ def _scaled(named: Named, factor: Tensor, values: bool, constant: bool = False) 
     """
     name, linear = named
     if type(linear) not in (nn.Linear, NonDynamicallyQuantizableLinear, _Scaled):
-        raise Unsupported(f"{name} has a factor behind it, which a {type(linear).__name__} can't take in")
+        raise Unsupported(f"{name} is followed by a factor, which can't be merged into a {type(linear).__name__}")
     bias = linear.bias is not None
     scaled = _Scaled(linear.in_features, linear.out_features, bias, device="meta", dtype=torch.float32)
     scaled.constant = float(factor) if constant else None

@@ -20,12 +20,12 @@ _NATIVE = (*NATIVE.values(), MultiheadAttention)
 _LIBRARIES = ("transformers", "timm", "torchvision", "open_clip", "torch")
 
 _INSIDES = (
-    ("GroundingDinoModel", "text_backbone", "", "hands it masks over pairs of tokens"),
-    ("MMGroundingDinoModel", "text_backbone", "", "hands it masks over pairs of tokens"),
-    ("ModernVBertModel", "text_model", "", "hands it embeddings (inputs_embeds), some of them of images"),
-    ("PeftModel", "base_model", "prompt_encoder", "hands it learned prompts, as embeddings or as keys"),
-    ("TextTransformer", "transformer", "cls_emb", "hands it masks over pairs of tokens"),  # OpenCLIP: CoCa
-    ("TextTransformer", "transformer", "use_pad_mask", "hands it masks over pairs of tokens"),
+    ("GroundingDinoModel", "text_backbone", "", "passes it attention masks over pairs of tokens"),
+    ("MMGroundingDinoModel", "text_backbone", "", "passes it attention masks over pairs of tokens"),
+    ("ModernVBertModel", "text_model", "", "passes it embeddings (inputs_embeds), some of them of images"),
+    ("PeftModel", "base_model", "prompt_encoder", "passes it learned prompts, as embeddings or as keys"),
+    ("TextTransformer", "transformer", "cls_emb", "passes it attention masks over pairs of tokens"),  # OpenCLIP: CoCa
+    ("TextTransformer", "transformer", "use_pad_mask", "passes it attention masks over pairs of tokens"),
 )
 """Models that need more of an encoder or of layers than their usual call: name of the class, where they are, the
 attribute that is something only in those of its objects that do (empty: all of them), and what they do."""
@@ -54,7 +54,7 @@ def refusal(
             return Refusal(f"{inner} {hooks}")
         if others := [holder for holder in held.get(id(module), ()) if not within(holder, site.name)]:
             who = others[0] or "the model"
-            return Refusal(f"{who} holds {inner} outside of its children too, and may call it from there")
+            return Refusal(f"{who} also holds {inner} outside its child modules, and may call it from there")
     for inner, module in inside.items():
         if why := None if any_class else _foreign(module, site.module):
             return Refusal(f"{inner} {why}")
@@ -63,7 +63,10 @@ def refusal(
         if isinstance(found, Refusal):
             return Refusal(f"{inner} stays in float ({found})", found.needs)
         if found is not None and found.activation_bits != 8:
-            return Refusal(f"{inner} is to keep float activations ({found}); the fused encoder has int8 ones only")
+            return Refusal(
+                f"{inner} has a scheme with float activations ({found}), but the fused encoder has int8 "
+                "activations only"
+            )
     return None
 
 
@@ -91,8 +94,8 @@ def _foreign(part: nn.Module, whole: nn.Module) -> str | None:
     if kind.__module__.startswith("torch.nn.") or _home(kind) in (own, library, "kdnative"):
         return None
     return (
-        f"is a {kind.__name__} of {kind.__module__}, which may behave in its own way: fused are parts of {own}, "
-        "torch.nn and kdnative"
+        f"is a {kind.__name__} of {kind.__module__}, which may compute something else: only parts of {own}, "
+        "torch.nn and kdnative are fused"
     )
 
 

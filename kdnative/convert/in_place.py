@@ -147,10 +147,12 @@ def convert_(
     schemes = "w8a8" if schemes is None else schemes
     for asked in schemes.values() if isinstance(schemes, Mapping) else [schemes]:
         if isinstance(asked, list | tuple):
-            raise ValueError(f"schemes has {asked!r}, and only a gate chooses among several: give one, or gate=")
+            raise ValueError(
+                f"schemes has {asked!r}, but only a gate can choose among several schemes: give one scheme, or gate="
+            )
     calibrating = calibration is not None or method is not None
     if clip_search and calibrating:
-        raise ValueError("clip_search=True is for rounding without data; with data, method='clip' is the search")
+        raise ValueError("clip_search=True is for rounding without data: with calibration data, give method='clip'")
     selection = Selection(schemes, keep, without_input_scales if calibrating else Scheme.parse)
     deciding = partial(decide, model, selection, embeddings=embeddings, fuse=fuse, values=True)
     networks = trained_networks(model, selection)
@@ -160,8 +162,11 @@ def convert_(
         check_trained(plan, networks)
     wanted = wanting_ranges(plan, model) if fuse else ()
     if wanted and isinstance(calibration, Calibration):
-        words = "a Calibration has weights of linear layers alone, and no ranges of maps"
-        refuse_networks(plan, model, f"{words}: give the batches themselves as calibration=")
+        words = (
+            "a Calibration holds weights of linear layers only, but a convolutional network needs ranges of "
+            "feature maps"
+        )
+        refuse_networks(plan, model, f"{words}: give batches as calibration=")
     if wanted and calibration is not None and not isinstance(calibration, Calibration):
         plan.check(awaiting=wanted)
         data = batches = InputBatches(calibration, tokenizer)
@@ -174,8 +179,9 @@ def convert_(
     whole = calibrating and networks is not None and nothing_left(plan, model, networks)
     if whole and method is not None and method not in METHODS:
         raise ValueError(
-            f"method={method!r} is for linear layers, and networks of convolutions take them all: leave it out, or say "
-            f"how ranges of maps are found, with {', '.join(map(repr, METHODS))}"
+            f"method={method!r} is for linear layers, but all of them are part of convolutional networks: "
+            "leave it out, or choose how ranges of feature maps are found, with "
+            f"{', '.join(map(repr, METHODS))}"
         )
     if calibrating and not whole:
         made = calibrated(plan, model, data, method, tokenizer, weights or {})
@@ -204,7 +210,7 @@ def apply(model: nn.Module, plan: Plan, built: Built) -> None:
     modules = dict(walk(model))
     for decision in plan.decisions:
         if type(modules.get(decision.name)).__name__ != decision.kind:
-            raise ValueError(f"{decision.name!r} is no {decision.kind} any more: decide and build again")
+            raise ValueError(f"{decision.name!r} is no longer a {decision.kind}: make a new plan")
     replacements = {id(modules[name]): native for name, native in built.replacements.items()}
     for parent in (*modules.values(), *replacements.values()):
         for attribute, child in list(parent._modules.items()):

@@ -56,7 +56,7 @@ class LinearConverter(Converter):
 
     def note(self, site: Site) -> str:
         others = site.others_with(self.layer(site.module))
-        return f"; its weight was also that of {', '.join(others)}" if others else ""
+        return f"; its weight was shared with {', '.join(others)}" if others else ""
 
 
 def _attention_around(site: Site) -> nn.MultiheadAttention | None:
@@ -94,8 +94,8 @@ def unsupported(site: Site, scheme: Scheme, layer: nn.Module) -> Refusal | None:
 
 def needs_ranges(scheme: Scheme) -> Refusal:
     """Why there is no layer of a scheme before calibration."""
-    words = f"{scheme} needs the ranges of its inputs, which calibration finds"
-    return Refusal(f"{words}: ask for {scheme.plain} and give calibration data", needs="ranges")
+    words = f"{scheme} needs the ranges of its inputs, which calibration measures"
+    return Refusal(f"{words}: give the scheme {scheme.plain} and calibration data", needs="ranges")
 
 
 @converts(when=hf.is_conv1d)
@@ -122,8 +122,10 @@ class FakeQuantConverter(LinearConverter):
         if scheme.plain == own.plain:
             own = own.with_sparsity(scheme.sparsity or own.sparsity)
         elif site.choice.explicit:
-            words = f"it was trained for {own}, but {scheme} is asked for"
-            return Refusal(f"{words}: ask for the same, or for no scheme of its own, or train it for the other")
+            words = f"it was trained for {own}, but {scheme} is given"
+            return Refusal(
+                f"{words}: give the scheme it was trained for, leave its scheme out, or train it for the given scheme"
+            )
         own = site.with_given(own)
         return unsupported(site, own, site.module) or own
 
@@ -137,7 +139,7 @@ class FakeQuantConverter(LinearConverter):
     def note(self, site: Site) -> str:
         own, asked = site.module.scheme, site.choice.value
         other = asked is not None and asked.plain != own.plain
-        kept = f"; it keeps the {own} that it was trained for, {asked} is not applied" if other else ""
+        kept = f"; it keeps {own}, for which it was trained, and {asked} is ignored" if other else ""
         return kept + super().note(site)
 
 
@@ -149,14 +151,14 @@ class EmbeddingConverter(Converter):
         """Schemes are for linears; an embedding follows ``embeddings=`` unless a pattern keeps it in float."""
         if site.choice.value is None and site.choice.reason != Selection.UNMATCHED:
             return site.choice
-        return Choice(Scheme.parse("w8a8")) if site.around.embeddings else Choice(None, "asked for by embeddings=None")
+        return Choice(Scheme.parse("w8a8")) if site.around.embeddings else Choice(None, "set by embeddings=None")
 
     def decide(self, site: Site, scheme: Scheme) -> Scheme | Refusal:
         plain = unusual(site.module, (nn.Embedding,)) or site.bypassed()
         if why := plain or not_quantizable(site.module, site.around.values):
             return why
         if site.module.max_norm is not None:
-            return Refusal("max_norm rewrites the table at every call")
+            return Refusal("max_norm changes the table at every call")
         return scheme
 
     def build(self, module: nn.Module, decision: Decision, weights: Weights) -> Native:
@@ -168,7 +170,7 @@ class EmbeddingConverter(Converter):
 
     def note(self, site: Site) -> str:
         others = site.others_with(site.module)
-        return f"; its weight was also that of {', '.join(others)}" if others else ""
+        return f"; its weight was shared with {', '.join(others)}" if others else ""
 
     def label(self, scheme: Scheme) -> str:
         return "int8"

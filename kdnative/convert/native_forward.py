@@ -71,14 +71,19 @@ def native_forward(
             modules of it were replaced or parameters got another shape.
     """
     if "forward" in vars(model) or hasattr(model, _MARK):
-        raise ValueError("somebody has replaced the model's forward, which its native form would not have: undo that")
+        raise ValueError(
+            "the model's forward was replaced, and the native form can't run the replacement: restore the "
+            "original forward"
+        )
     if masked := [name for name, module in model.named_modules() if "weight_mask" in module._buffers]:
         raise ValueError(
-            f"{masked[0]} has a pruning mask, with which it has no native form: make masks permanent first, with "
-            "kdnative.prune.finalize_masks_"
+            f"{masked[0]} has a pruning mask, which the native form does not support: make masks permanent "
+            "first, with kdnative.prune.finalize_masks_"
         )
     plan = decide(model, Selection(schemes, keep, Scheme.parse), embeddings=embeddings, fuse=fuse, values=True)
-    refuse_networks(plan, model, "native_forward has no ranges for their maps: use kdnative.convert.prepare_networks_")
+    refuse_networks(
+        plan, model, "native_forward has no ranges for their feature maps: use kdnative.convert.prepare_networks_"
+    )
     plan.check()
 
     shell = _Shell(model)  # before anybody watches the model with hooks, as losses of hidden states do
@@ -143,8 +148,9 @@ class _Shell:
         for name in {**now, **self._layout}:
             if now.get(name) != self._layout.get(name):
                 raise ValueError(
-                    f"{name or 'the model'} was replaced, or has parameters or buffers of other shapes, within "
-                    "native_forward, whose plan was made before: change the model first, then enter the context again"
+                    f"{name or 'the model'} was replaced, or has parameters or buffers of other shapes, "
+                    "within native_forward, but the plan was made before: change the model first, then enter "
+                    "the context again"
                 )
         for own, copied in self._pairs:
             copied._parameters.update(own._parameters)
@@ -205,11 +211,13 @@ def _straight_through(exact: Any, plain: Any) -> Any:
             return exact.clone()  # nobody may take it for the output of a part of the native model
         if not exact.dim() and not torch.equal(exact, plain):  # of one that no layer has a part in, both are the same
             raise ValueError(
-                "the model gives a number that is learnt from, such as the loss of labels=: its gradient would be that "
-                "of the float model. Leave the labels out, and compute the loss from the logits"
+                "the model returns a loss, as with labels=, and its gradient would be that of the float "
+                "model: leave the labels out, and compute the loss from the logits"
             )
         if exact.shape != plain.shape:
-            raise RuntimeError(f"the model gives {list(plain.shape)} and its native form {list(exact.shape)}")
+            raise RuntimeError(
+                f"the model returns shape {list(plain.shape)}, but its native form returns {list(exact.shape)}"
+            )
         return straight_through(exact, plain)
     if isinstance(exact, MutableMapping):  # the outputs of transformers are dicts, of which values may be replaced
         for name in exact:

@@ -52,8 +52,8 @@ class Seen:
                 forward(model, self.batch)
             except Exception as error:  # whatever a user's code raises
                 raise ValueError(
-                    f"the model can't run batch 0 of calibration, {_shown(batch)}: {type(error).__name__}: {error}. "
-                    "Give batches as its forward takes them"
+                    f"the model can't run batch 0 of calibration, {_shown(batch)}: {type(error).__name__}: "
+                    f"{error}. Give batches that the model's forward accepts"
                 ) from error
         self._alive.clear()
 

@@ -72,7 +72,7 @@ def restore_networks_(model: nn.Module, path: str | os.PathLike[str]) -> list[st
             _network(number, plain, tensors, modules) for number, plain in enumerate(json.loads(metadata["networks"]))
         ]
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} can't be read as networks of this model: {error}") from error
+        raise ValueError(f"{path} does not hold networks of this model: {error}") from error
     for network in networks:
         network.install()
     return [next(iter(network.modules)) for network in networks]

@@ -61,9 +61,9 @@ def prepare_networks_(
             have as it is, or what `convert_` says of calibration. The model is unchanged then.
     """
     if method not in METHODS:
-        raise ValueError(f"ranges are found by {', '.join(map(repr, METHODS))}, not by {method!r}")
+        raise ValueError(f"method={method!r}: ranges can be found with {', '.join(map(repr, METHODS))}")
     if ready := list(trained_parts(model)):
-        raise ValueError(f"{ready[0] or 'the model'} is prepared already: call finish_networks_ before doing it again")
+        raise ValueError(f"{ready[0] or 'the model'} is already prepared: call finish_networks_ first")
     selection = Selection(schemes, keep, Scheme.parse)
     plan = decide(model, selection, values=True)
     wanted = wanting_ranges(plan, model)
@@ -72,7 +72,9 @@ def prepare_networks_(
         modules = dict(walk(model))
         left = [d for d in plan.decisions if d.refusal and isinstance(modules[d.name], nn.Conv2d)]
         why = "".join(f"\n  {decision.name}: {decision.refusal}" for decision in left)
-        raise ValueError(f"there is no convolution to train: none in the model is to be w8a8 and could be native{why}")
+        raise ValueError(
+            f"there is no convolution to train: the model has none with scheme w8a8 that could be native{why}"
+        )
     around = Surroundings.of(model, selection, values=True)
     made = calibrated_parts(plan, around, InputBatches(calibration), method)
     refusals = {name: Refusal(why) for name, why in made.refusals.items()}
@@ -85,7 +87,7 @@ def prepare_networks_(
             chain = {name: around.modules[name] for name in made.found.chains[root]}
             networks[root] = TrainedNetwork.calibrated(chain, part)
         except Unsupported as error:
-            raise ValueError(f"{root or 'the model'} can't be trained as a network of integers: {error}") from error
+            raise ValueError(f"{root or 'the model'} can't be trained as an integer network: {error}") from error
     for network in networks.values():
         network.install()
     return list(networks)
@@ -130,14 +132,18 @@ def trained_networks(model: nn.Module, selection: Selection[Scheme]) -> Networks
         parts[root] = Network(root, names, network.quantized())
     covered = {name for part in parts.values() for name in part.modules}
     others = [name for name, module in modules.items() if isinstance(module, nn.Conv2d) and name not in covered]
-    return Networks(parts, dict.fromkeys(others, "it is in none of the parts that were trained as native networks"))
+    return Networks(parts, dict.fromkeys(others, "it is not in a part that was trained as a native network"))
 
 
 def check_trained(plan: Plan, networks: Networks) -> None:
     """ValueError where a part that was trained as a network is none in the plan."""
     regions = {region.root for region in plan.regions}
     rows = {decision.name: decision.refusal for decision in plan.decisions}
-    lost = {root: rows.get(root) or Refusal("it is to be no network") for root in networks.parts if root not in regions}
+    lost = {
+        root: rows.get(root) or Refusal("it is not a network in this plan")
+        for root in networks.parts
+        if root not in regions
+    }
     if lost:
         raise ValueError(nothing_converted(lost))
 

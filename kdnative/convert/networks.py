@@ -30,7 +30,7 @@ _LEAST = 2
 """Convolutions of a part. A single one gets its input as codes and gives its result as real numbers, which costs about
 as much as it saves; a pattern that names it makes one all the same."""
 
-_ALONE = "a single convolution gains less than codes for its input and result cost"
+_ALONE = "a single convolution gains less than the quantization of its input and output costs"
 
 
 def wanting_ranges(plan: Plan, model: nn.Module) -> list[Decision]:
@@ -132,10 +132,12 @@ class _Refusing:
         if not isinstance(module, nn.Linear):
             return None
         if decision.name in self.around.given:
-            return "has its integer weight already"
+            return "already has its integer weight"
         if decision.scheme is None:
             return f"stays in float ({decision.refusal})"
-        return None if decision.scheme.plain == SCHEME else f"is to be {decision.scheme}, and networks are {SCHEME}"
+        return (
+            None if decision.scheme.plain == SCHEME else f"has the scheme {decision.scheme}, but networks are {SCHEME}"
+        )
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,7 @@ class _Judging:
     def __call__(self, names: tuple[str, ...], graph: FloatGraph) -> str | None:
         if len(convolutions(graph)) < self.least:
             return _ALONE
-        return (
-            None if self.seen.agrees(names, graph) else "what it computes depends on more than the shape of its input"
-        )
+        return None if self.seen.agrees(names, graph) else "its computation depends on more than the shape of its input"
 
 
 def _wants(decision: Decision) -> bool:
@@ -166,7 +166,7 @@ def _why(name: str, found: Regions) -> str:
     """Why a convolution is in no network: what the smallest module around it said, if it said more than `_ALONE`."""
     around = sorted((left for left in found.left if within(name, left)), key=len, reverse=True)
     telling = next((left for left in around if found.left[left] != _ALONE), around[0])
-    words = f"{telling or 'the model'} is no network of convolutions: {found.left[telling]}"
+    words = f"{telling or 'the model'} is not a convolutional network: {found.left[telling]}"
     return words if found.left[around[0]] != _ALONE or telling == around[0] else f"{words}; of the rest, {_ALONE}"
 
 

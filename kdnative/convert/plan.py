@@ -40,7 +40,7 @@ class Decision:
     def planned(self) -> Scheme:
         """The scheme of a module that gets one."""
         if self.scheme is None:
-            raise ValueError(f"{self.name or 'the model'} gets no scheme")
+            raise ValueError(f"{self.name or 'the model'} has no scheme in the plan")
         return self.scheme
 
 
@@ -124,6 +124,6 @@ def nothing_converted(refused: Mapping[str, Refusal]) -> str:
     """The text of an error that lists every case."""
     lines = (f"  {name or '(model)'}: {refusal}" for name, refusal in refused.items())
     return (
-        "nothing was converted; these modules can't be converted as asked (keep=[...] leaves them in float):\n"
-        + "\n".join(lines)
+        "nothing was converted, because these modules can't be converted as requested (leave them in float "
+        "with keep=[...]):\n" + "\n".join(lines)
     )

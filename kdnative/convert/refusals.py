@@ -86,7 +86,7 @@ def native_in_another_scheme(module: nn.Module, asked: Scheme) -> Refusal | None
     own = schemes_of(module)
     if not own or {scheme.plain for scheme in own} == {asked.plain}:
         return None
-    words = "and its float weights are gone: convert the float model instead"
+    words = "and has no float weights: convert the float model instead"
     return Refusal(f"it is native already, in {in_words(own)}, {words}")
 
 
@@ -115,7 +115,7 @@ def check_parameters(model: nn.Module) -> None:
     devices: dict[torch.device, str | None] = {}
     for name, tensor in model.named_parameters():
         if nn.parameter.is_lazy(tensor):
-            raise ValueError(f"{name} has no shape before the first call: run the model once, then convert it")
+            raise ValueError(f"{name} has no shape yet: run the model once, then convert it")
         if tensor.device not in devices:
             devices[tensor.device] = device_refusal(tensor.device)
         if why := devices[tensor.device]:
@@ -126,9 +126,11 @@ def bypassed(name: str, module: nn.Module, parent: nn.Module | None, held: Mappi
     """Why a native module in the place of ``module``, the child ``name`` of ``parent``, might not be called there."""
     if holders := held.get(id(module)):
         who = holders[0] or "the model"
-        return Refusal(f"{who} holds it outside of its children too, and may call it from there")
+        return Refusal(f"{who} also holds it outside its child modules, and may call it from there")
     if name == "text_projection" and type(parent).__module__.startswith("open_clip."):
-        return Refusal(f"{type(parent).__name__} of OpenCLIP multiplies by it itself unless it is an nn.Linear")
+        return Refusal(
+            f"{type(parent).__name__} of OpenCLIP multiplies by its weight directly unless it is an nn.Linear"
+        )
     return None
 
 
@@ -159,9 +161,9 @@ def hooked(module: nn.Module) -> str | None:
     hooks = hooks_of(module)
     # Transformers leaves hooks behind that record outputs when a caller asks for hidden states, and do nothing else.
     if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
-        return "has hooks, which a native module would not run: remove them first"
+        return "has hooks, which a native module does not run: remove them first"
     if not isinstance(vars(module).get("forward"), TrainedNetwork | HandedOn | None):
-        return "has a forward of its own, set on the instance"
+        return "has its own forward, set on the instance"
     return None
 
 
@@ -169,15 +171,17 @@ def unusual(module: nn.Module, known: tuple[type, ...]) -> Refusal | None:
     """Why a layer is not plain: not exactly of one of the classes ``known``, or changed from outside."""
     if parametrize.is_parametrized(module):
         return Refusal(
-            f"it is parametrized ({', '.join(module.parametrizations)}): make that permanent first, with "
+            f"it is parametrized ({', '.join(module.parametrizations)}): make it permanent first, with "
             "torch.nn.utils.parametrize.remove_parametrizations"
         )
     if "weight_mask" in module._buffers:
-        return Refusal("it has a pruning mask: make that permanent first, with kdnative.prune.finalize_masks_")
+        return Refusal("it has a pruning mask: make it permanent first, with kdnative.prune.finalize_masks_")
     if type(module) not in known:
         base = next((cls for cls in known if isinstance(module, cls)), known[0])
         path = "nn" if base.__module__.startswith("torch.nn.") else base.__module__
-        return Refusal(f"{type(module).__name__} is a subclass of {path}.{base.__name__} and may behave in its own way")
+        return Refusal(
+            f"{type(module).__name__} is a subclass of {path}.{base.__name__} and may compute something else"
+        )
     hooks = hooked(module)
     return Refusal(f"it {hooks}") if hooks else None
 
@@ -214,7 +218,7 @@ def not_finite(module: nn.Module) -> Refusal | None:
 def too_small(out_features: int, in_features: int) -> Refusal | None:
     """Why the float layer is faster for this shape; None when it is not."""
     if out_features < MIN_OUT_FEATURES:
-        return Refusal(f"faster in float: {out_features} outputs are fewer than {MIN_OUT_FEATURES}")
+        return Refusal(f"faster in float: it has {out_features} outputs, fewer than {MIN_OUT_FEATURES}")
     if in_features < MIN_IN_FEATURES:
-        return Refusal(f"faster in float: {in_features} inputs are fewer than {MIN_IN_FEATURES}")
+        return Refusal(f"faster in float: it has {in_features} inputs, fewer than {MIN_IN_FEATURES}")
     return None

@@ -119,7 +119,7 @@ def _dense_or_sparse(
         zeros = zeros_left_out(qweight, scheme.sparsity)
     except ValueError as error:
         if explicit:
-            raise ValueError(f"nothing was converted; {name or '(model)'}: {error}") from None
+            raise ValueError(f"nothing was converted: {name or '(model)'}: {error}") from None
         return scheme.dense, f"native linear, dense: {error}"
     found = backend.pays(qweight, scheme)
     has = f"{100 * zeros:.0f} % of its {'4x1 blocks' if scheme.sparsity == '4x1' else 'weights'} are zero"

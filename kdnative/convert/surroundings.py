@@ -92,7 +92,7 @@ class Site:
             return why
         if isinstance(parent, nn.TransformerEncoderLayer) and not self.in_whole_encoder():
             if parent.activation_relu_or_gelu or isinstance(self.module, nn.MultiheadAttention):
-                return Refusal("nn.TransformerEncoderLayer reads this weight itself in its fast path")
+                return Refusal("nn.TransformerEncoderLayer reads this weight directly in its fast path")
         return None
 
     def in_whole_encoder(self) -> bool:

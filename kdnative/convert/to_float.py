@@ -65,7 +65,7 @@ def to_float_(model: nn.Module) -> list[str]:
         except (AttributeError, RuntimeError, ValueError, Unsupported) as reason:  # the first: a part is not there
             refused.append(f"{name or type(module).__name__}: {reason}")
     if refused:
-        raise ValueError("these modules can't become float ones, so the model is unchanged: " + "; ".join(refused))
+        raise ValueError("these modules can't be converted to float, so the model is unchanged: " + "; ".join(refused))
     _share_tables(modules.values(), floats)
     for parent in list(model.modules()):
         for attribute, child in list(parent._modules.items()):
@@ -117,7 +117,7 @@ def _float_of(module: nn.Module) -> nn.Module:
 
 def _linear(module: Linear) -> nn.Linear:
     if module.activation != "none":
-        raise ValueError(f"it has the activation {module.activation} in it, which nn.Linear has not")
+        raise ValueError(f"it includes the activation {module.activation}, which nn.Linear does not have")
     linear = nn.Linear(module.in_features, module.out_features, module.has_bias, device="meta", dtype=module.dtype)
     linear.weight = nn.Parameter(module.quantized().dequantize().to(module.dtype))
     if (bias := module.bias) is not None:
@@ -136,10 +136,12 @@ def _attention(module: MultiheadAttention) -> nn.MultiheadAttention:
     projections = [getattr(module, f"{name}_proj") for name in ("q", "k", "v", "out")]
     linears = [_linear(each) if isinstance(each, Linear) else each for each in projections]
     if odd := [type(each).__name__ for each in linears if not isinstance(each, nn.Linear)]:
-        raise ValueError(f"one of its linears is a {odd[0]}, which nn.MultiheadAttention has not")
+        raise ValueError(f"one of its linears is a {odd[0]}, which nn.MultiheadAttention does not support")
     inputs, output = linears[:3], linears[3]
     if len({each.bias is None for each in linears}) > 1:
-        raise ValueError("some of its linears have a bias and some have none, which nn.MultiheadAttention has not")
+        raise ValueError(
+            "some of its linears have a bias and some have none, which nn.MultiheadAttention does not support"
+        )
     dtype, bias = inputs[0].weight.dtype, output.bias is not None
     attention = nn.MultiheadAttention(
         module.embed_dim, module.num_heads, bias=bias, batch_first=module.batch_first, device="cpu", dtype=dtype
@@ -167,7 +169,7 @@ def _torch_encoder(module: TransformerEncoder) -> nn.Module:
     hidden = spec["hidden_size"]
     encoder: nn.Module
     if spec["activation"] not in _ACTIVATIONS:
-        raise ValueError(f"its activation is {spec['activation']}, which a layer of torch has not")
+        raise ValueError(f"its activation is {spec['activation']}, which torch's layer does not support")
     for number, layer in enumerate(spec["layers"]):
         heads, width = layer["heads"], layer["head_dim"]
         if heads * width != hidden or layer["scaling"] != width**-0.5:
@@ -208,11 +210,11 @@ def _base_model(module: Encoder) -> nn.Module:
     try:
         config = module.config
     except AttributeError:
-        raise ValueError("it does not know the configuration of the model that it took the place of") from None
+        raise ValueError("the configuration of the original model is unknown") from None
     model, parts = _skeleton(config, module.pooler is not None).float(), module.parts()
     source = hf.read(model)
     if len(source.layers) != len(parts.layers):
-        raise ValueError(f"its configuration says {len(source.layers)} layers, and it has {len(parts.layers)}")
+        raise ValueError(f"its configuration says {len(source.layers)} layers, but it has {len(parts.layers)}")
     if (source.pooler is None) != (module.pooler is None):
         raise ValueError("its configuration does not say whether it has a pooler")
     tables = {"word": source.word, "position": source.position, "token_type": source.token_type}
@@ -224,7 +226,7 @@ def _base_model(module: Encoder) -> nn.Module:
             _copy(f"the table {name}", table.weight, own.quantized().dequantize())
     _copy_norm("the LayerNorm of its embeddings", source.embedding_norm, parts.embeddings.norm)
     if source.relative is not None:
-        _copy("its biases by distance", source.relative.weight, parts.relative_bias.weight)
+        _copy("its relative position biases", source.relative.weight, parts.relative_bias.weight)
     if source.final_norm is not None:
         _copy_norm("its last LayerNorm", source.final_norm, parts.final_norm)
     if source.pooler is not None:
@@ -257,7 +259,7 @@ def _skeleton(config: Any, pooler: bool) -> nn.Module:
 def _known_layer(module: EncoderLayer) -> nn.Module:
     """The layer whose place a native one took: factors that went into its linears stay there, and become 1."""
     if module.original is None:
-        raise ValueError("it does not know the layer that it took the place of, as it was not made by a conversion")
+        raise ValueError("the original layer is unknown, because it was not made by a conversion")
     layer = copy.deepcopy(module.original)
     for part in layer.modules():
         for name, parameter in part._parameters.items():
@@ -292,7 +294,7 @@ def _fill_layers(model: nn.Module, layers: list[Layer], parts: EncoderParts) -> 
     for layer, part in zip(layers, parts.layers, strict=True):
         for name, linear in (*layer.qkv, layer.output, *layer.ffn_in, layer.ffn_out):
             if any(id(parameter) not in own for parameter in linear.parameters()):
-                raise ValueError(f"{name} is put together from other tensors of {type(model).__name__}")
+                raise ValueError(f"{name} is computed from other tensors of {type(model).__name__}")
         _fill_layer(layer, cast(LayerParts, part))
 
 
@@ -311,7 +313,7 @@ def _copy_linears(named: list[Named], native: Linear) -> None:
     weight, bias, start = native.quantized().dequantize(), native.bias, 0
     if sum(linear.out_features for _, linear in named) != native.out_features:
         names = ", ".join(name for name, _ in named)
-        raise ValueError(f"{names} would have other sizes than the native model, whose layers may be pruned")
+        raise ValueError(f"{names} would have different sizes from the native model, whose layers may be pruned")
     for name, linear in named:
         rows = slice(start, start + linear.out_features)
         _copy(name, linear.weight, weight[rows])

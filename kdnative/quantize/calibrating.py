@@ -111,7 +111,7 @@ def calibrate_(
         else:
             refused = refused or f", and {name or 'it'} can't be quantized: {why}"
     if not wanted:
-        raise ValueError(f"no layer is left to calibrate; the model has {len(found)} linear layers in float{refused}")
+        raise ValueError(f"there is no layer to calibrate; the model has {len(found)} linear layers in float{refused}")
     batches = None
     if calibration is not None:
         batches = InputBatches(calibration, tokenizer, max_length, batch_size)
@@ -173,14 +173,14 @@ def calibrate_layers(
     making_up = [row for row in found.rows if "second_moment" in methods[row.name].needs]
     if few := [row.name or "the model" for row in making_up if row.rows < sites[row.name].inputs]:
         warnings.warn(
-            f"calibration has fewer rows than inputs for {listed(few)}, so the weights may fit these rows and no "
-            "others: give more data",
+            f"calibration has fewer rows than inputs for {listed(few, most=3)}, so the weights may overfit "
+            "these rows: give more data",
             stacklevel=stacklevel,
         )
     if worse := [row.name or "the model" for row in found.rows if row.is_worse]:
         warnings.warn(
-            f"on data that was held out, {listed(worse)} would have less error if rounded to the nearest: give more "
-            "data, or use another method",
+            f"rounding to nearest has less error on held-out data for {listed(worse, most=3)}: give more "
+            "calibration data, or use another method",
             stacklevel=stacklevel,
         )
     return found

@@ -40,7 +40,7 @@ def write_layers(path: str | Path, layers: Mapping[str, tuple[QuantizedWeight, C
     described = []
     for i, (weight, row) in enumerate(layers.values()):
         if weight.codebook is not None:
-            raise ValueError(f"{row.name}: weights with a code book can't be saved")
+            raise ValueError(f"{row.name}: weights with a codebook can't be saved")
         codes = weight.qweight if weight.bits == 8 else pack_bits(weight.qweight.flatten(1), weight.bits)
         held = {"qweight": codes, **{name: getattr(weight, name) for name in _TENSORS}}
         tensors |= {f"{i}.{name}": t.cpu().contiguous().clone() for name, t in held.items() if t is not None}
@@ -58,7 +58,7 @@ def read_layers(path: str | Path) -> tuple[Layers, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+        raise FileNotFoundError(f"{path}: file not found")
     try:
         with safe_open(path, "pt") as file:
             described = json.loads((file.metadata() or {})[_KEY])
@@ -74,7 +74,7 @@ def read_layers(path: str | Path) -> tuple[Layers, Any]:
 
 def _layers(described: Any, tensors: dict[str, Tensor]) -> Layers:
     if type(described) is not list:
-        raise ValueError("its layers are no list")
+        raise ValueError("its layers are not a list")
     found: Layers = {}
     for i, entry in enumerate(described):
         row = _row(entry)
@@ -87,7 +87,7 @@ def _layers(described: Any, tensors: dict[str, Tensor]) -> Layers:
         if found[row.name][0].format.bits != Scheme.parse(row.scheme).weight_bits:
             raise ValueError(f"{row.name!r} has {found[row.name][0].bits} bits, and its scheme is {row.scheme}")
     if tensors:
-        raise ValueError(f"it holds tensors of no layer: {', '.join(sorted(tensors)[:3])}")
+        raise ValueError(f"it holds tensors that belong to no layer: {', '.join(sorted(tensors)[:3])}")
     return found
 
 
@@ -107,12 +107,12 @@ def _weight(entry: Any, held: dict[str, Tensor | None], tensors: dict[str, Tenso
     if type(shape) is not list or len(shape) < 2 or any(type(size) is not int or size < 0 for size in shape):
         raise ValueError(f"the shape of a layer is {shape!r}")
     if type(bits) is not int or type(group_size) not in (int, type(None)):
-        raise ValueError(f"bits={bits!r} and group_size={group_size!r} of a layer are no numbers")
+        raise ValueError(f"bits={bits!r} and group_size={group_size!r} of a layer are not numbers")
     codes, scale = tensors.pop(f"{i}.qweight"), held.pop("scale")
     if codes.dim() != 2 or codes.shape[0] != shape[0]:
         raise ValueError(f"the codes of a layer have shape {list(codes.shape)}, and it has {shape}")
     if bits != 8:
         codes = unpack_bits(codes, bits, math.prod(shape[1:]))
     if codes.numel() != math.prod(shape) or scale is None:
-        raise ValueError(f"the codes and scales of a layer of shape {shape} are not all there")
+        raise ValueError(f"the codes and scales of a layer of shape {shape} are incomplete")
     return QuantizedWeight(codes.view(shape), scale, bits=bits, group_size=group_size, **held)

@@ -26,7 +26,7 @@ class CalibrationState:
 
     def __init__(self, folder: Path, origin: Mapping[str, str]) -> None:
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"state_path={str(folder)!r} is a file; give a folder, which is made where there is none")
+            raise ValueError(f"state_path={str(folder)!r} is a file; give a folder, which is created if needed")
         self.folder, self.origin = folder, dict(origin)
 
     @staticmethod
@@ -59,8 +59,8 @@ class CalibrationState:
                     if not isinstance(origin, dict) or origin.get(what) != value
                 ]
                 raise ValueError(
-                    f"{path} is of another calibration, whose {' and '.join(other) or 'origin'} differ: give another "
-                    "state_path, or delete this folder to begin anew"
+                    f"{path} belongs to another calibration with different {' and '.join(other) or 'origin'}: "
+                    "give another state_path, or delete this folder to start again"
                 )
             found |= layers
         return found

@@ -62,8 +62,8 @@ def gather(
         sums_of = sums[leaders[name]]
         if not sums_of.add(rows, keys, held if "held" in sums_of.needs else None):
             raise ValueError(
-                f"the inputs of {name or 'the model'} hold NaN or infinite values in batch {number} of calibration: "
-                "the float model already fails there, so leave the batch out or repair the model"
+                f"the inputs of {name or 'the model'} hold NaN or infinite values in batch {number} of "
+                "calibration, so the float model fails on it: leave the batch out, or repair the model"
             )
         if until is not None and calls[name] == until.calls[number]:
             raise Enough

@@ -69,7 +69,7 @@ class InputBatch:
             raise ValueError(f"batch {number} of calibration holds no values: {_HOW}")
         masks = _distinct(mask for name, tensor in tensors.items() if (mask := _mask(name, tensor)) is not None)
         if any(not bool(mask.any()) for mask in masks):
-            raise ValueError(f"batch {number} of calibration is nothing but padding, as its mask says")
+            raise ValueError(f"batch {number} of calibration holds only padding, according to its mask")
         return cls(args, kwargs, masks, _hashes(tensors, masks))
 
     def rows_of(self, x: Tensor, call: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,11 +140,11 @@ class InputBatches:
         self, given: Iterable[Any], tokenizer: Any = None, max_length: int = 128, batch_size: int = 32
     ) -> None:
         if isinstance(given, str | bytes | Mapping | Tensor) or not isinstance(given, Iterable):
-            raise TypeError(f"calibration is a {type(given).__name__}, which is no list of batches: {_HOW}")
+            raise TypeError(f"calibration is a {type(given).__name__}, not a list of batches: {_HOW}")
         items = list(given)
         if items and all(isinstance(item, str) for item in items):
             if tokenizer is None:
-                raise ValueError("calibration is a list of texts: tokenizer= has to say what their tokens are")
+                raise ValueError("calibration is a list of texts: give tokenizer= as well")
             items = _tokenized(items, tokenizer, max_length, batch_size)
         if not items:
             raise ValueError(f"calibration holds no data (a generator can be read only once): {_HOW}")

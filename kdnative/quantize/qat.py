@@ -18,8 +18,8 @@ __all__ = ["finish_qat_", "prepare_qat_"]
 _log = logging.getLogger(__name__)
 
 _FOUR_BITS = (
-    "calibration with GPTQ takes seconds and keeps them closer to the float model than an epoch of quantization-aware "
-    "training (kdnative bench qat): convert_(model, scheme, calibration=..., method='gptq')"
+    "GPTQ usually loses less accuracy than an epoch of quantization-aware training, and is faster: "
+    "convert_(model, scheme, calibration=..., method='gptq')"
 )
 
 
@@ -70,8 +70,8 @@ def prepare_qat_(
     native = [name for name, module in model.named_modules() if hasattr(type(module), "plain_shapes")]
     if asked := [name for name in native if selection.choose(name).value]:
         raise ValueError(
-            f"{asked[0] or 'the model'} is native already and can't be trained: prepare the float model, train it, and "
-            f"convert it afterwards (keep={asked!r} leaves such parts as they are)"
+            f"{asked[0] or 'the model'} is native already and can't be trained: prepare the float model, "
+            f"train it, then convert it (keep={asked!r} leaves these parts unchanged)"
         )
     embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     networks = [n for n, m in model.named_modules() if getattr(vars(m).get("forward"), "trains_network", False)]
@@ -85,9 +85,9 @@ def prepare_qat_(
     selection.check_used([*candidates, *native])
     chosen = {name: scheme for name in candidates if (scheme := selection.choose(name).value) is not None}
     if not chosen:
-        raise ValueError(f"no layer is left to quantize; the model has {len(candidates)} linear layers in float")
+        raise ValueError(f"there is no layer to quantize; the model has {len(candidates)} linear layers in float")
     if ternary is not None and not any(scheme.weight_bits == 2 for scheme in chosen.values()):
-        raise ValueError(f"ternary={ternary!r}, but no layer gets a scheme of 2 bits: ask for one such as w2a8-g32")
+        raise ValueError(f"ternary={ternary!r}, but no layer has a 2-bit scheme: give one such as w2a8-g32")
     codes = {name: ternary if scheme.weight_bits == 2 else None for name, scheme in chosen.items()}
     starts = _starts(candidates, chosen, weights or {})
     made = {}
@@ -116,7 +116,7 @@ def _starts(
     """The integer weights from which layers start, by their names."""
     if stray := [name for name in weights if name not in chosen]:
         others = f" and {len(stray) - 1} others" if len(stray) > 1 else ""
-        raise ValueError(f"weights has one for {stray[0]!r}{others}, which is no linear layer that is quantized")
+        raise ValueError(f"weights has an entry for {stray[0]!r}{others}, which is not a quantized linear layer")
     starts = {name: weights[name] for name in chosen if name in weights}
     first: dict[int, str] = {}
     for name in starts:

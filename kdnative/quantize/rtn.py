@@ -155,7 +155,7 @@ def quantize_weight(
     if clip_search and clip is not None:
         raise ValueError("clip and clip_search=True exclude each other: give factors, or have them searched")
     if importance is not None and not clip_search:
-        raise ValueError("importance only steers the clip search; pass clip_search=True as well")
+        raise ValueError("importance is used by the clip search only: give clip_search=True as well")
     groups = grouped(w, scheme.group_size)
     if clip_search:
         clip = search_clip(w, scheme, importance=importance, grid=grid)

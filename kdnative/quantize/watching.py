@@ -171,11 +171,11 @@ def find_groups(
             for name in sites:
                 seen[name].append(tuple(calls.get(name, ())))
             if progress is not None:
-                progress("looking for shared inputs", number + 1, len(batches))
+                progress("finding layers with shared inputs", number + 1, len(batches))
     if never := [name for name in sites if not any(seen[name])]:
         raise ValueError(
-            f"{listed(never)} never ran on the calibration data: give batches that reach every layer, or leave these "
-            "layers in float with keep="
+            f"{listed(never)} did not run on the calibration data: give batches that reach every layer, or "
+            "leave these layers in float with keep="
         )
     groups: dict[tuple[tuple[int, ...], ...], list[str]] = {}
     for name in order:

@@ -273,7 +273,7 @@ def unusual_layers():
         "parametrized": (parametrizations.weight_norm(nn.Linear(64, 64)), r"parametrized \(weight\)"),
         "forward hook": (hooked("register_forward_hook"), "has hooks"),
         "pre-hook": (hooked("register_forward_pre_hook"), "has hooks"),
-        "instance forward": (with_forward(), "forward of its own"),
+        "instance forward": (with_forward(), "its own forward"),
         "float64": (nn.Linear(64, 64).double(), "torch.float64"),
         "empty": (nn.Linear(64, 0), "empty"),
         "meta": (nn.Linear(64, 64, device="meta"), "meta device"),
@@ -331,7 +331,7 @@ def test_fake_quant_layers_give_the_same_bits_after_conversion():
 
 def test_fake_quant_layers_refuse_another_scheme():
     model = nn.Sequential(FakeQuantLinear(64, 64, scheme="w4a8-g32"))
-    with pytest.raises(ValueError, match="trained for w4a8-g32, but w8a8 is asked for"):
+    with pytest.raises(ValueError, match="trained for w4a8-g32, but w8a8 is given"):
         convert_(model, {"0": "w8a8"})
     assert type(model[0]) is FakeQuantLinear
 

@@ -295,7 +295,7 @@ def test_what_looks_at_values_is_left_out():
     model = Odd("counts").eval()
     convert_(model, calibration=[images(8)])
     assert type(model) is Odd and type(model.trunk) is ConvNet
-    with pytest.raises(ValueError, match=r"trunk\.stem\.0 is no network of convolutions: it isn't called"):
+    with pytest.raises(ValueError, match=r"trunk\.stem\.0 is not a convolutional network: it isn't called"):
         convert_(Odd("branches").eval(), calibration=[images(8)])
 
 
@@ -304,7 +304,7 @@ def test_hooks_and_modules_that_others_hold():
     model.first[0].register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="hooks"):
         convert_(model, {"first": "w8a8"}, calibration=[images(8)])
-    with pytest.raises(ValueError, match=r"stem\.0: the model is no network of convolutions: first\.0 .*has hooks"):
+    with pytest.raises(ValueError, match=r"stem\.0: the model is not a convolutional network: first\.0 .*has hooks"):
         convert_(model, calibration=[images(8)])
 
 
@@ -342,7 +342,7 @@ def test_what_has_no_ranges_for_convolutions_says_so():
     words = r"trunk\..* are convolutions, and {}.*keep="
     model, x = Framed().eval(), images(32)
     made = kdnative.calibrate_(model, "w8a8", [x])
-    with pytest.raises(ValueError, match=words.format("a Calibration has weights of linear layers alone")):
+    with pytest.raises(ValueError, match=words.format("a Calibration holds weights of linear layers only")):
         convert_(model, calibration=made)
     with (
         pytest.raises(ValueError, match=words.format("native_forward has no ranges")),
@@ -350,7 +350,7 @@ def test_what_has_no_ranges_for_convolutions_says_so():
     ):
         pass
     gate = kdnative.Gate("kl", max_drop=1.0, data=list(images(400).split(8)))
-    with pytest.raises(ValueError, match=words.format("a gate chooses schemes of linear layers alone")):
+    with pytest.raises(ValueError, match=words.format("a gate works for linear layers only")):
         convert_(model, ["w4a8-g64", "w8a8"], gate=gate)
     assert type(model.trunk) is not ConvNet
     assert convert_(model, calibration=made, keep=["trunk"]).totals["fused"] == 0

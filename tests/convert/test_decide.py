@@ -139,12 +139,12 @@ def test_a_plan_made_on_meta_builds_a_model_with_values(kind):
 def test_a_plan_of_another_model():
     plan = decide(mlp(), wanted())
     other = nn.Sequential(nn.Embedding(100, 64), nn.GELU())
-    with pytest.raises(ValueError, match="the plan is of another model: it has a Linear named '1'"):
+    with pytest.raises(ValueError, match="the plan was made for another model, which has a Linear named '1'"):
         build(plan, other)
     model = mlp()
     built = build(plan, model)
     model[1] = nn.Identity()
-    with pytest.raises(ValueError, match="'1' is no Linear any more: decide and build again"):
+    with pytest.raises(ValueError, match="'1' is no longer a Linear: make a new plan"):
         apply(model, plan, built)
     assert type(model[0]) is nn.Embedding
 
@@ -155,7 +155,7 @@ def test_what_can_not_be_done_is_in_the_plan():
     assert [d.name for d in plan.impossible()] == ["0", "1"] and plan["2"].action == "converted"
     assert "in_features divisible by its group size 64" in str(plan["0"].refusal)
     with pytest.raises(
-        ValueError, match=r"nothing was converted; .*\n  0: scheme w4a8-g64 needs.*\n  1: it was trained"
+        ValueError, match=r"nothing was converted, because .*\n  0: scheme w4a8-g64 needs.*\n  1: it was trained"
     ):
         plan.check()
     kept = decide(model, wanted("w4a8-g64"))
@@ -255,7 +255,9 @@ def test_schemes_that_need_ranges_first():
     queries = [name for name, _ in bert().named_modules() if name.endswith("query")]
     assert {"bert", *queries} <= {d.name for d in plan.needing("ranges")}
     assert plan["bert.encoder.layer.0.output.dense"].refusal is None
-    words = "w8a8-is needs the ranges of its inputs, which calibration finds: ask for w8a8 and give calibration data"
+    words = (
+        "w8a8-is needs the ranges of its inputs, which calibration measures: give the scheme w8a8 and calibration data"
+    )
     assert plan[queries[0]].refusal.reason == words
     assert [d.name for d in plan.impossible()] == queries
     for schemes in ("w8a8-is", {"*query": "w8a8-is", "*": "w8a8"}):

@@ -124,7 +124,7 @@ def test_tied_decoder_of_masked_language_models():
         y = model(ids).logits
     assert type(model.bert) is Encoder and type(model.cls.predictions.decoder) is Linear
     assert (y - expected).norm() < 0.02 * expected.norm()
-    own = "its weight was also that of cls.predictions.decoder"
+    own = "its weight was shared with cls.predictions.decoder"
     assert found["bert.embeddings.word_embeddings"].reason == f"runs inside the fused encoder bert; {own}"
     assert found["cls.predictions.decoder"].bytes_before == 0  # its tensors were counted where they came first
 
@@ -147,7 +147,7 @@ def test_encoders_with_float_activations_are_converted_layer_by_layer():
     with torch.no_grad():
         expected = model(ids).logits
     report = convert_(model, {"*output.dense": "w8a16", "*": "w8a8"})
-    assert type(model.bert).__name__ == "BertModel" and "int8 ones only" in rows(report)["bert"].reason
+    assert type(model.bert).__name__ == "BertModel" and "int8 activations only" in rows(report)["bert"].reason
     assert str(model.bert.encoder.layer[0].output.dense.scheme) == "w8a16"
     assert str(model.bert.encoder.layer[0].attention.self.query.scheme) == "w8a8"
     with torch.no_grad():

@@ -25,7 +25,7 @@ def test_a_classifier_of_many_labels(fuse, around):
         assert type(model.bert) is Encoder and type(model.classifier) is nn.Linear
         assert (row.action, row.scheme, row.bytes_after) == ("kept", None, row.bytes_before) and row.bytes_before > 5000
         assert (
-            row.reason == "transformers reads device and dtype of a model from a parameter, and this has the last one"
+            row.reason == "transformers reads the model's device and dtype from a parameter, and this is the last one"
         )
         assert report.totals["bytes_after"] == memory and report.totals["converted"] == 0
     else:  # where LayerNorms are left

@@ -56,13 +56,13 @@ class Adapted(nn.Module):
         return hidden_states + 5 * self.up(torch.relu(self.down(hidden_states)))
 
 
-FUSED = "which may behave in its own way: fused are parts of transformers.models"
+FUSED = "which may compute something else: only parts of transformers.models"
 
 
 def test_an_adapter_of_another_class():
     model = bert()
     model.bert.encoder.layer[1].output = Adapted(model.bert.encoder.layer[1].output)
-    why = f"bert.encoder.layer.1.output is a Adapted of {__name__}, {FUSED}.bert, torch.nn and kdnative"
+    why = f"bert.encoder.layer.1.output is a Adapted of {__name__}, {FUSED}.bert, torch.nn and kdnative are fused"
     check_unfused(model, "bert", why, IDS)
 
 
@@ -83,7 +83,7 @@ def test_an_attention_of_another_class():
 
     model = vit()
     model.vit.layers[1].attention.__class__ = Doubled
-    own = f"vit.layers.1.attention is a Doubled of {__name__}, {FUSED}.vit, torch.nn and kdnative"
+    own = f"vit.layers.1.attention is a Doubled of {__name__}, {FUSED}.vit, torch.nn and kdnative are fused"
     check_unfused(model, "vit.layers.1", own, torch.randn(2, 3, 32, 32))
     assert type(model.vit.layers[0]) is EncoderLayer
 
@@ -138,7 +138,7 @@ def test_lora():
     for layer in model.bert.encoder.layer:
         layer.attention.self.query = LoraLinear(layer.attention.self.query)
     inner = "bert.encoder.layer.0.attention.self.query"
-    why = f"{inner} is a LoraLinear of {__name__}, {FUSED}.bert, torch.nn and kdnative"
+    why = f"{inner} is a LoraLinear of {__name__}, {FUSED}.bert, torch.nn and kdnative are fused"
     check_unfused(model, "bert", why, IDS)
     assert type(model.get_submodule(f"{inner}.base_layer")) is Linear
 
@@ -187,7 +187,7 @@ def test_one_layer_of_torch_twice():
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     encoder.layers = nn.ModuleList([layer, layer])
     report = rows(convert_(nn.Sequential(encoder.eval())))
-    assert "0.layers.1.self_attn is a module that the model has under another name too" in report["0"].reason
+    assert "0.layers.1.self_attn is a module that the model also has under another name" in report["0"].reason
 
 
 # -- encoders whose insides others use ---------------------------------------------------------------------------------
@@ -205,10 +205,10 @@ class Around(nn.Module):
 @pytest.mark.parametrize(
     ("name", "where", "what"),
     [
-        ("GroundingDinoModel", "text_backbone", "hands it masks over pairs of tokens"),
-        ("MMGroundingDinoModel", "text_backbone", "hands it masks over pairs of tokens"),
-        ("ModernVBertModel", "text_model", "hands it embeddings (inputs_embeds), some of them of images"),
-        ("PeftModel", "base_model", "hands it learned prompts, as embeddings or as keys"),
+        ("GroundingDinoModel", "text_backbone", "passes it attention masks over pairs of tokens"),
+        ("MMGroundingDinoModel", "text_backbone", "passes it attention masks over pairs of tokens"),
+        ("ModernVBertModel", "text_model", "passes it embeddings (inputs_embeds), some of them of images"),
+        ("PeftModel", "base_model", "passes it learned prompts, as embeddings or as keys"),
     ],
 )
 def test_encoders_inside_models_that_use_their_parts(name, where, what):

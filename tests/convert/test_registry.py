@@ -68,7 +68,7 @@ def test_it_converts_and_reports(scaled):
 
 def test_without_a_converter_it_stays():
     row = rows(convert_(nn.Sequential(Scaled(64, 96))))["0"]
-    assert row.action == "kept" and row.reason == "there is no native Scaled: it runs in torch"
+    assert row.action == "kept" and row.reason == "there is no native Scaled, so it runs in torch"
 
 
 def test_it_refuses(scaled):

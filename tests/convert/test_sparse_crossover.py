@@ -126,7 +126,7 @@ def test_weights_that_two_of_four_cannot_hold(table):
     report = convert_(model, "w8a8+2:4")
     assert str(model[0].scheme) == "w8a8" and "dense: 2:4 keeps two of four" in report.rows[0].reason
     model = pruned(0.1, "unstructured")
-    with pytest.raises(ValueError, match="nothing was converted; 0: 2:4 keeps two of four.*kdnative.prune"):
+    with pytest.raises(ValueError, match="nothing was converted: 0: 2:4 keeps two of four.*kdnative.prune"):
         convert_(model, {"0": "w8a8+2:4"})
     assert type(model[0]) is nn.Linear
 
@@ -144,7 +144,7 @@ def test_fake_quant_layers_keep_their_weights(table):
     assert str(model[0].scheme) == "w8a8+4x1" and torch.equal(model(x), want)
     model = pruned(0.9)
     prepare_qat_(model, "w8a8")
-    with pytest.raises(ValueError, match="trained for w8a8, but w4a8-g64 is asked for"):
+    with pytest.raises(ValueError, match="trained for w8a8, but w4a8-g64 is given"):
         convert_(model, {"0": "w4a8-g64"})
 
 

@@ -36,7 +36,7 @@ def test_tied_weights_are_converted_as_if_each_had_its_own():
     assert (type(model.head), type(model.embed), type(model.other)) == (Linear, Embedding, Embedding)
     assert model.embed.qweight.data_ptr() == model.other.qweight.data_ptr()  # of tables there is one
     found = rows(report)
-    assert found["head"].reason == "native linear; its weight was also that of embed, other"
+    assert found["head"].reason == "native linear; its weight was shared with embed, other"
     assert [found[name].bytes_before for name in ("embed", "other", "head")] == [25600, 0, 0]
     assert [found[name].bytes_after for name in ("embed", "other")] == [100 * 64 + 4 * 100, 0]
     assert found["head"].bytes_after == model.head.packed.numel()
@@ -86,7 +86,7 @@ def test_conv1d_that_does_more_stays():
     report = convert_(nn.Sequential(hooked, subclass, conv1d(8)))
     assert report.totals["converted"] == 0
     assert "it has hooks" in report.rows[0].reason and "no native Conv1D" in report.rows[1].reason
-    assert "8 outputs are fewer" in report.rows[2].reason
+    assert "it has 8 outputs, fewer" in report.rows[2].reason
 
 
 def test_a_bare_conv1d_becomes_a_linear(tmp_path):

@@ -163,7 +163,8 @@ def test_layers_of_unknown_classes_are_refused_with_all_names():
     model = nn.Sequential(fine, EncoderLayer.from_spec(spec), fused, Linear(8, 8), Embedding(4, 4))
     before = list(model)
     with pytest.raises(
-        ValueError, match="so the model is unchanged: 1: it does not know the layer.*2: it has the activation gelu"
+        ValueError,
+        match="so the model is unchanged: 1: the original layer is unknown.*2: it includes the activation gelu",
     ) as info:
         to_float_(model)
     assert "3: this kdnative.nn.Linear is empty" in str(info.value) and "4: this kdnative.nn.Emb" in str(info.value)
@@ -294,7 +295,7 @@ def test_an_encoder_without_a_configuration_is_refused():
     convert_(model, "w8a8")
     alone = Encoder.from_spec({**model.spec, "transformers": None})
     alone.load_state_dict(model.state_dict())
-    with pytest.raises(ValueError, match="does not know the configuration"):
+    with pytest.raises(ValueError, match="the configuration of the original model is unknown"):
         to_float_(alone)
 
 

@@ -130,7 +130,7 @@ def test_parts_that_are_put_together_are_refused():
     model = nn.ModuleList([block])
     convert_(model, "w8a8")
     assert isinstance(model[0], EncoderLayer)
-    with pytest.raises(ValueError, match=r"0: attn\.qkv is put together from other tensors"):
+    with pytest.raises(ValueError, match=r"0: attn\.qkv is computed from other tensors"):
         to_float_(model)
     assert isinstance(model[0], EncoderLayer)
 

@@ -55,7 +55,7 @@ def test_the_report_says_that_another_scheme_was_asked_for(asked):
     for name in "02":
         row = rows(report)[name]
         assert row.scheme == "w4a8-g32"
-        assert f"keeps the w4a8-g32 that it was trained for, {asked} is not applied" in row.reason
+        assert f"keeps w4a8-g32, for which it was trained, and {asked} is ignored" in row.reason
     assert "trained for" not in str(convert_(trained("w4a8-g32"), "w4a8-g32"))
 
 
@@ -70,5 +70,5 @@ def test_the_report_of_a_fused_encoder_says_so_too():
     model = bert()
     prepare_qat_(model, {"*.output.dense": "w4a8-g32", "*.query": "w8a8"})
     found = rows(convert_(model))
-    assert "w4a8-g32 that it was trained for, w8a8" in found["bert.encoder.layer.0.output.dense"].reason
+    assert "w4a8-g32, for which it was trained, and w8a8" in found["bert.encoder.layer.0.output.dense"].reason
     assert "trained for" not in found["bert.encoder.layer.0.attention.self.query"].reason

@@ -73,7 +73,7 @@ def test_a_factor_can_not_go_into_given_weights():
     model = vision("Dinov2")
     layers = layers_of(model)
     found = rows(convert_(model, weights={f"{layers[0]}.mlp.fc2": codes(64, 256)}))
-    assert "mlp.fc2 has a factor behind it, which its given weights can't take in" in found[layers[0]].reason
+    assert "mlp.fc2 is followed by a factor, which can't be merged into the given weights" in found[layers[0]].reason
     assert type(model.get_submodule(f"{layers[0]}.mlp.fc2")) is Linear
     assert type(model.get_submodule(layers[1])) is EncoderLayer
     other = vision("Dinov2")
@@ -116,7 +116,7 @@ def test_a_weight_that_brings_input_scales_gives_its_layer_the_scheme_for_them(s
         assert torch.equal(model[0](x), want)
     again = rows(convert_(model, {"0": scheme, "2": "w8a8"}))  # it has what is asked for
     assert again["0"].action == "kept" and "already native" in again["0"].reason
-    with pytest.raises(ValueError, match=f"native already, in {scheme}-is, and its float weights are gone"):
+    with pytest.raises(ValueError, match=f"native already, in {scheme}-is, and has no float weights"):
         convert_(model, {"0": "w2a8-g32"})
 
 
@@ -137,8 +137,8 @@ def test_sparse_schemes_take_no_input_scales():
 
 WRONG = {
     "no scales": ({"0": codes(96, 64)}, "w8a8-is", r"\n  0: it has 8 bits, no groups, .* which is not w8a8-is"),
-    "absent": ({"2": codes(64, 64)}, "w8a8", r"\n  2: there is no linear layer of that name"),
-    "no linear": ({"1": codes(64, 64)}, "w8a8", r"\n  1: there is no linear layer of that name"),
+    "absent": ({"2": codes(64, 64)}, "w8a8", r"\n  2: there is no linear layer with this name"),
+    "no linear": ({"1": codes(64, 64)}, "w8a8", r"\n  1: there is no linear layer with this name"),
     "shape": ({"0": codes(64, 96)}, "w8a8", r"\n  0: it has shape \[64, 96\], and the layer \[96, 64\]"),
     "bits": ({"0": codes(96, 64, "w4a8-g64")}, "w8a8", r"\n  0: it has 4 bits, groups of 64, .* which is not w8a8"),
     "groups": ({"0": codes(96, 64, "w4a8-g32")}, "w4a8-g64", r"\n  0: it has 4 bits, groups of 32"),
@@ -152,7 +152,7 @@ WRONG = {
 def test_weights_that_fit_nothing(case):
     given, schemes, words = WRONG[case]
     model = nn.Sequential(nn.Linear(64, 96), nn.ReLU())
-    with pytest.raises(ValueError, match=r"nothing was converted; these weights don't fit:" + words):
+    with pytest.raises(ValueError, match=r"nothing was converted, because these weights don't fit:" + words):
         convert_(model, schemes, weights=given)
     assert type(model[0]) is nn.Linear
 

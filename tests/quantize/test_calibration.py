@@ -62,11 +62,11 @@ def of_first(**values):
     ("change", "words"),
     [
         (lambda d: d.update(format=2), "its format is 2"),
-        (lambda d: d.update(layers={}), "its layers are no list"),
+        (lambda d: d.update(layers={}), "its layers are not a list"),
         (lambda d: d.pop("extra") and None, "extra"),
         (lambda d: d.update(extra={"model": "0"}), "extra is"),
         (lambda d: d["layers"].append(d["layers"][0]), "two layers named ''"),
-        (lambda d: d["layers"].pop() and None, "tensors of no layer"),
+        (lambda d: d["layers"].pop() and None, "tensors that belong to no layer"),
         (lambda d: [d], "damaged"),
         (lambda d: "[" * 100_000, "damaged"),
         (of_first(name=3), "name of a layer is a int"),
@@ -76,11 +76,11 @@ def of_first(**values):
         (of_first(scheme="w9"), "w9"),
         (of_first(scheme="w4a8-g32"), "8 bits, and its scheme is w4a8-g32"),
         (of_first(bits=4), "damaged"),
-        (of_first(bits="8"), "no numbers"),
+        (of_first(bits="8"), "not numbers"),
         (of_first(group_size=0), "damaged"),
-        (of_first(shape=[7, 63]), "not all there"),
+        (of_first(shape=[7, 63]), "are incomplete"),
         (of_first(shape=[-7, -64]), "shape of a layer"),
-        (of_first(shape=[7, 2**62, 2**62]), "not all there"),
+        (of_first(shape=[7, 2**62, 2**62]), "are incomplete"),
     ],
 )
 def test_damaged_descriptions(tmp_path, change, words):
@@ -99,7 +99,7 @@ def test_damaged_descriptions(tmp_path, change, words):
         ({"0.qweight": torch.zeros(448, dtype=torch.int8)}, "codes of a layer have shape"),
         ({"0.zero": torch.zeros(7)}, "zero must be"),
         ({"0.input_scale": torch.full((64,), float("inf"))}, "input_scale holds"),
-        ({"0.bias": torch.zeros(7)}, "tensors of no layer"),
+        ({"0.bias": torch.zeros(7)}, "tensors that belong to no layer"),
     ],
 )
 def test_damaged_tensors(tmp_path, tensors, words):
@@ -114,7 +114,7 @@ def test_missing_tensors(tmp_path, drop):
 
 
 def test_files_that_are_something_else(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="file not found"):
         Calibration.load(tmp_path / "none")
     for name, content in (
         ("empty", b""),
@@ -137,6 +137,6 @@ def test_files_that_are_something_else(tmp_path):
 
 def test_a_code_book_can_not_be_saved(tmp_path):
     weight = dataclasses.replace(quantize_weight(torch.randn(2, 32), "w4a8-g32"), codebook=torch.arange(16.0))
-    with pytest.raises(ValueError, match="code book"):
+    with pytest.raises(ValueError, match="codebook"):
         Calibration({"a": weight}, [layer("a", "w4a8-g32")]).save(tmp_path / "file")
     assert not list(tmp_path.iterdir())

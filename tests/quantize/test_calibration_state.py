@@ -83,12 +83,12 @@ def test_what_is_done_is_not_done_again(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": model(1)}, "whose model differ"),
-        ({"calibration": DATA[:2]}, "whose calibration data differ"),
-        ({"schemes": "w2a8-g32"}, "whose settings"),
-        ({"method": "clip"}, "whose settings"),
-        ({"sequential": True}, "whose settings"),
-        ({"model": model(1), "calibration": DATA[:2]}, "whose model and calibration data differ"),
+        ({"model": model(1)}, "with different model"),
+        ({"calibration": DATA[:2]}, "with different calibration data"),
+        ({"schemes": "w2a8-g32"}, "with different settings"),
+        ({"method": "clip"}, "with different settings"),
+        ({"sequential": True}, "with different settings"),
+        ({"model": model(1), "calibration": DATA[:2]}, "with different model and calibration data"),
     ],
 )
 def test_a_state_of_something_else(tmp_path, change, words):

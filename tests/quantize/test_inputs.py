@@ -123,7 +123,7 @@ def test_what_a_batch_may_be():
     ("given", "kind", "words"),
     [
         ("a text", TypeError, "calibration is a str"),
-        ({"input_ids": torch.ones(2, 2)}, TypeError, "calibration is a dict, which is no list of batches"),
+        ({"input_ids": torch.ones(2, 2)}, TypeError, "calibration is a dict, not a list of batches"),
         (torch.ones(2, 2), TypeError, "calibration is a Tensor"),
         (7, TypeError, "calibration is a int"),
         ([], ValueError, "holds no data"),
@@ -133,7 +133,7 @@ def test_what_a_batch_may_be():
         (["a text"], ValueError, "tokenizer="),
         ([{"x": 3}], ValueError, "batch 0 of calibration holds no values"),
         ([torch.ones(2, 2), torch.ones(0, 2)], ValueError, "batch 1 of calibration holds no values"),
-        ([{"input_ids": torch.ones(2, 2), "attention_mask": torch.zeros(2, 2)}], ValueError, "nothing but padding"),
+        ([{"input_ids": torch.ones(2, 2), "attention_mask": torch.zeros(2, 2)}], ValueError, "only padding"),
     ],
 )
 def test_what_is_no_data_is_said_in_words(given, kind, words):

@@ -125,7 +125,7 @@ def test_compensated_codes_have_less_error_at_the_output(step):
         (lambda: FakeQuantLinear(32, 4, scheme="w8a8", ternary="channel"), "stored in 2 bits"),
         (
             lambda: prepare_qat_(nn.Sequential(nn.Linear(32, 4)), "w8a8", ternary="group"),
-            "no layer gets a scheme of 2 bits",
+            "no layer has a 2-bit scheme",
         ),
         (lambda: prepare_qat_(nn.Linear(32, 4), "w2a8-g32-asym", ternary="group"), "^the model: .*without zero points"),
         (lambda: prepare_qat_(nn.Linear(32, 4), "w2a8-g32", ternary="always"), "allowed are 'channel'"),

@@ -68,7 +68,7 @@ def test_layers_that_run_in_some_batches_only():
     model = Sometimes()
     del model.value, model.out
     assert groups(model, (X, False), (X, True)) == [(("key",), (1, 0)), (("query",), (1, 1))]
-    with pytest.raises(ValueError, match=r"'key' never ran on the calibration data.*keep="):
+    with pytest.raises(ValueError, match=r"'key' did not run on the calibration data.*keep="):
         groups(model, (X, True))
 
 

@@ -55,8 +55,8 @@ def method_named(name: str | Method) -> Method:
         return METHODS[name]
     if name.strip().lower() == Ternary.name:
         raise ValueError(
-            "method 'ternary' needs to know where the steps are: give "
-            "kdnative.quantize.methods.Ternary(step='channel') or step='group'; in a recipe recover.ternary"
+            "method 'ternary' needs step=: give kdnative.quantize.methods.Ternary(step='channel') or "
+            "step='group'; in a recipe set recover.ternary"
         )
     near = next(iter(difflib.get_close_matches(name.strip().lower(), METHODS, n=1, cutoff=0.5)), None)
     hint = "." if near is None else f"; did you mean {near!r}?"

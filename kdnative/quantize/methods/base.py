@@ -62,8 +62,8 @@ class Method(ABC):
             raise ValueError(f"linears that read one input have the same in_features; these have {sorted(inputs)}")
         if self.input_scales and scheme.sparsity is not None:
             raise ValueError(
-                f"method {self.name!r} makes input scales, which {scheme} has no kernel for: use {scheme.dense}, or "
-                "method 'gptq', which leaves zeros where they are"
+                f"method {self.name!r} makes input scales, but {scheme} has no kernel for them: use "
+                f"{scheme.dense}, or method 'gptq', which keeps zeros"
             )
         joined = torch.cat(matrices)
         scheme.groups(joined.shape[1])
@@ -97,7 +97,7 @@ class Method(ABC):
         assert statistics is not None
         if not statistics.rows:
             raise ValueError(
-                f"method {self.name!r} has seen no inputs of the layer: the calibration data never reached it"
+                f"method {self.name!r} has no inputs of the layer, because the calibration data did not reach it"
             )
         found = {name: getattr(statistics, name).to(weight) if name in self.needs else None for name in _FIELDS}
         for name, values in found.items():
@@ -105,14 +105,14 @@ class Method(ABC):
                 continue
             if values.shape[-1] != weight.shape[1]:
                 raise ValueError(
-                    f"{name} has shape {list(values.shape)}, but the layer has {weight.shape[1]} inputs: these "
-                    "statistics are of another layer"
+                    f"{name} has shape {list(values.shape)}, but the layer has {weight.shape[1]} inputs: "
+                    "these statistics belong to another layer"
                 )
             if not bool(torch.isfinite(values).all()):
                 raise ValueError(
-                    f"{name} of the layer's inputs holds NaN or infinite values: on the calibration data the model "
-                    "gives such activations, or some above 1e19, whose squares are too large for float32. Look for the "
-                    "first layer that does"
+                    f"{name} of the layer's inputs holds NaN or infinite values: on the calibration data, the "
+                    "model's activations are not finite or above 1e19, whose squares overflow float32. Find "
+                    "the first layer with such activations"
                 )
         return Statistics(rows=statistics.rows, **found)
 

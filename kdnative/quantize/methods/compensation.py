@@ -67,8 +67,8 @@ def inverse_factor(second_moment: Tensor, damping: float = DAMPING) -> Tensor:
             break
         if damping >= _MOST_DAMPING:
             raise ValueError(
-                f"the second moment of the inputs [{len(h)}, {len(h)}] is not positive definite, even with its mean "
-                "diagonal added: it is no mean of x x^T, or was damaged; calibrate again"
+                f"the second moment of the inputs [{len(h)}, {len(h)}] is not positive definite, even with "
+                "its mean diagonal added: it is not a mean of x x^T, or is damaged; calibrate again"
             )
         damping = min(10 * damping, _MOST_DAMPING)
         del lower

@@ -45,7 +45,7 @@ def test_dead_channels_and_weights_of_zero(name, scheme):
     dataclasses.replace(quantized)
     values = quantized.dequantize()
     assert torch.isfinite(values).all() and (values[2] == 0).all()
-    # Other data may need the channels that this never reached: they keep their weights. At 2 bits few are left anyhow.
+    # Other data may need the channels that this did not reach: they keep their weights. At 2 bits few are left anyhow.
     if scheme != "w2a8-g32":
         assert (values[:, 3:9] - weight[:, 3:9]).square().sum() < 0.2 * weight[:, 3:9].square().sum()
     (nothing,) = METHODS[name].quantize([torch.zeros(3, K)], scheme, statistics(torch.zeros(4, K)))
@@ -94,7 +94,7 @@ def test_missing_and_wrong_statistics(name):
         method.quantize(weight, "w8a8")
     with pytest.raises(ValueError, match=f"needs {'.*'.join(sorted(method.needs, reverse=False)[:1])}"):
         method.quantize(weight, "w8a8", Statistics(7))
-    with pytest.raises(ValueError, match="never reached"):
+    with pytest.raises(ValueError, match="did not reach"):
         method.quantize(weight, "w8a8", dataclasses.replace(KNOWN, rows=0))
     with pytest.raises(ValueError, match="another layer"):
         method.quantize(weight, "w8a8", statistics(X[:, :64]))
