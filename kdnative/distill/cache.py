@@ -85,7 +85,7 @@ class SoftLabels:
         logits = predict(model, dataset, batch_size=batch_size, device=device, amp=amp).logits
         if not bool(torch.isfinite(logits).all()):
             row = int((~torch.isfinite(logits)).any(-1).nonzero()[0, 0])
-            raise ValueError(f"the teacher's logits for example {row} are not finite; nothing can be learned from them")
+            raise ValueError(f"the teacher's logits for example {row} are not finite: check the teacher, or use fp32")
         target = logits if top_k is None else TopK.of(logits, top_k, temperature)
         settings = _settings(top_k, temperature)
         source, data = dataset.source.fingerprint, dataset.fingerprint
@@ -123,7 +123,7 @@ class SoftLabels:
         try:
             found = cls(**_read(path))
         except ValueError as error:
-            raise SoftLabelMismatch(f"{path}: {error}; delete the file to compute them anew") from error
+            raise SoftLabelMismatch(f"{path}: {error}; delete the file to compute them again") from error
         expected = {
             "data or tokenisation": (found.data, None if dataset is None else dataset.fingerprint),
             "teacher's weights": (found.teacher, None if model is None else weights_hash(model)),
@@ -131,8 +131,8 @@ class SoftLabels:
         for what, (had, wanted) in expected.items():
             if wanted is not None and had != wanted:
                 raise SoftLabelMismatch(
-                    f"{path}: the soft labels were computed with other {what} ({_short(had)}, now {_short(wanted)}); "
-                    "delete the file to compute them anew, or use what they were computed from"
+                    f"{path}: the soft labels were computed with other {what} ({_short(had)}, now "
+                    f"{_short(wanted)}); delete the file to compute them again, or restore the original data"
                 )
         return found
 
@@ -172,7 +172,7 @@ def _read(path: Path) -> dict[str, Any]:
         manifest = None
     whole = isinstance(manifest, dict) and all(isinstance(manifest.get(key), kind) for key, kind in MANIFEST.items())
     if not whole or manifest.get("format") != FORMAT:
-        raise ValueError("not soft labels of this version")
+        raise ValueError("not soft labels in this version's format")
     if manifest.pop("sha256", None) != _digest(manifest, tensors):
         raise ValueError("it has changed since it was saved")
     return {"target": _target(tensors, manifest), **{key: manifest[key] for key in MANIFEST}}
@@ -190,7 +190,7 @@ def _target(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> Tensor | To
     if isinstance(temperature, float):
         wanted["rest"] = (torch.float32, (n,))
     if kinds != wanted or len(size) != 2:
-        raise ValueError("its tensors are not those of soft labels")
+        raise ValueError("it does not hold soft labels")
     return TopK(tensors["values"], tensors["indices"], tensors.get("rest"), temperature)
 
 

@@ -58,15 +58,15 @@ class TrainConfig:
                 "finite lr > 0, 0 <= warmup < 1"
             )
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm={self.clip_norm}: above 0, or None for no limit")
+            raise ValueError(f"clip_norm={self.clip_norm}: must be above 0, or None for no limit")
         if self.max_steps is not None and self.max_steps < 0:
-            raise ValueError(f"max_steps={self.max_steps}: 0 or more, or None for no limit")
+            raise ValueError(f"max_steps={self.max_steps}: must be 0 or more, or None for no limit")
         if self.schedule not in ("linear", "cosine", "constant"):
             raise ValueError(f'schedule={self.schedule!r}: allowed are "linear", "cosine" and "constant"')
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f'precision={self.precision!r}: allowed are "auto", "fp32" and "bf16"')
         if self.accumulation < 1:
-            raise ValueError(f"accumulation={self.accumulation}: at least 1 batch in a step")
+            raise ValueError(f"accumulation={self.accumulation}: must be at least 1 batch per step")
         selected = self.select_by
         if selected is not None and not (
             isinstance(selected, tuple) and len(selected) == 2 and selected[1] in ("max", "min")
@@ -77,8 +77,8 @@ class TrainConfig:
 
         if self.early_stopping is not None and (self.early_stopping < 1 or selected is None):
             raise ValueError(
-                f"early_stopping={self.early_stopping}, select_by={selected}: needed are at least 1 epoch, and a "
-                "metric that says which epoch is better; None for no early stopping"
+                f"early_stopping={self.early_stopping}, select_by={selected}: give at least 1 epoch, and a "
+                "metric in select_by; None turns early stopping off"
             )
 
     def steps_of_epoch(self, batches: int) -> int:

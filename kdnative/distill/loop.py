@@ -100,7 +100,7 @@ def train(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every}: at least 1 step, or None")
     if not len(batches):
-        raise ValueError("there are no batches to train on")
+        raise ValueError("the training data has no batches")
     terms = loss if isinstance(loss, LossTerms) else LossTerms([loss] if isinstance(loss, LossTerm) else loss)
     asked = [Teacher.of(teacher) for teacher in teachers]
     check_teachers(asked, terms, getattr(batches, "data", None))
@@ -266,7 +266,7 @@ class _Loop:
         name = f"val_{metric}"
         if name not in entry:
             given = ", ".join(key.removeprefix("val_") for key in entry if key.startswith("val_"))
-            raise ValueError(f"select_by={self.config.select_by}: the validation gives {given}")
+            raise ValueError(f"select_by={self.config.select_by}, but the validation gives {given}: give one of these")
         if math.isnan(entry[name]):  # such as a correlation with answers that are all alike
             return False
         if self.history.best is None:
@@ -297,13 +297,11 @@ class _Loop:
                 f"{path} belongs to another run ({'; '.join(changed)}); undo the change, or delete the file"
             )
         if not _is_history(state["history"]) or state["weights"].keys() - self.model.state_dict().keys():
-            raise ResumeError(
-                f"{path} does not tell how its training went; delete the file to train from the start again"
-            )
+            raise ResumeError(f"{path} has no training history; delete the file to start the training again")
         try:
             restore(state, self.parts)
         except ResumeError as error:
-            raise ResumeError(f"{path}: {error}; delete the file to train from the start again") from error
+            raise ResumeError(f"{path}: {error}; delete the file to start the training again") from error
         self.history, self.best, self.sums = History(**state["history"]), state["weights"], state["sums"]
 
 

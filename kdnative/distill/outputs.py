@@ -112,8 +112,8 @@ def run(
     """
     if "head" in needs and head is None:
         raise ValueError(
-            f"a loss term asks for the head of {type(model).__name__}, whose logits are not the output of one "
-            "nn.Linear: use a term that asks for logits"
+            f"a loss term needs the head of {type(model).__name__} as one nn.Linear, but its logits are "
+            "computed otherwise: use a loss term on logits"
         )
     wanted = "hidden_states" in needs
     options = {"output_hidden_states": True} if wanted and _has_option(model, "output_hidden_states") else {}
@@ -126,10 +126,10 @@ def run(
     if given is not None:
         hidden = given[0] if len(given) == 1 else None
         if hidden is None or logits_of(answer) is not hidden:
-            raise ValueError(f"{type(model).__name__} changes what its head gives, so that it can't be left out")
+            raise ValueError(f"{type(model).__name__} changes the output of its head, so the head can't be left out")
     states = getattr(answer, "hidden_states", None) if recorded is None else tuple(recorded)
     if wanted and not states:
-        raise ValueError(f"a loss term asks for hidden states, but {type(model).__name__} gives none")
+        raise ValueError(f"a loss term needs hidden states, but {type(model).__name__} returns none")
     return Outputs(
         logits,
         states,
@@ -188,7 +188,7 @@ def _maps_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, lis
     kept: dict[str, list[Any]] = {name: [] for name in names}
     modules = dict(model.named_modules())
     if unknown := [name for name in names if name not in modules]:
-        raise ValueError(f"{type(model).__name__} has no module {unknown[0]!r} to read a feature map of")
+        raise ValueError(f"{type(model).__name__} has no module {unknown[0]!r} for the feature map")
     with ExitStack() as hooks:
         for name, results in kept.items():
             handle = modules[name].register_forward_hook(
@@ -221,5 +221,5 @@ def _floats(logits: Tensor) -> Tensor:
 
 def _given(value: Any, what: str) -> Any:
     if value is None:
-        raise ValueError(f"the model was not asked for {what!r}: name it in the term's needs or teacher_needs")
+        raise ValueError(f"the model did not record {what!r}: name it in the term's needs or teacher_needs")
     return value

@@ -36,7 +36,10 @@ def accelerator(device: torch.device, bf16: bool) -> Iterator[Accelerator]:
     """
     ranks = max(int(os.environ.get(name) or 1) for name in _FELLOWS)
     if ranks > 1:
-        raise ValueError(f"this process is one of {ranks} ranks, but train() runs in one process: start it without")
+        raise ValueError(
+            f"this process is one of {ranks} ranks, but train() runs in one process: start it without a "
+            "distributed launcher"
+        )
     library = require("accelerate", "train()")
     from accelerate.state import AcceleratorState, GradientState, PartialState
 

@@ -68,7 +68,7 @@ def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
         try:
             part.load_state_dict(state["parts"][name])
         except Exception as error:  # anybody's load_state_dict, and whatever a wrong value does to it
-            raise ResumeError(f"the saved state of the {name} does not fit this run's: {_reason(error)}") from error
+            raise ResumeError(f"the saved state of the {name} does not match this run: {_reason(error)}") from error
     try:
         set_random_state(state["random"])
     except Exception as error:
@@ -88,8 +88,9 @@ def write_state(path: str | Path, state: dict[str, Any]) -> None:
             raise
         # torch reports a failed write as a wrong position in its archive, without file or cause
         raise OSError(
-            f"{path}: the training state can't be written, most likely because the disk is full: make room, then "
-            f"continue from the last saved step with --resume (resume=True) ({str(error).partition(chr(10))[0]})"
+            f"{path}: the training state can't be written, probably because the disk is full: free some "
+            "space, then continue from the last saved step with --resume (resume=True) "
+            f"({str(error).partition(chr(10))[0]})"
         ) from error
 
 
@@ -107,7 +108,7 @@ def read_state(path: str | Path, keys: Mapping[str, type] | None = None) -> dict
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             wrong = not isinstance(state, dict) or state.get("format") != FORMAT
-            problem = "it is not of this version" if wrong else None
+            problem = "it has another version" if wrong else None
         except Exception as error:  # the digest is right, so somebody has made this on purpose
             problem = _reason(error)
     if problem is None:
@@ -115,7 +116,7 @@ def read_state(path: str | Path, keys: Mapping[str, type] | None = None) -> dict
         problem = next((f"its entry {name!r} is missing or of another type" for name in found), None)
     if problem is not None:
         raise ResumeError(
-            f"{path} is not a readable training state: {problem}; delete the file to train from the start again"
+            f"{path} is not a readable training state: {problem}; delete the file to start the training again"
         )
     return state
 
@@ -137,7 +138,7 @@ def _damage(path: Path) -> str | None:
             file.seek(max(size, 0))
             seal, digest = file.read(len(SEAL)), file.read(DIGITS)
             if seal != SEAL:
-                return "it was cut short, or is not of this version"
+                return "it is truncated, or has another version"
             file.seek(0)
             found = hashlib.sha256()
             while block := file.read(min(1 << 20, size - file.tell())):

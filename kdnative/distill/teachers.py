@@ -42,7 +42,7 @@ class Teacher:
             return cls(soft_labels=given)
         if isinstance(given, nn.Module):
             return cls(given)
-        raise TypeError(f"{type(given).__name__} is no teacher: a model, SoftLabels or a Teacher is needed")
+        raise TypeError(f"{type(given).__name__} is not a teacher: give a model, SoftLabels or a Teacher")
 
     def runs_for(self, needs: Collection[str]) -> frozenset[str]:
         """What its model has to compute when loss terms need this of it."""
@@ -90,6 +90,6 @@ def check_teachers(teachers: Iterable[Teacher], loss: Any, data: Any) -> None:
         soft = teacher.soft_labels
         if soft is not None and source is not None and soft.source != source:
             raise ValueError(
-                f"the soft labels of teachers[{i}] were computed for other examples than the batches hold; compute "
-                "them for these"
+                f"the soft labels of teachers[{i}] were computed for other examples: compute them for the "
+                "examples in the batches"
             )

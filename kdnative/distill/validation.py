@@ -36,7 +36,9 @@ class Classification:
 
     def __init__(self, batches: Batches):
         if batches.data.labels is None:
-            raise ValueError("the validation batches have no labels, so that nothing can be measured on them")
+            raise ValueError(
+                "the validation batches have no labels, so nothing can be measured on them: give labelled batches"
+            )
         self.batches = batches
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -91,7 +93,7 @@ def evaluator(given: Any, select_by: tuple[str, str] | None) -> Callable[[nn.Mod
     validation = Classification(given) if isinstance(given, Batches) else given
     names = getattr(validation, "names", None)
     if select_by is not None and names is not None and select_by[0] not in names:
-        raise ValueError(f"select_by={select_by}: the validation gives {', '.join(names)}")
+        raise ValueError(f"select_by={select_by}, but the validation gives {', '.join(names)}: give one of these")
     evaluate = getattr(validation, "evaluate", validation)
     if not callable(evaluate):
         raise TypeError(f"validation is {type(given).__name__}: batches, or something with evaluate(model) is needed")

@@ -120,7 +120,7 @@ def groups_of(sensitivities: Sequence[Sensitivity]) -> list[list[Sensitivity]]:
         if row.layer != ALL:
             found.setdefault(row.names, []).append(row)
     if not found:
-        raise ValueError("there are no sensitivities of single layers to choose by")
+        raise ValueError("no sensitivities of single layers are given: measure them with kd.precision.sensitivity(...)")
     counted: dict[str, int] = {}
     for names, rows in found.items():
         for name in names:
@@ -138,7 +138,7 @@ def groups_of(sensitivities: Sequence[Sensitivity]) -> list[list[Sensitivity]]:
 
 def _values(rows: Sequence[Sensitivity], name: str) -> np.ndarray:
     if name == "ms" and any(row.ms is None for row in rows):
-        raise ValueError("these sensitivities have no latencies: kd.precision.measure_latency(rows, ...) adds them")
+        raise ValueError("these sensitivities have no latencies: add them with kd.precision.measure_latency(rows, ...)")
     return np.array([max(0.0, float(getattr(row, name))) for row in rows])
 
 

@@ -51,11 +51,11 @@ class Conversions:
         """
         own = {name: options[name] for name in _CONVERTING if name in options}
         if options.get("clip_search"):
-            raise ValueError("clip_search=True is for rounding without data; with a gate, method='clip' is the search")
+            raise ValueError("clip_search=True does not work with a gate: give method='clip' instead")
         if isinstance(calibration, Calibration):
             raise ValueError(
-                "a gate chooses among schemes, and a Calibration has the weights of one: give calibration={scheme: "
-                "Calibration, ...}, or the data itself"
+                "a gate chooses among schemes, but a Calibration holds weights for one scheme: give "
+                "calibration={scheme: Calibration, ...}, or the calibration data"
             )
         if isinstance(calibration, Mapping):
             if missing := [scheme for scheme in ladder.schemes() if scheme not in calibration]:

@@ -90,7 +90,7 @@ class Examples:
         if labels is not None:
             made.labels = np.asarray(torch.as_tensor(labels) if isinstance(labels, Tensor) else labels)
         if made.labels is not None and len(made.labels) != len(made):
-            raise ValueError(f"{name} has {len(made)} examples, but there are {len(made.labels)} labels")
+            raise ValueError(f"{name} has {len(made)} examples, but {len(made.labels)} labels are given")
         return made
 
     @property

@@ -116,7 +116,7 @@ class Gate:
         elif not callable(self.metric):
             raise TypeError(f"metric is a {type(self.metric).__name__}: {', '.join(map(repr, METRICS))} or a function")
         if not 0 < self.max_drop < most:
-            shares = "; 99 % agreement is max_drop=0.01" if self.metric in ("agreement", "accuracy") else ""
+            shares = "; for 99 % agreement give max_drop=0.01" if self.metric in ("agreement", "accuracy") else ""
             below = f"and below {most:g}" if math.isfinite(most) else "and finite"
             raise ValueError(f"max_drop={self.max_drop}: a budget is above 0 {below}{shares}")
         for name, low in (("confidence", 0.5), ("choosing", 0.0)):
@@ -223,12 +223,13 @@ class Gate:
             classes, labels = judge.original.classes, examples.labels
             assert labels is not None
             if wrong := labels[(labels < 0) | (labels >= classes)].tolist():
-                raise ValueError(f"the label {wrong[0]} is none of the model's {classes} classes, 0 to {classes - 1}")
+                raise ValueError(f"the label {wrong[0]} is not a class of the model: allowed are 0 to {classes - 1}")
         least, count = judge.least(self.max_drop), len(examples)
         if certifying < least:
             raise GateError(
-                f"a budget of {self.max_drop:g} can't be shown with {count} examples, {certifying} of which certify: "
-                f"even a model that never differs needs about {self._total(least)}. The model is unchanged",
+                f"a budget of {self.max_drop:g} can't be shown with {count} examples, {certifying} of which "
+                f"test the result: even a model without any difference needs about {self._total(least)}. The "
+                "model is unchanged",
                 self._report(judge, count - certifying, certifying),
                 least,
             )
@@ -241,7 +242,10 @@ class Gate:
         if self.sensitivities is not None:
             may = [row for row in self.sensitivities if ladder.allows(row.names, row.change)]
             if not may:
-                raise ValueError("sensitivities= has no row of a layer and scheme that this conversion may choose")
+                raise ValueError(
+                    "sensitivities= has no row for a layer and scheme of this conversion: measure the "
+                    "sensitivities for these schemes"
+                )
             return may
         part = examples.part(choosing[-_MOST_SENSITIVITY:])  # the first of them calibrate
         sites = linears_of(model)

@@ -38,7 +38,7 @@ class Trial:
 
     def __str__(self) -> str:
         shares = ", ".join(f"{share:.0%} {name}" for name, share in self.shares.items())
-        verdict = "within budget" if self.passed else "not shown to be within budget"
+        verdict = "within budget" if self.passed else "not shown to be within the budget"
         return f"{shares}: {self.bytes / 1e6:.2f} MB, drop {self.drop:.4g}, below {self.bound:.4g}: {verdict}"
 
 
@@ -103,8 +103,9 @@ class GateReport:
     def __str__(self) -> str:
         about = "" if self.exact else " (approximate)"
         lines = [
-            f"gate: {self.words}, at most {self.max_drop:g} with {percent(self.confidence)} confidence{about}; "
-            f"chosen on {self.chosen_on} examples, certified on {self.certified_on} others"
+            f"gate: {self.words}, at most {self.max_drop:g} with {percent(self.confidence)} "
+            f"confidence{about}; chosen on {self.chosen_on} examples, tested on {self.certified_on} other "
+            "examples"
         ]
         lines += [f"  {trial}" for trial in self.trials]
         for name, found in {**self.per_class, **self.per_slice}.items():

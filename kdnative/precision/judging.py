@@ -59,7 +59,8 @@ class Judge:
     ) -> None:
         if not original.finite:
             raise ValueError(
-                "the float model gives NaN or infinite values on this data: nothing can be compared with it"
+                "the float model gives NaN or infinite values on this data, so nothing can be compared with "
+                "it: check the model and the data"
             )
         self.metric, self.original, self.labels = metric, original, labels
         self.confidence, self.seed = confidence, seed
@@ -179,8 +180,8 @@ class _Resampled:
             spoiled.append(max(plain[-1], self._drop(drawn, generator.choice(self.n, count, replace=False))))
         if min(spoiled) == max(spoiled):
             raise ValueError(
-                "the function of metric= gives the same score for any examples and answers: it can't show that a "
-                "budget is kept"
+                "the function of metric= gives the same score for all examples and answers, so it can't show "
+                "a loss: give another function"
             )
         self._plain, self._spoiled = plain, spoiled
 

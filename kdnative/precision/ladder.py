@@ -67,7 +67,7 @@ class Ladder:
             given = weights if last else None
             plan = decide(model, selection, embeddings=embeddings, fuse=fuse, values=True, weights=given)
             if last:
-                words = "a gate chooses schemes of linear layers alone: convert without gate=, and compare the answers"
+                words = "a gate works for linear layers only: convert without gate=, and compare the answers"
                 refuse_networks(plan, model, words)
                 plan.check()
             for decision in plan.decisions:
@@ -77,9 +77,7 @@ class Ladder:
                 if name in sites and decision.scheme.plain == wanted.plain:
                     options.setdefault(name, {})[str(wanted)] = None
         if not options:
-            raise ValueError(
-                "there is nothing to choose for the gate: no linear layer of this model would be converted"
-            )
+            raise ValueError("the gate has nothing to choose, because no linear layer of this model would be converted")
         return cls(
             {p: s[-1] if s else None for p, s in rungs.items()}, {n: tuple(found) for n, found in options.items()}
         )
@@ -116,8 +114,8 @@ def _rungs(given: Any) -> tuple[Scheme, ...]:
         raise TypeError(f"schemes are texts such as 'w8a8' or a sequence of them, not {type(given).__name__}")
     found = tuple(map(Scheme.parse, given))
     if not found or len(set(found)) < len(found):
-        raise ValueError("schemes of a gate: at least one, each once, from the fewest bits up")
+        raise ValueError("schemes of a gate: give at least one, each once, in ascending order of bits")
     bits = [scheme.weight_bits for scheme in found]
     if bits != sorted(bits):
-        raise ValueError(f"schemes of a gate go from the fewest bits up, got {', '.join(map(str, found))}")
+        raise ValueError(f"schemes of a gate must be in ascending order of bits, got {', '.join(map(str, found))}")
     return found

@@ -46,7 +46,7 @@ def measure_latency(
     sites = linears_of(model)
     names = {name for row in sensitivities for name in row.names}
     if missing := sorted(names - set(sites)):
-        raise ValueError(f"the model has no linear {missing[0]!r}: the sensitivities are of another model")
+        raise ValueError(f"the model has no linear {missing[0]!r}: the sensitivities belong to another model")
     shapes = {name: tuple(sites[name].weight.shape) for name in names}
     single = [row for row in sensitivities if not row.change.startswith("sparsity")]
     cases = dict.fromkeys((shapes[name], row.change) for row in single for name in row.names)

@@ -51,7 +51,7 @@ class Answers:
     def joined(self) -> Tensor:
         """[N, ...] in the order of the examples' numbers."""
         if self.owners is not None:
-            raise ValueError("a function that scores whole outputs needs one row an example, not tokens")
+            raise ValueError("a function that scores whole outputs needs one row per example, not tokens")
         return torch.cat(self.outputs)[torch.from_numpy(np.argsort(np.concatenate(self.rows), kind="stable"))]
 
 
@@ -121,7 +121,7 @@ def metric_named(name: str, kind: str | None = None) -> Metric:
     """
     found = METRICS.get(name)
     if found is None:
-        raise ValueError(f"metric={name!r}: allowed are {', '.join(map(repr, METRICS))}, or a function of your own")
+        raise ValueError(f"metric={name!r}: allowed are {', '.join(map(repr, METRICS))}, or your own function")
     if kind is not None and kind not in found.kinds:
         fitting = [each.name for each in METRICS.values() if kind in each.kinds]
         raise ValueError(f"metric={name!r} does not fit a model that gives {kind}: use {' or '.join(fitting)}")

@@ -80,7 +80,10 @@ class Search:
         guess = first.drop(self.run(self.conversions.of_assignment(assignment), choosing))
         too_much = first.foreseen(guess, certifying) > self.max_drop
         if too_much:
-            self.say(f"all layers in the most exact scheme seem to lose too much ({guess.value:.4g}): some stay float")
+            self.say(
+                f"all layers in the scheme with the most bits seem to lose too much ({guess.value:.4g}), so some "
+                "stay in float"
+            )
         return too_much
 
     def refusal(self, report: GateReport, total: Callable[[int], int]) -> tuple[str, GateReport, int | None]:
@@ -92,13 +95,14 @@ class Search:
         assert self.last is not None
         needed = self.judge.examples_needed(self.last, self.max_drop)
         seen = (
-            f"the conversion that is expected to lose least has {report.words} {self.last.value:.4g}, below "
+            f"the conversion with the smallest expected loss has {report.words} {self.last.value:.4g}, below "
             f"{self.last.bound:.4g} with {percent(report.confidence)} confidence, on {self.last.n} examples"
         )
         if needed is None:
             text = (
-                f"the budget of {self.max_drop:g} is exceeded: {seen}; no other was tested. Allow more, or give more "
-                "exact schemes (a16), keep= for the worst layers, or calibration data that is more like this."
+                f"the budget of {self.max_drop:g} is exceeded: {seen}; no other conversion was tested. Raise "
+                "max_drop, give schemes with more bits (a16), keep the worst layers in float with keep=, or "
+                "give calibration data that is closer to this data."
             )
         else:
             text = (

@@ -96,7 +96,10 @@ class Edits:
         stack = layers.stack
         total, family, config, owner = len(layers), stack.family, stack.config, stack.owner
         if kept[0] and isinstance(need(stack.layers[0], family.attention_norm), nn.Identity):
-            raise ValueError(f"layers={kept}: the first layer of {family.name} has no norm of its own, and has to stay")
+            raise ValueError(
+                f"layers={kept}: the first layer of {family.name} has no normalisation, so it must stay: include "
+                "layer 0"
+            )
         changes = {} if family.taken is None or config is None else dict(family.taken(config, kept))
         changes |= {name: len(kept) for name in family.depth if getattr(config, name, None) == total}
         self.set(owner, stack.attribute, _rebuilt(stack.container, [stack.layers[i] for i in kept]))

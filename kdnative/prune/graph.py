@@ -117,9 +117,7 @@ def find_graph(model: nn.Module) -> Graph:
             graph.stacks.append(_layers(stack))
         except NoSuchPart as error:
             kind = type(stack.layers[0]).__name__
-            graph.obstacles.append(
-                f"{stack.name} holds {kind}, which has not the parts of {stack.family.name}: {error}"
-            )
+            graph.obstacles.append(f"{stack.name} holds {kind}, which lacks parts of {stack.family.name}: {error}")
     inside = {id(ffn.down) for ffn in graph.all_feed_forwards}
     for name, module in model.named_modules():
         if type(module) is nn.Sequential:
@@ -166,7 +164,7 @@ def _outputs(prefix: str, part: tuple[str, nn.Module], runs: int) -> Outputs:
 
 def _linear(path: str, module: nn.Module) -> nn.Linear:
     if not isinstance(module, nn.Linear):
-        raise NoSuchPart(f"{path} is a {type(module).__name__}, no nn.Linear")
+        raise NoSuchPart(f"{path} is a {type(module).__name__}, not an nn.Linear")
     return module
 
 

@@ -90,7 +90,7 @@ def _loss(model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor]
     value = call(model, batch).loss if loss is None and hasattr(batch, "keys") else loss and loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ValueError(
-            "calibration gave no scalar loss: put labels into the batches, or pass loss=lambda model, batch: ..."
+            "calibration gave no scalar loss: add labels to the batches, or pass loss=lambda model, batch: ..."
         )
     if not bool(torch.isfinite(value)):
         raise ValueError(f"the calibration loss is {float(value)}: check the batches and the model")

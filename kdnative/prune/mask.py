@@ -81,7 +81,7 @@ def mask_(
     layers, left_alone = _select(model, modules, keep, shared=method != "sparsegpt")
     if method == "sparsegpt":
         if scope != "layer":
-            raise ValueError("method='sparsegpt' makes up for zeros layer by layer: it needs scope='layer'")
+            raise ValueError("method='sparsegpt' works layer by layer: give scope='layer'")
         if calibration is None:
             raise ValueError(
                 "method='sparsegpt' needs calibration=: batches of the model's inputs, or texts and tokenizer="
@@ -90,7 +90,7 @@ def mask_(
         batches.warn_if_few()
         masks = _reconstructed(model, layers, pattern, sparsity, batches, progress_of(progress))
     elif calibration is not None:
-        raise ValueError("calibration= is for method='sparsegpt'; magnitudes need no data")
+        raise ValueError("calibration= is for method='sparsegpt' only: leave it out")
     else:
         masks = _by_magnitude(layers, shape, sparsity, scope)
     for name, layer in layers.items():
@@ -194,8 +194,8 @@ def _select(
     for name, other in left_alone.items():
         if selection.choose(name).explicit:
             raise ValueError(
-                f"{name} shares its weight with {other}, which would have to make up for zeros that it knows nothing "
-                "of: leave it out, or mask by magnitude"
+                f"{name} shares its weight with {other}, so SparseGPT can't correct both layers: leave it "
+                "out, or mask by magnitude"
             )
     if not chosen.keys() - left_alone:
         counts = f"the model has {len(layers)} linear layers, and all are empty, kept or share their weights"
@@ -228,7 +228,7 @@ def _scores(name: str, layer: nn.Linear, shape: Pattern) -> Tensor:
 
 def _check_weight(name: str, layer: nn.Linear, shape: Pattern) -> None:
     if not isinstance(layer.weight, nn.Parameter):
-        raise ValueError(f"{name}.weight is computed from other tensors (a parametrization): make that permanent first")
+        raise ValueError(f"{name}.weight is computed by a parametrization: remove the parametrization first")
     if bool(layer.weight.isnan().any()):
         raise ValueError(f"{name}.weight holds NaN: it can't be ranked")
     if shape.n_of_m and layer.weight.shape[1] % shape.columns:

@@ -40,7 +40,8 @@ class Pattern:
             fixed = 1 - self.n / self.columns
             if sparsity is not None and abs(sparsity - fixed) > 1e-9:
                 raise ValueError(
-                    f"sparsity={sparsity}, but pattern {self.n}:{self.columns} always removes {fixed:.4g}: leave it out"
+                    f"sparsity={sparsity}, but pattern {self.n}:{self.columns} always removes {fixed:.4g}: "
+                    "leave sparsity out"
                 )
             return fixed
         if sparsity is None or not 0 <= sparsity < 1:

@@ -58,7 +58,9 @@ class MaskSchedule:
         if self.frequency < 1:
             raise ValueError(f"frequency={self.frequency}; it counts steps, 1 or more")
         if ":" in self.pattern:
-            raise ValueError(f"pattern {self.pattern} has one sparsity only: call mask_ once instead of a schedule")
+            raise ValueError(
+                f"pattern {self.pattern} has only one sparsity: call mask_ once instead of using a schedule"
+            )
         self.modules = self.modules if isinstance(self.modules, str) else tuple(self.modules)
         self.keep = self.keep if isinstance(self.keep, str) else tuple(self.keep)
 

@@ -44,7 +44,7 @@ def kept_counts(name: str, amount: Amount, totals: Sequence[int], units: Sequenc
     given = f"{name}={list(amount)}"
     if len(amount) != len(totals):
         raise ValueError(
-            f"{given} has {len(amount)} numbers, but there are {len(totals)} layers: give one for each layer"
+            f"{given} has {len(amount)} numbers, but there are {len(totals)} layers: give one number per layer"
         )
     for index, (count, total, unit) in enumerate(zip(amount, totals, units, strict=True)):
         if count > total:

@@ -113,7 +113,7 @@ def second_moments(
     sites = linears_of(model)
     if strange := [name for name in layers if name not in sites]:
         raise ValueError(
-            f"{strange[0]} is a {type(layers[strange[0]]).__name__}; the inputs of an nn.Linear alone are watched: "
+            f"{strange[0]} is a {type(layers[strange[0]]).__name__}, but SparseGPT works on nn.Linear only: "
             "leave it out with keep=, or mask by magnitude"
         )
     wanted = {name: sites[name] for name in layers}

@@ -87,8 +87,8 @@ def structured_(
         after = _output_after(model, example_inputs)
         if after.shape != before.shape:
             raise ValueError(
-                f"pruning changed the output from shape {list(before.shape)} to {list(after.shape)}: the model uses "
-                "its layers in a way that is not known here. It has been restored"
+                f"pruning changed the output from shape {list(before.shape)} to {list(after.shape)}, because "
+                "the model uses its layers in an unknown way. It has been restored"
             )
     return PruneReport(rows)
 
@@ -245,18 +245,18 @@ def _check_known(
         stay = [f"heads of {s.stack.family.name} stay: {s.stack.family.heads_obstacle}" for s in graph.stacks if heads]
         why = "; ".join((*graph.obstacles, *dict.fromkeys(stay)))
         raise ValueError(
-            f"{type(model).__name__} has no part that {', '.join(missing)} could prune"
+            f"{type(model).__name__} has nothing that {', '.join(missing)} could prune"
             + (f" ({why})" if why else "")
-            + ". Known are the layers that docs/models.md lists and those of families that you register "
-            "(kdnative.models.register), and for ffn also linears in an nn.Sequential"
+            + ". Supported are the layers listed in docs/models.md, families registered with "
+            "kdnative.models.register, and for ffn also linear layers in an nn.Sequential"
         )
     for stack in (each.stack for each in graph.stacks if layers is not None):
         if stack.family.layers_stay:
             raise ValueError(f"layers in {stack.name} of {stack.family.name} can't go: {stack.family.layers_stay}")
     if masked := masked_modules(model):
         raise ValueError(
-            f"{next(iter(masked))} has a mask, whose shape would not fit any more: prune structure first, then "
-            "mask, or call finalize_masks_ before"
+            f"{next(iter(masked))} has a mask, which would no longer fit: prune the structure first and mask "
+            "afterwards, or call finalize_masks_ before pruning"
         )
 
 
@@ -265,8 +265,8 @@ def _output_after(model: nn.Module, inputs: Any) -> Tensor:
         return _first_output(model, inputs, "after pruning")
     except (RuntimeError, AttributeError, LookupError) as error:
         raise ValueError(
-            f"{type(model).__name__} can't run with fewer heads, neurons or layers: its code takes sizes from "
-            f"somewhere that is not known here. It has been restored. Its error: {error}"
+            f"{type(model).__name__} can't run with fewer heads, neurons or layers, because its code uses "
+            f"fixed sizes. It has been restored. Its error: {error}"
         ) from error
 
 
@@ -280,7 +280,7 @@ def _first_output(model: nn.Module, inputs: Any, when: str) -> Tensor:
             f"the model returned no tensor with dimensions for example_inputs {when}, but a {type(output).__name__}"
         )
     if not bool(torch.isfinite(first).all()):
-        raise ValueError(f"the model's output for example_inputs has NaN or infinite values {when}")
+        raise ValueError(f"the model's output for example_inputs holds NaN or infinite values {when}")
     return first
 
 

@@ -91,10 +91,10 @@ def test_files_that_are_no_soft_labels(tmp_path):
     with pytest.raises(SoftLabelMismatch, match="not a readable"):
         SoftLabels.load(path)
     save_file({"logits": torch.zeros(2, 2)}, path)
-    with pytest.raises(SoftLabelMismatch, match="not soft labels of this version"):
+    with pytest.raises(SoftLabelMismatch, match="not soft labels in this version's format"):
         SoftLabels.load(path)
     save_file({"logits": torch.zeros(2, 2)}, path, {"kdnative.soft_labels": json.dumps({"format": 99})})
-    with pytest.raises(SoftLabelMismatch, match="not soft labels of this version"):
+    with pytest.raises(SoftLabelMismatch, match="not soft labels in this version's format"):
         SoftLabels.load(path)
 
 
@@ -107,7 +107,7 @@ def test_every_bit_counts(tmp_path, options):
         changed = bytearray(saved)
         changed[place] ^= 1 << place % 8
         path.write_bytes(changed)
-        with pytest.raises(SoftLabelMismatch, match="soft.safetensors: .*delete the file to compute them anew"):
+        with pytest.raises(SoftLabelMismatch, match="soft.safetensors: .*delete the file to compute them again"):
             SoftLabels.load(path)
     for length in (0, 7, 8, 100, len(saved) - 1):
         path.write_bytes(saved[:length])
@@ -151,14 +151,14 @@ def test_files_that_vouch_for_what_is_no_soft_labels(tmp_path, change, tensors):
     write(path, VALID, TOP)
     assert SoftLabels.load(path).target.temperature == 2.0
     write(path, {**VALID, **change}, tensors)
-    with pytest.raises(SoftLabelMismatch, match="delete the file to compute them anew"):
+    with pytest.raises(SoftLabelMismatch, match="delete the file to compute them again"):
         SoftLabels.load(path)
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "3", "null", "[" * 3000, '"a"'])
 def test_manifests_that_are_none(tmp_path, text):
     save_file({"logits": torch.zeros(2, 2)}, tmp_path / "soft.safetensors", {"kdnative.soft_labels": text})
-    with pytest.raises(SoftLabelMismatch, match="not soft labels of this version"):
+    with pytest.raises(SoftLabelMismatch, match="not soft labels in this version's format"):
         SoftLabels.load(tmp_path / "soft.safetensors")
 
 

@@ -73,14 +73,14 @@ def test_every_bit_counts(path, saved):
 @pytest.mark.parametrize("length", [0, 1, 10, 95, 96, 97, 0.5, -1])
 def test_states_that_were_cut_short(path, saved, length):
     os.truncate(path, int(length * len(saved)) if isinstance(length, float) else length % len(saved))
-    assert "it was cut short, or is not of this version; delete the file to train from the start again" in refuse(path)
+    assert "it is truncated, or has another version; delete the file to start the training again" in refuse(path)
 
 
 def test_what_is_no_state(path):
     path.write_bytes(os.urandom(5000))
     assert "not a readable training state" in refuse(path)
     torch.save({"format": 1, "run": {}}, path)
-    assert "it was cut short, or is not of this version" in refuse(path)
+    assert "it is truncated, or has another version" in refuse(path)
     path.unlink()
     os.mkfifo(path)
     assert "it is not a file" in refuse(path)

@@ -309,7 +309,7 @@ def test_hidden_states_of_a_teacher_of_which_only_logits_are_cached():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"teachers": [3]}, "int is no teacher"),
+        ({"teachers": [3]}, "int is not a teacher"),
         ({"validation": 3}, "validation is int"),
         ({"callbacks": [print]}, r"callbacks\[0\] is builtin_function_or_method without any of on_start"),
     ],

@@ -89,7 +89,9 @@ def test_no_assignment_within_the_budget_is_an_error_and_the_model_is_as_it_was(
     net, data = network(), vectors()
     before = copy.deepcopy(net.state_dict())
     gate = Gate("kl", max_drop=1e-7, data=data)
-    with pytest.raises(GateError, match=r"the budget of 1e-07 is exceeded: .* no other was tested.*The model is unch"):
+    with pytest.raises(
+        GateError, match=r"the budget of 1e-07 is exceeded: .* no other conversion was tested.*The model is unch"
+    ):
         kd.convert_(net, ["w2a8-g32"], gate=gate, keep=["2"], method="rtn")
     assert type(net[0]) is nn.Linear and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
@@ -97,10 +99,12 @@ def test_no_assignment_within_the_budget_is_an_error_and_the_model_is_as_it_was(
 def test_too_few_examples_are_refused_before_anything_is_converted(monkeypatch):
     monkeypatch.setattr("kdnative.precision.conversions.convert_", None)
     assert Gate(max_drop=0.01, data=[]).least_examples == 399
-    with pytest.raises(GateError, match=r"with 100 examples, 75 of which certify: .* needs about 399") as refused:
+    with pytest.raises(
+        GateError, match=r"with 100 examples, 75 of which test the result: .* needs about 399"
+    ) as refused:
         kd.convert_(network(), LADDER, gate=Gate(max_drop=0.01, data=vectors(100)))
     assert refused.value.examples_needed == 299
-    with pytest.raises(GateError, match="even a model that never differs needs about 400"):
+    with pytest.raises(GateError, match="even a model without any difference needs about 400"):
         kd.convert_(network(), LADDER, gate=Gate("kl", max_drop=0.1, data=vectors(50, batch=10)))
 
 
@@ -230,11 +234,11 @@ def test_sensitivities_can_be_given_and_calibrations_too():
     assert list(report.gate.sensitivities) == rows
     assert {row.method for row in report.rows if row.scheme} == {"gptq"}
     other = Gate(max_drop=0.2, data=data, sensitivities=[row for row in rows if row.names == ("9",)])
-    with pytest.raises(ValueError, match="no row of a layer and scheme"):
+    with pytest.raises(ValueError, match="no row for a layer and scheme"):
         kd.convert_(network(), schemes, gate=other, calibration=made)
     with pytest.raises(ValueError, match=r"lacks w8a8"):
         kd.convert_(network(), schemes, gate=gate, calibration={"w4a8-g32": made["w4a8-g32"]})
-    with pytest.raises(ValueError, match="a Calibration has the weights of one"):
+    with pytest.raises(ValueError, match="a Calibration holds weights for one"):
         kd.convert_(network(), schemes, gate=gate, calibration=made["w8a8"])
 
 
@@ -276,7 +280,7 @@ def test_an_error_in_a_part_leaves_the_model_as_it_was():
 def test_labels_are_classes_of_the_model():
     labels = classes(network(), vectors())
     labels[1000] = 20
-    with pytest.raises(ValueError, match="the label 20 is none of the model's 20 classes, 0 to 19"):
+    with pytest.raises(ValueError, match="the label 20 is not a class of the model: allowed are 0 to 19"):
         kd.convert_(network(), gate=Gate("accuracy", max_drop=0.1, data=vectors(), labels=labels))
     found = kd.convert_(network(), ["w8a8"], gate=Gate(max_drop=0.2, data=vectors(), labels=labels), method="rtn").gate
     assert all(name.startswith("said to be") for name in found.per_class)
@@ -304,7 +308,7 @@ def test_language_models_keep_classes_for_agreement_and_refuse_logits_without_en
     gate = Gate("kl", max_drop=0.3, data=data)
     with pytest.raises(ValueError, match="logits of all tokens of 300 examples take more than .* metric='agreement'"):
         kd.convert_(net, ["w8a8"], gate=gate, method="rtn", calibration=data)
-    with pytest.raises(kd.GateError, match="even a model that never differs needs about 400"):
+    with pytest.raises(kd.GateError, match="even a model without any difference needs about 400"):
         kd.convert_(net, gate=Gate(max_drop=0.3, data=[{"input_ids": data[0]["input_ids"][:200]}]))
 
 
@@ -323,7 +327,7 @@ def test_tokenized_data_and_what_the_run_says():
 def test_bad_arguments():
     data = vectors(100)
     for wrong, text in (
-        ({"max_drop": 0}, "max_drop=0: a budget is above 0 and below 1; 99 % agreement is max_drop=0.01"),
+        ({"max_drop": 0}, "max_drop=0: a budget is above 0 and below 1; for 99 % agreement give max_drop=0.01"),
         ({"max_drop": 99}, "max_drop=99"),
         ({"max_drop": float("nan")}, "max_drop=nan"),
         ({"max_drop": 0.1, "confidence": 95}, "confidence=95: within 0.5 and 1"),
@@ -344,7 +348,7 @@ def test_bad_arguments():
     for schemes, text in (
         ([], "at least one"),
         (["w8a8", "w8a8"], "each once"),
-        (["w8a8", "w4a8-g32"], "from the fewest bits up, got w8a8, w4a8-g32"),
+        (["w8a8", "w4a8-g32"], "in ascending order of bits, got w8a8, w4a8-g32"),
         (["w5a8"], "unknown scheme 'w5a8'"),
         ({"*": None}, "nothing to choose"),
         ({"nowhere": ["w4a8-g32"]}, "pattern 'nowhere' matches no module"),
@@ -357,7 +361,7 @@ def test_bad_arguments():
         convert(metric="accuracy")
     with pytest.raises(ValueError, match="slice 'a' has 3 values for 100 examples"):
         convert(slices={"a": [True] * 3})
-    with pytest.raises(ValueError, match="clip_search=True is for rounding without data"):
+    with pytest.raises(ValueError, match="clip_search=True does not work with a gate"):
         convert(options={"clip_search": True})
     broken = network()
     with torch.no_grad():

@@ -89,7 +89,7 @@ def test_one_score_of_a_model_that_never_differs_is_not_known_to_be_the_same():
     judge = Judge(lambda o, y: float(right(o, y).mean()), answered(a), a.argmax(1).numpy(), 0.95)
     drop, exact = judge.drop(answered(a.clone())), share_high(0, 400, 0.95)
     assert drop.value == 0 and 0.6 * exact < drop.bound < 2 * exact
-    with pytest.raises(ValueError, match="gives the same score for any examples and answers"):
+    with pytest.raises(ValueError, match="gives the same score for all examples and answers"):
         Judge(lambda outputs, labels: 0.75, answered(a), None, 0.95).drop(answered(a))
 
 

@@ -77,8 +77,10 @@ def test_refusals_say_whether_more_examples_would_help():
     made, _ = search(0)
     assert made.find(Paths([rung(0.5)], []), CHOOSING, CERTIFYING) is None
     text, _, needed = made.refusal(report, lambda n: 2 * n)
-    assert needed is None and text.startswith("the budget of 0.02 is exceeded: the conversion that is expected to lose")
-    assert "no other was tested" in text
+    assert needed is None and text.startswith(
+        "the budget of 0.02 is exceeded: the conversion with the smallest expected loss"
+    )
+    assert "no other conversion was tested" in text
     made, _ = search(1)
     assert made.find(Paths([rung(0.016)], []), CHOOSING, CERTIFYING) is None
     text, _, needed = made.refusal(report, lambda n: 2 * n)

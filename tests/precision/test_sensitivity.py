@@ -212,7 +212,7 @@ def test_bad_arguments():
         sensitivity(model(0), tokens(8), metric="cosine")
     with pytest.raises(ValueError, match="metric='accuracy' needs labels"):
         sensitivity(model(0), tokens(8, labelled=False), metric="accuracy")
-    with pytest.raises(ValueError, match="8 examples, but there are 3 labels"):
+    with pytest.raises(ValueError, match="8 examples, but 3 labels are given"):
         sensitivity(model(0), tokens(8), labels=[0, 1, 0])
     broken = model(0)
     with torch.no_grad():

@@ -145,7 +145,7 @@ class Counting(nn.Module):
     ("what", "message"),
     [
         ("fails", "can't run on the example with fewer channels: .*32.*keep="),
-        ("differs", "does something else with fewer channels"),
+        ("differs", "computes something else with fewer channels"),
         ("training", "can't run in training mode with fewer channels.*keep="),
     ],
 )
@@ -189,23 +189,26 @@ class Sorting(nn.Module):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give one of macs, latency and shares; given are none"),
-        ({"macs": 0.5, "latency": 0.5}, "given are macs, latency"),
+        ({}, "give exactly one of macs, latency and shares, got none"),
+        ({"macs": 0.5, "latency": 0.5}, "shares, got macs, latency"),
         ({"macs": 0}, "0 < macs < 1"),
         ({"latency": 1.0}, "0 < latency < 1"),
         ({"shares": {"0": 1}}, "0 <= share < 1"),
         ({"shares": {"missing": 0.5}}, "matches no layer that gives channels; these are 0.0, 2.0"),
-        ({"shares": {"5": 0.5}}, "the channels of 5 have to stay: it is what the network returns"),
+        ({"shares": {"5": 0.5}}, "the channels of 5 must stay: it is what the network returns"),
         ({"macs": 0.5, "importance": "l1"}, "allowed are 'taylor', 'l2', 'bn', 'random' and None"),
         ({"macs": 0.5, "importance": "taylor"}, "needs batches="),
         ({"macs": 0.5, "batches": []}, "holds no batches"),
-        ({"macs": 0.5, "batches": [IMAGES]}, "batches are pairs"),
+        ({"macs": 0.5, "batches": [IMAGES]}, "batches must be pairs"),
         ({"macs": 0.5, "batches": [0], "loss": lambda model, batch: torch.tensor(float("nan"))}, "finite number"),
         ({"macs": 0.5, "ranking": "best"}, "ranking='best'"),
         ({"macs": 0.5, "round_to": 0}, "1 or more"),
         ({"macs": 0.5, "round_to": 8.0}, "round_to=8.0; a whole number, 1 or more"),
         ({"macs": 0.5, "keep": ["7.*"]}, "matches no module"),
-        ({"macs": 0.01}, r"macs=0.01: 0\.\d+ is the least that this model comes to.*5: it is what the network returns"),
+        (
+            {"macs": 0.01},
+            r"macs=0.01: 0\.\d+ is the smallest share that this model can reach.*5: it is what the network returns",
+        ),
     ],
 )
 def test_errors_leave_the_model_as_it_was(options, message):
@@ -218,7 +221,7 @@ def test_errors_leave_the_model_as_it_was(options, message):
 
 @pytest.mark.parametrize("example", [torch.zeros(3, 12, 12), torch.zeros(0, 3, 12, 12), [1, 3, 12, 12]])
 def test_examples_that_are_no_images(example):
-    with pytest.raises(ValueError, match="example has to be images"):
+    with pytest.raises(ValueError, match="example must be at least one image"):
         prune_channels_(wide(), example, macs=0.5)
 
 
@@ -240,7 +243,7 @@ def test_prepared_models_are_finished_first():
 
 def test_channels_without_normalization_stay_where_it_ranks_them():
     model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), conv(32, 32), nn.Conv2d(32, 2, 1))
-    words = "the channels of 0 have to stay: no factor of batch normalization"
+    words = "the channels of 0 must stay: batch normalization gives no ranking"
     with pytest.raises(ValueError, match=words):
         prune_channels_(model, IMAGES, shares={"0": 0.5}, importance="bn")
     report = prune_channels_(model, IMAGES, shares={"2.0": 0.5}, importance="bn")

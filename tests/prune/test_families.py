@@ -42,7 +42,7 @@ def test_which_are_refused():
     model = family_model("BlipEncoderLayer")
     given = family_inputs("BlipEncoderLayer", model)
     with pytest.raises(
-        ValueError, match=r"no part that heads could prune \(heads of BLIP stay: its attention takes the"
+        ValueError, match=r"nothing that heads could prune \(heads of BLIP stay: its attention takes the"
     ):
         structured_(model, heads=0.3, example_inputs=given)
     for kind, why in (("AlbertLayer", "one layer runs again and again"), ("YolosLayer", "positions are added between")):
@@ -74,7 +74,7 @@ def test_silent_heads_and_neurons_are_not_missed(kind):
     heads = 0.0 if kind in HEADS_STAY else 0.3
     if kind in FIXED_IN_4 and OLDER:
         with pytest.raises(
-            ValueError, match="can't run with fewer heads, neurons or layers: its code takes sizes from"
+            ValueError, match="can't run with fewer heads, neurons or layers, because its code uses fixed sizes"
         ):
             structured_(model, heads=heads, example_inputs=given, multiple_of=2)
         assert torch.equal(states(model, given), expected)
@@ -203,7 +203,7 @@ def test_modernbert_in_float_is_saved_with_its_pattern(tmp_path):
 
 def test_modernbert_can_not_do_without_its_first_layer():
     model = modernbert()
-    with pytest.raises(ValueError, match="the first layer of ModernBERT has no norm of its own, and has to stay"):
+    with pytest.raises(ValueError, match="the first layer of ModernBERT has no normalisation, so it must stay"):
         student_from(model, [1, 3])
 
 

@@ -111,7 +111,7 @@ def test_layers_of_different_sizes(family, tmp_path):
     save(native, tmp_path / "native")
     loaded = load(tmp_path / "native")
     assert torch.equal(logits(loaded), logits(native))
-    with pytest.raises(ValueError, match="other sizes than the native model, whose layers may be pruned"):
+    with pytest.raises(ValueError, match="different sizes from the native model, whose layers may be pruned"):
         to_float_(loaded)
 
 

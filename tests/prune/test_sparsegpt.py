@@ -153,7 +153,7 @@ def test_gptq_keeps_its_zeros(network):
         ({"calibration": []}, "no data"),
         ({"calibration": [torch.ones(4, 64)], "scope": "global"}, "scope='layer'"),
         ({"calibration": [torch.full((16, 64), torch.nan)]}, "NaN"),
-        ({"calibration": [torch.ones(4, 64)], "method": "magnitude"}, "magnitudes need no data"),
+        ({"calibration": [torch.ones(4, 64)], "method": "magnitude"}, "for method='sparsegpt' only"),
         ({"method": "wanda"}, "method='wanda'; allowed are 'magnitude' and 'sparsegpt'"),
     ],
 )
@@ -206,7 +206,7 @@ def test_options_of_the_data(network):
         )
     assert caught[0].filename == __file__
     assert told == [
-        *[("looking for shared inputs", i, 2) for i in (1, 2)],
+        *[("finding layers with shared inputs", i, 2) for i in (1, 2)],
         *[("reading the data", i, 2) for i in (1, 2)],
         *[("removing weights", i, 2) for i in (1, 2)],
     ]

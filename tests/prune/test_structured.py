@@ -261,7 +261,7 @@ def test_sequential_chains():
     assert torch.allclose(model(x), expected, atol=1e-6)
     assert [row.name for row in report] == ["0", "2", "5"]
     blocked = nn.Sequential(nn.Linear(8, 128), nn.LayerNorm(128), nn.Linear(128, 2))
-    with pytest.raises(ValueError, match="no part that ffn"):
+    with pytest.raises(ValueError, match="nothing that ffn"):
         structured_(blocked, ffn=0.5, example_inputs=torch.randn(2, 8))
 
 
@@ -296,7 +296,7 @@ def test_bad_arguments_change_nothing(arguments, words):
 
 
 def test_unknown_and_masked_models_are_refused():
-    with pytest.raises(ValueError, match="LSTM has no part that heads"):
+    with pytest.raises(ValueError, match="LSTM has nothing that heads"):
         structured_(nn.LSTM(4, 4), heads=0.5, example_inputs=torch.randn(2, 3, 4))
     model = build("Bert")
     mask_(model, 0.5)

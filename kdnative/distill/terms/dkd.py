@@ -64,7 +64,7 @@ class DKDLoss(OneTeacherLoss):
         """
         ours, theirs = self.logits_of(student, teachers)
         if ours.shape[1] < 2:
-            raise ValueError(f"the loss term {self.name!r} tells a class from others, and there is only one class")
+            raise ValueError(f"the loss term {self.name!r} needs at least two classes, but there is only one")
         target = self._targets(batch, theirs)[:, None]
         s, t = (logits / self.temperature for logits in (ours, theirs))
         of_target = F.kl_div(_binary(s, target), _binary(t, target), reduction="none", log_target=True).sum(1)

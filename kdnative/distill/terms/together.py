@@ -36,15 +36,17 @@ class LossTerms(nn.Module):
         terms = list(terms)
         for term in terms:
             if not isinstance(term, LossTerm):
-                raise TypeError(f"{type(term).__name__} is no loss term: inherit kdnative.distill.LossTerm")
+                raise TypeError(f"{type(term).__name__} is not a loss term: inherit from kdnative.distill.LossTerm")
         if not any(term.weight for term in terms):
-            raise ValueError("no term of the loss has a weight above 0: there is nothing to learn from")
+            raise ValueError("all loss terms have weight 0: set at least one weight above 0")
         names = [term.name for term in terms]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"two loss terms are called {twice!r}: give one of them another name=")
+            raise ValueError(f"two loss terms are named {twice!r}: give one of them another name=")
         if taken := [name for name in names if name in ("loss", "epoch", "step")]:
-            raise ValueError(f"a loss term is called {taken[0]!r}, as the history calls something else: name= another")
+            raise ValueError(
+                f"a loss term is named {taken[0]!r}, which the history already uses: give it another name="
+            )
         if large is not None and large < 1:
             raise ValueError(f"large={large}: a number of classes, at least 1, or None")
         self.terms = nn.ModuleList(term for term in terms if term.weight)
@@ -100,7 +102,7 @@ class LossTerms(nn.Module):
         said = {name: value for name, value in values.items() if value is not None}
         if together is None and not said:
             names = ", ".join(term.name for term in self.terms)
-            raise ValueError(f"no term of the loss ({names}) says anything about this batch: were no labels given?")
+            raise ValueError(f"no term of the loss ({names}) applies to this batch: check that the batch has labels")
         parts = {**parts, **{name: value.detach() for name, value in said.items()}}
         self.parts = {term.name: parts[term.name] for term in self.terms if term.name in parts}
         total = sum(factors[name] * value for name, value in said.items())

@@ -145,7 +145,7 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "linear_kl has first derivatives only, and create_graph=True asks for second ones: compute "
+                "linear_kl has first derivatives only, but create_graph=True needs second ones: compute "
                 "SoftLabelLoss from logits"
             )
         if upstream is None:
@@ -192,7 +192,7 @@ def _checked(student: LinearLogits, teachers: Sequence[LinearLogits]) -> tuple[L
 
 def _shares(weights: Sequence[float] | None, teachers: int) -> list[float]:
     if not teachers:
-        raise ValueError("linear_kl: teachers is empty: one is needed at least")
+        raise ValueError("linear_kl: teachers is empty: give at least one")
     given = [1.0] * teachers if weights is None else [float(w) for w in weights]
     if len(given) != teachers:
         raise ValueError(f"linear_kl: teacher_weights has {len(given)} entries for {teachers} teachers")

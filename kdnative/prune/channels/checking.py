@@ -44,11 +44,11 @@ def try_out(model: nn.Module, example: Tensor, before: Ran | None = None) -> Ran
         with evaluating(model), torch.enable_grad():
             tensors = _forward_and_backward(model, example)
     except Exception as error:  # whatever a user's code raises
-        hint = "" if before is None else ". Name in keep= the modules whose channels its code counts"
+        hint = "" if before is None else ". Name the modules whose channel counts are hard-coded in keep="
         raise ValueError(f"{type(model).__name__} can't run on the example{when}: {error}{hint}") from error
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise ValueError(f"the output of {type(model).__name__} for the example has NaN or infinite values{when}")
+        raise ValueError(f"the output of {type(model).__name__} for the example holds NaN or infinite values{when}")
     if before is not None and shapes != before.shapes:
         raise ValueError(f"the output of {type(model).__name__} has shapes {shapes}{when}, and had {before.shapes}")
     training = True
@@ -59,9 +59,9 @@ def try_out(model: nn.Module, example: Tensor, before: Ran | None = None) -> Ran
     except Exception as error:
         if before is not None and before.training:
             raise ValueError(
-                f"{type(model).__name__} can't run in training mode{when}: {error}. Parts that run in training alone "
-                "(auxiliary classifiers) aren't seen: name in keep= the modules whose results they read, or take "
-                "these parts away"
+                f"{type(model).__name__} can't run in training mode{when}: {error}. Parts that run only in "
+                "training (auxiliary classifiers) can't be followed: name the modules that feed them in "
+                "keep=, or remove these parts"
             ) from error
         training = False
     return Ran(shapes, training)

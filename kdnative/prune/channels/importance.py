@@ -109,9 +109,9 @@ def _loss(model: nn.Module, batch: Any, loss: Loss | None) -> Tensor:
         value = F.cross_entropy(model(batch[0]), batch[1])
     else:
         raise ValueError(
-            f"batches are pairs (images, labels), and this one is {type(batch).__name__}: pass "
-            "loss=lambda model, batch: ... for others"
+            f"batches must be pairs (images, labels), got {type(batch).__name__}: for other batches, pass "
+            "loss=lambda model, batch: ..."
         )
     if not isinstance(value, Tensor) or value.numel() != 1 or not bool(torch.isfinite(value)):
-        raise ValueError(f"the loss of a batch has to be one finite number, and is {value}: check batches and loss")
+        raise ValueError(f"the loss of a batch must be one finite number, got {value}: check batches and loss")
     return value

@@ -191,18 +191,18 @@ def _fixed(source: Source, owners: dict[int, list[Place]]) -> str:
             return "has a weight that is in several modules"
         module = places[0][0]
         if not isinstance(module, (nn.Conv2d, nn.Linear)):
-            return f"has its weight in {type(module).__name__}, which may count on its shape"
+            return f"has its weight in {type(module).__name__}, which may rely on its shape"
         if not isinstance(module.weight, nn.Parameter):
-            return "has a weight that is no parameter"
+            return "has a weight that is not a parameter"
     for tensor in vectors_of(source):
         places = owners.get(id(tensor), [])
         if len(places) != 1:
-            return "is followed by numbers for each channel that are no parameters of their own"
+            return "is followed by per-channel values that are not parameters"
     for part in source.behind:
         if isinstance(part, Norm):
             module = next((module for module, _ in owners.get(id(part.mean), [])), None)
             if not isinstance(module, _NormBase):
-                return f"is normalized by {type(module).__name__}, which may count on its shape"
+                return f"is normalized by {type(module).__name__}, which may rely on its shape"
     return ""
 
 

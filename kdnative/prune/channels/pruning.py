@@ -103,9 +103,9 @@ def prune_channels_(
             met = choose_all_alike(choice, budget * whole)
         if not met:
             raise ValueError(
-                f"{name}={budget:g}: {choice.total / whole:.2f} is the least that this model comes to here"
-                f"{_obstacles(groups)}. Give a larger budget, another ranking, a smaller round_to, or fewer patterns "
-                "in keep"
+                f"{name}={budget:g}: {choice.total / whole:.2f} is the smallest share that this model can "
+                f"reach{_obstacles(groups)}. Give a larger budget, another ranking, a smaller round_to, or "
+                "fewer patterns in keep"
             )
     gone = _gone(choice, scores)
     before = sum(parameter.numel() for parameter in model.parameters())
@@ -132,11 +132,11 @@ def _check(
     """The methods of ranking that arguments mean; ValueError where they mean nothing."""
     if not isinstance(example, Tensor) or example.dim() != 4 or not example.numel():
         what = list(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise ValueError(f"example has to be images [N, C, H, W], at least one, and is {what}")
+        raise ValueError(f"example must be at least one image [N, C, H, W], got {what}")
     given = {"macs": macs, "latency": latency, "shares": shares}
     if sum(value is not None for value in given.values()) != 1:
         names = [name for name, value in given.items() if value is not None]
-        raise ValueError(f"give one of macs, latency and shares; given are {', '.join(names) or 'none'}")
+        raise ValueError(f"give exactly one of macs, latency and shares, got {', '.join(names) or 'none'}")
     for name, budget in (("macs", macs), ("latency", latency)):
         if budget is not None and not 0 < budget < 1:
             raise ValueError(f"{name}={budget}; the share that may stay, 0 < {name} < 1, is needed")
@@ -155,8 +155,8 @@ def _check(
         raise ValueError("parts of the model are prepared as native networks: call finish_networks_ first")
     if masked := masked_modules(model):
         raise ValueError(
-            f"{next(iter(masked))} has a mask, whose shape would not fit any more: prune channels first, then mask, or "
-            "call finalize_masks_ before"
+            f"{next(iter(masked))} has a mask, which would no longer fit: prune channels first and mask "
+            "afterwards, or call finalize_masks_ before pruning"
         )
     method = importance or ("l2" if batches is None else "taylor")
     return method, ranking or ("global" if method == "taylor" else "layer")
@@ -185,7 +185,7 @@ def _kept(model: nn.Module, keep: Iterable[str]):
 def _if_known(group: Group, scores: Tensor) -> Group:
     """The group, which stays if normalizations tell none of its channels from nothing."""
     known = bool(group.why) or bool((scores[torch.tensor(group.units)] > 0).any())
-    return group if known else replace(group, why="no factor of batch normalization says what its channels are worth")
+    return group if known else replace(group, why="batch normalization gives no ranking of its channels")
 
 
 def _shares_of(shares: Mapping[str, float], free: list[Group], groups: list[Group]) -> dict[int, float]:
@@ -197,7 +197,7 @@ def _shares_of(shares: Mapping[str, float], free: list[Group], groups: list[Grou
             names = ", ".join(name for group in free for name in group.given_by)
             raise ValueError(f"shares: {pattern!r} matches no layer that gives channels; these are {names or 'none'}")
         if not any(group in free for group in matching):
-            raise ValueError(f"shares: the channels of {matching[0].name} have to stay: {matching[0].why}")
+            raise ValueError(f"shares: the channels of {matching[0].name} must stay: {matching[0].why}")
         for index, group in enumerate(free):
             if group in matching:
                 found.setdefault(index, share)
@@ -210,7 +210,7 @@ def _obstacles(groups: list[Group]) -> str:
         return ""
     shown = "; ".join(f"{group.name}: {group.why}" for group in staying[:3])
     more = f"; and {len(staying) - 3} more" if len(staying) > 3 else ""
-    return f" (channels that have to stay: {shown}{more})"
+    return f" (channels that must stay: {shown}{more})"
 
 
 def _gone(choice: Choice, scores: Tensor) -> set[int]:
@@ -233,8 +233,8 @@ def _check_trace(
         if nodes != expected:
             different = next((a.name for a, b in zip(expected, nodes, strict=False) if a != b), expected[0].name)
             raise ValueError(
-                f"{type(model).__name__} does something else with fewer channels, at {different}: its code counts "
-                "channels. It has been restored. Name in keep= the modules whose channels it counts"
+                f"{type(model).__name__} computes something else with fewer channels, at {different}, because "
+                "its code relies on channel counts. The model has been restored. Name these modules in keep="
             )
 
 

@@ -77,9 +77,9 @@ class ChannelReport:
         ]
         stay = sum(row.channels_after == row.channels_before for row in self.rows)
         lines.append(
-            f"{len(shown)} groups are smaller, {stay} are as they were; "
-            f"{self.macs_before / 1e6:.2f} -> {self.macs_after / 1e6:.2f} million MACs, "
-            f"{self.parameters_before:,} -> {self.parameters_after:,} parameters{_ms(self.ms_before, self.ms_after)}"
+            f"{len(shown)} groups are smaller, {stay} are unchanged; {self.macs_before / 1e6:.2f} -> "
+            f"{self.macs_after / 1e6:.2f} million MACs, {self.parameters_before:,} -> "
+            f"{self.parameters_after:,} parameters{_ms(self.ms_before, self.ms_after)}"
         )
         return "\n".join(lines)
 

@@ -59,14 +59,14 @@ def test_settings_name_every_term():
 
 
 def test_what_is_no_loss():
-    with pytest.raises(ValueError, match="two loss terms are called 'hard'"):
+    with pytest.raises(ValueError, match="two loss terms are named 'hard'"):
         LossTerms([HardLabelLoss(), HardLabelLoss()])
     for terms in ([], [HardLabelLoss(weight=0.0)]):
-        with pytest.raises(ValueError, match="nothing to learn from"):
+        with pytest.raises(ValueError, match="all loss terms have weight 0"):
             LossTerms(terms)
-    with pytest.raises(TypeError, match="function is no loss term"):
+    with pytest.raises(TypeError, match="function is not a loss term"):
         LossTerms([lambda batch, student, teachers: 0.0])
-    with pytest.raises(ValueError, match=r"\(hard\) says anything about this batch"):
+    with pytest.raises(ValueError, match=r"\(hard\) applies to this batch"):
         LossTerms([HardLabelLoss()])(batch(), Outputs(torch.zeros(2, 3)))
 
 

@@ -102,7 +102,7 @@ def test_empty_batch():
         (lambda: DKDLoss(alpha=-1.0), "neither may be negative"),
         (lambda: DKDLoss(alpha=0.0, beta=0.0), "one must be above 0"),
         (lambda: DKDLoss(teacher=-1), "positions count from 0"),
-        (lambda: dkd(torch.zeros(2, 1), torch.zeros(2, 1)), "there is only one class"),
+        (lambda: dkd(torch.zeros(2, 1), torch.zeros(2, 1)), "there is only one"),
         (lambda: dkd(torch.zeros(2, 3), torch.zeros(2, 4)), r"got \[2, 3\] of the student and \[2, 4\] of the teacher"),
         (lambda: dkd(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3)), r"labels have shape \[3\]"),
         (lambda: dkd(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 3])), "'dkd': a label is 3; .* 0 to 2 are"),

@@ -128,7 +128,7 @@ def test_a_student_comes_closer_to_its_teacher():
         (lambda: FeatureMapLoss({"a": "b"}, [(1, 1)], teacher=-1), "positions count from 0"),
         (lambda: run(Network(), {"x": torch.zeros(1, 3, 9, 9)}, {MAP + "neck"}), "has no module 'neck'"),
         (lambda: run(Network(), {"x": torch.zeros(1, 3, 9, 9)}, {MAP + "head"}), r"gives \[1, 5\], not"),
-        (lambda: run(Network(), {"x": torch.zeros(1, 3, 9, 9)}, {"logits"}).maps, "the model was not asked for 'map:'"),
+        (lambda: run(Network(), {"x": torch.zeros(1, 3, 9, 9)}, {"logits"}).maps, "the model did not record 'map:'"),
     ],
 )
 def test_errors(make, words):
