@@ -33,7 +33,7 @@ class Builder:
     def view(self, step: Step, argument: Any) -> View:
         """The view that an argument is."""
         if not isinstance(argument, Value):
-            raise step.refuse(f"{step.function} takes something that isn't computed from the image")
+            raise step.refuse(f"{step.function} has an input that is not computed from the image")
         return self.views[argument.number]
 
     def map(self, step: Step, argument: Any) -> int:

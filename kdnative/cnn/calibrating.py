@@ -51,7 +51,7 @@ class NetworkCalibration:
         correct_bias: bool | None = None,
     ) -> None:
         if method not in METHODS:
-            raise ValueError(f"ranges are found by {', '.join(map(repr, METHODS))}, not by {method!r}")
+            raise ValueError(f"method={method!r}: ranges can be found with {', '.join(map(repr, METHODS))}")
         self.graph, self.method = graph, method
         with torch.no_grad():
             self.folded = graph.fold()
@@ -101,7 +101,9 @@ class NetworkCalibration:
             ValueError: there were no images.
         """
         if not self.seen.results[0].seen:
-            raise ValueError("calibration holds no images, so nothing is known of the ranges of maps")
+            raise ValueError(
+                "calibration holds no images, so the ranges of feature maps are unknown: give batches of images"
+            )
         ranges = ranges_of(self.graph, self.seen, self.method)
         made = quantize(self.graph, ranges, self.folded)
         if not self.correct_bias:
@@ -154,4 +156,4 @@ def _largest(observer: Observer) -> Tensor | None:
 def _not_finite(name: str) -> str:
     if not name:
         return "images hold NaN or infinite values: leave them out or repair them"
-    return f"the results of {name} hold NaN or infinite values: the float model already fails there"
+    return f"the results of {name} hold NaN or infinite values, so the float model fails on these images"

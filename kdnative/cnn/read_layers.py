@@ -61,7 +61,7 @@ def _linear(builder: Builder, step: Step) -> None:
         x = builder.map(step, a.input)
         c, h, w = builder.shapes[x]
     else:
-        raise step.refuse(f"a linear layer over the last dimension of {list(view.shape)}; it can take [N, K] alone")
+        raise step.refuse(f"a linear layer over the last dimension of {list(view.shape)}; only [N, K] is supported")
     node = Conv(builder.name(step), (x,), None, weight.shape[0], (h, w))
     _check_limits(step, node, c)
     builder.conv(step, node, Source(step.module, weight, bias, (weight.shape[0], c, h, w)))
@@ -70,13 +70,13 @@ def _linear(builder: Builder, step: Step) -> None:
 @reads("batch_norm")
 def _batch_norm(builder: Builder, step: Step) -> None:
     if step.call is not F.batch_norm:
-        raise step.refuse("torch.batch_norm; torch.nn.functional.batch_norm will do")
+        raise step.refuse("torch.batch_norm; use torch.nn.functional.batch_norm instead")
     a = step.bind(
         "input", "running_mean", "running_var", weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
     )
     mean, variance = constant(step, a.running_mean, "the mean"), constant(step, a.running_var, "the variance")
     if a.training or mean is None or variance is None:
-        raise step.refuse("a normalization with the statistics of the batch; it needs running statistics")
+        raise step.refuse("a normalization with the statistics of the batch; only running statistics are supported")
     weight, bias = constant(step, a.weight, "the weight"), constant(step, a.bias, "the bias")
     builder.affine(step, a.input, Norm(step.module, mean, variance, float(a.eps), weight, bias))
 
@@ -87,7 +87,7 @@ def _max_pool2d(builder: Builder, step: Step) -> None:
     if a.return_indices or len(step.results) != 1:
         raise step.refuse("a pooling that returns indices")
     if pair(a.dilation) != (1, 1):
-        raise step.refuse(f"a max pooling with a dilation of {pair(a.dilation)}; there are kernels for 1 alone")
+        raise step.refuse(f"a max pooling with a dilation of {pair(a.dilation)}; only 1 is supported")
     _pool(builder, step, a, kind="max")
 
 
@@ -97,7 +97,7 @@ def _avg_pool2d(builder: Builder, step: Step) -> None:
         "input", "kernel_size", stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
     )
     if a.divisor_override is not None:
-        raise step.refuse("an average pooling with a divisor of its own (divisor_override)")
+        raise step.refuse("an average pooling with divisor_override")
     _pool(builder, step, a, kind="average", count_include_pad=bool(a.count_include_pad))
 
 
@@ -118,7 +118,7 @@ def _reduce(builder: Builder, step: Step) -> None:
     # The pixels of a map, which may lie in one row: [N, C, H, W] or [N, C, H * W].
     if len(view.shape) < 3 or {d % len(view.shape) for d in dims} != set(range(2, len(view.shape))):
         what = f"{step.function} over {list(dims) or 'all'} of {list(view.shape)}"
-        raise step.refuse(f"{what}; it can be taken over all pixels alone")
+        raise step.refuse(f"{what}; only pooling over all pixels is supported")
     _adaptive(builder, step, a.input, "max" if step.function == "amax" else "average", (1, 1))
 
 
@@ -134,7 +134,9 @@ def _interpolate(builder: Builder, step: Step) -> None:
         antialias=False,
     )
     if a.mode not in ("nearest", "bilinear") or a.antialias or a.recompute_scale_factor:
-        raise step.refuse(f"resizing with mode={a.mode!r}, antialias={a.antialias}; it can be nearest or bilinear")
+        raise step.refuse(
+            f"resizing with mode={a.mode!r}, antialias={a.antialias}; only nearest and bilinear are supported"
+        )
     x = builder.map(step, a.input)
     size, factor = None, None
     if a.size is not None:
@@ -157,7 +159,7 @@ def _check_limits(step: Step, node: Conv, inputs: int) -> None:
     """The same, of a convolution's sums too."""
     _check_window(step, node)
     if (products := node.kernel[0] * node.kernel[1] * inputs) > MAX_PRODUCTS:
-        raise step.refuse(f"sums of {products} products could overflow int32; {MAX_PRODUCTS} are allowed")
+        raise step.refuse(f"sums of {products} products could overflow int32; at most {MAX_PRODUCTS} are allowed")
 
 
 def _pool(builder: Builder, step: Step, a: Any, **more: Any) -> None:

@@ -20,7 +20,7 @@ __all__: list[str] = []
 def _dropout(builder: Builder, step: Step) -> None:
     a = step.bind("input", p=0.5, training=True)
     if a.training and a.p:
-        raise step.refuse(f"{step.function} in evaluation mode, too; pass it training=self.training")
+        raise step.refuse(f"{step.function} is also active in evaluation mode; pass it training=self.training")
     builder.same(step, a.input)
 
 
@@ -87,7 +87,7 @@ def _pad(builder: Builder, step: Step) -> None:
         return
     if a.mode != "constant" or a.value or min(sides) < 0 or any(sides[4:]) or len(view.shape) != 4:
         raise step.refuse(
-            f"padding {list(a.pad)} with mode={a.mode!r}, value={a.value}; it can be rows and columns of zeros"
+            f"padding {list(a.pad)} with mode={a.mode!r}, value={a.value}; only rows and columns of zeros are supported"
         )
     left, right, top, bottom = sides[:4]
     node = view.node if any(view.padding) else builder.map(step, a.input)

@@ -48,7 +48,7 @@ def _leaky_relu(builder: Builder, step: Step) -> None:
 def _softplus(builder: Builder, step: Step) -> None:
     a = step.bind("input", beta=1, threshold=20)
     if a.beta != 1:
-        raise step.refuse(f"softplus with beta={a.beta}; it can have 1")
+        raise step.refuse(f"softplus with beta={a.beta}; only 1 is supported")
     builder.activation(step, a.input, Ending("softplus"))
 
 
@@ -67,7 +67,7 @@ def _clamp(builder: Builder, step: Step) -> None:
 def _limits(builder: Builder, step: Step, x: Any, low: Any, high: Any) -> None:
     names = {(0, 6): "relu6", (0, None): "relu", (0, float("inf")): "relu"}
     if isinstance(low, Tensor) or isinstance(high, Tensor) or (low, high) not in names:
-        raise step.refuse(f"limits of {low} and {high}; they can be 0 and 6, or 0 alone")
+        raise step.refuse(f"limits of {low} and {high}; only 0 and 6, or 0 without an upper limit, are supported")
     builder.activation(step, x, Ending(names[low, high]))
 
 
@@ -91,7 +91,7 @@ def _add(builder: Builder, step: Step) -> None:
 def _sub(builder: Builder, step: Step) -> None:
     a, b, more = _operands(step)
     if more.get("alpha", 1) != 1 or isinstance(b, Value):
-        raise step.refuse("a difference; only a constant can be taken away")
+        raise step.refuse("a difference; only a constant can be subtracted")
     _scaled(builder, step, a, offset=-b)
 
 
@@ -110,7 +110,7 @@ def _mul(builder: Builder, step: Step) -> None:
 def _div(builder: Builder, step: Step) -> None:
     a, b, more = _operands(step)
     if more.get("rounding_mode") is not None or isinstance(b, Value):
-        raise step.refuse("a quotient; only a constant can divide")
+        raise step.refuse("a quotient; the divisor must be a constant")
     inner = _shifted_relu6(builder, step, a)
     if inner is not None and not isinstance(b, Tensor) and b == 6:
         # relu6(x + 3) / 6
@@ -126,7 +126,7 @@ def _cat(builder: Builder, step: Step) -> None:
     shapes = [list(builder.view(step, part).shape) for part in a.tensors]
     if len({len(shape) for shape in shapes}) != 1 or a.dim % len(shapes[0]) != 1:
         what = f"a concatenation of {', '.join(map(str, shapes))} along {a.dim}"
-        raise step.refuse(f"{what}; it can be along channels (1)")
+        raise step.refuse(f"{what}; only dimension 1 (channels) is supported")
     if len(shapes) == 1:
         builder.same(step, a.tensors[0])
         return
@@ -156,7 +156,7 @@ def _product(builder: Builder, step: Step, a: Value, b: Value) -> None:
     (c, h, w), gate_shape = builder.shapes[x], builder.shapes[y]
     if gate_shape != (c, 1, 1) or step.shapes[0][1:] not in ((c, h, w), (c,)):
         raise step.refuse(
-            f"a product of maps {[c, h, w]} and {list(gate_shape)}; one of them must have one number for each channel"
+            f"a product of maps {[c, h, w]} and {list(gate_shape)}; one of them must have one number per channel"
         )
     builder.add(step, Multiply(builder.name(step, "mul"), (x, y), None, c))
 
@@ -169,7 +169,7 @@ def _scaled(builder: Builder, step: Step, x: Any, factor: Any = 1.0, offset: Any
             shape = [1] * (len(view.shape) - number.dim()) + list(number.shape)
             if len(view.shape) < 2 or shape != [1, view.shape[1]] + [1] * (len(view.shape) - 2):
                 what = f"numbers {list(number.shape)} for {list(view.shape)}"
-                raise step.refuse(f"{what}; there can be one for each channel")
+                raise step.refuse(f"{what}; only one number per channel is supported")
     if not isinstance(factor, Tensor) and not isinstance(offset, Tensor) and (factor, offset) == (1, 0):
         builder.same(step, x)
     else:

@@ -91,14 +91,10 @@ class ModuleCall:
         if self.times > 1:
             return f"it is called {self.times} times"
         if self.shape is None:
-            return "it takes something else than one tensor"
+            return "its input is not one tensor"
         if len(self.shape) != 4:
             return f"it takes {list(self.shape)}, which isn't a map [N, C, H, W]"
-        return (
-            ""
-            if self.result == "Tensor"
-            else f"it returns {self.result}; a part of a model can return one tensor alone"
-        )
+        return "" if self.result == "Tensor" else f"it returns {self.result}; a part of a model must return one tensor"
 
 
 @dataclass
@@ -143,7 +139,7 @@ def record(module: nn.Module, shape: Sequence[int]) -> Recording:
         except Exception as error:  # whatever a user's code raises
             words = str(error).strip().splitlines() or [""]
             recording.failure = Unsupported(
-                f"{recorder.place()}: it can't be followed with shapes alone on an image of {list(shape)}: "
+                f"{recorder.place()}: it can't be traced with the shapes of an image of {list(shape)}: "
                 f"{type(error).__name__}: {words[0]}"
             )
         return recording
@@ -240,7 +236,9 @@ class _Recorder(TorchFunctionMode):
         if not isinstance(leaf, Tensor) or (id(leaf) not in self.known and not isinstance(leaf, FakeTensor)):
             return leaf
         if id(leaf) not in self.known:
-            raise Unsupported(f"{self.place()}: it reads what code gave that can't be followed, such as compiled code")
+            raise Unsupported(
+                f"{self.place()}: it reads the result of code that can't be traced, such as compiled code"
+            )
         _, version, number = self.known[id(leaf)]
         if version != leaf._version:
             raise Unsupported(f"{self.place()}: it reads a tensor that was changed in place through another view of it")
@@ -257,7 +255,9 @@ class _Recorder(TorchFunctionMode):
     def check_constants(self) -> None:
         """Unsupported where a constant has changed since it was read."""
         if any(version != _version(tensor) for tensor, version in self.constants.values()):
-            raise Unsupported(f"{self.place()}: a tensor is changed in place after it was read; make a new one instead")
+            raise Unsupported(
+                f"{self.place()}: a tensor is changed in place after it was read; create a new tensor instead"
+            )
 
     def _reads(self, tree: Any) -> bool:
         return any(isinstance(leaf, Tensor) and id(leaf) in self.known for leaf in tree_flatten(tree)[0])
@@ -273,8 +273,8 @@ class _Recorder(TorchFunctionMode):
         if written or (read and result is None and self._reads((args[1:], kwargs))):
             # What is read from there later, through another view of it say, could not be told from a constant.
             raise Unsupported(
-                f"{self.place()} at {_line(sys._getframe(1))}: {_name(func)} writes what depends on the image into "
-                "another tensor; make a new one instead, as torch.cat and torch.where do"
+                f"{self.place()} at {_line(sys._getframe(1))}: {_name(func)} writes what depends on the image "
+                "into another tensor; create a new tensor instead, for example with torch.cat or torch.where"
             )
         if not read or not results:
             return result

@@ -92,7 +92,7 @@ class _Search:
         graph = self._graph(names[0], module)
         if not convolutions(graph):
             raise Unsupported(
-                "its convolutions take no part in its result" if _has(module) else "it has no convolution"
+                "its convolutions do not contribute to its result" if _has(module) else "it has no convolution"
             )
         if (why := self.judge(names, graph)) is not None:
             raise Unsupported(why)
@@ -110,7 +110,7 @@ class _Search:
             raise Unsupported(why)
         recording = record(module, image_size(call.shape))
         if name and recording.changes_image:
-            raise Unsupported("it changes the map that it takes in place, and other modules may read that")
+            raise Unsupported("it changes its input in place, and other modules may read that input")
         return trace_recorded(module, recording)
 
     def _chained(self, name: str, module: nn.Module) -> set[str]:

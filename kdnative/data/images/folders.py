@@ -43,7 +43,7 @@ def read_folder(folder: Path, classes: Sequence[str] | None = None) -> Found:
         DataError: no such folder, a class without a picture, fewer than two classes, or a split with other classes.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; give one with a folder of pictures for each class")
+        raise DataError(f"{folder}: there is no such folder; give a folder with one subfolder of pictures per class")
     inside = {place.name: place for place in _folders(folder)}
     splits = {name: [inside[n] for n in names if n in inside] for name, names in SPLITS.items()}
     for places in splits.values():
@@ -51,7 +51,7 @@ def read_folder(folder: Path, classes: Sequence[str] | None = None) -> Found:
             raise DataError(f"{folder}: {places[0].name} and {places[1].name} are the same split; keep one")
     if not splits["train"]:
         if held := next((places[0].name for places in splits.values() if places), None):
-            raise DataError(f"{folder}: there is a folder {held} and none named train")
+            raise DataError(f"{folder}: there is a folder {held}, but no folder named train")
         splits = {"all": [folder]}
     names: tuple[str, ...] | None = None if classes is None else tuple(sorted(classes))
     files: dict[str, list[tuple[str, int]]] = {}
@@ -60,7 +60,7 @@ def read_folder(folder: Path, classes: Sequence[str] | None = None) -> Found:
         if places:
             names, files[name] = _of_split(folder, places[0], names, skipped)
     note = (
-        f"{folder}: {len(skipped):,} files are no pictures and are left out, such as {shown(skipped[0])}"
+        f"{folder}: {len(skipped):,} files are not pictures and are left out, such as {shown(skipped[0])}"
         if skipped
         else ""
     )
@@ -81,10 +81,10 @@ def _of_split(
     folders = {found.name: found for found in _folders(place)}
     if classes is None and len(folders) < 2:
         loose = next((file.name for file in sorted(place.iterdir()) if file.suffix.lower() in SUFFIXES), None)
-        lies = f"; pictures such as {loose} lie in it directly" if loose else ""
+        lies = f"; pictures such as {loose} are not in a subfolder" if loose else ""
         raise DataError(
-            f"{place}: it has {len(folders)} folders of classes, and at least 2 are needed{lies}. Give a folder with a "
-            "folder of pictures for each class"
+            f"{place}: it has {len(folders)} subfolders for classes, but at least 2 are needed{lies}. Give a "
+            "folder with one subfolder of pictures per class"
         )
     if classes is not None and (absent := [name for name in classes if name not in folders]):
         raise DataError(
@@ -99,12 +99,13 @@ def _of_split(
         own, links = _pictures(root, folders[name], skipped)
         if not own and links:
             raise DataError(
-                f"{folders[name]}: its {links:,} pictures are links, which are passed over, since they may be the same "
-                "pictures again: put the files themselves there"
+                f"{folders[name]}: its {links:,} pictures are links, which are skipped because they may be "
+                "duplicates: replace them with the files"
             )
         if not own:
             raise DataError(
-                f"{folders[name]}: a folder without pictures ({', '.join(SUFFIXES)}): put some in, or take it away"
+                f"{folders[name]}: a folder without pictures ({', '.join(SUFFIXES)}): add pictures, or remove "
+                "the folder"
             )
         files += [(path, number) for path in own]
     return names, files

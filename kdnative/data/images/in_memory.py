@@ -48,4 +48,4 @@ def _array(given: Any, what: str) -> np.ndarray:
     if found.dtype == np.uint8 and found.size and (found.ndim == 2 or (found.ndim == 3 and found.shape[2] == 3)):
         return found
     kind = f"{found.dtype} {list(found.shape)}" if found.ndim else f"a {type(given).__name__}"
-    raise DataError(f"{what} is {kind}, not a picture of Pillow or uint8 [H, W, 3] or [H, W], of a pixel or more")
+    raise DataError(f"{what} is {kind}, not a Pillow image or a uint8 array [H, W, 3] or [H, W] of at least one pixel")

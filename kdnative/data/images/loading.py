@@ -71,7 +71,7 @@ def load_images(
     try:
         re.compile(group or "")
     except re.error as error:
-        raise ValueError(f"group={group!r} is no regular expression: {error}") from error
+        raise ValueError(f"group={group!r} is not a regular expression: {error}") from error
     text = str(spec)
     if text == "package:openclipart":
         folder = unpacked(OPENCLIPART)
@@ -98,8 +98,8 @@ def check_classes(found: DataSplits, source: str) -> None:
         part: Dataset = getattr(found, name)
         if absent := [label for label, count in part.counts.items() if not count]:
             raise DataError(
-                f"{source}: the {name} split has no picture of the class {shown(absent[0])}: give it some, other "
-                "shares (data.split in a recipe), or a larger limit"
+                f"{source}: the {name} split has no picture of the class {shown(absent[0])}: add pictures, or "
+                "give other shares (data.split in a recipe) or a larger limit"
             )
 
 
@@ -112,9 +112,7 @@ def _from_folder(
     for row, (part, name, number) in enumerate(names):
         if pictures.digests[row]:
             parts[part].append(pictures.example(row, number, name))
-    dropped = (
-        [f"{len(problems):,} pictures that can't be read are left out; the first: {problems[0]}"] if problems else []
-    )
+    dropped = [f"{len(problems):,} unreadable pictures are left out; the first: {problems[0]}"] if problems else []
     notes = (*found.notes, *dropped)
     return _split(parts, found.classes, split, str(folder), lambda e: group_of(e.id, group), notes)
 
@@ -169,8 +167,8 @@ def _without_held_out(found: DataSplits, source: str) -> DataSplits:
     if len(kept) == len(found.train):
         return found
     note = (
-        f"{len(found.train) - len(kept):,} of {len(found.train):,} training pictures are left out: the same files are "
-        "in the validation or test split"
+        f"{len(found.train) - len(kept):,} of {len(found.train):,} training pictures are left out, because "
+        "the same files are in the validation or test split"
     )
     return replace(found, train=Dataset(kept, found.labels, found.train.name), notes=(*found.notes, note))
 

@@ -100,7 +100,7 @@ def test_broken_pictures_are_all_named_or_dropped(tmp_path):
     with pytest.raises(DataError, match=r"2 of 30 pictures can't be read.*\n.*cross_002.*\n.*disc_004"):
         load_images(folder, side=20)
     found = load_images(folder, side=20, broken="drop")
-    assert sum(found.sizes.values()) == 28 and "2 pictures that can't be read are left out" in found.notes[0]
+    assert sum(found.sizes.values()) == 28 and "2 unreadable pictures are left out" in found.notes[0]
     with pytest.raises(DataError, match="2 of 30"):  # although they are in the cache now
         load_images(folder, side=20)
 
@@ -111,9 +111,12 @@ def test_broken_pictures_are_all_named_or_dropped(tmp_path):
         (lambda p: p / "nothing", "there is no such folder"),
         (
             lambda p: write_folder(p / "one", 5, classes=("disc",)),
-            "1 folders of classes, and at least 2 are needed",
+            "1 subfolders for classes, but at least 2 are needed",
         ),
-        (lambda p: write_folder(p / "loose", 3).joinpath("disc"), "pictures such as disc_000.png lie in it directly"),
+        (
+            lambda p: write_folder(p / "loose", 3).joinpath("disc"),
+            "pictures such as disc_000.png are not in a subfolder",
+        ),
         (lambda p: write_folder(p / "few", 2), "the class 'cross' has 2 groups of pictures, too few for 3 parts"),
     ],
 )
@@ -142,7 +145,7 @@ def test_other_files_are_passed_over_and_said(tmp_path):
     (folder / "disc" / ".hidden.png").write_text("x")
     os.symlink(folder / "disc" / "disc_000.png", folder / "disc" / "link.png")
     found = load_images(folder, side=20, split=(0.6, 0.2, 0.2))
-    assert sum(found.sizes.values()) == 15 and "1 files are no pictures" in found.notes[0]
+    assert sum(found.sizes.values()) == 15 and "1 files are not pictures" in found.notes[0]
 
 
 def test_folders_of_links_are_said_to_be_that(tmp_path):
@@ -151,7 +154,7 @@ def test_folders_of_links_are_said_to_be_that(tmp_path):
         (tmp_path / "p" / name).mkdir(parents=True)
         for file in (files / name).iterdir():
             os.symlink(file, tmp_path / "p" / name / file.name)
-    with pytest.raises(DataError, match="cross: its 3 pictures are links, .* put the files themselves there"):
+    with pytest.raises(DataError, match="cross: its 3 pictures are links, .* replace them with the files"):
         load_images(tmp_path / "p", side=20)
 
 
@@ -206,8 +209,8 @@ def test_data_sets_of_torch_are_pictures_in_memory():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("text", "example 1 is a str, not a picture"),
-        (np.zeros((4, 4), np.float32), r"example 1 is float32 \[4, 4\], not a picture of Pillow or uint8"),
+        ("text", "example 1 is a str, not a Pillow image"),
+        (np.zeros((4, 4), np.float32), r"example 1 is float32 \[4, 4\], not a Pillow image or a uint8"),
         (np.zeros((4, 4, 3), np.int64), r"int64 \[4, 4, 3\]"),
         (np.zeros((3, 4, 4), np.uint8), r"uint8 \[3, 4, 4\]"),
         (np.zeros((0, 4), np.uint8), r"uint8 \[0, 4\]"),
@@ -227,7 +230,7 @@ def test_numbers_and_names_are_checked(tmp_path):
     for options, words in (
         ({"side": 0}, "side=0: at least 1"),
         ({"limit": 0}, "limit=0"),
-        ({"group": "("}, "is no regular expression"),
+        ({"group": "("}, "is not a regular expression"),
         ({"fit": "squash"}, "fit='squash'"),
         ({"split": (0.8, 0.2)}, r"split=\(0.8, 0.2\): give three shares"),
     ):
