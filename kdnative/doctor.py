@@ -37,7 +37,7 @@ def collect() -> dict[str, Any]:
     if not native["loaded"]:
         problems.append(native["error"])
     elif native["emulates_amx"]:
-        problems.append("this build computes AMX tiles in software, which only tests want: install kdnative again")
+        problems.append("this build emulates AMX tiles in software, which is for tests only: reinstall kdnative")
     return {
         "kdnative": __version__,
         "python": platform.python_version(),
@@ -103,7 +103,7 @@ def _native() -> dict[str, Any]:
             "kernels": ops.kernel_table(),
         }
     except AttributeError as error:
-        problem = f"the native library is older than the sources ({error}); run make build"
+        problem = f"the native library is older than the sources ({error}): run make build"
     except (ImportError, ValueError, RuntimeError) as error:  # not built, or a forced name this machine can't run
         problem = str(error)
     nothing: dict[str, Any] = {
@@ -159,7 +159,7 @@ def _gpu_rows(gpu: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("gpu", gpu["name"] or "none found by torch")]
     rows.append(("cuda, triton", f"{gpu['cuda'] or 'torch without CUDA'}, {gpu['triton'] or 'no triton'}"))
     if gpu["driver"] is None:
-        rows.append(("gpu driver", gpu["driver_error"] or "not looked for, as the native library is missing"))
+        rows.append(("gpu driver", gpu["driver_error"] or "not checked, because the native library is missing"))
     else:
         devices = ", ".join(f"{each['name']} (capability {each['capability']})" for each in gpu["devices"])
         rows.append(("gpu driver", f"of CUDA {gpu['driver']['cuda']}: {devices or gpu['driver_error'] or 'no device'}"))
@@ -167,7 +167,11 @@ def _gpu_rows(gpu: dict[str, Any]) -> list[tuple[str, str]]:
     compiled = ", ".join(f"{capability / 10}" for capability in sorted(made))
     if made:
         text = f"compiled for capability {compiled}{_drivers(gpu['compiled_by'])}"
-        compiler = f"NVRTC {gpu['nvrtc']} compiles others" if gpu["nvrtc"] else f"others aren't: {gpu['nvrtc_error']}"
+        compiler = (
+            f"NVRTC {gpu['nvrtc']} compiles for other devices"
+            if gpu["nvrtc"]
+            else f"other devices are not supported: {gpu['nvrtc_error']}"
+        )
     else:
         text = "sources"
         compiler = f"NVRTC {gpu['nvrtc']} compiles them at first use" if gpu["nvrtc"] else gpu["nvrtc_error"]
