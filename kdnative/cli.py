@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _own_warnings_only():
             return arguments.command(arguments)
     except KeyboardInterrupt:
-        print("kdnative: stopped; a run continues with --resume", file=sys.stderr)
+        print("kdnative: stopped; continue a run with --resume", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output left, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kdnative",
         description="Distil, prune, quantize and run small models natively.",
-        epilog=f"{_SERVED} Begin with: kdnative new DATA",
+        epilog=f"{_SERVED} Start with: kdnative new DATA",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kdnative {__version__}")
@@ -155,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub = command("store", _store, "list or delete the outputs that runs share")
     sub.add_argument("action", nargs="?", choices=("list", "clear", "path"), default="list", help="default: list")
-    sub.add_argument("--store", metavar="DIR", help="another store than $KDNATIVE_STORE or that in the user's cache")
+    sub.add_argument(
+        "--store", metavar="DIR", help="folder of the store (default: $KDNATIVE_STORE, or store in the user's cache)"
+    )
     sub = command("report", _report, "write report.html and report.json of a run")
     sub.add_argument("run_dir", help="folder of a run, such as runs/movies")
     return parser
@@ -163,18 +165,34 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", help="YAML file, see docs/recipes.md")
-    sub.add_argument("--runs", default="runs", metavar="DIR", help="parent of the run folders (default: runs)")
+    sub.add_argument("--runs", default="runs", metavar="DIR", help="folder for run folders (default: runs)")
     existing = sub.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue an earlier run of this name")
-    existing.add_argument("--overwrite", action="store_true", help="start afresh; with --only, run that stage again")
-    sub.add_argument("--restart-changed", action="store_true", help="with --resume: run changed stages again")
+    existing.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete an earlier run and start again; with --only, run only that stage again",
+    )
+    sub.add_argument(
+        "--restart-changed", action="store_true", help="with --resume: run stages again whose settings have changed"
+    )
     part = sub.add_mutually_exclusive_group()
-    part.add_argument("--only", metavar="STAGE", help="run one stage on the outputs of the earlier ones")
+    part.add_argument("--only", metavar="STAGE", help="run one stage, using the outputs of earlier stages")
     part.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as distil.epochs=3")
-    sub.add_argument("--check", action="store_true", help="check recipe, data and models, say what would run, and end")
-    sub.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="a run for each seed, then medians and ranges")
-    sub.add_argument("--quiet", action="store_true", help="print warnings and the result only; log.txt has everything")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the recipe, such as distil.epochs=3",
+    )
+    sub.add_argument(
+        "--check", action="store_true", help="check recipe, data and models, and print the plan without running it"
+    )
+    sub.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="run once per seed, then print medians and ranges")
+    sub.add_argument(
+        "--quiet", action="store_true", help="print only warnings and the result; log.txt has all messages"
+    )
 
 
 def _seeds(text: str) -> list[int]:
@@ -188,12 +206,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from kdnative import pipeline
 
     if arguments.check and arguments.seeds is not None:
-        raise ValueError("--check looks at the recipe with its own seed: leave out --seeds")
+        raise ValueError("--check uses the seed of the recipe: leave out --seeds")
     if arguments.check:
         print(pipeline.check(arguments.recipe, overrides=arguments.set, runs=arguments.runs))
         return 0
     if arguments.seeds is not None and (arguments.only or arguments.until):
-        raise ValueError("--seeds makes whole runs: leave out --only and --until")
+        raise ValueError("--seeds runs all stages: leave out --only and --until")
     options = {
         "runs": arguments.runs,
         "resume": arguments.resume,
@@ -251,18 +269,20 @@ def _convert_arguments(sub: argparse.ArgumentParser) -> None:
     words = "Hugging Face folder, package:NAME, hub:NAME, kdnative checkpoint, or a model of a run"
     sub.add_argument("input", metavar="IN", help=words)
     sub.add_argument("output", metavar="OUT", help="folder to write")
-    sub.add_argument("--scheme", default="w8a8", help="such as w8a8 or w4a8-g64 (default: w8a8)")
-    sub.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="modules to leave in float")
+    sub.add_argument("--scheme", default="w8a8", help="quantization scheme, such as w8a8 or w4a8-g64 (default: w8a8)")
+    sub.add_argument(
+        "--keep", action="append", default=[], metavar="PATTERN", help="name pattern of modules to leave in float"
+    )
     words = "texts to calibrate on: .txt (one a line), .csv, .tsv, .jsonl; or a folder of pictures"
     sub.add_argument("--calibrate", metavar="FILE", help=words)
     sub.add_argument("--column", metavar="NAME", help="column of the texts in FILE (default: text)")
-    words = "how many of them (default: 128); as many others, if FILE has them, measure the loss"
+    words = "number of texts or pictures to calibrate on (default: 128); up to as many other examples measure the loss"
     sub.add_argument("--texts", type=int, metavar="N", help=words)
     sub.add_argument(
         "--method",
-        help="how weights are rounded: smoothquant, gptq, awq, awq+gptq, clip; without FILE hqq, or rtn, to the "
-        "nearest (default with FILE: smoothquant for w8a8, else gptq; without: rtn, but not at 2 bits); of networks of "
-        "convolutions, how ranges are found: mse (default), minmax, percentile",
+        help="how weights are rounded. With --calibrate: smoothquant (default for w8a8), gptq (default "
+        "otherwise), awq, awq+gptq or clip. Without: rtn (rounding to nearest; default, except at 2 bits) or "
+        "hqq. For convolutional networks, how ranges are found: mse (default), minmax or percentile",
     )
     sub.add_argument("--float-embeddings", action="store_true", help="leave embeddings in float (default: int8)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
@@ -281,7 +301,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     check_rounding(scheme, arguments.method, arguments.calibrate, arguments.column, arguments.texts)
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
-        raise ValueError(f"{output} exists: give another folder, or --overwrite to replace it")
+        raise ValueError(f"{output} exists: give another folder, or replace it with --overwrite")
     parts: Any = None
     pictures, count = arguments.calibrate is not None and Path(arguments.calibrate).is_dir(), arguments.texts or 128
     things, read = ("pictures", batches_of_pictures) if pictures else ("texts", batches_of)

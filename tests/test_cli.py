@@ -219,7 +219,7 @@ def test_convert_a_sentence_transformer(capsys, tmp_path):
         kdnative.load(tmp_path / "encoder", into=whole)
 
     (tmp_path / "st" / "modules.json").write_text('[{"type": "os.system", "path": "", "idx": 0, "name": "0"}]')
-    assert "names 'os.system', which is not a part of sentence-transformers" in fails(
+    assert "names 'os.system', which sentence-transformers does not have" in fails(
         capsys, "convert", str(tmp_path / "st"), str(tmp_path / "x")
     )
 
@@ -296,7 +296,7 @@ def test_doctor_reports_a_build_for_tests(capsys, monkeypatch):
     assert kdnative.ops.emulates_amx() is False
     monkeypatch.setattr(kdnative.ops, "emulates_amx", lambda: True)
     assert main(["doctor"]) == 1
-    assert "PROBLEM: this build computes AMX tiles in software" in capsys.readouterr().out
+    assert "PROBLEM: this build emulates AMX tiles in software" in capsys.readouterr().out
 
 
 def _gpu_text(**gpu):
@@ -316,7 +316,7 @@ def _gpu_text(**gpu):
 def test_doctor_says_which_drivers_load_the_kernels(by, words):
     compiled = {"w8a8": [80, 90], "blocks": [80]}
     text = _gpu_text(compiled=compiled, compiled_by=by, nvrtc="12.9", nvrtc_error=None)["gpu kernels"]
-    assert text == f"compiled for capability 8.0, 9.0{words}; NVRTC 12.9 compiles others"
+    assert text == f"compiled for capability 8.0, 9.0{words}; NVRTC 12.9 compiles for other devices"
     text = _gpu_text(compiled={}, nvrtc="12.9", nvrtc_error=None)["gpu kernels"]
     assert text == "sources; NVRTC 12.9 compiles them at first use"
 
