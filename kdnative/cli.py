@@ -97,9 +97,9 @@ def _own_warnings_only() -> Iterator[None]:
 
 # As kdnative.tasks.SERVED, which would bring torch: a test compares the tasks.
 _SERVED = (
-    "Recipes serve one class or one number for a text or a pair of texts, and one class for a picture (task: "
-    "text-classification, text-regression, sentence-pair-classification, sentence-pair-regression, "
-    "image-classification). Any encoder can be converted: kdnative convert, or "
+    "Recipes train models that predict one class or one number for a text or a pair of texts, or one class "
+    "for a picture (task: text-classification, text-regression, sentence-pair-classification, "
+    "sentence-pair-regression, image-classification). Any encoder can be converted: kdnative convert, or "
     "kdnative.convert_ in Python."
 )
 # The modules of kdnative.bench that are commands.
@@ -235,11 +235,13 @@ def _run(arguments: argparse.Namespace) -> int:
 def _new_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("data", help=".csv, .tsv or .jsonl file, or a folder with train (validation, test) files")
     sub.add_argument("--out", default="recipe.yaml", metavar="FILE", help="recipe to write (default: recipe.yaml)")
-    sub.add_argument("--task", help="default: guessed from the labels")
-    sub.add_argument("--teacher", default="package:minilm-l6", metavar="MODEL", help="folder, package:NAME or hub:NAME")
-    sub.add_argument("--text", metavar="COLUMN", help="the texts (default: guessed)")
-    sub.add_argument("--text-pair", metavar="COLUMN", help="the second texts of pairs (default: guessed)")
-    sub.add_argument("--label", metavar="COLUMN", help="the labels (default: guessed)")
+    sub.add_argument("--task", help="what to predict (default: guessed from the labels)")
+    sub.add_argument(
+        "--teacher", default="package:minilm-l6", metavar="MODEL", help="the teacher: folder, package:NAME, hub:NAME"
+    )
+    sub.add_argument("--text", metavar="COLUMN", help="column of the texts (default: guessed)")
+    sub.add_argument("--text-pair", metavar="COLUMN", help="column of the second texts of pairs (default: guessed)")
+    sub.add_argument("--label", metavar="COLUMN", help="column of the labels (default: guessed)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing recipe")
 
 
