@@ -339,8 +339,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         print(f"loss on {len(parts[1])} other {things} of {arguments.calibrate}: {loss}")
     elif parts is not None:
         print(
-            f"loss: not measured, as all {len(parts[0])} {things} of {arguments.calibrate} calibrate; give more, or "
-            "fewer to calibrate with --texts"
+            f"loss: not measured, because all {len(parts[0])} {things} of {arguments.calibrate} are used for "
+            f"calibration; give more {things}, or a smaller --texts"
         )
     print(f"saved: {output}")
     if inspect(output)["rebuild"] == "into":
