@@ -76,5 +76,5 @@ def test_names_and_places_are_checked():
         add_stage(Stage("distil", shrink, section=Shrink, default=None), after="prune")
     with pytest.raises(ValueError, match="a stage named 'goals' already exists"):
         add_stage(Stage("goals", shrink, section=Shrink, default=None), after="prune")
-    with pytest.raises(ValueError, match="there is no stage 'dstil' to put 'shrink' behind"):
+    with pytest.raises(ValueError, match="'shrink' can't follow 'dstil', because there is no such stage"):
         add_stage(SHRINK, after="dstil")

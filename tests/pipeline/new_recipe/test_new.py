@@ -251,7 +251,7 @@ TWENTY = [[t, "xy"[i % 2]] for i, t in enumerate(words(20))]
         (["text", "label"], TOO_FEW, "every label in 'label' is 'x'"),
         (["text", "label"], [[t, "same"] for t, _ in TWENTY], "every label in 'label' is 'same'"),
         (["text"], [[t] for t, _ in TWENTY], "no column of labels"),
-        (["text\nof it", "label"], TWENTY, "the column 'text\\nof it' has an end of a line in it"),
+        (["text\nof it", "label"], TWENTY, "the column 'text\\nof it' contains a line break"),
         (["id", "label"], [[i, "xy"[i % 2]] for i in range(20)], "no column of texts: 'id' holds ids"),
         (["0", "a text"], TWENTY, "line 1: '0' looks like data"),
         (["text", "label"], [*TWENTY, ["three", "columns", "here"]], "line 22: 3 columns, but the header has 2"),
