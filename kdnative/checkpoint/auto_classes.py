@@ -19,6 +19,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 import kdnative
 from kdnative.checkpoint import hostile
 from kdnative.checkpoint.hub_files import MODEL_TYPE
+from kdnative.nn import Encoder
 from kdnative.nn.hf_config import settings_of
 from kdnative.nn.saving import is_pretrained_model
 
@@ -111,7 +112,7 @@ def load_folder(
     """What ``from_pretrained`` of an auto class gives for the folder, or the repository of the hub, of a student."""
     if options.pop("quantization_config", None) is not None:
         raise ValueError(f"{name} is a native student already: leave quantization_config out")
-    if unknown := options.keys() - _IGNORED - {*_HUB}:
+    if unknown := {key for key, value in options.items() if value not in (None, False)} - _IGNORED - {*_HUB}:
         raise TypeError(f"{name}: a native student takes no {', '.join(sorted(unknown))}: leave it out")
     model = kdnative.load(_folder(name, options) / subfolder)
     if type(config) is not StudentConfig:  # a convolutional network has no other
@@ -119,7 +120,10 @@ def load_folder(
         own = model.config
         if len(own.id2label) != len(config.id2label):
             raise ValueError(f"{name} has {len(own.id2label)} outputs, and {len(config.id2label)} labels were given")
+        _override(own, config, name)
         own.id2label, own.label2id, own._name_or_path = config.id2label, config.label2id, str(name)
+        if isinstance(model, Encoder):
+            model.config = own  # it looks up once what it returns
     dtype, device = options.get("dtype") or options.get("torch_dtype"), options.get("device_map")
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype  # "auto": as saved
     device = device.get("") if isinstance(device, dict) else None if device == "auto" else device
@@ -129,6 +133,22 @@ def load_folder(
         name: [] for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     }
     return (model, info) if output_loading_info else model
+
+
+def _override(own: Any, config: Any, name: Any) -> None:
+    """Give a model's configuration what the caller has changed in that of the folder.
+
+    Raises:
+        ValueError: a size, which belongs to the weights.
+    """
+    given, skipped = config.to_dict(), ("architectures", "dtype", "model_type", "quantization_config", "torch_dtype")
+    for key, old in own.to_dict().items():
+        new = given.get(key, old)
+        if new == old or key in skipped or key.startswith("_") or isinstance(old, dict):
+            continue
+        if type(old) is int or isinstance(old, list):
+            raise ValueError(f"{name} has {key} {old!r}, which belongs to its weights: it can't become {new!r}")
+        setattr(own, key, new)
 
 
 def _folder(name: Any, options: dict[str, Any]) -> Path:

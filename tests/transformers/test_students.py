@@ -164,6 +164,18 @@ class TestOptions(Loaded):
         assert students.text_logits(model).dtype == torch.bfloat16
         assert transformers.AutoTokenizer.from_pretrained(folder / "full")(["a cat"])["input_ids"] == [[2, 4, 9, 3]]
 
+    def test_settings_reach_the_model(self, folder):
+        auto = transformers.AutoModelForSequenceClassification
+        changes = {"problem_type": "multi_label_classification", "classifier_dropout": 0.25, "use_cache": False}
+        config = auto.from_pretrained(folder / "full", **changes, variant=None).config
+        assert {name: getattr(config, name) for name in changes} == changes
+        inputs = students.tokenizer()(students.TEXTS[:1], return_tensors="pt")
+        encoder = transformers.AutoModel.from_pretrained(folder / "encoder", output_hidden_states=True)
+        assert len(encoder(**inputs).hidden_states) == 3
+        assert transformers.AutoModel.from_pretrained(folder / "encoder")(**inputs).hidden_states is None
+        with pytest.raises(ValueError, match="has hidden_size 64, which belongs to its weights"):
+            auto.from_pretrained(folder / "full", hidden_size=128)
+
     def test_from_the_hub(self, folder, monkeypatch):
         import huggingface_hub
 
