@@ -229,6 +229,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if last in (None, "report") and summary.is_file():
         print(summary.read_text(encoding="utf-8"))
     print(f"run folder: {folder}")
+    if (folder / "student").is_dir():
+        from kdnative.report.card import closing
+
+        task = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["task"]["name"]
+        print(closing(folder / "student", task))
     return 0
 
 
@@ -343,7 +348,9 @@ def _convert(arguments: argparse.Namespace) -> int:
             f"calibration; give more {things}, or a smaller --texts"
         )
     print(f"saved: {output}")
-    if inspect(output)["rebuild"] == "into":
+    if sentences:
+        print(f"load it with: import kdnative.transformers; model = SentenceTransformer({str(output)!r})")
+    elif inspect(output)["rebuild"] == "into":
         if (Path(arguments.input) / networks.DESCRIPTION).is_file():
             networks.save_description(output, networks.read_description(Path(arguments.input)))
         kind = type(report.model).__name__
