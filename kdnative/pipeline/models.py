@@ -187,6 +187,9 @@ _OF_THE_CALL = ("is_local", "local_files_only")
 
 def _tokenizer_in(folder: Path) -> Any:
     transformers = require("transformers")
+    from kdnative.checkpoint.auto_classes import register
+
+    register()  # else transformers asks about the code in the folder of a student
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:

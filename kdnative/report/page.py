@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from kdnative import __version__
 from kdnative.report.read import Run
-from kdnative.report.sections import OF_PICTURES, SECTIONS
+from kdnative.report.sections import OPTIONAL, SECTIONS
 
 # The browser itself then refuses anything that is not in the file.
 _POLICY = (
@@ -19,7 +19,7 @@ _POLICY = (
 def render(run: Run) -> tuple[str, list[str]]:
     """The page, and the headings of the sections that the run has no figures for."""
     made = [(anchor, heading, section(run)) for anchor, heading, section in SECTIONS]
-    absent = [heading for anchor, heading, content in made if content is None and anchor not in OF_PICTURES]
+    absent = [heading for anchor, heading, content in made if content is None and anchor not in OPTIONAL]
     present = [(anchor, heading, content) for anchor, heading, content in made if content is not None]
     contents = "".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in present)
     body = "\n".join(

@@ -164,7 +164,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], str | None]], ...] = (
     ("machine", "Machine", machine),
     ("recipe", "Recipe", recipe),
 )
-OF_PICTURES = ("pictures", "corruptions")  # a run about texts does not lack these
+OPTIONAL = ("student", "pictures", "corruptions")  # what not every run has, and does not lack
 
 
 def _counts(rows: list[dict]) -> str:
