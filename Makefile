@@ -28,7 +28,7 @@ demo: $(VENV)/demo.stamp
 # another process needs.
 WORKERS ?= 2
 test: $(VENV)/dev.stamp browser
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder)
 
 # The same with the newest version of every dependency, in an environment of its own that is made anew.
 test-latest:

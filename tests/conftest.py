@@ -1,5 +1,6 @@
 """Shared fixtures: instruction sets, thread counts, and a fixed seed for every test."""
 
+import collections
 import os
 import platform
 
@@ -10,6 +11,15 @@ ISAS = {
     "x86_64": ("reference", "avx2", "avxvnni", "avx512vnni", "avx512bf16", "amx"),
     "aarch64": ("reference", "neon", "i8mm"),
 }.get(platform.machine(), ("reference",))
+
+
+LONG = ("tests/native/test_kernels.py", "tests/native/test_arm.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files whose single tests take minutes begin first, then those with most tests: the last ones to end are short."""
+    counts = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (not item.path.as_posix().endswith(LONG), -counts[item.path]))
 
 
 @pytest.fixture(autouse=True)
