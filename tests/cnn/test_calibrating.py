@@ -121,5 +121,5 @@ def test_bad_images(batches, words):
 
 
 def test_unknown_methods():
-    with pytest.raises(ValueError, match="'minmax', 'percentile', 'mse', not by 'entropy'"):
+    with pytest.raises(ValueError, match="method='entropy': ranges can be found with 'minmax', 'percentile', 'mse'"):
         NetworkCalibration(trace(residual(), (1, 3, 17, 17)), "entropy")

@@ -198,5 +198,5 @@ def test_buffers_may_be_replaced():
 
 def test_a_weight_that_is_computed_is_refused():
     model, x = SMALL["standardized weights"][0].eval(), torch.randn(4, 3, 13, 17)
-    with pytest.raises(Unsupported, match=r"layers\.0\.weight is not what its convolutions have for a weight"):
+    with pytest.raises(Unsupported, match=r"layers\.0\.weight is not the weight that its convolutions use"):
         TrainedNetwork.calibrated({"": model}, calibrated(model, x))

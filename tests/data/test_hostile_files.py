@@ -79,12 +79,12 @@ def test_what_is_no_file(tmp_path):
     (tmp_path / "device.csv").symlink_to("/dev/zero")
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
     assert "pipe.csv: a file is needed, but this is a folder, a pipe or a device" in refused(tmp_path / "pipe.csv")
-    assert "device.csv: this is a folder, a pipe or a device" in refused(tmp_path / "device.csv")
+    assert "device.csv: a file is needed, but this is a folder, a pipe or a device" in refused(tmp_path / "device.csv")
     assert "loop.csv: no such file" in refused(tmp_path / "loop.csv")
     (tmp_path / "good.csv").write_text("text,label\na,x\nb,y\n")
     (tmp_path / "folder.csv").mkdir()
     for option in ("validation", "test"):
-        with pytest.raises(DataError, match="folder.csv: this is a folder, a pipe or a device"):
+        with pytest.raises(DataError, match="folder.csv: a file is needed, but this is a folder, a pipe or a device"):
             load_dataset(tmp_path / "good.csv", **{option: tmp_path / "folder.csv"})
 
 

@@ -90,7 +90,7 @@ def test_it_is_nobodys_before(tmp_path):
     model, ids = stranger()
     with pytest.raises(ValueError, match=r"Stranger has no layers of a known family: kdnative.models.register\("):
         layers_of(model)
-    with pytest.raises(ValueError, match="Stranger has no part that heads could prune"):
+    with pytest.raises(ValueError, match="Stranger has nothing that heads could prune"):
         structured_(model, heads=0.5, example_inputs=ids)
     convert_(model)
     assert not any(isinstance(module, EncoderLayer) for module in model.modules())
@@ -259,8 +259,8 @@ def test_a_missing_part_is_named_at_first_use():
         report = convert_(copy.deepcopy(model))
         row = next(row for row in report.rows if row.name == "blocks.0")
         missing = "mlp.first: Block has no mlp, nor first_of_all: Block has no first_of_all"
-        assert f"its parts are not those that are known of Block: {missing}" in row.reason
-        with pytest.raises(ValueError, match=f"blocks holds Block, which has not the parts of Stranger: {missing}"):
+        assert f"its structure differs from that of the supported Block: {missing}" in row.reason
+        with pytest.raises(ValueError, match=f"blocks holds Block, which lacks parts of Stranger: {missing}"):
             structured_(model, ffn=0.5, example_inputs=ids)
     finally:
         models.unregister("Stranger")
@@ -272,7 +272,7 @@ def test_attributes_that_a_family_does_not_name():
     try:
         model, ids = stranger()
         before = model(ids)
-        with pytest.raises(ValueError, match=r"Stranger can't run with fewer heads, neurons or layers: .* restored"):
+        with pytest.raises(ValueError, match=r"Stranger can't run with fewer heads, neurons or layers, .* restored"):
             structured_(model, heads=0.5, example_inputs=ids, multiple_of=16)
         assert torch.equal(model(ids), before)
     finally:

@@ -243,4 +243,4 @@ def test_text_towers_with_masks_over_pairs_are_converted_linear_by_linear(make):
     assert not any(type(module) is EncoderLayer for module in ours.text.modules())
     assert sum(type(module) is EncoderLayer for module in ours.visual.modules()) == 2
     why = report["text.transformer.resblocks.0"].reason
-    assert "not fused: TextTransformer, which contains it, hands it masks over pairs of tokens" in why
+    assert "not fused: TextTransformer, which contains it, passes it attention masks over pairs of tokens" in why

@@ -139,7 +139,7 @@ def test_sequences_longer_than_relative_positions_are_refused():
 def test_other_parts_than_known():
     model = mpnet()
     del model.encoder.layer[1].attention.attn.o
-    assert "its parts are not those that are known of MPNetModel" in encoder_from_hf(model, "w8a8")
+    assert "its structure differs from that of the supported MPNetModel" in encoder_from_hf(model, "w8a8")
 
 
 def test_rotary_positions_end():

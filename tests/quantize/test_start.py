@@ -170,7 +170,7 @@ def test_weights_that_do_not_fit_leave_the_model_alone():
     refused(r"^1: .*shape \[32, 64\], and the layer \[8, 32\]", weights={"0": good, "1": good})
     refused("^0: .*4 bits, groups of 32, no zero points, which is not w2a8-g32", weights={"0": four})
     refused("^0: .*a QuantizedWeight is needed, not Tensor", weights={"0": torch.randn(32, 64)})
-    refused("^0: .*codebook", weights={"0": good.changed(codebook=torch.arange(4.0))})
+    refused("^0: .*code book", weights={"0": good.changed(codebook=torch.arange(4.0))})
     refused("^0: .*codes of -2", ternary="group", weights={"0": good.changed(qweight=good.qweight - 1)})
     trits = good.changed(qweight=good.qweight.clamp(min=-1))
     refused("^0: .*a step for each group", ternary="channel", weights={"0": trits})
