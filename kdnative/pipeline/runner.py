@@ -71,7 +71,7 @@ def run(
     folder = RunFolder(Path(runs) / recipe.name)
     if folder.exists() and not (resume or overwrite or only):
         raise PipelineError(
-            f"{folder.path} already holds a run: continue it with --resume, start afresh with --overwrite, "
+            f"{folder.path} already holds a run: continue it with --resume, replace it with --overwrite, "
             f"or give it another name (--set name=...)"
         )
     require("transformers")
@@ -253,14 +253,14 @@ class _Work:
             self.store.path.mkdir(parents=True, exist_ok=True)
             self.log.info("store: %s", self.store.path)
         except OSError as error:
-            self.log.warning("no store, so nothing is shared with other runs: %s", error)
+            self.log.warning("no store can be made, so this run shares no outputs with other runs: %s", error)
             self.store = None
 
     def run(self, stage: Stage) -> None:
         state, folder, name = self.state, self.state.folder, stage.name
         record = state.records[name]
         if state.is_finished(stage):
-            self.log.info("%s: finished earlier (%.1f s), kept", name, record["seconds"])
+            self.log.info("%s: finished earlier (%.1f s), reused", name, record["seconds"])
             return
         if record is not None:  # its results went with a stage that they showed
             state.discard(name)
@@ -290,7 +290,7 @@ class _Work:
                 return key, None
             record = self.state.folder.adopt(name, lambda place: store.take(name, key, place))
         except OSError as error:
-            self.log.warning("the store is left alone from here on, and nothing is shared with other runs: %s", error)
+            self.log.warning("the store can't be used, so this run no longer shares outputs with other runs: %s", error)
             self.store = None
             return None, None
         self.log.info("%s: taken from the store (made in %.1f s)", name, record["seconds"])
@@ -302,7 +302,7 @@ class _Work:
         self.log.info(
             "%s: %s (stage %d of %d)",
             name,
-            "goes on" if folder.origin(name) == origin else "starts",
+            "continues" if folder.origin(name) == origin else "starts",
             names.index(name) + 1,
             len(names),
         )
@@ -321,7 +321,7 @@ class _Work:
         if self.store is None or key is None:
             return
         if began != key:
-            self.log.info("%s: not kept in the store, as it was not begun with the same device and versions", name)
+            self.log.info("%s: not kept in the store, because it was begun with another device or other versions", name)
             return
         try:
             self.store.put(name, key, origin, place)

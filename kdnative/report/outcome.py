@@ -195,7 +195,7 @@ def _verdict(goal: GoalRow) -> tuple[str, str, str]:
     if goal["value"] is None:
         return "unknown", "?", "not measured"
     if goal["met"] is None:
-        return "unknown", "≈", f"open: {goal.get('of') or 'the figures'} can't tell"
+        return "unknown", "≈", f"open: {goal.get('of') or 'the figures'} can't decide it"
     return ("met", "✓", "met") if goal["met"] else ("missed", "✗", "missed")
 
 

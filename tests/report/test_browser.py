@@ -38,7 +38,7 @@ def test_what_a_reader_looks_for_is_there_and_visible(page):
         "Mixed precision", "Sensitivity of the layers", "Time", "Data", "Machine", "Recipe",
     ]  # fmt: skip
     verdicts = page.evaluate("[...document.querySelectorAll('.card .verdict')].map((v) => v.innerText)")
-    assert verdicts == ["≈ open: 1,050 examples can't tell", "✓ met", "✗ missed", "? not measured"]
+    assert verdicts == ["≈ open: 1,050 examples can't decide it", "✓ met", "✗ missed", "? not measured"]
     rows = page.evaluate("[...document.querySelectorAll('#models tbody tr')].map((r) => r.cells[0].innerText)")
     assert rows == list(NAMES.values())
     assert page.evaluate("[...document.querySelectorAll('svg')].every((s) => s.getBoundingClientRect().height > 100)")

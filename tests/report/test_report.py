@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_run(run_folder):
         f"{native['speedup']['value']:.1f}× [27.1, 29.6]",
         "1 min 01 s",
         "1 of 4 goals met, 1 open.",
-        "open: 1,050 examples can't tell",
+        "open: 1,050 examples can't decide it",
         "+3.9 [+2.4, +5.4]",  # distillation
         "that 1,050 examples can show: an effect of 0.5 points would need about 24,000 of them",
         "9.32× [8.95, 9.79]",  # native kernels
